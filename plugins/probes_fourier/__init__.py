@@ -1,0 +1,9 @@
+from .broken_line import linear_regions as linear_regions
+from .broken_line import piecewise_linear_coefficients as piecewise_linear_coefficients
+from .dft import amplitude as amplitude
+from .dft import fourier_coefficients as fourier_coefficients
+from .dft import grid as grid
+from .dft import remove_line as remove_line
+from .dft import segment_points as segment_points
+from .exact import breakpoints as breakpoints
+from .exact import double as double

@@ -1,0 +1,21 @@
+"""Analysis probes for any PyTorch training loop: what training does to the function that is being learned."""
+
+# ruff: noqa: I001 - grouped by subject
+
+# attaching to a loop
+from .manager import ProbeManager as ProbeManager
+
+# writing a probe
+from .hookspecs import hookimpl as hookimpl
+from .measurement import Axis as Axis
+from .measurement import Measurement as Measurement
+from .probe import Probe as Probe
+from .run import Run as Run
+
+# when to measure
+from .schedule import at as at
+from .schedule import every as every
+from .schedule import log_spaced as log_spaced
+
+# reading the results
+from .reading import open_run as open_run

@@ -1,0 +1,213 @@
+"""The fixed batches that probes measure on, built without touching any global random state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+__all__ = ["Batch", "as_batch", "tensors"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The arguments of one forward call on ``n`` samples, and the targets that belong to them."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    targets: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kwargs", dict(self.kwargs))
+        if not any(leaf.ndim for leaf in tensors((self.args, self.kwargs))):
+            raise TypeError("A batch must hold at least one tensor with a row for each sample.")
+        if self.n == 0:
+            raise ValueError("A batch must hold at least one sample, got an empty tensor.")
+
+    @property
+    def n(self) -> int:
+        """Number of samples: the rows of the first tensor."""
+        return next(len(leaf) for leaf in tensors((self.args, self.kwargs)) if leaf.ndim)
+
+    @property
+    def inputs(self) -> Tensor | None:
+        """The main input: the first floating-point tensor with a row for each sample; None when there is none."""
+        return next(
+            (leaf for leaf in tensors((self.args, self.kwargs)) if leaf.is_floating_point() and self._rows(leaf)), None
+        )
+
+    def with_inputs(self, inputs: Tensor) -> Batch:
+        """The same call on other values of the main input, with any number of rows.
+
+        Every other tensor with a row for each sample keeps its first row, repeated; targets are dropped.
+
+        Raises:
+            ValueError: If the batch has no floating-point input, or the shape of a row differs.
+        """
+        main = self.inputs
+        if main is None:
+            raise ValueError("The batch has no floating-point input (token ids cannot be interpolated).")
+        if inputs.shape[1:] != main.shape[1:]:
+            raise ValueError(
+                f"Inputs must have rows of shape {tuple(main.shape[1:])}, as the model's batch has; got rows of shape "
+                f"{tuple(inputs.shape[1:])}."
+            )
+
+        def exchange(leaf: Tensor) -> Tensor:
+            if leaf is main:
+                return inputs.to(device=main.device, dtype=main.dtype)
+            return leaf[:1].expand(len(inputs), *leaf.shape[1:]) if self._rows(leaf) else leaf
+
+        args, kwargs = _map((self.args, self.kwargs), exchange)
+        return Batch(args, kwargs)
+
+    def first(self, n: int) -> Batch:
+        """The first ``n`` samples."""
+        if n >= self.n:
+            return self
+        args, kwargs, targets = _map(
+            (self.args, self.kwargs, self.targets), lambda leaf: leaf[:n] if self._rows(leaf) else leaf
+        )
+        return Batch(args, kwargs, targets)
+
+    def select(self, index: Tensor) -> Batch:
+        """The samples of the given indices."""
+        args, kwargs, targets = _map(
+            (self.args, self.kwargs, self.targets),
+            lambda leaf: leaf[index.to(leaf.device)] if self._rows(leaf) else leaf,
+        )
+        return Batch(args, kwargs, targets)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        args, kwargs, targets = _map((self.args, self.kwargs, self.targets), lambda leaf: leaf.to(device))
+        return Batch(args, kwargs, targets)
+
+    def clone(self) -> Batch:
+        """A copy that the loop cannot change, cut from any graph."""
+        args, kwargs, targets = _map((self.args, self.kwargs, self.targets), lambda leaf: leaf.detach().clone())
+        return Batch(args, kwargs, targets)
+
+    def with_targets(self, targets: Tensor | None) -> Batch:
+        """The same samples with other targets."""
+        return replace(self, targets=targets)
+
+    def _rows(self, leaf: Tensor) -> bool:
+        return leaf.ndim > 0 and len(leaf) == self.n
+
+
+def as_batch(data: Any, n: int = 100, seed: int = 0, name: str = "batch") -> Batch:
+    """A fixed batch of at most ``n`` samples from whatever a user has at hand.
+
+    More than ``n`` samples are sampled without replacement, seeded, in the order of the data. A :class:`Batch` is
+    taken whole. Reading a data set or loader may draw random numbers (augmentation): call it inside the guard.
+
+    Args:
+        data: A tensor of inputs; ``(inputs, targets)``; a dict of keyword arguments for the model, whose
+            ``"labels"`` or ``"label"`` are the targets; a map-style Dataset or a DataLoader over one; or a
+            :class:`Batch`.
+        n: Number of samples.
+        seed: Seed of the sample.
+        name: What the batch is called in messages.
+
+    Raises:
+        TypeError: If ``data`` is none of these, or an iterable-style data set, which cannot be read twice.
+        ValueError: If it is empty, or inputs and targets differ in length.
+
+    Example:
+        >>> as_batch((torch.zeros(1000, 3), torch.zeros(1000)), n=10).inputs.shape
+        torch.Size([10, 3])
+    """
+    if isinstance(data, Batch):
+        return data
+    if isinstance(data, DataLoader):
+        return _from_dataset(data.dataset, data.collate_fn, n, seed, name)
+    if isinstance(data, Dataset):
+        return _from_dataset(data, default_collate, n, seed, name)
+    batch = _from_collated(data, name)
+    if batch.n > n:
+        batch = batch.select(_sample(batch.n, n, seed))
+    return batch.clone()
+
+
+def _from_dataset(dataset: Any, collate: Any, n: int, seed: int, name: str) -> Batch:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"`batches[{name!r}]` is an iterable-style data set, which reading would advance. "
+            f"Pass a batch of it instead, e.g. (inputs, targets)."
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"`batches[{name!r}]` is an empty data set.")
+    indices = _sample(len(dataset), n, seed).tolist()
+    return _from_collated(collate([dataset[index] for index in indices]), name).clone()
+
+
+def _from_collated(data: Any, name: str) -> Batch:
+    data = _map_arrays(data)
+    if isinstance(data, Tensor):
+        return Batch((data,))
+    if isinstance(data, Mapping) and tensors(data):
+        targets = next((data[key] for key in ("labels", "label") if isinstance(data.get(key), Tensor)), None)
+        return _checked(Batch((), data, targets), name)
+    if isinstance(data, Sequence) and not isinstance(data, str) and 1 <= len(data) <= 2 and tensors(data):
+        inputs, targets = (*data, None)[:2]
+        if targets is not None and not isinstance(targets, Tensor):
+            raise TypeError(f"The targets of `batches[{name!r}]` must be a tensor, got {type(targets).__name__}.")
+        if isinstance(inputs, Mapping):
+            return _checked(Batch((), inputs, targets), name)
+        return _checked(Batch(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, targets), name)
+    raise TypeError(
+        f"`batches[{name!r}]` must be a tensor of inputs, a tuple (inputs, targets), a dict of the model's keyword "
+        f"arguments, a Dataset or a DataLoader; got {type(data).__name__}."
+    )
+
+
+def _checked(batch: Batch, name: str) -> Batch:
+    if batch.targets is not None and (batch.targets.ndim == 0 or len(batch.targets) != batch.n):
+        raise ValueError(
+            f"`batches[{name!r}]` has {batch.n} inputs but targets of shape {tuple(batch.targets.shape)}; "
+            f"there must be one target for each input."
+        )
+    return batch
+
+
+def _sample(size: int, n: int, seed: int) -> Tensor:
+    if size <= n:
+        return torch.arange(size)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:n].sort().values
+
+
+def _map_arrays(data: Any) -> Any:
+    """Numpy arrays, alone or in a tuple or dict, as tensors."""
+    if isinstance(data, np.ndarray):
+        return torch.from_numpy(data)
+    if isinstance(data, Mapping):
+        return {key: _map_arrays(item) for key, item in data.items()}
+    if isinstance(data, tuple | list) and not hasattr(data, "_fields"):
+        return tuple(_map_arrays(item) for item in data)
+    return data
+
+
+def _map(tree: Any, function: Any) -> Any:
+    """``function`` of every tensor of nested tuples, lists and dicts; everything else as it is."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: _map(item, function) for key, item in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(_map(item, function) for item in tree))
+    if isinstance(tree, tuple | list):
+        return type(tree)(_map(item, function) for item in tree)
+    return tree
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors of nested tuples, lists and dicts, in order."""
+    found: list[Tensor] = []
+    _map(tree, found.append)
+    return found

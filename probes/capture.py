@@ -1,0 +1,292 @@
+"""What the loop shows of its data: the inputs and targets of the first training batch, kept to measure on.
+
+Nothing is asked of the user. Inputs come from a forward pre-hook on the object that the loop calls. Targets come from
+the keyword arguments of that call (``labels``), or from the loss: between the first training forward and the first
+optimizer step, a torch function mode watches for a call that compares the model's output with another tensor. The mode
+calls everything as it is, is never active within the model's own forward, and is gone after the first step, as are the
+forward hooks: from then on a step costs nothing here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
+
+from .batches import Batch, tensors
+
+__all__ = ["FirstBatch", "pick_output", "unwrap_model"]
+
+# Torch offers no public way to look at, or to reorder, the modes of a thread.
+_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
+_pop: Callable[[], Any] = torch.overrides._pop_mode
+_put: Callable[[Any], None] = torch.overrides._push_mode
+_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+_TARGET_NAMES = ("labels", "label", "targets", "target")
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The user's own module, without DataParallel, DDP and ``torch.compile`` wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def pick_output(result: Any) -> Tensor:
+    """The output tensor of what a model returns: itself, its ``logits``, or the first of a tuple.
+
+    Raises:
+        TypeError: If there is no such tensor; the message names the argument to pass.
+    """
+    if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
+        result = result["logits"]
+    elif isinstance(getattr(result, "logits", None), Tensor):
+        result = result.logits
+    elif isinstance(result, tuple | list) and result and isinstance(result[0], Tensor):
+        result = result[0]
+    if isinstance(result, Tensor) and result.is_floating_point():
+        return result
+    what = f"a tensor of {result.dtype}" if isinstance(result, Tensor) else f"{type(result).__name__}"
+    if isinstance(result, Mapping):
+        what += f" with keys {sorted(map(str, result))}"
+    raise TypeError(
+        f"The model returns {what}, in which no floating-point output tensor was found. "
+        f"Pass output=, a function that picks it, e.g. output=lambda result: result['scores']."
+    )
+
+
+class FirstBatch:
+    """Keeps the first training batch of a model.
+
+    Args:
+        called: The object that the loop calls: the model or its wrapper.
+        output: Picks the output tensor from what the model returns.
+        n: Number of samples to keep.
+        problem: Called with what keeps the batch from being used.
+        paused: Whether a forward is not the loop's.
+    """
+
+    def __init__(
+        self,
+        called: nn.Module,
+        output: Callable[[Any], Tensor],
+        n: int,
+        problem: Callable[[Exception], None],
+        paused: Callable[[], bool],
+    ) -> None:
+        self.batch: Batch | None = None
+        self.loss = ""
+        """The function in which the targets were seen, in words; empty when they were not."""
+        self._output, self._n, self._problem = output, n, problem
+        self._args: tuple[Any, ...] = ()
+        self._kwargs: dict[str, Any] = {}
+        self._watch: _LossWatch | None = None
+        self.paused = paused
+        self._handles = [
+            called.register_forward_pre_hook(_Hook(self, "_before"), with_kwargs=True),
+            called.register_forward_hook(_Hook(self, "_after"), with_kwargs=True),
+        ]
+
+    def close(self) -> None:
+        """Remove the forward hooks and the loss watch."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._unwatch()
+        self._args, self._kwargs = (), {}
+
+    @property
+    def _incomplete(self) -> bool:
+        # A forward without a loss may be a dry run, before the loop: a later one that has a loss is preferred.
+        return self.batch is None or self.batch.targets is None
+
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._unwatch()  # never under the model's forward
+        if self._incomplete and torch.is_grad_enabled():
+            # Before the forward: it may change its inputs in place.
+            try:
+                self._args, self._kwargs = _first_rows((args, kwargs), self._n)
+            except Exception as error:
+                self._problem(error)
+                self.close()
+
+    def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if not (self._incomplete and torch.is_grad_enabled() and (self._args or self._kwargs)):
+            return
+        try:
+            output = self._output(result)
+            if not output.requires_grad:
+                return
+            batch = Batch(self._args, self._kwargs)
+            rows = next(len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim)
+            if output.shape[:1] != (rows,):
+                raise ValueError(
+                    f"The model's output must have one row for each of the {rows} samples, got shape "
+                    f"{tuple(output.shape)}. Pass output=, a function that picks such a tensor."
+                )
+        except Exception as error:
+            self._problem(error)
+            self.close()
+            return
+        name = next((name for name in _TARGET_NAMES if _is_target(kwargs.get(name), rows)), None)
+        if name is not None:
+            self.loss = f"the argument {name!r} of the model"
+            self.batch = batch.with_targets(batch.kwargs[name])
+            return
+        self.batch = batch
+        self._watch = _LossWatch(output, rows, self._found)
+        if not _push(self._watch):
+            self._watch = None
+
+    def _found(self, targets: Tensor, where: str) -> None:
+        if self.batch is not None and self.batch.targets is None:
+            self.loss = where
+            self.batch = self.batch.with_targets(targets[: self._n].detach().clone())
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            _remove(self._watch)
+            self._watch = None
+
+
+class _Hook:
+    """A forward hook that returns nothing, holds its owner weakly, and is inert in a copy or a pickle of the model."""
+
+    def __init__(self, owner: FirstBatch | None, method: str) -> None:
+        self.owner, self.method = (lambda: None) if owner is None else weakref.ref(owner), method
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any = None) -> None:
+        if torch.compiler.is_compiling():
+            return  # traced as nothing: no graph break, no recompilation
+        owner = self.owner()
+        if owner is None or owner.paused():
+            return
+        if self.method == "_before":
+            owner._before(args, kwargs)
+        else:
+            owner._after(args, kwargs, result)
+
+    def __deepcopy__(self, memo: object) -> _Hook:
+        return _Hook(None, self.method)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A callable that takes any arguments and returns None, and unpickles where this package is not installed.
+        return getattr, (nn.Identity(), "__init__")
+
+
+@functools.cache
+def _compares(function: Callable[..., Any]) -> bool:
+    """Whether a torch function is a loss: takes ``input`` and ``target`` first."""
+    if getattr(function, "__module__", "") != "torch.nn.functional":
+        return False
+    try:
+        return list(inspect.signature(function).parameters)[:2] == ["input", "target"]
+    except (TypeError, ValueError):
+        return False
+
+
+_DIFFERENCES = {
+    Tensor.sub,
+    Tensor.__sub__,
+    Tensor.__rsub__,
+    torch.sub,
+    torch.rsub,
+}
+_VIEWS = {
+    Tensor.squeeze, torch.squeeze, Tensor.flatten, torch.flatten, Tensor.view, Tensor.reshape, torch.reshape,
+    Tensor.float, Tensor.to, Tensor.__getitem__, Tensor.transpose, torch.transpose, Tensor.permute, Tensor.contiguous, Tensor.double,
+    torch.sigmoid, Tensor.sigmoid, torch.log_softmax, Tensor.log_softmax, torch.nn.functional.log_softmax,
+    torch.nn.functional.softmax, torch.softmax, Tensor.softmax,
+}  # fmt: skip
+
+
+class _LossWatch(TorchFunctionMode):
+    """Sees the first loss of the output: a functional loss, also inside a loss module, or ``output - targets``."""
+
+    def __init__(self, output: Tensor, rows: int, found: Callable[[Tensor, str], None]) -> None:
+        super().__init__()
+        self.rows, self.found, self.done = rows, found, False
+        self.outputs = [weakref.ref(output)]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.done:
+            return func(*args, **kwargs)
+        try:
+            derived = self._look(func, args, kwargs)
+        except Exception:  # a strange argument; the call itself must go on
+            derived = False
+        result = func(*args, **kwargs)
+        if derived and isinstance(result, Tensor):
+            self.outputs.append(weakref.ref(result))
+        return result
+
+    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        given = [*args, *kwargs.values()]
+        mine = [any(item is output() for output in self.outputs) for item in given]
+        if not any(mine):
+            return False
+        others = [item for item, own in zip(given, mine, strict=True) if not own]
+        if _compares(func) or func in _DIFFERENCES:
+            other = kwargs.get("target", next(iter(others), None))
+            if isinstance(other, Tensor) and _is_target(other, self.rows):
+                self.done = True
+                name = getattr(func, "__name__", "a difference").strip("_")
+                self.found(other, f"output - targets ({name})" if func in _DIFFERENCES else name)
+        return func in _VIEWS
+
+
+def _is_target(candidate: Any, rows: int) -> bool:
+    return (
+        isinstance(candidate, Tensor) and not candidate.requires_grad and candidate.ndim > 0 and len(candidate) == rows
+    )
+
+
+def _push(mode: TorchFunctionMode) -> bool:
+    """Put a mode under every other mode, so that a user's mode that ends meanwhile pops itself and not ours."""
+    others: list[Any] = []
+    lowest = -1
+    modes = _modes()
+    # Torch keeps its device mode at the very bottom, and insists on finding it there (from 2.6; before, a device mode
+    # is popped from the top like any other).
+    for index, other in enumerate(modes):
+        if isinstance(other, DeviceContext):
+            if _VERSION < (2, 6):
+                return False
+            lowest = index
+    for _ in range(len(modes) - lowest - 1):
+        others.append(_pop())
+    _put(mode)
+    for other in reversed(others):
+        _put(other)
+    return True
+
+
+def _remove(mode: TorchFunctionMode) -> None:
+    """Take a mode out of this thread's stack, wherever it is."""
+    modes = _modes()
+    if not any(other is mode for other in modes):
+        return
+    others: list[Any] = []
+    while (top := _pop()) is not mode:
+        others.append(top)
+    for other in reversed(others):
+        _put(other)
+
+
+def _first_rows(call: tuple[tuple[Any, ...], dict[str, Any]], n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    batch = Batch(*call).first(n).clone()
+    return batch.args, dict(batch.kwargs)

@@ -1,0 +1,76 @@
+"""Finding plugins through entry points, one by one: a broken plugin is a named warning, never a crash.
+
+A distribution registers a probe under the entry-point group ``probes``::
+
+    [project.entry-points.probes]
+    sharpness = "probes_sharpness:Sharpness"
+
+The environment variable ``PROBES_PLUGINS`` limits what is loaded by default: a comma-separated list of names, or an
+empty string for none.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from .probe import Probe
+
+__all__ = ["BrokenPlugin", "GROUP", "default_names", "installed", "label", "load"]
+
+GROUP = "probes"
+
+
+class BrokenPlugin(ImportError):
+    """An installed plugin that cannot be loaded; the message names it and its distribution."""
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Every registered probe, by name, loaded or not; of two of one name, the first found."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=GROUP):
+        found.setdefault(entry.name, entry)
+    return dict(sorted(found.items()))
+
+
+def default_names() -> list[str]:
+    """The names to load when the user names no probes: all that are installed, or those of ``PROBES_PLUGINS``."""
+    chosen = os.environ.get("PROBES_PLUGINS")
+    if chosen is None:
+        return list(installed())
+    return [name for part in chosen.split(",") if (name := part.strip())]
+
+
+def load(name: str) -> type[Probe]:
+    """The probe class registered under a name.
+
+    Raises:
+        ValueError: If no probe of that name is installed.
+        BrokenPlugin: If it is installed but cannot be imported, or is not a :class:`Probe`.
+    """
+    available = installed()
+    if name not in available:
+        raise ValueError(f"No probe is named {name!r}. Installed probes: {', '.join(available) or 'none'}.")
+    entry = available[name]
+    try:
+        found: Any = entry.load()
+    except Exception as error:
+        raise BrokenPlugin(f"Plugin {_describe(entry)} could not be loaded: {error!r}.") from error
+    if not (isinstance(found, type) and issubclass(found, Probe)):
+        raise BrokenPlugin(f"Plugin {_describe(entry)} must be a subclass of probes.Probe, got {found!r}.")
+    return found
+
+
+def label(plugin: object) -> tuple[str, str]:
+    """A plugin's name with its distribution, for messages, and the version of that distribution (may be empty)."""
+    package = type(plugin).__module__.partition(".")[0]
+    name = getattr(plugin, "name", "") or type(plugin).__name__
+    for entry in installed().values():
+        if entry.module.partition(".")[0] == package and entry.dist is not None:
+            return f"{name!r} ({entry.dist.name} {entry.dist.version})", entry.dist.version
+    return f"{name!r} ({type(plugin).__module__}.{type(plugin).__qualname__})", ""
+
+
+def _describe(entry: EntryPoint) -> str:
+    return f"{entry.name!r} ({f'{entry.dist.name} {entry.dist.version}' if entry.dist else 'unknown distribution'})"

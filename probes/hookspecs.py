@@ -1,0 +1,82 @@
+"""Every hook of the package, in the order in which a training run reaches them. The first file to read.
+
+A probe or a sink is an object that implements some of these hooks; pluggy calls them. Each call is isolated: an
+exception never reaches the user's loop, nor does it keep the other plugins from being called.
+
+.. code-block:: text
+
+    attach                          on_attach(run)
+    for batch in loader:
+        output = model(x)           (capture keeps inputs, targets, output of the first batch; no plugin runs)
+        loss.backward()
+        optimizer.step()            on_step(run, step)            after every step: must be cheap
+                                    measure(run, step)            only plugins that are due; guarded and timed
+                                    write(run, measurements)      sinks take what was measured
+                                    on_event(run, event)          something that deserves to be told: a fault, a skip
+        every 10 s                  flush(run)                    sinks make what they took durable
+    save                            flush(run), state_dict()
+    resume                          load_state_dict(state)
+    detach                          on_detach(run)
+
+A *step* is one true optimizer update of the watched model: not a batch (gradient accumulation), not a nested
+``super().step()``, not an update that a gradient scaler skipped. Step 0 is the model before its first update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from .measurement import Measurement
+    from .run import Event, Run
+
+hookspec = pluggy.HookspecMarker("probes")
+hookimpl = pluggy.HookimplMarker("probes")
+
+
+@hookspec
+def on_attach(run: Run) -> None:
+    """Called once, when the manager attaches, before the first step; the batches may not be known yet."""
+
+
+@hookspec
+def on_step(run: Run, step: int) -> None:
+    """Called after every step, outside the guard: read what is cheap, change nothing, do not synchronize."""
+
+
+@hookspec
+def measure(run: Run, step: int) -> Iterable[Measurement]:  # type: ignore[empty-body]
+    """Yield measurements of the model as it is after ``step`` steps; called when the plugin's schedule is due."""
+
+
+@hookspec
+def write(run: Run, measurements: list[Measurement]) -> None:
+    """Take measurements of one step; may keep them in memory until :func:`flush`."""
+
+
+@hookspec
+def on_event(run: Run, event: Event) -> None:
+    """Take one event of the run: a fault, a quarantine, a skipped measurement, an attach or detach."""
+
+
+@hookspec
+def flush(run: Run) -> None:
+    """Make durable what was written: called every 10 s while something waits, before a checkpoint, at detach."""
+
+
+@hookspec
+def state_dict() -> dict[str, Any]:  # type: ignore[empty-body]
+    """Return what the plugin needs to go on after a resume: tensors, numbers and strings only."""
+
+
+@hookspec
+def load_state_dict(state: dict[str, Any]) -> None:
+    """Take back what :func:`state_dict` returned; called before the first step of the resumed run."""
+
+
+@hookspec
+def on_detach(run: Run) -> None:
+    """Called once, when the manager detaches, also after an exception in the user's loop: close everything."""

@@ -1,0 +1,330 @@
+"""ProbeManager: attaches to a training loop, runs the probes that are due and hands what they measured to the sinks."""
+
+from __future__ import annotations
+
+import os
+import uuid
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from . import checkpoint
+from .batches import as_batch
+from .capture import FirstBatch, pick_output, unwrap_model
+from .discovery import BrokenPlugin, default_names, load
+from .dispatch import Dispatcher
+from .governor import Governor
+from .guard import unnoticed
+from .lifetime import Silence, close_late, keep_alive, make_log_dir, without_model
+from .plugins import OnError, Plugins, invoke
+from .probe import Probe
+from .report import report
+from .run import Run
+from .steps import StepCounter, shares_parameters, unwrap_optimizer
+
+__all__ = ["ProbeManager"]
+
+
+class ProbeManager:
+    """Measures what training does to the function that a model computes, from within any training loop.
+
+    ``ProbeManager(model).attach()`` is all that a script needs; nothing in the loop changes. Attached, with nothing
+    due, it costs a few microseconds a step; what is measured never changes the training by one bit.
+
+    Args:
+        model: The object that the loop calls: the module, or its DDP, DataParallel or ``torch.compile`` wrapper.
+        probes: What to measure: :class:`Probe` instances, or names of installed ones. By default every installed probe
+            that runs by default.
+        batches: The fixed batches to measure on, by name: tensors, ``(inputs, targets)``, dicts of keyword arguments,
+            a Dataset, a DataLoader or a :class:`~probes.batches.Batch`; of more than 100 samples a seeded sample of 100
+            is taken. When there is no ``"train"``, the first batch the loop shows becomes it.
+        sinks: Where results go; by default HDF5 and TensorBoard, both in ``log_dir``.
+        log_dir: Directory of the results; by default ``runs/<date and time>``.
+        overhead: Share of wall time that all probes and sinks together may take: a probe's turn is postponed while it
+            would exceed it. None for exact schedules whatever they cost.
+        output: Picks the output tensor, of shape ``(n, c)`` or ``(n,)``, from what the model returns. By default the
+            tensor itself, its ``logits``, or the first of a tuple.
+        seed: Seed of everything random in the probes; the global random state is never touched.
+        on_error: ``"log"``: a fault of a probe or a sink is logged and recorded, and training goes on. ``"raise"``: it
+            is raised, for development.
+
+    Raises:
+        TypeError, ValueError: If an argument is not what it must be, the model has no parameters, or no probe has the
+            given name.
+
+    Example:
+        >>> model = torch.nn.Linear(2, 1)
+        >>> manager = ProbeManager(model, probes=[], sinks=[])
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with manager.attach(optimizer):
+        ...     model(torch.zeros(4, 2)).sum().backward()
+        ...     optimizer.step()
+        >>> manager.run.step
+        1
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        probes: Sequence[Probe | str | object] | None = None,
+        batches: Mapping[str, Any] | None = None,
+        sinks: Sequence[object] | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        overhead: float | None = 0.05,
+        output: Callable[[Any], Tensor] | None = None,
+        seed: int = 0,
+        on_error: OnError = "log",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+        if next(model.parameters(), None) is None:
+            raise ValueError(f"`model` has no parameters ({type(model).__name__}): there is no training to watch.")
+        if batches is not None and not isinstance(batches, Mapping):
+            raise TypeError(
+                f"`batches` must be a dict from names to batches, e.g. {{'train': (inputs, targets)}}, "
+                f"got {type(batches).__name__}."
+            )
+        if output is not None and not callable(output):
+            raise TypeError(f"`output` must be a function of what the model returns, got {type(output).__name__}.")
+        if on_error not in ("log", "raise"):
+            raise ValueError(f"`on_error` must be 'log' or 'raise', got {on_error!r}.")
+        if isinstance(probes, str | Probe):
+            raise TypeError(f"`probes` must be a list of probes or names, got {probes!r}; write [{probes!r}].")
+        self._called = model
+        self._given_batches = dict(batches or {})
+        self._given_log_dir = Path(log_dir) if log_dir is not None else None
+        self._given_optimizers: list[Optimizer] = []
+        self._broken: list[str] = []
+        self._probes = [self._make(probe) for probe in (default_names() if probes is None else probes)]
+        if probes is None:
+            self._probes = [probe for probe in self._probes if probe is not None and probe.by_default]
+        self._sinks = list(sinks) if sinks is not None else None
+        self._overhead, self._on_error = overhead, on_error
+        Governor(overhead)  # refuses a bad budget here, where it was given
+        self.run = Run(
+            model=unwrap_model(model),
+            log_dir=self._given_log_dir or Path("runs"),
+            seed=seed,
+            output=output or pick_output,
+            run_id=uuid.uuid4().hex,
+        )
+        self._state: dict[str, Any] | None = None
+        self._dispatch: Dispatcher | None = None
+        self._first: FirstBatch | None = None
+        self._counter: StepCounter | None = None
+        self._loss = "given" if "train" in self._given_batches else ""
+
+    # ------------------------------------------------------------------------------------------------ attach, detach
+
+    def attach(self, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> ProbeManager:
+        """Begin to watch; returns the manager, which is also a context manager that detaches.
+
+        Args:
+            optimizer: The optimizer(s) whose updates are the steps; by default every optimizer that holds a parameter
+                of the model.
+
+        Raises:
+            RuntimeError: If the manager is attached already, or another process writes to ``log_dir``.
+            TypeError, ValueError: If ``optimizer`` is not a torch optimizer or trains another model, or a batch is
+                not one.
+            OSError: If ``log_dir`` cannot be written or holds another run.
+        """
+        if self._dispatch is not None:
+            raise RuntimeError("This ProbeManager is attached already. Call detach() first.")
+        given = [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+        self._given_optimizers = [unwrap_optimizer(item) for item in given]
+        for item in self._given_optimizers:
+            if not shares_parameters(item, self.run.model):
+                raise ValueError(
+                    f"`optimizer` ({type(item).__name__}) holds no parameter of the watched model "
+                    f"({type(self.run.model).__name__}). Pass the optimizer that trains this model."
+                )
+        run = self.run
+        with unnoticed(run.model):
+            batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
+        run.batches = batches
+        run.optimizers = list(self._given_optimizers)
+        plugins = Plugins(Governor(self._overhead), self._on_error)
+        dispatch = Dispatcher(run, plugins, self._arrange)
+        if not _is_main_process():
+            return self  # one process writes; the others train as if nothing were attached
+        if self._sinks != []:
+            resumed = Path(self._state["log_dir"]) if self._state is not None else None
+            run.log_dir = make_log_dir(self._given_log_dir, resumed)
+        run.config = self._config()
+        for probe in self._probes:
+            plugins.add(probe)
+        for sink in self._make_sinks():
+            plugins.add(sink)
+        self._dispatch = dispatch
+        try:
+            self._open(dispatch)
+        except BaseException:
+            self.detach()
+            raise
+        return self
+
+    def _open(self, dispatch: Dispatcher) -> None:
+        run, plugins = self.run, dispatch.plugins
+        # A sink that cannot write is the user's to know before the training starts; a probe's fault is not.
+        for sink in plugins.having("write"):
+            if hook := sink.hooks.pop("on_attach", None):
+                invoke(hook, run=run)
+        if self._state is not None:
+            checkpoint.restore(self._state, dispatch)
+        for message in self._broken:
+            plugins.tell("fault", None, message)
+        dispatch.attach()
+        self._counter = StepCounter(
+            run.model, self._given_optimizers, dispatch.before_first, dispatch.after_step, dispatch.least_due
+        )
+        if self._state is not None:
+            self._counter.resume(run.step)
+        if "train" not in run.batches:
+            self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)
+        else:
+            self._arrange(final=True)
+        # The manager lives as long as the model, also when the script keeps no reference to it.
+        keep_alive(run.model, self)
+        self._finalizer = weakref.finalize(self, close_late, dispatch.plugins, without_model(run))
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=Silence(self))
+
+    def detach(self) -> None:
+        """Stop watching: remove every hook of ours, measure nothing more, write and close the files."""
+        dispatch, self._dispatch = self._dispatch, None
+        if self._first is not None:
+            self._first.close()
+            self._first = None
+        if self._counter is not None:
+            self._counter.remove()
+            self._counter = None
+        if dispatch is not None:
+            keep_alive(self.run.model, self, remove=True)
+            if hasattr(self, "_finalizer"):
+                self._finalizer.detach()
+            dispatch.detach()
+            self._last_report = report(self, dispatch)
+            self._state = None
+
+    def __enter__(self) -> ProbeManager:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    # ------------------------------------------------------------------------------------------------ what is watched
+
+    def report(self) -> str:
+        """What is watched, what is not and what to pass, and what each probe has cost so far; a text to print."""
+        if self._dispatch is None:
+            return getattr(self, "_last_report", "") or "Not attached. Call attach(), or attach(optimizer).\n"
+        return report(self, self._dispatch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the run needs to go on from a checkpoint, to be saved in it; files are flushed first.
+
+        Tensors, numbers, strings and containers of them only: ``torch.load(..., weights_only=True)`` reads it.
+
+        Raises:
+            RuntimeError: If the manager is not attached.
+        """
+        if self._dispatch is None:
+            raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
+        return checkpoint.save(self._dispatch)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a checkpoint, in the same files: what they hold past its step is cut off.
+
+        Call it before the first step; with an explicit ``log_dir``, before :meth:`attach`.
+
+        Raises:
+            RuntimeError: If steps have been taken since attach.
+            ValueError: If it is not a state of a ProbeManager.
+        """
+        checkpoint.check(state)
+        attached = self._dispatch is not None
+        if attached:
+            if self.run.step or self._dispatch.measured:  # type: ignore[union-attr]
+                raise RuntimeError("load_state_dict() must be called before the first step, best before attach().")
+            self._dispatch.forget()  # type: ignore[union-attr]
+            self.detach()
+        self._state = dict(state)
+        self.run.run_id, self.run.seed = state["run_id"], state["seed"]
+        self.run.step = self.run.resumed_from = state["step"]
+        if attached:
+            self.attach(self._given_optimizers or None)
+
+    # ----------------------------------------------------------------------------------------------------- internals
+
+    def _make(self, probe: Any) -> Any:
+        if isinstance(probe, str):
+            try:
+                return load(probe)()
+            except BrokenPlugin as error:
+                self._broken.append(f"{error} Training goes on without it.")
+                return None
+        if isinstance(probe, type):
+            raise TypeError(f"`probes` must hold instances or names; write {probe.__name__}() instead of the class.")
+        if not isinstance(probe, Probe) and not any(
+            hasattr(getattr(probe, name, None), "probes_impl") for name in dir(probe)
+        ):
+            raise TypeError(
+                f"`probes` must hold Probe instances or names of installed probes, got {type(probe).__name__}."
+            )
+        return probe
+
+    def _make_sinks(self) -> list[object]:
+        if self._sinks is not None:
+            return self._sinks
+        from .sinks.hdf5 import HDF5Sink
+        from .sinks.tensorboard import TensorBoardSink
+
+        return [HDF5Sink(), TensorBoardSink()]
+
+    def _config(self) -> dict[str, Any]:
+        def settings(item: Any) -> dict[str, str]:
+            return {name: repr(value) for name, value in vars(item).items() if not name.startswith("_")}
+
+        model = self.run.model
+        return {
+            "model": type(model).__name__,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()
+                              if not isinstance(parameter, nn.parameter.UninitializedParameter)),
+            "probes": {type(probe).__name__: settings(probe) for probe in self._probes},
+            "overhead": self._overhead,
+            "on_error": self._on_error,
+        }  # fmt: skip
+
+    def _arrange(self, final: bool = False) -> None:
+        """Take over the first batch, when there is one, and say which probes cannot run; called at the first step."""
+        first, dispatch = self._first, self._dispatch
+        if dispatch is None:
+            return
+        if self._counter is not None and not self._given_optimizers:
+            self.run.optimizers = self._counter.seen
+        if first is None and not final:
+            return
+        if first is not None:
+            if first.batch is None and not final:
+                return  # the optimizer runs the forward itself (a closure): it will be there after the step
+            if first.batch is not None:
+                self.run.batches = {"train": first.batch, **self.run.batches}
+                self._loss = first.loss
+            first.close()
+            self._first = None
+        dispatch.check_needs()
+
+
+def _is_main_process() -> bool:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    return int(os.environ.get("RANK", "0") or 0) == 0

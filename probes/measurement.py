@@ -1,0 +1,181 @@
+"""What a probe yields: a number or an array that knows its axes, its unit and how it was obtained.
+
+Everything downstream (HDF5 dimension scales, TensorBoard records, plots) is derived from ``dims`` and ``coords`` alone.
+This module imports nothing from the package: start reading here.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Axis", "Measurement"]
+
+Array = NDArray[Any]
+
+# A name is a path in HDF5 and a tag in TensorBoard: no empty part, no part made of dots alone, no white space.
+_NAME = re.compile(r"(?!\.+(/|$))[\w.=+@,()\[\]-]+(/(?!\.+(/|$))[\w.=+@,()\[\]-]+)*")
+
+
+class Axis(NamedTuple):
+    """The coordinates of one dimension: its values, one for each entry, and their unit."""
+
+    values: Array
+    unit: str = "1"
+    description: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One measured quantity at one step.
+
+    Args:
+        name: Path of the stream it belongs to, ``quantity/detail/batch``, e.g. ``"fourier/amplitude/train"``. All
+            measurements of one name form a stream: they share dims, shape, coords and unit.
+        value: Number, tensor or array: real or complex, of any shape. Converted to numpy; bfloat16 and float16 become
+            float32.
+        dims: A name for each dimension of ``value``, e.g. ``("frequency",)``. ``"step"`` is reserved.
+        coords: For each dimension, its values: an :class:`Axis`, or a bare sequence when it has no unit. A dimension
+            that is not given is numbered from 0.
+        unit: Unit of ``value`` in words (``"nats"``, ``"cycles"``); ``"1"`` when dimensionless.
+        standard_error: Standard error of ``value``, of the same shape and unit, where the estimate has one.
+        estimator: How the value was obtained, e.g. ``"DFT on 64 points, Hann window, 16 segments"``.
+        num_samples: The number of samples it was obtained from.
+        description: What it is, for the axis of a plot.
+
+    Raises:
+        ValueError: If the name cannot be a path, or dims, coords and standard error do not fit the value.
+        TypeError: If the value is not numeric.
+
+    Example:
+        >>> spectrum = Measurement("fourier/amplitude/train", [1.0, 0.5], dims=("frequency",),
+        ...                        coords={"frequency": Axis([5, 10], "cycles")})
+        >>> spectrum.value.shape, spectrum.coords["frequency"].unit
+        ((2,), 'cycles')
+    """
+
+    name: str
+    value: Array
+    dims: tuple[str, ...] = ()
+    coords: Mapping[str, Axis] = field(default_factory=dict)
+    unit: str = "1"
+    standard_error: Array | None = None
+    estimator: str = ""
+    num_samples: int | None = None
+    description: str = ""
+
+    # Filled in when the measurement is taken; a probe leaves them alone.
+    step: int = -1
+    wall_time: float = 0.0
+    probe: str = ""
+    version: str = ""
+
+    def __init__(
+        self,
+        name: str,
+        value: ArrayLike | torch.Tensor,
+        dims: Sequence[str] = (),
+        coords: Mapping[str, Axis | ArrayLike | torch.Tensor] | None = None,
+        unit: str = "1",
+        standard_error: ArrayLike | torch.Tensor | None = None,
+        estimator: str = "",
+        num_samples: int | None = None,
+        description: str = "",
+    ) -> None:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(
+                f"`name` of a measurement must be a path like 'fourier/amplitude/train' "
+                f"(letters, digits and _.=+@,()[]- between slashes), got {name!r}."
+            )
+        numbers = _to_array(value, f"The value of measurement {name!r}")
+        dims = (dims,) if isinstance(dims, str) else tuple(dims)
+        if len(dims) != numbers.ndim or len(set(dims)) != len(dims) or "step" in dims:
+            raise ValueError(
+                f"`dims` of measurement {name!r} must name each of the {numbers.ndim} dimensions of its value (shape "
+                f"{numbers.shape}) once, and none of them 'step'; got {dims}."
+            )
+        axes = {dim: _to_axis(coord, dim, name) for dim, coord in (coords or {}).items()}
+        for dim, axis in axes.items():
+            if dim not in dims or axis.values.shape != (numbers.shape[dims.index(dim)],):
+                raise ValueError(
+                    f"`coords[{dim!r}]` of measurement {name!r} has shape {axis.values.shape}, but its value has dims "
+                    f"{dims} and shape {numbers.shape}."
+                )
+        for dim, size in zip(dims, numbers.shape, strict=True):
+            axes.setdefault(dim, Axis(np.arange(size)))
+        error = None
+        if standard_error is not None:
+            error = _to_array(standard_error, f"The standard error of measurement {name!r}")
+            if error.shape != numbers.shape:
+                raise ValueError(
+                    f"`standard_error` of measurement {name!r} must have the shape of its value, {numbers.shape}, "
+                    f"got {error.shape}."
+                )
+        given = {
+            "name": name,
+            "value": numbers,
+            "dims": dims,
+            "coords": {dim: axes[dim] for dim in dims},
+            "unit": unit,
+            "standard_error": error,
+            "estimator": estimator,
+            "num_samples": num_samples,
+            "description": description,
+        }
+        for key, item in given.items():
+            object.__setattr__(self, key, item)
+
+    def taken(self, step: int, wall_time: float, probe: str, version: str) -> Measurement:
+        """The same measurement with when and by which probe it was taken."""
+        stamped = copy.copy(self)
+        for key, item in {"step": step, "wall_time": wall_time, "probe": probe, "version": version}.items():
+            object.__setattr__(stamped, key, item)
+        return stamped
+
+    def disagreement(self, other: Measurement) -> str | None:
+        """What keeps two measurements from belonging to one stream, in words; None when they fit together."""
+        for what in ("dims", "unit"):
+            if getattr(self, what) != getattr(other, what):
+                return f"{what} changed from {getattr(self, what)!r} to {getattr(other, what)!r}"
+        if self.value.shape != other.value.shape:
+            return f"shape changed from {self.value.shape} to {other.value.shape}"
+        if self.value.dtype.kind != other.value.dtype.kind:
+            return f"dtype changed from {self.value.dtype} to {other.value.dtype}"
+        if (self.standard_error is None) != (other.standard_error is None):
+            return "its standard error is given at some steps only"
+        for dim in self.dims:
+            if not np.array_equal(self.coords[dim].values, other.coords[dim].values):
+                return f"the coordinates of {dim!r} changed"
+        return None
+
+
+def _to_array(value: Any, what: str) -> Array:
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        if value.dtype in (torch.bfloat16, torch.float16):
+            value = value.float()
+        # A copy: the tensor may be the model's own memory, which the next step overwrites.
+        array: Array = value.cpu().resolve_conj().resolve_neg().numpy().copy()
+    else:
+        array = np.array(value)
+        if array.dtype == np.float16:
+            array = array.astype(np.float32)
+    if array.dtype.kind not in "fiubc":
+        raise TypeError(f"{what} must be a number or an array of numbers, got {type(value).__name__} ({array.dtype}).")
+    return array
+
+
+def _to_axis(coord: Any, dim: str, name: str) -> Axis:
+    axis = coord if isinstance(coord, Axis) else Axis(coord)
+    values = axis.values
+    array = values.detach().cpu().numpy().copy() if isinstance(values, torch.Tensor) else np.array(values)
+    if array.dtype.kind not in "fiubU":
+        raise TypeError(f"`coords[{dim!r}]` of measurement {name!r} must be numbers or strings, got {array.dtype}.")
+    return Axis(array, axis.unit, axis.description)

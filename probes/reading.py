@@ -1,0 +1,97 @@
+"""open_run: the measurements of a run as labelled arrays, finished or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from .sinks.repair import open_for_reading
+from .sinks.run_file import SCHEMA_NAME
+from .sinks.streams import coordinates, dimensions
+from .sinks.table import growing, tables
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["open_run"]
+
+
+def open_run(path: str | Path) -> xarray.DataTree:
+    """The measurements of a run, also while training writes them or after it was killed.
+
+    One group for each stream, with ``value``, ``step``, ``wall_time``, the coordinates of its dimensions and
+    ``standard_error`` where there is one; units are in ``attrs["units"]``. The groups ``events`` and ``sessions`` hold
+    the events of the run and its starts and resumes. A stream ``loss`` beside a stream ``loss/train`` is found at
+    ``loss/self``. Rows are in the order in which they were written. Everything is read into memory: what was flushed
+    at this moment, whole rows only. The file is not changed.
+
+    Args:
+        path: The log directory of the run, or the file itself.
+
+    Raises:
+        ImportError: If xarray is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a run file, or is damaged.
+
+    Example:
+        >>> run = open_run("runs/vgg19")                                            # doctest: +SKIP
+        >>> run["fourier/amplitude/train"].value.sel(frequency=5).plot()            # doctest: +SKIP
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise ImportError("open_run needs xarray: pip install 'torch-probes[analysis]'") from error
+    path = Path(path)
+    file_path = path / "run.h5" if path.is_dir() else path
+    if not file_path.exists():
+        raise FileNotFoundError(
+            f"`path` must be the log directory of a run or its run.h5, but there is no file {file_path}. "
+            f"The file appears when the first measurements are written."
+        )
+    with open_for_reading(file_path) as file:
+        if file.attrs.get("schema_name") != SCHEMA_NAME:
+            raise ValueError(f"{file_path} is an HDF5 file, but not one that torch-probes wrote.")
+        root = xarray.Dataset(attrs=dict(file.attrs))
+        groups = {group.name.strip("/"): _dataset(group) for group in tables(file)}
+    # A tree aligns the steps of a group with those of the groups above it: only leaves can be streams.
+    folders = {name.rsplit("/", depth)[0] for name in groups for depth in range(1, name.count("/") + 1)}
+    leaves = {f"{name}/self" if name in folders else name: group for name, group in groups.items()}
+    tree: xarray.DataTree = xarray.DataTree.from_dict({"/": root, **leaves})
+    return tree
+
+
+def _dataset(group: Any) -> xarray.Dataset:
+    """One table, as far as all its columns are written."""
+    import xarray
+
+    columns = growing(group)
+    rows = min(len(column) for column in columns.values())
+    variables: dict[str, Any] = {}
+    for name, column in columns.items():
+        dims, values = dimensions(column), column[:rows]
+        attributes = {key: item for key, item in column.attrs.items() if key not in HIDDEN}
+        if name == "wall_time":
+            values = (values * 1e6).round().astype("datetime64[us]").astype("datetime64[ns]")
+            del attributes["units"]
+        elif dims[-1] == "part":
+            dims, values = dims[:-1], values.view(np.result_type(values, np.complex64))[..., 0]
+        elif h5py.check_string_dtype(column.dtype):
+            values = np.char.decode(values, "utf-8")
+        if attributes.get("dtype") == "bool":
+            values = values.astype(bool)
+        variables[name] = (dims, values, attributes)
+        for dim in dims[1:]:
+            labels, unit, description = coordinates(group[dim])
+            variables[dim] = (dim, labels, {"units": unit, "long_name": description})
+    index = {name for name in variables if name not in ("value", "standard_error")} if "value" in columns else {"step"}
+    return xarray.Dataset(
+        {name: item for name, item in variables.items() if name not in index},
+        {name: item for name, item in variables.items() if name in index},
+    )
+
+
+HIDDEN = {"REFERENCE_LIST", "DIMENSION_LIST", "DIMENSION_LABELS", "CLASS", "NAME", "coordinates", "calendar", "complex"}
+"""Attributes that only the file needs."""

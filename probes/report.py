@@ -1,0 +1,63 @@
+"""The attach report: what is watched, what is not and what to pass, and what everything has cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from .dispatch import Dispatcher
+    from .manager import ProbeManager
+
+__all__ = ["report"]
+
+
+def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
+    """The report of an attached manager."""
+    run, governor = dispatch.run, dispatch.governor
+    parameters = [p for p in run.model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
+    count = sum(parameter.numel() for parameter in parameters)
+    lines = [
+        f"Model      {type(run.model).__name__}, {count:,} parameters in {len(run.layers)} layers",
+        f"Steps      {run.step}, counted in "
+        + (
+            ", ".join(type(item).__name__ for item in run.optimizers) or "the model's optimizers (none has stepped yet)"
+        ),
+    ]
+    for name, batch in run.batches.items():
+        if batch.targets is not None:
+            seen = f", seen in {manager._loss}" if name == "train" and manager._loss not in ("", "given") else ""
+            targets = f"with targets{seen}"
+        else:
+            targets = f"without targets: pass batches={{{name!r}: (inputs, targets)}} if a probe needs them"
+        lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
+    if manager._first is not None:
+        lines.append("Batch      'train' will be the first batch of the loop")
+    budget = "no limit" if governor.overhead is None else f"at most {governor.overhead:.1%}"
+    lines.append(f"Overhead   {governor.share:.2%} of wall time so far ({budget})")
+    if not dispatch.probes:
+        lines.append("Probes     none: install a plugin, or pass probes=[...]")
+    rows: list[tuple[str, ...]] = [
+        ("probe", "schedule", "turns", "skipped", "failed", "last step", "ms a turn", "share")
+    ]
+    for plugin in dispatch.probes:
+        spent = governor.spent[plugin.key]
+        last = "-" if plugin.last_step is None else str(plugin.last_step)
+        each = f"{1e3 * spent / (plugin.measured + plugin.failed):.1f}" if plugin.measured + plugin.failed else "-"
+        share = f"{spent / max(governor.elapsed, 1e-9):.2%}"
+        turns = (plugin.measured, plugin.skipped, plugin.failed)
+        rows.append((plugin.key, repr(plugin.schedule), *map(str, turns), last, each, share))
+    for plugin in dispatch.plugins.having("write"):
+        share = f"{governor.spent[plugin.key] / max(governor.elapsed, 1e-9):.2%}"
+        rows.append((plugin.key, "sink", "", "", str(plugin.failed), "", "", share))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += [""]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    troubles = [f"{plugin.key}: {plugin.problem}" for plugin in dispatch.plugins.all if plugin.problem]
+    troubles += manager._broken
+    if troubles:
+        lines += ["", "Not running"] + [f"  {trouble}" for trouble in troubles]
+    if dispatch.plugins.having("write"):
+        lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,153 @@
+"""Run: what probes and sinks receive, and Event: what happened to them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .batches import Batch
+
+__all__ = ["Event", "Run"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a plugin or to the run, and that a reader of the results must know."""
+
+    kind: str
+    """``"fault"``, ``"quarantine"``, ``"warning"``, ``"skipped"``, ``"attach"`` or ``"detach"``."""
+    plugin: str
+    """The plugin it happened to, with its distribution; empty when it concerns the run."""
+    message: str
+    step: int
+    wall_time: float
+
+
+@dataclass
+class Run:
+    """One training run as probes and sinks see it.
+
+    Probes read it inside the guard: the model is in eval mode, gradients are enabled, autocast is off, and whatever a
+    probe does to random states, buffers, modes and gradients is undone afterwards.
+    """
+
+    model: nn.Module
+    """The user's model without its DataParallel, DDP or ``torch.compile`` wrapper."""
+    log_dir: Path
+    seed: int
+    output: Callable[[Any], Tensor]
+    """Picks the output tensor, ``(n, c)`` or ``(n,)``, from whatever the model returns."""
+    optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+    batches: dict[str, Batch] = field(default_factory=dict)
+    """The fixed batches measured on, by name; empty until the loop has shown the first one, when none was given."""
+    step: int = 0
+    """Optimizer updates so far."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """The manager's and every plugin's settings, as strings and numbers, for the files."""
+    run_id: str = ""
+    resumed_from: int | None = None
+    """The step of the checkpoint this run continues; None when it started afresh."""
+
+    def __post_init__(self) -> None:
+        self._probe = ""
+        self._cache: dict[Hashable, Any] = {}
+        self._shares: dict[Hashable, tuple[float, list[str]]] = {}
+
+    def begin(self, plugin: str) -> None:
+        """Called before a plugin is: draws and costs are its own from here."""
+        self._probe = plugin
+
+    def end(self) -> list[tuple[float, list[str]]]:
+        """Called after a step's measurements: forget what was shared; returns its costs in seconds and who used it."""
+        shares = [(seconds, users) for seconds, users in self._shares.values() if len(users) > 1]
+        self._cache.clear()
+        self._shares.clear()
+        return shares
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter."""
+        return next(self.model.parameters()).device
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """The modules that hold parameters of their own, by name, in the order of registration."""
+        return {
+            name or type(module).__name__: module
+            for name, module in self.model.named_modules()
+            if next(module.parameters(recurse=False), None) is not None
+        }
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A fresh generator (CPU) of the running probe, seeded from the run's seed, the probe's name and the step.
+
+        The same numbers whichever other probes run, and after a resume. Draw on the CPU, then move.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{self._probe}/{self.step}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def batch(self, name: str) -> Batch:
+        """The fixed batch of that name, on the model's device.
+
+        Raises:
+            KeyError: If there is no batch of that name.
+        """
+        if name not in self.batches:
+            raise KeyError(f"There is no batch {name!r}; there are: {', '.join(self.batches) or 'none'}.")
+        return self.batches[name].to(self.device)
+
+    def forward(self, batch: Batch, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The model's output tensor on a batch, differentiable; with other ``parameters`` (and buffers) when given.
+
+        Returns:
+            Shape ``(n, c)`` or ``(n,)``.
+
+        Raises:
+            ValueError: If the output is not a floating-point tensor with one row for each sample.
+        """
+        if parameters is None:
+            result = self.model(*batch.args, **batch.kwargs)
+        else:
+            result = torch.func.functional_call(self.model, dict(parameters), batch.args, dict(batch.kwargs))
+        output = self.output(result)
+        if output.shape[:1] != (batch.n,):
+            raise ValueError(
+                f"The model's output must have one row for each of the {batch.n} samples, got shape "
+                f"{tuple(output.shape)}. Pass output=, a function that picks such a tensor."
+            )
+        return output
+
+    def evaluate(self, batch: str) -> Tensor:
+        """The model's output on the batch of that name, without gradients, computed once a step.
+
+        Returns:
+            Shape ``(n, c)`` or ``(n,)``; shared between probes: do not change it in place.
+        """
+
+        def compute() -> Tensor:
+            with torch.no_grad():
+                return self.forward(self.batch(batch))
+
+        return self.shared(("evaluate", batch), compute)
+
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """``compute()``, done once a step for all probes that ask for the same ``key``; its cost is shared by them."""
+        if key not in self._cache:
+            start = time.perf_counter()
+            self._cache[key] = compute()
+            self._shares[key] = (time.perf_counter() - start, [])
+        users = self._shares[key][1]
+        if self._probe not in users:
+            users.append(self._probe)
+        value: T = self._cache[key]
+        return value

@@ -1,0 +1,175 @@
+"""A run file as a whole: its head, sessions and events, the room it needs on disk, letting go of it after a fault."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from ..run import Event, Run
+from .provenance import git_state, provenance
+from .repair import open_for_reading
+from .table import Column, Table, create_table, tables
+
+__all__ = [
+    "FORMAT",
+    "NoRoomError",
+    "SCHEMA_NAME",
+    "abandon",
+    "add_session",
+    "changing",
+    "check_owner",
+    "create_head",
+    "describe",
+    "release",
+    "reserve",
+]
+
+SCHEMA_NAME, SCHEMA_VERSION = "torch-probes", "1"
+# Not "latest": HDF5 1.14 cannot read what HDF5 2.0 calls the latest format. Our own lock replaces HDF5's, which does
+# not work on every network file system and would let a reader keep us from reopening the file.
+FORMAT: dict[str, Any] = {"libver": ("v110", "v110"), "locking": False}
+
+RESERVE = 64 * 2**20
+"""Free disk space, in bytes, below which nothing is written."""
+
+EVENT = {"kind": 16, "plugin": 64, "message": 1024}
+SESSION = {"git_commit": 40, "host": 64}
+
+
+def create_head(file: Any, run: Run) -> None:
+    """Write the root attributes and create the tables of sessions and events."""
+    file.attrs.update({"schema_name": SCHEMA_NAME, "schema_version": SCHEMA_VERSION, **provenance(run)})
+    create_table(file, "events", {name: Column(_text(size)) for name, size in EVENT.items()})
+    columns = {name: Column(_text(size)) for name, size in SESSION.items()}
+    create_table(file, "sessions", {**columns, "git_dirty": Column("u1")})
+
+
+def add_session(file: Any, step: int) -> None:
+    """Add a row for a start or resume at ``step``."""
+    commit, dirty = git_state()
+    Table(file["sessions"]).append(
+        {
+            "step": np.array([step]),
+            "wall_time": np.array([time.time()]),
+            "git_commit": _clipped([commit], SESSION["git_commit"]),
+            "git_dirty": np.array([dirty], dtype=np.uint8),
+            "host": _clipped([platform.node()], SESSION["host"]),
+        }
+    )
+
+
+def event_rows(events: Sequence[Event]) -> dict[str, NDArray[Any]]:
+    """The columns of a block of events."""
+    texts = {name: _clipped([getattr(event, name) for event in events], size) for name, size in EVENT.items()}
+    numbers = {name: np.array([getattr(event, name) for event in events]) for name in ("wall_time", "step")}
+    return {**texts, **numbers}
+
+
+def describe(path: Path) -> str:
+    """What a file holds, in words."""
+    try:
+        with open_for_reading(path) as file:
+            if file.attrs.get("schema_name") != SCHEMA_NAME:
+                return "a file that torch-probes did not write"
+            steps = [table["step"][:].max() for table in tables(file) if len(table["step"])]
+            return f"{_of(file.attrs['run_id'])}, recorded up to step {max(steps, default=0)}"
+    except (ValueError, RuntimeError):
+        return "not a readable run file"
+
+
+def check_owner(path: Path, run: Run) -> None:
+    """Make sure that a file may be continued by the run.
+
+    Raises:
+        FileExistsError: If it is of another run, or of this one but not resumed.
+    """
+    held = describe(path)
+    if run.resumed_from is None:
+        raise FileExistsError(
+            f"`log_dir` must not hold another run, but {path} is {held}. Pass another log_dir=, or call "
+            f"load_state_dict(checkpoint) before attach() to continue that run."
+        )
+    if not held.startswith(_of(run.run_id)):
+        raise FileExistsError(
+            f"The checkpoint is {_of(run.run_id)}, but {path} is {held}. Pass the log_dir= of the run that is to be "
+            f"continued, or a new one."
+        )
+
+
+def _of(run_id: str) -> str:
+    return f"of run {run_id!r}"
+
+
+class NoRoomError(OSError):
+    """There is no room for what is to be written; nothing was tried yet, the file is sound."""
+
+
+@contextmanager
+def changing(path: Path, mode: str) -> Iterator[Any]:
+    """The file, opened to add or cut tables; closed afterwards, or let go of when that fails."""
+    file = h5py.File(path, mode, **FORMAT)
+    try:
+        yield file
+        file.flush()
+    except BaseException:
+        abandon(file)
+        raise
+    file.close()
+
+
+def reserve(path: Path, file: Any, size: int) -> None:
+    """Make sure that ``size`` bytes can be appended, before HDF5 tries: it does not recover from a failed write.
+
+    Raises:
+        NoRoomError: If the disk, the quota or the largest size of a file leaves no room.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if free < max(RESERVE, 2 * size):
+        raise NoRoomError(f"only {free / 2**20:.0f} MiB are free on the disk, and {RESERVE / 2**20:.0f} are kept free")
+    if file is not None and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.id.get_vfd_handle(), file.id.get_filesize(), size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise NoRoomError(error.strerror) from error
+            # Otherwise the file system cannot allocate ahead, which is no fault.
+
+
+def release(file: Any) -> None:
+    """Give back what :func:`reserve` took and was not used."""
+    with suppress(OSError):
+        os.ftruncate(file.id.get_vfd_handle(), file.id.get_filesize())
+
+
+def abandon(file: Any) -> None:
+    """Close a file that cannot be written, leaving on disk what is there.
+
+    What HDF5 still wants to write goes nowhere: were it to fail once more, HDF5 would crash the process at its exit.
+    """
+    with suppress(Exception):
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, file.id.get_vfd_handle())
+        os.close(nowhere)
+    with suppress(Exception):
+        file.close()
+
+
+def _text(size: int) -> Any:
+    return h5py.string_dtype("utf-8", size)
+
+
+def _clipped(texts: Sequence[str], size: int) -> NDArray[Any]:
+    """UTF-8 of at most ``size`` bytes, cut between characters."""
+    whole = [text.encode(errors="replace")[:size].decode(errors="ignore").encode() for text in texts]
+    return np.array(whole, dtype=_text(size))

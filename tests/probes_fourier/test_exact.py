@@ -1,0 +1,312 @@
+"""Networks whose breakpoints are known by hand, and dense grids that see every bend."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from probes_fourier import (
+    breakpoints,
+    double,
+    fourier_coefficients,
+    grid,
+    linear_regions,
+    piecewise_linear_coefficients,
+)
+
+f64 = torch.float64
+
+
+def line(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=f64)
+
+
+def bends_on_a_grid(function, start, end, n=20011):
+    """Intervals of a fine grid inside which the function bends: where second differences do not vanish."""
+    t = torch.arange(n + 1, dtype=f64) / n
+    with torch.no_grad():
+        values = function(start + t.reshape(-1, *[1] * start.ndim) * (end - start)).reshape(n + 1, -1)
+    bent = (values.diff(n=2, dim=0).abs() > 1e-10 * values.abs().max()).any(1)
+    return t, values, bent
+
+
+def assert_exact(function, start, end, least=3):
+    """The broken line agrees with the function on a grid it has never seen, and bends wherever the function does."""
+    t, values = breakpoints(function, start, end)
+    z, expected, bent = bends_on_a_grid(function, start, end)
+    i = torch.searchsorted(t, z, right=True).clamp(1, len(t) - 1)
+    share = ((z - t[i - 1]) / (t[i] - t[i - 1]))[:, None]
+    torch.testing.assert_close((1 - share) * values[i - 1] + share * values[i], expected, rtol=1e-9, atol=1e-10)
+    assert bent.sum() >= least, "the example must bend for the test to mean something"
+    return t, values
+
+
+class Residual(nn.Module):
+    """Convolutions, batch norm, max pooling, a residual sum and activations in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.act = nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.pool, self.head = nn.MaxPool2d(3, stride=2, padding=1), nn.Linear(4 * 16, 3)
+
+    def forward(self, x):
+        x = self.pool(self.act(self.norm(self.conv1(x))))
+        x = self.act(x + self.norm(self.conv2(x)))
+        return self.head(x.flatten(1))
+
+
+@pytest.fixture
+def residual():
+    torch.manual_seed(0)
+    model = Residual()
+    model.norm.running_mean.normal_()
+    model.norm.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+@pytest.fixture
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+def test_breakpoints_of_a_network_set_by_hand_are_where_its_units_switch():
+    # f(x) = relu(x - 1) - 2 relu(x - 2) + relu(3 - x), on x = 4 t
+    weight, bias, out = line(1, 1, -1)[:, None], line(-1, -2, 3), line(1, -2, 1)
+    t, values = breakpoints(lambda x: (x @ weight.T + bias).relu() @ out, line(0), line(4))
+    torch.testing.assert_close(t, line(0, 0.25, 0.5, 0.75, 1))
+    torch.testing.assert_close(values, line(3, 2, 2, 0, -1)[:, None])
+
+
+def test_coefficients_of_a_network_set_by_hand_are_those_of_the_triangle_wave():
+    def triangle(x):  # 2 t up to 1/2, then down
+        return 2 * x - 4 * F.relu(x - 0.5)
+
+    t, values = breakpoints(triangle, line(0), line(1))
+    measured = piecewise_linear_coefficients(t, values, [1, 2, 3])[:, 0]
+    expected = torch.tensor([-2 / math.pi**2, 0, -2 / (3 * math.pi) ** 2], dtype=torch.complex128)
+    torch.testing.assert_close(measured, expected, rtol=1e-6, atol=1e-16)
+
+
+def test_breakpoints_behind_breakpoints_are_found():
+    # Folding [0, 1] three times: a zigzag of 8 pieces.
+    def fold(x):
+        return 1 - (2 * x - 1).abs()
+
+    t, values = breakpoints(lambda x: fold(fold(fold(x))), line(0), line(1))
+    torch.testing.assert_close(t, torch.arange(9, dtype=f64) / 8)
+    torch.testing.assert_close(values[:, 0], line(0, 1, 0, 1, 0, 1, 0, 1, 0))
+    assert linear_regions(t, values) == 8
+
+
+def test_mlp_is_its_broken_line(mlp):
+    assert_exact(double(mlp), line(-3, -1, 2), line(4, 2, -5), least=8)
+
+
+def test_residual_convolutional_network_is_its_broken_line(residual):
+    torch.manual_seed(1)
+    a, b = torch.randn(2, 2, 8, 8, dtype=f64)
+    assert_exact(double(residual), a, b, least=50)
+
+
+def test_exact_spectrum_is_the_limit_of_the_grid(residual, mlp):
+    torch.manual_seed(1)
+    a, b = torch.randn(2, 2, 8, 8, dtype=f64)
+    for function, start, end in ((double(residual), a, b), (double(mlp), line(-3, -1, 2), line(4, 2, -5))):
+        k = [1, 3, 10]
+        exact = piecewise_linear_coefficients(*breakpoints(function, start, end), k, detrend=True, window="hann")
+        errors = []
+        for n in (2**10, 2**14):
+            z = grid(n, f64).reshape(-1, *[1] * start.ndim)
+            with torch.no_grad():
+                values = torch.cat([function(start + part * (end - start)) for part in z.split(2048)])
+            coarse = fourier_coefficients(values.T, k, detrend=True, window="hann").T
+            errors.append(((coarse - exact).abs().max() / exact.abs().max()).item())
+        # The grid converges at first order (its least-squares line is off by 1/N), to the exact value.
+        assert errors[1] < 2e-4 and errors[1] < errors[0] / 10, errors
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        F.relu,
+        lambda x: F.relu_(x.clone()),
+        torch.Tensor.relu,
+        F.leaky_relu,
+        F.relu6,
+        lambda x: F.hardtanh(x, -0.5, 0.7),
+        lambda x: F.hardtanh_(1 * x, max_val=0.2),
+        F.hardsigmoid,
+        lambda x: F.prelu(x, line(0.1)),
+        lambda x: F.rrelu(x, training=False),
+        lambda x: F.threshold(x, 0.5, 0.5),
+        abs,
+        lambda x: x.clamp(min=0.1),
+        lambda x: torch.clamp(x, -0.3, 0.3),
+        lambda x: x.clamp_max(line(0.1, 0.2, 0.3, 0.4)),
+        lambda x: torch.maximum(x, x.flip(1)),
+        lambda x: torch.minimum(x[:, :2], x[:, 2:]),
+        lambda x: torch.max(x, 0.5 * x + 0.1),
+        lambda x: x.amax(1),
+        lambda x: x.amin(-1, keepdim=True),
+        lambda x: x.max(dim=1).values,
+        lambda x: torch.min(x, 1)[0],
+        lambda x: x.reshape(-1, 2, 2).amax((1, 2)),
+        lambda x: x * (x > 0),
+        lambda x: torch.where(x < 0.2, 0.2 + 0 * x, x),
+        lambda x: (x > 0).to(x.dtype) * x,
+        lambda x: torch.ge(x, 0).double().mul(x),
+    ],
+    ids=str,
+)
+def test_every_piecewise_linear_operation_is_followed(operation):
+    torch.manual_seed(0)
+    weight, out = torch.randn(4, 4, dtype=f64), torch.randn(4, dtype=f64)
+
+    def function(x):
+        return 2 * operation(x @ weight) + out.abs().sum()
+
+    assert_exact(function, line(-2, 1, 0.5, -1), line(1, -2, 1, 2), least=1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.MaxPool1d(3, 2), (2, 9)),
+        (nn.MaxPool1d(2, padding=1, ceil_mode=True), (2, 8)),
+        (nn.MaxPool2d(2), (2, 6, 6)),
+        (nn.MaxPool2d((3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 1), ceil_mode=True), (2, 7, 7)),
+        (lambda x: F.max_pool2d(x, 3, return_indices=True)[0], (1, 6, 6)),
+        (nn.MaxPool3d(2), (1, 4, 4, 4)),
+        (nn.AdaptiveMaxPool1d(3), (2, 7)),
+        (nn.AdaptiveMaxPool2d((2, None)), (2, 5, 3)),
+        (nn.AdaptiveMaxPool3d(1), (2, 3, 3, 2)),
+    ],
+    ids=str,
+)
+def test_every_max_pooling_is_followed(pool, shape):
+    torch.manual_seed(0)
+    a, b = torch.randn(2, *shape, dtype=f64)
+    t, values = assert_exact(lambda x: pool(x).flatten(1), a, b, least=2)
+    # Only crossings that change a maximum are kept: every point is a bend of the output.
+    assert linear_regions(t, values) == len(t) - 1
+
+
+def test_breakpoints_do_not_depend_on_the_chunk_size(mlp):
+    whole, _ = breakpoints(double(mlp), line(-3, -1, 2), line(4, 2, -5))
+    parts, _ = breakpoints(double(mlp), line(-3, -1, 2), line(4, 2, -5), chunk_size=5)
+    torch.testing.assert_close(whole, parts, rtol=0, atol=1e-13)
+
+
+def test_a_tensor_filled_row_by_row_is_followed():
+    def function(x):
+        out = torch.zeros(len(x), 2, dtype=f64)
+        out[:, :1].copy_(x)
+        out[:, 1] = 1 - x[:, 0]
+        return out.relu()
+
+    t, _ = breakpoints(function, line(-1), line(3))
+    torch.testing.assert_close(t, line(0, 0.25, 0.5, 1))
+
+
+def test_smooth_functions_of_the_parameters_alone_are_no_obstacle():
+    torch.manual_seed(0)
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 8)).double()
+    assert_exact(lambda x: layer(x).relu(), line(-1, 2, 0), line(3, -1, 1))
+
+
+def test_the_model_is_left_as_it_is(residual):
+    before = {name: tensor.clone() for name, tensor in residual.state_dict().items()}
+    torch.manual_seed(1)
+    breakpoints(double(residual), *torch.randn(2, 2, 8, 8))
+    after = residual.state_dict()
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
+    )
+    assert all(parameter.requires_grad for parameter in residual.parameters())
+
+
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [
+        (torch.tanh, "it applies `tanh` to data that depends on the input"),
+        (lambda x: x.softmax(1), "`softmax`"),
+        (nn.GELU(), "`gelu`"),
+        (nn.SiLU(), "`silu`"),
+        (nn.ELU(), "`elu`"),
+        (nn.LayerNorm(4, dtype=f64), "`layer_norm`"),
+        (nn.GroupNorm(2, 4, dtype=f64), "`group_norm`"),
+        (nn.BatchNorm1d(4, dtype=f64), "`batch_norm` in training mode"),
+        (nn.Dropout(), "`dropout` in training mode"),
+        (lambda x: x * x, "`mul` to two tensors that both depend on the input"),
+        (lambda x: x @ x.T, "`matmul` to two tensors"),
+        (lambda x: torch.einsum("ni,nj->nij", x, x), "`einsum` to several tensors"),
+        (lambda x: 1 / (x + 9), "with a denominator that depends on the input"),
+        (lambda x: F.hardshrink(x), "`hardshrink`, which jumps,"),
+        (lambda x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]), "scaled_dot_product_attention"),
+        (lambda x: x.max(), "`max` over all rows at once"),
+    ],
+    ids=str,
+)
+def test_breakpoints_reject_what_is_not_piecewise_linear_and_say_why(operation, reason):
+    with pytest.raises(ValueError, match="The network is not piecewise linear") as error:
+        breakpoints(lambda x: operation(2 * x).relu(), line(-1, 1, 2, -2), line(1, 2, -1, 3))
+    assert reason in str(error.value)
+    assert "measure it on a grid instead" in str(error.value)
+
+
+def test_dropout_in_eval_mode_is_no_obstacle():
+    t, _ = breakpoints(lambda x: F.dropout(x, training=False).relu(), line(-1), line(1))
+    assert t.tolist() == [0, 0.5, 1]
+
+
+def test_the_certificate_rejects_operations_nobody_has_heard_of():
+    with pytest.raises(ValueError, match=r"off the line between its breakpoints \(operations not known to be: sinc\)"):
+        breakpoints(torch.sinc, line(-1), line(1))
+
+
+def test_the_certificate_rejects_jumps():
+    with pytest.raises(ValueError, match="a compiled part, or a jump"):
+        breakpoints(lambda x: torch.where(x > 0, x + 1, x), line(-1), line(1))
+
+
+def test_the_certificate_rejects_values_that_are_not_numbers():
+    with pytest.raises(ValueError, match="The network is not piecewise linear"):
+        breakpoints(lambda x: x * math.nan, line(-1), line(1))
+
+
+def test_breakpoints_reject_a_part_in_lower_precision():
+    with pytest.raises(ValueError, match=r"must compute in float64 throughout, but `float` gave torch.float32"):
+        breakpoints(lambda x: x.float().relu().double(), line(-1), line(1))
+
+
+def test_double_says_when_a_module_insists_on_another_precision():
+    class Stubborn(nn.Module):
+        def forward(self, x):
+            return x @ torch.ones(2, 2)
+
+    with pytest.raises(ValueError, match="cannot be evaluated in float64, for a module in it insists on another"):
+        double(Stubborn())(torch.zeros(1, 2, dtype=f64))
+
+
+def test_breakpoints_reject_more_than_they_may_find(mlp):
+    with pytest.raises(ValueError, match="more than `max_breakpoints`, 4, breakpoints"):
+        breakpoints(double(mlp), line(-3, -1, 2), line(4, 2, -5), max_breakpoints=4)
+
+
+def test_breakpoints_reject_functions_that_leave_float64_for_constants():
+    with pytest.raises(ValueError, match=r"`function` must give float64 of shape \(2, c\) or \(2,\) for 2 rows"):
+        breakpoints(lambda x: torch.zeros(len(x), 1), line(-1), line(1))
+
+
+def test_breakpoints_reject_rows_that_leave_the_first_dimension():
+    with pytest.raises(ValueError, match="The rows of the input must stay in the first dimension"):
+        breakpoints(lambda x: x.T.relu().T, line(-1, 0, 1), line(1, 2, 3))
+
+
+def test_breakpoints_reject_a_segment_without_length():
+    with pytest.raises(ValueError, match="`start` and `end` must differ"):
+        breakpoints(torch.relu, line(1), line(1))
