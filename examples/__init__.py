@@ -7,5 +7,5 @@ section: settings, target, probes, criteria, figures. It ends in an ``EXPERIMENT
 
 EXPERIMENTS = (
     "spectral_bias",
-#    "spectral_bias_robustness",
+    "spectral_bias_robustness",
 )

@@ -90,14 +90,17 @@ def run(
         KeyboardInterrupt: After Ctrl-C; the same call goes on from there.
     """
     console = console or Console()
+    if not console.is_terminal:
+        console.width = 140
     chosen = experiment(name)
     if preset not in chosen.presets:
         raise ValueError(f"{name} has no preset {preset!r}. Presets: {', '.join(chosen.presets)}.")
     settings = chosen.presets[preset].settings
     seeds = list(seeds if seeds is not None else chosen.presets[preset].seeds)
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"`seeds` must be different integers, at least one, got {seeds}.")
+        raise ValueError(f"`--seeds` must be different integers, at least one, got {seeds}.")
     out = out or Path("runs") / f"{name}-{preset}"
+    hardware = _device(device)
     _claim(out, {"experiment": name, "preset": preset, "settings": asdict(settings)})
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
@@ -109,7 +112,7 @@ def run(
     ):
         seconds = {}
         for seed in seeds:
-            task = Task(out / f"seed-{seed}", seed, _device(device), interruption, progress)
+            task = Task(out / f"seed-{seed}", seed, hardware, interruption, progress)
             done = task.folder / "done.json"
             if not done.exists():
                 chosen.train(settings, task)
@@ -139,7 +142,9 @@ def run(
     console.print(_table(f"{name}, preset {preset}, seeds {', '.join(map(str, seeds))}", findings, judged))
     if not judged:
         console.print(f"The preset {preset!r} only shows that everything runs: it is too short to judge the criteria.")
-    console.print(f"{sum(seconds.values()):.0f} s of training. Figures, numbers and measurements: {out}", soft_wrap=True)
+    console.print(
+        f"{sum(seconds.values()):.0f} s of training. Figures, numbers and measurements: {out}", soft_wrap=True
+    )
     return verdict is not False
 
 
@@ -161,7 +166,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # unknown word, or torch was built without it
-        raise ValueError(f"`--device` must be one that torch can use here, such as cpu, got {name!r}: {error}") from None
+        raise ValueError(
+            f"`--device` must be one that torch can use here, such as cpu, got {name!r}: {error}"
+        ) from None
     return device
 
 

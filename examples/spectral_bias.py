@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from probes_fourier import FourierSpectrum, SpectralNorm, grid
 from torch import Tensor, nn
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
 from probes.batches import Batch
 from probes.run import Run
 from probes.schedule import Schedule
+from probes_fourier import FourierSpectrum, SpectralNorm, grid
 
 from .models import MLP
 from .runner import Experiment, Preset

@@ -36,14 +36,27 @@ def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
             vmin=0, vmax=1, cmap="viridis", shading="nearest", rasterized=True,
         )  # fmt: skip
         heat.set_yticks(np.arange(len(first.frequencies)), [f"{k:g}" for k in first.frequencies])
+        half = np.median([fit.half for fit in fits], axis=0)
+        reached = np.isfinite(half)
+        heat.plot(
+            half[reached],
+            np.flatnonzero(reached),
+            "o",
+            mfc="none",
+            mec="white",
+            label="half amplitude reached (median)",
+        )
         heat.set_title(f"Fig. {panel}")
         colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(first.layers)))
         for layer, (name, color) in enumerate(zip(first.layers, colors, strict=True)):
             lines.plot(first.steps, np.mean([fit.norms[:, layer] for fit in fits], axis=0), color=color, label=name)
         lines.set(xlabel="training step", xlim=(first.steps[0], first.steps[-1]), yscale="log")
+        lines.yaxis.set_major_formatter("{x:g}")
+        lines.yaxis.set_minor_formatter("")
         lines.grid(alpha=0.3)
     axes[0, 0].set_ylabel("frequency (cycles)")
     axes[1, 0].set_ylabel("spectral norm of the weights")
+    axes[0, 0].legend(loc="upper left", fontsize=9, labelcolor="white", facecolor="none", edgecolor="none")
     axes[1, 1].legend(fontsize=9, ncols=2)
     bar = figure.colorbar(image, ax=axes[0, :], extend="max", pad=0.01)
     bar.set_label("amplitude / target amplitude")
@@ -54,14 +67,13 @@ def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
 def _learnt_function(fit: Fit, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    last = len(fit.steps) - 1
-    shown = [max(1, round(last * share)) for share in (1 / 60, 1 / 10, 1 / 3, 1)]
     z = np.arange(len(fit.target)) / len(fit.target)
     figure, axes = plt.subplots(2, 2, figsize=(11, 6), sharex=True, sharey=True, layout="constrained")
-    for axis, index in zip(axes.flat, shown, strict=True):
+    for axis, index in zip(axes.flat, fit.shown, strict=True):
         axis.plot(z, fit.target, color="tab:blue", alpha=0.6, label="target")
         axis.plot(z, fit.learnt[index], color="tab:green", label="learnt function")
-        axis.set_title(f"step {fit.steps[index]}", fontsize=11)
+        learned = f"up to {cutoff:g} cycles" if (cutoff := fit.cutoff[index]) else "nothing"
+        axis.set_title(f"step {fit.steps[index]}: {learned} learned by half", fontsize=11)
         axis.set_xlim(0, 1)
     for axis in axes[1]:
         axis.set_xlabel("z (paths)")

@@ -92,14 +92,28 @@ class FirstBatch:
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
         self._watch: _LossWatch | None = None
+        self._called = False
+        self.done = False
+        """Whether the first step is over."""
         self.paused = paused
         self._handles = [
             called.register_forward_pre_hook(_Hook(self, "_before"), with_kwargs=True),
             called.register_forward_hook(_Hook(self, "_after"), with_kwargs=True),
         ]
 
+    def finish(self) -> None:
+        """Look no further: the first step is done."""
+        self.done = True
+        self._unwatch()
+        self._args, self._kwargs = (), {}
+        # Hooks that were never called stay until close(): the model is called through torch.compile, in whose graph
+        # they are nothing, but which would compile again if they went.
+        if self._called:
+            self.close()
+
     def close(self) -> None:
         """Remove the forward hooks and the loss watch."""
+        self.done = True
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -112,6 +126,7 @@ class FirstBatch:
         return self.batch is None or self.batch.targets is None
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._called = True
         self._unwatch()  # never under the model's forward
         if self._incomplete and torch.is_grad_enabled():
             # Before the forward: it may change its inputs in place.
@@ -170,7 +185,7 @@ class _Hook:
         if torch.compiler.is_compiling():
             return  # traced as nothing: no graph break, no recompilation
         owner = self.owner()
-        if owner is None or owner.paused():
+        if owner is None or owner.done or owner.paused():
             return
         if self.method == "_before":
             owner._before(args, kwargs)
@@ -205,7 +220,8 @@ _DIFFERENCES = {
 }
 _VIEWS = {
     Tensor.squeeze, torch.squeeze, Tensor.flatten, torch.flatten, Tensor.view, Tensor.reshape, torch.reshape,
-    Tensor.float, Tensor.to, Tensor.__getitem__, Tensor.transpose, torch.transpose, Tensor.permute, Tensor.contiguous, Tensor.double,
+    Tensor.float, Tensor.to, Tensor.__getitem__, Tensor.transpose, torch.transpose, Tensor.permute,
+    Tensor.contiguous, Tensor.double,
     torch.sigmoid, Tensor.sigmoid, torch.log_softmax, Tensor.log_softmax, torch.nn.functional.log_softmax,
     torch.nn.functional.softmax, torch.softmax, Tensor.softmax,
 }  # fmt: skip

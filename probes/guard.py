@@ -135,18 +135,17 @@ def _modules(model: nn.Module) -> Callable[[], None]:
 
 def _buffers(model: nn.Module) -> Callable[[], None]:
     saved = [
-        (module._buffers, name, buffer, _version(buffer), buffer.detach().clone())
+        (module._buffers, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
 
     def undo() -> None:
-        for table, name, buffer, version, copy in saved:
-            # Written only when it changed: writing would invalidate a graph that the loop still holds.
-            if _version(buffer) != version or version is None:
-                with torch.no_grad():
-                    buffer.copy_(copy)
+        for table, name, buffer, copy in saved:
+            # Batch norm writes its statistics without raising their version, so all are written back; through .data,
+            # which does not raise it either: a graph that the loop still holds stays valid.
+            buffer.data.copy_(copy)
             if table.get(name) is not buffer:
                 table[name] = buffer
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .plugins import Plugins
+from .plugins import Plugin, invoke, log
 from .run import Run
 
 if TYPE_CHECKING:
@@ -55,12 +55,15 @@ def without_model(run: Run) -> Run:
     return Run(model=nn.Identity(), log_dir=run.log_dir, seed=run.seed, output=run.output, run_id=run.run_id)
 
 
-def close_late(plugins: Plugins, run: Run) -> None:
+def close_late(sinks: list[Plugin], run: Run) -> None:
     """Write and close the files of a run that was never detached, when its model is gone or the interpreter ends."""
-    for sink in plugins.having("write"):
-        for hook in ("flush", "on_detach"):
-            if hook in sink.hooks:
-                plugins.call(sink, hook, run=run)
+    for sink in sinks:
+        for name in ("flush", "on_detach"):
+            if name in sink.hooks and not sink.problem:
+                try:
+                    invoke(sink.hooks[name], run=run)
+                except Exception as error:
+                    log.warning("Plugin %s failed in %s: %r.", sink.label, name, error)
 
 
 class _KeptAlive:

@@ -192,7 +192,7 @@ class ProbeManager:
             self._arrange(final=True)
         # The manager lives as long as the model, also when the script keeps no reference to it.
         keep_alive(run.model, self)
-        self._finalizer = weakref.finalize(self, close_late, dispatch.plugins, without_model(run))
+        self._finalizer = weakref.finalize(self, close_late, plugins.having("write"), without_model(run))
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=Silence(self))
 
@@ -311,16 +311,15 @@ class ProbeManager:
             return
         if self._counter is not None and not self._given_optimizers:
             self.run.optimizers = self._counter.seen
-        if first is None and not final:
+        if (first is None or first.done) and not final:
             return
-        if first is not None:
+        if first is not None and not first.done:
             if first.batch is None and not final:
                 return  # the optimizer runs the forward itself (a closure): it will be there after the step
             if first.batch is not None:
                 self.run.batches = {"train": first.batch, **self.run.batches}
                 self._loss = first.loss
-            first.close()
-            self._first = None
+            first.finish()
         dispatch.check_needs()
 
 

@@ -36,9 +36,7 @@ def open_run(path: str | Path) -> xarray.DataTree:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a run file, or is damaged.
 
-    Example:
-        >>> run = open_run("runs/vgg19")                                            # doctest: +SKIP
-        >>> run["fourier/amplitude/train"].value.sel(frequency=5).plot()            # doctest: +SKIP
+    For example, ``open_run("runs/vgg19")["fourier/amplitude/train"].value.sel(frequency=5).plot()``.
     """
     try:
         import xarray

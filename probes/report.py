@@ -32,7 +32,7 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
         else:
             targets = f"without targets: pass batches={{{name!r}: (inputs, targets)}} if a probe needs them"
         lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
-    if manager._first is not None:
+    if manager._first is not None and not manager._first.done:
         lines.append("Batch      'train' will be the first batch of the loop")
     budget = "no limit" if governor.overhead is None else f"at most {governor.overhead:.1%}"
     lines.append(f"Overhead   {governor.share:.2%} of wall time so far ({budget})")

@@ -103,6 +103,16 @@ def test_open_run_rejects_a_file_that_is_not_hdf5(tmp_path):
         open_run(tmp_path)
 
 
+@pytest.mark.parametrize("start", [48, 2000, 4000])
+def test_open_run_says_that_a_file_is_damaged(writing, start):
+    path = writing(0, Measurement("x", 1.0)) / "run.h5"
+    damaged = path.with_name("damaged.h5")
+    data = path.read_bytes()
+    damaged.write_bytes(data[:start] + bytes(len(data) - start))
+    with pytest.raises(ValueError, match=r"damaged\.h5 is damaged"):
+        open_run(damaged)
+
+
 def test_open_run_rejects_a_file_of_another_program(tmp_path):
     with h5py.File(tmp_path / "run.h5", "w") as file:
         file["x"] = 1

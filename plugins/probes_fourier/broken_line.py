@@ -47,7 +47,7 @@ def piecewise_linear_coefficients(
     r"""Fourier coefficients of a broken line, exactly.
 
     .. math:: c_k = \int_0^1 g(t) \, e^{-2 \pi i k t} dt
-        = \sum_i h_i e^{-2 \pi i k m_i} \Big( \bar g_i \, j_0(\pi k h_i) - \frac{i}{2} \Delta g_i \, j_1(\pi k h_i) \Big)
+        = \sum_i h_i e^{-2 \pi i k m_i} \Big( \bar g_i \, j_0(\pi k h_i) - \tfrac{i}{2} \Delta g_i j_1(\pi k h_i)\Big)
 
     with the width h, middle m, mean value and rise of each piece, and the spherical Bessel functions
     :math:`j_0(x) = \sin x / x`, :math:`j_1(x) = (\sin x - x \cos x) / x^2`. It is the limit for many points of

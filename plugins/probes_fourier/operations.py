@@ -62,8 +62,8 @@ AFFINE = set(
     _names(
         "add radd iadd sub rsub isub subtract neg positive sum mean cumsum diff cat concat concatenate stack hstack "
         "vstack chunk split tensor_split unbind view view_as reshape flatten unflatten ravel permute transpose "
-        "swapaxes movedim t squeeze unsqueeze expand expand_as repeat repeat_interleave tile roll flip getitem setitem get "
-        "narrow select index_select gather take masked_fill where contiguous clone to double type detach copy pad "
+        "swapaxes movedim t squeeze unsqueeze expand expand_as repeat repeat_interleave tile roll flip getitem setitem "
+        "get narrow select index_select gather take masked_fill where contiguous clone to double type detach copy pad "
         "unfold fold pixel_shuffle pixel_unshuffle channel_shuffle avg_pool1d avg_pool2d avg_pool3d "
         "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample lerp einsum set_grad_enabled"
     )

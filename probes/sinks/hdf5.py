@@ -26,7 +26,7 @@ Rows are in the order in which they came; a step that comes twice is there twice
 ``engine="h5netcdf"`` or ``"netcdf4"``) open the file once the run has ended; :func:`probes.open_run` opens it at any
 time. After a kill, :func:`probes.sinks.repair.repair` makes it open to plain readers.
 
-What is flushed survives the death of the process, not that of the machine: there is no fsync.
+What is flushed survives the death of the process, not a power failure: there is no fsync.
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ class HDF5Sink:
                 self._file = None
             with suppress(Exception):
                 self._close()
-            self._path(run).with_suffix(".new").unlink(missing_ok=True)
+            if self._lock is not None:  # otherwise it may be the copy of another process
+                self._path(run).with_suffix(".new").unlink(missing_ok=True)
             raise OSError(f"Nothing more is written to {self._path(run)}: {self._failure}") from error
         if new := {name: why for name, why in self._misfits.items() if name not in told}:
             raise ValueError(
@@ -202,10 +203,9 @@ class HDF5Sink:
                 self._lock = None
             lost, self._lost = self._lost, 0
         if lost:
-            reasons = [self._failure, *(f"{name!r}: {why}" for name, why in self._misfits.items())]
-            raise OSError(
-                f"{lost} measurements are not in {self._path(run)}, because: {'; '.join(filter(None, reasons))}."
-            )
+            misfits = [f"{name!r}: {why}" for name, why in self._misfits.items()]
+            why = "; ".join(filter(None, [self._failure, *misfits]))
+            raise OSError(f"{lost} measurements are not in {self._path(run)}, because: {why}.")
 
     def _path(self, run: Run) -> Path:
         return self.path if self.path is not None else Path(run.log_dir) / "run.h5"

@@ -151,9 +151,8 @@ def open_for_reading(path: Path) -> Iterator[Any]:
         # Killed just there. What is in the file is whole, only its superblock is not: mend that in memory.
         image = path.read_bytes()
         image = closed_superblock(image, len(image)) + image[SUPERBLOCK.size :]
-        try:
-            file = h5py.File(io.BytesIO(image), "r")
-        except OSError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-    with file:
-        yield file
+    try:
+        with file or h5py.File(io.BytesIO(image), "r") as opened:
+            yield opened
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

@@ -84,7 +84,7 @@ def describe(path: Path) -> str:
                 return "a file that torch-probes did not write"
             steps = [table["step"][:].max() for table in tables(file) if len(table["step"])]
             return f"{_of(file.attrs['run_id'])}, recorded up to step {max(steps, default=0)}"
-    except (ValueError, RuntimeError):
+    except ValueError:
         return "not a readable run file"
 
 

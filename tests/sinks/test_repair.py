@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -60,16 +61,18 @@ def check_kill(log_dir: Path, seconds: float) -> None:
     flushed = kill_after(start(log_dir), seconds)
     file = log_dir / "run.h5"
     rows = check(open_run(log_dir), flushed)
+    shutil.copytree(log_dir, log_dir / "unrepaired")
     repair(file)
     with xarray.open_datatree(file, engine="h5netcdf") as tree:
         assert check(tree, flushed) == rows
-    run, sink = new_run(log_dir, step=flushed, resumed_from=flushed), HDF5Sink()
-    sink.on_attach(run)
-    sink.write(run, [measured(name, flushed + 1) for name in SHAPES])
-    sink.on_detach(run)
-    resumed = open_run(log_dir)
-    assert resumed["vector"].step.values.tolist() == list(range(flushed + 2))
-    assert resumed["sessions"].step.values.tolist() == [0, flushed]
+    for directory in (log_dir, log_dir / "unrepaired"):
+        run, sink = new_run(directory, step=flushed, resumed_from=flushed), HDF5Sink()
+        sink.on_attach(run)
+        sink.write(run, [measured(name, flushed + 1) for name in SHAPES])
+        sink.on_detach(run)
+        resumed = open_run(directory)
+        assert resumed["vector"].step.values.tolist() == list(range(flushed + 2))
+        assert resumed["sessions"].step.values.tolist() == [0, flushed]
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -144,9 +147,11 @@ def test_the_superblock_of_a_closed_file_is_its_own_closed_superblock(tmp_path):
 
 def test_repair_leaves_a_closed_file_as_it_is(tmp_path):
     written_sink(tmp_path)
-    before = (tmp_path / "run.h5").read_bytes()
-    repair(tmp_path / "run.h5")
-    assert (tmp_path / "run.h5").read_bytes() == before
+    path = tmp_path / "run.h5"
+    os.utime(path, (0, 0))
+    before = path.read_bytes()
+    repair(path)
+    assert path.read_bytes() == before and path.stat().st_mtime == 0
 
 
 def test_repair_cuts_a_row_of_which_not_every_column_was_written(tmp_path):

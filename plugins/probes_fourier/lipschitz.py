@@ -1,0 +1,68 @@
+"""Two bounds of the Lipschitz constant of a network, from its weights alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["max_norm_bound", "spectral_norm_product"]
+
+
+def spectral_norm_product(norms: Tensor | Sequence[float]) -> Tensor:
+    r"""Product of the spectral norms of all layers.
+
+    .. math:: L_f \le \prod_{k=1}^{L+1} \|W^{(k)}\|
+
+    It bounds the Lipschitz constant of a chain of affine maps with activations and poolings between them that stretch
+    nothing (ReLU, tanh, max pooling without overlap). It does not bound that of a network whose branches are added
+    (residual networks), nor with layer norm or attention.
+
+    Args:
+        norms: Of every affine map of the chain, none left out. Shape ``(L + 1,)``.
+
+    Returns:
+        In units of output per unit of input, float64; infinite on overflow. Shape ``()``.
+
+    Example:
+        >>> spectral_norm_product([2.0, 3.0]).item()
+        6.0
+
+    Reference:
+        Baratin (2021), eq. 7, the first bound.
+    """
+    return torch.as_tensor(norms, dtype=torch.float64).prod()
+
+
+def max_norm_bound(weights: Sequence[Tensor]) -> Tensor:
+    r"""Bound from the largest weight and the widths alone.
+
+    .. math:: L_f \le \|\theta\|_\infty^{L+1} \sqrt{d \, d_{L+1}} \prod_{k=1}^{L} d_k
+
+    for the same networks as :func:`spectral_norm_product`, which it is never less than. Biases shift the output and
+    do not enter. The reference has one output, :math:`d_{L+1} = 1`.
+
+    Args:
+        weights: Matrices of all layers. Shapes ``(d_k, d_{k-1})``.
+
+    Returns:
+        In units of output per unit of input, float64; infinite on overflow. Shape ``()``.
+
+    Raises:
+        ValueError: If a weight is not a matrix.
+
+    Example:
+        >>> max_norm_bound([torch.ones(4, 1), -3 * torch.ones(1, 4)]).item()
+        36.0
+
+    Reference:
+        Baratin (2021), eq. 7, the second bound, and appendix A.3.6, eq. 32.
+    """
+    shapes = [tuple(weight.shape) for weight in weights]
+    if not weights or any(len(shape) != 2 for shape in shapes):
+        raise ValueError(f"`weights` must be one matrix for each layer, got shapes {shapes}.")
+    largest = torch.stack([weight.detach().abs().max().double() for weight in weights]).max()
+    # Layer by layer, as in eq. 32: the square root of the product of all widths may overflow earlier than the bound.
+    return torch.stack([largest * math.sqrt(rows * columns) for rows, columns in shapes]).prod()

@@ -1,0 +1,77 @@
+"""Single numbers that say where a spectrum lies, and when its parts were learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["half_amplitude_steps", "power_below", "spectral_centroid"]
+
+
+def spectral_centroid(power: Tensor, frequencies: Tensor | Sequence[float]) -> Tensor:
+    r"""Mean frequency, weighted by power.
+
+    .. math:: \bar k = \sum_k k P_k \Big/ \sum_k P_k
+
+    Args:
+        power: Squared amplitudes, not negative. Shape ``(..., K)``.
+        frequencies: Shape ``(K,)``.
+
+    Returns:
+        In the unit of ``frequencies``; NaN where there is no power. Shape ``(...,)``.
+
+    Example:
+        >>> spectral_centroid(torch.tensor([3.0, 1.0]), [10, 20]).item()
+        12.5
+    """
+    k = torch.as_tensor(frequencies).to(power)
+    return (power * k).sum(-1) / power.sum(-1)
+
+
+def power_below(power: Tensor, frequencies: Tensor | Sequence[float], cutoff: float) -> Tensor:
+    r"""Share of the power at frequencies up to a cutoff.
+
+    .. math:: \sum_{k \le k_c} P_k \Big/ \sum_k P_k
+
+    Args:
+        power: Squared amplitudes, not negative. Shape ``(..., K)``.
+        frequencies: Shape ``(K,)``.
+        cutoff: Included, in the unit of ``frequencies``.
+
+    Returns:
+        Between 0 and 1, dimensionless; NaN where there is no power. Shape ``(...,)``.
+
+    Example:
+        >>> power_below(torch.tensor([3.0, 1.0]), [10, 20], cutoff=10).item()
+        0.75
+    """
+    k = torch.as_tensor(frequencies).to(power)
+    return (power * (k <= cutoff)).sum(-1) / power.sum(-1)
+
+
+def half_amplitude_steps(steps: Tensor | Sequence[int], amplitudes: Tensor, level: float = 0.5) -> Tensor:
+    r"""First step at which each amplitude reaches a level, half of its target by default.
+
+    .. math:: t_k = \min \{ t : |\tilde f_k(t)| \ge \text{level} \}
+
+    Args:
+        steps: Increasing. Shape ``(T,)``.
+        amplitudes: Normalised by those of the target. Shape ``(T, K)``.
+        level: Of the normalised amplitude.
+
+    Returns:
+        In optimizer steps, float64; NaN if the level was never reached. Shape ``(K,)``.
+
+    Example:
+        >>> half_amplitude_steps([0, 10, 20], torch.tensor([[0.1, 0.0], [0.6, 0.2], [0.4, 0.3]])).tolist()
+        [10.0, nan]
+
+    Reference:
+        Baratin (2021), figure 3.1: the order in which frequencies are learned.
+    """
+    t = torch.as_tensor(steps, device=amplitudes.device).double()
+    reached = amplitudes >= level
+    first = t[reached.to(torch.int8).argmax(0)]
+    return torch.where(reached.any(0), first, torch.full_like(first, torch.nan))

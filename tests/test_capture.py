@@ -1,0 +1,281 @@
+"""What is seen of loops that were not written for us."""
+
+import copy
+import gc
+import pickle
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from probes import Measurement, Probe, ProbeManager, every, open_run
+
+
+class Seen(Probe):
+    """Yields the mean of the output on the train batch."""
+
+    needs = frozenset({"batch"})
+
+    def measure(self, run, step):
+        yield Measurement("seen/mean", run.evaluate("train").mean())
+
+
+def net(inputs=4, outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, outputs))
+
+
+def train(model, loss, x, optimizer=None, steps=2, **call):
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(model(x, **call)).backward()
+        optimizer.step()
+
+
+def attached(model, **settings):
+    return ProbeManager(model, probes=[Seen(every(1))], sinks=[], overhead=None, **settings).attach()
+
+
+X = torch.arange(24.0).reshape(6, 4) / 24
+Y = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (lambda out: F.cross_entropy(out, Y), Y),
+        (lambda out: F.cross_entropy(input=out, target=Y), Y),
+        (lambda out: nn.CrossEntropyLoss()(out, Y), Y),
+        (lambda out: F.nll_loss(F.log_softmax(out, 1), Y), Y),
+        (lambda out: nn.MSELoss()(out[:, 0], Y.float()), Y.float()),
+        (lambda out: F.binary_cross_entropy_with_logits(out[:, 1], (Y > 0).float()), (Y > 0).float()),
+        (lambda out: ((out[:, 0] - Y.float()) ** 2).mean(), Y.float()),
+        (lambda out: (Y.float() - out[:, 0]).abs().mean(), Y.float()),
+        (lambda out: F.smooth_l1_loss(out.squeeze(), Y.float()[:, None].expand(6, 3)), Y.float()[:, None].expand(6, 3)),
+    ],
+)
+def test_inputs_and_targets_are_seen(loss, targets):
+    model = net()
+    manager = attached(model)
+    train(model, loss, X)
+    batch = manager.run.batches["train"]
+    assert torch.equal(batch.inputs, X) and torch.equal(batch.targets, targets)
+    assert "with targets, seen in" in manager.report()
+    manager.detach()
+
+
+def test_a_loss_that_cannot_be_seen_is_reported_with_what_to_pass():
+    model = net()
+    manager = attached(model)
+    train(model, lambda out: out.square().mean(), X)
+    assert manager.run.batches["train"].targets is None
+    assert "without targets: pass batches={'train': (inputs, targets)}" in manager.report()
+    manager.detach()
+
+
+def test_labels_among_the_keyword_arguments_are_the_targets():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x=None, labels=None):
+            logits = self.net(x)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    model = Model()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(x=X, labels=Y)["loss"].backward()
+    optimizer.step()
+    assert torch.equal(manager.run.batches["train"].targets, Y)
+    assert "the argument 'labels' of the model" in manager.report()
+    manager.detach()
+
+
+def test_the_batch_is_at_most_a_hundred_samples_and_a_copy():
+    model, x = net(), torch.randn(300, 4)
+    manager = attached(model)
+    kept = x[:100].clone()
+    train(model, lambda out: F.mse_loss(out, torch.zeros(300, 3)), x)
+    x.zero_()
+    assert torch.equal(manager.run.batches["train"].inputs, kept)
+    assert manager.run.batches["train"].targets.shape == (100, 3)
+    manager.detach()
+
+
+def test_a_dry_run_and_an_evaluation_are_not_taken_for_the_first_batch():
+    model = net()
+    manager = attached(model)
+    model(torch.zeros(1, 4))
+    with torch.no_grad():
+        model(torch.ones(2, 4))
+    train(model, lambda out: F.cross_entropy(out, Y), X)
+    assert torch.equal(manager.run.batches["train"].inputs, X)
+    manager.detach()
+
+
+def test_gradient_accumulation_keeps_one_micro_batch():
+    model = net()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for part in range(3):
+        F.cross_entropy(model(X[2 * part : 2 * part + 2]), Y[2 * part : 2 * part + 2]).backward()
+    optimizer.step()
+    batch = manager.run.batches["train"]
+    assert torch.equal(batch.inputs, X[:2]) and torch.equal(batch.targets, Y[:2]) and manager.run.step == 1
+    manager.detach()
+
+
+class Mine(TorchFunctionMode):
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        Mine.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_users_function_modes_may_begin_and_end_anywhere():
+    model = net()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Mine() as outer:
+        out = model(X)
+        with Mine() as inner:
+            assert _get_current_function_mode_stack()[-1] is inner
+        assert _get_current_function_mode_stack()[-1] is outer
+    with torch.device("cpu"):
+        loss = F.cross_entropy(out, Y)
+    loss.backward()
+    optimizer.step()
+    assert _get_current_function_mode_stack() == [] and torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
+
+
+def test_a_default_device_is_left_alone():
+    model = net()
+    manager = attached(model)
+    with torch.device("cpu"):
+        train(model, lambda out: F.cross_entropy(out, Y), X)
+        assert torch.equal(manager.run.batches["train"].targets, Y)
+    assert _get_current_function_mode_stack() == []
+    manager.detach()
+
+
+def test_nothing_is_watched_after_the_first_step():
+    model = net()
+    manager = attached(model)
+    train(model, lambda out: F.cross_entropy(out, Y), X, steps=1)
+    assert not model._forward_hooks and not model._forward_pre_hooks and _get_current_function_mode_stack() == []
+    manager.detach()
+
+
+def test_an_output_without_a_tensor_is_reported_and_training_goes_on(caplog):
+    class Model(nn.Linear):
+        def forward(self, x):
+            return {"scores": super().forward(x)}
+
+    model = Model(4, 3)
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(X)["scores"], Y).backward()
+    optimizer.step()
+    assert "The model returns dict with keys ['scores']" in caplog.text and "Pass output=" in caplog.text
+    assert "does not run: no batch was seen" in caplog.text and manager.run.step == 1
+    manager.detach()
+
+
+def test_output_picks_from_what_the_model_returns():
+    class Model(nn.Linear):
+        def forward(self, x):
+            return {"scores": super().forward(x)}
+
+    model = Model(4, 3)
+    manager = attached(model, output=lambda result: result["scores"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(X)["scores"], Y).backward()
+    optimizer.step()
+    assert torch.equal(manager.run.batches["train"].targets, Y) and manager._dispatch.measured == 2
+    manager.detach()
+
+
+@pytest.mark.parametrize("when", ["fresh", "trained"])
+def test_copies_and_pickles_of_an_attached_model_do_not_call_us(when, tmp_path):
+    model = net()
+    manager = attached(model)
+    if when == "trained":
+        train(model, lambda out: F.cross_entropy(out, Y), X)
+    twin = copy.deepcopy(model)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    pickle.loads(pickle.dumps(model))
+    step = manager.run.step
+    for other in (twin, loaded):
+        assert other(X).shape == (6, 3) and "ProbeManager" not in repr(vars(other))
+        train(other, lambda out: F.cross_entropy(out, Y), X)
+    if when == "fresh":
+        assert manager.run.batches == {}
+    assert manager.run.step == step
+    manager.detach()
+
+
+def test_a_saved_model_loads_where_this_package_is_not_installed(tmp_path):
+    model = net()
+    manager = attached(model)
+    torch.save(model, tmp_path / "model.pt")
+    manager.detach()
+    script = (
+        "import sys; sys.modules['probes'] = None\n"
+        f"import torch; m = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False); print(m(torch.ones(1, 4)).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "torch.Size([1, 3])" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("sinks", [[], None])
+def test_an_unassigned_manager_lives_as_long_as_the_model(sinks, tmp_path):
+    model = net()
+    manager = ProbeManager(model, probes=[Seen(every(1))], sinks=sinks, overhead=None, log_dir=tmp_path).attach()
+    gone = weakref.ref(manager)
+    del manager
+    gc.collect()
+    train(model, lambda out: F.cross_entropy(out, Y), X)
+    assert gone() is not None and gone().run.step == 2
+    del model
+    gc.collect()
+    assert gone() is None
+    if sinks is None:  # and what it measured was written and closed
+        assert open_run(tmp_path)["seen/mean"].sizes["step"] == 3
+
+
+def test_a_compiled_wrapper_is_seen_when_it_is_given():
+    model = net()
+    compiled = torch.compile(model, backend="eager")
+    manager = ProbeManager(compiled, probes=[Seen(every(1))], sinks=[], overhead=None).attach()
+    train(compiled, lambda out: F.cross_entropy(out, Y), X)
+    assert manager.run.model is model and manager._dispatch.measured == 3
+    assert all("_orig_mod" not in name for name in manager.run.layers)
+    manager.detach()
+
+
+def test_a_model_called_through_a_compiled_wrapper_is_reported_without_recompiling(caplog):
+    torch._dynamo.reset()
+    model = net()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    manager = attached(model)
+    compiled = torch.compile(model, backend=backend)
+    train(compiled, lambda out: F.cross_entropy(out, Y), X, steps=4)
+    assert len(graphs) == 1
+    assert "Pass the object that the loop calls" in caplog.text and manager.run.step == 4
+    manager.detach()

@@ -1,0 +1,96 @@
+"""Plugins are found as third parties register them: real distributions on the import path."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from probes import ProbeManager
+from probes.discovery import BrokenPlugin, installed, load
+
+GOOD = """
+from probes import Measurement, Probe
+
+class Toy(Probe):
+    name = "toy"
+    def measure(self, run, step):
+        yield Measurement("toy/one", 1.0)
+"""
+
+
+@pytest.fixture
+def distribution(tmp_path, monkeypatch):
+    def install(name, body, attribute="Toy"):
+        (tmp_path / f"probes_{name}.py").write_text(body)
+        info = tmp_path / f"probes_{name}-0.3.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: probes-{name}\nVersion: 0.3\n")
+        (info / "entry_points.txt").write_text(f"[probes]\n{name} = probes_{name}:{attribute}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("PROBES_PLUGINS", name)
+
+    yield install
+    for module in [module for module in sys.modules if module in ("probes_toy", "probes_bad")]:
+        del sys.modules[module]
+
+
+def step(model, manager):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with manager.attach(optimizer):
+        model(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+        return manager.report()
+
+
+def test_a_third_partys_probe_runs_by_default_once_installed(distribution):
+    distribution("toy", GOOD)
+    manager = ProbeManager(nn.Linear(2, 1), sinks=[])
+    assert "toy" in step(manager.run.model, manager)
+    assert manager.run.step == 1 and type(manager._probes[0]).__name__ == "Toy"
+
+
+@pytest.mark.parametrize("chosen", [None, ["bad"]])
+@pytest.mark.parametrize(
+    ("body", "attribute", "reason"),
+    [
+        ("import foo_that_is_not_there", "Toy", "ModuleNotFoundError"),
+        ("Toy = 3", "Toy", "must be a subclass"),
+        ("", "Toy", "AttributeError"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_training_goes_on(distribution, caplog, chosen, body, attribute, reason):
+    distribution("bad", body, attribute)
+    manager = ProbeManager(nn.Linear(2, 1), probes=chosen, sinks=[])
+    report = step(manager.run.model, manager)
+    assert manager.run.step == 1 and "'bad' (probes-bad 0.3)" in caplog.text and reason in caplog.text
+    assert caplog.text.count("Training goes on without it.") == 1 and "'bad' (probes-bad 0.3)" in report
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="No probe is named 'nothing'. Installed probes: .*fourier"):
+        load("nothing")
+
+
+def test_every_shipped_entry_point_loads():
+    for name, entry in installed().items():
+        if entry.module.startswith("probes_"):
+            assert load(name).__module__.startswith(entry.module)
+
+
+def test_a_broken_plugin_is_an_import_error(distribution):
+    distribution("bad", "raise RuntimeError('at import')")
+    with pytest.raises(BrokenPlugin, match="at import"):
+        load("bad")
+
+
+def test_the_core_imports_no_plugin_and_no_optional_package():
+    script = (
+        "import sys, probes, probes.manager, probes.reading, probes.sinks.hdf5, probes.sinks.tensorboard\n"
+        "bad = [m for m in sys.modules if m.startswith('probes_') or m.partition('.')[0] in "
+        "('xarray', 'h5netcdf', 'matplotlib', 'rich', 'typer', 'sklearn', 'torchvision', 'tensorboard', 'lightning')]\n"
+        "print(bad)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

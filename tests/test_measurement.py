@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from probes import Axis, Measurement
+
+
+def test_measurement_numbers_the_dimensions_that_have_no_coords():
+    item = Measurement("a/b", torch.ones(3), dims=("layer",))
+    np.testing.assert_array_equal(item.coords["layer"].values, [0, 1, 2])
+
+
+def test_measurement_keeps_no_reference_to_the_tensor():
+    weight = torch.zeros(2)
+    item = Measurement("a", weight, dims=("i",))
+    weight.add_(1)
+    np.testing.assert_array_equal(item.value, [0, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_measurement_of_half_precision_is_float32(dtype):
+    assert Measurement("a", torch.ones((), dtype=dtype)).value.dtype == np.float32
+
+
+def test_measurement_keeps_complex_values():
+    assert Measurement("a", torch.tensor([1 + 2j]), dims=("k",)).value[0] == 1 + 2j
+
+
+@pytest.mark.parametrize("name", ["", "/a", "a/", "a//b", "..", "a/../b", "a b", "a\nb", 3])
+def test_measurement_rejects_a_name_that_is_no_path(name):
+    with pytest.raises(ValueError, match="`name` of a measurement must be a path"):
+        Measurement(name, 1.0)
+
+
+@pytest.mark.parametrize("dims", [(), ("step",), ("i", "j"), ("i", "i")])
+def test_measurement_rejects_dims_that_do_not_fit(dims):
+    with pytest.raises(ValueError, match=r"`dims` of measurement 'a' must name each of the 1 dimensions"):
+        Measurement("a", [1.0, 2.0], dims=dims)
+
+
+def test_measurement_rejects_coords_of_another_length():
+    with pytest.raises(ValueError, match=r"`coords\['k'\]` of measurement 'a' has shape \(3,\)"):
+        Measurement("a", [1.0, 2.0], dims=("k",), coords={"k": Axis([1, 2, 3])})
+
+
+def test_measurement_rejects_a_standard_error_of_another_shape():
+    with pytest.raises(ValueError, match="`standard_error` of measurement 'a' must have the shape of its value"):
+        Measurement("a", [1.0, 2.0], dims=("k",), standard_error=1.0)
+
+
+@pytest.mark.parametrize("value", ["1", None, object(), [1.0, "a"]])
+def test_measurement_rejects_what_is_no_number(value):
+    with pytest.raises(TypeError, match="must be a number or an array of numbers"):
+        Measurement("a", value, dims=("k",) if isinstance(value, list) else ())
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (Measurement("a", [1.0, 2.0, 3.0], dims=("k",)), "shape changed"),
+        (Measurement("a", [1.0, 2.0], dims=("j",)), "dims changed"),
+        (Measurement("a", [1.0, 2.0], dims=("k",), unit="s"), "unit changed"),
+        (Measurement("a", [1.0, 2.0], dims=("k",), coords={"k": [5, 6]}), "coordinates of 'k' changed"),
+        (Measurement("a", [1.0, 2.0j], dims=("k",)), "dtype changed"),
+        (Measurement("a", [1.0, 2.0], dims=("k",), standard_error=[0.0, 0.0]), "standard error"),
+    ],
+)
+def test_disagreement_of_a_stream_is_named(other, reason):
+    assert reason in Measurement("a", [1.0, 2.0], dims=("k",)).disagreement(other)
+
+
+def test_measurements_of_one_kind_agree():
+    assert Measurement("a", [1.0], dims=("k",)).disagreement(Measurement("a", [7.0], dims=("k",))) is None

@@ -1,0 +1,211 @@
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from probes.steps import StepCounter, unwrap_optimizer
+
+
+class Watch:
+    def __init__(self, model, optimizers=(), due=0):
+        self.seen, self.first = [], 0
+        self.counter = StepCounter(model, list(optimizers), self.before, self.seen.append, lambda: due)
+
+    def before(self):
+        self.first += 1
+
+
+def backward(model):
+    model.zero_grad()
+    model(torch.randn(4, 2)).square().mean().backward()
+
+
+@pytest.fixture(params=["given", "found"])
+def given(request):
+    return request.param == "given"
+
+
+BUILTIN = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "NAdam",
+    "RAdam",
+    "Adagrad",
+    "Adadelta",
+    "Adamax",
+    "ASGD",
+    "Rprop",
+    "RMSprop",
+    "Adafactor",
+]
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_every_builtin_optimizer_is_counted(name, given):
+    model = nn.Linear(2, 1)
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.01)
+    watch = Watch(model, [optimizer] if given else [])
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+    assert watch.seen == [1, 2, 3] and watch.first == 1
+    watch.counter.remove()
+    optimizer.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_a_closure_that_runs_many_times_is_one_step(given):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    watch = Watch(model, [optimizer] if given else [])
+
+    def closure():
+        backward(model)
+        return model(torch.ones(1, 2)).sum()
+
+    optimizer.step(closure)
+    optimizer.step(closure)
+    assert watch.seen == [1, 2]
+
+
+def test_a_nested_super_step_counts_once(given):
+    class Nested(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    model = nn.Linear(2, 1)
+    optimizer = Nested(model.parameters(), lr=0.1)
+    watch = Watch(model, [optimizer] if given else [])
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_counting_goes_on_after_an_exception_inside_a_nested_step():
+    class Failing(torch.optim.SGD):
+        fail = True
+
+        def step(self, closure=None):
+            super().step(closure)
+            if self.fail:
+                raise RuntimeError("after the inner step")
+
+    model = nn.Linear(2, 1)
+    optimizer = Failing(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    backward(model)
+    with pytest.raises(RuntimeError, match="after the inner step"):
+        optimizer.step()
+    optimizer.fail = False
+    optimizer.step()
+    optimizer.step()
+    assert watch.seen == [1, 2]
+
+
+def test_a_scheduler_does_not_change_the_count():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+        scheduler.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_two_optimizers_of_one_model_count_one_step_each_round():
+    model = nn.Linear(2, 1)
+    both = [torch.optim.SGD([model.weight], lr=0.1), torch.optim.Adam([model.bias])]
+    watch = Watch(model)
+    for _ in range(3):
+        backward(model)
+        for optimizer in both:
+            optimizer.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_the_optimizer_of_another_model_does_not_count():
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    watch = Watch(model)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    backward(other)
+    optimizer.step()
+    assert watch.seen == [] and watch.first == 0
+    # ... until it is given a parameter of ours.
+    optimizer.add_param_group({"params": [model.weight]})
+    optimizer.step()
+    assert watch.seen == [1]
+
+
+def test_a_scaler_that_skips_is_no_step():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for bad in (True, False, True, False):
+        backward(model)
+        if bad:
+            model.weight.grad[0, 0] = float("inf")
+        scaler.scale(torch.zeros(()))  # so that the scaler is initialised
+        scaler.step(optimizer)
+        scaler.update()
+    assert watch.seen == [1, 2]
+
+
+@pytest.mark.parametrize("due", [0, 1, 3])
+def test_a_fused_update_that_was_skipped_inside_the_kernel_is_no_step(due):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    watch = Watch(model, due=due)
+    for bad in (True, False, True, False, False):
+        backward(model)
+        # What GradScaler does around the step of a fused optimizer.
+        optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.full((), float(bad))
+        before = model.weight.clone()
+        optimizer.step()
+        assert torch.equal(before, model.weight) == bad
+        del optimizer.grad_scale, optimizer.found_inf
+    # Once a step may be due the count is exact.
+    assert watch.counter.step == 3 and watch.seen[-1] == 3
+
+
+def test_resumed_counting_goes_on():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    watch.counter.resume(41)
+    backward(model)
+    optimizer.step()
+    assert watch.seen == [42]
+
+
+def test_step_hooks_do_not_keep_the_model_alive_and_go_with_it():
+    gc.collect()
+    before = len(_global_optimizer_post_hooks), len(_global_optimizer_pre_hooks)
+    model = nn.Linear(2, 1)
+    watch = Watch(model)
+    gone = weakref.ref(model)
+    del model, watch
+    gc.collect()
+    assert gone() is None
+    assert (len(_global_optimizer_post_hooks), len(_global_optimizer_pre_hooks)) == before
+
+
+def test_a_framework_wrapper_is_taken_off():
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    inner = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    assert unwrap_optimizer(Wrapper(inner)) is inner
+
+
+def test_what_is_no_torch_optimizer_is_refused():
+    with pytest.raises(TypeError, match=r"`optimizer` must be a torch.optim.Optimizer .* got dict"):
+        unwrap_optimizer({})
