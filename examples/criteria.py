@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Finding", "enough", "spearman"]
 
@@ -33,7 +33,7 @@ def enough(passed: Sequence[bool]) -> bool:
         >>> enough([True, True, True, True, False]), enough([True, True, False])
         (True, False)
     """
-    return sum(passed) >= len(passed) - len(passed) // 5
+    return bool(sum(passed) >= len(passed) - len(passed) // 5)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
@@ -51,12 +51,12 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
         1.0
     """
 
-    def ranks(values: ArrayLike) -> np.ndarray[Any, Any]:
+    def ranks(values: ArrayLike) -> NDArray[np.float64]:
         numbers = np.asarray(values, dtype=float)
         below, equal = numbers[:, None] > numbers, numbers[:, None] == numbers
-        centred = below.sum(1) + equal.sum(1) / 2
-        centred -= centred.mean()
-        return centred
+        rank: NDArray[np.float64] = below.sum(1) + equal.sum(1) / 2
+        rank -= rank.mean()
+        return rank
 
     a, b = ranks(x), ranks(y)
     scale = float(np.sqrt((a @ a) * (b @ b)))

@@ -112,14 +112,15 @@ def _from_torchvision(
     class_name: str, folder: Path, train: bool, path: Path, shape: tuple[int, ...]
 ) -> tuple[Array, Array]:
     try:
-        from torchvision import datasets
+        from torchvision import datasets  # type: ignore[import-untyped]
 
         data = getattr(datasets, class_name)(folder, train=train, download=True)
     except (ImportError, OSError, RuntimeError) as error:  # not installed, no network, no mirror answers
         raise FileNotFoundError(
             f"{class_name} is not in {folder.resolve()} and torchvision could not download it ({error}). Set the "
             f"environment variable PROBES_DATA to a folder that holds {path.name}: a file of numpy.savez with the "
-            f"uint8 arrays x_train and x_test of shape (N, {', '.join(map(str, shape))}), y_train and y_test of shape (N,)."
+            f"uint8 arrays x_train and x_test of shape (N, {', '.join(map(str, shape))}), y_train and y_test of shape "
+            f"(N,)."
         ) from error
     return np.asarray(data.data), np.asarray(data.targets)
 

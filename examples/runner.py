@@ -124,7 +124,7 @@ def run(
     findings = chosen.judge(settings, results)
     chosen.draw(settings, results, out)
     judged = chosen.presets[preset].judged
-    verdict = all(finding.passed is not False for finding in findings) if judged else None
+    verdict = all(finding.passed is None or bool(finding.passed) for finding in findings) if judged else None
     report = {
         "experiment": name,
         "figure": chosen.figure,

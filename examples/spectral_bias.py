@@ -53,10 +53,8 @@ def amplitudes(settings: Settings, kind: str) -> Tensor:
 def target(settings: Settings, kind: str, seed: int) -> Tensor:
     r"""λ(z) = Σ A_i sin(2π k_i z + φ_i) on the grid, φ_i uniform (Baratin (2021), eq. 8). Shape ``(N, 1)``."""
     phases = 2 * torch.pi * torch.rand(len(settings.frequencies), generator=torch.Generator().manual_seed(seed))
-    z = grid(settings.num_points)[:, None]
-    return (amplitudes(settings, kind) * torch.sin(2 * torch.pi * z * torch.tensor(settings.frequencies) + phases)).sum(
-        1, keepdim=True
-    )
+    angles = 2 * torch.pi * grid(settings.num_points)[:, None] * torch.tensor(settings.frequencies) + phases  # (N, K)
+    return (amplitudes(settings, kind) * torch.sin(angles)).sum(1, keepdim=True)
 
 
 class LearntFunction(Probe):
@@ -84,7 +82,7 @@ def fit(settings: Settings, task: Task, kind: str, probes: Sequence[Probe]) -> N
     with manager.attach(optimizer):
         for _ in task.steps(settings.steps):
             optimizer.zero_grad()
-            nn.functional.mse_loss(model(z), y).backward()
+            nn.functional.mse_loss(model(z), y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
 

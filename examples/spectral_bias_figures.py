@@ -38,25 +38,18 @@ def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
         heat.set_yticks(np.arange(len(first.frequencies)), [f"{k:g}" for k in first.frequencies])
         half = np.median([fit.half for fit in fits], axis=0)
         reached = np.isfinite(half)
-        heat.plot(
-            half[reached],
-            np.flatnonzero(reached),
-            "o",
-            mfc="none",
-            mec="white",
-            label="half amplitude reached (median)",
-        )
-        heat.set_title(f"Fig. {panel}")
+        heat.plot(half[reached], np.flatnonzero(reached), "o", mfc="none", mec="white")
+        heat.set_title(f"Fig. {panel} (○ half reached, median)", fontsize=11)
         colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(first.layers)))
         for layer, (name, color) in enumerate(zip(first.layers, colors, strict=True)):
             lines.plot(first.steps, np.mean([fit.norms[:, layer] for fit in fits], axis=0), color=color, label=name)
         lines.set(xlabel="training step", xlim=(first.steps[0], first.steps[-1]), yscale="log")
+        lines.locator_params(axis="x", nbins=5)
         lines.yaxis.set_major_formatter("{x:g}")
         lines.yaxis.set_minor_formatter("")
         lines.grid(alpha=0.3)
     axes[0, 0].set_ylabel("frequency (cycles)")
     axes[1, 0].set_ylabel("spectral norm of the weights")
-    axes[0, 0].legend(loc="upper left", fontsize=9, labelcolor="white", facecolor="none", edgecolor="none")
     axes[1, 1].legend(fontsize=9, ncols=2)
     bar = figure.colorbar(image, ax=axes[0, :], extend="max", pad=0.01)
     bar.set_label("amplitude / target amplitude")
@@ -76,7 +69,7 @@ def _learnt_function(fit: Fit, path: Path) -> None:
         axis.set_title(f"step {fit.steps[index]}: {learned} learned by half", fontsize=11)
         axis.set_xlim(0, 1)
     for axis in axes[1]:
-        axis.set_xlabel("z (paths)")
+        axis.set_xlabel("z")
     for axis in axes[:, 0]:
         axis.set_ylabel("function value")
     axes[0, 0].legend(loc="upper right", fontsize=9)

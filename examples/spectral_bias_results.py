@@ -36,7 +36,8 @@ class Fit:
     def half(self) -> Array:
         """Step at which each amplitude first reaches half the target's; infinity when never. Shape ``(K,)``."""
         steps = half_amplitude_steps(torch.tensor(self.steps), torch.tensor(self.amplitude))
-        return np.nan_to_num(steps.double().numpy(), nan=np.inf)
+        half: Array = np.nan_to_num(steps.numpy(), nan=np.inf)
+        return half
 
     @property
     def loss(self) -> Array:
@@ -57,7 +58,7 @@ class Fit:
 
         over the target's frequencies, or with ``between`` over all integers k. Shape ``(T,)``.
         """
-        k = np.arange(len(self.target) // 2 + 1) if between else self.frequencies
+        k = np.arange(len(self.target) // 2 + 1) if between else self.frequencies.astype(int)
         residual = np.abs(np.fft.rfft(self.target - self.learnt.astype(float))[:, k]) ** 2
         energy = np.abs(np.fft.rfft(self.target)[k]) ** 2
         low = k <= self.cutoff[:, None]
@@ -92,7 +93,7 @@ def _order(panel: str, fits: list[Fit], equal: bool) -> Finding:
     allowed = len(k) * (len(k) - 1) // 2 // 15
     inverted = [inversions(steps) for steps in half]
     order = [spearman(k, steps) for steps in half]
-    ratio = [steps[-1] / steps[0] if np.isfinite(steps[0]) else np.nan for steps in half]
+    ratio = [steps[-1] / max(steps[0], 1) if np.isfinite(steps[0]) else np.nan for steps in half]
     lowest = [float(fit.amplitude[-1, 0]) for fit in fits]
     passed = [
         i <= allowed and s >= 0.9 and r >= 8 and (not equal or 0.85 <= a <= 1.15)
@@ -105,8 +106,9 @@ def _order(panel: str, fits: list[Fit], equal: bool) -> Finding:
         measured=f"median of seeds {', '.join(f'{f:g}: {m}' for f, m in zip(k, middle, strict=True))}\n"
         f"inversions {_list(inverted)}; Spearman {_list(order, '.2f')}\n"
         f"highest / lowest {_list(ratio, '.0f')}\nfinal amplitude of {k[0]:g} cycles {_list(lowest, '.2f')}",
-        criterion=f"at most {allowed} inversion{'s' * (allowed != 1)} of {len(k) * (len(k) - 1) // 2} pairs, Spearman >= 0.9, highest / "
-        f"lowest >= 8{', final amplitude of the lowest 0.85 to 1.15' if equal else ''}; never reached counts as last",
+        criterion=f"at most {allowed} inversion{'s' * (allowed != 1)} of {len(k) * (len(k) - 1) // 2} pairs, "
+        f"Spearman >= 0.9, highest / lowest >= 8{', final amplitude of the lowest 0.85 to 1.15' if equal else ''}; "
+        f"never reached counts as last",
         passed=enough(passed),
         values={"half_amplitude_steps": half, "inversions": inverted, "spearman": order, "ratio": ratio,
                 "final_amplitude_of_lowest": lowest, "passed": passed},

@@ -63,7 +63,7 @@ def train(settings: Settings, task: Task) -> None:
 
 
 def read(settings: Settings, folder: Path, seed: int) -> Retention:
-    measured = open_run(folder / "log")["robustness/amplitude"]
+    measured = open_run(folder / "log")["robustness/relative_amplitude"]
     return Retention(
         deltas=measured["delta"].to_numpy(),
         frequencies=measured["frequency"].to_numpy(),

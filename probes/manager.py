@@ -101,9 +101,10 @@ class ProbeManager:
         self._given_log_dir = Path(log_dir) if log_dir is not None else None
         self._given_optimizers: list[Optimizer] = []
         self._broken: list[str] = []
-        self._probes = [self._make(probe) for probe in (default_names() if probes is None else probes)]
-        if probes is None:
-            self._probes = [probe for probe in self._probes if probe is not None and probe.by_default]
+        made = [
+            self._make(probe, named=probes is not None) for probe in (default_names() if probes is None else probes)
+        ]
+        self._probes = [probe for probe in made if probe is not None]
         self._sinks = list(sinks) if sinks is not None else None
         self._overhead, self._on_error = overhead, on_error
         Governor(overhead)  # refuses a bad budget here, where it was given
@@ -265,13 +266,14 @@ class ProbeManager:
 
     # ----------------------------------------------------------------------------------------------------- internals
 
-    def _make(self, probe: Any) -> Any:
+    def _make(self, probe: Any, named: bool) -> Any:
         if isinstance(probe, str):
             try:
-                return load(probe)()
+                found = load(probe)
             except BrokenPlugin as error:
                 self._broken.append(f"{error} Training goes on without it.")
                 return None
+            return found() if named or found.by_default else None
         if isinstance(probe, type):
             raise TypeError(f"`probes` must hold instances or names; write {probe.__name__}() instead of the class.")
         if not isinstance(probe, Probe) and not any(

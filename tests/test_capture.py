@@ -232,7 +232,8 @@ def test_a_saved_model_loads_where_this_package_is_not_installed(tmp_path):
     manager.detach()
     script = (
         "import sys; sys.modules['probes'] = None\n"
-        f"import torch; m = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False); print(m(torch.ones(1, 4)).shape)"
+        f"import torch; model = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
+        "print(model(torch.ones(1, 4)).shape)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "torch.Size([1, 3])" in done.stdout, done.stderr

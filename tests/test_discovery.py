@@ -69,7 +69,7 @@ def test_a_broken_plugin_is_named_and_training_goes_on(distribution, caplog, cho
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="No probe is named 'nothing'. Installed probes: .*fourier"):
+    with pytest.raises(ValueError, match=r"No probe is named 'nothing'. Installed probes: .*fourier"):
         load("nothing")
 
 

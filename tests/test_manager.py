@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, hookimpl, open_run
 
@@ -277,7 +278,7 @@ def test_nothing_is_left_after_an_exception_in_the_users_loop(model, optimizer, 
         run_steps(model, optimizer, 3)
         raise RuntimeError("the user's own")
     assert not optimizer._optimizer_step_post_hooks and not optimizer._optimizer_step_pre_hooks
-    assert not torch.optim.optimizer._global_optimizer_post_hooks
+    assert not _global_optimizer_post_hooks
     assert not model._forward_hooks and not model._forward_pre_hooks and not any("probes" in key for key in vars(model))
     assert open_run(tmp_path)["norm/weight"].sizes["step"] == 4
     import xarray
@@ -297,7 +298,7 @@ def test_a_manager_can_attach_again_after_detach(model, optimizer, tmp_path):
 
 def test_attach_twice_is_refused(model):
     manager = ProbeManager(model, [], sinks=[]).attach()
-    with pytest.raises(RuntimeError, match="attached already. Call detach"):
+    with pytest.raises(RuntimeError, match=r"attached already. Call detach"):
         manager.attach()
     manager.detach()
     manager.detach()  # once more does no harm
@@ -333,7 +334,7 @@ def test_bad_settings_are_refused(model, arguments, error, message):
 
 
 def test_what_is_no_module_is_refused():
-    with pytest.raises(TypeError, match="`model` must be a torch.nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module, got function"):
         ProbeManager(lambda x: x)
 
 

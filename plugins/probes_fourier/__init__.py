@@ -1,3 +1,14 @@
+"""Spectra of the function that a network has learned: lower frequencies are learned first.
+
+Probes: :class:`FourierSpectrum` (amplitudes along a path, or between samples of a batch), :class:`SpectralNorm` (of
+every layer, with the Lipschitz bounds), :class:`KernelSpectrum` (generalised frequencies on real data),
+:class:`RadialSpectrum` (functions of two inputs), :class:`SpectrumRobustness` (what survives a perturbation of the
+parameters). Each is a thin class around pure functions of tensors, which can be used by themselves; among them
+:func:`breakpoints` and :func:`piecewise_linear_coefficients`, the exact spectrum of a ReLU network without a grid.
+
+Sources: Rahaman et al. (2019); Baratin (2021), chapter 3 and appendix A.
+"""
+
 from .broken_line import linear_regions as linear_regions
 from .broken_line import piecewise_linear_coefficients as piecewise_linear_coefficients
 from .dft import amplitude as amplitude
@@ -15,6 +26,11 @@ from .lipschitz import max_norm_bound as max_norm_bound
 from .lipschitz import spectral_norm_product as spectral_norm_product
 from .noise import kernel_noise as kernel_noise
 from .noise import radial_wave as radial_wave
+from .probe import FourierSpectrum as FourierSpectrum
+from .probe_kernel import KernelSpectrum as KernelSpectrum
+from .probe_norms import SpectralNorm as SpectralNorm
+from .probe_radial import RadialSpectrum as RadialSpectrum
+from .probe_robustness import SpectrumRobustness as SpectrumRobustness
 from .radial import radial_spectrum as radial_spectrum
 from .robustness import PerturbedAmplitudes as PerturbedAmplitudes
 from .robustness import perturbed_amplitudes as perturbed_amplitudes

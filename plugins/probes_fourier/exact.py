@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from .linearity import KinkFound, Observer
 
-__all__ = ["breakpoints", "double"]
+__all__ = ["breakpoints", "double", "double_state", "float64_or_reason"]
 
 # Breakpoints closer than this to one another, in segments, are one: what is left out is below the rounding of float64.
 _CLOSEST = 2.0**-46
@@ -29,24 +30,36 @@ def double(model: nn.Module) -> Callable[..., Tensor]:
         >>> double(nn.Linear(2, 1))(torch.zeros(3, 2, dtype=torch.float64)).dtype
         torch.float64
     """
-    state = {
+    state = double_state(model)
+
+    def function(*args: object, **kwargs: object) -> Tensor:
+        with float64_or_reason():
+            output: Tensor = torch.func.functional_call(model, state, args, kwargs)
+        return output
+
+    return function
+
+
+def double_state(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers in float64, by name; integers as they are."""
+    return {
         name: tensor.detach().double() if tensor.is_floating_point() else tensor
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
 
-    def function(*args: object, **kwargs: object) -> Tensor:
-        try:
-            output: Tensor = torch.func.functional_call(model, state, args, kwargs)
-        except RuntimeError as error:
-            if "dtype" not in str(error) and "Double" not in str(error) and "scalar type" not in str(error):
-                raise
-            raise ValueError(
-                f"The model cannot be evaluated in float64, for a module in it insists on another precision ({error}); "
-                f"measure it on a grid instead."
-            ) from error
-        return output
 
-    return function
+@contextmanager
+def float64_or_reason() -> Iterator[None]:
+    """Turn torch's complaint about mixed precisions into one that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "dtype" not in str(error) and "Double" not in str(error) and "scalar type" not in str(error):
+            raise
+        raise ValueError(
+            f"The model cannot be evaluated in float64, for a module in it insists on another precision ({error}); "
+            f"measure it on a grid instead."
+        ) from error
 
 
 def breakpoints(

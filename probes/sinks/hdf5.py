@@ -114,7 +114,7 @@ class HDF5Sink:
 
     @hookimpl
     def on_attach(self, run: Run) -> None:
-        """Check that the file is ours to write.
+        """Take the directory for this process and check that the file is ours to write.
 
         Raises:
             RuntimeError: If another process is writing it.
@@ -122,9 +122,15 @@ class HDF5Sink:
         """
         self._reset(run.step)
         path = self._path(run)
-        if path.with_suffix(".lock").exists():
-            exclusive(path).release()
-        self._check_owner(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._lock = exclusive(path)
+        try:
+            self._check_owner(run)
+        except BaseException:
+            self._lock.release()
+            self._lock = None
+            raise
 
     @hookimpl
     def write(self, run: Run, measurements: list[Measurement]) -> None:

@@ -5,8 +5,9 @@ import pytest
 
 from examples.criteria import enough, spearman
 from examples.spectral_bias_results import Fit, inversions, judge
+from examples.spectral_bias_robustness import EXPERIMENT, PRESETS, Retention
 
-FREQUENCIES = np.arange(5, 35, 5)
+FREQUENCIES = np.arange(5.0, 35, 5)  # floats, as they come back from the files
 
 
 def test_enough_is_all_but_one_fifth_rounded_down():
@@ -66,6 +67,17 @@ def test_frequencies_learned_at_once_fail_the_order():
     assert verdicts(fit([2000.0] * 6))[0] is False
 
 
+def test_frequencies_learned_in_order_but_soon_after_each_other_fail_the_order():
+    times = [1000.0, 1500.0, 2500.0, 4000.0, 5000.0, 5900.0]
+    assert verdicts(fit(times))[0] is False and verdicts(fit([600.0, *times[1:]]))[0] is True
+
+
+def test_a_lowest_amplitude_far_from_its_target_fails_for_equal_amplitudes_only():
+    good = fit(ORDERED)
+    off = Fit(**{**vars(good), "amplitude": good.amplitude * [1.2, 1, 1, 1, 1, 1]})
+    assert [verdicts(off)[index] for index in (0, 2)] == [False, True]
+
+
 def test_a_network_that_learns_nothing_fails_the_order():
     assert verdicts(fit([1e9] * 6))[0] is False
 
@@ -89,3 +101,19 @@ def test_a_learnt_function_out_of_phase_fails_the_low_pass_check():
 def test_a_loss_that_rises_fails():
     rising = fit(ORDERED)
     assert verdicts(Fit(**{**vars(rising), "learnt": rising.learnt[::-1]}))[5:] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("at_three", "unperturbed", "verdict"),
+    [
+        ([0.98, 0.6, 0.4, 0.3, 0.25, 0.2], 1.0, [True, True]),
+        ([0.2, 0.25, 0.3, 0.4, 0.6, 0.98], 1.0, [False, True]),
+        ([0.6, 0.5, 0.4, 0.3, 0.25, 0.2], 1.0, [False, True]),  # in order, but close together
+        ([0.98, 0.2, 0.25, 0.3, 0.4, 0.45], 1.0, [False, True]),  # far apart, but not in order
+        ([0.98, 0.6, 0.4, 0.3, 0.25, 0.2], 1 + 1e-7, [True, False]),
+    ],
+)
+def test_retention_must_fall_with_the_frequency_and_be_one_without_perturbation(at_three, unperturbed, verdict):
+    share = np.array([[unperturbed] * 6, [1.0] * 6, at_three])
+    seed = Retention(np.array([0.0, 1.0, 3.0]), FREQUENCIES, share)
+    assert [finding.passed for finding in EXPERIMENT.judge(PRESETS["quick"].settings, [seed])] == verdict

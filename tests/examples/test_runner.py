@@ -40,8 +40,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def measured(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     """All that was measured, by stream and part, without times."""
     run = open_run(folder)
-    return {(name, part): run[name][part].to_numpy() for name in ("fourier/amplitude", "spectral_norm/weight", "learnt_function")
-            for part in ("value", "step")}  # fmt: skip
+    streams = ("fourier/amplitude", "spectral_norm/weight", "learnt_function")
+    return {(name, part): run[name][part].to_numpy() for name in streams for part in ("value", "step")}
 
 
 def test_list_names_every_experiment_with_figure_and_presets():

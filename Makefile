@@ -1,0 +1,35 @@
+# Every target sets up what it needs in .venv, on a fresh machine too.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: .venv/.demo  ## train a small network for a minute, with probes attached by one line
+	$(BIN)/python -m examples.demo
+
+test: .venv/.dev lint  ## everything but the slow tests
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/.dev  ## the slow and statistical tests
+	$(BIN)/python -m pytest -q -m slow
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.dev  ## side by side with bare PyTorch (and with peers, where they are installed)
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf .venv
+
+.venv/.demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[analysis]'
+	touch $@
+
+.venv/.dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

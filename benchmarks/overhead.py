@@ -1,0 +1,161 @@
+"""What it costs to be attached, beside bare PyTorch and beside peers that watch a training loop.
+
+Run: ``python benchmarks/overhead.py [--blocks 40] [--peers]``
+
+Every block trains the same model for some steps under each configuration in turn, in an order that changes from block
+to block; the first steps of a turn, in which the first batch is kept, are not counted. Printed is the CPU time of a step
+(of the whole process, one thread), as the median over blocks of the difference to the bare turn of the same block.
+The row ``control`` is bare PyTorch once more: its difference is the noise. The time of the hooks does not depend on the
+model, so the smallest model resolves it best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from probes import Measurement, Probe, ProbeManager, at
+
+Workload = tuple[nn.Module, torch.optim.Optimizer, Tensor, Tensor, int]
+
+
+class Never(Probe):
+    """A probe that is attached and never due."""
+
+    def measure(self, run: object, step: int) -> Iterator[Measurement]:
+        """Yield nothing."""
+        yield from ()
+
+
+def mlp() -> Workload:
+    """The six-layer network of 256 units of the spectral bias article, on batches of MNIST's shape."""
+    widths = [784, 256, 256, 256, 256, 256, 10]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    return model, torch.optim.SGD(model.parameters(), lr=1e-3), torch.rand(100, 784), torch.randint(10, (100,)), 40
+
+
+def resnet18() -> Workload:
+    """ResNet18 on four images of CIFAR-10's shape."""
+    from torchvision.models import resnet18 as make
+
+    model = make(num_classes=10)
+    x, y = torch.rand(4, 3, 32, 32), torch.randint(10, (4,))
+    return model, torch.optim.SGD(model.parameters(), lr=1e-3), x, y, 8
+
+
+def smallest() -> Workload:
+    """One weight: nearly all that is left is the loop itself."""
+    model = nn.Linear(1, 2)
+    return model, torch.optim.SGD(model.parameters(), lr=1e-3), torch.rand(2, 1), torch.randint(2, (2,)), 2000
+
+
+def attached(model: nn.Module, optimizer: torch.optim.Optimizer) -> AbstractContextManager[object]:
+    """A manager with a probe that is never due, found through the global step hook as with ``attach()``."""
+    return ProbeManager(model, [Never(at([10**9]))], log_dir=tempfile.mkdtemp()).attach()
+
+
+def wandb_watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> AbstractContextManager[object]:
+    """wandb.watch with its default frequency (1000), offline, and one ``run.log`` a step."""
+    import wandb
+
+    @contextmanager
+    def watching() -> Iterator[Callable[[float], None]]:
+        settings = wandb.Settings(silent=True)
+        with wandb.init(mode="offline", dir=tempfile.mkdtemp(), settings=settings) as run:
+            wandb.watch(model)
+            try:
+                yield lambda loss: run.log({"loss": loss})
+            finally:
+                wandb.unwatch(model)
+
+    return watching()
+
+
+def cockpit_economy(model: nn.Module, optimizer: torch.optim.Optimizer) -> AbstractContextManager[object]:
+    """Cockpit: importing it is what fails beside a current setuptools."""
+    import cockpit  # noqa: F401
+
+    raise RuntimeError("imports; its context needs the loop itself to be rewritten, and is not measured here")
+
+
+def turn(workload: Workload, watch: AbstractContextManager[object], warm_up: int = 5) -> float:
+    """CPU seconds of a step under a configuration."""
+    model, optimizer, x, y, steps = workload
+    with watch as after:
+        log = after if callable(after) and not isinstance(after, ProbeManager) else None
+        for step in range(warm_up + steps):
+            if step == warm_up:
+                start = time.process_time()
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if log is not None:
+                log(float(loss))
+        return (time.process_time() - start) / steps
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=40)
+    parser.add_argument("--peers", action="store_true", help="also Cockpit and wandb.watch, where they are installed")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    nothing: Callable[..., AbstractContextManager[object]] = lambda *_: nullcontext()  # noqa: E731
+    configurations = {"bare": nothing, "control": nothing, "probes attached": attached}
+    if arguments.peers:
+        configurations |= {"wandb.watch": wandb_watch, "Cockpit": cockpit_economy}
+
+    print(f"torch {torch.__version__}, 1 thread, {arguments.blocks} blocks; CPU time, median over blocks")
+    print(
+        f"{'model':<12}{'configuration':<18}{'us a step':>12}{'more than bare':>18}{'standard error':>16}{'ratio':>9}"
+    )
+    for make in (smallest, mlp, resnet18):
+        workload = make()
+        times: dict[str, list[float]] = {name: [] for name in configurations}
+        failed: dict[str, str] = {}
+        for block in range(arguments.blocks + 1):
+            order = [name for name in configurations if name not in failed]
+            random.Random(block).shuffle(order)
+            for name in order:
+                try:
+                    seconds = turn(workload, configurations[name](workload[0], workload[1]))
+                except Exception as error:
+                    failed[name] = repr(error)
+                    continue
+                if block:  # the first one warms up
+                    times[name].append(seconds)
+        for name in configurations:
+            if name in failed:
+                print(f"{make.__name__:<12}{name:<18}did not run: {failed[name][:90]}")
+                continue
+            differences = [1e6 * (ours - bare) for ours, bare in zip(times[name], times["bare"], strict=True)]
+            # The median's standard error, from the interquartile range.
+            low, _, high = statistics.quantiles(differences, n=4)
+            error = 1.25 * (high - low) / 1.35 / len(differences) ** 0.5
+            median, ratio = 1e6 * statistics.median(times[name]), statistics.median(
+                ours / bare for ours, bare in zip(times[name], times["bare"], strict=True)
+            )  # fmt: skip
+            print(
+                f"{make.__name__:<12}{name:<18}{median:>12.1f}{statistics.median(differences):>15.1f} us"
+                f"{error:>13.1f} us{ratio:>9.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

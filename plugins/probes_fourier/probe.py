@@ -1,0 +1,264 @@
+"""FourierSpectrum: which frequencies of the target, or of the data at hand, the network has learned so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probes.batches import Batch
+from probes.measurement import Axis, Measurement
+from probes.probe import Probe
+from probes.run import Run
+from probes.schedule import Schedule
+
+from .broken_line import linear_regions, piecewise_linear_coefficients
+from .dft import amplitude, fourier_coefficients, grid, segment_points
+from .exact import breakpoints
+from .learned_function import double_function, function_values, main_input, path_inputs
+from .summaries import half_amplitude_steps, power_below, spectral_centroid
+
+__all__ = ["FourierSpectrum"]
+
+
+class FourierSpectrum(Probe):
+    r"""Amplitudes of the frequencies of the learned function, along a path or between samples of a batch.
+
+    With a ``path`` the function is sampled on N points along it, as in experiment 1 of the thesis, and each amplitude
+    can be given relative to that of the target. Without one, segments between random pairs of the batch are sampled,
+    the same at every step; the straight line through each is taken off and a Hann window put on.
+
+    Yields (with a path; else the batch's name is appended):
+        ``fourier/amplitude``: per frequency, and per output if there are several; between samples the mean over
+        segments of the root mean square over outputs. ``fourier/amplitude_by_output``: between samples.
+        ``fourier/coefficients``: complex, along a path. ``fourier/centroid``: mean frequency weighted by power.
+        ``fourier/low_frequency_power``: share of the power in the lower half of the frequencies.
+        ``fourier/half_amplitude_step``: first step measured at which half of the target's amplitude was reached, NaN
+        until then. ``fourier/linear_regions``: pieces of a segment, in exact mode.
+
+    Runs by default. Costs forward passes on N rows along a path, on S N rows between samples; in exact mode see
+    :func:`breakpoints`.
+
+    Args:
+        schedule: When it is due.
+        path: Positions ``(N,)`` in [0, 1), on the CPU, to inputs ``(N, *shape)``.
+        frequencies: In cycles over the path or segment; by default all integers from 1 to N/2.
+        amplitudes: Of the target at the frequencies, or the target itself as a function of the position, whose
+            amplitudes are taken on the same grid. With a path only.
+        num_points: N; 200 along a path, 64 on each segment by default.
+        num_segments: S; 16, or 4 in exact mode, by default.
+        batch: The batch whose samples are joined; along a path it only gives the form of the model's call.
+        exact: Whether the coefficients of a piecewise-linear network are computed from all its breakpoints, in
+            float64, instead of from N points.
+
+    Raises:
+        ValueError: If a frequency is above N/2, unless exact; if the target lacks a frequency; if settings exclude one
+            another. When measured in exact mode: if the network is not piecewise linear, with the reason.
+
+    Example:
+        >>> FourierSpectrum(path=lambda z: z[:, None], frequencies=[5, 10], amplitudes=[1, 1]).num_points
+        200
+
+    Reference:
+        Rahaman et al. (2019); Baratin (2021), eq. 8, figure 3.1 and lemma 3.1.
+    """
+
+    name = "fourier"
+    needs = frozenset({"inputs"})
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        path: Callable[[Tensor], Tensor] | None = None,
+        frequencies: Tensor | Sequence[float] | None = None,
+        amplitudes: Tensor | Sequence[float] | Callable[[Tensor], Tensor] | None = None,
+        num_points: int | None = None,
+        num_segments: int | None = None,
+        batch: str = "train",
+        exact: bool = False,
+    ) -> None:
+        super().__init__(schedule)
+        if path is not None and (exact or num_segments is not None):
+            raise ValueError("`path` excludes exact= and num_segments=, which are for segments between samples.")
+        if path is None and amplitudes is not None:
+            raise ValueError("`amplitudes` of a target are known along a path only; pass path= too.")
+        self.path, self.batch, self.exact = path, batch, exact
+        self.num_points = num_points if num_points is not None else 64 if path is None else 200
+        self.num_segments = num_segments if num_segments is not None else 4 if exact else 16
+        if self.num_points < 2 or self.num_segments < 1:
+            raise ValueError(
+                f"`num_points` must be at least 2 and `num_segments` 1, got {num_points} and {num_segments}."
+            )
+        default = torch.arange(1, self.num_points // 2 + 1)
+        self.frequencies = torch.as_tensor(default if frequencies is None else frequencies, dtype=torch.float64)
+        if not exact:
+            fourier_coefficients(torch.zeros(self.num_points), self.frequencies)  # refuses those above N/2
+        self.targets = self._target_amplitudes(amplitudes)
+        self._reached: Tensor | None = None
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Yield the spectrum of the function as it is now."""
+        batch = run.batch(self.batch)
+        if self.path is not None:
+            yield from self._along_path(run, batch, self.path, step)
+        else:
+            yield from self._between_samples(run, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The first steps at which half amplitudes were reached."""
+        return {} if self._reached is None else {"reached": self._reached}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from those steps."""
+        self._reached = state.get("reached")
+
+    def _along_path(self, run: Run, batch: Batch, path: Callable[[Tensor], Tensor], step: int) -> Iterator[Measurement]:
+        inputs = path_inputs(path, self.num_points, batch)
+        values = function_values(run, batch, inputs).T  # (c, N)
+        coefficients = fourier_coefficients(values, self.frequencies).cpu()
+        magnitude = amplitude(coefficients, self.frequencies, self.num_points)
+        several = len(values) > 1
+        about: dict[str, Any] = {
+            "dims": ("output", "frequency") if several else ("frequency",),
+            "coords": {"frequency": Axis(self.frequencies.numpy(), "cycles per path")},
+            "estimator": f"DFT on {self.num_points} points of a path",
+            "num_samples": self.num_points,
+        }
+        shape = magnitude.shape if several else magnitude.shape[1:]
+        relative = magnitude if self.targets is None else magnitude / self.targets.to(magnitude)
+        yield Measurement(
+            "fourier/amplitude",
+            relative.reshape(shape),
+            unit="output" if self.targets is None else "target amplitude",
+            description="single-sided amplitude of the learned function",
+            **about,
+        )
+        yield Measurement("fourier/coefficients", coefficients.reshape(shape), unit="output", **about)
+        yield from self._summaries(magnitude, "", "cycles per path", about)
+        if self.targets is not None:
+            now = half_amplitude_steps([step], relative[None])
+            self._reached = now if self._reached is None else torch.fmin(self._reached, now)
+            yield Measurement(
+                "fourier/half_amplitude_step",
+                self._reached.reshape(shape),
+                unit="steps",
+                description="first step measured at which half of the target's amplitude was reached",
+                **about,
+            )
+
+    def _between_samples(self, run: Run, batch: Batch) -> Iterator[Measurement]:
+        starts, ends = self._segments(run, batch)
+        if self.exact:
+            magnitude, regions = self._exact_amplitudes(run, batch, starts, ends)
+            estimator = f"exact, from all breakpoints of {self.num_segments} segments, detrended, Hann window"
+            yield Measurement(
+                f"fourier/linear_regions/{self.batch}",
+                regions.mean(),
+                unit="pieces",
+                standard_error=_standard_error(regions),
+                estimator=f"exact count, mean over {self.num_segments} segments",
+                num_samples=self.num_segments,
+            )
+        else:
+            points = segment_points(starts, ends, self.num_points)
+            values = function_values(run, batch, points.flatten(0, 1)).reshape(*points.shape[:2], -1)  # (S, N, c)
+            coefficients = fourier_coefficients(values.mT, self.frequencies, detrend=True, window="hann").cpu()
+            magnitude = amplitude(coefficients, self.frequencies, self.num_points)  # (S, c, K)
+            estimator = f"DFT on {self.num_points} points of {self.num_segments} segments, detrended, Hann window"
+        about: dict[str, Any] = {
+            "coords": {"frequency": Axis(self.frequencies.numpy(), "cycles per segment")},
+            "estimator": estimator,
+            "num_samples": self.num_segments,
+        }
+        # The root mean square does not depend on the axes of the output space; the mean over segments has an error.
+        together = magnitude.square().mean(1).sqrt()
+        yield Measurement(
+            f"fourier/amplitude/{self.batch}",
+            together.mean(0),
+            dims=("frequency",),
+            unit="output",
+            standard_error=_standard_error(together),
+            description="single-sided amplitude, root mean square over outputs, mean over segments",
+            **about,
+        )
+        if magnitude.shape[1] > 1:
+            yield Measurement(
+                f"fourier/amplitude_by_output/{self.batch}",
+                magnitude.mean(0),
+                dims=("output", "frequency"),
+                unit="output",
+                standard_error=_standard_error(magnitude),
+                description="single-sided amplitude, mean over segments",
+                **about,
+            )
+        power = magnitude.square().mean(0).sqrt()
+        yield from self._summaries(power, f"/{self.batch}", "cycles per segment", about)
+
+    def _summaries(self, magnitude: Tensor, suffix: str, unit: str, about: dict[str, Any]) -> Iterator[Measurement]:
+        power = magnitude.double().square().sum(0)
+        cutoff = self.frequencies.median().item()
+        common = {"num_samples": about["num_samples"]}
+        estimator = f"{about['estimator']}; power summed over outputs"
+        centroid = spectral_centroid(power, self.frequencies)
+        yield Measurement(f"fourier/centroid{suffix}", centroid, unit=unit, estimator=estimator, **common)
+        yield Measurement(
+            f"fourier/low_frequency_power{suffix}",
+            power_below(power, self.frequencies, cutoff),
+            estimator=f"{estimator}; frequencies up to {cutoff:g}",
+            description="share of the power in the lower half of the frequencies",
+            **common,
+        )
+
+    def _segments(self, run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs = main_input(batch)
+        n = len(inputs)
+        if n < 2:
+            raise ValueError(f"`batch` {self.batch!r} must hold at least 2 samples to be joined, got {n}.")
+        # From the run's seed alone: the same segments at every step, also after a resume.
+        generator = torch.Generator().manual_seed(run.seed)
+        first = torch.randint(n, (self.num_segments,), generator=generator)
+        second = (first + torch.randint(1, n, (self.num_segments,), generator=generator)) % n
+        return inputs[first.to(inputs.device)], inputs[second.to(inputs.device)]
+
+    def _exact_amplitudes(self, run: Run, batch: Batch, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        function = double_function(run, batch)
+        magnitudes, regions = [], []
+        for start, end in zip(starts, ends, strict=True):
+            t, values = breakpoints(function, start, end, chunk_size=max(4 * batch.n, 16))
+            c = piecewise_linear_coefficients(t, values, self.frequencies, detrend=True, window="hann")
+            magnitudes.append(amplitude(c.T.cpu(), self.frequencies))
+            regions.append(linear_regions(t, values))
+        return torch.stack(magnitudes), torch.tensor(regions, dtype=torch.float64)
+
+    def _target_amplitudes(
+        self, amplitudes: Tensor | Sequence[float] | Callable[[Tensor], Tensor] | None
+    ) -> Tensor | None:
+        if amplitudes is None:
+            return None
+        if callable(amplitudes):
+            values = amplitudes(grid(self.num_points, dtype=torch.float64)).double().cpu()
+            values = values.T if values.ndim == 2 else values
+            targets = amplitude(fourier_coefficients(values, self.frequencies), self.frequencies, self.num_points)
+            scale = values.abs().max().item()
+        else:
+            targets = torch.as_tensor(amplitudes, dtype=torch.float64).abs()
+            scale = 0.0
+        if targets.shape[-1:] != self.frequencies.shape:
+            raise ValueError(
+                f"`amplitudes` must hold one amplitude for each of the {len(self.frequencies)} frequencies, got shape "
+                f"{tuple(targets.shape)}; pass frequencies= too."
+            )
+        if bool((targets <= 1e-9 * scale).any()):
+            raise ValueError(
+                "`amplitudes` of the target must not be 0, since the measured ones are divided by them; pass as "
+                "frequencies= those that the target has."
+            )
+        return targets
+
+
+def _standard_error(values: Tensor) -> Tensor | None:
+    """Of the mean over the first dimension; None for a single value."""
+    return values.std(0) / len(values) ** 0.5 if len(values) > 1 else None

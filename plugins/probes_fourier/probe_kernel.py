@@ -1,0 +1,98 @@
+"""KernelSpectrum: generalised frequencies of the learned function on real data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from probes.measurement import Axis, Measurement
+from probes.probe import Probe
+from probes.run import Run
+from probes.schedule import Schedule
+
+from .kernel_basis import KernelBasis, kernel_basis, kernel_spectrum, median_width
+from .summaries import spectral_centroid
+
+__all__ = ["KernelSpectrum"]
+
+
+class KernelSpectrum(Probe):
+    """Coordinates of the learned function in the eigenbasis of a Gaussian kernel on a batch.
+
+    The eigenvectors, sorted by descending eigenvalue, go from smooth to rough: their index, counted from 1, takes the
+    place of a frequency where the inputs have too many dimensions for a Fourier transform.
+
+    Yields, with the batch's name at the end:
+        ``kernel_spectrum/coefficients``: per eigenvector, and per output if there are several.
+        ``kernel_spectrum/centroid``: mean index weighted by power. ``kernel_spectrum/eigenvalues``.
+
+    Runs by default. Costs one forward pass of the batch, and once the eigenvectors of an n by n matrix.
+
+    Args:
+        schedule: When it is due.
+        batch: The batch.
+        sigma: Width of the kernel, in the unit of the inputs; the median distance of two inputs by default.
+
+    Raises:
+        ValueError: If ``sigma`` is not positive.
+
+    Example:
+        >>> KernelSpectrum(sigma=1.0).name
+        'kernel_spectrum'
+
+    Reference:
+        Baratin (2021), experiment 4 and appendix A.1.4, eq. 5.
+    """
+
+    name = "kernel_spectrum"
+    needs = frozenset({"inputs"})
+
+    def __init__(self, schedule: Schedule | None = None, *, batch: str = "train", sigma: float | None = None) -> None:
+        super().__init__(schedule)
+        if sigma is not None and not sigma > 0:
+            raise ValueError(f"`sigma` must be positive, got {sigma!r}.")
+        self.batch, self.sigma = batch, sigma
+        self._basis: tuple[float, KernelBasis] | None = None
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Yield the spectrum of the function as it is now."""
+        if self._basis is None:
+            inputs = run.batch(self.batch).inputs
+            if inputs is None:
+                raise ValueError(f"`batch` {self.batch!r} has no floating-point input to measure distances between.")
+            inputs = inputs.cpu()
+            width = median_width(inputs) if self.sigma is None else self.sigma
+            self._basis = width, kernel_basis(inputs, width)
+        width, basis = self._basis
+        n = len(basis.eigenvalues)
+        spectrum = kernel_spectrum(run.evaluate(self.batch).reshape(n, -1).cpu(), basis).T  # (c, n)
+        several = len(spectrum) > 1
+        index = torch.arange(1, n + 1)
+        coords = {"eigenvector": Axis(index.numpy(), "index")}
+        estimator = f"Gaussian kernel of width {width:.6g} on {n} samples, float64"
+        yield Measurement(
+            f"kernel_spectrum/coefficients/{self.batch}",
+            spectrum if several else spectrum[0],
+            dims=("output", "eigenvector") if several else ("eigenvector",),
+            coords=coords,
+            unit="output",
+            estimator=estimator,
+            num_samples=n,
+            description="coordinates of the learned function in the eigenbasis of the kernel",
+        )
+        yield Measurement(
+            f"kernel_spectrum/centroid/{self.batch}",
+            spectral_centroid(spectrum.square().sum(0), index),
+            unit="index",
+            estimator=f"{estimator}; power summed over outputs",
+            num_samples=n,
+        )
+        yield Measurement(
+            f"kernel_spectrum/eigenvalues/{self.batch}",
+            basis.eigenvalues,
+            dims=("eigenvector",),
+            coords=coords,
+            estimator=estimator,
+            num_samples=n,
+        )
