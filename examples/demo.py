@@ -11,11 +11,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from examples.data import mnist_subset
-from probes import ProbeManager
+from probes import ProbeManager, open_run
+from probes.cli import summary
+from probes.plots import save_plots
 
 
 def make_model() -> nn.Module:
@@ -42,14 +46,20 @@ def main() -> None:
 
     probes = ProbeManager(model, log_dir=arguments.out, overhead=0.05).attach()
 
-    with _progress() as progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.4f}"),
+    )
+    with Progress(*columns) as progress:
         bar = progress.add_task("training", total=arguments.seconds, loss=0.0, step=0)
         start = time.perf_counter()
         while (elapsed := time.perf_counter() - start) < arguments.seconds:
             for x, y in loader:
                 loss = F.cross_entropy(model(x), y)
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             progress.update(bar, completed=elapsed, loss=loss.item(), step=probes.run.step)
         progress.update(bar, completed=arguments.seconds)
@@ -61,22 +71,7 @@ def main() -> None:
     _show(probes, accuracy)
 
 
-def _progress() -> object:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("step {task.fields[step]}"),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-    )  # fmt: skip
-
-
 def _show(probes: ProbeManager, accuracy: float) -> None:
-    from rich.console import Console
-
-    from probes import open_run
-    from probes.cli import summary
-    from probes.plots import save_plots
-
     console, log_dir = Console(), probes.run.log_dir
     pictures = save_plots(open_run(log_dir), log_dir / "plots")
     console.print(summary(log_dir))

@@ -87,6 +87,8 @@ def _losses(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
         axis.plot(steps, losses.mean(0), color=color, label=f"{kind} amplitudes, mean of {len(seeds)} seeds")
         axis.fill_between(steps, losses.min(0), losses.max(0), color=color, alpha=0.2, linewidth=0)
     axis.set(xlabel="training step", ylabel="mean squared error", yscale="log", xlim=(steps[0], steps[-1]))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}" if losses.max() < 30 * losses.min() else "")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9)
     figure.savefig(path, dpi=110)

@@ -58,6 +58,11 @@ def run_steps(model, optimizer, steps):
         optimizer.step()
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a manager without a log_dir makes its own
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

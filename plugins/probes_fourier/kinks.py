@@ -63,9 +63,7 @@ def envelope_kinks(positions: Tensor, values: Tensor) -> Tensor:
     # Where the same element leads at both ends of the interval it leads in between: lines cross once.
     busy = (left.argmax(1) != (left + rise).argmax(1)).nonzero()[:, 0]
     left, rise, start, width = left[busy], rise[busy], start[busy], width[busy]
-    # Of those that lead at the left end the steepest goes on.
-    leads = left == left.amax(1, keepdim=True)
-    leader = rise.masked_fill(~leads, -math.inf).argmax(1, keepdim=True)
+    leader = left.argmax(1, keepdim=True)
     here = left.new_zeros(len(left), 1)
     found = [positions[:0]]
     while len(left):
@@ -77,7 +75,7 @@ def envelope_kinks(positions: Tensor, values: Tensor) -> Tensor:
         meets = torch.maximum(crossing, here) == fraction
         leader = rise.masked_fill(~meets, -math.inf).argmax(1, keepdim=True)[going]
         left, rise, start, width, here = left[going], rise[going], start[going], width[going], fraction[going]
-        found.append((start + width * here[:, 0])[here[:, 0] > 0])
+        found.append((start + width * here[:, 0])[here[:, 0] > 0])  # at 0: lines that meet in a given position
     return torch.cat(found)
 
 

@@ -136,7 +136,7 @@ def test_exact_spectrum_is_the_limit_of_the_grid(residual, mlp):
         lambda x: F.relu_(x.clone()),
         torch.Tensor.relu,
         F.leaky_relu,
-        F.relu6,
+        lambda x: F.relu6(9 * x),
         lambda x: F.hardtanh(x, -0.5, 0.7),
         lambda x: F.hardtanh_(1 * x, max_val=0.2),
         F.hardsigmoid,
@@ -177,6 +177,7 @@ def test_every_piecewise_linear_operation_is_followed(operation):
     [
         (nn.MaxPool1d(3, 2), (2, 9)),
         (nn.MaxPool1d(2, padding=1, ceil_mode=True), (2, 8)),
+        (nn.MaxPool1d(2, 3, padding=1, ceil_mode=True), (4, 5)),
         (nn.MaxPool2d(2), (2, 6, 6)),
         (nn.MaxPool2d((3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 1), ceil_mode=True), (2, 7, 7)),
         (lambda x: F.max_pool2d(x, 3, return_indices=True)[0], (1, 6, 6)),
@@ -201,11 +202,11 @@ def test_breakpoints_do_not_depend_on_the_chunk_size(mlp):
     torch.testing.assert_close(whole, parts, rtol=0, atol=1e-13)
 
 
-def test_a_tensor_filled_row_by_row_is_followed():
+def test_a_tensor_filled_through_its_views_is_followed():
     def function(x):
         out = torch.zeros(len(x), 2, dtype=f64)
         out[:, :1].copy_(x)
-        out[:, 1] = 1 - x[:, 0]
+        out[:, 1:].copy_(1 - x)
         return out.relu()
 
     t, _ = breakpoints(function, line(-1), line(3))

@@ -170,6 +170,13 @@ def test_half_precision_models_are_measured(inputs):
     assert measured(FourierSpectrum(), run)["fourier/amplitude/train"].value.dtype == np.float32
 
 
+def test_positions_on_a_path_are_not_rounded_to_the_half_precision_of_a_model():
+    given = []
+    run = make_run(nn.Linear(1, 1).to(torch.bfloat16), torch.zeros(5, 1, dtype=torch.bfloat16))
+    measured(FourierSpectrum(path=lambda z: given.append(z) or z[:, None]), run)
+    assert given[0].tolist() == pytest.approx([j / 200 for j in range(200)], rel=1e-6)
+
+
 def test_exact_spectrum_agrees_with_a_fine_grid(mlp, inputs):
     run = make_run(mlp, inputs)
     exact = measured(FourierSpectrum(exact=True, num_segments=3, frequencies=[1, 2, 40]), run)

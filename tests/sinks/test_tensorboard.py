@@ -1,0 +1,91 @@
+"""Read back with TensorBoard's own loader."""
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
+
+from probes import Axis, Measurement
+from probes.run import Event, Run
+from probes.sinks.tensorboard import TensorBoardSink
+
+
+def read(path):
+    loaded = EventAccumulator(str(path), size_guidance={"scalars": 0, "histograms": 0, "images": 0, "tensors": 0})
+    loaded.Reload()
+    return loaded
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(model=torch.nn.Linear(1, 1), log_dir=tmp_path, seed=0, output=lambda out: out)
+
+
+def write(run, *items, steps=(0, 1)):
+    sink = TensorBoardSink()
+    for step in steps:
+        sink.write(run, [item.taken(step, 100.0 + step, "p", "1") for item in items])
+    sink.flush(run)
+    sink.on_detach(run)
+    return read(run.log_dir)
+
+
+def test_scalars_roundtrip(run):
+    events = write(run, Measurement("a/loss", 2.5)).Scalars("a/loss")
+    assert [(event.step, event.value, event.wall_time) for event in events] == [(0, 2.5, 100.0), (1, 2.5, 101.0)]
+
+
+def test_a_spectrum_is_a_histogram_of_its_values_over_its_coordinates(run):
+    places, heights = np.arange(1, 33), np.linspace(0, 1, 32)
+    loaded = write(run, Measurement("f/amplitude", heights, ("frequency",), {"frequency": Axis(places, "cycles")}))
+    histogram = loaded.Histograms("f/amplitude")[0].histogram_value
+    np.testing.assert_allclose(histogram.bucket[1:], heights)
+    np.testing.assert_allclose(histogram.bucket_limit[:2], [0.5, 1.5])
+    assert not [tag for tag in loaded.Tags()["scalars"] if tag.startswith("f/")]
+
+
+def test_a_short_spectrum_is_scalars_too(run):
+    item = Measurement("f/amplitude", [1.0, 2.0], ("frequency",), {"frequency": Axis([5, 10], "cycles")})
+    loaded = write(run, item)
+    assert [event.value for event in loaded.Scalars("f/amplitude/frequency=10")] == [2.0, 2.0]
+
+
+def test_layers_are_scalars_by_name(run):
+    loaded = write(run, Measurement("w", [1.0, 2.0], ("layer",), {"layer": ["0", "fc.weight"]}))
+    assert loaded.Scalars("w/fc.weight")[0].value == 2.0
+
+
+def test_an_image_spans_black_to_white(run):
+    loaded = write(run, Measurement("picture", np.array([[0.0, np.nan], [2.0, 4.0]]), ("y", "x")), steps=(3,))
+    image = loaded.Images("picture")[0]
+    assert (image.step, image.width, image.height) == (3, 2, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_strange_numbers_do_not_raise(run, value):
+    axis = {"frequency": Axis([1, 2], "cycles")}
+    write(run, Measurement("v", [value, 1.0], ("frequency",), axis), Measurement("s", value), Measurement("c", 1j))
+
+
+def test_events_are_text(run):
+    sink = TensorBoardSink()
+    sink.on_event(run, Event("fault", "'p'", "what went wrong", 7, 100.0))
+    sink.on_detach(run)
+    text = read(run.log_dir).Tensors("events/fault/text_summary")[0]
+    assert text.step == 7 and text.tensor_proto.string_val[0] == b"what went wrong"
+
+
+@pytest.mark.parametrize("loader", [EventAccumulator, PluginAccumulator])
+def test_a_resumed_run_hides_what_lies_past_its_checkpoint(run, loader):
+    import time
+
+    item = Measurement("a/loss", 1.0)
+    write(run, item, steps=range(20))
+    time.sleep(1.1)  # event files are named by the second
+    run.resumed_from = 9
+    write(run, item, steps=range(10, 30))
+    loaded = loader(str(run.log_dir), size_guidance={"scalars": 0, "tensors": 0})
+    loaded.Reload()
+    tag = loaded.Scalars("a/loss") if loader is EventAccumulator else loaded.Tensors("a/loss")
+    assert [event.step for event in tag] == list(range(30))

@@ -1,0 +1,77 @@
+"""The README's code runs, block after block, as a reader would run it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def train(model, inputs, targets, steps=3):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_readme_has_the_blocks_that_are_tested_here():
+    assert len(BLOCKS) == 4
+
+
+def test_the_one_line_measures_in_a_loop_that_does_not_know_it(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    names = {"model": model}
+    exec(BLOCKS[0], names)
+    train(model, torch.randn(32, 5), torch.randint(3, (32,)))
+    names["probes"].detach()
+    assert "fourier" in names["probes"].report() and "Not running" not in names["probes"].report()
+    (run,) = (tmp_path / "runs").iterdir()
+    assert list(run.glob("events.out.tfevents*")) and (run / "run.h5").exists()
+
+
+def test_saying_more_and_reading_it(tmp_path, capsys):
+    torch.manual_seed(0)
+    names = {}
+    exec(BLOCKS[1], names)
+    exec(BLOCKS[2], names)
+    low, high = map(float, capsys.readouterr().out.split())
+    assert low > 2 * high and (tmp_path / "runs/two_sines/amplitude.png").exists()
+
+
+def test_a_probe_of_ones_own_measures():
+    from probes import Measurement, ProbeManager, every, hookimpl
+
+    class Memory:
+        rows: list[Measurement] = []  # noqa: RUF012
+
+        @hookimpl
+        def write(self, measurements):
+            self.rows += measurements
+
+    names = {}
+    exec(BLOCKS[3], names)
+    model, sink = torch.nn.Linear(5, 3), Memory()
+    with ProbeManager(model, [names["Margin"](every(1))], sinks=[sink], overhead=None).attach() as manager:
+        train(model, torch.randn(32, 5), torch.randint(3, (32,)))
+        assert not any(plugin.failed for plugin in manager._dispatch.plugins.all)
+    first = next(row for row in sink.rows if row.name == "margin/quantiles")
+    assert first.coords["quantile"].values.tolist() == pytest.approx([0.05, 0.5, 0.95])
+
+
+def test_every_file_of_the_map_is_there():
+    tree = README.read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    root = README.parent
+    for name in re.findall(r"^  ([\w.]+\.py) ", tree, flags=re.M):
+        assert (root / "probes" / name).exists(), name
+    files = {path.name for path in (root / "probes").glob("[a-z]*.py")}
+    assert files == set(re.findall(r"^  ([\w.]+\.py) ", tree, flags=re.M))
