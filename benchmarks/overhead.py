@@ -3,8 +3,8 @@
 Run: ``python benchmarks/overhead.py [--blocks 40] [--peers]``
 
 Every block trains the same model for some steps under each configuration in turn, in an order that changes from block
-to block; the first steps of a turn, in which the first batch is kept, are not counted. Printed is the CPU time of a step
-(of the process, one thread), as the median over blocks of the difference to the bare turn of the same block.
+to block; the first steps of a turn, in which the first batch is kept, are not counted. Printed is the CPU time of a
+step (of the process, one thread), as the median over blocks of the difference to the bare turn of the same block.
 The row ``control`` is bare PyTorch once more: its difference is the noise. The time of the hooks does not depend on the
 model, so the smallest model resolves it best.
 """

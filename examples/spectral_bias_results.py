@@ -35,8 +35,7 @@ class Fit:
     @property
     def half(self) -> Array:
         """Step at which each amplitude first reaches half the target's; infinity when never. Shape ``(K,)``."""
-        steps = half_amplitude_steps(torch.tensor(self.steps), torch.tensor(self.amplitude))
-        half: Array = np.nan_to_num(steps.numpy(), nan=np.inf)
+        half: Array = half_amplitude_steps(torch.tensor(self.steps), torch.tensor(self.amplitude)).numpy()
         return half
 
     @property

@@ -60,12 +60,13 @@ def main() -> None:
 def summary(path: object) -> object:
     """A table of the streams of a run, for the terminal."""
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from .reading import open_run
 
-    table = Table("stream", "axes", "rows", "steps", "last value", "unit", box=None)
-    for node in open_run(path).subtree:  # type: ignore[arg-type]
+    table = Table(Column("stream", no_wrap=True), "axes", "rows", "steps", "last value", "unit", box=None)
+    nodes = open_run(path).subtree  # type: ignore[arg-type]
+    for node in sorted(nodes, key=lambda node: node.path.startswith("/probes/")):  # our own accounts last
         if "value" not in node.variables:
             continue
         value = node["value"]

@@ -86,7 +86,7 @@ class Dispatcher:
             if not self._arranged:
                 self._arranged = True
                 self._arrange(final=True)
-                self._plan()
+                self._next_due = step  # what waited for the batches is due now
             for plugin in self._steppers:
                 if not plugin.problem:
                     self.plugins.call(plugin, "on_step", run=self.run, step=step)
@@ -132,7 +132,7 @@ class Dispatcher:
         for plugin in self.probes:
             if plugin.due is None or plugin.due > step or plugin.problem or not self._ready(plugin):
                 continue
-            if self.governor.affords(plugin.key):
+            if self.governor.affords(plugin.key, borrow=step >= _doubled(plugin)):
                 measurements += self._measure(plugin, step)
         self._share_costs()
         if measurements:
@@ -242,6 +242,9 @@ class Dispatcher:
                 self._next_due = min(self._next_due, plugin.due)
             else:
                 self._wake_at = min(self._wake_at, self.governor.affordable_at(plugin.key))
+                borrowed = plugin.schedule.next(max(step, _doubled(plugin) - 1))  # type: ignore[union-attr]
+                if borrowed is not None and self.governor.affords(plugin.key, borrow=True):
+                    self._next_due = min(self._next_due, borrowed)
 
     def check_needs(self) -> None:
         """Name the probes that cannot run on the batches there are, and what to pass."""
@@ -297,3 +300,8 @@ class Dispatcher:
         ]  # fmt: skip
         taken = [record.taken(self.run.step, wall_time, "probes", version) for record in records]
         self.plugins.call_all("write", run=self.run, measurements=taken)
+
+
+def _doubled(plugin: Plugin) -> int:
+    """The step from which a probe may measure on borrowed time: twice that of its last turn."""
+    return 2 * (plugin.last_step or 0)

@@ -8,13 +8,19 @@ from collections.abc import Callable
 
 __all__ = ["Governor"]
 
+LOAN_SECONDS = 10.0
+
 
 class Governor:
     """Decides whether a probe's turn can be afforded, and keeps the accounts.
 
     A turn is affordable when, after it, the time spent by all probes and sinks would not exceed ``overhead`` times the
-    wall time since attach. Its cost is taken to be that of the probe's last turn; the first turn of each probe is free
-    to go, since its cost is not known and early training matters most, and is paid for before the next.
+    wall time since attach. Its cost is taken to be that of the probe's last turn; the first turn of each probe goes at
+    once, since its cost is not known, and is paid for before the next.
+
+    Early training matters most, and comes before any time has been earned. So ``overhead`` times ten seconds may be
+    borrowed, for turns at a step at least twice that of the probe's last: what is affordable early is then spread
+    evenly over the logarithm of the steps.
 
     Args:
         overhead: Share of wall time that may be spent, between 0 and 1 (both excluded); None for no limit.
@@ -51,9 +57,9 @@ class Governor:
         """Time spent by probes and sinks over wall time since attach."""
         return self.total / max(self.elapsed, 1e-9)
 
-    def affords(self, plugin: str) -> bool:
-        """Whether the plugin's next turn fits the budget now."""
-        return self.affordable_at(plugin) <= self.clock()
+    def affords(self, plugin: str, borrow: bool = False) -> bool:
+        """Whether the plugin's next turn fits the budget now; with ``borrow``, time not yet earned may be used."""
+        return self.affordable_at(plugin) - (LOAN_SECONDS if borrow else 0) <= self.clock()
 
     def affordable_at(self, plugin: str) -> float:
         """The clock's time from which the plugin's next turn fits the budget."""

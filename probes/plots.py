@@ -15,6 +15,7 @@ Needs the extra ``analysis``. Pictures are drawn on figures of their own: the st
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,14 +146,13 @@ def _mesh(figure: Figure, axes: Any, value: Any, limits: tuple[float, float] | N
     values = value.values
     finite = values[np.isfinite(values)]
     low, high = limits or ((finite.min(), finite.max()) if finite.size else (0.0, 1.0))
-    # A spectrum that spans decades is unreadable on a linear scale.
     typical = np.percentile(finite, 10) if finite.size else 0.0
-    norm = (
-        LogNorm(max(low, typical, high * 1e-6), high) if high > 1e3 * typical > 0 and low >= 0 else Normalize(low, high)
-    )
-    mesh = axes.pcolormesh(
-        _edges(places), _edges(steps), values, cmap=COLORS, norm=norm, shading="flat", rasterized=True
-    )
+    norm, colors = Normalize(low, high), COLORS
+    if low < 0 < high:  # signs matter: white is zero
+        norm, colors = Normalize(-max(-low, high), max(-low, high)), "RdBu_r"
+    elif high > 1e3 * typical > 0:  # a spectrum that spans decades is unreadable on a linear scale
+        norm = LogNorm(max(typical, high * 1e-6), high)
+    mesh = axes.pcolormesh(_edges(places), _edges(steps), values, cmap=colors, norm=norm, rasterized=True)
     axes.set_xlabel(_label(value[dim], dim))
     _steps(axes, steps, "y")
     if len(steps) == 1:
@@ -176,7 +176,7 @@ def _steps(axes: Any, steps: Any, which: str) -> None:
     """Label the axis of the steps, logarithmic when the steps are."""
     getattr(axes, f"set_{which}label")("step")
     positive = steps[steps > 0]
-    if len(positive) > 6 and np.diff(positive).max() > 5 * max(np.diff(positive).min(), 1):
+    if len(positive) > 6 and positive[-1] > 30 * positive[0] and np.median(positive) < positive[-1] / 3:
         getattr(axes, f"set_{which}scale")("symlog", linthresh=float(positive[0]), linscale=0.4)
         axis = getattr(axes, f"{which}axis")
         axis.set_major_formatter("{x:g}")
@@ -194,7 +194,7 @@ def _edges(centres: Any) -> Any:
 def _label(variable: Any, name: str = "") -> str:
     words = name or str(variable.attrs.get("long_name") or variable.name)
     units = str(variable.attrs.get("units", "1"))
-    return words if units in ("1", "") else f"{words} ({units})"
+    return textwrap.fill(words if units in ("1", "") else f"{words} ({units})", 42)
 
 
 def _colormap() -> Any:

@@ -30,6 +30,15 @@ def test_a_turn_waits_until_its_cost_fits_the_budget():
     assert governor.share == pytest.approx(0.1, rel=1e-5)
 
 
+def test_half_a_second_may_be_borrowed_at_five_percent():
+    clock = Clock()
+    governor = Governor(0.05, clock)
+    governor.charge("a", 0.1, turn=True)
+    assert not governor.affords("a") and governor.affords("a", borrow=True)
+    governor.charge("a", 0.31, turn=True)  # with one more turn of 0.31 s it would be more than half a second
+    assert not governor.affords("a", borrow=True)
+
+
 def test_all_plugins_share_one_budget():
     clock = Clock()
     governor = Governor(0.5, clock)

@@ -120,6 +120,20 @@ def test_a_postponed_probe_is_counted_and_measured_later(model, optimizer):
     assert measured[0] == 0 and len(measured) + skipped >= measured[-1] + 1 and skipped > 0 and last >= 10
 
 
+def test_what_is_affordable_early_is_spread_over_doubling_steps(model, optimizer):
+    class Slow(Probe):
+        def measure(self, run, step):
+            import time
+
+            time.sleep(0.02)
+            yield Measurement("slow/one", 1.0)
+
+    sink = Memory()
+    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02).attach(optimizer):
+        run_steps(model, optimizer, 40)  # far too quick to earn a second turn
+    assert sink.steps("slow/one") == [0, 1, 2, 4, 8, 16, 32]
+
+
 # ------------------------------------------------------------------------------------------------------------- faults
 
 

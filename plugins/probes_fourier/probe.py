@@ -35,8 +35,8 @@ class FourierSpectrum(Probe):
         segments of the root mean square over outputs. ``fourier/amplitude_by_output``: between samples.
         ``fourier/coefficients``: complex, along a path. ``fourier/centroid``: mean frequency weighted by power.
         ``fourier/low_frequency_power``: share of the power in the lower half of the frequencies.
-        ``fourier/half_amplitude_step``: first step measured at which half of the target's amplitude was reached, NaN
-        until then. ``fourier/linear_regions``: pieces of a segment, in exact mode.
+        ``fourier/half_amplitude_step``: first step measured at which half of the target's amplitude was reached,
+        infinite until then. ``fourier/linear_regions``: pieces of a segment, in exact mode.
 
     Runs by default. Costs forward passes on N rows along a path, on S N rows between samples; in exact mode see
     :func:`breakpoints`.
@@ -140,7 +140,7 @@ class FourierSpectrum(Probe):
         yield from self._summaries(magnitude, "", "cycles per path", about)
         if self.targets is not None:
             now = half_amplitude_steps([step], relative[None])
-            self._reached = now if self._reached is None else torch.fmin(self._reached, now)
+            self._reached = now if self._reached is None else torch.minimum(self._reached, now)
             yield Measurement(
                 "fourier/half_amplitude_step",
                 self._reached.reshape(shape),

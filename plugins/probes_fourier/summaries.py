@@ -62,11 +62,11 @@ def half_amplitude_steps(steps: Tensor | Sequence[int], amplitudes: Tensor, leve
         level: Of the normalised amplitude.
 
     Returns:
-        In optimizer steps, float64; NaN if the level was never reached. Shape ``(K,)``.
+        In optimizer steps, float64; infinite if the level was never reached. Shape ``(K,)``.
 
     Example:
         >>> half_amplitude_steps([0, 10, 20], torch.tensor([[0.1, 0.0], [0.6, 0.2], [0.4, 0.3]])).tolist()
-        [10.0, nan]
+        [10.0, inf]
 
     Reference:
         Baratin (2021), figure 3.1: the order in which frequencies are learned.
@@ -74,4 +74,4 @@ def half_amplitude_steps(steps: Tensor | Sequence[int], amplitudes: Tensor, leve
     t = torch.as_tensor(steps, device=amplitudes.device).double()
     reached = amplitudes >= level
     first = t[reached.to(torch.int8).argmax(0)]
-    return torch.where(reached.any(0), first, torch.full_like(first, torch.nan))
+    return torch.where(reached.any(0), first, torch.full_like(first, torch.inf))

@@ -102,7 +102,7 @@ def test_half_amplitude_steps_are_kept_through_a_resume():
     settings = {"path": along, "frequencies": [5, 20], "amplitudes": [3, 2]}
     first = FourierSpectrum(**settings)
     model.scale.data.fill_(0.1)
-    assert np.isnan(measured(first, run, 0)["fourier/half_amplitude_step"].value).all()
+    assert np.isinf(measured(first, run, 0)["fourier/half_amplitude_step"].value).all()
     model.scale.data.fill_(0.6)
     measured(first, run, 10)
     model.scale.data.fill_(0.1)
