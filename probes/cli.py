@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 __all__ = ["main"]
 
@@ -10,30 +17,31 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line."""
     try:
-        import rich.table
         import typer
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Column, Table
     except ImportError:
         sys.exit("The command `probes` needs typer and rich: pip install 'torch-probes[analysis]'")
-    from pathlib import Path
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Analysis probes for PyTorch training loops.")
-    console = rich.console.Console()
+    console = Console()
 
     @app.command("list")
     def list_() -> None:
         """The installed probes, found through entry points."""
         from .discovery import installed, load
 
-        table = rich.table.Table("name", "class", "distribution", "runs by default", "what it measures", box=None)
+        table = Table(Column("name", no_wrap=True), "distribution", "by default", "what it measures", box=None)
         for name, entry in installed().items():
             dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
             try:
                 probe = load(name)
             except ImportError as error:
-                table.add_row(name, entry.value, dist, "", f"[red]{error}[/red]")
+                table.add_row(name, dist, "", f"[red]{escape(str(error))}[/red]")
                 continue
             words = (probe.__doc__ or "").strip().partition("\n")[0]
-            table.add_row(name, probe.__name__, dist, "yes" if probe.by_default else "no", words)
+            table.add_row(name, dist, "runs" if probe.by_default else "when named", escape(words))
         console.print(table)
 
     @app.command()
@@ -57,31 +65,25 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def summary(path: object) -> object:
-    """A table of the streams of a run, for the terminal."""
+def summary(path: str | Path) -> RichTable:
+    """A table of what the probes of a run have measured, for the terminal; their own accounts are left out."""
     from rich.markup import escape
     from rich.table import Column, Table
 
     from .reading import open_run
 
-    table = Table(Column("stream", no_wrap=True), "axes", "rows", "steps", "last value", "unit", box=None)
-    nodes = open_run(path).subtree  # type: ignore[arg-type]
-    for node in sorted(nodes, key=lambda node: node.path.startswith("/probes/")):  # our own accounts last
-        if "value" not in node.variables:
+    streams = Column("stream", no_wrap=True)
+    table = Table(streams, Column("rows", justify="right"), "axes", "last value", box=None)
+    for node in open_run(path).subtree:
+        if "value" not in node.variables or node.path.startswith("/probes/"):
             continue
         value = node["value"]
-        axes = " x ".join(f"{dim} {size}" for dim, size in value.sizes.items() if dim != "step") or "-"
-        steps = node["step"].values
-        span = f"{steps[0]} to {steps[-1]}" if len(steps) else "-"
-        last = value.isel(step=-1).values if len(steps) else None
-        shown = (
-            "-"
-            if last is None
-            else f"{last:.4g}"
-            if last.ndim == 0
-            else f"{abs(last).min():.3g} .. {abs(last).max():.3g}"
-        )
-        table.add_row(
-            escape(node.path.strip("/")), axes, str(len(steps)), span, shown, escape(str(value.attrs.get("units", "")))
-        )
+        axes = " x ".join(f"{size} {dim}" for dim, size in value.sizes.items() if dim != "step")
+        shown = "-"
+        if value.sizes["step"]:
+            last = abs(value.isel(step=-1)).values
+            shown = f"{last:.4g}" if last.ndim == 0 else f"{np.nanmin(last):.3g} to {np.nanmax(last):.3g}"
+        unit = str(value.attrs.get("units", "1"))
+        shown += f" {unit}" if unit != "1" else ""
+        table.add_row(escape(node.path.strip("/")), str(value.sizes["step"]), axes, escape(shown))
     return table

@@ -119,7 +119,8 @@ def _curves(figure: Figure, value: Any, error: Any) -> None:
 
 
 def _heat_map(figure: Figure, value: Any, error: Any) -> None:
-    _mesh(figure, figure.add_subplot(), value)
+    axes = figure.add_subplot()
+    figure.colorbar(_mesh(axes, value), ax=axes, label=_label(value), pad=0.02)
 
 
 def _heat_maps(figure: Figure, value: Any, error: Any) -> None:
@@ -130,15 +131,18 @@ def _heat_maps(figure: Figure, value: Any, error: Any) -> None:
     figure.set_size_inches(3.2 * columns, 2.6 * len(panels) + 0.6)
     finite = value.values[np.isfinite(value.values)]
     limits = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    mesh = None
     for index, axes in enumerate(panels.flat):
         if index >= count:
             axes.set_visible(False)
             continue
-        _mesh(figure, axes, value.isel({first: index}), limits, label=index % columns == columns - 1)
+        mesh = _mesh(axes, value.isel({first: index}), limits)
         axes.set_title(f"{first} {value[first].values[index]}", fontsize=8)
+        axes.label_outer()
+    figure.colorbar(mesh, ax=panels, label=_label(value), pad=0.02, aspect=40)
 
 
-def _mesh(figure: Figure, axes: Any, value: Any, limits: tuple[float, float] | None = None, label: bool = True) -> None:
+def _mesh(axes: Any, value: Any, limits: tuple[float, float] | None = None) -> Any:
     from matplotlib.colors import LogNorm, Normalize
 
     (dim,) = (dim for dim in value.dims if dim != "step")
@@ -157,7 +161,7 @@ def _mesh(figure: Figure, axes: Any, value: Any, limits: tuple[float, float] | N
     _steps(axes, steps, "y")
     if len(steps) == 1:
         axes.set_yticks(steps)
-    figure.colorbar(mesh, ax=axes, label=_label(value) if label else "", pad=0.02)
+    return mesh
 
 
 def _film(figure: Figure, value: Any, error: Any) -> None:

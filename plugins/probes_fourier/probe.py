@@ -38,6 +38,8 @@ class FourierSpectrum(Probe):
         ``fourier/half_amplitude_step``: first step measured at which half of the target's amplitude was reached,
         infinite until then. ``fourier/linear_regions``: pieces of a segment, in exact mode.
 
+    One run takes either kind: ``fourier/amplitude`` and ``fourier/amplitude/train`` cannot be in one file.
+
     Runs by default. Costs forward passes on N rows along a path, on S N rows between samples; in exact mode see
     :func:`breakpoints`.
 
