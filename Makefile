@@ -7,13 +7,13 @@ BIN := .venv/bin
 demo: .venv/.demo  ## train a small network for a minute, with probes attached by one line
 	$(BIN)/python -m examples.demo
 
-test: .venv/.dev lint  ## everything but the slow tests
+test: .venv/.dev  ## everything but the slow tests
 	$(BIN)/python -m pytest -q
 
 test-slow: .venv/.dev  ## the slow and statistical tests
 	$(BIN)/python -m pytest -q -m slow
 
-lint: .venv/.dev
+lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

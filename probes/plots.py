@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-__all__ = ["plot", "save_plots"]
+__all__ = ["pixels", "plot", "save_plots"]
 
 COLORS = "viridis"
 
@@ -63,6 +64,16 @@ def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
     draw(figure, value, error)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """The picture of a figure. Shape ``(height, width, 3)``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return picture
 
 
 def save_plots(run: xarray.DataTree, directory: str | Path) -> list[Path]:
@@ -131,7 +142,7 @@ def _heat_maps(figure: Figure, value: Any, error: Any) -> None:
     figure.set_size_inches(3.2 * columns, 2.6 * len(panels) + 0.6)
     finite = value.values[np.isfinite(value.values)]
     limits = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    mesh = None
+    mesh: Any = None
     for index, axes in enumerate(panels.flat):
         if index >= count:
             axes.set_visible(False)
@@ -182,8 +193,8 @@ def _steps(axes: Any, steps: Any, which: str) -> None:
     positive = steps[steps > 0]
     if len(positive) > 6 and positive[-1] > 30 * positive[0] and np.median(positive) < positive[-1] / 3:
         getattr(axes, f"set_{which}scale")("symlog", linthresh=float(positive[0]), linscale=0.4)
-        axis = getattr(axes, f"{which}axis")
-        axis.set_major_formatter("{x:g}")
+        decades = 10.0 ** np.arange(np.ceil(np.log10(positive[0])), np.floor(np.log10(positive[-1])) + 1)
+        getattr(axes, f"{which}axis").set_ticks(decades, [f"{decade:g}" for decade in decades])
 
 
 def _edges(centres: Any) -> Any:

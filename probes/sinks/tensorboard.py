@@ -5,7 +5,9 @@ a measurement with                         is shown as
 =========================================  ==========================================================================
 no dimension                               a scalar
 one numeric dimension                      a histogram whose bars are the values over their coordinates (a spectrum
-                                           becomes a ridgeline over the steps), and as scalars if it has at most 12
+                                           becomes a ridgeline over the steps), and as scalars if it has at most 12;
+                                           and a picture of all steps so far, ``<name>/over_training``, at 32, 64,
+                                           128, ... steps measured and at the end (with the extra ``analysis``)
 one dimension of names (layers)            a scalar for each of the first 64 names
 dimensions ``("y", "x")``                  an image, from its least value (black) to its greatest (white)
 anything else, and complex values          nothing here
@@ -28,7 +30,7 @@ from ..run import Event, Run
 
 __all__ = ["TensorBoardSink"]
 
-MAX_LINES, MAX_NAMES = 12, 64
+MAX_LINES, MAX_NAMES, MAX_HISTORY = 12, 64, 512
 
 
 class TensorBoardSink:
@@ -42,6 +44,7 @@ class TensorBoardSink:
 
     def __init__(self) -> None:
         self._writer: Any = None
+        self._history: dict[str, list[Measurement]] = {}
 
     @hookimpl
     def write(self, run: Run, measurements: list[Measurement]) -> None:
@@ -54,6 +57,35 @@ class TensorBoardSink:
                 writer.add_histogram_raw(item.name, **bars, global_step=item.step, walltime=item.wall_time)
             elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
                 writer.add_image(item.name, _gray(item.value), item.step, walltime=item.wall_time, dataformats="HW")
+            self._remember(item)
+
+    def _remember(self, item: Measurement) -> None:
+        if len(item.dims) != 1 or not 2 < item.value.size <= 1024 or item.coords[item.dims[0]].values.dtype.kind == "U":
+            return
+        rows = self._history.setdefault(item.name, [])
+        rows.append(item)
+        if len(rows) >= 32 and len(rows) & (len(rows) - 1) == 0:
+            self._draw(rows)
+        if len(rows) >= MAX_HISTORY:
+            del rows[1::2]
+
+    def _draw(self, rows: list[Measurement]) -> None:
+        try:
+            import matplotlib  # noqa: F401
+            import xarray
+        except ImportError:
+            return
+        from ..plots import pixels, plot
+
+        last, dim = rows[-1], rows[-1].dims[0]
+        axis = last.coords[dim]
+        about = {"long_name": last.description or last.name, "units": last.unit}
+        stream = xarray.Dataset(
+            {"value": (("step", dim), np.stack([row.value for row in rows]), about)},
+            {"step": [row.step for row in rows], dim: (dim, axis.values, {"units": axis.unit})},
+        )
+        picture = pixels(plot(stream, title=last.name))
+        self._writer.add_image(f"{last.name}/over_training", picture, last.step, last.wall_time, dataformats="HWC")
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
@@ -69,10 +101,16 @@ class TensorBoardSink:
 
     @hookimpl
     def on_detach(self, run: Run) -> None:
-        """Close the event file."""
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.close()
+        """Draw what was measured over the whole training, and close the event file."""
+        try:
+            for rows in self._history.values():
+                if len(rows) > 1:
+                    self._draw(rows)
+        finally:
+            self._history = {}
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
 
     def _open(self, run: Run) -> Any:
         if self._writer is None:

@@ -45,6 +45,12 @@ def test_a_spectrum_is_a_histogram_of_its_values_over_its_coordinates(run):
     assert not [tag for tag in loaded.Tags()["scalars"] if tag.startswith("f/")]
 
 
+def test_a_spectrum_is_a_picture_over_all_steps_at_32_64_and_the_end(run):
+    item = Measurement("f/amplitude", [1.0, 2.0, 3.0], ("frequency",), {"frequency": Axis([1, 2, 3], "cycles")})
+    images = write(run, item, steps=range(70)).Images("f/amplitude/over_training")
+    assert [image.step for image in images] == [31, 63, 69] and all(image.width > 400 for image in images)
+
+
 def test_a_short_spectrum_is_scalars_too(run):
     item = Measurement("f/amplitude", [1.0, 2.0], ("frequency",), {"frequency": Axis([5, 10], "cycles")})
     loaded = write(run, item)
