@@ -100,7 +100,7 @@ def read(settings: Settings, folder: Path, seed: int) -> dict[str, Fit]:
     fits = {}
     for kind in AMPLITUDES:
         run = open_run(folder / kind / "log")
-        spectrum, norms, learnt = run["fourier/amplitude"], run["spectral_norm/weight"], run["learnt_function"]
+        spectrum, norms, learnt = run["fourier/amplitude/path"], run["spectral_norm/weight"], run["learnt_function"]
         fits[kind] = Fit(
             frequencies=spectrum["frequency"].to_numpy(),
             steps=spectrum["step"].to_numpy(),

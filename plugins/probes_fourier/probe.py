@@ -30,15 +30,13 @@ class FourierSpectrum(Probe):
     can be given relative to that of the target. Without one, segments between random pairs of the batch are sampled,
     the same at every step; the straight line through each is taken off and a Hann window put on.
 
-    Yields (with a path; else the batch's name is appended):
+    Yields, followed by ``/path``, or by the batch's name between samples:
         ``fourier/amplitude``: per frequency, and per output if there are several; between samples the mean over
         segments of the root mean square over outputs. ``fourier/amplitude_by_output``: between samples.
         ``fourier/coefficients``: complex, along a path. ``fourier/centroid``: mean frequency weighted by power.
         ``fourier/low_frequency_power``: share of the power in the lower half of the frequencies.
         ``fourier/half_amplitude_step``: first step measured at which half of the target's amplitude was reached,
         infinite until then. ``fourier/linear_regions``: pieces of a segment, in exact mode.
-
-    One run takes either kind: ``fourier/amplitude`` and ``fourier/amplitude/train`` cannot be in one file.
 
     Runs by default. Costs forward passes on N rows along a path, on S N rows between samples; in exact mode see
     :func:`breakpoints`.
@@ -132,19 +130,19 @@ class FourierSpectrum(Probe):
         shape = magnitude.shape if several else magnitude.shape[1:]
         relative = magnitude if self.targets is None else magnitude / self.targets.to(magnitude)
         yield Measurement(
-            "fourier/amplitude",
+            "fourier/amplitude/path",
             relative.reshape(shape),
             unit="output" if self.targets is None else "target amplitude",
             description="single-sided amplitude of the learned function",
             **about,
         )
-        yield Measurement("fourier/coefficients", coefficients.reshape(shape), unit="output", **about)
-        yield from self._summaries(magnitude, "", "cycles per path", about)
+        yield Measurement("fourier/coefficients/path", coefficients.reshape(shape), unit="output", **about)
+        yield from self._summaries(magnitude, "/path", "cycles per path", about)
         if self.targets is not None:
             now = half_amplitude_steps([step], relative[None])
             self._reached = now if self._reached is None else torch.minimum(self._reached, now)
             yield Measurement(
-                "fourier/half_amplitude_step",
+                "fourier/half_amplitude_step/path",
                 self._reached.reshape(shape),
                 unit="steps",
                 description="first step measured at which half of the target's amplitude was reached",

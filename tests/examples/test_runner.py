@@ -40,7 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def measured(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     """All that was measured, by stream and part, without times."""
     run = open_run(folder)
-    streams = ("fourier/amplitude", "spectral_norm/weight", "learnt_function")
+    streams = ("fourier/amplitude/path", "spectral_norm/weight", "learnt_function")
     return {(name, part): run[name][part].to_numpy() for name in streams for part in ("value", "step")}
 
 

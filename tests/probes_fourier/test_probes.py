@@ -64,19 +64,19 @@ def inputs():
 
 def test_spectrum_along_a_path_holds_the_amplitudes_of_the_function():
     result = measured(FourierSpectrum(path=along, frequencies=[5, 10, 20]), make_run(Sines(), torch.zeros(50, 1)))
-    amplitude = result["fourier/amplitude"]
+    amplitude = result["fourier/amplitude/path"]
     np.testing.assert_allclose(amplitude.value, [3, 0, 0.5], atol=1e-5)
     assert amplitude.dims == ("frequency",) and amplitude.unit == "output"
     assert amplitude.coords["frequency"].values.tolist() == [5, 10, 20]
     assert amplitude.coords["frequency"].unit == "cycles per path"
-    np.testing.assert_allclose(result["fourier/coefficients"].value[0], -1.5j * np.exp(1j), atol=1e-5)
-    assert result["fourier/centroid"].value == pytest.approx((9 * 5 + 0.25 * 20) / 9.25, rel=1e-4)
-    assert result["fourier/low_frequency_power"].value == pytest.approx(9 / 9.25, rel=1e-4)
+    np.testing.assert_allclose(result["fourier/coefficients/path"].value[0], -1.5j * np.exp(1j), atol=1e-5)
+    assert result["fourier/centroid/path"].value == pytest.approx((9 * 5 + 0.25 * 20) / 9.25, rel=1e-4)
+    assert result["fourier/low_frequency_power/path"].value == pytest.approx(9 / 9.25, rel=1e-4)
 
 
 def test_spectrum_is_relative_to_given_amplitudes_of_the_target():
     probe = FourierSpectrum(path=along, frequencies=[5, 20], amplitudes=[6, 0.25])
-    amplitude = measured(probe, make_run(Sines(), torch.zeros(50, 1)))["fourier/amplitude"]
+    amplitude = measured(probe, make_run(Sines(), torch.zeros(50, 1)))["fourier/amplitude/path"]
     np.testing.assert_allclose(amplitude.value, [0.5, 2], atol=1e-4)
     assert amplitude.unit == "target amplitude"
 
@@ -86,12 +86,12 @@ def test_spectrum_is_relative_to_the_amplitudes_of_a_target_function():
         return 6 * torch.sin(2 * math.pi * 5 * z) + torch.cos(2 * math.pi * 20 * z)
 
     probe = FourierSpectrum(path=along, frequencies=[5, 20], amplitudes=target)
-    amplitude = measured(probe, make_run(Sines(), torch.zeros(50, 1)))["fourier/amplitude"]
+    amplitude = measured(probe, make_run(Sines(), torch.zeros(50, 1)))["fourier/amplitude/path"]
     np.testing.assert_allclose(amplitude.value, [0.5, 0.5], atol=1e-5)
 
 
 def test_several_outputs_come_first():
-    amplitude = measured(FourierSpectrum(path=along), make_run(Sines(2), torch.zeros(50, 1)))["fourier/amplitude"]
+    amplitude = measured(FourierSpectrum(path=along), make_run(Sines(2), torch.zeros(50, 1)))["fourier/amplitude/path"]
     assert amplitude.dims == ("output", "frequency") and amplitude.value.shape == (2, 100)
     np.testing.assert_allclose(amplitude.value[:, 4], [3, 6], rtol=1e-5)
 
@@ -102,15 +102,15 @@ def test_half_amplitude_steps_are_kept_through_a_resume():
     settings = {"path": along, "frequencies": [5, 20], "amplitudes": [3, 2]}
     first = FourierSpectrum(**settings)
     model.scale.data.fill_(0.1)
-    assert np.isinf(measured(first, run, 0)["fourier/half_amplitude_step"].value).all()
+    assert np.isinf(measured(first, run, 0)["fourier/half_amplitude_step/path"].value).all()
     model.scale.data.fill_(0.6)
     measured(first, run, 10)
     model.scale.data.fill_(0.1)
     second = FourierSpectrum(**settings)
     second.load_state_dict(first.state_dict())
-    assert measured(second, run, 20)["fourier/half_amplitude_step"].value[0] == 10
+    assert measured(second, run, 20)["fourier/half_amplitude_step/path"].value[0] == 10
     model.scale.data.fill_(4)
-    assert measured(second, run, 30)["fourier/half_amplitude_step"].value.tolist() == [10, 30]
+    assert measured(second, run, 30)["fourier/half_amplitude_step/path"].value.tolist() == [10, 30]
 
 
 def test_path_that_leaves_the_input_shape_is_rejected():
