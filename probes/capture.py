@@ -258,11 +258,21 @@ class _LossWatch(TorchFunctionMode):
         others = [item for item, own in zip(given, mine, strict=True) if not own]
         if _compares(func) or func in _DIFFERENCES:
             other = kwargs.get("target", next(iter(others), None))
+            if isinstance(other, Tensor) and self._flattened(func, other):
+                other = other.reshape(self.rows, -1)
             if isinstance(other, Tensor) and _is_target(other, self.rows):
                 self.done = True
                 name = getattr(func, "__name__", "a difference").strip("_")
                 self.found(other, f"output - targets ({name})" if func in _DIFFERENCES else name)
         return func in _VIEWS
+
+    def _flattened(self, func: Callable[..., Any], other: Tensor) -> bool:
+        """Whether these are the targets of all positions of all sequences in one row, as for a language model."""
+        output = self.outputs[0]()
+        return (
+            _compares(func) and output is not None and output.ndim == 3
+            and other.shape == (output.shape[0] * output.shape[1],)
+        )  # fmt: skip
 
 
 def _is_target(candidate: Any, rows: int) -> bool:

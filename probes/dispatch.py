@@ -38,6 +38,7 @@ class Dispatcher:
         """The first measurement of each stream, which the later ones must fit, and its plugin."""
         self.busy = False
         """Whether a probe is measuring: the model's forward is then not the loop's."""
+        self._blocked = ""
         self._arranged = False
         self._silent = False
         self._next_due: float = math.inf
@@ -117,7 +118,7 @@ class Dispatcher:
         """Something in the loop that keeps the batches from being known."""
         if self.plugins.on_error == "raise":
             raise error
-        self.plugins.tell("warning", None, str(error))
+        self._blocked = str(error)
 
     def _own_fault(self, error: Exception) -> None:
         if self.plugins.on_error == "raise":
@@ -248,11 +249,14 @@ class Dispatcher:
 
     def check_needs(self) -> None:
         """Name the probes that cannot run on the batches there are, and what to pass."""
+        unmet: dict[str, list[str]] = {}
         for plugin in self.probes:
             reason = self._unmet(plugin.implementation)
             if reason and not plugin.problem:
                 plugin.problem = reason
-                self.plugins.tell("warning", plugin, f"Probe {plugin.label} does not run: {reason}")
+                unmet.setdefault(reason, []).append(plugin.label)
+        for reason, labels in unmet.items():
+            self.plugins.tell("warning", None, f"Not running: {', '.join(labels)}. The reason: {reason}")
 
     def _unmet(self, probe: Any) -> str:
         needs: frozenset[str] = getattr(probe, "needs", frozenset())
@@ -263,6 +267,8 @@ class Dispatcher:
         batch = self.run.batches.get(name)
         if batch is None and name != "train":
             return f"there is no batch {name!r}. Pass batches={{{name!r}: (inputs, targets)}}."
+        if batch is None and self._blocked:
+            return self._blocked
         if batch is None:
             return (
                 "no batch was seen: the loop does not call the object given to ProbeManager (but a compiled or wrapped "

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 __all__ = ["ModelChanged", "unnoticed"]
 
@@ -35,7 +36,8 @@ def unnoticed(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelChanged: If a parameter was changed in place: the one thing that is detected but not undone.
     """
-    parameters = list(model.named_parameters())
+    # A lazy module has parameters that are none yet.
+    parameters = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
     versions = [_version(parameter) for _, parameter in parameters]
     with ExitStack() as restore:
         for undo in (_settings(), _random_states(), _modules(model), _buffers(model), _gradients(parameters)):
@@ -138,7 +140,7 @@ def _buffers(model: nn.Module) -> Callable[[], None]:
         (module._buffers, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
-        if buffer is not None
+        if buffer is not None and not is_lazy(buffer)
     ]
 
     def undo() -> None:

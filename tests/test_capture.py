@@ -187,7 +187,7 @@ def test_an_output_without_a_tensor_is_reported_and_training_goes_on(caplog):
     F.cross_entropy(model(X)["scores"], Y).backward()
     optimizer.step()
     assert "The model returns dict with keys ['scores']" in caplog.text and "Pass output=" in caplog.text
-    assert "does not run: no batch was seen" in caplog.text and manager.run.step == 1
+    assert caplog.text.count("Not running: 'Seen'") == 1 and manager.run.step == 1
     manager.detach()
 
 
@@ -280,3 +280,34 @@ def test_a_model_called_through_a_compiled_wrapper_is_reported_without_recompili
     assert len(graphs) == 1
     assert "Pass the object that the loop calls" in caplog.text and manager.run.step == 4
     manager.detach()
+
+
+def test_targets_of_all_positions_in_one_row_are_put_back_to_their_sequences():
+    class Language(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out = nn.Embedding(7, 5), nn.Linear(5, 7)
+
+        def forward(self, ids):
+            return self.out(self.embed(ids))
+
+    model, ids = Language(), torch.arange(12).reshape(4, 3) % 7
+    manager = attached(model)
+    train(model, lambda out: F.cross_entropy(out.flatten(0, 1), ids.flatten()), ids)
+    assert torch.equal(manager.run.batches["train"].targets, ids)
+    manager.detach()
+
+
+def test_a_lazy_model_is_initialised_as_without_us():
+    def weights(watch):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+        manager = attached(model) if watch else None
+        model(X)
+        train(model, lambda out: F.cross_entropy(out, Y), X)
+        if manager is not None:
+            assert manager._dispatch.measured == 3
+            manager.detach()
+        return [parameter.detach() for parameter in model.parameters()]
+
+    assert all(torch.equal(one, other) for one, other in zip(weights(True), weights(False), strict=True))
