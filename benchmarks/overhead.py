@@ -104,7 +104,7 @@ def turn(workload: Workload, watch: AbstractContextManager[object], warm_up: int
             loss.backward()
             optimizer.step()
             if log is not None:
-                log(float(loss))
+                log(loss.item())
         return (time.process_time() - start) / steps
 
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .precision import to_float64
+
 __all__ = ["linear_regions", "piecewise_linear_coefficients"]
 
 
@@ -29,7 +31,7 @@ def linear_regions(positions: Tensor, values: Tensor) -> int:
         >>> linear_regions(torch.tensor([0.0, 0.5, 0.75, 1.0]), torch.tensor([[0.0], [0.0], [1.0], [2.0]]))
         2
     """
-    t, v = positions.double(), values.double()
+    t, v = to_float64(positions), to_float64(values)
     width = t.diff()[:, None]
     slopes = v.diff(dim=0) / width
     rounding = 2**-48 * v.abs().max() * (1 / width[:-1] + 1 / width[1:])
@@ -82,7 +84,7 @@ def piecewise_linear_coefficients(
         )
     if window not in (None, "hann"):
         raise ValueError(f"`window` must be None or 'hann', got {window!r}.")
-    t, g = positions.double(), values.double()
+    t, g = to_float64(positions), to_float64(values)
     k = torch.as_tensor(frequencies, dtype=torch.float64, device=t.device)
     width, middle = t.diff(), (t[1:] + t[:-1]) / 2
     if detrend:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .linearity import KinkFound, Observer
+from .precision import to_float64
 
 __all__ = ["breakpoints", "double", "double_state", "float64_or_reason"]
 
@@ -43,7 +44,7 @@ def double(model: nn.Module) -> Callable[..., Tensor]:
 def double_state(model: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers in float64, by name; integers as they are."""
     return {
-        name: tensor.detach().double() if tensor.is_floating_point() else tensor
+        name: to_float64(tensor.detach()) if tensor.is_floating_point() else tensor
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
 
@@ -110,7 +111,7 @@ def breakpoints(
     """
     if start.shape != end.shape:
         raise ValueError(f"`end` must have the shape of `start`, {tuple(start.shape)}, got {tuple(end.shape)}.")
-    start, end = start.detach().double(), end.detach().double()
+    start, end = to_float64(start.detach()), to_float64(end.detach())
     if torch.equal(start, end):
         raise ValueError("`start` and `end` must differ: on a point there is nothing to measure.")
     # lerp is not exact at both ends in every version; the weighted sum is.

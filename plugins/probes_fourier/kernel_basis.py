@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .precision import to_float64
+
 __all__ = ["KernelBasis", "kernel_basis", "kernel_spectrum", "median_width"]
 
 
@@ -37,7 +39,7 @@ def median_width(inputs: Tensor) -> float:
     """
     if len(inputs) < 2:
         raise ValueError(f"`inputs` must hold at least 2 inputs for a distance, got {len(inputs)}; pass sigma.")
-    width = torch.pdist(inputs.detach().flatten(1).double()).median().item()
+    width = torch.pdist(_points(inputs)).median().item()
     if width == 0:
         raise ValueError("`inputs` coincide in more than half of the pairs: their median distance is 0; pass sigma.")
     return width
@@ -72,7 +74,7 @@ def kernel_basis(inputs: Tensor, sigma: float | None = None) -> KernelBasis:
     width = median_width(inputs) if sigma is None else sigma
     if not width > 0:
         raise ValueError(f"`sigma` must be positive, got {width!r}.")
-    x = inputs.detach().flatten(1).double()
+    x = _points(inputs)
     # Not by |x|^2 + |y|^2 - 2 xy, which cancels for close inputs.
     distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     eigenvalues, eigenvectors = torch.linalg.eigh(torch.exp(-((distances / width) ** 2)))
@@ -111,3 +113,7 @@ def kernel_spectrum(values: Tensor, basis: KernelBasis) -> Tensor:
             f"{tuple(values.shape)}."
         )
     return basis.eigenvectors.T @ values.to(basis.eigenvectors)
+
+
+def _points(inputs: Tensor) -> Tensor:
+    return to_float64(inputs.detach()).reshape(len(inputs), -1)

@@ -14,6 +14,7 @@ from probes.run import Run
 
 from .dft import grid
 from .exact import double_state, float64_or_reason
+from .precision import to_float64
 
 __all__ = ["double_function", "function_values", "main_input", "path_inputs"]
 
@@ -88,7 +89,7 @@ def path_inputs(path: Path, num_points: int, batch: Batch) -> Tensor:
 
 def _double(tree: Any) -> Any:
     if isinstance(tree, Tensor):
-        return tree.double() if tree.is_floating_point() else tree
+        return to_float64(tree) if tree.is_floating_point() else tree.cpu() if tree.device.type == "mps" else tree
     if isinstance(tree, Mapping):
         return {key: _double(item) for key, item in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):

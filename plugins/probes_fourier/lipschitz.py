@@ -3,12 +3,63 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["max_norm_bound", "spectral_norm_product"]
+from .precision import to_float64
+
+__all__ = ["is_chain", "max_norm_bound", "spectral_norm_product"]
+
+
+AFFINE = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+_STRETCH_NOTHING = (
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity, nn.Flatten, nn.Unflatten,
+    nn.Dropout, nn.modules.dropout._DropoutNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
+)  # fmt: skip
+
+
+def is_chain(model: nn.Module) -> bool:
+    """Whether a model is certainly a chain of affine maps and functions that stretch nothing, in eval mode.
+
+    Only ``nn.Sequential`` says in which order its modules run: a module with a ``forward`` of its own may add branches,
+    so it is not taken for a chain. Each module must occur once, or its norm would have to be counted twice.
+
+    Example:
+        >>> is_chain(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
+        True
+        >>> is_chain(nn.TransformerEncoderLayer(4, 2))
+        False
+    """
+    leaves = list(_leaves(model))
+    return len(set(map(id, leaves))) == len(leaves) and all(
+        isinstance(leaf, AFFINE + _STRETCH_NOTHING) or _pools_without_overlap(leaf) or _leaks_at_most_one(leaf)
+        for leaf in leaves
+    )
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for child in module:
+            yield from _leaves(child)
+    else:
+        yield module
+
+
+def _pools_without_overlap(module: nn.Module) -> bool:
+    # Where windows overlap one input may be the maximum of several.
+    if not isinstance(module, nn.modules.pooling._MaxPoolNd):
+        return False
+    size, stride = module.kernel_size, module.stride
+    pairs = zip(
+        size if isinstance(size, tuple) else [size], stride if isinstance(stride, tuple) else [stride], strict=False
+    )
+    return all(step >= width for width, step in pairs)
+
+
+def _leaks_at_most_one(module: nn.Module) -> bool:
+    return isinstance(module, nn.LeakyReLU) and abs(module.negative_slope) <= 1
 
 
 def spectral_norm_product(norms: Tensor | Sequence[float]) -> Tensor:
@@ -63,6 +114,6 @@ def max_norm_bound(weights: Sequence[Tensor]) -> Tensor:
     shapes = [tuple(weight.shape) for weight in weights]
     if not weights or any(len(shape) != 2 for shape in shapes):
         raise ValueError(f"`weights` must be one matrix for each layer, got shapes {shapes}.")
-    largest = torch.stack([weight.detach().abs().max().double() for weight in weights]).max()
+    largest = torch.stack([to_float64(weight.detach().abs().max()) for weight in weights]).max()
     # Layer by layer, as in eq. 32: the square root of the product of all widths may overflow earlier than the bound.
     return torch.stack([largest * math.sqrt(rows * columns) for rows, columns in shapes]).prod()

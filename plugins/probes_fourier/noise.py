@@ -30,7 +30,7 @@ def radial_wave(inputs: Tensor, k: float) -> Tensor:
     Reference:
         Baratin (2021), eq. 10.
     """
-    return torch.sin(k * torch.linalg.vector_norm(inputs.flatten(1), dim=1))
+    return torch.sin(k * torch.linalg.vector_norm(inputs.reshape(len(inputs), -1), dim=1))
 
 
 def kernel_noise(basis: KernelBasis, gamma: float = 2) -> Tensor:

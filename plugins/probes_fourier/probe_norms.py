@@ -14,12 +14,11 @@ from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
 
-from .lipschitz import max_norm_bound, spectral_norm_product
+from .lipschitz import is_chain, max_norm_bound, spectral_norm_product
+from .precision import to_float64
 from .spectral_norm import module_spectral_norm
 
 __all__ = ["SpectralNorm"]
-
-_CHAIN = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
 
 
 class SpectralNorm(Probe):
@@ -29,15 +28,17 @@ class SpectralNorm(Probe):
         ``spectral_norm/weight``: per layer; matrices by their singular values, convolutions as the operators they are
         at the size of their actual input, batch norms (in eval mode) by their largest channel factor.
         ``spectral_norm/unconverged``: how many convolutions were given up; their norm is a little too small.
-        ``lipschitz/spectral_norm_product`` and ``lipschitz/max_norm``: bounds for networks that are chains of such
-        layers with activations that stretch nothing. Residual networks are not chains, so for them these are no
-        bounds. Left out where a layer is an embedding, recurrent or attention; the second where one is not Linear.
+        ``lipschitz/spectral_norm_product`` and ``lipschitz/max_norm``: bounds of the Lipschitz constant of the whole,
+        where the model is a chain of such layers and of activations that stretch nothing; the second where all layers
+        are Linear.
 
     Runs by default. Costs the singular values of every matrix, and for every convolution some forward and backward
     passes of that layer on one sample: up to 1000 the first time, few later, from the vector of the last time.
 
     Args:
         schedule: When it is due.
+        chain: Whether the model is such a chain. By default only what certainly is one is taken for one, see
+            :func:`is_chain`; of a module with a ``forward`` of its own you know better.
 
     Example:
         >>> SpectralNorm().name
@@ -50,8 +51,9 @@ class SpectralNorm(Probe):
     name = "spectral_norm"
     needs = frozenset({"batch"})
 
-    def __init__(self, schedule: Schedule | None = None) -> None:
+    def __init__(self, schedule: Schedule | None = None, *, chain: bool | None = None) -> None:
         super().__init__(schedule)
+        self.chain = chain
         self._sizes: dict[str, tuple[int, ...]] | None = None
         self._vectors: dict[str, Tensor] = {}
 
@@ -59,7 +61,7 @@ class SpectralNorm(Probe):
         """Yield the norms of the weights as they are now."""
         if self._sizes is None:
             self._sizes = _input_sizes(run)
-        names, norms, unconverged, chain, matrices = [], [], 0, True, []
+        names, norms, unconverged, matrices = [], [], 0, []
         for layer, module in run.model.named_modules():
             layer = layer or type(module).__name__
             if isinstance(module, nn.modules.conv._ConvNd) and layer not in self._sizes:
@@ -67,14 +69,12 @@ class SpectralNorm(Probe):
             found = module_spectral_norm(module, self._sizes.get(layer), self._vectors.get(layer), tol=1e-4)
             for weight, result in found.items():
                 names.append(layer if len(found) == 1 else f"{layer}.{weight}")
-                norms.append(result.norm.double())
+                norms.append(to_float64(result.norm))
                 unconverged += not result.converged
                 if result.vector is not None:
                     self._vectors[layer] = result.vector
-            if found:
-                chain = chain and isinstance(module, _CHAIN)
-                if isinstance(module, nn.Linear):
-                    matrices.append(module.weight)
+            if isinstance(module, nn.Linear):
+                matrices.append(module.weight)
         if not names:
             return
         every = torch.stack(norms).cpu()
@@ -89,8 +89,8 @@ class SpectralNorm(Probe):
         )
         if self._sizes:
             yield Measurement("spectral_norm/unconverged", unconverged, unit="layers", estimator=estimator)
-        if chain:
-            condition = "bounds the Lipschitz constant of a chain of these layers, not of a residual network"
+        if is_chain(run.model) if self.chain is None else self.chain:
+            condition = "bound of the Lipschitz constant"
             yield Measurement(
                 "lipschitz/spectral_norm_product",
                 spectral_norm_product(every),

@@ -104,3 +104,10 @@ def test_spectrum_of_the_kernel_noise_is_a_power_of_the_index(inputs):
     basis = kernel_basis(inputs)
     expected = torch.tensor([(n / 12) ** 3 for n in range(1, 13)], dtype=torch.float64)
     torch.testing.assert_close(kernel_spectrum(kernel_noise(basis, gamma=3), basis), expected)
+
+
+def test_inputs_that_are_numbers_are_points_of_a_line():
+    x = torch.tensor([0.0, 1.0, 3.0])
+    assert median_width(x) == 2.0
+    torch.testing.assert_close(kernel_basis(x).eigenvalues, kernel_basis(x[:, None]).eigenvalues)
+    torch.testing.assert_close(radial_wave(x, 2.0), torch.sin(2 * x))

@@ -19,6 +19,7 @@ from probes_fourier import (
     SpectrumRobustness,
     breakpoints,
     double,
+    is_chain,
 )
 
 
@@ -257,7 +258,27 @@ def test_norms_of_convolutions_are_those_at_the_size_of_their_input():
         matrix = (model.conv(units) - model.conv(torch.zeros(1, 1, 6, 7))).flatten(1)
     assert layers.value[0] == pytest.approx(np.linalg.norm(matrix.numpy(), 2), rel=1e-5)
     assert result["spectral_norm/unconverged"].value == 0
+    # Its forward may add branches, for all that can be seen; its author knows that it does not.
+    assert not [name for name in result if name.startswith("lipschitz/")]
+    result = measured(SpectralNorm(chain=True), make_run(model, torch.zeros(5, 1, 6, 7)))
     assert "lipschitz/spectral_norm_product" in result and "lipschitz/max_norm" not in result
+
+
+@pytest.mark.parametrize(
+    ("model", "chain"),
+    [
+        (nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), nn.Dropout(), nn.Linear(3, 1)), True),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()), True),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, stride=1)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(0.1)), True),
+        (nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(3.0)), False),
+        (nn.Sequential(*[nn.Linear(2, 2)] * 2), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), False),
+        (nn.LSTM(2, 2), False),
+    ],
+)
+def test_only_what_certainly_is_a_chain_of_affine_maps_is_taken_for_one(model, chain):
+    assert is_chain(model) == chain
 
 
 def test_measuring_norms_leaves_no_forward_hook_behind_also_after_a_failure():
