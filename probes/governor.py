@@ -19,8 +19,9 @@ class Governor:
     once, since its cost is not known, and is paid for before the next.
 
     Early training matters most, and comes before any time has been earned. So ``overhead`` times ten seconds may be
-    borrowed, for turns at a step at least twice that of the probe's last: what is affordable early is then spread
-    evenly over the logarithm of the steps.
+    borrowed, beyond what the first turns cost, for turns at a step at least twice that of the probe's last: what is
+    affordable early is then spread evenly over the logarithm of the steps. All of it is paid back before other turns
+    go on, so that the budget holds for a run of a minute or more, and is exceeded by one of seconds.
 
     Args:
         overhead: Share of wall time that may be spent, between 0 and 1 (both excluded); None for no limit.
@@ -41,6 +42,8 @@ class Governor:
         self.start = clock()
         self.spent: dict[str, float] = defaultdict(float)
         self.last_cost: dict[str, float] = {}
+        self.first_turns = 0.0
+        """Cost of the first turns of all probes, in seconds: much of it happens once, and is no measure of the next."""
 
     @property
     def elapsed(self) -> float:
@@ -59,7 +62,10 @@ class Governor:
 
     def affords(self, plugin: str, borrow: bool = False) -> bool:
         """Whether the plugin's next turn fits the budget now; with ``borrow``, time not yet earned may be used."""
-        return self.affordable_at(plugin) - (LOAN_SECONDS if borrow else 0) <= self.clock()
+        if borrow and self.overhead is not None:
+            cost = self.total - self.first_turns + self.last_cost.get(plugin, 0.0)
+            return cost <= self.overhead * (self.elapsed + LOAN_SECONDS)
+        return self.affordable_at(plugin) <= self.clock()
 
     def affordable_at(self, plugin: str) -> float:
         """The clock's time from which the plugin's next turn fits the budget."""
@@ -73,14 +79,22 @@ class Governor:
         """Book time spent by a plugin; ``turn`` when it is the cost of one measurement turn."""
         self.spent[plugin] += seconds
         if turn:
+            if plugin not in self.last_cost:
+                self.first_turns += seconds
             self.last_cost[plugin] = seconds
 
     def state_dict(self) -> dict[str, object]:
         """The accounts, for a resume."""
-        return {"elapsed": self.elapsed, "spent": dict(self.spent), "last_cost": dict(self.last_cost)}
+        return {
+            "elapsed": self.elapsed,
+            "spent": dict(self.spent),
+            "last_cost": dict(self.last_cost),
+            "first_turns": self.first_turns,
+        }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on with the accounts of a checkpoint."""
         self.start = self.clock() - float(state["elapsed"])  # type: ignore[arg-type]
         self.spent = defaultdict(float, state["spent"])  # type: ignore[call-overload]
         self.last_cost = dict(state["last_cost"])  # type: ignore[call-overload]
+        self.first_turns = float(state["first_turns"])  # type: ignore[arg-type]

@@ -33,10 +33,13 @@ def test_a_turn_waits_until_its_cost_fits_the_budget():
 def test_half_a_second_may_be_borrowed_at_five_percent():
     clock = Clock()
     governor = Governor(0.05, clock)
+    governor.charge("a", 3.0, turn=True)  # the first turn, with all that happens once
     governor.charge("a", 0.1, turn=True)
     assert not governor.affords("a") and governor.affords("a", borrow=True)
-    governor.charge("a", 0.31, turn=True)  # with one more turn of 0.31 s it would be more than half a second
+    governor.charge("a", 0.21, turn=True)  # with one more turn of 0.21 s it would be more than half a second
     assert not governor.affords("a", borrow=True)
+    clock.now += 3.31 / 0.05 + 5  # all is paid back
+    assert governor.affords("a")
 
 
 def test_all_plugins_share_one_budget():
