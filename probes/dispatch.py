@@ -41,6 +41,7 @@ class Dispatcher:
         self._blocked = ""
         self._arranged = False
         self._silent = False
+        self._abandoned = False
         self._next_due: float = math.inf
         self._wake_at: float = math.inf
         self._flush_at: float = math.inf
@@ -98,7 +99,7 @@ class Dispatcher:
 
     def detach(self) -> None:
         """Write what waits and close everything."""
-        if self._silent:
+        if self._abandoned:
             return
         self._account()
         self.plugins.tell("detach", None, f"Detached at step {self.run.step}.")
@@ -107,12 +108,12 @@ class Dispatcher:
 
     def silence(self) -> None:
         """Do nothing any more, not even close files."""
-        self._silent = True
+        self._silent = self._abandoned = True
 
     def forget(self) -> None:
         """Leave no trace of a run that has not begun."""
         self.plugins.call_all("on_detach", run=self.run)
-        self._silent = True
+        self.silence()
 
     def problem(self, error: Exception) -> None:
         """Something in the loop that keeps the batches from being known."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -115,6 +116,7 @@ class ProbeManager:
             output=output or pick_output,
             run_id=uuid.uuid4().hex,
         )
+        self._inactive = False
         self._state: dict[str, Any] | None = None
         self._dispatch: Dispatcher | None = None
         self._first: FirstBatch | None = None
@@ -146,6 +148,9 @@ class ProbeManager:
                     f"`optimizer` ({type(item).__name__}) holds no parameter of the watched model "
                     f"({type(self.run.model).__name__}). Pass the optimizer that trains this model."
                 )
+        self._inactive = not _is_main_process()
+        if self._inactive:
+            return self  # one process measures and writes; the others train as if nothing were attached
         run = self.run
         with unnoticed(run.model):
             batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
@@ -153,8 +158,6 @@ class ProbeManager:
         run.optimizers = list(self._given_optimizers)
         plugins = Plugins(Governor(self._overhead), self._on_error)
         dispatch = Dispatcher(run, plugins, self._arrange)
-        if not _is_main_process():
-            return self  # one process writes; the others train as if nothing were attached
         if self._sinks != []:
             resumed = Path(self._state["log_dir"]) if self._state is not None else None
             run.log_dir = make_log_dir(self._given_log_dir, resumed)
@@ -226,6 +229,8 @@ class ProbeManager:
 
     def report(self) -> str:
         """What is watched, what is not and what to pass, and what each probe has cost so far; a text to print."""
+        if self._inactive:
+            return "Inactive: rank 0 measures and writes for all processes.\n"
         if self._dispatch is None:
             return getattr(self, "_last_report", "") or "Not attached. Call attach(), or attach(optimizer).\n"
         return report(self, self._dispatch)
@@ -233,11 +238,14 @@ class ProbeManager:
     def state_dict(self) -> dict[str, Any]:
         """What the run needs to go on from a checkpoint, to be saved in it; files are flushed first.
 
-        Tensors, numbers, strings and containers of them only: ``torch.load(..., weights_only=True)`` reads it.
+        Tensors, numbers, strings and containers of them only: ``torch.load(..., weights_only=True)`` reads it. Empty on
+        every rank but the first.
 
         Raises:
             RuntimeError: If the manager is not attached.
         """
+        if self._inactive:
+            return {}
         if self._dispatch is None:
             raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
         return checkpoint.save(self._dispatch)
@@ -251,6 +259,8 @@ class ProbeManager:
             RuntimeError: If steps have been taken since attach.
             ValueError: If it is not a state of a ProbeManager.
         """
+        if self._inactive:
+            return
         checkpoint.check(state)
         attached = self._dispatch is not None
         if attached:
@@ -258,6 +268,8 @@ class ProbeManager:
                 raise RuntimeError("load_state_dict() must be called before the first step, best before attach().")
             self._dispatch.forget()  # type: ignore[union-attr]
             self.detach()
+            if self._given_log_dir is None and self._state is None and self._sinks != []:
+                shutil.rmtree(self.run.log_dir, ignore_errors=True)  # fresh, and made for nothing
         self._state = dict(state)
         self.run.run_id, self.run.seed = state["run_id"], state["seed"]
         self.run.step = self.run.resumed_from = state["step"]

@@ -275,6 +275,16 @@ def test_keyboard_interrupt_in_a_measurement_reaches_the_user_and_leaves_no_trac
     assert torch.equal(state, torch.get_rng_state()) and not optimizer._optimizer_step_post_hooks and model.training
 
 
+def test_an_internal_error_stops_the_probes_and_not_the_training(model, optimizer, caplog, tmp_path, monkeypatch):
+    manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer)
+    run_steps(model, optimizer, 2)
+    monkeypatch.setattr(manager._dispatch, "_plan", lambda: 1 / 0)
+    run_steps(model, optimizer, 2)
+    manager.detach()
+    assert caplog.text.count("an internal error. Training goes on") == 1
+    assert open_run(tmp_path)["norm/weight"].sizes["step"] == 4
+
+
 def test_on_error_raise_raises(model, optimizer):
     class Broken(Probe):
         def measure(self, run, step):
@@ -384,8 +394,10 @@ def test_two_managers_get_directories_of_their_own(model, optimizer, tmp_path, m
 
 def test_other_ranks_do_nothing(model, optimizer, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with ProbeManager(model, [Norm()], log_dir=tmp_path / "run").attach(optimizer):
+    with ProbeManager(model, [Norm()], log_dir=tmp_path / "run").attach(optimizer) as manager:
         run_steps(model, optimizer, 1)
+        assert manager.state_dict() == {} and "rank 0" in manager.report()
+        manager.load_state_dict({})
     assert not (tmp_path / "run").exists()
 
 
@@ -470,7 +482,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, when, monkeypatch):
     else:
         manager = ProbeManager(model, [Sum(every(3))], overhead=None).attach(optimizer)
         manager.load_state_dict(states[2])
-        assert manager.run.log_dir == tmp_path / "cut"
+        assert manager.run.log_dir == tmp_path / "cut" and not list((tmp_path / "runs").iterdir())
     loop(model, optimizer, 20, 40)
     manager.detach()
 
