@@ -12,6 +12,7 @@ import numpy as np
 from .discovery import label
 from .guard import unnoticed
 from .measurement import Axis, Measurement
+from .needs import unmet_need
 from .plugins import Plugin, Plugins, keys, log
 from .run import Run
 
@@ -252,35 +253,12 @@ class Dispatcher:
         """Name the probes that cannot run on the batches there are, and what to pass."""
         unmet: dict[str, list[str]] = {}
         for plugin in self.probes:
-            reason = self._unmet(plugin.implementation)
+            reason = unmet_need(plugin.implementation, self.run.batches, self._blocked)
             if reason and not plugin.problem:
                 plugin.problem = reason
                 unmet.setdefault(reason, []).append(plugin.label)
         for reason, labels in unmet.items():
             self.plugins.tell("warning", None, f"Not running: {', '.join(labels)}. The reason: {reason}")
-
-    def _unmet(self, probe: Any) -> str:
-        needs: frozenset[str] = getattr(probe, "needs", frozenset())
-        if not needs:
-            return ""
-        name = getattr(probe, "batch", None)
-        name = name if isinstance(name, str) else next(iter(self.run.batches), "train")
-        batch = self.run.batches.get(name)
-        if batch is None and name != "train":
-            return f"there is no batch {name!r}. Pass batches={{{name!r}: (inputs, targets)}}."
-        if batch is None and self._blocked:
-            return self._blocked
-        if batch is None:
-            return (
-                "no batch was seen: the loop does not call the object given to ProbeManager (but a compiled or wrapped "
-                "one?), or its output was not usable. Pass the object that the loop calls, or "
-                "batches={'train': (inputs, targets)}."
-            )
-        if "inputs" in needs and batch.inputs is None:
-            return f"batch {name!r} has no floating-point input, and it measures the function of one."
-        if "targets" in needs and batch.targets is None:
-            return f"the targets of batch {name!r} were not seen. Pass batches={{{name!r}: (inputs, targets)}}."
-        return ""
 
     # ---------------------------------------------------------------------------------------------------------- sinks
 

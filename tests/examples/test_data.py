@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision import datasets
 
 from examples.data import cifar10, fashion_mnist, mnist, mnist_subset
 
@@ -79,8 +80,6 @@ def test_mnist_rejects_a_file_of_another_layout(folder):
 
 
 def test_missing_data_says_which_file_in_which_layout_and_which_variable(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("torchvision").datasets
-
     def no_network(*args: object, **kwargs: object) -> None:
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
@@ -92,8 +91,6 @@ def test_missing_data_says_which_file_in_which_layout_and_which_variable(tmp_pat
 
 
 def test_torchvision_is_asked_when_there_is_no_file(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("torchvision").datasets
-
     class Downloaded:
         def __init__(self, root: Path, train: bool, download: bool) -> None:
             assert root == tmp_path and not train and download

@@ -1,0 +1,21 @@
+"""A model, its optimizer, and a directory of its own for each test that asks for them."""
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a manager without a log_dir makes its own
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Linear(2, 1)
+
+
+@pytest.fixture
+def optimizer(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,0 +1,110 @@
+"""SpectralNorm against the norms of explicit matrices."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from probes_fourier import (
+    SpectralNorm,
+    is_chain,
+)
+
+
+def test_norms_of_a_chain_are_those_of_its_matrices_and_bound_it(mlp, inputs, make_run, measured):
+    result = measured(SpectralNorm(), make_run(mlp, inputs))
+    weights = [mlp[i].weight.detach().numpy() for i in (0, 2, 4)]
+    norms = [np.linalg.norm(weight, 2) for weight in weights]
+    layers = result["spectral_norm/weight"]
+    np.testing.assert_allclose(layers.value, norms, rtol=1e-5)
+    assert layers.coords["layer"].values.tolist() == ["0", "2", "4"]
+    assert result["lipschitz/spectral_norm_product"].value == pytest.approx(np.prod(norms), rel=1e-5)
+    bound = max(abs(weight).max() for weight in weights) ** 3 * math.sqrt(3 * 2) * 16 * 16
+    assert result["lipschitz/max_norm"].value == pytest.approx(bound, rel=1e-5)
+
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2)
+        self.spare = nn.Conv2d(1, 1, 1)
+        self.head = nn.Linear(2, 1)
+
+    def forward(self, image):
+        return self.head(self.norm(self.conv(image)).mean((2, 3)))
+
+
+def test_norms_of_convolutions_are_those_at_the_size_of_their_input(make_run, measured):
+    torch.manual_seed(0)
+    model = Convolutional()
+    result = measured(SpectralNorm(), make_run(model, torch.zeros(5, 1, 6, 7)))
+    layers = result["spectral_norm/weight"]
+    assert layers.coords["layer"].values.tolist() == ["conv", "norm", "head"]
+    with torch.no_grad():
+        units = torch.eye(42).reshape(42, 1, 6, 7)
+        matrix = (model.conv(units) - model.conv(torch.zeros(1, 1, 6, 7))).flatten(1)
+    assert layers.value[0] == pytest.approx(np.linalg.norm(matrix.numpy(), 2), rel=1e-5)
+    assert result["spectral_norm/unconverged"].value == 0
+    # Its forward may add branches, for all that can be seen; its author knows that it does not.
+    assert not [name for name in result if name.startswith("lipschitz/")]
+    result = measured(SpectralNorm(chain=True), make_run(model, torch.zeros(5, 1, 6, 7)))
+    assert "lipschitz/spectral_norm_product" in result and "lipschitz/max_norm" not in result
+
+
+@pytest.mark.parametrize(
+    ("model", "chain"),
+    [
+        (nn.Sequential(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), nn.Dropout(), nn.Linear(3, 1)), True),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()), True),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(3, stride=1)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(0.1)), True),
+        (nn.Sequential(nn.Linear(2, 2), nn.LeakyReLU(3.0)), False),
+        (nn.Sequential(*[nn.Linear(2, 2)] * 2), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), False),
+        (nn.LSTM(2, 2), False),
+    ],
+)
+def test_only_what_certainly_is_a_chain_of_affine_maps_is_taken_for_one(model, chain):
+    assert is_chain(model) == chain
+
+
+def test_measuring_norms_leaves_no_forward_hook_behind_also_after_a_failure(make_run, measured):
+    model = Convolutional()
+    measured(SpectralNorm(), make_run(model, torch.zeros(5, 1, 6, 7)))
+    with pytest.raises(RuntimeError):
+        measured(SpectralNorm(), make_run(model, torch.zeros(5, 3, 6, 7)))
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_norms_start_from_the_vectors_of_the_last_time_also_after_a_resume(monkeypatch, make_run, measured):
+    torch.manual_seed(0)
+    run = make_run(Convolutional(), torch.zeros(5, 1, 6, 7))
+    first = SpectralNorm()
+    measured(first, run)
+    second = SpectralNorm()
+    second.load_state_dict(first.state_dict())
+    started = []
+    import probes_fourier.probe_norms as probe_norms
+
+    real = probe_norms.module_spectral_norm
+    monkeypatch.setattr(
+        probe_norms, "module_spectral_norm", lambda m, s, v, **k: started.append(v) or real(m, s, v, **k)
+    )
+    measured(second, run)
+    assert next(v for v in started if v is not None).equal(first.state_dict()["conv"])
+
+
+def test_no_bound_is_given_for_attention(make_run, measured):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0].mean(1)
+
+    result = measured(SpectralNorm(), make_run(Attention(), torch.zeros(5, 3, 4)))
+    assert list(result) == ["spectral_norm/weight"]
+    assert result["spectral_norm/weight"].coords["layer"].values.tolist() == ["attention", "attention.out_proj"]
