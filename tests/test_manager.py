@@ -190,14 +190,17 @@ def test_the_users_directory_is_kept_open_for_one_process_only(model, optimizer,
 
 
 def test_a_forked_child_leaves_the_files_alone(model, optimizer, tmp_path):
-    with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer):
+    with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer) as manager:
         run_steps(model, optimizer, 2)
+        manager._dispatch.flush()
+        run_steps(model, optimizer, 1)
         child = os.fork()
         if child == 0:
             run_steps(model, optimizer, 5)
+            manager.detach()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        run_steps(model, optimizer, 2)
+        run_steps(model, optimizer, 1)
     assert open_run(tmp_path)["norm/weight"]["step"].values.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -229,15 +232,15 @@ def test_draws_depend_on_seed_probe_and_step_and_on_nothing_else(model, optimize
     class Others(Draws):
         pass
 
-    def draws(probes, seed=0):
+    def draws(probes, seed=0, name="Draws"):
         sink = Memory()
         with ProbeManager(model, probes, sinks=[sink], overhead=None, seed=seed).attach(optimizer):
             run_steps(model, optimizer, 2)
-        return [float(row.value) for row in sink.rows if row.name == "draws/Draws"]
+        return [float(row.value) for row in sink.rows if row.name == f"draws/{name}"]
 
     alone = draws([Draws(every(1))])
     assert alone == draws([Others(every(1)), Draws(every(1))]) and len(set(alone)) == 3
-    assert alone != draws([Draws(every(1))], seed=1)
+    assert alone != draws([Draws(every(1))], seed=1) and alone != draws([Others(every(1))], name="Others")
 
 
 def test_needs_that_are_not_met_are_named_with_what_to_pass(model, optimizer, caplog):
