@@ -154,12 +154,15 @@ class ProbeManager:
         run = self.run
         with unnoticed(run.model):
             batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
-        run.batches = batches
+        # Attached again, the run goes on: in the same files, on the same batches.
+        run.batches = {**run.batches, **batches}
+        if run.step and run.resumed_from is None:
+            run.resumed_from = run.step
         run.optimizers = list(self._given_optimizers)
         plugins = Plugins(Governor(self._overhead), self._on_error)
         dispatch = Dispatcher(run, plugins, self._arrange)
         if self._sinks != []:
-            resumed = Path(self._state["log_dir"]) if self._state is not None else None
+            resumed = Path(self._state["log_dir"]) if self._state is not None else run.log_dir if run.step else None
             run.log_dir = make_log_dir(self._given_log_dir, resumed)
         run.config = self._config()
         for probe in self._probes:
@@ -188,8 +191,7 @@ class ProbeManager:
         self._counter = StepCounter(
             run.model, self._given_optimizers, dispatch.before_first, dispatch.after_step, dispatch.least_due
         )
-        if self._state is not None:
-            self._counter.resume(run.step)
+        self._counter.resume(run.step)
         if "train" not in run.batches:
             self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)
         else:
@@ -216,6 +218,7 @@ class ProbeManager:
             dispatch.detach()
             self._last_report = report(self, dispatch)
             self._state = None
+            self.run.resumed_from = None
 
     def __enter__(self) -> ProbeManager:
         return self

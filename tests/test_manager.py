@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from loops import Memory, Norm, run_steps
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
@@ -100,6 +101,20 @@ def test_a_manager_can_attach_again_after_detach(model, optimizer, tmp_path):
             run_steps(model, optimizer, 1)
     with manager.attach():
         pass
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_attached_again_the_run_goes_on_in_the_same_files(model, optimizer, given, tmp_path):
+    manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path / "run" if given else None, overhead=None)
+    for _ in range(3):
+        with manager.attach(optimizer):
+            run_steps(model, optimizer, 2)
+    assert manager.run.step == 6 and (given or len(list((tmp_path / "runs").iterdir())) == 1)
+    run = open_run(manager.run.log_dir)
+    assert run["norm/weight"]["step"].values.tolist() == list(range(7)) and run["sessions"].sizes["step"] == 3
+    events = EventAccumulator(str(manager.run.log_dir))
+    events.Reload()
+    assert [event.step for event in events.Scalars("norm/weight")] == list(range(7))
 
 
 def test_attach_twice_is_refused(model):
