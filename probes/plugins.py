@@ -48,6 +48,7 @@ class Plugin:
     due: int | None = None
     problem: str = ""
     """Why it does not run; empty while it does."""
+    last_failure: str = ""
     failures: int = 0
     """In succession."""
     measured: int = 0
@@ -175,6 +176,7 @@ class Plugins:
             raise error
         plugin.failed += 1
         plugin.failures += 1
+        plugin.last_failure = repr(error)
         trace = "".join(traceback.format_exception(error))
         self.tell("fault", plugin, f"Plugin {plugin.label} failed in {where}: {error!r}", trace, once=repr(error))
         if isinstance(error, ModelChanged) or plugin.failures >= QUARANTINE_AFTER:

@@ -58,6 +58,9 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     troubles += manager._broken
     if troubles:
         lines += ["", "Not running"] + [f"  {trouble}" for trouble in troubles]
+    failed = [plugin for plugin in dispatch.plugins.all if plugin.last_failure and not plugin.problem]
+    if failed:
+        lines += ["", "Last failure"] + [f"  {plugin.key}: {plugin.last_failure}" for plugin in failed]
     if dispatch.plugins.having("write"):
         lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
     return "\n".join(lines) + "\n"

@@ -30,6 +30,20 @@ def test_a_raising_probe_is_told_once_and_put_out_of_service(model, optimizer, c
     assert [event.kind for event in sink.events] == ["attach", "fault", "fault", "fault", "quarantine", "detach"]
 
 
+def test_a_failure_now_and_then_does_not_end_a_probe_and_is_in_the_report(model, optimizer):
+    class Sometimes(Probe):
+        def measure(self, run, step):
+            if step % 3:
+                raise ZeroDivisionError(f"at {step}")
+            yield Measurement("sometimes/one", 1.0)
+
+    sink = Memory()
+    with ProbeManager(model, [Sometimes(every(1))], sinks=[sink], overhead=None).attach(optimizer) as manager:
+        run_steps(model, optimizer, 10)
+        assert "Sometimes: ZeroDivisionError('at 10')" in manager.report()
+    assert sink.steps("sometimes/one") == [0, 3, 6, 9]
+
+
 def test_a_misspelt_hook_is_told_once_and_the_rest_works(model, optimizer, caplog):
     class Misspelt(Norm):
         def on_stpe(self, run, step):

@@ -73,7 +73,7 @@ def test_half_amplitude_steps_are_kept_through_a_resume(Sines, make_run, measure
 
 
 def test_path_that_leaves_the_input_shape_is_rejected(Sines, make_run, measured):
-    with pytest.raises(ValueError, match=r"Inputs must have rows of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"`path` must give inputs of shape \(3,\)"):
         measured(FourierSpectrum(path=along), make_run(Sines(), torch.zeros(50, 3)))
 
 
