@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import uuid
 import weakref
 from datetime import datetime
@@ -16,7 +17,7 @@ from .run import Run
 if TYPE_CHECKING:
     from .manager import ProbeManager
 
-__all__ = ["Silence", "close_late", "keep_alive", "make_log_dir", "without_model"]
+__all__ = ["DetachAtExit", "Silence", "close_late", "keep_alive", "make_log_dir", "without_model"]
 
 
 def make_log_dir(given: Path | None, resumed: Path | None) -> Path:
@@ -55,8 +56,30 @@ def without_model(run: Run) -> Run:
     return Run(model=nn.Identity(), log_dir=run.log_dir, seed=run.seed, output=run.output, run_id=run.run_id)
 
 
-def close_late(sinks: list[Plugin], run: Run) -> None:
-    """Write and close the files of a run that was never detached, when its model is gone or the interpreter ends."""
+class DetachAtExit:
+    """Detaches a manager when the interpreter ends, if it is still there and attached.
+
+    Registered when the sinks are open: what is registered last runs first, and h5py cannot write any more after a
+    handler of its own, registered when it was imported, has run.
+    """
+
+    def __init__(self, manager: ProbeManager) -> None:
+        self.manager = weakref.ref(manager)
+        atexit.register(self)
+
+    def __call__(self) -> None:
+        manager = self.manager()
+        if manager is not None:
+            manager.detach()
+
+    def cancel(self) -> None:
+        """Do nothing at exit."""
+        atexit.unregister(self)
+
+
+def close_late(sinks: list[Plugin], run: Run, at_exit: DetachAtExit) -> None:
+    """Write and close the files of a run that was never detached and whose model is gone."""
+    at_exit.cancel()
     for sink in sinks:
         for name in ("flush", "on_detach"):
             if name in sink.hooks and not sink.problem:

@@ -22,7 +22,7 @@ from .discovery import BrokenPlugin, default_names, load
 from .dispatch import Dispatcher
 from .governor import Governor
 from .guard import unnoticed
-from .lifetime import Silence, close_late, keep_alive, make_log_dir, without_model
+from .lifetime import DetachAtExit, Silence, close_late, keep_alive, make_log_dir, without_model
 from .plugins import OnError, Plugins, invoke
 from .probe import Probe
 from .report import report
@@ -198,7 +198,9 @@ class ProbeManager:
             self._arrange(final=True)
         # The manager lives as long as the model, also when the script keeps no reference to it.
         keep_alive(run.model, self)
-        self._finalizer = weakref.finalize(self, close_late, plugins.having("write"), without_model(run))
+        self._at_exit = DetachAtExit(self)
+        self._finalizer = weakref.finalize(self, close_late, plugins.having("write"), without_model(run), self._at_exit)
+        self._finalizer.atexit = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=Silence(self))
 
@@ -215,6 +217,7 @@ class ProbeManager:
             keep_alive(self.run.model, self, remove=True)
             if hasattr(self, "_finalizer"):
                 self._finalizer.detach()
+                self._at_exit.cancel()
             dispatch.detach()
             self._last_report = report(self, dispatch)
             self._state = None

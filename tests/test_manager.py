@@ -103,6 +103,43 @@ def test_a_manager_can_attach_again_after_detach(model, optimizer, tmp_path):
         pass
 
 
+SCRIPT = """
+import torch
+from torch import nn
+from probes import ProbeManager
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+{line}
+for step in range(12):
+    loss = nn.functional.cross_entropy(model(torch.randn(16, 4)), torch.randint(3, (16,)))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["probes = ProbeManager(model, overhead=None).attach()", "ProbeManager(model, overhead=None).attach(optimizer)"],
+)
+@pytest.mark.parametrize("end", ["", "del model, optimizer", "raise SystemExit(0)", "import sys; sys.exit(0)"])
+def test_a_script_that_never_detaches_loses_nothing(line, end, tmp_path):
+    script = SCRIPT.format(line=line, end=end)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    run = open_run(next((tmp_path / "runs").iterdir()))
+    assert run["fourier/amplitude/train"]["step"].values[-1] == 11
+    assert run["events"]["kind"].values.tolist()[-1] == "detach" or end == "del model, optimizer"
+
+
+def test_a_script_that_fails_loses_nothing(tmp_path):
+    script = SCRIPT.format(line="ProbeManager(model, overhead=None).attach()", end="raise ValueError('of the script')")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and done.stderr.strip().endswith("ValueError: of the script")
+    assert open_run(next((tmp_path / "runs").iterdir()))["fourier/amplitude/train"]["step"].values[-1] == 11
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_attached_again_the_run_goes_on_in_the_same_files(model, optimizer, given, tmp_path):
     manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path / "run" if given else None, overhead=None)
