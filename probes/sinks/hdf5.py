@@ -94,6 +94,8 @@ class HDF5Sink:
         path: The file; by default ``run.h5`` in the run's log directory.
     """
 
+    name = "hdf5"
+
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
         self._lock: FileLock | None = None
