@@ -109,7 +109,8 @@ def as_batch(data: Any, n: int = 100, seed: int = 0, name: str = "batch") -> Bat
 
     Args:
         data: A tensor of inputs; ``(inputs, targets)``; a dict of keyword arguments for the model, whose
-            ``"labels"`` or ``"label"`` are the targets; a map-style Dataset or a DataLoader over one; or a
+            ``"labels"`` or ``"label"`` are the targets (for a model that takes the dict itself as its one argument
+            pass ``Batch((data,), targets=...)``); a map-style Dataset or a DataLoader over one; or a
             :class:`Batch`.
         n: Number of samples.
         seed: Seed of the sample.

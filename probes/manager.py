@@ -44,7 +44,8 @@ class ProbeManager:
             that runs by default.
         batches: The fixed batches to measure on, by name: tensors, ``(inputs, targets)``, dicts of keyword arguments,
             a Dataset, a DataLoader or a :class:`~probes.batches.Batch`; of more than 100 samples a seeded sample of 100
-            is taken. When there is no ``"train"``, the first batch the loop shows becomes it.
+            is taken. For a model that takes a dict as its one argument, ``Batch((dict,), targets=...)``. When there is
+            no ``"train"``, the first batch the loop shows becomes it.
         sinks: Where results go; by default HDF5 and TensorBoard, both in ``log_dir``.
         log_dir: Directory of the results; by default ``runs/<date and time>``.
         overhead: Share of wall time that all probes and sinks together may take: a probe's turn is postponed while it
@@ -173,6 +174,7 @@ class ProbeManager:
         try:
             self._open(dispatch)
         except BaseException:
+            dispatch.forget()  # nothing was measured: there is nothing to write, nor to tell
             self.detach()
             raise
         return self

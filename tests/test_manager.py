@@ -204,13 +204,13 @@ def test_an_unwritable_log_dir_is_refused(model, tmp_path):
         manager.attach()
 
 
-def test_a_log_dir_with_another_run_is_refused(model, optimizer, tmp_path):
+def test_a_log_dir_with_another_run_is_refused(model, optimizer, tmp_path, caplog):
     with ProbeManager(model, [Norm()], log_dir=tmp_path).attach(optimizer):
         run_steps(model, optimizer, 1)
     other = ProbeManager(model, [Norm()], log_dir=tmp_path)
     with pytest.raises(FileExistsError, match="load_state_dict"):
         other.attach(optimizer)
-    assert not optimizer._optimizer_step_post_hooks
+    assert not optimizer._optimizer_step_post_hooks and caplog.text == ""
 
 
 def test_two_managers_get_directories_of_their_own(model, optimizer, tmp_path, monkeypatch):
