@@ -1,4 +1,11 @@
-"""The tangent kernel of a model on a batch, exact, layer by layer."""
+"""The tangent kernel of a model on a batch, exact, layer by layer.
+
+All examples go forward once, and one backward pass a class suffices, for examples do not interact. The gradients stop at
+the operations that use parameters; their products with the inputs of those operations give the kernel, layer by layer,
+and nothing of the size of a Jacobian is ever formed. Every use of every parameter is found in the graph (``uses.py``);
+which row belongs to which example is found by experiment (``layout.py``); each weight is evaluated in the cheapest of
+three ways (``gram.py``). Parameters with a use that is not known go one example at a time (``per_example.py``).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +15,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from probes.batches import Batch
+from .call import Call
+from .plan import Plan, make_plan
+from .sweep import diagonal_sweep, kernel_sweep
 
-__all__ = ["TangentDiagonal", "TangentGram", "TraceEstimate", "estimate_trace", "tangent_diagonal", "tangent_kernel"]
+__all__ = ["TangentDiagonal", "TangentGram", "tangent_diagonal", "tangent_kernel"]
+
+MEMORY = 4 << 30
 
 
 class TangentGram(NamedTuple):
@@ -28,14 +39,7 @@ class TangentDiagonal(NamedTuple):
     diagonal: Tensor
     """Squared norm of the tangent features of each output and sample, shape ``(c, n)``; its sum is the trace."""
     layers: dict[str, Tensor]
-
-
-class TraceEstimate(NamedTuple):
-    """An estimate of the trace of a tangent kernel."""
-
-    trace: float
-    standard_error: float
-    layers: dict[str, float]
+    """The part of each layer, of the same shape, in order of depth. Empty if not asked for."""
 
 
 def tangent_kernel(
@@ -46,15 +50,52 @@ def tangent_kernel(
     output: Callable[[Any], Tensor] | None = None,
     outputs: Sequence[int] | Literal["sum"] | None = None,
     layers: bool = False,
-    memory: float = 4e9,
+    memory: float = MEMORY,
 ) -> TangentGram:
-    """K[a, i, b, j] = sum over parameters of d f_a(x_i) d f_b(x_j) (interim: one example at a time)."""
-    first = _jacobian(model, inputs, output, outputs)
-    second = first if other is None else _jacobian(model, other, output, outputs)
-    parts = {
-        name: torch.tensordot(rows, second[name], dims=([2], [2])) for name, rows in first.items()
-    }
-    return TangentGram(sum(parts.values()), parts if layers else {})
+    r"""The exact tangent kernel of a model on a batch, or between two batches.
+
+    .. math:: K[a, i, b, j] = \sum_p \frac{\partial f_a(x_i)}{\partial w_p} \frac{\partial f_b(x_j)}{\partial w_p}
+
+    over all trainable parameters, as they are used: tied or repeated parameters count as one. The layers' parts, one for
+    each module that holds parameters of its own, sum to the kernel. The model must be in eval mode where that matters,
+    and is left as it was; nothing is drawn, no ``.grad`` is touched.
+
+    Args:
+        model: Any eager model whose examples do not interact.
+        inputs: Of n examples: a tensor, a tuple of positional arguments, a dict of keyword arguments, or a
+            :class:`probes.batches.Batch`; on the model's device.
+        other: Of n' further examples, for K(x, x'), with rows of the same shapes.
+        output: Picks the output tensor, ``(n, c)`` or ``(n,)``, from what the model returns; by default the tensor
+            itself, its ``logits``, or the first of a tuple.
+        outputs: Indices of the outputs wanted, or ``"sum"`` for the kernel of the sum of all outputs (c = 1).
+        layers: Whether to keep the parts of the layers, each as large as the kernel.
+        memory: Bytes that may be used besides the model, the results included. More examples than fit at once are
+            taken in pairs of blocks, at the cost of more passes.
+
+    Returns:
+        In the dtype of the model, or float32 where that is a half precision, on its device.
+
+    Raises:
+        ValueError: If the kernel would be meaningless (batch normalisation or dropout in training mode, random or
+            coupled examples, no trainable parameter, outputs of the wrong shape), or does not fit ``memory``.
+        TypeError: If the outputs are no floating-point numbers.
+
+    Cost: one forward pass, c backward passes to the layers' outputs and, for each weight, the least of three counts of
+    operations (see ``gram.py``); for parameters used in unknown ways, n forward and n c backward passes of one example.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> x = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+        >>> tangent_kernel(model, x).kernel[0, :, 0, :].tolist()
+        [[1.0, 1.0], [1.0, 5.0]]
+
+    Reference:
+        Baratin (2021), appendix B.1.2 and eq. 22. The kernel of a linear layer from its inputs and gradients: Jacot et
+        al. (2018); evaluation orders: Novak et al. (2022), *Fast finite width neural tangent kernel*.
+    """
+    call = Call.of(model, inputs, output, outputs, other=other)
+    plan = make_plan(call, memory, kernel=True, layers=layers)
+    return TangentGram(*_by_layer(plan, kernel_sweep(plan), layers))
 
 
 def tangent_diagonal(
@@ -64,43 +105,37 @@ def tangent_diagonal(
     output: Callable[[Any], Tensor] | None = None,
     outputs: Sequence[int] | Literal["sum"] | None = None,
     layers: bool = False,
-    memory: float = 4e9,
+    memory: float = MEMORY,
 ) -> TangentDiagonal:
-    """K[a, i, a, i]."""
-    parts = {name: rows.square().sum(2) for name, rows in _jacobian(model, inputs, output, outputs).items()}
-    return TangentDiagonal(sum(parts.values()), parts if layers else {})
+    r"""The exact diagonal of the tangent kernel: the squared norms of the tangent features.
+
+    .. math:: K[a, i, a, i] = \|\Phi(x_i)[a]\|^2, \qquad \operatorname{Tr} K = \|\Phi\|_F^2 = \sum_{a, i} K[a, i, a, i]
+
+    Args, errors: as :func:`tangent_kernel`.
+
+    Returns:
+        Shape ``(c, n)``.
+
+    Cost: one forward pass, c backward passes, and one product of inputs and gradients for each layer.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> tangent_diagonal(model, torch.tensor([[1.0, 0.0], [1.0, 2.0]])).diagonal.tolist()
+        [[1.0, 5.0]]
+
+    Reference:
+        Baratin (2021), eq. 18, where its square root is a factor of the path complexity.
+    """
+    call = Call.of(model, inputs, output, outputs)
+    plan = make_plan(call, memory, kernel=False, layers=layers)
+    return TangentDiagonal(*_by_layer(plan, diagonal_sweep(plan), layers))
 
 
-def estimate_trace(
-    model: nn.Module,
-    inputs: Any,
-    *,
-    draws: int = 1,
-    generator: torch.Generator | None = None,
-    output: Callable[[Any], Tensor] | None = None,
-    layers: bool = False,
-    memory: float = 4e9,
-) -> TraceEstimate:
-    """Tr K by random class signs, with its standard error."""
-    raise NotImplementedError
-
-
-def _jacobian(model: nn.Module, inputs: Any, output: Any, outputs: Any) -> dict[str, Tensor]:
-    batch = inputs if isinstance(inputs, Batch) else Batch((inputs,))
-    rows: dict[str, list[Tensor]] = {}
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for i in range(batch.n):
-        example = batch.select(torch.tensor([i]))
-        result = (output or (lambda r: r))(model(*example.args, **example.kwargs))
-        f = result.reshape(1, -1)[0]
-        f = f.sum()[None] if outputs == "sum" else f if outputs is None else f[list(outputs)]
-        grads = torch.autograd.grad(f, parameters, torch.eye(len(f)), is_grads_batched=True, allow_unused=True)
-        for name, g in zip(names, grads, strict=True):
-            if g is not None:
-                rows.setdefault(name.rpartition(".")[0], [])
-                rows[name.rpartition(".")[0]].append((i, g.flatten(1)))
-    return {
-        layer: torch.stack([torch.cat([g for k, g in pairs if k == i], 1) for i in range(batch.n)], 1)
-        for layer, pairs in rows.items()
-    }
+def _by_layer(plan: Plan, parts: dict[str, Tensor], layers: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    if not layers:
+        return parts[""], {}
+    ordered = {layer: parts[layer] for layer in plan.layers if layer in parts}
+    total = torch.zeros_like(next(iter(ordered.values())))
+    for part in ordered.values():
+        total += part
+    return total, ordered

@@ -1,0 +1,212 @@
+"""The part of one weight in the tangent kernel, from its inputs and the gradients at its outputs, in the cheapest way.
+
+With inputs A (n, T, I) and gradients D (c, n, T, O), T rows for each example,
+
+    K[a, i, b, j] = sum over t, s of <A_it, A_js> <D_ait, D_bjs>.
+
+Three exact evaluations, in multiply-adds of the symmetric kernel with N = n c:
+
+* pairs:     T^2 (n^2 I + N^2 O) / 2              T = 1, or tiny
+* chain:     n^2 T^2 (I + c O) / 2 + N^2 T O / 2  M_ij = A_i A_j^T, then <D_ai, M_ij D_bj>
+* explicit:  N T O I + N^2 O I / 2                the gradients of each example, a block of inputs at a time, then G G^T
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .operands import Convolution
+
+__all__ = ["Factors", "add_gram", "add_matrix_gram", "cheapest", "mirror", "square_norms"]
+
+# Columns of an explicit block: one float32 product over more of them loses digits.
+COLUMNS = 1 << 14
+
+
+@dataclass
+class Factors:
+    """Inputs and gradients of one weight, by example."""
+
+    d: Tensor
+    """Gradients, shape ``(c, n, T, O)``."""
+    a: Tensor | None = None
+    """Inputs, shape ``(n, T, I)``; None for a convolution whose patches are not yet formed."""
+    patches: Convolution | None = None
+
+    @property
+    def inputs(self) -> int:
+        """I."""
+        if self.a is not None:
+            return self.a.shape[2]
+        assert self.patches is not None
+        return self.patches.x.shape[1] * torch.Size(self.patches.kernel).numel()
+
+    def full(self) -> Tensor:
+        """All inputs, shape ``(n, T, I)``."""
+        if self.a is None:
+            assert self.patches is not None
+            return self.patches.unfold(self.patches.x).transpose(1, 2)
+        return self.a
+
+    def blocks(self, width: int) -> list[tuple[int, int]]:
+        """Ranges of input channels of about ``width`` inputs each."""
+        size, each = self.inputs, 1
+        if self.a is None:
+            assert self.patches is not None
+            size = self.patches.x.shape[1]
+            each = self.inputs // size
+        step = max(1, width // each)
+        return [(start, min(size, start + step)) for start in range(0, size, step)]
+
+    def block(self, start: int, stop: int) -> Tensor:
+        """Inputs of some channels, shape ``(n, T, w)``."""
+        if self.a is not None:
+            return self.a[:, :, start:stop]
+        assert self.patches is not None
+        return self.patches.unfold(self.patches.x[:, start:stop]).transpose(1, 2)
+
+
+def cheapest(n: int, c: int, t: int, o: int, i: int) -> str:
+    """The evaluation with the fewest multiply-adds, weighted by how well each runs."""
+    big = n * c
+    costs = {
+        "pairs": n * n * t * t * i / 2 + t * (t + 1) / 2 * big * big * (o + 40),
+        "chain": n * n * t * t * (i + 1.5 * c * o) / 2 + 1.5 * big * big * t * o / 2,
+        "explicit": big * t * o * i + 0.56 * big * big * o * i,
+    }
+    return min(costs, key=costs.__getitem__)
+
+
+def add_gram(kernel: Tensor, left: Tensor, right: Tensor | None = None) -> None:
+    """``kernel += left right^T``; only the upper triangle, ``left left^T``, without ``right``.
+
+    Args:
+        kernel: Shape ``(N, N')``.
+        left: Shape ``(N, P)``.
+        right: Shape ``(N', P)``.
+    """
+    for start in range(0, left.shape[1], COLUMNS):
+        columns = left[:, start : start + COLUMNS]
+        if right is not None:
+            kernel.addmm_(columns, right[:, start : start + COLUMNS].T)
+            continue
+        step = max(64, -(-len(kernel) // 8))
+        for row in range(0, len(kernel), step):  # panels: half of the work of the whole product
+            kernel[row : row + step, row:].addmm_(columns[row : row + step], columns[row:].T)
+
+
+def mirror(kernel: Tensor) -> Tensor:
+    """The symmetric matrix of an upper triangle."""
+    upper = kernel.triu()
+    return upper + upper.triu(1).T
+
+
+def add_matrix_gram(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
+    """Add the kernel of a weight, and of the bias that goes with it, to ``kernel``, shape ``(c, n, c', n')``.
+
+    Args:
+        kernel: Only the upper triangle of the matrix is meaningful afterwards if there is no ``right``.
+        left: Of the examples of the rows.
+        right: Of those of the columns; None when they are the same.
+        bias: Whether a bias is added to the products, and trained.
+    """
+    c, n, t, o = left.d.shape
+    method = cheapest(n, c, t, o, left.inputs)
+    {"pairs": _pairs, "chain": _chain, "explicit": _explicit}[method](kernel, left, right, bias)
+
+
+def _pairs(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
+    c, n, t, o = left.d.shape
+    a, d = left.full().transpose(0, 1), left.d.reshape(c * n, t, o).transpose(0, 1).contiguous()
+    other_a, other_d = (a, d) if right is None else (right.full().transpose(0, 1), _by_row(right.d))
+    m = other_a.shape[1]
+    flat = kernel.view(c * n, -1)
+    product = torch.empty_like(flat) if right is not None or t > 1 else torch.zeros_like(flat)
+    for first in range(t):
+        for second in range(first + 1 if right is None else other_d.shape[0]):
+            inputs = a[first] @ other_a[second].T
+            if bias:
+                inputs += 1
+            if right is None and t == 1:
+                add_gram(product, d[0])
+            else:
+                torch.mm(d[first], other_d[second].T, out=product)
+            product.view(c, n, -1, m).mul_(inputs[None, :, None, :])
+            flat += product
+            if right is None and first != second:
+                flat += product.T
+
+
+def _by_row(d: Tensor) -> Tensor:
+    return d.flatten(0, 1).transpose(0, 1).contiguous()
+
+
+def _chain(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
+    c, n, t, o = left.d.shape
+    a, d = left.full().contiguous(), left.d.contiguous()
+    other_a, other_d = (a, d) if right is None else (right.full().contiguous(), right.d.contiguous())
+    m, s = other_d.shape[1:3]
+    block = max(1, min(n, 128 // t, (1 << 24) // max(1, c * m * t * o)))
+    for start in range(0, n, block):
+        first = start if right is None else 0
+        b, columns = min(block, n - start), m - first
+        inputs = a[start : start + b].reshape(b * t, -1) @ other_a[first:].reshape(columns * s, -1).T
+        if bias:
+            inputs += 1
+        inputs = inputs.view(b * t, columns, s).transpose(0, 1)
+        moved = torch.empty(c, columns, b * t, o, dtype=d.dtype, device=d.device)
+        for k in range(c):
+            torch.bmm(inputs, other_d[k, first:], out=moved[k])
+        moved = moved.view(c * columns, b, t * o)
+        for k in range(b):
+            i = start + k
+            part = (moved[:, k] @ d[:, i].reshape(c, t * o).T).view(c, columns, c)  # [b, j, a]
+            skip = k if right is None else 0
+            kernel[:, i, :, first + skip :] += part.permute(2, 0, 1)[:, :, skip:]
+            if right is None:  # the flat upper triangle takes the other half of the examples for a < b
+                kernel[:, i + 1 :, :, i] += part[:, k + 1 :]
+
+
+def _explicit(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
+    c, n, _, o = left.d.shape
+    flat = kernel.view(c * n, -1)
+    buffers: dict[tuple[int, ...], Tensor] = {}
+    for start, stop in left.blocks(COLUMNS // o or 1):
+        gradients = _gradients(left, start, stop, buffers, 0)
+        add_gram(flat, gradients, None if right is None else _gradients(right, start, stop, buffers, 1))
+    if bias:
+        add_gram(flat, left.d.sum(2).flatten(0, 1), None if right is None else right.d.sum(2).flatten(0, 1))
+
+
+def _gradients(factors: Factors, start: int, stop: int, buffers: dict[tuple[int, ...], Tensor], side: int) -> Tensor:
+    """Derivatives of each output and example with respect to the weights of some inputs. Shape ``(N, O * w)``."""
+    c, n, _, o = factors.d.shape
+    inputs = factors.block(start, stop)
+    key = (side, inputs.shape[2])
+    if key not in buffers:
+        buffers[key] = torch.empty(c, n, o, inputs.shape[2], dtype=inputs.dtype, device=inputs.device)
+    for k in range(c):
+        torch.bmm(factors.d[k].transpose(1, 2), inputs, out=buffers[key][k])
+    return buffers[key].view(c * n, -1)
+
+
+def square_norms(factors: Factors, bias: bool) -> Tensor:
+    """Squared norm of the derivative of each output and example, by the cheaper of two ways. Shape ``(c, n)``."""
+    c, n, t, o = factors.d.shape
+    i = factors.inputs
+    if t * (o + i / c) <= o * i:  # the diagonal blocks of the chain
+        a = factors.full()
+        inputs = a @ a.transpose(1, 2)
+        if bias:
+            inputs = inputs + 1
+        return torch.stack([(d @ d.transpose(1, 2)).mul_(inputs).sum((1, 2)) for d in factors.d])
+    norms = factors.d.new_zeros(c, n)
+    buffers: dict[tuple[int, ...], Tensor] = {}
+    for start, stop in factors.blocks(COLUMNS // o or 1):
+        norms += _gradients(factors, start, stop, buffers, 0).square_().sum(1).view(c, n)
+    if bias:
+        norms += factors.d.sum(2).square().sum(2)
+    return norms

@@ -1,0 +1,197 @@
+"""What a few examples tell before all go: which rows are whose, what the general method must do, what fits in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backward import backward
+from .call import Call
+from .layout import Layout, layouts
+from .parts import explicit_size, roles
+from .uses import Use, find_uses
+
+__all__ = ["Plan", "layer_of", "make_plan"]
+
+# How many examples are tried. One number can fail to tell layouts apart; primes and 4 together do.
+_TRIALS = (3, 4, 5, 7)
+
+
+@dataclass
+class Plan:
+    """How to evaluate one kernel."""
+
+    call: Call
+    outputs: int
+    """c."""
+    signature: list[tuple[str, str | None, str | None]]
+    layouts: list[Layout | None]
+    """Of each use; None where it could not be told."""
+    general: set[str]
+    """Parameters that go one example at a time."""
+    owners: dict[str, str]
+    """The layer of each parameter; ``""`` for all when the layers are not asked for."""
+    layers: list[str]
+    """In order of depth."""
+    block: int
+    """Examples that fit at once."""
+    memory: float
+    batched: bool
+    routing: bool
+    dtype: torch.dtype
+
+
+def layer_of(call: Call, parameter: str) -> str:
+    """The module that holds a parameter; a parametrized weight belongs to the layer it is the weight of."""
+    module = parameter.partition(".parametrizations.")[0] if ".parametrizations." in f".{parameter}" else ""
+    if parameter.startswith("parametrizations."):
+        module = ""
+    elif not module:
+        module = parameter.rpartition(".")[0]
+    return module or type(call.model).__name__
+
+
+def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
+    """Try the call on a few examples.
+
+    Raises:
+        ValueError: If examples interact or are random, or nothing fits ``memory``.
+    """
+    if not memory > 0:
+        raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
+    candidates: list[set[Layout]] | None = None
+    signature: list[tuple[str, str | None, str | None]] = []
+    batched, unknown = True, set()
+    for m in _TRIALS:
+        trial = _Trial(call, m)
+        if candidates is None:
+            first, signature = trial, [use.signature for use in trial.uses]
+        elif signature != [use.signature for use in trial.uses]:
+            candidates = [set() for _ in signature]
+            break
+        owned = trial.owned()
+        batched = batched and trial.batched
+        # Layouts are compared by their inner size: the outer one is the same for any number of examples.
+        found = [layouts(rows) if rows is not None else set() for rows in owned]
+        candidates = found if candidates is None else [a & b for a, b in zip(candidates, found, strict=True)]
+        if all(len(each) <= 1 for each in candidates):
+            break
+    assert candidates is not None
+    chosen = [next(iter(each)) if len(each) == 1 else None for each in candidates]
+    if call.batch.n == 1:  # all rows are of the one example
+        chosen = [Layout(1, each[0].outer * each[0].inner) if (each := list(c)) else None for c in candidates]
+    unknown |= {name for name, known in first.known.items() if not known}
+    for use, layout in zip(first.uses, chosen, strict=True):
+        if layout is None:
+            unknown |= {name for name in (use.weight, use.bias) if name}
+    shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
+    c, n, size = first.out.shape[1], call.batch.n, first.out.element_size()
+    for name, parameter_roles in roles(first.uses).items():
+        if explicit_size(name, parameter_roles, shapes[name]) * n * c * size > memory / 4:
+            unknown.add(name)
+    used = list(first.known)
+    owners = {name: layer_of(call, name) if layers else "" for name in used}
+    ordered = list(dict.fromkeys(owners[name] for name in used))
+    grams = c * c * call.rows * (n if call.rows == n else n - call.rows) * size if kernel else c * n * size
+    fixed = grams * (len(ordered) + 3)
+    block = _block(memory, fixed, first.bytes_of(1, c), 1 if not kernel else 2, n, c, call)
+    return Plan(
+        call, c, signature, chosen, unknown, owners, ordered, block, memory, batched, first.routing, first.out.dtype
+    )
+
+
+def _block(memory: float, fixed: float, each: float, sides: int, n: int, c: int, call: Call) -> int:
+    free = memory - fixed - _WORKSPACE
+    if free >= each * n:
+        return n
+    block = int(free / each / sides)
+    if block < 1:
+        need = fixed + _WORKSPACE + each * sides
+        raise ValueError(
+            f"`memory` of {memory / 1e9:.3g} GB is too little: the kernel of n = {call.rows} examples and c = {c} "
+            f"outputs, with its parts, takes {fixed / 1e9:.3g} GB, and the gradients of two examples "
+            f"{each * sides / 1e9:.3g} GB. Pass memory={need:.3g} or more, fewer examples, or outputs=, the indices of "
+            f"some outputs, or outputs='sum'."
+        )
+    return block
+
+
+_WORKSPACE = 256e6
+
+
+class _Trial:
+    """A pass of the first few examples, each repeated where there are too few."""
+
+    def __init__(self, call: Call, m: int) -> None:
+        self.m = m
+        index = torch.arange(m) % call.batch.n
+        own = {parameter.data_ptr() for parameter in call.parameters.values()}
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            if tensor.data_ptr() not in own:
+                storage = tensor.untyped_storage()
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            self.out = call.forward(call.batch.select(index))
+        self.uses, self.known, self.routing = find_uses(self.out, call.parameters)
+        self.saved = sum(saved.values()) / m
+        self.widest = max([*saved.values(), 0]) / m
+        self.batched = True
+
+    def owned(self) -> list[Tensor | None]:
+        """Whether each example has a gradient at each row, for each use."""
+        m, c = self.out.shape
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.rand(c, generator=generator).add_(0.5).to(self.out)
+        cotangents = torch.zeros(m, m, c, dtype=self.out.dtype, device=self.out.device)
+        cotangents[range(m), range(m)] = weights
+        found: dict[Use, Tensor] = {}
+
+        def arrived(use: Use, gradient: Tensor | None) -> None:
+            if gradient is not None:
+                self.widest = max(self.widest, gradient[0].numel() * gradient.element_size() / m)
+                rows = use.rows(gradient)
+                found[use] = (rows != 0).flatten(2).any(2)
+
+        try:
+            backward(self.out, cotangents, self.uses, arrived, retain_graph=True)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError):  # an operation that cannot be differentiated in a batch
+            self.batched = False
+            found.clear()
+            backward(self.out, cotangents, self.uses, arrived, batched=False, retain_graph=True)
+        return [found.get(use) for use in self.uses]
+
+    def bytes_of(self, n: int, c: int) -> float:
+        """An upper estimate of what n examples take: what the graph saves, and gradients on their way."""
+        return n * (self.saved + 4 * c * self.widest)
+
+
+def check_same(call: Call, out: Tensor, examples: Sequence[int]) -> None:
+    """Refuse a model whose output for an example depends on the others, or on chance.
+
+    Raises:
+        ValueError: If the first examples alone give other outputs.
+    """
+    few = [position for position, example in enumerate(examples) if example < 3][:3]
+    if not few:
+        return
+    with torch.no_grad():
+        alone = call.forward_values(call.batch.select(torch.tensor([examples[p] for p in few])))
+    together = out.detach()[few]
+    scale = out.detach().abs().max()
+    tolerance = math.sqrt(torch.finfo(out.dtype).eps)
+    if bool(((alone - together).abs().max() > 10 * tolerance * scale) & scale.isfinite()):
+        raise ValueError(
+            "The output of `model` for an example changes when it is evaluated again with other examples: examples "
+            "interact (batch statistics, attention over the batch), or the output is random (functional dropout, "
+            "noise). The kernel of two examples would be meaningless. Call model.eval(), or take the cause out."
+        )
