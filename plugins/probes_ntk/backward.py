@@ -100,3 +100,4 @@ def backward(
     finally:
         for handle in handles:
             handle.remove()
+

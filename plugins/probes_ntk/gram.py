@@ -13,7 +13,7 @@ Three exact evaluations, in multiply-adds of the symmetric kernel with N = n c:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,6 +43,13 @@ class Factors:
             return self.a.shape[2]
         assert self.patches is not None
         return self.patches.x.shape[1] * torch.Size(self.patches.kernel).numel()
+
+    def of(self, start: int, stop: int) -> Factors:
+        """Those of some examples."""
+        patches = self.patches
+        if patches is not None:
+            patches = replace(patches, x=patches.x[start:stop])
+        return Factors(self.d[:, start:stop], None if self.a is None else self.a[start:stop], patches)
 
     def full(self) -> Tensor:
         """All inputs, shape ``(n, T, I)``."""
@@ -149,25 +156,24 @@ def _chain(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> 
     a, d = left.full().contiguous(), left.d.contiguous()
     other_a, other_d = (a, d) if right is None else (right.full().contiguous(), right.d.contiguous())
     m, s = other_d.shape[1:3]
-    block = max(1, min(n, 128 // t, (1 << 24) // max(1, c * m * t * o)))
+    targets = other_d.view(c, m, s * o).permute(1, 2, 0)
+    moved = torch.empty(c, m * s, o, dtype=d.dtype, device=d.device)
+    block = max(1, min(n, 256 // t))
     for start in range(0, n, block):
-        first = start if right is None else 0
-        b, columns = min(block, n - start), m - first
-        inputs = a[start : start + b].reshape(b * t, -1) @ other_a[first:].reshape(columns * s, -1).T
+        first, stop = start if right is None else 0, min(start + block, n)
+        inputs = other_a[first:].reshape((m - first) * s, -1) @ a[start:stop].reshape((stop - start) * t, -1).T
         if bias:
             inputs += 1
-        inputs = inputs.view(b * t, columns, s).transpose(0, 1)
-        moved = torch.empty(c, columns, b * t, o, dtype=d.dtype, device=d.device)
-        for k in range(c):
-            torch.bmm(inputs, other_d[k, first:], out=moved[k])
-        moved = moved.view(c * columns, b, t * o)
-        for k in range(b):
-            i = start + k
-            part = (moved[:, k] @ d[:, i].reshape(c, t * o).T).view(c, columns, c)  # [b, j, a]
-            skip = k if right is None else 0
-            kernel[:, i, :, first + skip :] += part.permute(2, 0, 1)[:, :, skip:]
+        for i in range(start, stop):
+            j = i if right is None else 0
+            products = inputs[(j - first) * s :, (i - start) * t : (i - start + 1) * t]
+            here = moved[:, : len(products)]
+            for k in range(c):
+                torch.mm(products, d[k, i], out=here[k])
+            part = torch.bmm(here.unflatten(1, (m - j, s)).flatten(2).transpose(0, 1), targets[j:])  # [j, a, b]
+            kernel[:, i, :, j:] += part.permute(1, 2, 0)
             if right is None:  # the flat upper triangle takes the other half of the examples for a < b
-                kernel[:, i + 1 :, :, i] += part[:, k + 1 :]
+                kernel[:, i + 1 :, :, i] += part[1:].permute(2, 0, 1)
 
 
 def _explicit(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:

@@ -98,7 +98,8 @@ def norm(kind: str, node: Any) -> Operand:
     mean, rstd = node._saved_result1, node._saved_result2
     if kind == "group_norm":
         groups = x.reshape(*mean.shape, -1)
-        return Direct(((groups - mean[..., None]) * rstd[..., None]).reshape(x.shape).flatten(2), 1.0)
+        x = ((groups - mean[..., None]) * rstd[..., None]).reshape(x.shape)
+        return Direct(x.flatten(2) if x.ndim > 2 else x, 1.0)
     size = torch.Size(node._saved_normalized_shape).numel()
     return Direct(((x - mean) * rstd).reshape(-1, size), 1.0)
 

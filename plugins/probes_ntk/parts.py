@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,22 +13,10 @@ from .layout import Layout, by_example
 from .operands import Columns, Convolution, Direct, Embedding, Operand
 from .uses import Use
 
-__all__ = ["Collector", "Split", "explicit_size", "roles"]
+__all__ = ["Collector", "is_explicit", "roles"]
 
 Role = tuple[Use, str]
 _MATRIX = ("matrix", "linear", "convolution")
-
-
-@dataclass
-class Split:
-    """The examples of the rows of the kernel come first, then those of its columns, unless they are the same."""
-
-    n: int
-    rows: int
-
-    @property
-    def symmetric(self) -> bool:
-        return self.rows == self.n
 
 
 def roles(uses: Sequence[Use]) -> dict[str, list[Role]]:
@@ -41,11 +29,8 @@ def roles(uses: Sequence[Use]) -> dict[str, list[Role]]:
     return found
 
 
-def kind_of(parameter_roles: Sequence[Role]) -> str:
-    """``"matrix"``, ``"embedding"``, ``"bias"``, or ``"explicit"`` when the derivatives must be formed."""
+def _kind(parameter_roles: Sequence[Role]) -> str:
     first = parameter_roles[0][0]
-    if all(role == "bias" for _, role in parameter_roles):
-        return "explicit"
     if all(role == "weight" and use.kind == "embedding" for use, role in parameter_roles):
         return "embedding"
     alike = all(
@@ -58,18 +43,30 @@ def kind_of(parameter_roles: Sequence[Role]) -> str:
     return "matrix" if alike else "explicit"
 
 
-def explicit_size(name: str, parameter_roles: Sequence[Role], shape: torch.Size) -> int:
-    """Number of elements of one derivative that has to be formed; 0 where none has."""
-    return shape.numel() if kind_of(parameter_roles) == "explicit" else 0
+def is_explicit(parameter_roles: Sequence[Role]) -> bool:
+    """Whether the derivatives of a parameter have to be formed."""
+    return _kind(parameter_roles) == "explicit"
+
+
+@dataclass
+class _Gathered:
+    """What has arrived at one use, by example."""
+
+    chunks: int = 0
+    d: Tensor | None = None
+    """Gradients, shape ``(c, n, T, columns)``; ``(c, n, T, O, *size)`` for a transposed convolution."""
+    operands: dict[int, Operand] = field(default_factory=dict)
+    """Of each chunk, brought into the order of the examples."""
 
 
 @dataclass
 class Collector:
-    """Collects gradients and hands over each parameter's part.
+    """Gathers the gradients of all chunks of examples, and hands over each parameter's part.
 
     Args:
-        uses: Of the graph.
-        split: Of the examples.
+        uses: Of each chunk's graph, the same in all; only their names are looked at here.
+        chunks: The examples of each chunk. Those of the rows of the kernel come before those of its columns.
+        rows: Number of examples of the rows; all of them when rows and columns are the same examples.
         layouts: Of the rows of each use.
         shapes: Of the parameters.
         diagonal: Whether only the diagonal is wanted.
@@ -77,81 +74,110 @@ class Collector:
     """
 
     uses: Sequence[Use]
-    split: Split
-    layouts: Mapping[Use, Layout]
+    chunks: Sequence[range]
+    rows: int
+    layouts: Sequence[Layout | None]
     shapes: Mapping[str, torch.Size]
     diagonal: bool
     emit: Callable[[str, Tensor], None]
-    failed: set[str] = field(default_factory=set)
-    _gradients: dict[Use, Tensor | None] = field(default_factory=dict)
-    _operands: dict[Use, Operand] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._roles = roles(self.uses)
+        self._gathered = [_Gathered() for _ in self.uses]
         self._pending = set(self._roles)
+        self._failed: set[str] = set()
 
-    def read(self, use: Use, shape: torch.Size) -> None:
-        """Read what a use has saved before its graph is freed."""
-        self._operands[use] = use.operand(shape)
+    @property
+    def n(self) -> int:
+        return self.chunks[-1].stop
 
-    def arrived(self, use: Use, gradient: Tensor | None) -> None:
-        """Take the gradients at the output of a use, shape ``(c, *shape)``."""
-        if gradient is not None:
-            layout = self.layouts[use]
-            if use.count_rows(gradient.shape[1:]) != layout.outer * self.split.n * layout.inner:
-                self._pending -= {use.weight, use.bias}  # to be found missing
-                self.failed |= {name for name in (use.weight, use.bias) if name}
-            elif use not in self._operands:
-                self.read(use, gradient.shape[1:])
-        self._gradients[use] = gradient
-        for name in [use.weight, use.bias]:
-            if name in self._pending and all(other in self._gradients for other, _ in self._roles[name]):
-                self._finish(name)
-        for done in list(self._gradients):
-            if not {done.weight, done.bias} & self._pending:
-                self._gradients[done] = None
-                self._operands.pop(done, None)
+    @property
+    def symmetric(self) -> bool:
+        return self.rows == self.n
 
     @property
     def missing(self) -> set[str]:
-        """Parameters whose gradients never arrived, or not in the rows expected."""
-        return self._pending | self.failed
+        """Parameters whose gradients did not arrive, or not in the rows expected."""
+        return self._pending | self._failed
+
+    def drop(self, names: set[str]) -> None:
+        """Leave parameters to the general method."""
+        self._failed |= names & self._pending
+        self._pending -= names
+
+    def read(self, chunk: int, use: Use) -> None:
+        """Read what a use has saved before its graph is freed."""
+        layout, gathered = self.layouts[use.index], self._gathered[use.index]
+        if layout is not None and chunk not in gathered.operands and self._wanted(use):
+            gathered.operands[chunk] = _in_order(use.operand(), len(self.chunks[chunk]), layout)
+
+    def arrived(self, chunk: int, use: Use, gradient: Tensor | None) -> None:
+        """Take the gradients of one chunk at the output of a use, shape ``(c, *shape)``."""
+        if not self._wanted(use):
+            return
+        layout, gathered, n = self.layouts[use.index], self._gathered[use.index], len(self.chunks[chunk])
+        gathered.chunks += 1
+        if gradient is None:
+            return
+        if layout is None or use.count_rows(gradient.shape[1:]) != layout.outer * n * layout.inner:
+            own = self.uses[use.index]
+            self.drop({name for name in (own.weight, own.bias) if name})
+            return
+        self.read(chunk, use)
+        d = by_example(use.rows(gradient), n, layout)
+        if d.ndim > 4 and not _transposed(gathered.operands[chunk]):
+            d = d.flatten(4).transpose(3, 4).flatten(2, 3)
+        if len(self.chunks) == 1:
+            gathered.d = d
+            return
+        if gathered.d is None:
+            gathered.d = torch.zeros(len(d), self.n, *d.shape[2:], dtype=d.dtype, device=d.device)
+        gathered.d[:, self.chunks[chunk].start : self.chunks[chunk].stop] = d
+
+    def finish(self) -> None:
+        """Evaluate the parameters whose gradients are complete, and let go of what is no longer needed."""
+        for name in list(self._roles):
+            uses = [self._gathered[use.index] for use, _ in self._roles[name]]
+            if name in self._pending and all(each.chunks == len(self.chunks) for each in uses):
+                self._pending.discard(name)
+                self._finish(name)
+        for use, gathered in zip(self.uses, self._gathered, strict=True):
+            if gathered.chunks and not self._wanted(use):
+                gathered.d = None
+                gathered.operands.clear()
+
+    def _wanted(self, use: Use) -> bool:
+        own = self.uses[use.index]
+        return bool({own.weight, own.bias} & self._pending)
 
     def _finish(self, name: str) -> None:
-        parameter_roles = [(use, role) for use, role in self._roles[name] if self._gradients[use] is not None]
-        self._pending.discard(name)
-        if not parameter_roles:
-            return
-        kind = kind_of(self._roles[name])
-        like = next(gradient for use, _ in parameter_roles if (gradient := self._gradients[use]) is not None)
-        dtype = like.dtype
-        c, n, rows = len(like), self.split.n, self.split.rows
+        kind = _kind(self._roles[name])
+        found = [(use, role) for use, role in self._roles[name] if self._gathered[use.index].d is not None]
         partner = self._joint_bias(name) if kind == "matrix" else None
         if partner:
             self._pending.discard(partner)
-        if self.diagonal:
-            part = torch.zeros(c, n, dtype=dtype, device=like.device)
-        else:
-            part = torch.zeros(c, rows, c, n if self.split.symmetric else n - rows, dtype=dtype, device=like.device)
+        if not found:  # no gradient flows through it
+            return
+        like = self._d(found[0][0])
+        c, n, rows = len(like), self.n, self.rows
+        size = (c, n) if self.diagonal else (c, rows, c, n if self.symmetric else n - rows)
+        part = torch.zeros(size, dtype=like.dtype, device=like.device)
         if kind == "matrix":
-            for factors in self._merged(parameter_roles):
+            for factors in self._merged(found):
                 if self.diagonal:
                     part += square_norms(factors, partner is not None)
-                elif self.split.symmetric:
+                elif self.symmetric:
                     add_matrix_gram(part, factors, None, partner is not None)
                 else:
-                    left, right = _divide(factors, rows)
-                    add_matrix_gram(part, left, right, partner is not None)
+                    add_matrix_gram(part, factors.of(0, rows), factors.of(rows, n), partner is not None)
         elif kind == "embedding":
-            self._embedding(part, parameter_roles)
+            self._tables(part, [use for use, _ in found])
         else:
-            total: Tensor | None = None
-            for use, role in parameter_roles:
-                derivative = self._derivative(use, role, self.shapes[name])
-                total = derivative if total is None else total + derivative
-            assert total is not None
+            total = torch.zeros((), dtype=like.dtype, device=like.device)
+            for use, role in found:
+                total = total + self._derivative(use, role, self.shapes[name])
             self._add(part, total)
-        if not self.diagonal and self.split.symmetric:
+        if not self.diagonal and self.symmetric:
             part = mirror(part.view(c * n, c * n)).view(c, n, c, n)
         self.emit(name, part)
 
@@ -160,10 +186,9 @@ class Collector:
         if self.diagonal:
             part += derivative.square().sum(2)
             return
-        rows = self.split.rows
-        flat = part.view(len(part) * rows, -1)
-        left = derivative[:, :rows].flatten(0, 1)
-        add_gram(flat, left, None if self.split.symmetric else derivative[:, rows:].flatten(0, 1))
+        left = derivative[:, : self.rows].flatten(0, 1)
+        right = None if self.symmetric else derivative[:, self.rows :].flatten(0, 1)
+        add_gram(part.view(len(left), -1), left, right)
 
     def _joint_bias(self, name: str) -> str | None:
         """The bias that is added to exactly the products of a weight."""
@@ -171,53 +196,54 @@ class Collector:
         bias = weights[0].bias
         if bias is None or bias not in self._pending or any(use.bias != bias for use in weights):
             return None
-        operands = [self._operands.get(use) for use in weights]
-        if any(isinstance(operand, Convolution) and operand.transposed for operand in operands):
+        if any(_transposed(self._gathered[use.index].operands.get(0)) for use in weights):
             return None
-        return bias if {id(use) for use, _ in self._roles[bias]} == {id(use) for use in weights} else None
+        return bias if [use for use, _ in self._roles[bias]] == weights else None
 
-    # -- the gradients of one use, by example
+    def _d(self, use: Use) -> Tensor:
+        d = self._gathered[use.index].d
+        assert d is not None
+        return d
 
-    def _rows(self, use: Use) -> Tensor:
-        gradient = self._gradients[use]
-        assert gradient is not None
-        return by_example(use.rows(gradient), self.split.n, self.layouts[use])  # (c, n, T, ...)
-
-    def _side(self, use: Use, rows: Tensor) -> Tensor:
-        return by_example(rows[None], self.split.n, self.layouts[use])[0]  # (n, T, ...)
+    def _operand(self, use: Use) -> Operand:
+        """That of all chunks, in the order of the examples."""
+        operands = [operand for _, operand in sorted(self._gathered[use.index].operands.items())]
+        if len(operands) == 1:
+            return operands[0]
+        field_name = {Columns: "a", Direct: "factor", Embedding: "indices", Convolution: "x"}[type(operands[0])]
+        pieces = [getattr(operand, field_name) for operand in operands]
+        return replace(operands[0], **{field_name: None if pieces[0] is None else torch.cat(pieces)})
 
     def _factors(self, use: Use) -> list[Factors]:
-        operand = self._operands[use]
+        """Inputs and gradients of a weight, for each group of channels."""
+        operand, d = self._operand(use), self._d(use)
         if isinstance(operand, Columns):
             assert operand.a is not None
-            return [Factors(self._rows(use), self._side(use, operand.a))]
+            return [Factors(d, operand.a)]
         assert isinstance(operand, Convolution)
-        gradient = self._gradients[use]
-        assert gradient is not None
-        x, n, groups = operand.x, self.split.n, operand.groups
+        x, n, groups = operand.x, self.n, operand.groups
+        t = x.shape[1]  # images of one example
         found = []
         for g in range(groups):
-            xs = x[:, g * x.shape[1] // groups : (g + 1) * x.shape[1] // groups]
-            ds = gradient[:, :, g * gradient.shape[2] // groups : (g + 1) * gradient.shape[2] // groups]
+            images = x[:, :, g * x.shape[2] // groups : (g + 1) * x.shape[2] // groups].flatten(0, 1)
             if operand.transposed:  # patches of the gradients meet the pixels of the input
-                patches = operand.unfold(ds.flatten(0, 1))
-                d = patches.view(len(ds), len(x), *patches.shape[1:]).transpose(2, 3)
-                a = xs.flatten(2).transpose(1, 2)
+                ds = d[:, :, :, g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
+                patches = operand.unfold(ds.flatten(0, 2))
+                grouped = patches.view(len(d), n, t, *patches.shape[1:]).transpose(3, 4).flatten(2, 3)
+                found.append(Factors(grouped, images.flatten(2).transpose(1, 2).reshape(n, -1, images.shape[1])))
+                continue
+            ds = d[..., g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
+            part = replace(operand, x=images, groups=1)
+            if t == 1:
+                found.append(Factors(ds, patches=part))
             else:
-                d = ds.flatten(3).transpose(2, 3)
-                part = Convolution(xs, operand.kernel, operand.stride, operand.padding, operand.dilation, 1, False)
-                if len(x) == n:
-                    found.append(Factors(d, patches=part))
-                    continue
-                a = part.unfold(xs).transpose(1, 2)
-            layout = self.layouts[use]
-            d = by_example(d, n, layout).flatten(2, 3)
-            found.append(Factors(d, by_example(a[None], n, layout)[0].flatten(1, 2)))
+                columns = part.unfold(images).transpose(1, 2)
+                found.append(Factors(ds, columns.reshape(n, -1, columns.shape[2])))
         return found
 
-    def _merged(self, parameter_roles: Sequence[Role]) -> list[Factors]:
+    def _merged(self, found: Sequence[Role]) -> list[Factors]:
         """Several uses of one weight are one use with more rows."""
-        each = [self._factors(use) for use, _ in parameter_roles]
+        each = [self._factors(use) for use, _ in found]
         if len(each) == 1:
             return each[0]
         return [
@@ -227,56 +253,35 @@ class Collector:
 
     def _derivative(self, use: Use, role: str, shape: torch.Size) -> Tensor:
         """The derivatives of each output and example with respect to one parameter, by one use. ``(c, n, P)``."""
-        gradient = self._gradients[use]
-        assert gradient is not None
-        by_channel = use.kind in ("convolution", "group_norm", "batch_norm")
-        if by_channel and gradient.ndim > 3:
-            gradient = gradient.flatten(3)
+        d, operand = self._d(use), self._operand(use)
         if role == "bias":
-            rows = gradient.sum(3) if gradient.ndim > 3 else gradient
-            rows = rows if by_channel else use.rows(gradient)
-            return by_example(rows, self.split.n, self.layouts[use]).sum(2)
-        if use.kind in _MATRIX:
-            each = []
-            for factors in self._factors(use):
-                derivative = torch.einsum("cnto,nti->cnoi", factors.d, factors.full())
-                operand = self._operands[use]
-                flipped = use.kind == "matrix" and not use.transposed
-                if flipped or (isinstance(operand, Convolution) and operand.transposed):
-                    derivative = derivative.transpose(2, 3)
-                each.append(derivative.flatten(2))
-            return torch.cat(each, 2)
-        operand = self._operands[use]
+            return d.flatten(4).sum((2, 4)) if d.ndim > 4 else d.sum(2)
         if isinstance(operand, Embedding):
-            rows = self._embedding_rows(use, operand)
-            c, n, t, width = rows.shape
-            table = rows.new_zeros(c, n * shape[0], width)
-            cell = torch.arange(n, device=rows.device)[:, None] * shape[0] + self._side(use, operand.indices[:, None])[..., 0]
-            return table.index_add_(1, cell.flatten(), rows.flatten(1, 2)).view(c, n, -1)
-        assert isinstance(operand, Direct)
-        rows = gradient if by_channel else use.rows(gradient)
-        if operand.factor is not None:
-            rows = rows * operand.factor
-        rows = rows.sum(3) if by_channel and rows.ndim > 3 else rows
-        return by_example(rows, self.split.n, self.layouts[use]).sum(2) * operand.scale
+            rows, n = _without_padding(d, operand), self.n
+            table = d.new_zeros(len(d), n * shape[0], d.shape[3])
+            cell = torch.arange(n, device=d.device)[:, None] * shape[0] + operand.indices
+            return table.index_add_(1, cell.flatten(), rows.flatten(1, 2)).view(len(d), n, -1)
+        if isinstance(operand, Direct):
+            rows = d if operand.factor is None else d * operand.factor
+            return rows.sum(2) * operand.scale
+        flipped = _transposed(operand) or (use.kind == "matrix" and not use.transposed)
+        each = []
+        for factors in self._factors(use):
+            derivative = torch.einsum("cnto,nti->cnoi", factors.d, factors.full())
+            if isinstance(operand, Convolution) and operand.transposed:
+                each.append(derivative.transpose(2, 3).flatten(2))
+            else:
+                each.append((derivative.transpose(2, 3) if flipped else derivative).flatten(2))
+        return torch.cat(each, 2)
 
-    # -- tables
-
-    def _embedding_rows(self, use: Use, operand: Embedding) -> Tensor:
-        rows = self._rows(use)
-        if operand.padding >= 0:
-            kept = self._side(use, operand.indices[:, None])[..., 0] != operand.padding
-            rows = rows * kept[None, :, :, None]
-        return rows
-
-    def _embedding(self, part: Tensor, parameter_roles: Sequence[Role]) -> None:
+    def _tables(self, part: Tensor, uses: Sequence[Use]) -> None:
         """Only equal tokens meet: never a table of derivatives, never a one-hot vector."""
         tokens, gradients = [], []
-        for use, _ in parameter_roles:
-            operand = self._operands[use]
+        for use in uses:
+            operand = self._operand(use)
             assert isinstance(operand, Embedding)
-            tokens.append(self._side(use, operand.indices[:, None])[..., 0])
-            gradients.append(self._embedding_rows(use, operand))
+            tokens.append(operand.indices)
+            gradients.append(_without_padding(self._d(use), operand))
         ids, d = torch.cat(tokens, 1), torch.cat(gradients, 2)  # (n, T), (c, n, T, width)
         c, n, t, width = d.shape
         vocabulary, inverse = ids.unique(return_inverse=True)
@@ -287,27 +292,41 @@ class Collector:
         if self.diagonal:
             part.index_add_(1, owner, sums.square().sum(2))
             return
-        rows = self.split.rows
-        flat = part.view(c * rows, -1)
+        flat = part.view(c * self.rows, -1)
         offsets = torch.arange(c, device=ids.device)[:, None]
+        shift = 0 if self.symmetric else self.rows
         start = 0
         for count in torch.bincount(token, minlength=len(vocabulary)).tolist():
             who, g = owner[start : start + count], sums[:, start : start + count]
             start += count
-            left = who < rows
-            right = left if self.split.symmetric else ~left
-            index = (offsets * rows + who[left]).flatten()
-            other = (offsets * (part.shape[3]) + who[right] - (0 if self.split.symmetric else rows)).flatten()
+            left = who < self.rows
+            right = left if self.symmetric else ~left
+            index = (offsets * self.rows + who[left]).flatten()
+            other = (offsets * part.shape[3] + who[right] - shift).flatten()
             flat[index[:, None], other[None, :]] += g[:, left].flatten(0, 1) @ g[:, right].flatten(0, 1).T
 
 
-def _divide(factors: Factors, rows: int) -> tuple[Factors, Factors]:
-    parts = []
-    for chosen in (slice(0, rows), slice(rows, None)):
-        patches = factors.patches
-        if patches is not None:
-            patches = Convolution(
-                patches.x[chosen], patches.kernel, patches.stride, patches.padding, patches.dilation, 1, False
-            )
-        parts.append(Factors(factors.d[:, chosen], None if factors.a is None else factors.a[chosen], patches))
-    return parts[0], parts[1]
+def _transposed(operand: Operand | None) -> bool:
+    return isinstance(operand, Convolution) and operand.transposed
+
+
+def _without_padding(d: Tensor, operand: Embedding) -> Tensor:
+    return d * (operand.indices != operand.padding)[None, :, :, None] if operand.padding >= 0 else d
+
+
+def _in_order(operand: Operand, n: int, layout: Layout) -> Operand:
+    """Rows brought into the order of the examples: ``(n, T, ...)``."""
+
+    def order(rows: Tensor) -> Tensor:
+        return by_example(rows.detach()[None], n, layout)[0]
+
+    if isinstance(operand, Columns):
+        return operand if operand.a is None else replace(operand, a=order(operand.a))
+    if isinstance(operand, Embedding):
+        return replace(operand, indices=order(operand.indices[:, None])[..., 0])
+    if isinstance(operand, Convolution):
+        return replace(operand, x=order(operand.x))
+    if operand.factor is None:
+        return operand
+    factor = order(operand.factor)
+    return replace(operand, factor=factor.transpose(2, 3).flatten(1, 2) if factor.ndim == 4 else factor)

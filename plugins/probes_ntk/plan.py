@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from .backward import backward
 from .call import Call
 from .layout import Layout, layouts
-from .parts import explicit_size, roles
+from .parts import is_explicit, roles
 from .uses import Use, find_uses
 
 __all__ = ["Plan", "layer_of", "make_plan"]
@@ -40,8 +39,9 @@ class Plan:
     block: int
     """Examples that fit at once."""
     memory: float
+    chunk: int
+    """Examples that go through backward together, so that their gradients stay in the cache."""
     batched: bool
-    routing: bool
     dtype: torch.dtype
 
 
@@ -70,6 +70,7 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         trial = _Trial(call, m)
         if candidates is None:
             first, signature = trial, [use.signature for use in trial.uses]
+            _check_same(call, trial.out)
         elif signature != [use.signature for use in trial.uses]:
             candidates = [set() for _ in signature]
             break
@@ -91,36 +92,33 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
     c, n, size = first.out.shape[1], call.batch.n, first.out.element_size()
     for name, parameter_roles in roles(first.uses).items():
-        if explicit_size(name, parameter_roles, shapes[name]) * n * c * size > memory / 4:
+        if is_explicit(parameter_roles) and shapes[name].numel() * n * c * size > memory / 4:
             unknown.add(name)
     used = list(first.known)
     owners = {name: layer_of(call, name) if layers else "" for name in used}
     ordered = list(dict.fromkeys(owners[name] for name in used))
     grams = c * c * call.rows * (n if call.rows == n else n - call.rows) * size if kernel else c * n * size
-    fixed = grams * (len(ordered) + 3)
-    block = _block(memory, fixed, first.bytes_of(1, c), 1 if not kernel else 2, n, c, call)
+    fixed = grams * (len(ordered) + 3) + _WORKSPACE
+    chunk, each, passing = first.sizes(c, batched and call.device.type == "cpu")
+    sides = 2 if kernel else 1
+    free = memory - fixed - passing
+    block = n if free >= each * n else int(free / each / sides)
+    if block < 1:
+        need = fixed + passing + each * sides
+        raise ValueError(
+            f"`memory` of {memory / 1e9:.3g} GB is too little: the kernel of n = {call.rows} examples and c = {c} "
+            f"outputs, with its parts, takes {fixed / 1e9:.3g} GB, and the gradients of {sides} examples "
+            f"{(need - fixed) / 1e9:.3g} GB. Pass memory={1.1 * need:.3g} or more, fewer examples, or outputs=, the "
+            f"indices of some outputs, or outputs='sum'."
+        )
     return Plan(
-        call, c, signature, chosen, unknown, owners, ordered, block, memory, batched, first.routing, first.out.dtype
+        call, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, batched, first.out.dtype
     )
 
 
-def _block(memory: float, fixed: float, each: float, sides: int, n: int, c: int, call: Call) -> int:
-    free = memory - fixed - _WORKSPACE
-    if free >= each * n:
-        return n
-    block = int(free / each / sides)
-    if block < 1:
-        need = fixed + _WORKSPACE + each * sides
-        raise ValueError(
-            f"`memory` of {memory / 1e9:.3g} GB is too little: the kernel of n = {call.rows} examples and c = {c} "
-            f"outputs, with its parts, takes {fixed / 1e9:.3g} GB, and the gradients of two examples "
-            f"{each * sides / 1e9:.3g} GB. Pass memory={need:.3g} or more, fewer examples, or outputs=, the indices of "
-            f"some outputs, or outputs='sum'."
-        )
-    return block
-
-
-_WORKSPACE = 256e6
+# What products of blocks take, and the gradients of one chunk that stay in the cache.
+_WORKSPACE = 192e6
+_CHUNK = 32e6
 
 
 class _Trial:
@@ -143,6 +141,7 @@ class _Trial:
         self.uses, self.known, self.routing = find_uses(self.out, call.parameters)
         self.saved = sum(saved.values()) / m
         self.widest = max([*saved.values(), 0]) / m
+        self.outputs = 0.0
         self.batched = True
 
     def owned(self) -> list[Tensor | None]:
@@ -156,7 +155,9 @@ class _Trial:
 
         def arrived(use: Use, gradient: Tensor | None) -> None:
             if gradient is not None:
-                self.widest = max(self.widest, gradient[0].numel() * gradient.element_size() / m)
+                size = gradient[0].numel() * gradient.element_size() / m
+                self.widest = max(self.widest, size)
+                self.outputs += size
                 rows = use.rows(gradient)
                 found[use] = (rows != 0).flatten(2).any(2)
 
@@ -170,28 +171,23 @@ class _Trial:
             backward(self.out, cotangents, self.uses, arrived, batched=False, retain_graph=True)
         return [found.get(use) for use in self.uses]
 
-    def bytes_of(self, n: int, c: int) -> float:
-        """An upper estimate of what n examples take: what the graph saves, and gradients on their way."""
-        return n * (self.saved + 4 * c * self.widest)
+    def sizes(self, c: int, chunked: bool) -> tuple[int, float, float]:
+        """Examples of a chunk, bytes that are held for each example, and bytes on their way besides."""
+        # All gradients at the uses are held, the inputs of the uses, and what one chunk has saved.
+        held = c * self.outputs + min(self.saved, c * self.outputs)
+        if not chunked:
+            return 1 << 62, held + self.saved + 4 * c * self.widest, 0.0
+        chunk = max(1, int(_CHUNK / (c * self.widest)))
+        return chunk, held, (self.saved + 4 * c * self.widest) * chunk
 
 
-def check_same(call: Call, out: Tensor, examples: Sequence[int]) -> None:
-    """Refuse a model whose output for an example depends on the others, or on chance.
-
-    Raises:
-        ValueError: If the first examples alone give other outputs.
-    """
-    few = [position for position, example in enumerate(examples) if example < 3][:3]
-    if not few:
-        return
-    with torch.no_grad():
-        alone = call.forward_values(call.batch.select(torch.tensor([examples[p] for p in few])))
-    together = out.detach()[few]
-    scale = out.detach().abs().max()
-    tolerance = math.sqrt(torch.finfo(out.dtype).eps)
-    if bool(((alone - together).abs().max() > 10 * tolerance * scale) & scale.isfinite()):
+def _check_same(call: Call, together: Tensor) -> None:
+    alone = call.forward(call.batch.select(torch.tensor([0]))).detach()
+    scale = together.detach().abs().max()
+    tolerance = 10 * math.sqrt(torch.finfo(together.dtype).eps)
+    if bool(((alone[0] - together.detach()[0]).abs().max() > tolerance * scale) & scale.isfinite()):
         raise ValueError(
-            "The output of `model` for an example changes when it is evaluated again with other examples: examples "
-            "interact (batch statistics, attention over the batch), or the output is random (functional dropout, "
-            "noise). The kernel of two examples would be meaningless. Call model.eval(), or take the cause out."
+            "The output of `model` for an example is another when it is evaluated again among other examples: either "
+            "examples interact (batch statistics, attention over the batch), or the output is random (functional "
+            "dropout, noise). The kernel of two examples would be meaningless. Call model.eval(), or remove the cause."
         )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .backward import backward
 from .call import Call
-from .parts import Collector, Split
+from .parts import Collector
 from .per_example import derivatives
-from .plan import Plan, check_same
+from .plan import Plan
 from .uses import Use, find_uses
 
 __all__ = ["diagonal_sweep", "kernel_sweep"]
 
-Examples = Sequence[int]
+Add = Callable[[str, Tensor, range, range | None], None]
 
 
 def kernel_sweep(plan: Plan) -> dict[str, Tensor]:
@@ -28,7 +29,7 @@ def kernel_sweep(plan: Plan) -> dict[str, Tensor]:
     parts = {layer: torch.zeros(size, dtype=plan.dtype, device=device) for layer in plan.layers}
     shift = 0 if symmetric else rows
 
-    def add(layer: str, part: Tensor, left: Examples, right: Examples | None) -> None:
+    def add(layer: str, part: Tensor, left: range, right: range | None) -> None:
         columns = left if right is None else right
         i, j = slice(left[0], left[-1] + 1), slice(columns[0] - shift, columns[-1] - shift + 1)
         parts[layer][:, i, :, j] += part
@@ -36,9 +37,7 @@ def kernel_sweep(plan: Plan) -> dict[str, Tensor]:
             parts[layer][:, j, :, i] += part.permute(2, 3, 0, 1)
 
     blocks = _blocks(range(rows), plan.block)
-    if plan.block < n and not symmetric:
-        blocks = _blocks(range(rows), plan.block)
-    others = blocks if symmetric else _blocks(range(rows, n), plan.block if plan.block < n else n)
+    others = blocks if symmetric else _blocks(range(rows, n), plan.block)
     for index, left in enumerate(blocks):
         if symmetric:
             _run(plan, left, None, False, add)
@@ -54,7 +53,7 @@ def diagonal_sweep(plan: Plan) -> dict[str, Tensor]:
         layer: torch.zeros(plan.outputs, n, dtype=plan.dtype, device=plan.call.device) for layer in plan.layers
     }
 
-    def add(layer: str, part: Tensor, left: Examples, right: Examples | None) -> None:
+    def add(layer: str, part: Tensor, left: range, right: range | None) -> None:
         parts[layer][:, left[0] : left[-1] + 1] += part
 
     for block in _blocks(range(n), plan.block):
@@ -66,54 +65,67 @@ def _blocks(examples: range, size: int) -> list[range]:
     return [examples[start : start + size] for start in range(0, len(examples), size)]
 
 
-def _run(plan: Plan, left: range, right: range | None, diagonal: bool, add: object) -> None:
-    """One forward pass, one batched backward pass, and what is left to the general method."""
+def _run(plan: Plan, left: range, right: range | None, diagonal: bool, add: Add) -> None:
+    """Forward passes, batched backward passes side by side, and what is left to the general method."""
     call = plan.call
     examples = [*left, *(right or ())]
-    n = len(examples)
-    batch = call.batch if n == call.batch.n else call.batch.select(torch.tensor(examples))
-    out = call.forward(batch)
-    check_same(call, out, examples)
-    uses, known, routing = find_uses(out, call.parameters)
-    general = set(plan.general) | {name for name, all_known in known.items() if not all_known}
-    taken: list[Use] = uses
-    if [use.signature for use in uses] != plan.signature:
-        general, taken = set(known), []
-    layouts = {}
-    for use, layout in zip(taken, plan.layouts, strict=bool(taken)):
-        if layout is not None:
-            layouts[use] = layout
-    if routing and taken:
-        general |= _misread(plan, out, taken, layouts, n)
-    for use in taken:
-        use.weight = None if use.weight in general else use.weight
-        use.bias = None if use.bias in general else use.bias
-    if any(use.weight or use.bias for use in taken):
-        shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
-
-        def emit(name: str, part: Tensor) -> None:
-            add(plan.owners[name], part, left, right)  # type: ignore[operator]
-
-        collector = Collector(taken, Split(n, len(left) if right is not None else n), layouts, shapes, diagonal, emit)
-        eye = torch.eye(plan.outputs, dtype=out.dtype, device=out.device)
-        cotangents = eye[:, None, :].expand(plan.outputs, n, plan.outputs)
-        backward(out, cotangents, taken, collector.arrived, batched=plan.batched)
-        general |= collector.missing
-    del out
+    n, general = len(examples), set(plan.general)
+    chunks = _blocks(range(n), plan.chunk)
+    shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
+    collector: Collector | None = None
+    for index, chunk in enumerate(chunks):
+        out = call.forward(call.batch.select(torch.tensor([examples[position] for position in chunk])))
+        uses, known, routing = find_uses(out, call.parameters)
+        general |= {name for name, all_known in known.items() if not all_known}
+        if [use.signature for use in uses] != plan.signature:  # the graph depends on the data
+            general |= set(plan.owners)
+        elif routing:
+            general |= _misread(plan, out, uses)
+        if collector is None:
+            collector = Collector(
+                [_without(use, plan.general) for use in uses], chunks, len(left) if right is not None else n,
+                plan.layouts, shapes, diagonal, lambda name, part: add(plan.owners[name], part, left, right),
+            )  # fmt: skip
+        collector.drop(general)
+        if general >= set(plan.owners):
+            break
+        _backward(plan, out, uses, collector, index)
+    assert collector is not None
+    general |= collector.missing
     if general:
         _general(plan, sorted(general & set(plan.owners)), left, right, diagonal, add)
 
 
-def _misread(plan: Plan, out: Tensor, uses: Sequence[Use], layouts: dict[Use, object], n: int) -> set[str]:
+def _without(use: Use, general: set[str]) -> Use:
+    weight, bias = (None if name in general else name for name in (use.weight, use.bias))
+    return replace(use, weight=weight, bias=bias)
+
+
+def _backward(plan: Plan, out: Tensor, uses: Sequence[Use], collector: Collector, chunk: int) -> None:
+    for use in uses:
+        if use.entry:
+            collector.read(chunk, use)
+
+    def arrived(use: Use, gradient: Tensor | None) -> None:
+        collector.arrived(chunk, use, gradient)
+        collector.finish()
+
+    eye = torch.eye(plan.outputs, dtype=out.dtype, device=out.device)[:, None, :].expand(-1, len(out), -1)
+    with torch.no_grad():
+        backward(out, eye, uses, arrived, batched=plan.batched)
+
+
+def _misread(plan: Plan, out: Tensor, uses: Sequence[Use]) -> set[str]:
     """Parameters of uses where a row carries gradients of an example it should not, where rows follow the data."""
     wrong: set[str] = set()
+    n = len(out)
     example = torch.arange(n, device=out.device)
     for bit in range(max(1, (n - 1).bit_length())):
         for side in (0, 1):
             chosen = (example >> bit & 1) == side
 
             def arrived(use: Use, gradient: Tensor | None, chosen: Tensor = chosen) -> None:
-                layout = plan.layouts[uses.index(use)]
+                layout = plan.layouts[use.index]
                 if gradient is None or layout is None:
                     return
                 rows = (use.rows(gradient) != 0).flatten(2).any(2)[0]
@@ -132,7 +144,7 @@ def _misread(plan: Plan, out: Tensor, uses: Sequence[Use], layouts: dict[Use, ob
 
 
 def _general(
-    plan: Plan, names: Sequence[str], left: range, right: range | None, diagonal: bool, add: object
+    plan: Plan, names: Sequence[str], left: range, right: range | None, diagonal: bool, add: Add
 ) -> None:
     call: Call = plan.call
     if not names:
@@ -155,7 +167,7 @@ def _general(
             columns = rows if same else derivatives(call, names, other)
             for name in rows.keys() & columns.keys():
                 if diagonal:
-                    add(plan.owners[name], rows[name].square().sum(2), first, None)  # type: ignore[operator]
+                    add(plan.owners[name], rows[name].square().sum(2), first, None)
                     continue
                 part = torch.tensordot(rows[name], columns[name], dims=([2], [2]))
-                add(plan.owners[name], part, first, None if same else other)  # type: ignore[operator]
+                add(plan.owners[name], part, first, None if same else other)

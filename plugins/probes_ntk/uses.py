@@ -33,6 +33,8 @@ class Use:
     bias: str | None = None
     position: int = 0
     """Of an elementwise parameter among the operands."""
+    index: int = 0
+    """Among the uses of a graph."""
     weight_shape: tuple[int, ...] = ()
     transposed: bool = False
     """Whether a matrix is stored as (outputs, inputs)."""
@@ -40,7 +42,7 @@ class Use:
     """Whether no other use lies below it in the graph."""
 
     def rows(self, gradient: Tensor) -> Tensor:
-        """The gradient at the output, ``(k, *shape)``, as ``(k, rows, columns)``; a row belongs to one example."""
+        """The gradient at the output, ``(k, *shape)``, with its rows in dim 1; each belongs to one example."""
         if self.kind in ("matrix", "linear"):
             return gradient.flatten(1, -2)
         if self.kind == "layer_norm":
@@ -51,7 +53,7 @@ class Use:
             rows, columns = self._broadcast(gradient.ndim - 1)
             moved = gradient.permute(0, *(d + 1 for d in rows), *(d + 1 for d in columns))
             return moved.reshape(len(gradient), _product(gradient.shape[d + 1] for d in rows), -1)
-        return gradient.flatten(2)  # an image or a channel vector is a row
+        return gradient  # an image is a row, or a vector of channels
 
     @property
     def signature(self) -> tuple[str, str | None, str | None]:
@@ -68,8 +70,8 @@ class Use:
             return _product(shape[d] for d in self._broadcast(len(shape))[0])
         return shape[0]
 
-    def operand(self, shape: torch.Size) -> Operand:
-        """What the derivative takes besides the gradient at the output, of that ``shape``; read before it is freed."""
+    def operand(self) -> Operand:
+        """What the derivative takes besides the gradient at the output; to be read before backward frees it."""
         node = self.node
         if self.kind == "matrix":
             a = node._saved_mat1 if hasattr(node, "_saved_mat1") else node._saved_self
@@ -84,6 +86,7 @@ class Use:
             return embedding(node, self.weight_shape)
         if self.kind == "mul":
             factor = node._saved_self if self.position == 1 else node._saved_other
+            shape = torch.broadcast_shapes(factor.shape, self.weight_shape)
             rows, columns = self._broadcast(len(shape))
             factor = factor.expand(shape).permute(*rows, *columns)
             return Direct(factor.reshape(_product(shape[d] for d in rows), -1), 1.0)
@@ -142,7 +145,7 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> tuple[list[Use],
         use = _known(node, edges, [following in flipped for following, _ in node.next_functions], parameters)
         known |= {edge: known.get(edge, True) and use is not None for edge in edges if edge}
         if use is not None:
-            use.entry = not reached
+            use.entry, use.index = not reached, len(uses)
             below.add(node)
             uses.append(use)
     return uses, known, routing
