@@ -57,6 +57,8 @@ class _Gathered:
     """Gradients, shape ``(c, n, T, columns)``; ``(c, n, T, O, *size)`` for a transposed convolution."""
     operands: dict[int, Operand] = field(default_factory=dict)
     """Of each chunk, brought into the order of the examples."""
+    derivatives: dict[str, Tensor] = field(default_factory=dict)
+    """With respect to each parameter, shape ``(c, n, P)``, where they take the place of ``d``."""
 
 
 @dataclass
@@ -127,12 +129,24 @@ class Collector:
         d = by_example(use.rows(gradient), n, layout)
         if d.ndim > 4 and not _transposed(gathered.operands[chunk]):
             d = d.flatten(4).transpose(3, 4).flatten(2, 3)
+        own = self.uses[use.index]
+        named = [(role, name) for role, name in (("weight", own.weight), ("bias", own.bias)) if name]
+        if all(is_explicit(self._roles[name]) for _, name in named):
+            operand = gathered.operands.pop(chunk)
+            for role, name in named:
+                derivative = _derivative(own, role, self.shapes[name], d, operand)
+                gathered.derivatives[name] = self._put(gathered.derivatives.get(name), derivative, chunk)
+        else:
+            gathered.d = self._put(gathered.d, d, chunk)
+
+    def _put(self, whole: Tensor | None, piece: Tensor, chunk: int) -> Tensor:
+        """A piece in its place among all examples."""
         if len(self.chunks) == 1:
-            gathered.d = d
-            return
-        if gathered.d is None:
-            gathered.d = torch.zeros(len(d), self.n, *d.shape[2:], dtype=d.dtype, device=d.device)
-        gathered.d[:, self.chunks[chunk].start : self.chunks[chunk].stop] = d
+            return piece
+        if whole is None:
+            whole = torch.zeros(len(piece), self.n, *piece.shape[2:], dtype=piece.dtype, device=piece.device)
+        whole[:, self.chunks[chunk].start : self.chunks[chunk].stop] = piece
+        return whole
 
     def finish(self) -> None:
         """Evaluate the parameters whose gradients are complete, and let go of what is no longer needed."""
@@ -145,6 +159,7 @@ class Collector:
             if gathered.chunks and not self._wanted(use):
                 gathered.d = None
                 gathered.operands.clear()
+                gathered.derivatives.clear()
 
     def _wanted(self, use: Use) -> bool:
         own = self.uses[use.index]
@@ -152,13 +167,18 @@ class Collector:
 
     def _finish(self, name: str) -> None:
         kind = _kind(self._roles[name])
-        found = [(use, role) for use, role in self._roles[name] if self._gathered[use.index].d is not None]
+        found = [
+            (use, role)
+            for use, role in self._roles[name]
+            if self._gathered[use.index].d is not None or name in self._gathered[use.index].derivatives
+        ]
         partner = self._joint_bias(name) if kind == "matrix" else None
         if partner:
             self._pending.discard(partner)
         if not found:  # no gradient flows through it
             return
-        like = self._d(found[0][0])
+        derivatives = [self._gathered[use.index].derivatives.get(name) for use, _ in found]
+        like = derivatives[0] if derivatives[0] is not None else self._d(found[0][0])
         c, n, rows = len(like), self.n, self.rows
         size = (c, n) if self.diagonal else (c, rows, c, n if self.symmetric else n - rows)
         part = torch.zeros(size, dtype=like.dtype, device=like.device)
@@ -174,8 +194,10 @@ class Collector:
             self._tables(part, [use for use, _ in found])
         else:
             total = torch.zeros((), dtype=like.dtype, device=like.device)
-            for use, role in found:
-                total = total + self._derivative(use, role, self.shapes[name])
+            for (use, role), derivative in zip(found, derivatives, strict=True):
+                if derivative is None:
+                    derivative = _derivative(use, role, self.shapes[name], self._d(use), self._operand(use))
+                total = total + derivative
             self._add(part, total)
         if not self.diagonal and self.symmetric:
             part = mirror(part.view(c * n, c * n)).view(c, n, c, n)
@@ -214,65 +236,15 @@ class Collector:
         pieces = [getattr(operand, field_name) for operand in operands]
         return replace(operands[0], **{field_name: None if pieces[0] is None else torch.cat(pieces)})
 
-    def _factors(self, use: Use) -> list[Factors]:
-        """Inputs and gradients of a weight, for each group of channels."""
-        operand, d = self._operand(use), self._d(use)
-        if isinstance(operand, Columns):
-            assert operand.a is not None
-            return [Factors(d, operand.a)]
-        assert isinstance(operand, Convolution)
-        x, n, groups = operand.x, self.n, operand.groups
-        t = x.shape[1]  # images of one example
-        found = []
-        for g in range(groups):
-            images = x[:, :, g * x.shape[2] // groups : (g + 1) * x.shape[2] // groups].flatten(0, 1)
-            if operand.transposed:  # patches of the gradients meet the pixels of the input
-                ds = d[:, :, :, g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
-                patches = operand.unfold(ds.flatten(0, 2))
-                grouped = patches.view(len(d), n, t, *patches.shape[1:]).transpose(3, 4).flatten(2, 3)
-                found.append(Factors(grouped, images.flatten(2).transpose(1, 2).reshape(n, -1, images.shape[1])))
-                continue
-            ds = d[..., g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
-            part = replace(operand, x=images, groups=1)
-            if t == 1:
-                found.append(Factors(ds, patches=part))
-            else:
-                columns = part.unfold(images).transpose(1, 2)
-                found.append(Factors(ds, columns.reshape(n, -1, columns.shape[2])))
-        return found
-
     def _merged(self, found: Sequence[Role]) -> list[Factors]:
         """Several uses of one weight are one use with more rows."""
-        each = [self._factors(use) for use, _ in found]
+        each = [_factors(self._d(use), self._operand(use)) for use, _ in found]
         if len(each) == 1:
             return each[0]
         return [
             Factors(torch.cat([f.d for f in group], 2), torch.cat([f.full() for f in group], 1))
             for group in zip(*each, strict=True)
         ]
-
-    def _derivative(self, use: Use, role: str, shape: torch.Size) -> Tensor:
-        """The derivatives of each output and example with respect to one parameter, by one use. ``(c, n, P)``."""
-        d, operand = self._d(use), self._operand(use)
-        if role == "bias":
-            return d.flatten(4).sum((2, 4)) if d.ndim > 4 else d.sum(2)
-        if isinstance(operand, Embedding):
-            rows, n = _without_padding(d, operand), self.n
-            table = d.new_zeros(len(d), n * shape[0], d.shape[3])
-            cell = torch.arange(n, device=d.device)[:, None] * shape[0] + operand.indices
-            return table.index_add_(1, cell.flatten(), rows.flatten(1, 2)).view(len(d), n, -1)
-        if isinstance(operand, Direct):
-            rows = d if operand.factor is None else d * operand.factor
-            return rows.sum(2) * operand.scale
-        flipped = _transposed(operand) or (use.kind == "matrix" and not use.transposed)
-        each = []
-        for factors in self._factors(use):
-            derivative = torch.einsum("cnto,nti->cnoi", factors.d, factors.full())
-            if isinstance(operand, Convolution) and operand.transposed:
-                each.append(derivative.transpose(2, 3).flatten(2))
-            else:
-                each.append((derivative.transpose(2, 3) if flipped else derivative).flatten(2))
-        return torch.cat(each, 2)
 
     def _tables(self, part: Tensor, uses: Sequence[Use]) -> None:
         """Only equal tokens meet: never a table of derivatives, never a one-hot vector."""
@@ -330,3 +302,53 @@ def _in_order(operand: Operand, n: int, layout: Layout) -> Operand:
         return operand
     factor = order(operand.factor)
     return replace(operand, factor=factor.transpose(2, 3).flatten(1, 2) if factor.ndim == 4 else factor)
+
+
+def _factors(d: Tensor, operand: Operand) -> list[Factors]:
+    """Inputs and gradients of a weight, for each group of channels."""
+    if isinstance(operand, Columns):
+        assert operand.a is not None
+        return [Factors(d, operand.a)]
+    assert isinstance(operand, Convolution)
+    x, n, groups = operand.x, d.shape[1], operand.groups
+    t = x.shape[1]  # images of one example
+    found = []
+    for g in range(groups):
+        images = x[:, :, g * x.shape[2] // groups : (g + 1) * x.shape[2] // groups].flatten(0, 1)
+        if operand.transposed:  # patches of the gradients meet the pixels of the input
+            ds = d[:, :, :, g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
+            patches = operand.unfold(ds.flatten(0, 2))
+            grouped = patches.view(len(d), n, t, *patches.shape[1:]).transpose(3, 4).flatten(2, 3)
+            found.append(Factors(grouped, images.flatten(2).transpose(1, 2).reshape(n, -1, images.shape[1])))
+            continue
+        ds = d[..., g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
+        part = replace(operand, x=images, groups=1)
+        if t == 1:
+            found.append(Factors(ds, patches=part))
+        else:
+            columns = part.unfold(images).transpose(1, 2)
+            found.append(Factors(ds, columns.reshape(n, -1, columns.shape[2])))
+    return found
+
+
+def _derivative(use: Use, role: str, shape: torch.Size, d: Tensor, operand: Operand) -> Tensor:
+    """The derivatives of each output and example with respect to one parameter, by one use. ``(c, n, P)``."""
+    if role == "bias":
+        return d.flatten(4).sum((2, 4)) if d.ndim > 4 else d.sum(2)
+    if isinstance(operand, Embedding):
+        rows, n = _without_padding(d, operand), d.shape[1]
+        table = d.new_zeros(len(d), n * shape[0], d.shape[3])
+        cell = torch.arange(n, device=d.device)[:, None] * shape[0] + operand.indices
+        return table.index_add_(1, cell.flatten(), rows.flatten(1, 2)).view(len(d), n, -1)
+    if isinstance(operand, Direct):
+        rows = d if operand.factor is None else d * operand.factor
+        return rows.sum(2) * operand.scale
+    flipped = _transposed(operand) or (use.kind == "matrix" and not use.transposed)
+    each = []
+    for factors in _factors(d, operand):
+        derivative = torch.einsum("cnto,nti->cnoi", factors.d, factors.full())
+        if isinstance(operand, Convolution) and operand.transposed:
+            each.append(derivative.transpose(2, 3).flatten(2))
+        else:
+            each.append((derivative.transpose(2, 3) if flipped else derivative).flatten(2))
+    return torch.cat(each, 2)

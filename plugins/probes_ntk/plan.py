@@ -99,7 +99,13 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     ordered = list(dict.fromkeys(owners[name] for name in used))
     grams = c * c * call.rows * (n if call.rows == n else n - call.rows) * size if kernel else c * n * size
     fixed = grams * (len(ordered) + 3) + _WORKSPACE
-    chunk, each, passing = first.sizes(c, batched and call.device.type == "cpu")
+    kept = {
+        use.index
+        for parameter_roles in roles(first.uses).values()
+        for use, _ in parameter_roles
+        if not is_explicit(parameter_roles)
+    }
+    chunk, each, passing = first.sizes(c, kept, batched and call.device.type == "cpu")
     sides = 2 if kernel else 1
     free = memory - fixed - passing
     block = n if free >= each * n else int(free / each / sides)
@@ -141,7 +147,7 @@ class _Trial:
         self.uses, self.known, self.routing = find_uses(self.out, call.parameters)
         self.saved = sum(saved.values()) / m
         self.widest = max([*saved.values(), 0]) / m
-        self.outputs = 0.0
+        self.outputs: dict[int, float] = {}
         self.batched = True
 
     def owned(self) -> list[Tensor | None]:
@@ -157,7 +163,7 @@ class _Trial:
             if gradient is not None:
                 size = gradient[0].numel() * gradient.element_size() / m
                 self.widest = max(self.widest, size)
-                self.outputs += size
+                self.outputs[use.index] = size
                 rows = use.rows(gradient)
                 found[use] = (rows != 0).flatten(2).any(2)
 
@@ -171,10 +177,11 @@ class _Trial:
             backward(self.out, cotangents, self.uses, arrived, batched=False, retain_graph=True)
         return [found.get(use) for use in self.uses]
 
-    def sizes(self, c: int, chunked: bool) -> tuple[int, float, float]:
+    def sizes(self, c: int, kept: set[int], chunked: bool) -> tuple[int, float, float]:
         """Examples of a chunk, bytes that are held for each example, and bytes on their way besides."""
         # All gradients at the uses are held, the inputs of the uses, and what one chunk has saved.
-        held = c * self.outputs + min(self.saved, c * self.outputs)
+        outputs = sum(self.outputs.get(index, 0.0) for index in kept)
+        held = c * outputs + min(self.saved, outputs)
         if not chunked:
             return 1 << 62, held + self.saved + 4 * c * self.widest, 0.0
         chunk = max(1, int(_CHUNK / (c * self.widest)))
