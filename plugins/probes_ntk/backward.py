@@ -20,7 +20,7 @@ class _Physical(torch.autograd.Function):
     """Hands the whole batch of gradients to a callback: a function with its own vmap rule receives real tensors."""
 
     @staticmethod
-    def forward(gradient: Tensor, callback: Callable[[Tensor, int | None], None]) -> Tensor:  # type: ignore[override]
+    def forward(gradient: Tensor, callback: Callable[[Tensor, int | None], None]) -> Tensor:
         callback(gradient, None)
         return gradient.new_zeros(())
 
@@ -29,7 +29,7 @@ class _Physical(torch.autograd.Function):
         pass
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, gradient: Tensor, callback: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+    def vmap(info: Any, in_dims: Any, gradient: Tensor, callback: Any) -> tuple[Tensor, None]:
         callback(gradient, in_dims[0])
         return gradient.new_zeros(()), None
 
@@ -66,7 +66,7 @@ def backward(
                 with torch.no_grad():
                     arrived(use, whole.detach())
 
-            _Physical.apply(gradient, physical)  # type: ignore[no-untyped-call]
+            _Physical.apply(gradient, physical)
         elif batched:
             arrived(use, None)
         else:
@@ -100,4 +100,3 @@ def backward(
     finally:
         for handle in handles:
             handle.remove()
-

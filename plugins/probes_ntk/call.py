@@ -38,6 +38,8 @@ class Call:
     outputs: Outputs
     tensors: Mapping[str, Tensor]
     """Parameters and buffers in float32, for a model in half precision; else empty."""
+    signs: Tensor | None = None
+    """Of each example and output, shape ``(n, c)``, where one signed sum takes the place of the outputs."""
 
     @classmethod
     def of(
@@ -91,9 +93,12 @@ class Call:
     def device(self) -> torch.device:
         return next(iter(self.parameters.values())).device
 
-    def forward_values(self, batch: Batch) -> Tensor:
-        """The chosen outputs on a batch, cut from the graph. Shape ``(n, c)``."""
-        return self.forward(batch).detach()
+    def cotangents(self, out: Tensor, examples: Sequence[int]) -> Tensor:
+        """What is sent back from the outputs of some examples. Shape ``(k, n, c)``; k is c, or 1 with signs."""
+        if self.signs is not None:
+            return self.signs[list(examples)][None].to(out)
+        c = out.shape[1]
+        return torch.eye(c, dtype=out.dtype, device=out.device)[:, None, :].expand(c, len(out), c)
 
     def forward(self, batch: Batch) -> Tensor:
         """The chosen outputs on a batch, differentiable. Shape ``(n, c)``."""

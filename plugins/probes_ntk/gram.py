@@ -170,7 +170,7 @@ def _chain(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> 
             here = moved[:, : len(products)]
             for k in range(c):
                 torch.mm(products, d[k, i], out=here[k])
-            part = torch.bmm(here.unflatten(1, (m - j, s)).flatten(2).transpose(0, 1), targets[j:])  # [j, a, b]
+            part = torch.bmm(here.view(c, m - j, s * o).transpose(0, 1), targets[j:])  # [j, a, b]
             kernel[:, i, :, j:] += part.permute(1, 2, 0)
             if right is None:  # the flat upper triangle takes the other half of the examples for a < b
                 kernel[:, i + 1 :, :, i] += part[1:].permute(2, 0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -234,7 +235,8 @@ class Collector:
             return operands[0]
         field_name = {Columns: "a", Direct: "factor", Embedding: "indices", Convolution: "x"}[type(operands[0])]
         pieces = [getattr(operand, field_name) for operand in operands]
-        return replace(operands[0], **{field_name: None if pieces[0] is None else torch.cat(pieces)})
+        joined: Any = {field_name: None if pieces[0] is None else torch.cat(pieces)}
+        return replace(operands[0], **joined)
 
     def _merged(self, found: Sequence[Role]) -> list[Factors]:
         """Several uses of one weight are one use with more rows."""
@@ -256,9 +258,9 @@ class Collector:
             gradients.append(_without_padding(self._d(use), operand))
         ids, d = torch.cat(tokens, 1), torch.cat(gradients, 2)  # (n, T), (c, n, T, width)
         c, n, t, width = d.shape
-        vocabulary, inverse = ids.unique(return_inverse=True)
+        vocabulary, inverse = torch.unique(ids, return_inverse=True)
         example = torch.arange(n, device=ids.device)[:, None]
-        cells, cell = (inverse * n + example).flatten().unique(return_inverse=True)  # by token, then by example
+        cells, cell = torch.unique((inverse * n + example).flatten(), return_inverse=True)  # by token, then by example
         sums = d.new_zeros(c, len(cells), width).index_add_(1, cell, d.reshape(c, n * t, width))
         owner, token = cells % n, cells // n
         if self.diagonal:

@@ -29,10 +29,11 @@ def derivatives(call: Call, names: Sequence[str], examples: Sequence[int]) -> di
     chosen = [parameters[name] for name in names]
     found: dict[str, Tensor] = {}
     for position, index in enumerate(examples):
-        out = call.forward(call.batch.select(torch.tensor([index])))[0]
-        c = len(out)
-        for a in range(c):
-            gradients = torch.autograd.grad(out[a], chosen, retain_graph=a < c - 1, allow_unused=True)
+        out = call.forward(call.batch.select(torch.tensor([index])))
+        cotangents = call.cotangents(out, [index])
+        c = len(cotangents)
+        for a, cotangent in enumerate(cotangents):
+            gradients = torch.autograd.grad(out, chosen, cotangent, retain_graph=a < c - 1, allow_unused=True)
             for name, gradient in zip(names, gradients, strict=True):
                 if gradient is None:
                     continue
@@ -41,5 +42,3 @@ def derivatives(call: Call, names: Sequence[str], examples: Sequence[int]) -> di
                     found[name] = gradient.new_zeros(c, len(examples), gradient.numel())
                 found[name][a, position] = gradient.flatten()
     return found
-
-

@@ -1,4 +1,4 @@
-"""What a few examples tell before all go: which rows are whose, what the general method must do, what fits in memory."""
+"""What a few examples tell before all go: which rows are whose, what goes the general way, what fits in memory."""
 
 from __future__ import annotations
 
@@ -84,13 +84,16 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     assert candidates is not None
     chosen = [next(iter(each)) if len(each) == 1 else None for each in candidates]
     if call.batch.n == 1:  # all rows are of the one example
-        chosen = [Layout(1, each[0].outer * each[0].inner) if (each := list(c)) else None for c in candidates]
+        chosen = [
+            Layout(1, layout.outer * layout.inner) if (layout := next(iter(c), None)) else None for c in candidates
+        ]
     unknown |= {name for name, known in first.known.items() if not known}
     for use, layout in zip(first.uses, chosen, strict=True):
         if layout is None:
             unknown |= {name for name in (use.weight, use.bias) if name}
     shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
-    c, n, size = first.out.shape[1], call.batch.n, first.out.element_size()
+    c = first.out.shape[1] if call.signs is None else 1
+    n, size = call.batch.n, first.out.element_size()
     for name, parameter_roles in roles(first.uses).items():
         if is_explicit(parameter_roles) and shapes[name].numel() * n * c * size > memory / 4:
             unknown.add(name)
@@ -117,9 +120,7 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
             f"{(need - fixed) / 1e9:.3g} GB. Pass memory={1.1 * need:.3g} or more, fewer examples, or outputs=, the "
             f"indices of some outputs, or outputs='sum'."
         )
-    return Plan(
-        call, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, batched, first.out.dtype
-    )
+    return Plan(call, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, batched, first.out.dtype)
 
 
 # What products of blocks take, and the gradients of one chunk that stay in the cache.

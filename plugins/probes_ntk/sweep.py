@@ -49,9 +49,7 @@ def kernel_sweep(plan: Plan) -> dict[str, Tensor]:
 def diagonal_sweep(plan: Plan) -> dict[str, Tensor]:
     """The diagonal of the part of each layer, shape ``(c, n)``."""
     n = plan.call.batch.n
-    parts = {
-        layer: torch.zeros(plan.outputs, n, dtype=plan.dtype, device=plan.call.device) for layer in plan.layers
-    }
+    parts = {layer: torch.zeros(plan.outputs, n, dtype=plan.dtype, device=plan.call.device) for layer in plan.layers}
 
     def add(layer: str, part: Tensor, left: range, right: range | None) -> None:
         parts[layer][:, left[0] : left[-1] + 1] += part
@@ -89,7 +87,7 @@ def _run(plan: Plan, left: range, right: range | None, diagonal: bool, add: Add)
         collector.drop(general)
         if general >= set(plan.owners):
             break
-        _backward(plan, out, uses, collector, index)
+        _backward(plan, out, uses, collector, index, [examples[position] for position in chunk])
     assert collector is not None
     general |= collector.missing
     if general:
@@ -101,7 +99,9 @@ def _without(use: Use, general: set[str]) -> Use:
     return replace(use, weight=weight, bias=bias)
 
 
-def _backward(plan: Plan, out: Tensor, uses: Sequence[Use], collector: Collector, chunk: int) -> None:
+def _backward(
+    plan: Plan, out: Tensor, uses: Sequence[Use], collector: Collector, chunk: int, examples: Sequence[int]
+) -> None:
     for use in uses:
         if use.entry:
             collector.read(chunk, use)
@@ -110,9 +110,8 @@ def _backward(plan: Plan, out: Tensor, uses: Sequence[Use], collector: Collector
         collector.arrived(chunk, use, gradient)
         collector.finish()
 
-    eye = torch.eye(plan.outputs, dtype=out.dtype, device=out.device)[:, None, :].expand(-1, len(out), -1)
     with torch.no_grad():
-        backward(out, eye, uses, arrived, batched=plan.batched)
+        backward(out, plan.call.cotangents(out, examples), uses, arrived, batched=plan.batched)
 
 
 def _misread(plan: Plan, out: Tensor, uses: Sequence[Use]) -> set[str]:
@@ -143,9 +142,7 @@ def _misread(plan: Plan, out: Tensor, uses: Sequence[Use]) -> set[str]:
     return wrong
 
 
-def _general(
-    plan: Plan, names: Sequence[str], left: range, right: range | None, diagonal: bool, add: Add
-) -> None:
+def _general(plan: Plan, names: Sequence[str], left: range, right: range | None, diagonal: bool, add: Add) -> None:
     call: Call = plan.call
     if not names:
         return

@@ -108,7 +108,9 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> tuple[list[Use],
         order, and whether all uses of each are known; and whether the graph moves rows depending on the data.
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
-    order, seen, stack = [], set(), [(out.grad_fn, False)]
+    order: list[Any] = []
+    seen: set[Any] = set()
+    stack: list[tuple[Any, bool]] = [(out.grad_fn, False)]
     while stack:  # post-order: inputs first
         node, done = stack.pop()
         if done:
@@ -138,7 +140,8 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> tuple[list[Use],
             below.add(node)
         if not any(edges):
             continue
-        if edges[0] and parameters[edges[0]].ndim == 2 and _is_transpose(node) and node.next_functions[0][0] not in flipped:
+        inner = node.next_functions[0][0]
+        if edges[0] and parameters[edges[0]].ndim == 2 and _is_transpose(node) and inner not in flipped:
             source[node] = edges[0]
             flipped.add(node)
             continue
@@ -158,9 +161,7 @@ def _is_transpose(node: Any) -> bool:
     return bool(name == "TBackward0")
 
 
-def _known(
-    node: Any, edges: list[str | None], flipped: list[bool], parameters: Mapping[str, Tensor]
-) -> Use | None:
+def _known(node: Any, edges: list[str | None], flipped: list[bool], parameters: Mapping[str, Tensor]) -> Use | None:
     name = node.name()
 
     def use(kind: str, weight: str | None, bias: str | None = None, **more: Any) -> Use:
