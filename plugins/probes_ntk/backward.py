@@ -54,6 +54,8 @@ def backward(
             batch, and then the gradients of all uses are held at once.
         retain_graph: Whether the graph is still needed afterwards.
     """
+    if not uses:
+        return
     k = len(cotangents)
     entries = [use for use in uses if use.entry]
     collected: dict[Use, list[Tensor | None]] = {use: [] for use in uses}

@@ -1,7 +1,8 @@
 """The tangent kernel of a model on a batch, exact, layer by layer.
 
 All examples go forward once, and one backward pass a class suffices, for examples do not interact. The gradients stop
-at the operations that use parameters; their products with the inputs of those operations give the kernel, and nothing of the size of a Jacobian is ever formed. Every use of every parameter is found in the graph (``uses.py``);
+at the operations that use parameters; from their products with the inputs of those operations comes the kernel, and
+nothing of the size of a Jacobian is ever formed. Every use of every parameter is found in the graph (``uses.py``);
 which row belongs to which example is found by experiment (``layout.py``); each weight is evaluated in the cheapest of
 three ways (``gram.py``). Parameters with a use that is not known go one example at a time (``per_example.py``).
 """

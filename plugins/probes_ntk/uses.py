@@ -86,7 +86,7 @@ class Use:
             return embedding(node, self.weight_shape)
         if self.kind == "mul":
             factor = node._saved_self if self.position == 1 else node._saved_other
-            shape = torch.broadcast_shapes(factor.shape, self.weight_shape)
+            shape = torch.broadcast_shapes(factor.shape, self.weight_shape)  # type: ignore[no-untyped-call]
             rows, columns = self._broadcast(len(shape))
             factor = factor.expand(shape).permute(*rows, *columns)
             return Direct(factor.reshape(_product(shape[d] for d in rows), -1), 1.0)

@@ -1,0 +1,205 @@
+"""The tangent kernel against a Jacobian made one example and one output at a time."""
+
+import dataclasses
+
+import pytest
+import torch
+from probes_ntk_models import Do, models
+from torch import nn
+
+import probes_ntk.engine
+import probes_ntk.plan
+from probes.batches import Batch
+from probes_ntk import estimate_trace, tangent_diagonal, tangent_kernel
+
+MODELS = models()
+
+
+def make(name, dtype=torch.float64):
+    torch.manual_seed(0)
+    build, inputs = MODELS[name]
+    model = build().to(dtype).eval()
+    for parameter in model.parameters():  # no zero bias, no unit scale
+        if parameter.ndim < 2:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model, inputs if isinstance(inputs, torch.Tensor) else torch.randn(inputs, dtype=dtype)
+
+
+def jacobian(model, inputs):
+    """Rows of derivatives, shape (c, n, P), and the owner of each column."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    rows, owners = [], []
+    for i in range(len(inputs)):
+        # Without a graph of its own an input lets a checkpointed block of the reentrant kind be differentiated.
+        values = model(inputs[i : i + 1]).reshape(-1)
+        of_example = []
+        for value in values:
+            model.zero_grad()
+            value.backward(retain_graph=True)
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for _, p in named]
+            of_example.append(torch.cat([grad.flatten() for grad in grads]).clone())
+        rows.append(torch.stack(of_example))
+    model.zero_grad()
+    for name, p in named:
+        owner = name.split(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
+        owners += [owner or type(model).__name__] * p.numel()
+    return torch.stack(rows, 1), owners
+
+
+def relative(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_exact(name):
+    model, x = make(name)
+    rows, owners = jacobian(model, x)
+    expected = torch.einsum("aip,bjp->aibj", rows, rows)
+    kernel, layers = tangent_kernel(model, x, layers=True)
+    assert relative(kernel, expected) <= 1e-10
+    assert relative(sum(layers.values()), kernel) <= 1e-14
+    for layer in set(owners) | set(layers):
+        part = rows[:, :, [owner == layer for owner in owners]]
+        reference = torch.einsum("aip,bjp->aibj", part, part)
+        found = layers.get(layer, torch.zeros_like(reference))
+        assert (found - reference).abs().max() <= 1e-10 * expected.abs().max(), layer
+    diagonal = tangent_diagonal(model, x).diagonal
+    assert relative(diagonal, rows.square().sum(2)) <= 1e-10
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_between_two_batches_of_chosen_outputs(name):
+    model, x = make(name)
+    if len(x) == 1:
+        x = torch.cat([x, x + 1])
+    rows, _ = jacobian(model, x)
+    found = tangent_kernel(model, x[:2], x[1:]).kernel
+    expected = torch.einsum("aip,bjp->aibj", rows[:, :2], rows[:, 1:])
+    assert relative(found, expected) <= 1e-10
+    last = tangent_kernel(model, x, outputs=[-1]).kernel
+    assert relative(last, torch.einsum("aip,bjp->aibj", rows[-1:], rows[-1:])) <= 1e-10
+    total = rows.sum(0, keepdim=True)
+    assert (
+        relative(tangent_kernel(model, x, outputs="sum").kernel, torch.einsum("aip,bjp->aibj", total, total)) <= 1e-10
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_blocks_and_chunks(name, monkeypatch):
+    """The same, when few examples fit in the memory and fewer still in the cache."""
+    model, x = make(name)
+    whole = tangent_kernel(model, x).kernel
+    monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)
+    assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
+    plan = probes_ntk.engine.make_plan
+    monkeypatch.setattr(
+        probes_ntk.engine, "make_plan", lambda *args, **kwargs: dataclasses.replace(plan(*args, **kwargs), block=2)
+    )
+    assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
+    assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", whole)) <= 1e-12
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_leaves_nothing_behind(name):
+    model, x = make(name)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = [(p.requires_grad, p.grad) for p in model.parameters()]
+    rng = torch.get_rng_state()
+    tangent_kernel(model, x)
+    estimate_trace(model, x)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert flags == [(p.requires_grad, p.grad) for p in model.parameters()]
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv2d", "encoder", "lstm", "layer_norm", "embedding", "weight_norm"])
+def test_float32(name):
+    model, x = make(name, torch.float32)
+    x = x.relu() if name == "mlp" else x
+    expected = tangent_kernel(model.double(), x.double() if x.is_floating_point() else x).kernel
+    found = tangent_kernel(model.float(), x).kernel
+    assert found.dtype == torch.float32
+    assert relative(found.double(), expected) <= 1e-6
+
+
+def test_half_precision_weights_are_taken_as_they_are():
+    model, x = make("mlp", torch.bfloat16)
+    found = tangent_kernel(model, x).kernel
+    assert found.dtype == torch.float32
+    assert relative(found, tangent_kernel(model.float(), x.float()).kernel) <= 1e-6
+
+
+def test_other_calls():
+    model, x = make("mlp")
+    expected = tangent_kernel(model, x).kernel
+    wrapped = Do(lambda m, features, scale: {"logits": m.l(features * scale)}, l=model)
+    ones = torch.ones(len(x), 1, dtype=x.dtype)
+    assert torch.equal(tangent_kernel(wrapped, (x, ones)).kernel, expected)
+    assert torch.equal(tangent_kernel(wrapped, {"features": x, "scale": ones}).kernel, expected)
+    assert torch.equal(tangent_kernel(wrapped, Batch((x,), {"scale": ones})).kernel, expected)
+    named = Do(lambda m, x: {"scores": m.l(x)}, l=model)
+    assert torch.equal(tangent_kernel(named, x, output=lambda result: result["scores"]).kernel, expected)
+
+
+@pytest.mark.slow
+def test_trace_and_its_standard_error():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4)).double()
+    x = torch.randn(100, 5, dtype=torch.float64)
+    exact = tangent_diagonal(model, x).diagonal.sum()
+    scores = []
+    for seed in range(400):
+        estimate = estimate_trace(model, x, layers=True, generator=torch.Generator().manual_seed(seed))
+        assert torch.isclose(sum(estimate.layers.values()), estimate.trace)
+        scores.append((estimate.trace - exact) / estimate.standard_error)
+    scores = torch.stack(scores)
+    assert abs(scores.mean()) < 0.2  # 4 standard errors
+    assert 0.85 < scores.std() < 1.15
+    assert 0.91 < (scores.abs() < 1.96).double().mean() < 0.98
+
+
+def test_trace_of_one_output_is_exact():
+    model, x = make("scalar")
+    estimate = estimate_trace(model, x)
+    assert torch.isclose(estimate.trace, tangent_diagonal(model, x).diagonal.sum())
+    assert estimate.standard_error == 0
+
+
+def noisy(m, x):
+    return m.l(x) + torch.rand(len(x), 1, dtype=x.dtype)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), r"batch normalisation in training mode \('1'\).*eval"),
+        (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), "dropout in training mode.*random.*eval"),
+        (Do(lambda m, x: nn.functional.dropout(m.l(x)), l=nn.Linear(3, 2)), "output is random"),
+        (Do(noisy, l=nn.Linear(3, 2)), "output is random"),
+        (Do(lambda m, x: m.l(x) - m.l(x).mean(0), l=nn.Linear(3, 2)), "examples interact"),
+        (Do(lambda m, x: m.l(x)[:, :, None], l=nn.Linear(3, 2)), r"\(n, c\) or \(n,\).*output="),
+        (Do(lambda m, x: m.l(x).mean(), l=nn.Linear(3, 2)), r"\(n, c\) or \(n,\)"),
+        (Do(lambda m, x: m.l(x).detach(), l=nn.Linear(3, 2)), "depend on no trainable parameter"),
+        (nn.Linear(3, 2).requires_grad_(False), "no trainable parameter"),
+    ],
+)
+def test_refused(model, match):
+    with pytest.raises(ValueError, match=match):
+        tangent_kernel(model.train(), torch.randn(6, 3))
+
+
+def test_refused_arguments():
+    model, x = nn.Linear(3, 2), torch.randn(6, 3)
+    with pytest.raises(ValueError, match=r"memory.*too little.*Pass memory="):
+        tangent_kernel(model, x, memory=1e6)
+    with pytest.raises(ValueError, match="positive number of bytes"):
+        tangent_kernel(model, x, memory=0)
+    with pytest.raises(ValueError, match="indices of the model's 2 outputs"):
+        tangent_kernel(model, x, outputs=[2])
+    with pytest.raises(ValueError, match="'sum'"):
+        tangent_kernel(model, x, outputs="mean")
+    with pytest.raises(ValueError, match="rows of the same shape"):
+        tangent_kernel(model, x, torch.randn(6, 4))
+    with pytest.raises(TypeError, match="floating-point"):
+        tangent_kernel(Do(lambda m, x: m.l(x).argmax(1), l=model), x)
