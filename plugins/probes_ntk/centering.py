@@ -1,0 +1,107 @@
+"""The centred kernels that go by the name of "the" tangent kernel: which one is always said."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .precision import to_float64
+
+__all__ = ["Centering", "as_blocks", "as_matrix", "center", "center_targets"]
+
+Centering = Literal["none", "outputs", "all"]
+
+
+def center(kernel: Tensor, how: Centering) -> Tensor:
+    r"""The kernel of centred features.
+
+    ============  =======================================================================================
+    ``how``
+    ============  =======================================================================================
+    ``"none"``    K itself.
+    ``"outputs"`` From the features of each output their mean over the examples is taken away:
+                  :math:`H K^{ab} H` in each block, :math:`H = I_n - \frac1n 1 1^\top`. What the
+                  figures of the article show.
+    ``"all"``     From all nc features their common mean: :math:`C K C`,
+                  :math:`C = I_{nc} - \frac{1}{nc} 1 1^\top`. What its equation 7 says.
+    ============  =======================================================================================
+
+    With one output the last two are the same. Alignments differ by 10-30 % between them with ten.
+
+    Args:
+        kernel: Shape ``(c, n, c, n)``, or ``(n, n)`` for one output.
+        how: One of the above.
+
+    Returns:
+        In float64, shape ``(c, n, c, n)``.
+
+    Raises:
+        ValueError: If ``how`` is none of these, or the kernel is not square or holds NaN or infinite numbers.
+
+    Cost: three passes over the kernel.
+
+    Example:
+        >>> center(torch.eye(2), "outputs").reshape(2, 2).tolist()
+        [[0.5, -0.5], [-0.5, 0.5]]
+
+    Reference:
+        Baratin (2021), section 4.3.1 and eq. 7.
+    """
+    blocks = as_blocks(kernel)
+    if how not in get_args(Centering):
+        raise ValueError(f"`how` (centering) must be one of {', '.join(map(repr, get_args(Centering)))}, got {how!r}.")
+    if how == "none":
+        return blocks
+    rows, columns = ((1,), (3,)) if how == "outputs" else ((0, 1), (2, 3))
+    blocks = blocks - blocks.mean(rows, keepdim=True)
+    return blocks - blocks.mean(columns, keepdim=True)
+
+
+def center_targets(targets: Tensor, how: Centering) -> Tensor:
+    """The targets, shape ``(c, n)``, centred as :func:`center` centres the features.
+
+    Example:
+        >>> center_targets(torch.tensor([[0.0, 1.0]]), "outputs").tolist()
+        [[-0.5, 0.5]]
+    """
+    if how not in get_args(Centering):
+        raise ValueError(f"`how` (centering) must be one of {', '.join(map(repr, get_args(Centering)))}, got {how!r}.")
+    if how == "none":
+        return targets
+    return targets - (targets.mean(1, keepdim=True) if how == "outputs" else targets.mean())
+
+
+def as_blocks(kernel: Tensor) -> Tensor:
+    """The kernel in float64 with shape ``(c, n, c, n)``, once it is known to be a kernel of finite numbers.
+
+    Example:
+        >>> as_blocks(torch.eye(3)).shape
+        torch.Size([1, 3, 1, 3])
+    """
+    shape = tuple(kernel.shape)
+    if not (len(shape) == 2 and shape[0] == shape[1]) and not (len(shape) == 4 and shape[:2] == shape[2:]):
+        raise ValueError(
+            f"`kernel` must be square, of shape (c, n, c, n) or (n, n), as tangent_kernel gives it for one batch; got "
+            f"shape {shape}."
+        )
+    blocks = to_float64(kernel.detach())
+    if not torch.isfinite(blocks).all():
+        raise ValueError(
+            "`kernel` holds NaN or infinite numbers: the model's gradients do. Has training diverged, or the loss "
+            "scale of half precision overflowed?"
+        )
+    return blocks if len(shape) == 4 else blocks[None, :, None, :]
+
+
+def as_matrix(kernel: Tensor) -> Tensor:
+    """The kernel in float64 with shape ``(nc, nc)``, rows by output first: (output, example).
+
+    Example:
+        >>> as_matrix(torch.ones(2, 3, 2, 3)).shape
+        torch.Size([6, 6])
+    """
+    blocks = as_blocks(kernel)
+    size = blocks.shape[0] * blocks.shape[1]
+    return blocks.reshape(size, size)

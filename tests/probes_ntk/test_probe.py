@@ -1,0 +1,162 @@
+"""TangentKernel: every stream against the functions it is made of, and what it refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import probes_ntk.probe
+from probes.batches import Batch
+from probes.run import Run
+from probes_ntk import (
+    TangentKernel,
+    alignment,
+    center,
+    effective_rank,
+    eigenfunctions,
+    eigenvalues,
+    tangent_kernel,
+    trace_ratio,
+)
+
+
+def run_of(model, **batches):
+    return Run(model.eval(), Path("unused"), seed=0, output=lambda out: out, batches=batches)
+
+
+def measured(probe, run):
+    return {measurement.name: measurement for measurement in probe.measure(run, 0)}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    inputs, labels = torch.randn(24, 4, generator=generator), torch.randint(0, 3, (24,), generator=generator)
+    return {"train": Batch((inputs[:12],), targets=labels[:12]), "test": Batch((inputs[12:],), targets=labels[12:])}
+
+
+@pytest.mark.parametrize("centering", ["none", "outputs", "all"])
+def test_every_stream_is_the_quantity_of_its_name(model, batches, centering):
+    result = measured(TangentKernel(centering=centering), run_of(model, **batches))
+    for name, batch in batches.items():
+        gram = tangent_kernel(model, batch, layers=True)
+        values = eigenvalues(center(gram.kernel, centering)).numpy()
+
+        def check(quantity, expected, name=name):
+            np.testing.assert_allclose(result[f"ntk/{quantity}/{name}"].value, expected, rtol=1e-6, atol=1e-9)
+
+        check("eigenvalues", values)
+        check("max_eigenvalue", values.max())
+        check("mean_eigenvalue", values.mean())
+        check("median_eigenvalue", np.median(values))
+        check("trace", values.sum())
+        check("effective_rank", effective_rank(torch.from_numpy(values)))
+        check("trace_ratio", [trace_ratio(torch.from_numpy(values), k) for k in (1, 3, 6)])
+        check("alignment", alignment(gram.kernel, batch.targets, centering))
+        check("alignment_uncentered", alignment(gram.kernel, batch.targets, "none"))
+        check("layer_alignment", [alignment(part, batch.targets, centering) for part in gram.layers.values()])
+        layers = result[f"ntk/layer_trace/{name}"]
+        assert layers.coords["layer"].values.tolist() == ["0", "2", "4"]
+        np.testing.assert_allclose(layers.value.sum(), values.sum(), rtol=1e-6)
+        assert result[f"ntk/eigenvalues/{name}"].coords["eigenvalue"].values.tolist() == list(range(1, 37))
+    assert len(result) == 2 * 11
+    for measurement in result.values():
+        assert measurement.num_samples == 12 and "exact kernel of 12 samples and 3 outputs" in measurement.estimator
+
+
+def test_batches_without_targets_have_no_alignment(model, batches):
+    result = measured(TangentKernel(), run_of(model, train=batches["train"].with_targets(None)))
+    assert "ntk/trace/train" in result and not any("alignment" in name for name in result)
+
+
+def test_only_the_batches_and_samples_asked_for(model, batches):
+    result = measured(TangentKernel(batches="test", num_samples=5), run_of(model, **batches))
+    assert {name.rsplit("/", 1)[1] for name in result} == {"test"}
+    assert result["ntk/eigenvalues/test"].value.shape == (15,)
+
+
+def test_kernels_of_many_outputs_stay_small_by_default():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 50)
+    result = measured(TangentKernel(), run_of(model, train=Batch((torch.randn(30, 2),))))
+    assert result["ntk/eigenvalues/train"].value.shape == (1000,)
+
+
+def test_the_kernel_is_computed_once_for_all_probes_of_a_step(model, batches, monkeypatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return tangent_kernel(*args, **kwargs)
+
+    monkeypatch.setattr(probes_ntk.probe, "tangent_kernel", counted)
+    run = run_of(model, **batches)
+    measured(TangentKernel(), run)
+    measured(TangentKernel(centering="all"), run)
+    assert len(calls) == 2  # one for each batch
+    run.end()
+    measured(TangentKernel(batches="test"), run)
+    assert len(calls) == 3
+
+
+def test_a_layer_without_gradient_has_no_alignment_and_hides_nothing(model, batches):
+    with torch.no_grad():
+        model[4].weight.zero_()
+    result = measured(TangentKernel(batches="train"), run_of(model, **batches))
+    aligned = result["ntk/layer_alignment/train"].value
+    # The last weight is zero: nothing flows back to the layers before.
+    assert np.isnan(aligned[:2]).all() and aligned[2] > 0 and np.isfinite(result["ntk/trace/train"].value)
+
+
+def test_pictures_of_eigenfunctions_stand_upright_whatever_the_order_of_the_grid():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
+    grid = torch.cartesian_prod(torch.linspace(-1, 1, 5), torch.linspace(0, 1, 4))
+    order = torch.randperm(20)
+    run = run_of(model, grid=Batch((grid[order],)))
+    result = measured(TangentKernel(eigenfunctions=2), run)
+    functions = eigenfunctions(center(tangent_kernel(model, grid).kernel, "outputs")).functions
+    for j in (1, 2):
+        picture = result[f"ntk/eigenfunction_{j}/grid"]
+        assert picture.dims == ("y", "x") and picture.value.shape == (4, 5)
+        np.testing.assert_allclose(picture.coords["x"].values, np.linspace(-1, 1, 5), atol=1e-6)
+        expected = functions[j - 1, 0].reshape(5, 4).T.numpy()
+        sign = np.sign((expected * picture.value).sum())
+        np.testing.assert_allclose(picture.value, sign * expected, atol=1e-5)
+    assert "ntk/eigenfunction_3/grid" not in result
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        (torch.rand(6, 2), 1, r"over a grid: every x with every y once\. The 6 inputs have 6 different x and 6"),
+        (torch.rand(6, 3), 1, r"inputs of two numbers, shape \(n, 2\), got \(6, 3\)"),
+        (torch.rand(6, 2), 2, "a model of one output, this one has 2"),
+    ],
+)
+def test_pictures_are_refused_where_there_is_no_plane(inputs, outputs, message):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(inputs.shape[1], 4), nn.Tanh(), nn.Linear(4, outputs))
+    with pytest.raises(ValueError, match=message):
+        measured(TangentKernel(eigenfunctions=1), run_of(model, train=Batch((inputs,))))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"centering": "mean"}, "'none', 'outputs', 'all', got 'mean'"),
+        ({"num_samples": 1}, "at least 2, got 1"),
+        ({"eigenfunctions": -1}, "number of pictures, got -1"),
+    ],
+)
+def test_bad_arguments_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TangentKernel(**arguments)
