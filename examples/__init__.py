@@ -8,4 +8,10 @@ section: settings, target, probes, criteria, figures. It ends in an ``EXPERIMENT
 EXPERIMENTS = (
     "spectral_bias",
     "spectral_bias_robustness",
+    "feature_alignment",
+    "feature_alignment_architectures",
+    "feature_alignment_difficult",
+    "feature_alignment_disk",
+    "feature_alignment_frequencies",
+    "feature_alignment_perturbation",
 )
