@@ -63,8 +63,7 @@ class Accuracy(Probe):
         for name, samples in self.sets.items():
             with torch.no_grad():
                 outputs = [
-                    run.forward(Batch((images.to(run.device),))).cpu()
-                    for images in torch.split(samples.images, 500)  # type: ignore[no-untyped-call]
+                    run.forward(Batch((images.to(run.device),))).cpu() for images in torch.split(samples.images, 500)
                 ]
             right = self.right(torch.cat(outputs), samples.labels).double().mean()
             yield Measurement(f"accuracy/{name}", right, num_samples=len(samples.labels))

@@ -106,7 +106,8 @@ def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> l
             Finding(
                 f"Figs. B.5, B.6: {words}, alignment on the test set, highest / initial",
                 "rises",
-                f"centred {_list(rise['alignment'])} (to {_list(last)})\nuncentred {_list(rise['alignment_uncentered'])}",
+                f"centred {_list(rise['alignment'])} (to {_list(last)})\n"
+                f"uncentred {_list(rise['alignment_uncentered'])}",
                 "centred >= 4" if judged else "",
                 enough(passed) if judged else None,
                 {**rise, "highest": last},

@@ -67,13 +67,14 @@ class Modes:
         label = disk(plane(side)).numpy().reshape(side, side).T.ravel()  # rows upwards in y
         label = label - label.mean()
         top = self.functions[:, :5].reshape(len(self.steps), 5, -1)
-        energy: Array = (top @ label) ** 2
-        return energy.sum(1) / (label @ label)
+        energy: Array = ((top @ label) ** 2).sum(1) / (label @ label)
+        return energy
 
 
 def disk(points: Tensor) -> Tensor:
     """1 in the centred disk of half the square's area, else 0. Shape ``(n,)``."""
-    return (points.norm(dim=1) < math.sqrt(2 / math.pi)).float()
+    inside: Tensor = points.norm(dim=1) < math.sqrt(2 / math.pi)
+    return inside.float()
 
 
 def plane(side: int) -> Tensor:
@@ -163,6 +164,7 @@ def draw(settings: Settings, seeds: Sequence[Modes], folder: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Circle
 
     first = seeds[0]
     rows = np.unique(np.linspace(0, len(first.steps) - 1, 5).round().astype(int))
@@ -176,7 +178,7 @@ def draw(settings: Settings, seeds: Sequence[Modes], folder: Path) -> None:
             picture = first.functions[index, mode]
             bound = np.abs(picture).max()
             axis.imshow(picture, origin="lower", extent=(-1, 1, -1, 1), cmap="RdBu_r", vmin=-bound, vmax=bound)
-            axis.add_patch(plt.Circle((0, 0), math.sqrt(2 / math.pi), fill=False, linewidth=0.7, linestyle=":"))
+            axis.add_patch(Circle((0, 0), math.sqrt(2 / math.pi), fill=False, linewidth=0.7, linestyle=":"))
             axis.set(xticks=[], yticks=[])
             if row == 0:
                 axis.set_title(f"{mode + 1}", fontsize=10)
