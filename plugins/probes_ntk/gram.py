@@ -80,7 +80,8 @@ def cheapest(n: int, c: int, t: int, o: int, i: int) -> str:
     """The evaluation with the fewest multiply-adds, weighted by how well each runs."""
     big = n * c
     costs = {
-        "pairs": n * n * t * t * i / 2 + t * (t + 1) / 2 * big * big * (o + 40),
+        # A single pair is symmetric itself.
+        "pairs": n * n * t * t * i / 2 + big * big * (t * (t + 1) / 2 * (o + 40) if t > 1 else 0.56 * o),
         "chain": n * n * t * t * (i + 1.5 * c * o) / 2 + 1.5 * big * big * t * o / 2,
         "explicit": big * t * o * i + 0.56 * big * big * o * i,
     }
@@ -106,9 +107,14 @@ def add_gram(kernel: Tensor, left: Tensor, right: Tensor | None = None) -> None:
 
 
 def mirror(kernel: Tensor) -> Tensor:
-    """The symmetric matrix of an upper triangle."""
-    upper = kernel.triu()
-    return upper + upper.triu(1).T
+    """The symmetric matrix of an upper triangle, in its place."""
+    step = max(64, -(-len(kernel) // 8))
+    for row in range(0, len(kernel), step):
+        stop = min(row + step, len(kernel))
+        upper = kernel[row:stop, row:stop].triu()
+        kernel[row:stop, row:stop] = upper + upper.triu(1).T
+        kernel[stop:, row:stop] = kernel[row:stop, stop:].T
+    return kernel
 
 
 def add_matrix_gram(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
