@@ -24,7 +24,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_the_one_line_measures_in_a_loop_that_does_not_know_it(tmp_path):
@@ -48,6 +48,15 @@ def test_saying_more_and_reading_it(tmp_path, capsys):
     assert low > 2 * high and (tmp_path / "runs/two_sines/amplitude.png").exists()
 
 
+def test_the_tangent_kernel_of_a_model_at_hand():
+    torch.manual_seed(0)
+    names = {}
+    exec(BLOCKS[3], names)
+    assert names["kernel"].shape == (10, 20, 10, 20)
+    assert 1 < names["rank"] <= 190  # of 200 rows, ten of which centring takes away
+    assert list(names["aligned"]) == ["0", "3"] and all(0 <= value <= 1 for value in names["aligned"].values())
+
+
 def test_a_probe_of_ones_own_measures():
     from probes import Measurement, ProbeManager, every, hookimpl
 
@@ -59,7 +68,7 @@ def test_a_probe_of_ones_own_measures():
             self.rows += measurements
 
     names = {}
-    exec(BLOCKS[3], names)
+    exec(BLOCKS[4], names)
     model, sink = torch.nn.Linear(5, 3), Memory()
     with ProbeManager(model, [names["Margin"](every(1))], sinks=[sink], overhead=None).attach() as manager:
         train(model, torch.randn(32, 5), torch.randint(3, (32,)))
