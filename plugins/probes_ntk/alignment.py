@@ -8,7 +8,11 @@ from torch import Tensor
 from .centering import Centering, as_matrix, center, center_targets
 from .precision import to_float64
 
-__all__ = ["alignment", "cka", "debiased_cka", "label_matrix"]
+__all__ = ["alignment", "centered_alignment", "cka", "debiased_cka", "label_matrix"]
+
+_ROUNDING = 1e-12
+"""What centring leaves of a kernel of equal rows, relative to the kernel, is below."""
+_ZERO = "The kernel is zero (once centred): it is aligned with nothing."
 
 
 def label_matrix(targets: Tensor, c: int) -> Tensor:
@@ -82,16 +86,33 @@ def alignment(kernel: Tensor, targets: Tensor, centering: Centering) -> Tensor:
     c, n = centered.shape[:2]
     if len(targets) != n:
         raise ValueError(f"`targets` must hold one target for each of the kernel's {n} examples, got {len(targets)}.")
-    y = center_targets(label_matrix(targets, c), centering).to(centered.device)
-    length, norm = y.square().sum(), centered.norm()
-    if not length > _rounding(label_matrix(targets, c)):
+    labels = label_matrix(targets, c).to(centered.device)
+    y = center_targets(labels, centering)
+    if not y.square().sum() > labels.square().sum() * torch.finfo(torch.float64).eps:
         raise ValueError(
             f"`targets` are all alike once centred ({centering!r}): nothing can be aligned with them. Take a batch of "
             f"more than one class."
         )
-    _check_norm(norm, kernel)
-    aligned: Tensor = torch.einsum("ai,aibj,bj->", y, centered, y) / (norm * length)
-    return aligned.clamp(0, 1)
+    result = centered_alignment(kernel, centered, y)
+    if result.isnan():
+        raise ValueError(_ZERO)
+    return result
+
+
+def centered_alignment(kernel: Tensor, centered: Tensor, y: Tensor) -> Tensor:
+    """Alignment of a kernel that is centred already with targets that are; NaN where centring left only rounding.
+
+    Args:
+        kernel: As it was.
+        centered: From :func:`~probes_ntk.center`, shape ``(c, n, c, n)``.
+        y: From :func:`~probes_ntk.center_targets`, shape ``(c, n)``.
+
+    Returns:
+        Scalar, float64; nothing is awaited from the device.
+    """
+    norm = centered.norm()
+    aligned = torch.einsum("ai,aibj,bj->", y, centered, y) / (norm * y.square().sum())
+    return torch.where(norm > _ROUNDING * kernel.norm(), aligned.clamp(0, 1), torch.nan)
 
 
 def cka(kernel: Tensor, other: Tensor, centering: Centering) -> Tensor:
@@ -175,10 +196,6 @@ def _unbiased_hsic(one: Tensor, two: Tensor) -> Tensor:
     return ((one * two).sum() + means - 2 / (n - 2) * (rows @ other_rows)) / (n * (n - 3))
 
 
-def _rounding(values: Tensor) -> Tensor:
-    return values.square().sum() * torch.finfo(torch.float64).eps
-
-
 def _check_same(kernel: Tensor, other: Tensor) -> None:
     if kernel.shape != other.shape:
         raise ValueError(
@@ -188,6 +205,5 @@ def _check_same(kernel: Tensor, other: Tensor) -> None:
 
 
 def _check_norm(norm: Tensor, kernel: Tensor) -> None:
-    # What centring leaves of a kernel of equal rows is rounding.
-    if not norm > kernel.norm() * 1e-12:
-        raise ValueError("The kernel is zero (once centred): it is aligned with nothing.")
+    if not norm > _ROUNDING * kernel.norm():
+        raise ValueError(_ZERO)

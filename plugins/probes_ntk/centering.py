@@ -56,7 +56,7 @@ def center(kernel: Tensor, how: Centering) -> Tensor:
         return blocks
     rows, columns = ((1,), (3,)) if how == "outputs" else ((0, 1), (2, 3))
     blocks = blocks - blocks.mean(rows, keepdim=True)
-    return blocks - blocks.mean(columns, keepdim=True)
+    return blocks.sub_(blocks.mean(columns, keepdim=True))
 
 
 def center_targets(targets: Tensor, how: Centering) -> Tensor:

@@ -15,8 +15,8 @@ from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
 
-from .alignment import alignment
-from .centering import Centering, center
+from .alignment import alignment, centered_alignment, label_matrix
+from .centering import Centering, center, center_targets
 from .engine import MEMORY, TangentGram, tangent_kernel
 from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
 
@@ -142,9 +142,16 @@ class TangentKernel(Probe):
             description="share of the trace in the largest k eigenvalues",
         )
         layers = {"layer": Axis(np.array(list(gram.layers)))}
-        parts = [center(part, self.centering) for part in gram.layers.values()]
-        traces = torch.stack([torch.einsum("aiai->", part) for part in parts])
-        yield measurement("layer_trace", traces, unit, ("layer",), layers)
+        traces, aligned, y = [], [], None
+        if batch.targets is not None:
+            y = center_targets(label_matrix(batch.targets, c), self.centering).to(centered.device)
+        for part in gram.layers.values():
+            centered_part = center(part, self.centering)
+            traces.append(torch.einsum("aiai->", centered_part))
+            if y is not None:
+                # NaN for a layer that the function does not depend on (dead units).
+                aligned.append(centered_alignment(part, centered_part, y))
+        yield measurement("layer_trace", torch.stack(traces), unit, ("layer",), layers)
         if batch.targets is not None:
             words = f"{how}; with stacked labels"
             yield measurement("alignment", alignment(gram.kernel, batch.targets, self.centering), estimator=words)
@@ -153,8 +160,7 @@ class TangentKernel(Probe):
                 alignment(gram.kernel, batch.targets, "none"),
                 estimator=words.replace(f"centred: {self.centering}", "centred: none"),
             )
-            aligned = torch.stack([_or_nan(part, batch.targets, self.centering) for part in gram.layers.values()])
-            yield measurement("layer_alignment", aligned, "1", ("layer",), layers, words)
+            yield measurement("layer_alignment", torch.stack(aligned), "1", ("layer",), layers, words)
         if self.eigenfunctions:
             place, coords = _grid(batch, c)
             functions = eigenfunctions(centered).functions[: self.eigenfunctions, 0]
@@ -162,16 +168,6 @@ class TangentKernel(Probe):
                 picture = torch.empty_like(function).index_copy_(0, place.to(function.device), function)
                 shape = [len(coords[dim].values) for dim in ("y", "x")]
                 yield measurement(f"eigenfunction_{j}", picture.reshape(shape), "1", ("y", "x"), coords)
-
-
-def _or_nan(part: Tensor, targets: Tensor, centering: Centering) -> Tensor:
-    """A layer that the function does not depend on (dead units) has no alignment; the others are measured all the same.
-
-    That the targets are usable is known from the whole kernel.
-    """
-    if center(part, centering).norm() > 1e-12 * part.norm():
-        return alignment(part, targets, centering)
-    return torch.full((), torch.nan, dtype=torch.float64, device=center(part, "none").device)
 
 
 def _grid(batch: Batch, c: int) -> tuple[Tensor, dict[str, Axis]]:
