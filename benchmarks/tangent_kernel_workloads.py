@@ -85,15 +85,16 @@ def floor(name: str, n: int) -> float:
     """Operations (2 a multiply-add) that an exact kernel needs with the best method known for each weight.
 
     One forward pass, c backward passes to the output of the first layer, and for each weight the least of the three
-    counts, with symmetry: by pairs of positions, in a chain, or from gradients formed example by example. Biases,
-    norms and embeddings are left out.
+    counts, with symmetry: by pairs of positions, in a chain, or from gradients formed example by example. Products of
+    the inputs of a convolution of stride 1 are counted as sums of products of pixels, which no method here makes use
+    of. Biases, norms, embeddings and additions are left out.
     """
     model, inputs = workload(name, n)
     model.requires_grad_(False)
     first = next(module for module in model.modules() if next(module.parameters(recurse=False), None) is not None)
     if name == "transformer":
         first = model.token
-    shapes: list[tuple[int, int, int]] = []
+    shapes: list[tuple[int, int, int, int]] = []
     entry: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
@@ -101,9 +102,12 @@ def floor(name: str, n: int) -> float:
             entry.append(out.requires_grad_())
             out = out.clone()  # a ReLU may change it in place
         if isinstance(module, nn.Linear):
-            shapes.append((args[0].numel() // n // module.in_features, module.in_features, module.out_features))
+            size = module.in_features
+            shapes.append((args[0].numel() // n // size, size, size, module.out_features))
         elif isinstance(module, nn.Conv2d):
-            shapes.append((out[0, 0].numel(), module.weight[0].numel(), module.out_channels))
+            size = module.weight[0].numel()
+            pixels = module.in_channels if module.stride == (1, 1) else size
+            shapes.append((out[0, 0].numel(), size, pixels, module.out_channels))
         return out
 
     handles = [module.register_forward_hook(record) for module in model.modules()]
@@ -115,10 +119,10 @@ def floor(name: str, n: int) -> float:
         handle.remove()
     big = n * C
     gram = 0.0
-    for t, i, o in shapes:
+    for t, i, pixels, o in shapes:
         gram += min(
-            n * n * t * t * i / 2 + big * big * t * t * o / 2,
-            n * n * t * t * (i + C * o) / 2 + big * big * t * o / 2,
+            n * n * t * t * pixels / 2 + big * big * t * t * o / 2,
+            n * n * t * t * (pixels + C * o) / 2 + big * big * t * o / 2,
             big * t * o * i + big * big * o * i / 2,
         )
     return float(forward.get_total_flops() + C * backward.get_total_flops() + 2 * gram)

@@ -11,7 +11,17 @@ import torch
 
 from probes_ntk import TangentKernel
 
-from .classification import Accuracy, Array, Training, classify, kernel_schedule, photographs, random_labels, series
+from .classification import (
+    Accuracy,
+    Array,
+    Training,
+    classify,
+    kernel_schedule,
+    log_steps,
+    photographs,
+    random_labels,
+    series,
+)
 from .criteria import Finding, enough
 from .models import VGG
 from .runner import Experiment, Preset
@@ -34,11 +44,13 @@ class Settings:
     learning_rate: float = 0.01
     slow_learning_rate: float = 0.003
     slow_noise: tuple[float, ...] = (0.0, 0.5)
+    augment: bool = True
+    """Not for the few epochs of a trial: it slows them down."""
 
 
 PRESETS = {
     "smoke": Preset(Settings(2, 0, 0, 8, 6, (0.0, 0.5), slow_noise=(0.0,)), seeds=(0,), duration="10 s", judged=False),
-    "quick": Preset(Settings(8, 10_000, 1000, 40, 320), seeds=(0, 1, 2), duration="8 min"),
+    "quick": Preset(Settings(8, 10_000, 1000, 40, 320, augment=False), seeds=(0, 1, 2), duration="8 min"),
     "paper": Preset(Settings(), seeds=(0,), duration="800 h"),
 }
 
@@ -59,7 +71,7 @@ def train(settings: Settings, task: Task) -> None:
         model = VGG(19, settings.width)
         due = kernel_schedule()
         accuracy = Accuracy(due, {"train": noisy.first(len(test_set.labels)), "test": test_set})
-        training = Training(rate, settings.steps, augment=True)
+        training = Training(rate, settings.steps, augment=settings.augment)
         kernel = TangentKernel(due, num_samples=settings.num_kernel)
         classify(task.part(name), model, noisy, training, batches, [kernel, accuracy])
 
@@ -216,7 +228,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
 
 def _curve(axis: object, steps: Array, values: Array, style: str, color: object, label: str) -> None:
     axis.plot(steps, values, style, color=color, label=label or None, linewidth=1.4)  # type: ignore[attr-defined]
-    axis.set_xscale("symlog", linthresh=5, linscale=0.3)  # type: ignore[attr-defined]
+    log_steps(axis)
 
 
 EXPERIMENT = Experiment(

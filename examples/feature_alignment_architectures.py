@@ -18,6 +18,7 @@ from .classification import (
     Training,
     classify,
     kernel_schedule,
+    log_steps,
     photographs,
     series,
     standardized,
@@ -138,7 +139,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
                     label = "" if number else label
                     axis.plot(run["step"], run[f"ntk/{stream}/test"], color=color, label=label or None)
             axis.set(xlabel="training step", title=words)
-            axis.set_xscale("symlog", linthresh=5, linscale=0.3)
+            log_steps(axis)
         axes[0].set_ylabel("alignment, test set")
         axes[0].legend(fontsize=9)
         figure.savefig(folder / "fig_b_5.png", dpi=110)

@@ -11,7 +11,17 @@ import torch
 
 from probes_ntk import TangentKernel
 
-from .classification import Array, Samples, Training, classify, kernel_schedule, random_labels, series, standardized
+from .classification import (
+    Array,
+    Samples,
+    Training,
+    classify,
+    kernel_schedule,
+    log_steps,
+    random_labels,
+    series,
+    standardized,
+)
 from .criteria import Finding
 from .data import fashion_mnist, mnist, mnist_subset
 from .models import MLP, kaiming
@@ -181,7 +191,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
                     label = batch if not number else None
                     axis.plot(run["step"], run[f"ntk/alignment/{batch}"], color=color, label=label, alpha=0.8)
             axis.set(xlabel="training step", title=words)
-            axis.set_xscale("symlog", linthresh=5, linscale=0.3)
+            log_steps(axis)
         axes[0].set_ylabel("alignment with the labels")
         axes[0].legend()
         figure.savefig(folder / "fig_4_4.png", dpi=110)
@@ -198,7 +208,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
                     label = batch if not number else None
                     axis.plot(run["step"], run[f"ntk/alignment/{batch}"], color=color, label=label, alpha=0.8)
             axis.set(xlabel="training step", title=f"{depth} layers")
-            axis.set_xscale("symlog", linthresh=5, linscale=0.3)
+            log_steps(axis)
         axes[0, 0].set_ylabel("alignment with the labels")
         axes[0, 0].legend()
         figure.savefig(folder / "fig_b_7.png", dpi=110)
