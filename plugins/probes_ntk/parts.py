@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gram import Factors, add_gram, add_matrix_gram, mirror, square_norms
+from .gram import Factors, add_gram, add_matrix_gram, cheapest, mirror, square_norms
 from .layout import Layout, by_example
 from .operands import Columns, Convolution, Direct, Embedding, Operand
 from .uses import Use
@@ -132,13 +132,39 @@ class Collector:
             d = d.flatten(4).transpose(3, 4).flatten(2, 3)
         own = self.uses[use.index]
         named = [(role, name) for role, name in (("weight", own.weight), ("bias", own.bias)) if name]
-        if all(is_explicit(self._roles[name]) for _, name in named):
+        if self._at_once(own, d, gathered.operands[chunk]):
             operand = gathered.operands.pop(chunk)
             for role, name in named:
-                derivative = _derivative(own, role, self.shapes[name], d, operand)
+                derivative = self._reduced(own, role, name, d, operand)
                 gathered.derivatives[name] = self._put(gathered.derivatives.get(name), derivative, chunk)
         else:
             gathered.d = self._put(gathered.d, d, chunk)
+
+    def _at_once(self, use: Use, d: Tensor, operand: Operand) -> bool:
+        """Whether derivatives take the place of the gradients: where they must, or take less memory at no more time."""
+        names = [name for name in (use.weight, use.bias) if name]
+        if all(is_explicit(self._roles[name]) for name in names):
+            return True
+        if any(len(self._roles[name]) > 1 for name in names) or use.weight is None or _transposed(operand):
+            return False
+        if not isinstance(operand, Columns | Convolution):
+            return False
+        if self.diagonal:
+            return True
+        t, o = d.shape[2:]
+        size = self.shapes[use.weight].numel()
+        return size < t * o and cheapest(self.n, len(d), t, o, size // o) == "explicit"
+
+    def _reduced(self, use: Use, role: str, name: str, d: Tensor, operand: Operand) -> Tensor:
+        """The derivatives by one parameter; only their length ``(c, n, 1)`` where it alone matters."""
+        if not self.diagonal or len(self._roles[name]) > 1:
+            return _derivative(use, role, self.shapes[name], d, operand)
+        if role == "weight" and not is_explicit(self._roles[name]):
+            squares = sum(square_norms(factors, False) for factors in _factors(d, operand))
+            assert isinstance(squares, Tensor)
+            return squares.clamp_min(0).sqrt()[:, :, None]
+        length: Tensor = _derivative(use, role, self.shapes[name], d, operand).norm(dim=2, keepdim=True)
+        return length
 
     def _put(self, whole: Tensor | None, piece: Tensor, chunk: int) -> Tensor:
         """A piece in its place among all examples."""
@@ -167,7 +193,8 @@ class Collector:
         return bool({own.weight, own.bias} & self._pending)
 
     def _finish(self, name: str) -> None:
-        kind = _kind(self._roles[name])
+        formed = name in self._gathered[self._roles[name][0][0].index].derivatives
+        kind = "explicit" if formed else _kind(self._roles[name])
         found = [
             (use, role)
             for use, role in self._roles[name]
