@@ -59,7 +59,7 @@ class VGG(nn.Sequential):
 
     Example:
         >>> sum(parameter.numel() for parameter in VGG(19, 64).parameters())
-        20029002
+        20029514
     """
 
     def __init__(self, depth: int, width: int, outputs: int = 10, channels: int = 3) -> None:
