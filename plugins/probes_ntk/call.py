@@ -93,12 +93,11 @@ class Call:
     def device(self) -> torch.device:
         return next(iter(self.parameters.values())).device
 
-    def cotangents(self, out: Tensor, examples: Sequence[int]) -> Tensor:
-        """What is sent back from the outputs of some examples. Shape ``(k, n, c)``; k is c, or 1 with signs."""
+    def cotangents(self, out: Tensor, examples: Sequence[int]) -> list[Tensor]:
+        """What is sent back from the outputs of some examples: one for each output, or the signs. Shape ``(n, c)``."""
         if self.signs is not None:
-            return self.signs[list(examples)][None].to(out)
-        c = out.shape[1]
-        return torch.eye(c, dtype=out.dtype, device=out.device)[:, None, :].expand(c, len(out), c)
+            return [self.signs[list(examples)].to(out)]
+        return [row.expand_as(out) for row in torch.eye(out.shape[1], dtype=out.dtype, device=out.device)]
 
     def forward(self, batch: Batch) -> Tensor:
         """The chosen outputs on a batch, differentiable. Shape ``(n, c)``."""
@@ -169,7 +168,7 @@ def _together(batch: Batch, other: Batch) -> Batch:
 def _plain_backward(model: nn.Module) -> Iterator[None]:
     """Run a forward pass whose graph shows every use of a parameter and can be differentiated in a batch.
 
-    Attention runs as plain matrix products (the fused kernels' gradients are not batched); recurrent layers without
+    Attention runs as plain matrix products; recurrent layers without
     the fused kernels of cuDNN and oneDNN, behind which single uses are hidden; checkpointed blocks just run, for their
     parameters would be missing from the graph.
     """

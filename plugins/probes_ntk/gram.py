@@ -7,12 +7,14 @@ With inputs A (n, T, I) and gradients D (c, n, T, O), T rows for each example,
 Three exact evaluations, in multiply-adds of the symmetric kernel with N = n c:
 
 * pairs:     T^2 (n^2 I + N^2 O) / 2              T = 1, or tiny
-* chain:     n^2 T^2 (I + c O) / 2 + N^2 T O / 2  M_ij = A_i A_j^T, then <D_ai, M_ij D_bj>
+* chain:     n^2 T^2 (I + c O) / 2 + N^2 T O / 2  M_ij = A_i A_j^T, then <D_ai, M_ij D_bj>; for a convolution of stride
+                                                  1, M from products of pixels: I is then the number of channels
 * explicit:  N T O I + N^2 O I / 2                the gradients of each example, a block of inputs at a time, then G G^T
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,11 +32,18 @@ COLUMNS = 1 << 14
 class Factors:
     """Inputs and gradients of one weight, by example."""
 
-    d: Tensor
-    """Gradients, shape ``(c, n, T, O)``."""
+    d: Tensor | None
+    """Gradients, shape ``(c, n, T, O)``; None where they have yet to arrive."""
     a: Tensor | None = None
     """Inputs, shape ``(n, T, I)``; None for a convolution whose patches are not yet formed."""
     patches: Convolution | None = None
+    gram: Tensor | None = None
+    """Products of the inputs of each example, shape ``(n, T, T)``, once they are needed."""
+
+    @property
+    def gradients(self) -> Tensor:
+        assert self.d is not None
+        return self.d
 
     @property
     def inputs(self) -> int:
@@ -44,18 +53,67 @@ class Factors:
         assert self.patches is not None
         return self.patches.x.shape[1] * torch.Size(self.patches.kernel).numel()
 
+    @property
+    def channels(self) -> int:
+        """Numbers in a product of two rows of inputs."""
+        if self.patches is None or not self.patches.overlapping:
+            return self.inputs
+        return self.patches.x.shape[1]
+
+    def rows(self) -> tuple[Tensor, tuple[int, ...]]:
+        """What products of inputs are made from, shape ``(n, P, channels)``, and the shape of P: pixels or patches."""
+        if self.patches is None or not self.patches.overlapping:
+            rows = self.full()
+            return rows.contiguous(), (rows.shape[1],)
+        return self.patches.x.flatten(2).transpose(1, 2).contiguous(), tuple(self.patches.x.shape[2:])
+
+    def products(self, rows: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Products of all rows of inputs, shape ``(..., T, ..., T)``, from those of :meth:`rows`, ``(..., P, ..., P)``.
+
+        Patches of a convolution of stride 1 overlap: a product of two of them is the sum of the products of their
+        pixels, and those that belong to one offset are those of another, shifted.
+        """
+        if self.patches is None or not self.patches.overlapping:
+            return rows
+        lead, middle = rows.shape[0], rows.shape[2]
+        grid = rows.view(lead, *size, middle, *size)
+        for d, (kernel, dilation, padding) in enumerate(
+            zip(self.patches.kernel, self.patches.dilation, self.patches.padding, strict=True)
+        ):
+            extent = size[d]
+            out = extent + 2 * padding - dilation * (kernel - 1)
+            left, right = 1 + d, 2 + len(size) + d
+            total = None
+            shifts = sorted((k * dilation - padding for k in range(kernel)), key=abs)
+            for shift in shifts:
+                start, stop = max(0, -shift), min(out, extent - shift)
+                if total is None and start == 0 and stop == out:
+                    total = grid.narrow(left, shift, out).narrow(right, shift, out).clone()
+                    continue
+                if total is None:
+                    shape = list(grid.shape)
+                    shape[left] = shape[right] = out
+                    total = grid.new_zeros(shape)
+                if stop > start:
+                    here = total.narrow(left, start, stop - start).narrow(right, start, stop - start)
+                    here += grid.narrow(left, start + shift, stop - start).narrow(right, start + shift, stop - start)
+            assert total is not None
+            grid = total
+        t = math.prod(grid.shape[1 : 1 + len(size)])
+        return grid.view(lead, t, middle, t)
+
     def of(self, start: int, stop: int) -> Factors:
         """Those of some examples."""
         patches = self.patches
         if patches is not None:
             patches = replace(patches, x=patches.x[start:stop])
-        return Factors(self.d[:, start:stop], None if self.a is None else self.a[start:stop], patches)
+        return Factors(self.gradients[:, start:stop], None if self.a is None else self.a[start:stop], patches)
 
     def full(self) -> Tensor:
         """All inputs, shape ``(n, T, I)``."""
         if self.a is None:
             assert self.patches is not None
-            return self.patches.unfold(self.patches.x).transpose(1, 2)
+            self.a = self.patches.unfold(self.patches.x).transpose(1, 2)
         return self.a
 
     def blocks(self, width: int) -> list[tuple[int, int]]:
@@ -76,13 +134,17 @@ class Factors:
         return self.patches.unfold(self.patches.x[:, start:stop]).transpose(1, 2)
 
 
-def cheapest(n: int, c: int, t: int, o: int, i: int) -> str:
-    """The evaluation with the fewest multiply-adds, weighted by how well each runs."""
+def cheapest(n: int, c: int, t: int, o: int, i: int, channels: int | None = None) -> str:
+    """The evaluation with the fewest multiply-adds, weighted by how well each runs.
+
+    Args:
+        channels: Numbers in a product of two rows of inputs, if less than ``i`` (see :meth:`Factors.products`).
+    """
     big = n * c
     costs = {
         # A single pair is symmetric itself.
         "pairs": n * n * t * t * i / 2 + big * big * (t * (t + 1) / 2 * (o + 40) if t > 1 else 0.56 * o),
-        "chain": n * n * t * t * (i + 1.5 * c * o) / 2 + 1.5 * big * big * t * o / 2,
+        "chain": n * n * t * t * ((channels or i) + 1.5 * c * o) / 2 + 1.5 * big * big * t * o / 2,
         "explicit": big * t * o * i + 0.56 * big * big * o * i,
     }
     return min(costs, key=costs.__getitem__)
@@ -126,15 +188,15 @@ def add_matrix_gram(kernel: Tensor, left: Factors, right: Factors | None, bias: 
         right: Of those of the columns; None when they are the same.
         bias: Whether a bias is added to the products, and trained.
     """
-    c, n, t, o = left.d.shape
-    method = cheapest(n, c, t, o, left.inputs)
+    c, n, t, o = left.gradients.shape
+    method = cheapest(n, c, t, o, left.inputs, left.channels)
     {"pairs": _pairs, "chain": _chain, "explicit": _explicit}[method](kernel, left, right, bias)
 
 
 def _pairs(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
-    c, n, t, o = left.d.shape
-    a, d = left.full().transpose(0, 1), left.d.reshape(c * n, t, o).transpose(0, 1).contiguous()
-    other_a, other_d = (a, d) if right is None else (right.full().transpose(0, 1), _by_row(right.d))
+    c, n, t, o = left.gradients.shape
+    a, d = left.full().transpose(0, 1), left.gradients.reshape(c * n, t, o).transpose(0, 1).contiguous()
+    other_a, other_d = (a, d) if right is None else (right.full().transpose(0, 1), _by_row(right.gradients))
     m = other_a.shape[1]
     flat = kernel.view(c * n, -1)
     product = torch.empty_like(flat) if right is not None or t > 1 else torch.zeros_like(flat)
@@ -158,67 +220,85 @@ def _by_row(d: Tensor) -> Tensor:
 
 
 def _chain(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
-    c, n, t, o = left.d.shape
-    a, d = left.full().contiguous(), left.d.contiguous()
-    other_a, other_d = (a, d) if right is None else (right.full().contiguous(), right.d.contiguous())
-    m, s = other_d.shape[1:3]
-    targets = other_d.view(c, m, s * o).permute(1, 2, 0)
-    moved = torch.empty(c, m * s, o, dtype=d.dtype, device=d.device)
+    c, n, t, o = left.gradients.shape
+    (rows, size), d = left.rows(), left.gradients.contiguous()
+    others, other_d = (rows, d) if right is None else (right.rows()[0], right.gradients.contiguous())
+    m, p = len(others), rows.shape[1]
+    targets = other_d.view(c, m, t * o).permute(1, 2, 0)
     block = max(1, min(n, 256 // t))
+    # As many examples at once as stay in the cache between the two products.
+    step = max(1, int(6e6 / (c * t * o * d.element_size())))
+    moved = torch.empty(c, min(step, m) * t, o, dtype=d.dtype, device=d.device)
     for start in range(0, n, block):
         first, stop = start if right is None else 0, min(start + block, n)
-        inputs = other_a[first:].reshape((m - first) * s, -1) @ a[start:stop].reshape((stop - start) * t, -1).T
+        inputs = others[first:].reshape((m - first) * p, -1) @ rows[start:stop].reshape((stop - start) * p, -1).T
+        inputs = left.products(inputs.view(m - first, p, stop - start, p), size)
         if bias:
             inputs += 1
+        inputs = inputs.reshape((m - first) * t, -1)
         for i in range(start, stop):
-            j = i if right is None else 0
-            products = inputs[(j - first) * s :, (i - start) * t : (i - start + 1) * t]
-            here = moved[:, : len(products)]
-            for k in range(c):
-                torch.mm(products, d[k, i], out=here[k])
-            part = torch.bmm(here.view(c, m - j, s * o).transpose(0, 1), targets[j:])  # [j, a, b]
-            kernel[:, i, :, j:] += part.permute(1, 2, 0)
-            if right is None:  # the flat upper triangle takes the other half of the examples for a < b
-                kernel[:, i + 1 :, :, i] += part[1:].permute(2, 0, 1)
+            for j in range(i if right is None else 0, m, step):
+                end = min(j + step, m)
+                products = inputs[(j - first) * t : (end - first) * t, (i - start) * t : (i - start + 1) * t]
+                here = moved[:, : len(products)]
+                for k in range(c):
+                    torch.mm(products, d[k, i], out=here[k])
+                part = torch.bmm(here.view(c, end - j, t * o).transpose(0, 1), targets[j:end])  # [j, a, b]
+                kernel[:, i, :, j:end] += part.permute(1, 2, 0)
+                if right is None:  # the flat upper triangle takes the other half of the examples for a < b
+                    later = max(j, i + 1)
+                    kernel[:, later:end, :, i] += part[later - j :].permute(2, 0, 1)
 
 
 def _explicit(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
-    c, n, _, o = left.d.shape
+    c, n, _, o = left.gradients.shape
     flat = kernel.view(c * n, -1)
     buffers: dict[tuple[int, ...], Tensor] = {}
     for start, stop in left.blocks(COLUMNS // o or 1):
         gradients = _gradients(left, start, stop, buffers, 0)
         add_gram(flat, gradients, None if right is None else _gradients(right, start, stop, buffers, 1))
     if bias:
-        add_gram(flat, left.d.sum(2).flatten(0, 1), None if right is None else right.d.sum(2).flatten(0, 1))
+        add_gram(
+            flat, left.gradients.sum(2).flatten(0, 1), None if right is None else right.gradients.sum(2).flatten(0, 1)
+        )
 
 
 def _gradients(factors: Factors, start: int, stop: int, buffers: dict[tuple[int, ...], Tensor], side: int) -> Tensor:
     """Derivatives of each output and example with respect to the weights of some inputs. Shape ``(N, O * w)``."""
-    c, n, _, o = factors.d.shape
+    d = factors.gradients
+    c, n, _, o = d.shape
     inputs = factors.block(start, stop)
     key = (side, inputs.shape[2])
     if key not in buffers:
         buffers[key] = torch.empty(c, n, o, inputs.shape[2], dtype=inputs.dtype, device=inputs.device)
     for k in range(c):
-        torch.bmm(factors.d[k].transpose(1, 2), inputs, out=buffers[key][k])
+        torch.bmm(d[k].transpose(1, 2), inputs, out=buffers[key][k])
     return buffers[key].view(c * n, -1)
 
 
-def square_norms(factors: Factors, bias: bool) -> Tensor:
-    """Squared norm of the derivative of each output and example, by the cheaper of two ways. Shape ``(c, n)``."""
-    c, n, t, o = factors.d.shape
+def square_norms(factors: Factors, bias: bool, outputs: int) -> Tensor:
+    """Squared norm of the derivative of each output and example, by the cheaper of two ways. Shape ``(c, n)``.
+
+    Args:
+        factors: Perhaps of one output at a time; what all have in common is kept in them.
+        bias: Whether a bias is added to the products, and trained.
+        outputs: How many outputs there are altogether.
+    """
+    d = factors.gradients
+    c, n, t, o = d.shape
     i = factors.inputs
-    if t * (o + i / c) <= o * i:  # the diagonal blocks of the chain
-        a = factors.full()
-        inputs = a @ a.transpose(1, 2)
-        if bias:
-            inputs = inputs + 1
-        return torch.stack([(d @ d.transpose(1, 2)).mul_(inputs).sum((1, 2)) for d in factors.d])
-    norms = factors.d.new_zeros(c, n)
+    if t * (o + factors.channels / outputs) <= o * i:  # the diagonal blocks of the chain
+        if factors.gram is None:
+            rows, size = factors.rows()
+            grams = (rows @ rows.transpose(1, 2))[:, :, None]
+            factors.gram = factors.products(grams, size)[:, :, 0]
+            if bias:
+                factors.gram = factors.gram + 1
+        return torch.stack([(each @ each.transpose(1, 2)).mul_(factors.gram).sum((1, 2)) for each in d])
+    norms = d.new_zeros(c, n)
     buffers: dict[tuple[int, ...], Tensor] = {}
     for start, stop in factors.blocks(COLUMNS // o or 1):
         norms += _gradients(factors, start, stop, buffers, 0).square_().sum(1).view(c, n)
     if bias:
-        norms += factors.d.sum(2).square().sum(2)
+        norms += d.sum(2).square().sum(2)
     return norms

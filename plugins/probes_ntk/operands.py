@@ -52,6 +52,11 @@ class Convolution:
     groups: int
     transposed: bool
 
+    @property
+    def overlapping(self) -> bool:
+        """Whether patches are pixels and their neighbours, each pixel at every place of a patch."""
+        return not self.transposed and set(self.stride) == {1} and torch.Size(self.kernel).numel() > 1
+
     def unfold(self, x: Tensor) -> Tensor:
         """Patches of ``(n, C, *size)``, as ``(n, C * k, T)``; T follows the output."""
         if x.ndim == 3:

@@ -14,7 +14,7 @@ from .layout import Layout, by_example
 from .operands import Columns, Convolution, Direct, Embedding, Operand
 from .uses import Use
 
-__all__ = ["Collector", "is_explicit", "roles"]
+__all__ = ["Collector", "is_explicit", "is_formed", "roles"]
 
 Role = tuple[Use, str]
 _MATRIX = ("matrix", "linear", "convolution")
@@ -53,13 +53,23 @@ def is_explicit(parameter_roles: Sequence[Role]) -> bool:
 class _Gathered:
     """What has arrived at one use, by example."""
 
-    chunks: int = 0
+    closed: int = 0
+    """Chunks whose gradients have all arrived."""
+    filled: set[tuple[int, int]] = field(default_factory=set)
+    """Outputs and chunks whose gradients are not zero."""
     d: Tensor | None = None
     """Gradients, shape ``(c, n, T, columns)``; ``(c, n, T, O, *size)`` for a transposed convolution."""
     operands: dict[int, Operand] = field(default_factory=dict)
     """Of each chunk, brought into the order of the examples."""
+    factors: dict[int, list[Factors]] = field(default_factory=dict)
+    """Of each chunk, where derivatives are formed as gradients arrive: what all outputs have in common."""
     derivatives: dict[str, Tensor] = field(default_factory=dict)
     """With respect to each parameter, shape ``(c, n, P)``, where they take the place of ``d``."""
+
+
+def is_formed(n: int, c: int, t: int, o: int, size: int) -> bool:
+    """Whether derivatives by a weight of ``size`` take less memory than gradients, and no more time if formed first."""
+    return size < t * o and cheapest(n, c, t, o, size // o) == "explicit"
 
 
 @dataclass
@@ -70,6 +80,7 @@ class Collector:
         uses: Of each chunk's graph, the same in all; only their names are looked at here.
         chunks: The examples of each chunk. Those of the rows of the kernel come before those of its columns.
         rows: Number of examples of the rows; all of them when rows and columns are the same examples.
+        outputs: c.
         layouts: Of the rows of each use.
         shapes: Of the parameters.
         diagonal: Whether only the diagonal is wanted.
@@ -79,6 +90,7 @@ class Collector:
     uses: Sequence[Use]
     chunks: Sequence[range]
     rows: int
+    outputs: int
     layouts: Sequence[Layout | None]
     shapes: Mapping[str, torch.Size]
     diagonal: bool
@@ -108,37 +120,40 @@ class Collector:
         self._failed |= names & self._pending
         self._pending -= names
 
-    def read(self, chunk: int, use: Use) -> None:
-        """Read what a use has saved before its graph is freed."""
-        layout, gathered = self.layouts[use.index], self._gathered[use.index]
-        if layout is not None and chunk not in gathered.operands and self._wanted(use):
-            gathered.operands[chunk] = _in_order(use.operand(), len(self.chunks[chunk]), layout)
-
-    def arrived(self, chunk: int, use: Use, gradient: Tensor | None) -> None:
-        """Take the gradients of one chunk at the output of a use, shape ``(c, *shape)``."""
+    def arrived(self, chunk: int, output: int, use: Use, gradient: Tensor) -> None:
+        """Take the gradient of one output, for the examples of one chunk, at a use."""
         if not self._wanted(use):
             return
-        layout, gathered, n = self.layouts[use.index], self._gathered[use.index], len(self.chunks[chunk])
-        gathered.chunks += 1
-        if gradient is None:
-            return
-        if layout is None or use.count_rows(gradient.shape[1:]) != layout.outer * n * layout.inner:
-            own = self.uses[use.index]
+        own, gathered = self.uses[use.index], self._gathered[use.index]
+        layout, n = self.layouts[use.index], len(self.chunks[chunk])
+        if layout is None or use.count_rows(gradient.shape) != layout.outer * n * layout.inner:
             self.drop({name for name in (own.weight, own.bias) if name})
             return
-        self.read(chunk, use)
-        d = by_example(use.rows(gradient), n, layout)
-        if d.ndim > 4 and not _transposed(gathered.operands[chunk]):
+        if chunk not in gathered.operands:  # what the use has saved is freed with the graph
+            gathered.operands[chunk] = _in_order(use.operand(), n, layout)
+        operand = gathered.operands[chunk]
+        d = by_example(use.rows(gradient.detach()[None]), n, layout)
+        if d.ndim > 4 and not _transposed(operand):
             d = d.flatten(4).transpose(3, 4).flatten(2, 3)
-        own = self.uses[use.index]
-        named = [(role, name) for role, name in (("weight", own.weight), ("bias", own.bias)) if name]
-        if self._at_once(own, d, gathered.operands[chunk]):
-            operand = gathered.operands.pop(chunk)
-            for role, name in named:
-                derivative = self._reduced(own, role, name, d, operand)
-                gathered.derivatives[name] = self._put(gathered.derivatives.get(name), derivative, chunk)
-        else:
-            gathered.d = self._put(gathered.d, d, chunk)
+        gathered.filled.add((output, chunk))
+        if not self._at_once(own, d, operand):
+            gathered.d = self._put(gathered.d, d, output, chunk)
+            return
+        for role, name in (("weight", own.weight), ("bias", own.bias)):
+            if name:
+                derivative = self._reduced(own, role, name, d, chunk)
+                gathered.derivatives[name] = self._put(gathered.derivatives.get(name), derivative, output, chunk)
+
+    def close(self, chunk: int, uses: Sequence[Use]) -> None:
+        """No more gradients will arrive at these uses for the examples of one chunk."""
+        for use in uses:
+            gathered = self._gathered[use.index]
+            gathered.factors.pop(chunk, None)
+            if gathered.d is None:
+                gathered.operands.pop(chunk, None)
+            # Where nothing arrives at a use that others lie below, there is something wrong with reading the graph.
+            if use.entry or any(index == chunk for _, index in gathered.filled):
+                gathered.closed += 1
 
     def _at_once(self, use: Use, d: Tensor, operand: Operand) -> bool:
         """Whether derivatives take the place of the gradients: where they must, or take less memory at no more time."""
@@ -149,44 +164,58 @@ class Collector:
             return False
         if not isinstance(operand, Columns | Convolution):
             return False
-        if self.diagonal:
-            return True
-        t, o = d.shape[2:]
-        size = self.shapes[use.weight].numel()
-        return size < t * o and cheapest(self.n, len(d), t, o, size // o) == "explicit"
+        return self.diagonal or is_formed(self.n, self.outputs, *d.shape[2:], self.shapes[use.weight].numel())
 
-    def _reduced(self, use: Use, role: str, name: str, d: Tensor, operand: Operand) -> Tensor:
-        """The derivatives by one parameter; only their length ``(c, n, 1)`` where it alone matters."""
-        if not self.diagonal or len(self._roles[name]) > 1:
-            return _derivative(use, role, self.shapes[name], d, operand)
-        if role == "weight" and not is_explicit(self._roles[name]):
-            squares = sum(square_norms(factors, False) for factors in _factors(d, operand))
-            assert isinstance(squares, Tensor)
-            return squares.clamp_min(0).sqrt()[:, :, None]
-        length: Tensor = _derivative(use, role, self.shapes[name], d, operand).norm(dim=2, keepdim=True)
-        return length
+    def _reduced(self, use: Use, role: str, name: str, d: Tensor, chunk: int) -> Tensor:
+        """The derivatives by one parameter; only their length ``(1, n, 1)`` where it alone matters."""
+        gathered = self._gathered[use.index]
+        operand, alone = gathered.operands[chunk], self.diagonal and len(self._roles[name]) == 1
+        factors = None
+        if role == "weight" and use.kind in _MATRIX and not _transposed(operand):
+            factors = gathered.factors.setdefault(chunk, _inputs(operand, d.shape[1]))
+            for each, part in zip(factors, d.chunk(len(factors), 3), strict=True):
+                each.d = part
+            if alone:
+                squares = sum(square_norms(each, False, self.outputs) for each in factors)
+                assert isinstance(squares, Tensor)
+                return squares.clamp_min(0).sqrt()[:, :, None]
+        derivative = _derivative(use, role, self.shapes[name], d, operand, factors)
+        return derivative.norm(dim=2, keepdim=True) if alone else derivative
 
-    def _put(self, whole: Tensor | None, piece: Tensor, chunk: int) -> Tensor:
-        """A piece in its place among all examples."""
-        if len(self.chunks) == 1:
-            return piece
+    def _put(self, whole: Tensor | None, piece: Tensor, output: int, chunk: int) -> Tensor:
+        """The piece of one output and chunk in its place among all."""
         if whole is None:
-            whole = torch.zeros(len(piece), self.n, *piece.shape[2:], dtype=piece.dtype, device=piece.device)
-        whole[:, self.chunks[chunk].start : self.chunks[chunk].stop] = piece
+            size = (self.outputs, self.n, *piece.shape[2:])
+            if piece.ndim == 4 and piece.stride(2) < piece.stride(3):  # an image: its order in memory is kept
+                whole = piece.new_empty(*size[:2], size[3], size[2]).transpose(2, 3)
+            else:
+                whole = piece.new_empty(size)
+        whole[output, self.chunks[chunk].start : self.chunks[chunk].stop] = piece[0]
         return whole
 
     def finish(self) -> None:
         """Evaluate the parameters whose gradients are complete, and let go of what is no longer needed."""
         for name in list(self._roles):
-            uses = [self._gathered[use.index] for use, _ in self._roles[name]]
-            if name in self._pending and all(each.chunks == len(self.chunks) for each in uses):
+            gathered = [self._gathered[use.index] for use, _ in self._roles[name]]
+            if name in self._pending and all(each.closed == len(self.chunks) for each in gathered):
                 self._pending.discard(name)
+                for each in gathered:
+                    self._fill(each)
                 self._finish(name)
-        for use, gathered in zip(self.uses, self._gathered, strict=True):
-            if gathered.chunks and not self._wanted(use):
-                gathered.d = None
-                gathered.operands.clear()
-                gathered.derivatives.clear()
+        for use, each in zip(self.uses, self._gathered, strict=True):
+            if each.closed and not self._wanted(use):
+                each.d = None
+                each.operands.clear()
+                each.derivatives.clear()
+
+    def _fill(self, gathered: _Gathered) -> None:
+        """Zero where no gradient arrived."""
+        for tensor in (gathered.d, *gathered.derivatives.values()):
+            if tensor is not None:
+                for output in range(self.outputs):
+                    for chunk, examples in enumerate(self.chunks):
+                        if (output, chunk) not in gathered.filled:
+                            tensor[output, examples.start : examples.stop] = 0
 
     def _wanted(self, use: Use) -> bool:
         own = self.uses[use.index]
@@ -213,7 +242,7 @@ class Collector:
         if kind == "matrix":
             for factors in self._merged(found):
                 if self.diagonal:
-                    part += square_norms(factors, partner is not None)
+                    part += square_norms(factors, partner is not None, c)
                 elif self.symmetric:
                     add_matrix_gram(part, factors, None, partner is not None)
                 else:
@@ -271,7 +300,7 @@ class Collector:
         if len(each) == 1:
             return each[0]
         return [
-            Factors(torch.cat([f.d for f in group], 2), torch.cat([f.full() for f in group], 1))
+            Factors(torch.cat([f.gradients for f in group], 2), torch.cat([f.full() for f in group], 1))
             for group in zip(*each, strict=True)
         ]
 
@@ -333,34 +362,44 @@ def _in_order(operand: Operand, n: int, layout: Layout) -> Operand:
     return replace(operand, factor=factor.transpose(2, 3).flatten(1, 2) if factor.ndim == 4 else factor)
 
 
-def _factors(d: Tensor, operand: Operand) -> list[Factors]:
-    """Inputs and gradients of a weight, for each group of channels."""
+def _inputs(operand: Operand, n: int) -> list[Factors]:
+    """The inputs of a weight, for each group of channels; a transposed convolution has none apart from gradients."""
     if isinstance(operand, Columns):
-        assert operand.a is not None
-        return [Factors(d, operand.a)]
+        return [Factors(None, operand.a)]
     assert isinstance(operand, Convolution)
-    x, n, groups = operand.x, d.shape[1], operand.groups
-    t = x.shape[1]  # images of one example
+    x, t = operand.x, operand.x.shape[1]  # images of one example
     found = []
-    for g in range(groups):
-        images = x[:, :, g * x.shape[2] // groups : (g + 1) * x.shape[2] // groups].flatten(0, 1)
-        if operand.transposed:  # patches of the gradients meet the pixels of the input
-            ds = d[:, :, :, g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
-            patches = operand.unfold(ds.flatten(0, 2))
-            grouped = patches.view(len(d), n, t, *patches.shape[1:]).transpose(3, 4).flatten(2, 3)
-            found.append(Factors(grouped, images.flatten(2).transpose(1, 2).reshape(n, -1, images.shape[1])))
-            continue
-        ds = d[..., g * d.shape[3] // groups : (g + 1) * d.shape[3] // groups]
-        part = replace(operand, x=images, groups=1)
+    for images in x.chunk(operand.groups, 2):
+        part = replace(operand, x=images.flatten(0, 1), groups=1)
         if t == 1:
-            found.append(Factors(ds, patches=part))
+            found.append(Factors(None, patches=part))
         else:
-            columns = part.unfold(images).transpose(1, 2)
-            found.append(Factors(ds, columns.reshape(n, -1, columns.shape[2])))
+            columns = part.unfold(part.x).transpose(1, 2)
+            found.append(Factors(None, columns.reshape(n, -1, columns.shape[2])))
     return found
 
 
-def _derivative(use: Use, role: str, shape: torch.Size, d: Tensor, operand: Operand) -> Tensor:
+def _factors(d: Tensor, operand: Operand) -> list[Factors]:
+    """Inputs and gradients of a weight, for each group of channels."""
+    n = d.shape[1]
+    if not _transposed(operand):
+        found = _inputs(operand, n)
+        for each, part in zip(found, d.chunk(len(found), 3), strict=True):
+            each.d = part
+        return found
+    assert isinstance(operand, Convolution)
+    found = []
+    for ds, images in zip(d.chunk(operand.groups, 3), operand.x.chunk(operand.groups, 2), strict=True):
+        patches = operand.unfold(ds.flatten(0, 2))  # patches of the gradients meet the pixels of the input
+        grouped = patches.view(len(d), n, images.shape[1], *patches.shape[1:]).transpose(3, 4).flatten(2, 3)
+        pixels = images.flatten(0, 1).flatten(2).transpose(1, 2)
+        found.append(Factors(grouped, pixels.reshape(n, -1, pixels.shape[2])))
+    return found
+
+
+def _derivative(
+    use: Use, role: str, shape: torch.Size, d: Tensor, operand: Operand, factors: list[Factors] | None = None
+) -> Tensor:
     """The derivatives of each output and example with respect to one parameter, by one use. ``(c, n, P)``."""
     if role == "bias":
         return d.flatten(4).sum((2, 4)) if d.ndim > 4 else d.sum(2)
@@ -374,8 +413,8 @@ def _derivative(use: Use, role: str, shape: torch.Size, d: Tensor, operand: Oper
         return rows.sum(2) * operand.scale
     flipped = _transposed(operand) or (use.kind == "matrix" and not use.transposed)
     each = []
-    for factors in _factors(d, operand):
-        derivative = torch.einsum("cnto,nti->cnoi", factors.d, factors.full())
+    for one in factors or _factors(d, operand):
+        derivative = torch.einsum("cnto,nti->cnoi", one.gradients, one.full())
         if isinstance(operand, Convolution) and operand.transposed:
             each.append(derivative.transpose(2, 3).flatten(2))
         else:

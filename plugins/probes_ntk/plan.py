@@ -11,7 +11,7 @@ from torch import Tensor
 from .backward import backward
 from .call import Call
 from .layout import Layout, layouts
-from .parts import is_explicit, roles
+from .parts import is_explicit, is_formed, roles
 from .uses import Use, find_uses
 
 __all__ = ["Plan", "layer_of", "make_plan"]
@@ -40,8 +40,10 @@ class Plan:
     """Examples that fit at once."""
     memory: float
     chunk: int
-    """Examples that go through backward together, so that their gradients stay in the cache."""
-    batched: bool
+    """Examples that go through backward together, so that what they need stays in the cache."""
+    segments: list[tuple[int, int]]
+    """Ranges of uses, the last first. A backward pass goes through one of them at a time, with all outputs, so that not
+    all gradients are held at once."""
     dtype: torch.dtype
 
 
@@ -65,7 +67,7 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
     candidates: list[set[Layout]] | None = None
     signature: list[tuple[str, str | None, str | None]] = []
-    batched, unknown = True, set()
+    unknown = set()
     for m in _TRIALS:
         trial = _Trial(call, m)
         if candidates is None:
@@ -75,7 +77,6 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
             candidates = [set() for _ in signature]
             break
         owned = trial.owned()
-        batched = batched and trial.batched
         # Layouts are compared by their inner size: the outer one is the same for any number of examples.
         found = [layouts(rows) if rows is not None else set() for rows in owned]
         candidates = found if candidates is None else [a & b for a, b in zip(candidates, found, strict=True)]
@@ -102,30 +103,27 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     ordered = list(dict.fromkeys(owners[name] for name in used))
     grams = c * c * call.rows * (n if call.rows == n else n - call.rows) * size if kernel else c * n * size
     fixed = grams * (len(ordered) + 3) + _WORKSPACE
-    kept = {
-        use.index
-        for parameter_roles in roles(first.uses).values()
-        for use, _ in parameter_roles
-        if not is_explicit(parameter_roles)
-    }
-    chunk, each, passing = first.sizes(c, kept, batched and call.device.type == "cpu")
     sides = 2 if kernel else 1
-    free = memory - fixed - passing
-    block = n if free >= each * n else int(free / each / sides)
+    block = n
+    while block:
+        chunk, segments, need = first.sizes(c, sides * block if block < n else n, kernel, call.device.type == "cpu")
+        if fixed + need <= memory:
+            break
+        block //= 2
     if block < 1:
-        need = fixed + passing + each * sides
         raise ValueError(
             f"`memory` of {memory / 1e9:.3g} GB is too little: the kernel of n = {call.rows} examples and c = {c} "
             f"outputs, with its parts, takes {fixed / 1e9:.3g} GB, and the gradients of {sides} examples "
-            f"{(need - fixed) / 1e9:.3g} GB. Pass memory={1.1 * need:.3g} or more, fewer examples, or outputs=, the "
+            f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, fewer examples, or outputs=, the "
             f"indices of some outputs, or outputs='sum'."
         )
-    return Plan(call, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, batched, first.out.dtype)
+    return Plan(call, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype)
 
 
-# What products of blocks take, and the gradients of one chunk that stay in the cache.
+# What products of blocks take, what one chunk's widest result takes, what a segment's gradients take.
 _WORKSPACE = 192e6
-_CHUNK = 32e6
+_CHUNK = 6.4e6
+_HELD = 256e6
 
 
 class _Trial:
@@ -145,11 +143,12 @@ class _Trial:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             self.out = call.forward(call.batch.select(index))
-        self.uses, self.known, self.routing = find_uses(self.out, call.parameters)
+        self.graph = find_uses(self.out, call.parameters)
+        self.uses, self.known = self.graph.uses, self.graph.known
         self.saved = sum(saved.values()) / m
         self.widest = max([*saved.values(), 0]) / m
-        self.outputs: dict[int, float] = {}
-        self.batched = True
+        self.shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
+        self.gradients: dict[int, torch.Size] = {}
 
     def owned(self) -> list[Tensor | None]:
         """Whether each example has a gradient at each row, for each use."""
@@ -158,35 +157,54 @@ class _Trial:
         weights = torch.rand(c, generator=generator).add_(0.5).to(self.out)
         cotangents = torch.zeros(m, m, c, dtype=self.out.dtype, device=self.out.device)
         cotangents[range(m), range(m)] = weights
-        found: dict[Use, Tensor] = {}
+        found: dict[Use, list[Tensor]] = {use: [torch.tensor(False)] * m for use in self.uses}
 
-        def arrived(use: Use, gradient: Tensor | None) -> None:
-            if gradient is not None:
-                size = gradient[0].numel() * gradient.element_size() / m
-                self.widest = max(self.widest, size)
-                self.outputs[use.index] = size
-                rows = use.rows(gradient)
-                found[use] = (rows != 0).flatten(2).any(2)
+        def arrived(index: int, use: Use, gradient: Tensor) -> None:
+            self.gradients[use.index] = gradient.shape
+            self.widest = max(self.widest, gradient.numel() * gradient.element_size() / m)
+            found[use][index] = (use.rows(gradient[None]) != 0).flatten(2).any(2)[0]
 
-        try:
-            backward(self.out, cotangents, self.uses, arrived, retain_graph=True)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, NotImplementedError):  # an operation that cannot be differentiated in a batch
-            self.batched = False
-            found.clear()
-            backward(self.out, cotangents, self.uses, arrived, batched=False, retain_graph=True)
-        return [found.get(use) for use in self.uses]
+        backward(self.out, list(cotangents), self.uses, arrived, retain_graph=True)
+        return [
+            torch.stack(torch.broadcast_tensors(*(row.to(self.out.device) for row in found[use])))
+            if use.index in self.gradients else None
+            for use in self.uses
+        ]  # fmt: skip
 
-    def sizes(self, c: int, kept: set[int], chunked: bool) -> tuple[int, float, float]:
-        """Examples of a chunk, bytes that are held for each example, and bytes on their way besides."""
-        # All gradients at the uses are held, the inputs of the uses, and what one chunk has saved.
-        outputs = sum(self.outputs.get(index, 0.0) for index in kept)
-        held = c * outputs + min(self.saved, outputs)
-        if not chunked:
-            return 1 << 62, held + self.saved + 4 * c * self.widest, 0.0
-        chunk = max(1, int(_CHUNK / (c * self.widest)))
-        return chunk, held, (self.saved + 4 * c * self.widest) * chunk
+    def sizes(self, c: int, n: int, kernel: bool, chunked: bool) -> tuple[int, list[tuple[int, int]], float]:
+        """Examples of a chunk, segments, and the bytes that n examples take."""
+        size = self.out.element_size()
+        chunk = max(1, min(n, int(_CHUNK / self.widest))) if chunked else n
+        if not kernel:  # nothing is held
+            return chunk, [(0, len(self.uses))], chunk * (self.saved + 4 * c * self.widest)
+        held = [c * n * size * self._held(use, n, c) for use in self.uses]
+        cuts = {
+            bottom: c * n * size * math.prod(edge.node._input_metadata[edge.output_nr].shape) / self.m
+            for bottom, edge in self.graph.cuts.items()
+        }
+        segments, top = [], len(held)
+        while top or not segments:
+            options = [bottom for bottom in (0, *cuts) if bottom < top] or [0]
+            fitting = [bottom for bottom in options if sum(held[bottom:top]) <= _HELD]
+            bottom = min(fitting) if fitting else max(options)
+            segments.append((bottom, top))
+            top = bottom
+        most = max(sum(held[bottom:top]) + max(cuts.get(bottom, 0.0), cuts.get(top, 0.0)) for bottom, top in segments)
+        return chunk, segments, n * self.saved + most + chunk * 4 * c * self.widest
+
+    def _held(self, use: Use, n: int, c: int) -> float:
+        """Numbers that are held for one output and example until the kernel of a use is formed."""
+        shape = self.gradients.get(use.index)
+        if shape is None:
+            return 0.0
+        each = shape.numel() / self.m
+        if use.kind not in ("matrix", "linear", "convolution"):
+            return float(sum(self.shapes[name].numel() for name in (use.weight, use.bias) if name))
+        if not use.weight:
+            return float(self.shapes[use.bias].numel()) if use.bias else 0.0
+        o = shape[1] if use.kind == "convolution" else shape[-1]
+        weight = self.shapes[use.weight].numel()
+        return float(weight) if is_formed(n, c, int(each / o), o, weight) else each
 
 
 def _check_same(call: Call, together: Tensor) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .backward import backward
 from .call import Call
 from .parts import Collector
 from .per_example import derivatives
 from .plan import Plan
-from .uses import Use, find_uses
+from .uses import Graph, Use, find_uses
 
 __all__ = ["diagonal_sweep", "kernel_sweep"]
 
@@ -64,54 +66,57 @@ def _blocks(examples: range, size: int) -> list[range]:
 
 
 def _run(plan: Plan, left: range, right: range | None, diagonal: bool, add: Add) -> None:
-    """Forward passes, batched backward passes side by side, and what is left to the general method."""
+    """Forward passes, backward passes through one segment of the graph after another, and what is left over."""
     call = plan.call
     examples = [*left, *(right or ())]
     n, general = len(examples), set(plan.general)
     chunks = _blocks(range(n), plan.chunk)
     shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
+    graphs: list[Graph] = []
+    stopped: list[tuple[Tensor | GradientEdge, Sequence[Tensor | None]]] = []
     collector: Collector | None = None
-    for index, chunk in enumerate(chunks):
-        out = call.forward(call.batch.select(torch.tensor([examples[position] for position in chunk])))
-        uses, known, routing = find_uses(out, call.parameters)
-        general |= {name for name, all_known in known.items() if not all_known}
-        if [use.signature for use in uses] != plan.signature:  # the graph depends on the data
-            general |= set(plan.owners)
-        elif routing:
-            general |= _misread(plan, out, uses)
-        if collector is None:
-            collector = Collector(
-                [_without(use, plan.general) for use in uses], chunks, len(left) if right is not None else n,
-                plan.layouts, shapes, diagonal, lambda name, part: add(plan.owners[name], part, left, right),
-            )  # fmt: skip
-        collector.drop(general)
-        if general >= set(plan.owners):
-            break
-        _backward(plan, out, uses, collector, index, [examples[position] for position in chunk])
+    for bottom, top in plan.segments:
+        for index, chunk in enumerate(chunks):
+            if len(graphs) == index:
+                chosen = [examples[position] for position in chunk]
+                out = call.forward(call.batch.select(torch.tensor(chosen)))
+                graphs.append(find_uses(out, call.parameters))
+                stopped.append((out, call.cotangents(out, chosen)))
+                general |= _unknown(plan, out, graphs[index])
+            if collector is None:
+                collector = Collector(
+                    [_without(use, plan.general) for use in graphs[0].uses], chunks, n if right is None else len(left),
+                    plan.outputs, plan.layouts, shapes, diagonal,
+                    lambda name, part: add(plan.owners[name], part, left, right),
+                )  # fmt: skip
+            collector.drop(general)
+            uses, stop = graphs[index].uses[bottom:top], graphs[index].cuts.get(bottom)
+            root, cotangents = stopped[index]
+            with torch.no_grad():
+                gradients = backward(root, cotangents, uses, partial(collector.arrived, index), stop=stop)
+            collector.close(index, uses)
+            stopped[index] = (root if stop is None else stop, gradients)
+        assert collector is not None
+        with torch.no_grad():
+            collector.finish()
     assert collector is not None
     general |= collector.missing
     if general:
         _general(plan, sorted(general & set(plan.owners)), left, right, diagonal, add)
 
 
+def _unknown(plan: Plan, out: Tensor, graph: Graph) -> set[str]:
+    """Parameters whose part cannot be read off this graph as planned."""
+    cuts = {bottom for bottom, _ in plan.segments if bottom}
+    if [use.signature for use in graph.uses] != plan.signature or not cuts <= graph.cuts.keys():
+        return set(plan.owners)  # the graph depends on the data
+    unknown = {name for name, known in graph.known.items() if not known}
+    return unknown | _misread(plan, out, graph.uses) if graph.routing else unknown
+
+
 def _without(use: Use, general: set[str]) -> Use:
     weight, bias = (None if name in general else name for name in (use.weight, use.bias))
     return replace(use, weight=weight, bias=bias)
-
-
-def _backward(
-    plan: Plan, out: Tensor, uses: Sequence[Use], collector: Collector, chunk: int, examples: Sequence[int]
-) -> None:
-    for use in uses:
-        if use.entry:
-            collector.read(chunk, use)
-
-    def arrived(use: Use, gradient: Tensor | None) -> None:
-        collector.arrived(chunk, use, gradient)
-        collector.finish()
-
-    with torch.no_grad():
-        backward(out, plan.call.cotangents(out, examples), uses, arrived, batched=plan.batched)
 
 
 def _misread(plan: Plan, out: Tensor, uses: Sequence[Use]) -> set[str]:
@@ -123,11 +128,11 @@ def _misread(plan: Plan, out: Tensor, uses: Sequence[Use]) -> set[str]:
         for side in (0, 1):
             chosen = (example >> bit & 1) == side
 
-            def arrived(use: Use, gradient: Tensor | None, chosen: Tensor = chosen) -> None:
+            def arrived(index: int, use: Use, gradient: Tensor, chosen: Tensor = chosen) -> None:
                 layout = plan.layouts[use.index]
-                if gradient is None or layout is None:
+                if layout is None:
                     return
-                rows = (use.rows(gradient) != 0).flatten(2).any(2)[0]
+                rows = (use.rows(gradient[None]) != 0).flatten(2).any(2)[0]
                 if len(rows) != layout.outer * n * layout.inner:
                     misread = True
                 else:
@@ -138,7 +143,7 @@ def _misread(plan: Plan, out: Tensor, uses: Sequence[Use]) -> set[str]:
 
             cotangent = torch.ones_like(out) * chosen[:, None]
             weights = torch.rand(out.shape[1], generator=torch.Generator().manual_seed(1)).add_(0.5).to(out)
-            backward(out, (cotangent * weights)[None], uses, arrived, batched=False, retain_graph=True)
+            backward(out, [cotangent * weights], uses, arrived, retain_graph=True)
     return wrong
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .operands import Columns, Direct, Operand, convolution, embedding, norm
 
-__all__ = ["Use", "find_uses"]
+__all__ = ["Graph", "Use", "find_uses"]
 
 # Where rows of different examples can change places, depending on the data.
 _ROUTING = ("Index", "Gather", "Scatter", "Masked", "Take", "Sort", "Topk", "Nonzero", "Unique")
@@ -100,13 +101,21 @@ class Use:
         return rows, [d for d in range(ndim) if padded[d] != 1]
 
 
-def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> tuple[list[Use], dict[str, bool], bool]:
-    """Walk the graph of ``out``.
+class Graph(NamedTuple):
+    """What the graph of a forward pass says."""
 
-    Returns:
-        The uses that are known, in the order of the forward pass; the names of the parameters that are used, in that
-        order, and whether all uses of each are known; and whether the graph moves rows depending on the data.
-    """
+    uses: list[Use]
+    """Those that are known, in the order of the forward pass."""
+    known: dict[str, bool]
+    """Of each parameter that is used, in that order: whether all its uses are known."""
+    routing: bool
+    """Whether rows are moved about depending on the data."""
+    cuts: dict[int, GradientEdge]
+    """Places that all gradients to the first k uses go through, by k."""
+
+
+def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
+    """Walk the graph of ``out``."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     order: list[Any] = []
     seen: set[Any] = set()
@@ -151,7 +160,33 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> tuple[list[Use],
             use.entry, use.index = not reached, len(uses)
             below.add(node)
             uses.append(use)
-    return uses, known, routing
+    return Graph(uses, known, routing, _cuts(order, below, uses))
+
+
+def _cuts(order: list[Any], below: set[Any], uses: list[Use]) -> dict[int, GradientEdge]:
+    """Where one tensor separates what lies below; the smallest such tensor between two uses."""
+    place = {node: index for index, node in enumerate(order)}
+    last: dict[tuple[Any, int], int] = {}  # where each result is used for the last time
+    for node in order:
+        for following, number in node.next_functions:
+            if following in below:
+                last[following, number] = place[node]
+    crossing = [0] * (len(order) + 1)
+    for (node, _), until in last.items():
+        crossing[place[node]] += 1
+        crossing[until] -= 1
+    numbers = {node: number for node, number in last}
+    at = {use.node: use for use in uses}
+    cuts: dict[int, tuple[int, GradientEdge]] = {}
+    count = below_here = 0
+    for index, node in enumerate(order):
+        count += crossing[index]
+        below_here += node in at
+        if count == 1 and node in numbers and not (node in at and at[node].entry):
+            size = _product(node._input_metadata[numbers[node]].shape)
+            if below_here not in cuts or size < cuts[below_here][0]:
+                cuts[below_here] = size, GradientEdge(node, numbers[node])
+    return {count: edge for count, (_, edge) in cuts.items() if 0 < count < len(uses)}
 
 
 def _is_transpose(node: Any) -> bool:
