@@ -15,6 +15,7 @@ Three exact evaluations, in multiply-adds of the symmetric kernel with N = n c:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -251,29 +252,35 @@ def _chain(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> 
 
 
 def _explicit(kernel: Tensor, left: Factors, right: Factors | None, bias: bool) -> None:
-    c, n, _, o = left.gradients.shape
-    flat = kernel.view(c * n, -1)
-    buffers: dict[tuple[int, ...], Tensor] = {}
-    for start, stop in left.blocks(COLUMNS // o or 1):
-        gradients = _gradients(left, start, stop, buffers, 0)
-        add_gram(flat, gradients, None if right is None else _gradients(right, start, stop, buffers, 1))
+    flat = kernel.view(kernel.shape[0] * kernel.shape[1], -1)
+    if right is None:
+        for block in _derivatives(left):
+            add_gram(flat, block)
+    else:
+        for block, other in zip(_derivatives(left), _derivatives(right), strict=True):
+            add_gram(flat, block, other)
     if bias:
-        add_gram(
-            flat, left.gradients.sum(2).flatten(0, 1), None if right is None else right.gradients.sum(2).flatten(0, 1)
-        )
+        sums = [side.gradients.sum(2).flatten(0, 1) for side in (left, right) if side is not None]
+        add_gram(flat, *sums)
 
 
-def _gradients(factors: Factors, start: int, stop: int, buffers: dict[tuple[int, ...], Tensor], side: int) -> Tensor:
-    """Derivatives of each output and example with respect to the weights of some inputs. Shape ``(N, O * w)``."""
+def _derivatives(factors: Factors) -> Iterator[Tensor]:
+    """Derivatives of each output and example with respect to some weights at a time. Shape ``(N, P)``."""
     d = factors.gradients
     c, n, _, o = d.shape
-    inputs = factors.block(start, stop)
-    key = (side, inputs.shape[2])
-    if key not in buffers:
-        buffers[key] = torch.empty(c, n, o, inputs.shape[2], dtype=inputs.dtype, device=inputs.device)
-    for k in range(c):
-        torch.bmm(d[k].transpose(1, 2), inputs, out=buffers[key][k])
-    return buffers[key].view(c * n, -1)
+    buffers: dict[tuple[int, int], Tensor] = {}
+    # Narrow products are slow: 128 inputs at least, of fewer outputs if need be.
+    for start, stop in factors.blocks(max(COLUMNS // o, 128)):
+        inputs = factors.block(start, stop)
+        step = max(1, COLUMNS // inputs.shape[2])
+        for first in range(0, o, step):
+            some = d[..., first : first + step]
+            key = some.shape[3], inputs.shape[2]
+            if key not in buffers:
+                buffers[key] = torch.empty(c, n, *key, dtype=inputs.dtype, device=inputs.device)
+            for k in range(c):
+                torch.bmm(some[k].transpose(1, 2), inputs, out=buffers[key][k])
+            yield buffers[key].view(c * n, -1)
 
 
 def square_norms(factors: Factors, bias: bool, outputs: int) -> Tensor:
@@ -296,9 +303,8 @@ def square_norms(factors: Factors, bias: bool, outputs: int) -> Tensor:
                 factors.gram = factors.gram + 1
         return torch.stack([(each @ each.transpose(1, 2)).mul_(factors.gram).sum((1, 2)) for each in d])
     norms = d.new_zeros(c, n)
-    buffers: dict[tuple[int, ...], Tensor] = {}
-    for start, stop in factors.blocks(COLUMNS // o or 1):
-        norms += _gradients(factors, start, stop, buffers, 0).square_().sum(1).view(c, n)
+    for block in _derivatives(factors):
+        norms += block.square_().sum(1).view(c, n)
     if bias:
         norms += d.sum(2).square().sum(2)
     return norms

@@ -164,7 +164,7 @@ class Collector:
             return False
         if not isinstance(operand, Columns | Convolution):
             return False
-        return self.diagonal or is_formed(self.n, self.outputs, *d.shape[2:], self.shapes[use.weight].numel())
+        return self.diagonal or is_formed(self.n, self.outputs, d.shape[2], d.shape[3], self.shapes[use.weight].numel())
 
     def _reduced(self, use: Use, role: str, name: str, d: Tensor, chunk: int) -> Tensor:
         """The derivatives by one parameter; only their length ``(1, n, 1)`` where it alone matters."""

@@ -157,19 +157,20 @@ class _Trial:
         weights = torch.rand(c, generator=generator).add_(0.5).to(self.out)
         cotangents = torch.zeros(m, m, c, dtype=self.out.dtype, device=self.out.device)
         cotangents[range(m), range(m)] = weights
-        found: dict[Use, list[Tensor]] = {use: [torch.tensor(False)] * m for use in self.uses}
+        found: dict[Use, dict[int, Tensor]] = {}
 
         def arrived(index: int, use: Use, gradient: Tensor) -> None:
             self.gradients[use.index] = gradient.shape
             self.widest = max(self.widest, gradient.numel() * gradient.element_size() / m)
-            found[use][index] = (use.rows(gradient[None]) != 0).flatten(2).any(2)[0]
+            found.setdefault(use, {})[index] = (use.rows(gradient[None]) != 0).flatten(2).any(2)[0]
 
         backward(self.out, list(cotangents), self.uses, arrived, retain_graph=True)
-        return [
-            torch.stack(torch.broadcast_tensors(*(row.to(self.out.device) for row in found[use])))
-            if use.index in self.gradients else None
-            for use in self.uses
-        ]  # fmt: skip
+
+        def owned(rows: dict[int, Tensor]) -> Tensor:
+            none = torch.zeros_like(next(iter(rows.values())))
+            return torch.stack([rows.get(index, none) for index in range(m)])
+
+        return [owned(found[use]) if use in found else None for use in self.uses]
 
     def sizes(self, c: int, n: int, kernel: bool, chunked: bool) -> tuple[int, list[tuple[int, int]], float]:
         """Examples of a chunk, segments, and the bytes that n examples take."""
@@ -182,7 +183,8 @@ class _Trial:
             bottom: c * n * size * math.prod(edge.node._input_metadata[edge.output_nr].shape) / self.m
             for bottom, edge in self.graph.cuts.items()
         }
-        segments, top = [], len(held)
+        segments: list[tuple[int, int]] = []
+        top = len(held)
         while top or not segments:
             options = [bottom for bottom in (0, *cuts) if bottom < top] or [0]
             fitting = [bottom for bottom in options if sum(held[bottom:top]) <= _HELD]
