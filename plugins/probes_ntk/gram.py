@@ -25,8 +25,9 @@ from .operands import Convolution
 
 __all__ = ["Factors", "add_gram", "add_matrix_gram", "cheapest", "mirror", "square_norms"]
 
-# Columns of an explicit block: one float32 product over more of them loses digits.
-COLUMNS = 1 << 14
+# Columns of an explicit block, and of one product: over more of them, float32 loses digits and the cache overflows.
+COLUMNS = 1 << 13
+_INNER = 1 << 12
 
 
 @dataclass
@@ -159,19 +160,24 @@ def add_gram(kernel: Tensor, left: Tensor, right: Tensor | None = None) -> None:
         left: Shape ``(N, P)``.
         right: Shape ``(N', P)``.
     """
-    for start in range(0, left.shape[1], COLUMNS):
-        columns = left[:, start : start + COLUMNS]
+    for start in range(0, left.shape[1], _INNER):
+        columns = left[:, start : start + _INNER]
         if right is not None:
-            kernel.addmm_(columns, right[:, start : start + COLUMNS].T)
+            kernel.addmm_(columns, right[:, start : start + _INNER].T)
             continue
-        step = max(64, -(-len(kernel) // 8))
+        step = _panel(len(kernel))
         for row in range(0, len(kernel), step):  # panels: half of the work of the whole product
             kernel[row : row + step, row:].addmm_(columns[row : row + step], columns[row:].T)
 
 
+def _panel(size: int) -> int:
+    """Rows of a panel: the more panels the fewer operations, the narrower the slower."""
+    return min(200, max(64, size // 5))
+
+
 def mirror(kernel: Tensor) -> Tensor:
     """The symmetric matrix of an upper triangle, in its place."""
-    step = max(64, -(-len(kernel) // 8))
+    step = _panel(len(kernel))
     for row in range(0, len(kernel), step):
         stop = min(row + step, len(kernel))
         upper = kernel[row:stop, row:stop].triu()
