@@ -308,6 +308,8 @@ def square_norms(factors: Factors, bias: bool, outputs: int) -> Tensor:
             if bias:
                 factors.gram = factors.gram + 1
         return torch.stack([(each @ each.transpose(1, 2)).mul_(factors.gram).sum((1, 2)) for each in d])
+    if c < outputs:
+        factors.full()  # the other outputs need all patches too
     norms = d.new_zeros(c, n)
     for block in _derivatives(factors):
         norms += block.square_().sum(1).view(c, n)
