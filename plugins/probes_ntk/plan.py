@@ -121,7 +121,7 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
 
 
 # What products of blocks take, what one chunk's widest result takes, what a segment's gradients take.
-_WORKSPACE = 192e6
+_WORKSPACE = 128e6
 _CHUNK = 6.4e6
 _HELD = 256e6
 
@@ -176,9 +176,11 @@ class _Trial:
         """Examples of a chunk, segments, and the bytes that n examples take."""
         size = self.out.element_size()
         chunk = max(1, min(n, int(_CHUNK / self.widest))) if chunked else n
-        if not kernel:  # nothing is held
-            return chunk, [(0, len(self.uses))], chunk * (self.saved + 4 * c * self.widest)
-        held = [c * n * size * self._held(use, n, c) for use in self.uses]
+        each = [self._held(use, n, c, kernel) for use in self.uses]
+        held, patches = [c * n * size * one for one, _ in each], [chunk * size * other for _, other in each]
+        passing = 4 * chunk * self.widest
+        if not kernel:
+            return chunk, [(0, len(held))], chunk * self.saved + sum(held) + sum(patches) + passing
         cuts = {
             bottom: c * n * size * math.prod(edge.node._input_metadata[edge.output_nr].shape) / self.m
             for bottom, edge in self.graph.cuts.items()
@@ -191,22 +193,26 @@ class _Trial:
             bottom = min(fitting) if fitting else max(options)
             segments.append((bottom, top))
             top = bottom
-        most = max(sum(held[bottom:top]) + max(cuts.get(bottom, 0.0), cuts.get(top, 0.0)) for bottom, top in segments)
-        return chunk, segments, n * self.saved + most + chunk * 4 * c * self.widest
+        most = max(
+            sum(held[bottom:top]) + sum(patches[bottom:top]) + max(cuts.get(bottom, 0.0), cuts.get(top, 0.0))
+            for bottom, top in segments
+        )
+        return chunk, segments, n * self.saved + most + passing
 
-    def _held(self, use: Use, n: int, c: int) -> float:
-        """Numbers that are held for one output and example until the kernel of a use is formed."""
+    def _held(self, use: Use, n: int, c: int, kernel: bool) -> tuple[float, float]:
+        """Numbers held for a use: of each output and example until all have arrived; of each example of a chunk."""
         shape = self.gradients.get(use.index)
         if shape is None:
-            return 0.0
+            return 0.0, 0.0
         each = shape.numel() / self.m
-        if use.kind not in ("matrix", "linear", "convolution"):
-            return float(sum(self.shapes[name].numel() for name in (use.weight, use.bias) if name))
-        if not use.weight:
-            return float(self.shapes[use.bias].numel()) if use.bias else 0.0
+        parameters = float(sum(self.shapes[name].numel() for name in (use.weight, use.bias) if name))
+        if use.kind not in ("matrix", "linear", "convolution") or not use.weight:
+            return parameters if kernel else 0.0, each
         o = shape[1] if use.kind == "convolution" else shape[-1]
-        weight = self.shapes[use.weight].numel()
-        return float(weight) if is_formed(n, c, int(each / o), o, weight) else each
+        t, weight = int(each / o), self.shapes[use.weight].numel()
+        if kernel and not is_formed(n, c, t, o, weight):
+            return each, 0.0
+        return parameters if kernel else 0.0, t * weight / o
 
 
 def _check_same(call: Call, together: Tensor) -> None:

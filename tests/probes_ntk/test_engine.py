@@ -8,9 +8,14 @@ from probes_ntk_models import Do, models
 from torch import nn
 
 import probes_ntk.engine
+import probes_ntk.gram
+import probes_ntk.parts
 import probes_ntk.plan
 from probes.batches import Batch
 from probes_ntk import estimate_trace, tangent_diagonal, tangent_kernel
+from probes_ntk.call import Call
+from probes_ntk.gram import Factors
+from probes_ntk.operands import Convolution
 
 MODELS = models()
 
@@ -91,12 +96,55 @@ def test_in_blocks_and_chunks(name, monkeypatch):
     whole = tangent_kernel(model, x).kernel
     monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)
     assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
+    monkeypatch.setattr(probes_ntk.plan, "_HELD", 1.0)
+    assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     plan = probes_ntk.engine.make_plan
     monkeypatch.setattr(
         probes_ntk.engine, "make_plan", lambda *args, **kwargs: dataclasses.replace(plan(*args, **kwargs), block=2)
     )
     assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", whole)) <= 1e-12
+
+
+def test_segments_end_where_one_tensor_separates_what_lies_below(monkeypatch):
+    monkeypatch.setattr(probes_ntk.plan, "_HELD", 1.0)
+
+    def segments(model, x):
+        return probes_ntk.engine.make_plan(Call.of(model, x), 1e9, kernel=True, layers=False).segments
+
+    layers = [nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for _ in range(4)]
+    x = torch.randn(5, 3)
+    assert segments(nn.Sequential(*layers), x) == [(3, 4), (2, 3), (1, 2), (0, 1)]
+    inner = Do(lambda m, x: x + m.b(m.a(x)), a=layers[1], b=layers[2])
+    assert segments(nn.Sequential(layers[0], inner, layers[3]), x) == [(3, 4), (1, 3), (0, 1)]
+    across = Do(lambda m, x: m.c(m.a(x) + m.b(m.a(x))) + m.a(x), a=layers[0], b=layers[1], c=layers[2])
+    assert segments(across, x)[-1][0] == 0
+
+
+@pytest.mark.parametrize("method", ["pairs", "chain", "explicit"])
+@pytest.mark.parametrize("name", MODELS)
+def test_every_way_of_evaluating(name, method, monkeypatch):
+    model, x = make(name)
+    whole = tangent_kernel(model, x).kernel
+    between = tangent_kernel(model, x, x[:1]).kernel
+    monkeypatch.setattr(probes_ntk.gram, "cheapest", lambda *sizes: method)
+    monkeypatch.setattr(probes_ntk.parts, "cheapest", lambda *sizes: method)
+    assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
+    assert relative(tangent_kernel(model, x, x[:1]).kernel, between) <= 1e-12
+
+
+@pytest.mark.parametrize("size", [(9,), (6, 5), (4, 3, 5)])
+@pytest.mark.parametrize(("kernel", "padding", "dilation"), [(3, 1, 1), (2, 0, 1), (2, 2, 2), (3, 0, 1), (1, 1, 1)])
+def test_products_of_patches_from_products_of_pixels(size, kernel, padding, dilation):
+    dims = len(size)
+    x = torch.randn(4, 2, *size, dtype=torch.float64)
+    conv = Convolution(x, (kernel,) * dims, (1,) * dims, (padding,) * dims, (dilation,) * dims, 1, False)
+    patches = conv.unfold(x).transpose(1, 2)
+    expected = torch.einsum("itp,jsp->itjs", patches, patches)
+    factors = Factors(None, patches=conv)
+    rows, extent = factors.rows()
+    found = factors.products(torch.einsum("ipc,jqc->ipjq", rows, rows), extent)
+    assert relative(found, expected) <= 1e-13
 
 
 @pytest.mark.parametrize("name", MODELS)
