@@ -33,6 +33,18 @@ class Square(torch.autograd.Function):
         return 2 * x * w * gradient, (gradient * x * x).sum(0)
 
 
+class Undefined(torch.autograd.Function):
+    """The identity, whose gradient is undefined where it is zero."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient if gradient.any() else None
+
+
 def head(*layers, width):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, 2))
 
@@ -202,6 +214,8 @@ def models():
             lambda: Do(lambda m, x: m.h(checkpoint(m.b, m.a(x), use_reentrant=True)), a=nn.Linear(3, 3), h=linear(4),
                        b=nn.Sequential(nn.Linear(3, 4), nn.Tanh())), VECTORS,
         ),
+        "undefined": (lambda: Do(lambda m, x: torch.cat([Undefined.apply(m.a(x)), m.b(Undefined.apply(m.c(x)))], 1),
+                                 a=nn.Linear(3, 1), b=linear(3), c=nn.Linear(3, 3)), VECTORS),
         "own_function": (lambda: Do(lambda m, x: m.h(Square.apply(m.l(x), m.w)), l=nn.Linear(3, 3), w=r(3), h=linear()),
                          VECTORS),
         "merged_time": (lambda: Do(lambda m, x: m.h(m.b(x.flatten(0, 1)).tanh().view(len(x), -1)), b=nn.Linear(3, 3),
