@@ -15,4 +15,6 @@ EXPERIMENTS = (
     "feature_alignment_disk",
     "feature_alignment_frequencies",
     "feature_alignment_perturbation",
+    "supernat",
+    "capacity_norms",
 )
