@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from probes.precision import to_float64
+
 __all__ = [
     "LinearPath",
     "Normalization",
@@ -40,7 +42,7 @@ class LinearPath(NamedTuple):
         Returns:
             Shape ``(steps + 1, m)``.
         """
-        return self.coefficients @ (features.to(self.directions) @ self.directions).T
+        return self.coefficients @ (to_float64(features).to(self.directions.device) @ self.directions).T
 
 
 def gradient_descent(features: Tensor, targets: Tensor, learning_rate: float, steps: int) -> LinearPath:
@@ -134,8 +136,8 @@ def gradient_descent_closed_form(features: Tensor, targets: Tensor, learning_rat
         Baratin (2021), proposition B.5, eq. 33.
     """
     u, s, _ = _modes(features, targets, learning_rate)
-    goal = u.T @ targets.to(u)
-    return goal * (1 - (1 - learning_rate * s.square()) ** times.to(u)[:, None])
+    goal = u.T @ to_float64(targets).to(u.device)
+    return goal * (1 - (1 - learning_rate * s.square()) ** to_float64(times).to(u.device)[:, None])
 
 
 def time_constants(eigenvalues: Tensor, learning_rate: float) -> Tensor:
@@ -170,7 +172,7 @@ def _modes(features: Tensor, targets: Tensor, learning_rate: float) -> tuple[Ten
         )
     if not learning_rate > 0:
         raise ValueError(f"`learning_rate` must be positive, got {learning_rate!r}.")
-    u, s, vh = torch.linalg.svd(features.detach().double(), full_matrices=False)
+    u, s, vh = torch.linalg.svd(to_float64(features.detach()), full_matrices=False)
     rank = int((s > s.max() * max(features.shape) * torch.finfo(s.dtype).eps).sum())
     return u[:, :rank], s[:rank], vh[:rank].T
 
@@ -181,7 +183,7 @@ def _descend(
     if steps < 0:
         raise ValueError(f"`steps` must be a number of updates, got {steps}.")
     u, s, v = _modes(features, targets, learning_rate)
-    goal = u.T @ targets.detach().to(u)
+    goal = u.T @ to_float64(targets.detach()).to(u.device)
     f, values = torch.zeros_like(goal), s.square()
     coefficients, eigenvalues = [f], [values]
     for _ in range(steps):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probes.precision import to_float64
+
 from .linear_regression import _modes
 
 __all__ = ["OptimalRescaling", "flow_bound", "linear_bound", "multiclass_bound", "optimal_rescaling"]
@@ -70,7 +72,7 @@ def flow_bound(update_norms: Tensor, feature_norms: Tensor, n: int) -> Tensor:
             f"`update_norms` and `feature_norms` must have one shape and `n` be positive, got "
             f"{tuple(update_norms.shape)}, {tuple(feature_norms.shape)} and {n}."
         )
-    return (update_norms.double() * feature_norms.double()).sum() / n
+    return (to_float64(update_norms) * to_float64(feature_norms)).sum() / n
 
 
 def multiclass_bound(norm: Tensor | float, trace: Tensor | float, n: int, c: int, margin: float) -> Tensor:
@@ -142,7 +144,7 @@ def optimal_rescaling(features: Tensor, targets: Tensor) -> OptimalRescaling:
         generalization error by itself.
     """
     u, s, _ = _modes(features, targets, 1.0)
-    projections = (u.T @ targets.detach().to(u)).abs()
+    projections = (u.T @ to_float64(targets.detach()).to(u.device)).abs()
     if not bool((projections > 0).any()):
         raise ValueError("`targets` has no part in the span of the features: there is nothing to interpolate.")
     scaled = projections / s.square()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .precision import to_float64
+from probes.precision import to_float64
 
 __all__ = ["linear_regions", "piecewise_linear_coefficients"]
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from probes.precision import to_float64
+
 from .linearity import KinkFound, Observer
-from .precision import to_float64
 
 __all__ = ["breakpoints", "double", "double_state", "float64_or_reason"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .precision import to_float64
+from probes.precision import to_float64
 
 __all__ = ["KernelBasis", "kernel_basis", "kernel_spectrum", "median_width"]
 

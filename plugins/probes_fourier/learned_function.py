@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from probes.batches import Batch
+from probes.precision import to_float64
 from probes.run import Run
 
 from .dft import grid
 from .exact import double_state, float64_or_reason
-from .precision import to_float64
 
 __all__ = ["double_function", "function_values", "main_input", "path_inputs"]
 

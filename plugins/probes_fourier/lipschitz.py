@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from .precision import to_float64
+from probes.precision import to_float64
 
 __all__ = ["is_chain", "max_norm_bound", "spectral_norm_product"]
 

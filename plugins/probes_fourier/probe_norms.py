@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from probes.measurement import Axis, Measurement
+from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
 
 from .lipschitz import is_chain, max_norm_bound, spectral_norm_product
-from .precision import to_float64
 from .spectral_norm import module_spectral_norm
 
 __all__ = ["SpectralNorm"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probes.precision import to_float64
+
 from .centering import Centering, as_matrix, center, center_targets
-from .precision import to_float64
 
 __all__ = ["alignment", "centered_alignment", "cka", "debiased_cka", "label_matrix"]
 

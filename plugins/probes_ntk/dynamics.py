@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from probes.precision import to_float64
+
 from .centering import as_blocks
-from .precision import to_float64
 from .spectrum import eigenfunctions
 
 __all__ = ["FunctionUpdate", "function_update"]

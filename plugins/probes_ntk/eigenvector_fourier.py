@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .precision import to_float64
+from probes.precision import to_float64
 
 __all__ = ["eigenvector_amplitudes"]
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probes.precision import to_float64
+
 from .centering import as_blocks, as_matrix
-from .precision import to_float64
 
 __all__ = ["Eigenfunctions", "effective_rank", "eigenfunctions", "eigenvalues", "extend_eigenfunctions", "trace_ratio"]
 
