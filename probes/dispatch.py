@@ -80,6 +80,15 @@ class Dispatcher:
         except Exception as error:
             self._own_fault(error)
 
+    def before_step(self) -> None:
+        """Called before every update, if a plugin wants it."""
+        if self._silent:
+            return
+        try:
+            self.plugins.call_all("before_step", run=self.run)
+        except Exception as error:
+            self._own_fault(error)
+
     def after_step(self, step: int) -> None:
         """Called after every step; when nothing is due, this is all that runs."""
         self.run.step = step

@@ -9,7 +9,8 @@ exception never reaches the user's loop, nor does it keep the other plugins from
     for batch in loader:
         output = model(x)           (capture keeps inputs, targets, output of the first batch; no plugin runs)
         loss.backward()
-        optimizer.step()            on_step(run, step)            after every step: must be cheap
+        optimizer.step()            before_step(run)              before every update: must be cheap
+                                    on_step(run, step)            after every step: must be cheap
                                     measure(run, step)            only plugins that are due; guarded and timed
                                     write(run, measurements)      sinks take what was measured
                                     on_event(run, event)          something that deserves to be told: a fault, a skip
@@ -40,6 +41,14 @@ hookimpl = pluggy.HookimplMarker("probes")
 @hookspec
 def on_attach(run: Run) -> None:
     """Called once, when the manager attaches, before the first step; the batches may not be known yet."""
+
+
+@hookspec
+def before_step(run: Run) -> None:
+    """Called before every update, outside the guard, under the same conditions as :func:`on_step`.
+
+    Several calls may come before one :func:`on_step`: of several optimizers, of nested calls, of a skipped update.
+    """
 
 
 @hookspec

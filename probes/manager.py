@@ -191,8 +191,9 @@ class ProbeManager:
             plugins.tell("fault", None, message)
         dispatch.attach()
         self._counter = StepCounter(
-            run.model, self._given_optimizers, dispatch.before_first, dispatch.after_step, dispatch.least_due
-        )
+            run.model, self._given_optimizers, dispatch.before_first, dispatch.after_step, dispatch.least_due,
+            dispatch.before_step if plugins.having("before_step") else None,
+        )  # fmt: skip
         self._counter.resume(run.step)
         if "train" not in run.batches:
             self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)

@@ -52,6 +52,7 @@ class StepCounter:
         on_step: Called with the step after an update that may be due.
         due: The least step at which ``on_step`` must be called with an exact count; before it, skipped fused updates
             may not have been resolved yet. ``0`` for always.
+        before_step: Called before every update, nested and skipped ones too; without it, nothing of ours runs there.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class StepCounter:
         before_first: Callable[[], None],
         on_step: Callable[[int], None],
         due: Callable[[], int],
+        before_step: Callable[[], None] | None = None,
     ) -> None:
         self.step = 0
         self._model = weakref.ref(model)
         self._given = bool(optimizers)
         self._before_first, self._on_step, self._due = before_first, on_step, due
+        self._before_step = before_step
         self._counts: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._verdicts: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
         self._unresolved: list[tuple[Optimizer, Tensor]] = []
@@ -105,13 +108,17 @@ class StepCounter:
         return verdict[1]
 
     def _before(self, optimizer: Optimizer) -> None:
-        if not self._counts and self._watched(optimizer):
+        if not self._watched(optimizer):
+            return
+        if not self._counts:
             self._before_first()
+        if self._before_step is not None:
+            self._before_step()
 
     def _after(self, optimizer: Optimizer) -> None:
         if not self._watched(optimizer) or self._nested():
             return
-        if self._pre:
+        if self._pre and self._before_step is None:
             # Here and not in _before: torch is iterating over the hooks there.
             _remove(self._pre)
             self._pre = []

@@ -72,6 +72,26 @@ def test_a_closure_that_runs_many_times_is_one_step(given):
     assert watch.seen == [1, 2]
 
 
+def test_before_step_is_called_before_every_update_and_leaves_no_hook(given):
+    model, seen = nn.Linear(2, 1), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.weight.detach().clone()
+
+    def note():
+        seen.append(model.weight.detach().clone())
+
+    counter = StepCounter(model, [optimizer] if given else [], lambda: None, lambda step: None, lambda: 0, note)
+    other = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+    for _ in range(2):
+        other.step()
+        backward(model)
+        optimizer.step()
+    assert len(seen) == 2 and torch.equal(seen[0], before) and not torch.equal(seen[1], before)
+    counter.remove()
+    optimizer.step()
+    assert len(seen) == 2 and not optimizer._optimizer_step_pre_hooks and not _global_optimizer_pre_hooks
+
+
 def test_a_nested_super_step_counts_once(given):
     class Nested(torch.optim.SGD):
         def step(self, closure=None):

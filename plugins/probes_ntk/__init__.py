@@ -19,6 +19,7 @@ from .engine import tangent_kernel as tangent_kernel
 from .perturbation import perturbation_effects as perturbation_effects
 from .perturbation import random_directions as random_directions
 from .perturbation import right_singular_vectors as right_singular_vectors
+from .plan import layer_of as layer_of
 from .probe import TangentKernel as TangentKernel
 from .spectrum import Eigenfunctions as Eigenfunctions
 from .spectrum import effective_rank as effective_rank

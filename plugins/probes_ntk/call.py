@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -83,7 +84,7 @@ class Call:
             batch = _map_batch(batch, lambda leaf: leaf.to(_single(leaf)))
         return cls(model, batch, rows, output or pick_output, outputs, tensors)
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, Tensor]:
         """The trainable parameters by name."""
         own = {name: self.tensors.get(name, parameter) for name, parameter in self.model.named_parameters()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .call import Call
-from .plan import Plan, make_plan
+from .plan import Plan, make_plan, purpose
 from .sweep import diagonal_sweep, kernel_sweep
 
 __all__ = ["TangentDiagonal", "TangentGram", "TraceEstimate", "estimate_trace", "tangent_diagonal", "tangent_kernel"]
@@ -41,6 +41,8 @@ class TangentDiagonal(NamedTuple):
     """Squared norm of the tangent features of each output and sample, shape ``(c, n)``; its sum is the trace."""
     layers: dict[str, Tensor]
     """The part of each layer, of the same shape, in order of depth. Empty if not asked for."""
+    plan: Plan
+    """How it was evaluated; the next call goes faster with it."""
 
 
 class TraceEstimate(NamedTuple):
@@ -52,6 +54,10 @@ class TraceEstimate(NamedTuple):
     """Of ``trace``; scalar."""
     layers: dict[str, Tensor]
     """The estimated part of each layer, scalars, in order of depth. Empty if not asked for."""
+    layer_errors: dict[str, Tensor]
+    """Standard errors of ``layers``."""
+    plan: Plan
+    """How it was evaluated; the next call goes faster with it."""
 
 
 def tangent_kernel(
@@ -107,7 +113,7 @@ def tangent_kernel(
     """
     call = Call.of(model, inputs, output, outputs, other=other)
     plan = make_plan(call, memory, kernel=True, layers=layers)
-    return TangentGram(*_by_layer(plan, kernel_sweep(plan), layers))
+    return TangentGram(*_by_layer(plan, kernel_sweep(call, plan), layers))
 
 
 def tangent_diagonal(
@@ -118,12 +124,17 @@ def tangent_diagonal(
     outputs: Sequence[int] | Literal["sum"] | None = None,
     layers: bool = False,
     memory: float = MEMORY,
+    plan: Plan | None = None,
 ) -> TangentDiagonal:
     r"""The exact diagonal of the tangent kernel: the squared norms of the tangent features.
 
     .. math:: K[a, i, a, i] = \|\Phi(x_i)[a]\|^2, \qquad \operatorname{Tr} K = \|\Phi\|_F^2 = \sum_{a, i} K[a, i, a, i]
 
-    Args, errors: as :func:`tangent_kernel`.
+    Args:
+        plan: Of an earlier result. Where the model has still the same trainable parameters, and the inputs the same
+            shapes, it need not be tried on a few examples again.
+
+    Other arguments, errors: as :func:`tangent_kernel`.
 
     Returns:
         Shape ``(c, n)``.
@@ -139,8 +150,8 @@ def tangent_diagonal(
         Baratin (2021), eq. 18, where its square root is a factor of the path complexity.
     """
     call = Call.of(model, inputs, output, outputs)
-    plan = make_plan(call, memory, kernel=False, layers=layers)
-    return TangentDiagonal(*_by_layer(plan, diagonal_sweep(plan), layers))
+    plan = _planned(call, memory, layers, plan)
+    return TangentDiagonal(*_by_layer(plan, diagonal_sweep(call, plan), layers), plan)
 
 
 def estimate_trace(
@@ -148,9 +159,11 @@ def estimate_trace(
     inputs: Any,
     *,
     generator: torch.Generator | None = None,
+    repeats: int | None = None,
     output: Callable[[Any], Tensor] | None = None,
     layers: bool = False,
     memory: float = MEMORY,
+    plan: Plan | None = None,
 ) -> TraceEstimate:
     r"""Estimate the trace of the tangent kernel by random class signs, from one backward pass.
 
@@ -158,42 +171,61 @@ def estimate_trace(
               \qquad s_{ia} = \pm 1
 
     The norm is taken example by example, so that examples add no noise to one another, only the classes of one example
-    do. A quarter of the examples, at least 32, appear a second time with other signs; what differs between the two
-    gives the standard error. With one output the trace is exact.
+    do. Some examples appear a second time with other signs; what differs between the two gives the standard error. With
+    one output the trace is exact.
 
     Args:
         generator: Of the signs and of the examples that appear twice, on the CPU; seeded with 0 by default.
+        repeats: How many examples appear twice; by default a quarter, at least 32. The standard error is itself known
+            to one part in ``sqrt(2 * repeats)``; few are enough where estimates of many steps are added.
+        plan: As in :func:`tangent_diagonal`.
 
     Other arguments, errors: as :func:`tangent_kernel`.
 
-    Cost: one forward and one backward pass of 5/4 of the examples, and the norms.
+    Raises:
+        ValueError: If ``repeats`` is below 2, too.
+
+    Cost: one forward and one backward pass of the examples and their repetitions, and the norms.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
         >>> estimate_trace(model, torch.tensor([[1.0, 0.0], [1.0, 2.0]])).trace.item()
         6.0
     """
+    if repeats is not None and repeats < 2:
+        raise ValueError(f"`repeats` must be at least 2, got {repeats}: there is no standard error of fewer.")
     generator = generator or torch.Generator().manual_seed(0)
     call = Call.of(model, inputs, output)
     n = call.batch.n
-    twice = torch.randperm(n, generator=generator)[: max(32, n // 4)].sort().values
+    twice = torch.randperm(n, generator=generator)[: max(32, n // 4) if repeats is None else repeats].sort().values
     m = len(twice)
-    with torch.no_grad():
-        c = call.forward(call.batch.select(torch.tensor([0]))).shape[1]
+    c = plan.width if plan is not None else _width(call)
     signs = torch.randint(0, 2, (n + m, c), generator=generator) * 2.0 - 1.0
     index = torch.cat([torch.arange(n), twice])
     call = replace(call, batch=call.batch.select(index), rows=n + m, signs=signs)
-    plan = make_plan(call, memory, kernel=False, layers=layers)
-    norms, parts = _by_layer(plan, diagonal_sweep(plan), layers)
+    plan = _planned(call, memory, layers, plan)
+    total, parts = _by_layer(plan, diagonal_sweep(call, plan), layers)
+    norms = torch.stack([total, *parts.values()])[:, 0]
+    differences = norms[:, n:] - norms[:, twice.to(norms.device)]
+    variances = differences.square().mean(1) / 2  # of one example's norm over the signs
+    errors = (variances * (n - m + m / 2)).sqrt()
+    # The second time counts as a half of its example's mean.
+    values = norms[:, :n].sum(1) + differences.sum(1) / 2
+    return TraceEstimate(
+        values[0], errors[0], dict(zip(parts, values[1:], strict=True)), dict(zip(parts, errors[1:], strict=True)), plan
+    )
 
-    def total(norms: Tensor) -> Tensor:
-        # The second time counts as a half of its example's mean.
-        return norms[0, :n].sum() + (norms[0, n:] - norms[0, twice.to(norms.device)]).sum() / 2
 
-    differences = norms[0, n:] - norms[0, twice.to(norms.device)]
-    variance = differences.square().mean() / 2  # of one example's norm over the signs
-    error = (variance * (n - m + m / 2)).sqrt()
-    return TraceEstimate(total(norms), error, {layer: total(part) for layer, part in parts.items()})
+def _width(call: Call) -> int:
+    with torch.no_grad():
+        return call.forward(call.batch.select(torch.tensor([0]))).shape[1]
+
+
+def _planned(call: Call, memory: float, layers: bool, plan: Plan | None) -> Plan:
+    """The given plan for this call, or a new one where it does not fit."""
+    if plan is not None and plan.purpose == purpose(call, memory, kernel=False, layers=layers):
+        return plan
+    return make_plan(call, memory, kernel=False, layers=layers)
 
 
 def _by_layer(plan: Plan, parts: dict[str, Tensor], layers: bool) -> tuple[Tensor, dict[str, Tensor]]:

@@ -59,15 +59,10 @@ class Convolution:
 
     def unfold(self, x: Tensor) -> Tensor:
         """Patches of ``(n, C, *size)``, as ``(n, C * k, T)``; T follows the output."""
-        if x.ndim == 3:
-            sizes = ((1, *self.kernel), (1, *self.dilation), (0, *self.padding), (1, *self.stride))
-            return F.unfold(x.unsqueeze(2), *sizes)
-        if x.ndim == 4:
-            if self.kernel == (1, 1) and self.padding == (0, 0):
-                return x[:, :, :: self.stride[0], :: self.stride[1]].flatten(2)
-            return F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
         dims = x.ndim - 2
-        x = F.pad(x, [p for size in reversed(self.padding) for p in (size, size)])
+        if any(self.padding):
+            x = F.pad(x, [p for size in reversed(self.padding) for p in (size, size)])
+        # A view, copied as a whole: on a CPU several times faster than im2col.
         for d in range(dims):
             k, dilation = self.kernel[d], self.dilation[d]
             x = x.unfold(2 + d, (k - 1) * dilation + 1, self.stride[d])[..., ::dilation]

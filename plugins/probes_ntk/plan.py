@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from probes.batches import tensors
 
 from .backward import backward
 from .call import Call
@@ -14,7 +17,7 @@ from .layout import Layout, layouts
 from .parts import is_explicit, is_formed, roles
 from .uses import Use, find_uses
 
-__all__ = ["Plan", "layer_of", "make_plan"]
+__all__ = ["Plan", "layer_of", "make_plan", "purpose"]
 
 # How many examples are tried. One number can fail to tell layouts apart; primes and 4 together do.
 _TRIALS = (3, 4, 5, 7)
@@ -22,11 +25,14 @@ _TRIALS = (3, 4, 5, 7)
 
 @dataclass
 class Plan:
-    """How to evaluate one kernel."""
+    """How to evaluate one kernel; holds neither the model nor its inputs."""
 
-    call: Call
+    purpose: Hashable
+    """What the plan was made for, see :func:`purpose`."""
+    width: int
+    """Number of outputs of the model."""
     outputs: int
-    """c."""
+    """c: fewer than ``width`` where only some are wanted, or one sum of them."""
     signature: list[tuple[str, str | None, str | None]]
     layouts: list[Layout | None]
     """Of each use; None where it could not be told."""
@@ -47,14 +53,14 @@ class Plan:
     dtype: torch.dtype
 
 
-def layer_of(call: Call, parameter: str) -> str:
+def layer_of(model: nn.Module, parameter: str) -> str:
     """The module that holds a parameter; a parametrized weight belongs to the layer it is the weight of."""
     module = parameter.partition(".parametrizations.")[0] if ".parametrizations." in f".{parameter}" else ""
     if parameter.startswith("parametrizations."):
         module = ""
     elif not module:
         module = parameter.rpartition(".")[0]
-    return module or type(call.model).__name__
+    return module or type(model).__name__
 
 
 def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
@@ -93,13 +99,14 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         if layout is None:
             unknown |= {name for name in (use.weight, use.bias) if name}
     shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
-    c = first.out.shape[1] if call.signs is None else 1
+    width = first.out.shape[1]
+    c = width if call.signs is None else 1
     n, size = call.batch.n, first.out.element_size()
     for name, parameter_roles in roles(first.uses).items():
         if is_explicit(parameter_roles) and shapes[name].numel() * n * c * size > memory / 4:
             unknown.add(name)
     used = list(first.known)
-    owners = {name: layer_of(call, name) if layers else "" for name in used}
+    owners = {name: layer_of(call.model, name) if layers else "" for name in used}
     ordered = list(dict.fromkeys(owners[name] for name in used))
     grams = c * c * call.rows * (n if call.rows == n else n - call.rows) * size if kernel else c * n * size
     fixed = grams * (len(ordered) + 3) + _WORKSPACE
@@ -117,7 +124,20 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
             f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, fewer examples, or outputs=, the "
             f"indices of some outputs, or outputs='sum'."
         )
-    return Plan(call, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype)
+    wanted = purpose(call, memory, kernel, layers)
+    return Plan(
+        wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype
+    )
+
+
+def purpose(call: Call, memory: float, kernel: bool, layers: bool) -> Hashable:
+    """What a plan depends on besides the graph: equal for calls that can be evaluated by the same plan."""
+    leaves = (*call.parameters.items(), *enumerate(tensors((call.batch.args, call.batch.kwargs))))
+    return (
+        tuple((name, leaf.shape, leaf.dtype, leaf.device) for name, leaf in leaves),
+        call.rows, call.signs is None, call.outputs if call.outputs is None else str(call.outputs),
+        memory, kernel, layers,
+    )  # fmt: skip
 
 
 # What products of blocks take, what one chunk's widest result takes, what a segment's gradients take.

@@ -22,11 +22,11 @@ __all__ = ["diagonal_sweep", "kernel_sweep"]
 Add = Callable[[str, Tensor, range, range | None], None]
 
 
-def kernel_sweep(plan: Plan) -> dict[str, Tensor]:
+def kernel_sweep(call: Call, plan: Plan) -> dict[str, Tensor]:
     """The part of each layer, shape ``(c, n, c, n')``."""
-    n, rows, c = plan.call.batch.n, plan.call.rows, plan.outputs
+    n, rows, c = call.batch.n, call.rows, plan.outputs
     symmetric = rows == n
-    device = plan.call.device
+    device = call.device
     size = (c, rows, c, n if symmetric else n - rows)
     parts = {layer: torch.zeros(size, dtype=plan.dtype, device=device) for layer in plan.layers}
     shift = 0 if symmetric else rows
@@ -42,22 +42,22 @@ def kernel_sweep(plan: Plan) -> dict[str, Tensor]:
     others = blocks if symmetric else _blocks(range(rows, n), plan.block)
     for index, left in enumerate(blocks):
         if symmetric:
-            _run(plan, left, None, False, add)
+            _run(call, plan, left, None, False, add)
         for right in others[index + 1 :] if symmetric else others:
-            _run(plan, left, right, False, add)
+            _run(call, plan, left, right, False, add)
     return parts
 
 
-def diagonal_sweep(plan: Plan) -> dict[str, Tensor]:
+def diagonal_sweep(call: Call, plan: Plan) -> dict[str, Tensor]:
     """The diagonal of the part of each layer, shape ``(c, n)``."""
-    n = plan.call.batch.n
-    parts = {layer: torch.zeros(plan.outputs, n, dtype=plan.dtype, device=plan.call.device) for layer in plan.layers}
+    n, device = call.batch.n, call.device
+    parts = {layer: torch.zeros(plan.outputs, n, dtype=plan.dtype, device=device) for layer in plan.layers}
 
     def add(layer: str, part: Tensor, left: range, right: range | None) -> None:
         parts[layer][:, left[0] : left[-1] + 1] += part
 
     for block in _blocks(range(n), plan.block):
-        _run(plan, block, None, True, add)
+        _run(call, plan, block, None, True, add)
     return parts
 
 
@@ -65,9 +65,8 @@ def _blocks(examples: range, size: int) -> list[range]:
     return [examples[start : start + size] for start in range(0, len(examples), size)]
 
 
-def _run(plan: Plan, left: range, right: range | None, diagonal: bool, add: Add) -> None:
+def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: bool, add: Add) -> None:
     """Forward passes, backward passes through one segment of the graph after another, and what is left over."""
-    call = plan.call
     examples = [*left, *(right or ())]
     n, general = len(examples), set(plan.general)
     chunks = _blocks(range(n), plan.chunk)
@@ -102,7 +101,7 @@ def _run(plan: Plan, left: range, right: range | None, diagonal: bool, add: Add)
     assert collector is not None
     general |= collector.missing
     if general:
-        _general(plan, sorted(general & set(plan.owners)), left, right, diagonal, add)
+        _general(call, plan, sorted(general & set(plan.owners)), left, right, diagonal, add)
 
 
 def _unknown(plan: Plan, out: Tensor, graph: Graph) -> set[str]:
@@ -147,8 +146,9 @@ def _misread(plan: Plan, out: Tensor, uses: Sequence[Use]) -> set[str]:
     return wrong
 
 
-def _general(plan: Plan, names: Sequence[str], left: range, right: range | None, diagonal: bool, add: Add) -> None:
-    call: Call = plan.call
+def _general(
+    call: Call, plan: Plan, names: Sequence[str], left: range, right: range | None, diagonal: bool, add: Add
+) -> None:
     if not names:
         return
     count = sum(call.parameters[name].numel() for name in names)

@@ -214,6 +214,76 @@ def test_trace_of_one_output_is_exact():
     assert estimate.standard_error == 0
 
 
+def test_trace_of_few_repetitions_is_unbiased():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4)).double(), torch.randn(30, 5).double()
+    exact, plan, found = tangent_diagonal(model, x).diagonal.sum(), None, []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        estimate = estimate_trace(model, x, repeats=2, layers=True, generator=generator, plan=plan)
+        plan = estimate.plan
+        found.append(torch.stack([estimate.trace, estimate.standard_error.square()]))
+    mean, variance = torch.stack(found).mean(0)
+    assert abs(mean - exact) < 4 * (variance / 200).sqrt()
+    assert variance == pytest.approx(torch.stack(found)[:, 0].var().item(), rel=0.3)
+
+
+def test_plan_is_used_again_only_where_it_fits(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    x, made = torch.randn(7, 5, dtype=torch.float64), []
+    make_plan = probes_ntk.engine.make_plan
+    monkeypatch.setattr(
+        probes_ntk.engine, "make_plan", lambda *args, **kwargs: made.append(1) or make_plan(*args, **kwargs)
+    )
+
+    def check(plan, inputs, fresh):
+        count = len(made)
+        found = tangent_diagonal(model, inputs, plan=plan)
+        assert len(made) - count == fresh
+        kernel = tangent_kernel(model, inputs).kernel
+        assert relative(found.diagonal, torch.einsum("aiai->ai", kernel)) <= 1e-12
+        return found.plan
+
+    plan = check(None, x, True)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    assert check(plan, x + 1, False) is plan
+    check(plan, x[:5], True)
+    model[0].requires_grad_(False)
+    check(plan, x, True)
+    model[0].requires_grad_(True)
+    # A graph that the plan does not know: evaluated one example at a time, and right.
+    model.forward = lambda x: model[2](torch.tanh(model[0](x)) + x @ model[0].weight.T)
+    check(plan, x, False)
+    held = [item for item in vars(plan).values() if isinstance(item, torch.Tensor | nn.Module)]
+    assert not held  # neither the model nor its inputs
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2), groups=2),
+        nn.Conv2d(2, 5, 1, stride=2, bias=False),
+        nn.Conv1d(3, 4, 5, stride=2, padding=2),
+        nn.Conv3d(2, 3, 2, padding=1),
+    ],
+    ids=["plain", "geometry", "one", "1d", "3d"],
+)
+def test_diagonal_in_float32_matches_float64(layer):
+    torch.manual_seed(0)
+    size = [layer.in_channels, *[9] * len(layer.kernel_size)]
+    x = torch.randn(20, *size)
+    model = nn.Sequential(layer, nn.Tanh(), nn.Flatten())
+    model.append(nn.Linear(model(x[:1]).shape[1], 3))
+    single = tangent_diagonal(model, x, layers=True)
+    double = tangent_diagonal(model.double(), x.double(), layers=True)
+    assert single.diagonal.dtype == torch.float32
+    for name, part in double.layers.items():
+        assert (single.layers[name] - part).abs().max() <= 1e-5 * part.abs().max(), name
+
+
 def noisy(m, x):
     return m.l(x) + torch.rand(len(x), 1, dtype=x.dtype)
 
