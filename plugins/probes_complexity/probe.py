@@ -1,0 +1,259 @@
+"""PathComplexity: how far training has moved the function, step by step, in the geometry of its tangent features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probes.measurement import Axis, Measurement
+from probes.precision import to_float64
+from probes.probe import Probe
+from probes.run import Run
+from probes.schedule import Schedule, at
+from probes_ntk import estimate_trace, layer_of, tangent_diagonal
+
+from .path import PathComplexitySum, Segment
+
+__all__ = ["PathComplexity"]
+
+Trace = Literal["signs", "exact"]
+MEMORY = 4 << 30
+
+
+class PathComplexity(Probe):
+    r"""Path complexity, the sum of update norms times norms of the tangent features, and what it is made of.
+
+    .. math:: C = \sum_t \|\delta w_t\|_2 \, \|\Phi_t\|_F, \qquad \|\Phi_t\|_F = \sqrt{\operatorname{Tr} K_t}
+
+    The update norm :math:`\|\delta w_t\|_2`, of what the optimizer changes in the trainable parameters, is taken at
+    every step. The feature norm, on a fixed batch and before the update, is taken when the probe is due: with
+    ``every(1)`` C is the sum itself, otherwise the feature norm is interpolated between, and what that may be wrong by
+    is part of the standard error (:class:`PathComplexitySum`). A fluctuation that has the period of the schedule goes
+    unseen: measure at odd distances where training oscillates from step to step.
+
+    Yields, of the batch whose name is at the end, up to the step of the measurement:
+        ``complexity/path_complexity/train``; its factors ``complexity/feature_norm/train`` and, of the last update,
+        ``complexity/update_norm``; ``complexity/path_length``, the sum of update norms; and
+        ``complexity/displacement``, the distance from the initial parameters. Per layer, each with the norms of its own
+        parameters: ``complexity/layer_path_complexity/train``, ``complexity/layer_feature_norm/train``,
+        ``complexity/layer_path_length``, ``complexity/layer_displacement``.
+
+    Does not run by default, for it costs time at every step, which no budget can postpone: four passes over the
+    trainable parameters, and while the optimizer steps, not during forward and backward, a copy of them. When due, with
+    ``"signs"`` one forward and one backward pass and the norms of each example's gradients. The initial parameters are
+    kept in host memory and in checkpoints.
+
+    Args:
+        schedule: When the feature norm is taken, besides step 0; log-spaced by default.
+        batch: The name of the batch.
+        trace: ``"exact"``, which takes a backward pass for each output, or ``"signs"``, an estimate from one backward
+            pass with random signs of the outputs, see :func:`~probes_ntk.estimate_trace`. Both are the same for a
+            model of one output.
+        memory: Bytes that the trace may use.
+
+    Raises:
+        ValueError: If ``trace`` is unknown.
+
+    Example:
+        >>> PathComplexity(trace="exact").name
+        'complexity'
+
+    Reference:
+        Baratin (2021), eq. 18 and figure 4.6.
+    """
+
+    name = "complexity"
+    needs = frozenset({"batch"})
+    by_default = False
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        batch: str = "train",
+        trace: Trace = "signs",
+        memory: float = MEMORY,
+    ) -> None:
+        super().__init__(schedule)
+        if trace not in get_args(Trace):
+            raise ValueError(f"`trace` must be one of {', '.join(map(repr, get_args(Trace)))}, got {trace!r}.")
+        # The first update needs the feature norm before it.
+        self.schedule = at([0]) | self.schedule
+        self.batch, self.trace, self.memory = batch, trace, memory
+        self._layers: list[str] = []
+        self._total: PathComplexitySum | None = None
+        self._segment: Segment | None = None
+        self._update_norm: Tensor | None = None
+        self._initial: dict[str, Tensor] = {}
+        """Parameters before their first update, in host memory."""
+        self._parameters: list[tuple[str, int, nn.Parameter]] = []
+        """Of the model, with the index of the layer."""
+        self._before: list[Tensor] = []
+        """Copies of the trainable parameters while the optimizer steps."""
+        self._names: list[str] = []
+        self._moving: list[tuple[int, nn.Parameter]] = []
+        self._rows: Tensor | None = None
+        """Of the trainable parameters, and where in the sums each belongs, on the device."""
+        self._plan: Any = None
+
+    def before_step(self, run: Run) -> None:
+        """Copy the trainable parameters."""
+        if self._before:  # of an update that was skipped, or one of several of this step
+            return
+        if not self._parameters:
+            self._find(run.model)
+        trainable = [item for item in self._parameters if item[2].requires_grad]
+        for name, _, parameter in trainable:
+            if name not in self._initial:
+                self._initial[name] = parameter.detach().to("cpu", copy=True)
+        if [name for name, _, _ in trainable] != self._names:
+            self._names = [name for name, _, _ in trainable]
+            self._moving, self._rows = [(layer, parameter) for _, layer, parameter in trainable], None
+        self._before = [parameter.detach().clone() for _, parameter in self._moving]
+
+    def on_step(self, run: Run, step: int) -> None:
+        """Add the norm of the update."""
+        if not self._before:
+            return
+        moved, self._before = self._before, []
+        with torch.no_grad():
+            torch._foreach_sub_(moved, [parameter.detach() for _, parameter in self._moving])
+            squares = _square_norms(moved)
+        size = 1 + len(self._layers)
+        if self._rows is None:
+            self._rows = torch.tensor([1 + layer for layer, _ in self._moving], device=squares.device)
+        norms = squares.new_zeros(size).index_add_(0, self._rows, squares)
+        norms[0] = squares.sum()
+        self._update_norm = norms.sqrt_()
+        self._segment = (self._segment or Segment.empty(size)).like(norms)
+        self._segment.add(norms)
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Take the feature norm and yield what the sum is now."""
+        self._find(run.model)
+        traces, variances, how = self._traces(run)
+        # The root of an estimate is too small on average: undone to first order.
+        norms = traces.clamp_min(0).sqrt()
+        relative = torch.where(traces > 0, variances / traces.square(), 0.0)
+        norms = norms * (1 + relative / 8)
+        errors = norms * relative.sqrt() / 2
+        size = 1 + len(self._layers)
+        if self._total is None:
+            self._total = PathComplexitySum(size)
+        segment = self._segment or Segment.empty(size)
+        self._total.knot(norms, errors.square(), segment)
+        self._segment = None
+        batch = run.batch(self.batch)
+        displacement = self._displacements(size)
+        trace_words = f"{how} on {batch.n} samples"
+        sum_words = f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken"
+        exact = "difference of the parameters, every step"
+        rows: list[tuple[str, str, Tensor, Tensor | None, str, str, str]] = [
+            ("path_complexity", f"/{self.batch}", self._total.value, self._total.standard_error, "output", sum_words,
+             "sum of update norms times feature norms"),
+            ("feature_norm", f"/{self.batch}", norms, errors, "output / parameter", trace_words,
+             "Frobenius norm of the tangent features"),
+            ("path_length", "", self._total.length, None, "parameter", exact, "sum of update norms"),
+            ("displacement", "", displacement, None, "parameter", "difference of the parameters",
+             "distance from the initial parameters"),
+        ]  # fmt: skip
+        if self._update_norm is not None:
+            last = self._update_norm.double().cpu()[:1]
+            rows.append(("update_norm", "", last, None, "parameter", "difference of the parameters", "last update"))
+        axis = {"layer": Axis(np.array(self._layers))}
+        for quantity, suffix, values, errors_of, unit, estimator, description in rows:
+            samples = batch.n if suffix else None
+            error = None if errors_of is None else errors_of[0]
+            yield Measurement(
+                f"complexity/{quantity}{suffix}", values[0], unit=unit, standard_error=error, estimator=estimator,
+                num_samples=samples, description=description,
+            )  # fmt: skip
+            if len(values) == size:
+                yield Measurement(
+                    f"complexity/layer_{quantity}{suffix}", values[1:], dims=("layer",), coords=axis, unit=unit,
+                    standard_error=None if errors_of is None else errors_of[1:], estimator=estimator,
+                    num_samples=samples, description=description,
+                )  # fmt: skip
+
+    def on_detach(self, run: Run) -> None:
+        """Let go of the model."""
+        self._parameters, self._names, self._moving, self._before = [], [], [], []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, what has been added since the last of them, and the initial parameters."""
+        return {
+            "layers": list(self._layers),
+            "initial": dict(self._initial),
+            "total": self._total.state_dict() if self._total is not None else None,
+            "segment": dict(vars(self._segment)) if self._segment is not None else None,
+            "update_norm": self._update_norm,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, to the last bit."""
+        self._layers, self._initial = list(state["layers"]), dict(state["initial"])
+        self._total = None
+        if state["total"] is not None:
+            self._total = PathComplexitySum(1 + len(self._layers))
+            self._total.load_state_dict(state["total"])
+        self._segment = Segment(**state["segment"]) if state["segment"] is not None else None
+        self._update_norm = state["update_norm"]
+
+    def _find(self, model: nn.Module) -> None:
+        """The model's parameters as they are now, and the layers of those there were at first."""
+        named = list(model.named_parameters())
+        if not self._layers:
+            self._layers = list(dict.fromkeys(layer_of(model, name) for name, _ in named))
+        index = {layer: number for number, layer in enumerate(self._layers)}
+        layers = [(name, layer_of(model, name), parameter) for name, parameter in named]
+        if new := {layer for _, layer, _ in layers} - index.keys():
+            raise ValueError(
+                f"The model has layers that it had not at the first measurement: {', '.join(sorted(new))}. The path "
+                f"complexity is a sum over one set of parameters. Attach a new ProbeManager when the model has grown."
+            )
+        self._parameters = [(name, index[layer], parameter) for name, layer, parameter in layers]
+
+    def _traces(self, run: Run) -> tuple[Tensor, Tensor, str]:
+        """Trace of the kernel and of each layer's part, their variances, and how they were obtained."""
+        batch = run.batch(self.batch)
+        arguments: dict[str, Any] = {
+            "output": run.output, "layers": True, "memory": self.memory, "plan": self._plan,
+        }  # fmt: skip
+        if self.trace == "exact":
+            exact = tangent_diagonal(run.model, batch, **arguments)
+            self._plan = exact.plan
+            parts = {layer: to_float64(part).sum() for layer, part in exact.layers.items()}
+            return self._in_order(parts, to_float64(exact.diagonal).sum()), torch.zeros(1 + len(self._layers)), "exact"
+        # Of a few examples twice: the variances of many steps are added.
+        found = estimate_trace(
+            run.model, batch, generator=run.generator, repeats=max(4, batch.n // 25), **arguments
+        )  # fmt: skip
+        self._plan = found.plan
+        variances = self._in_order(found.layer_errors, found.standard_error).square()
+        return self._in_order(found.layers, found.trace), variances, "estimated by random class signs"
+
+    def _in_order(self, parts: Mapping[str, Tensor], whole: Tensor) -> Tensor:
+        """The whole, then each layer; zero for a layer that the outputs do not depend on."""
+        zero = torch.zeros_like(whole)
+        values = torch.stack([whole, *(parts.get(layer, zero) for layer in self._layers)])
+        return to_float64(values).cpu()
+
+    def _displacements(self, size: int) -> Tensor:
+        squares = torch.zeros(size, dtype=torch.float64)
+        for name, layer, parameter in self._parameters:
+            if name in self._initial:
+                moved = parameter.detach() - self._initial[name].to(parameter.device)
+                squares[1 + layer] += _square_norms([moved])[0].cpu()
+        squares[0] = squares[1:].sum()
+        return squares.sqrt()
+
+
+def _square_norms(tensors: list[Tensor]) -> Tensor:
+    """Of each tensor, in float64 where the device has it. Shape ``(len(tensors),)``."""
+    wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    norms = torch._foreach_norm(tensors, 2, dtype=torch.promote_types(tensors[0].dtype, torch.float32))
+    return torch.stack([norm.to(device=norms[0].device, dtype=wide) for norm in norms]).square_()
