@@ -17,7 +17,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -108,28 +108,21 @@ def turn(workload: Workload, watch: AbstractContextManager[object], warm_up: int
         return (time.process_time() - start) / steps
 
 
-def main() -> None:
+def compare(
+    workloads: Sequence[Callable[[], Workload]],
+    configurations: Mapping[str, Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[object]]],
+    blocks: int,
+) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blocks", type=int, default=40)
-    parser.add_argument("--peers", action="store_true", help="also Cockpit and wandb.watch, where they are installed")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    nothing: Callable[..., AbstractContextManager[object]] = lambda *_: nullcontext()  # noqa: E731
-    configurations = {"bare": nothing, "control": nothing, "probes attached": attached}
-    if arguments.peers:
-        configurations |= {"wandb.watch": wandb_watch, "Cockpit": cockpit_economy}
-
-    print(f"torch {torch.__version__}, 1 thread, {arguments.blocks} blocks; CPU time, median over blocks")
+    print(f"torch {torch.__version__}, 1 thread, {blocks} blocks; CPU time, median over blocks")
     print(
-        f"{'model':<12}{'configuration':<18}{'us a step':>12}{'more than bare':>18}{'standard error':>16}{'ratio':>9}"
+        f"{'model':<14}{'configuration':<30}{'us a step':>12}{'more than bare':>18}{'standard error':>16}{'ratio':>9}"
     )
-    for make in (smallest, mlp, resnet18):
+    for make in workloads:
         workload = make()
         times: dict[str, list[float]] = {name: [] for name in configurations}
         failed: dict[str, str] = {}
-        for block in range(arguments.blocks + 1):
+        for block in range(blocks + 1):
             order = [name for name in configurations if name not in failed]
             random.Random(block).shuffle(order)
             for name in order:
@@ -142,7 +135,7 @@ def main() -> None:
                     times[name].append(seconds)
         for name in configurations:
             if name in failed:
-                print(f"{make.__name__:<12}{name:<18}did not run: {failed[name][:90]}")
+                print(f"{make.__name__:<14}{name:<30}did not run: {failed[name][:90]}")
                 continue
             differences = [1e6 * (ours - bare) for ours, bare in zip(times[name], times["bare"], strict=True)]
             # The median's standard error, from the interquartile range.
@@ -152,9 +145,25 @@ def main() -> None:
                 ours / bare for ours, bare in zip(times[name], times["bare"], strict=True)
             )  # fmt: skip
             print(
-                f"{make.__name__:<12}{name:<18}{median:>12.1f}{statistics.median(differences):>15.1f} us"
+                f"{make.__name__:<14}{name:<30}{median:>12.1f}{statistics.median(differences):>15.1f} us"
                 f"{error:>13.1f} us{ratio:>9.3f}"
             )
+
+
+def main() -> None:
+    """The table of what is attached and never due."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=40)
+    parser.add_argument("--peers", action="store_true", help="also Cockpit and wandb.watch, where they are installed")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    nothing: Callable[..., AbstractContextManager[object]] = lambda *_: nullcontext()  # noqa: E731
+    configurations = {"bare": nothing, "control": nothing, "probes attached": attached}
+    if arguments.peers:
+        configurations |= {"wandb.watch": wandb_watch, "Cockpit": cockpit_economy}
+
+    compare((smallest, mlp, resnet18), configurations, arguments.blocks)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class Batch:
         if self.n == 0:
             raise ValueError("A batch must hold at least one sample, got an empty tensor.")
 
-    @property
+    @cached_property
     def n(self) -> int:
         """Number of samples: the rows of the first tensor."""
         return next(len(leaf) for leaf in tensors((self.args, self.kwargs)) if leaf.ndim)

@@ -94,3 +94,19 @@ def test_the_core_imports_no_plugin_and_no_optional_package():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "allowed"),
+    [
+        ("probes_fourier", set()),
+        ("probes_ntk", set()),
+        ("probes_complexity", {"probes_fourier", "probes_ntk"}),  # their pure functions
+    ],
+)
+def test_plugins_import_only_what_the_map_says(plugin, allowed):
+    script = (
+        f"import sys, {plugin}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules if m.startswith('probes_')}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) - {plugin} == allowed

@@ -180,7 +180,7 @@ def test_a_model_without_parameters_is_refused():
         (
             {"probes": ["fourrier"]},
             ValueError,
-            "No probe is named 'fourrier'. Installed probes: complexity",
+            "No probe is named 'fourrier'. Installed probes: capacity",
         ),
         ({"probes": [Norm]}, TypeError, r"write Norm\(\) instead of the class"),
         ({"probes": [3]}, TypeError, "must hold Probe instances or names"),

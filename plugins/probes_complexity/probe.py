@@ -49,6 +49,8 @@ class PathComplexity(Probe):
 
     Args:
         schedule: When the feature norm is taken, besides step 0; log-spaced by default.
+        record: When measurements are yielded, of these steps; at all of them by default. ``PathComplexity(every(1),
+            record=every(100))`` takes the whole sum, at less cost, and does not fill the disk.
         batch: The name of the batch.
         trace: ``"exact"``, which takes a backward pass for each output, or ``"signs"``, an estimate from one backward
             pass with random signs of the outputs, see :func:`~probes_ntk.estimate_trace`. Both are the same for a
@@ -57,6 +59,7 @@ class PathComplexity(Probe):
 
     Raises:
         ValueError: If ``trace`` is unknown.
+        TypeError: If ``record`` is not a schedule.
 
     Example:
         >>> PathComplexity(trace="exact").name
@@ -74,6 +77,7 @@ class PathComplexity(Probe):
         self,
         schedule: Schedule | None = None,
         *,
+        record: Schedule | None = None,
         batch: str = "train",
         trace: Trace = "signs",
         memory: float = MEMORY,
@@ -83,7 +87,9 @@ class PathComplexity(Probe):
             raise ValueError(f"`trace` must be one of {', '.join(map(repr, get_args(Trace)))}, got {trace!r}.")
         # The first update needs the feature norm before it.
         self.schedule = at([0]) | self.schedule
-        self.batch, self.trace, self.memory = batch, trace, memory
+        if record is not None and not isinstance(record, Schedule):
+            raise TypeError(f"`record` must be a schedule such as every(100), got {record!r}.")
+        self.record, self.batch, self.trace, self.memory = record, batch, trace, memory
         self._layers: list[str] = []
         self._total: PathComplexitySum | None = None
         self._segment: Segment | None = None
@@ -147,6 +153,8 @@ class PathComplexity(Probe):
         segment = self._segment or Segment.empty(size)
         self._total.knot(norms, errors.square(), segment)
         self._segment = None
+        if self.record is not None and self.record.next(step - 1) != step:
+            return
         batch = run.batch(self.batch)
         displacement = self._displacements(size)
         trace_words = f"{how} on {batch.n} samples"
@@ -244,11 +252,13 @@ class PathComplexity(Probe):
 
     def _displacements(self, size: int) -> Tensor:
         squares = torch.zeros(size, dtype=torch.float64)
-        for name, layer, parameter in self._parameters:
-            if name in self._initial:
-                moved = parameter.detach() - self._initial[name].to(parameter.device)
-                squares[1 + layer] += _square_norms([moved])[0].cpu()
-        squares[0] = squares[1:].sum()
+        moved = [(layer, parameter, self._initial[name]) for name, layer, parameter in self._parameters
+                 if name in self._initial]  # fmt: skip
+        if moved:
+            differences = [parameter.detach() - initial.to(parameter.device) for _, parameter, initial in moved]
+            rows = torch.tensor([1 + layer for layer, _, _ in moved])
+            squares.index_add_(0, rows, _square_norms(differences).double().cpu())
+            squares[0] = squares[1:].sum()
         return squares.sqrt()
 
 

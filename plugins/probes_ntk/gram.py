@@ -28,6 +28,8 @@ __all__ = ["Factors", "add_gram", "add_matrix_gram", "cheapest", "mirror", "squa
 # Columns of an explicit block, and of one product: over more of them, float32 loses digits and the cache overflows.
 COLUMNS = 1 << 13
 _INNER = 1 << 12
+# Bytes of products of the inputs of some examples.
+_PRODUCTS = 1 << 18
 # Examples that are groups of one convolution: more of them leave the cache.
 _GROUPS = 16
 
@@ -302,7 +304,13 @@ def square_norms(factors: Factors, bias: bool, outputs: int) -> Tensor:
     d = factors.gradients
     c, n, t, o = d.shape
     i = factors.inputs
+    if t == 1 and factors.a is not None:
+        return d.square().sum((2, 3)) * (factors.a.square().sum((1, 2)) + bias)
     if t * (o + factors.channels / outputs) <= o * i:  # the diagonal blocks of the chain
+        step = max(1, int(_PRODUCTS / (t * t * d.element_size())))
+        if d.is_cpu and c == outputs and n > step:  # nothing is kept, so what is formed may stay in the cache
+            parts = [factors.of(start, start + step) for start in range(0, n, step)]
+            return torch.cat([square_norms(part, bias, outputs) for part in parts], 1)
         if factors.gram is None:
             rows, size = factors.rows()
             grams = (rows @ rows.transpose(1, 2))[:, :, None]

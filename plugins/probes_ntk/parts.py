@@ -117,6 +117,11 @@ class Collector:
 
     def drop(self, names: set[str]) -> None:
         """Leave parameters to the general method."""
+        if not names & self._pending:
+            return
+        # Where the length of a weight's derivatives has that of its bias in it, both go.
+        pairs = [{use.weight, use.bias} for use in self.uses if self._joint_length(use.weight)]
+        names = names.union(*(pair for pair in pairs if pair & names))  # type: ignore[arg-type]
         self._failed |= names & self._pending
         self._pending -= names
 
@@ -139,9 +144,10 @@ class Collector:
         if not self._at_once(own, d, operand):
             gathered.d = self._put(gathered.d, d, output, chunk)
             return
+        joint = self._joint_length(own.weight)
         for role, name in (("weight", own.weight), ("bias", own.bias)):
-            if name:
-                derivative = self._reduced(own, role, name, d, chunk)
+            if name and name != joint:
+                derivative = self._reduced(own, role, name, d, chunk, joint is not None)
                 gathered.derivatives[name] = self._put(gathered.derivatives.get(name), derivative, output, chunk)
 
     def close(self, chunk: int, uses: Sequence[Use]) -> None:
@@ -166,8 +172,8 @@ class Collector:
             return False
         return self.diagonal or is_formed(self.n, self.outputs, d.shape[2], d.shape[3], self.shapes[use.weight].numel())
 
-    def _reduced(self, use: Use, role: str, name: str, d: Tensor, chunk: int) -> Tensor:
-        """The derivatives by one parameter; only their length ``(1, n, 1)`` where it alone matters."""
+    def _reduced(self, use: Use, role: str, name: str, d: Tensor, chunk: int, bias: bool) -> Tensor:
+        """The derivatives by one parameter; only their length ``(1, n, 1)``, with the bias, where it alone matters."""
         gathered = self._gathered[use.index]
         operand, alone = gathered.operands[chunk], self.diagonal and len(self._roles[name]) == 1
         factors = None
@@ -176,7 +182,7 @@ class Collector:
             for each, part in zip(factors, d.chunk(len(factors), 3), strict=True):
                 each.d = part
             if alone:
-                squares = sum(square_norms(each, False, self.outputs) for each in factors)
+                squares = sum(square_norms(each, bias, self.outputs) for each in factors)
                 assert isinstance(squares, Tensor)
                 return squares.clamp_min(0).sqrt()[:, :, None]
         derivative = _derivative(use, role, self.shapes[name], d, operand, factors)
@@ -229,7 +235,7 @@ class Collector:
             for use, role in self._roles[name]
             if self._gathered[use.index].d is not None or name in self._gathered[use.index].derivatives
         ]
-        partner = self._joint_bias(name) if kind == "matrix" else None
+        partner = self._joint_bias(name) if kind == "matrix" else self._joint_length(name) if formed else None
         if partner:
             self._pending.discard(partner)
         if not found:  # no gradient flows through it
@@ -278,6 +284,12 @@ class Collector:
         if any(_transposed(self._gathered[use.index].operands.get(0)) for use in weights):
             return None
         return bias if [use for use, _ in self._roles[bias]] == weights else None
+
+    def _joint_length(self, name: str | None) -> str | None:
+        """The bias whose derivatives count in the length of those of a weight, where only lengths are kept."""
+        if not self.diagonal or name is None or len(self._roles[name]) > 1 or _kind(self._roles[name]) != "matrix":
+            return None
+        return self._joint_bias(name)
 
     def _d(self, use: Use) -> Tensor:
         d = self._gathered[use.index].d

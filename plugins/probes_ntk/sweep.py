@@ -78,7 +78,8 @@ def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: boo
         for index, chunk in enumerate(chunks):
             if len(graphs) == index:
                 chosen = [examples[position] for position in chunk]
-                out = call.forward(call.batch.select(torch.tensor(chosen)))
+                whole = len(chosen) == call.batch.n and right is None  # then in its own order
+                out = call.forward(call.batch if whole else call.batch.select(torch.tensor(chosen)))
                 graphs.append(find_uses(out, call.parameters))
                 stopped.append((out, call.cotangents(out, chosen)))
                 general |= _unknown(plan, out, graphs[index])

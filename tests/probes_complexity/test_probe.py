@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from loops import Memory
 from torch import nn
 
-from loops import Memory
 from probes import ProbeManager, at, every, log_spaced
 from probes_complexity import PathComplexity
 
@@ -360,7 +360,9 @@ def test_standard_error_covers_the_exact_sum(kind):
             PathComplexity(schedule, trace="signs" if "signs" in kind else "exact"),
         ):
             torch.manual_seed(seed)
-            model = nn.Sequential(nn.Linear(INPUTS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+            model = nn.Sequential(
+                nn.Linear(INPUTS, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, CLASSES)
+            )
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
             x, y = data(200, torch.float32)
             manager, memory = watch(model, probe, optimizer, dtype=torch.float32, seed=seed)

@@ -256,6 +256,12 @@ def test_plan_is_used_again_only_where_it_fits(monkeypatch):
     # A graph that the plan does not know: evaluated one example at a time, and right.
     model.forward = lambda x: model[2](torch.tanh(model[0](x)) + x @ model[0].weight.T)
     check(plan, x, False)
+    monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)  # and one that only a later example has
+    torch.nn.Module.__delattr__(model, "forward")
+    plan = check(None, x, True)
+    model.forward = lambda x: model[2](torch.tanh(model[0](x)) + (x @ model[0].weight.T if x[0, 0] > 0 else 0))
+    assert len({bool(value) for value in x[:, 0] > 0}) == 2
+    check(plan, x, False)
     held = [item for item in vars(plan).values() if isinstance(item, torch.Tensor | nn.Module)]
     assert not held  # neither the model nor its inputs
 

@@ -1,0 +1,312 @@
+"""Capacity: the measures of capacity proposed in the literature, during training, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
+
+from probes.batches import Batch
+from probes.measurement import Axis, Measurement
+from probes.precision import to_float64
+from probes.probe import Probe
+from probes.run import Run
+from probes.schedule import Schedule
+from probes_fourier.lipschitz import spectral_norm_product
+from probes_ntk.call import Call
+
+from .chain import NotDefined
+from .fisher_rao import Likelihood, _derivative, _norm
+from .layer_norms import operator_norms
+from .margin import margins, normalized_margins, signs
+from .norms import distance_from_initialization, frobenius_norm, parameter_count
+from .path_norm import MaxPool, path_norm
+from .sharpness import sharpness
+from .spectral_bounds import pac_bayes_spectral, spectral_complexity
+from .two_layer import two_layer_capacity, two_layer_matrices, unit_wise_capacity
+
+__all__ = ["Capacity"]
+
+LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+class Capacity(Probe):
+    r"""Norms, spectral and path complexities, margins and sharpness of the model, on one batch.
+
+    Yields, each where it is defined for the model, and else silently not:
+        Of any model: ``capacity/parameter_count``, ``capacity/frobenius_norm``,
+        ``capacity/distance_from_initialization``, all of trainable parameters.
+        Of a chain of affine layers: ``capacity/spectral_norm_product``, ``capacity/spectral_complexity``,
+        ``capacity/pac_bayes_spectral``; and the latter two with the weights before training as the reference from which
+        distances are measured, 0 before the first step: ``capacity/spectral_complexity_from_initialization``,
+        ``capacity/pac_bayes_spectral_from_initialization``.
+        Of layers, ReLU, batch norms and poolings: ``capacity/path_norm``, per p.
+        Of two linear layers with a ReLU between them: ``capacity/two_layer``, ``capacity/two_layer_by_unit``.
+        Of outputs ``(n, c)`` or ``(n,)``: ``capacity/fisher_rao`` and ``capacity/fisher_rao_empirical``, with labels
+        drawn from the model and those of the data; by cross-entropy for classes, by square loss for targets of the
+        outputs' shape.
+        Of a classification: ``capacity/margins``, quantiles of them, and ``capacity/margin``, the one that stands for
+        all in the bounds; with a chain also ``capacity/normalized_margins``, quantiles.
+        Where ``inputs`` are numbers: ``capacity/input_norm``, the root mean square of their lengths.
+        With ``sharpness=True``: ``capacity/sharpness``.
+
+    Capacities are not divided by the margin, which is negative until the samples are separated, nor by the number of
+    samples: every stream is defined at every step, and bounds are a division away (:func:`margin_bound`,
+    :func:`pac_bayes_bound`, :func:`two_layer_bound`).
+
+    Does not run by default. Costs the norms of all layers as ``SpectralNorm`` does, some forward passes of one sample,
+    and two forward passes of the batch with a backward pass and one through both; sharpness costs eleven forward and
+    backward passes more. The parameters before training are kept on the CPU and in checkpoints: a second copy of the
+    model. They are taken when the probe is attached, and once more before step 0 is measured, for weights loaded in
+    between; of a run that is resumed without a checkpoint of this probe, they are those it found, as the estimator
+    says.
+
+    Args:
+        schedule: When it is due.
+        batch: Name of the batch that margins, inputs and losses are of.
+        chain: Whether the model is a chain of affine layers, see :func:`~probes_fourier.is_chain`; of a module with a
+            ``forward`` of its own you know better.
+        feedforward: Whether it only adds up paths, see :func:`path_norm`; as ``chain`` by default.
+        path_norms: Values of p.
+        max_pool: What counts of a max pooling in path norms, ``"sum"`` or ``"max"``.
+        margin_quantile: Of the margins, that stands for all: 0.05 in the code of Neyshabur et al. (2017 and 2019), 0.1
+            in that of Dziugaite et al. (2020).
+        sharpness: Whether to measure it.
+        epsilon: Size of the box of the sharpness.
+        loss: Of the sharpness, of outputs ``(n, c)`` and targets; by default cross-entropy, or half the squared error.
+
+    Raises:
+        ValueError: If ``margin_quantile`` is not between 0 and 1, a p is below 1, or ``max_pool`` is unknown.
+
+    Example:
+        >>> Capacity(sharpness=True).name
+        'capacity'
+
+    Reference:
+        Baratin (2021), figure 4.6, where the path complexity is compared with such measures. Each has its source in its
+        own function.
+    """
+
+    name = "capacity"
+    needs = frozenset({"targets"})
+    by_default = False
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        batch: str = "train",
+        chain: bool | None = None,
+        feedforward: bool | None = None,
+        path_norms: Sequence[float] = (1, 2),
+        max_pool: MaxPool = "sum",
+        margin_quantile: float = 0.05,
+        sharpness: bool = False,
+        epsilon: float = 1e-3,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(schedule)
+        if not 0 <= margin_quantile <= 1:
+            raise ValueError(f"`margin_quantile` must be between 0 and 1, got {margin_quantile}.")
+        if any(not p >= 1 for p in path_norms):
+            raise ValueError(f"`path_norms` must be numbers of at least 1, got {list(path_norms)}.")
+        if max_pool not in get_args(MaxPool):
+            raise ValueError(f"`max_pool` must be 'sum' or 'max', got {max_pool!r}.")
+        self.batch, self.chain = batch, chain
+        self.feedforward = chain if feedforward is None else feedforward
+        self.path_norms, self.max_pool, self.margin_quantile = list(path_norms), max_pool, margin_quantile
+        self.sharpness, self.epsilon = sharpness, epsilon
+        self._loss = loss
+        self._initial: dict[str, Tensor] | None = None
+        self._since = 0
+        self._vectors: dict[str, Tensor] = {}
+
+    def on_attach(self, run: Run) -> None:
+        """Keep the parameters as they are before training."""
+        if run.step == 0 or self._initial is None:
+            self._keep(run)
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Yield every measure that is defined for the model as it is now."""
+        if step == 0 or self._initial is None:
+            self._keep(run)
+        batch = run.batch(self.batch)
+        complexity: list[Tensor] = []
+        for measures in (
+            self._lengths(run),
+            self._spectral(run, batch, complexity),
+            self._paths(run, batch),
+            self._two_layer(run, batch),
+            self._margins(run, batch, complexity),
+            self._losses(run, batch),
+        ):
+            try:
+                yield from measures
+            except NotDefined:
+                continue
+
+    def _keep(self, run: Run) -> None:
+        kept: dict[str, Tensor] = {name: p for name, p in run.model.named_parameters() if not is_lazy(p)}
+        # What a batch norm divides by is needed to tell how far its layer has come.
+        kept |= {name: b for name, b in run.model.named_buffers() if name.rpartition(".")[2] == "running_var"}
+        self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
+        self._since = run.step
+
+    @property
+    def _origin(self) -> dict[str, Tensor]:
+        return self._initial or {}
+
+    def _lengths(self, run: Run) -> Iterator[Measurement]:
+        how = "trainable parameters, tied ones once"
+        yield Measurement("capacity/parameter_count", parameter_count(run.model), unit="parameters", estimator=how)
+        yield Measurement("capacity/frobenius_norm", frobenius_norm(run.model), unit="parameter", estimator=how)
+        yield Measurement(
+            "capacity/distance_from_initialization",
+            distance_from_initialization(run.model, self._origin),
+            unit="parameter",
+            estimator=f"{how}; from the weights at step {self._since}",
+        )
+
+    def _spectral(self, run: Run, batch: Batch, complexity: list[Tensor]) -> Iterator[Measurement]:
+        norms = operator_norms(run.model, batch, self._origin, chain=self.chain, vectors=self._vectors, tol=1e-4)
+        complexity.append(spectral_complexity(norms))
+        how = (
+            "layers as linear operators, batch norms folded in, biases left out; Krylov iteration to 1e-4 for "
+            "convolutions"
+        )
+        since = f"{how}; distances from the weights at step {self._since}"
+        unit, squared = "output per input", "output^2 per input^2"
+        product = spectral_norm_product(norms.spectral)
+        yield Measurement("capacity/spectral_norm_product", product, unit=unit, estimator=how)
+        yield Measurement("capacity/spectral_complexity", complexity[0], unit=unit, estimator=how)
+        yield Measurement("capacity/pac_bayes_spectral", pac_bayes_spectral(norms), unit=squared, estimator=how)
+        apart = spectral_complexity(norms, from_reference=True)
+        yield Measurement("capacity/spectral_complexity_from_initialization", apart, unit=unit, estimator=since)
+        apart = pac_bayes_spectral(norms, from_reference=True)
+        yield Measurement("capacity/pac_bayes_spectral_from_initialization", apart, unit=squared, estimator=since)
+
+    def _paths(self, run: Run, batch: Batch) -> Iterator[Measurement]:
+        if self.path_norms:
+            values = [
+                path_norm(run.model, batch, p, max_pool=self.max_pool, feedforward=self.feedforward, output=run.output)
+                for p in self.path_norms
+            ]
+            yield Measurement(
+                "capacity/path_norm",
+                torch.stack(values),
+                dims=("p",),
+                coords={"p": Axis(torch.tensor(self.path_norms, dtype=torch.float64).numpy())},
+                unit="output per input",
+                estimator=f"all paths, batch norms folded in, biases from a constant; max pooling: {self.max_pool}",
+            )
+
+    def _two_layer(self, run: Run, batch: Batch) -> Iterator[Measurement]:
+        network = two_layer_matrices(run.model, batch, self._origin, chain=self.chain)
+        for name, measure in (("two_layer", two_layer_capacity), ("two_layer_by_unit", unit_wise_capacity)):
+            yield Measurement(
+                f"capacity/{name}",
+                measure(network),
+                unit="output",
+                estimator=f"biases as columns of the weights; distances from the weights at step {self._since}; "
+                f"inputs of {self.batch!r}",
+                num_samples=batch.n,
+            )
+
+    def _margins(self, run: Run, batch: Batch, complexity: list[Tensor]) -> Iterator[Measurement]:
+        size = None
+        if batch.inputs is not None:
+            size = to_float64(batch.inputs.detach()).norm().cpu()
+            yield Measurement(
+                "capacity/input_norm",
+                size / batch.n**0.5,
+                unit="input",
+                estimator=f"root mean square over {self.batch!r}",
+                num_samples=batch.n,
+            )
+        values = margins(run.evaluate(self.batch), _targets(batch)).cpu()
+        levels = torch.tensor(LEVELS, dtype=torch.float64)
+        quantiles = values.quantile(levels)
+        how = f"margins of {self.batch!r}"
+        yield Measurement(
+            "capacity/margin",
+            values.quantile(self.margin_quantile),
+            unit="output",
+            estimator=f"{self.margin_quantile:g} quantile of the {how}",
+            num_samples=batch.n,
+        )
+        streams = [("margins", quantiles, "output", how)]
+        if complexity and size is not None:
+            scaled = normalized_margins(quantiles, complexity[0], size, batch.n)
+            streams.append(("normalized_margins", scaled, "1", f"{how}, over spectral complexity and inputs"))
+        for name, value, unit, estimator in streams:
+            yield Measurement(
+                f"capacity/{name}",
+                value,
+                dims=("quantile",),
+                coords={"quantile": Axis(levels.numpy())},
+                unit=unit,
+                estimator=estimator,
+                num_samples=batch.n,
+            )
+
+    def _losses(self, run: Run, batch: Batch) -> Iterator[Measurement]:
+        outputs, targets = run.evaluate(self.batch), _targets(batch)
+        if outputs.ndim not in (1, 2):
+            raise NotDefined("`model` must return outputs of shape (n, c) or (n,).")
+        try:
+            margins(outputs, targets)
+            classes = True
+        except NotDefined:
+            classes = False
+            if targets.numel() != outputs.numel() or len(targets) != len(outputs):
+                raise
+        call = Call.of(run.model, batch, run.output)
+        f, along = _derivative(call)
+        kind: Likelihood = "cross_entropy" if classes else "square"
+        for name, whose, given in (
+            ("fisher_rao", "labels drawn from the model, exactly", None),
+            ("fisher_rao_empirical", "labels of the data", targets),
+        ):
+            yield Measurement(
+                f"capacity/{name}",
+                _norm(f, along, given, kind),
+                unit="nats",
+                estimator=f"{kind} on {self.batch!r}, {whose}",
+                num_samples=batch.n,
+            )
+        if self.sharpness:
+            loss = self._loss or (_square if not classes else _logistic if f.shape[1] == 1 else F.cross_entropy)
+            yield Measurement(
+                "capacity/sharpness",
+                sharpness(run.model, batch, targets, loss=loss, epsilon=self.epsilon, output=run.output),
+                unit="percent",
+                estimator=f"10 steps of projected ascent on {self.batch!r} in a box of {self.epsilon:g}: a lower bound",
+                num_samples=batch.n,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters before training, and the inputs that the convolutions stretch most."""
+        return {"initial": dict(self._origin), "since": self._since, "vectors": dict(self._vectors)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from these."""
+        self._initial, self._since = dict(state["initial"]), int(state["since"])
+        self._vectors = dict(state["vectors"])
+
+
+def _targets(batch: Batch) -> Tensor:
+    if batch.targets is None:  # not the batch that the attach report is about
+        raise NotDefined("The batch has no targets.")
+    return batch.targets
+
+
+def _logistic(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.softplus(-outputs[:, 0] * signs(targets).to(outputs)).mean()
+
+
+def _square(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets.reshape(outputs.shape)).square().sum(1).mean() / 2
