@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,20 @@ class TensorBoardSink:
             # purge_step on the first start too: one of the two loaders ignores the first start's, and would draw a
             # zigzag after a resume.
             purge = 0 if run.resumed_from is None else run.resumed_from + 1
+            _wait_for_the_next_second(Path(run.log_dir))
             self._writer = SummaryWriter(str(Path(run.log_dir)), purge_step=purge)
             if run.resumed_from is None:
                 settings = json.dumps(run.config, indent=2, default=str)
                 self._writer.add_text("run/config", f"    {settings}".replace("\n", "\n    "), 0)
         return self._writer
+
+
+def _wait_for_the_next_second(folder: Path) -> None:
+    # Files are read in the order of their names: a second, then, not in order, what tells apart those of one second.
+    seconds = [int(part) for path in folder.glob("events.out.tfevents.*") if (part := path.name.split(".")[3]).isdigit()]
+    wait = max(seconds, default=0) + 1 - time.time()
+    if 0 < wait <= 1:
+        time.sleep(wait)
 
 
 def _scalars(item: Measurement) -> list[tuple[str, float]]:

@@ -95,3 +95,10 @@ def test_a_resumed_run_hides_what_lies_past_its_checkpoint(run, loader):
     loaded.Reload()
     tag = loaded.Scalars("a/loss") if loader is EventAccumulator else loaded.Tensors("a/loss")
     assert [event.step for event in tag] == list(range(30))
+
+
+def test_files_of_sessions_are_read_in_their_order(run):
+    for _ in range(2):
+        write(run, Measurement("a/loss", 2.5))
+    first, second = sorted(path.name for path in run.log_dir.iterdir())
+    assert int(second.split(".")[3]) > int(first.split(".")[3])  # the rest of the name does not tell their order
