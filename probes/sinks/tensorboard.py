@@ -130,8 +130,8 @@ class TensorBoardSink:
 
 def _wait_for_the_next_second(folder: Path) -> None:
     # Files are read in the order of their names: a second, then, not in order, what tells apart those of one second.
-    seconds = [int(part) for path in folder.glob("events.out.tfevents.*") if (part := path.name.split(".")[3]).isdigit()]
-    wait = max(seconds, default=0) + 1 - time.time()
+    parts = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    wait = max((int(part) for part in parts if part.isdigit()), default=0) + 1 - time.time()
     if 0 < wait <= 1:
         time.sleep(wait)
 
