@@ -15,6 +15,8 @@ EXPERIMENTS = (
     "feature_alignment_disk",
     "feature_alignment_frequencies",
     "feature_alignment_perturbation",
+    "complexity",
+    "complexity_channels",
     "supernat",
     "capacity_norms",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,8 +79,13 @@ def classify(
     training: Training,
     batches: Mapping[str, Samples],
     probes: Sequence[Probe],
+    done: Callable[[int], bool] = lambda step: False,
 ) -> None:
-    """Train a classifier, with probes attached; what is drawn follows from the task's seed and the step alone."""
+    """Train a classifier, with probes attached; what is drawn follows from the task's seed and the step alone.
+
+    Args:
+        done: Asked after every step, with its number, whether training has reached its goal.
+    """
     model = model.to(task.device)
     images, labels = samples.images.to(task.device), samples.labels.to(task.device)
     optimizer = torch.optim.SGD(
@@ -103,6 +108,8 @@ def classify(
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), labels[chosen]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if done(step + 1):
+                break
 
 
 def series(folder: Path, names: Iterable[str]) -> dict[str, Array]:

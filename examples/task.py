@@ -128,7 +128,11 @@ class Task:
         bar = self._progress.add_task(self.label, total=total, completed=self.step)
         last = time.perf_counter()
         while self.step < total:
-            yield self.step
+            try:
+                yield self.step
+            except GeneratorExit:  # the loop has reached its goal
+                self._progress.update(bar, total=self.step + 1, completed=self.step + 1)
+                raise
             self.step += 1
             self._progress.update(bar, completed=self.step)
             now = time.perf_counter()
