@@ -24,7 +24,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_the_one_line_measures_in_a_loop_that_does_not_know_it(tmp_path):
@@ -57,6 +57,15 @@ def test_the_tangent_kernel_of_a_model_at_hand():
     assert list(names["aligned"]) == ["0", "3"] and all(0 <= value <= 1 for value in names["aligned"].values())
 
 
+def test_the_complexity_of_the_path(capsys):
+    torch.manual_seed(0)
+    exec(BLOCKS[4], {})
+    line, spectral = capsys.readouterr().out.splitlines()
+    value, error = map(float, line.split(" +- "))
+    assert 0 < error < value / 100
+    assert len(spectral.strip("[]").split()) == 3  # at steps 0, 100, 200
+
+
 def test_a_probe_of_ones_own_measures():
     from probes import Measurement, ProbeManager, every, hookimpl
 
@@ -68,7 +77,7 @@ def test_a_probe_of_ones_own_measures():
             self.rows += measurements
 
     names = {}
-    exec(BLOCKS[4], names)
+    exec(BLOCKS[5], names)
     model, sink = torch.nn.Linear(5, 3), Memory()
     with ProbeManager(model, [names["Margin"](every(1))], sinks=[sink], overhead=None).attach() as manager:
         train(model, torch.randn(32, 5), torch.randint(3, (32,)))

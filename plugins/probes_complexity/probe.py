@@ -85,8 +85,8 @@ class PathComplexity(Probe):
         super().__init__(schedule)
         if trace not in get_args(Trace):
             raise ValueError(f"`trace` must be one of {', '.join(map(repr, get_args(Trace)))}, got {trace!r}.")
-        # The first update needs the feature norm before it.
-        self.schedule = at([0]) | self.schedule
+        if self.schedule.next(-1) != 0:  # the first update needs the feature norm before it
+            self.schedule = at([0]) | self.schedule
         if record is not None and not isinstance(record, Schedule):
             raise TypeError(f"`record` must be a schedule such as every(100), got {record!r}.")
         self.record, self.batch, self.trace, self.memory = record, batch, trace, memory

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from examples import capacity_norms, supernat
+from examples import capacity_norms, complexity, complexity_channels, supernat
 
 
 def verdicts(findings):
@@ -50,3 +50,39 @@ def scatter(bound=1e3, optimal=0.5, growing=True):
 )
 def test_capacity_norms(changed, expected):
     assert verdicts(capacity_norms.judge(capacity_norms.Settings(), [scatter(**changed)] * 2)) == expected
+
+
+def curves(settings, complexities, loss=0.009):
+    """Networks of three widths, of which the last is the noisy one, then two more shares of random labels."""
+    n = len(complexity.parts(settings))
+    found = {label: np.linspace(1.0, 2.0, n) for label in complexity.MEASURES}
+    found |= {"gap": np.array([0.12, 0.11, 0.1, 0.4, 0.9]), "loss": np.full(n, loss), "steps": np.full(n, 500.0)}
+    return found | {"path complexity C": np.array(complexities)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"complexities": (12, 11, 10, 20, 40)}, [True] * 3),
+        ({"complexities": (12, 11, 10, 40, 20)}, [True, False, True]),
+        ({"complexities": (12, 11, 10, 15, 19)}, [True, True, False]),
+        ({"complexities": (12, 11, 10, 20, 40), "loss": 0.02}, [False, True, True]),
+    ],
+)
+def test_complexity(changed, expected):
+    settings = complexity.Settings(widths=(16, 64, 256), noise=(0.0, 0.5, 1.0))
+    findings = complexity.judge(settings, [curves(settings, **changed)] * 3)
+    assert verdicts(findings) == expected
+    left = next(finding for finding in findings if "left" in finding.quantity)
+    assert "path complexity C: +1.00" in left.measured  # 12, 11, 10 with 0.12, 0.11, 0.1
+
+
+def test_complexity_of_channels():
+    settings = complexity_channels.Settings(widths=(4, 8))
+    seed = {label: np.array([2.0, 1.0]) for label in complexity.MEASURES} | {"steps": np.full(2, 9.0)}
+    seed |= {"gap": np.array([0.7, 0.6]), "loss": np.full(2, 0.0), "number of parameters": np.array([1.0, 2.0])}
+    seed["Neyshabur et al. 2019, two layers / margin"] = np.full(2, np.nan)  # not defined for more layers
+    reached, right = complexity_channels.judge(settings, [seed])
+    assert reached.passed and "number of parameters: -1.00" in right.measured and "two layers" not in right.measured
+    seed["loss"][1] = 1.0
+    assert not complexity_channels.judge(settings, [seed])[0].passed
