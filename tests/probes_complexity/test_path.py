@@ -75,6 +75,13 @@ def test_standard_error_covers(kind, gap, sign_error):
     assert stated.mean() <= 2.5 * errors.square().mean().sqrt()  # and is not merely wide
 
 
+def test_error_of_estimated_feature_norms_is_not_counted_twice():
+    found = [summed(*path("smooth", seed), range(0, STEPS + 1, 5), 0.05, seed) for seed in range(60)]
+    errors = torch.tensor([total.value.item() - exact for total, exact in found])
+    stated = torch.tensor([total.standard_error.item() for total, _ in found])
+    assert 0.8 <= stated.mean() / errors.square().mean().sqrt() <= 1.3  # 1.2; were it counted twice, 1.4
+
+
 def test_quantities_do_not_mix():
     updates, norms = path("wanders", 0)
     both, segment = PathComplexitySum(2), Segment.empty(2)

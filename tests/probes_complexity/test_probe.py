@@ -342,6 +342,62 @@ def test_training_is_bit_for_bit_the_same():
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_estimated_feature_norm_is_unbiased_and_its_error_is_stated():
+    class Alike(nn.Linear):
+        """Outputs with much in common, whose sum with random signs varies."""
+
+        def forward(self, x):
+            out = super().forward(x)
+            return out + 2 * out.mean(1, keepdim=True)
+
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Linear(INPUTS, 16), nn.Tanh(), Alike(16, CLASSES)).double(), data(6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    manager, memory = watch(model, PathComplexity(every(1)), optimizer, n=6)
+    with manager:
+        for _ in range(600):
+            update(model, optimizer, x, y)
+    exact = math.sqrt(sum(Reference(model, x).features().values()))
+    rows = [row for row in memory.rows if row.name == "complexity/feature_norm/train"]
+    values = torch.tensor([float(row.value) for row in rows])
+    errors = torch.tensor([float(row.standard_error) for row in rows])
+    assert values.std() / exact > 0.1  # so that the root of an unbiased estimate is biased
+    assert abs(values.mean() - exact) < 3 * values.std() / len(rows) ** 0.5
+    assert errors.square().mean().sqrt() == pytest.approx(values.std().item(), rel=0.15)
+
+
+def test_measurements_are_recorded_when_asked_for_and_the_sum_is_that_of_every_step():
+    x, y = data()
+
+    def rows(**arguments):
+        model = make("two layers")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        manager, memory = watch(model, PathComplexity(every(1), trace="exact", **arguments), optimizer)
+        with manager:
+            for _ in range(20):
+                update(model, optimizer, x, y)
+        return {row.step: float(row.value) for row in memory.rows if row.name == "complexity/path_complexity/train"}
+
+    everything, some = rows(), rows(record=every(7))
+    assert list(some) == [0, 7, 14] and all(everything[step] == value for step, value in some.items())
+
+
+def test_frozen_parameters_are_not_copied():
+    model, (x, y) = make("frozen"), data()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    probe = PathComplexity(every(1))
+    manager, _ = watch(model, probe)
+    with manager:
+        update(model, optimizer, x, y)
+        assert set(probe._initial) == {"0.weight", "2.weight", "2.bias"}
+
+
+@pytest.mark.parametrize("record", [100, "every"])
+def test_bad_record_is_refused(record):
+    with pytest.raises(TypeError, match=r"`record` must be a schedule such as every\(100\)"):
+        PathComplexity(record=record)
+
+
 def test_unknown_trace_is_refused():
     with pytest.raises(ValueError, match="`trace` must be one of 'signs', 'exact', got 'hutchinson'"):
         PathComplexity(trace="hutchinson")

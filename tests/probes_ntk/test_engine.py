@@ -214,13 +214,14 @@ def test_trace_of_one_output_is_exact():
     assert estimate.standard_error == 0
 
 
-def test_trace_of_few_repetitions_is_unbiased():
+@pytest.mark.parametrize("repeats", [2, 30])
+def test_trace_of_any_number_of_repetitions_is_unbiased(repeats):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4)).double(), torch.randn(30, 5).double()
     exact, plan, found = tangent_diagonal(model, x).diagonal.sum(), None, []
     for seed in range(200):
         generator = torch.Generator().manual_seed(seed)
-        estimate = estimate_trace(model, x, repeats=2, layers=True, generator=generator, plan=plan)
+        estimate = estimate_trace(model, x, repeats=repeats, layers=True, generator=generator, plan=plan)
         plan = estimate.plan
         found.append(torch.stack([estimate.trace, estimate.standard_error.square()]))
     mean, variance = torch.stack(found).mean(0)
@@ -283,11 +284,25 @@ def test_diagonal_in_float32_matches_float64(layer):
     x = torch.randn(20, *size)
     model = nn.Sequential(layer, nn.Tanh(), nn.Flatten())
     model.append(nn.Linear(model(x[:1]).shape[1], 3))
-    single = tangent_diagonal(model, x, layers=True)
-    double = tangent_diagonal(model.double(), x.double(), layers=True)
-    assert single.diagonal.dtype == torch.float32
-    for name, part in double.layers.items():
-        assert (single.layers[name] - part).abs().max() <= 1e-5 * part.abs().max(), name
+    for outputs in (None, "sum"):
+        single = tangent_diagonal(model.float(), x, outputs=outputs, layers=True)
+        double = tangent_diagonal(model.double(), x.double(), outputs=outputs, layers=True)
+        assert single.diagonal.dtype == torch.float32
+        for name, part in double.layers.items():
+            assert (single.layers[name] - part).abs().max() <= 1e-5 * part.abs().max(), name
+
+
+@pytest.mark.parametrize("outputs", [None, "sum"])
+def test_diagonal_of_many_examples_in_blocks(outputs, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 9, 3), nn.Flatten(), nn.Linear(81, 3)
+    )
+    x = torch.randn(9, 2, 5, 5, dtype=torch.float64)
+    kernel = tangent_kernel(model.double(), x, outputs=outputs).kernel
+    monkeypatch.setattr(probes_ntk.gram, "_PRODUCTS", 3 * 9 * 9 * 8)  # three examples at a time
+    found = tangent_diagonal(model, x, outputs=outputs).diagonal
+    assert relative(found, torch.einsum("aiai->ai", kernel)) <= 1e-12
 
 
 def noisy(m, x):
