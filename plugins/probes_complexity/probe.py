@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -265,5 +266,6 @@ class PathComplexity(Probe):
 def _square_norms(tensors: list[Tensor]) -> Tensor:
     """Of each tensor, in float64 where the device has it. Shape ``(len(tensors),)``."""
     wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64
-    norms = torch._foreach_norm(tensors, 2, dtype=torch.promote_types(tensors[0].dtype, torch.float32))
+    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
+    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
     return torch.stack([norm.to(device=norms[0].device, dtype=wide) for norm in norms]).square_()

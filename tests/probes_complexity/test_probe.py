@@ -220,6 +220,26 @@ def test_half_precision_parameters():
     assert float(last(memory, "complexity/path_length").value) == pytest.approx(length, rel=1e-3)
 
 
+def test_parameters_of_several_dtypes():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(INPUTS, 4), nn.Linear(4, CLASSES, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.last(torch.tanh(self.first(x)).double())
+
+    torch.manual_seed(0)
+    model, (x, y) = Mixed(), data(dtype=torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    reference = Reference(model, x)
+    manager, memory = watch(model, PathComplexity(every(1), trace="exact"), optimizer, dtype=torch.float32)
+    with manager:
+        for _ in range(3):
+            reference.step(lambda: update(model, optimizer, x, y))
+    assert float(last(memory, "complexity/path_complexity/train").value) == pytest.approx(reference.total, rel=1e-5)
+
+
 def test_updates_of_a_second_optimizer_are_counted_with_the_next_step():
     model, (x, y) = make("two layers"), data()
     optimizers = [torch.optim.SGD(model[layer].parameters(), lr=0.1) for layer in (0, 2)]
