@@ -101,6 +101,7 @@ def test_the_core_imports_no_plugin_and_no_optional_package():
     [
         ("probes_fourier", set()),
         ("probes_ntk", set()),
+        ("probes_mine", set()),
         ("probes_complexity", {"probes_fourier", "probes_ntk"}),  # their pure functions
     ],
 )

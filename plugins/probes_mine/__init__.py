@@ -1,0 +1,25 @@
+"""Mutual information: bounds, the gradient of MINE, adaptive clipping, and what can be had without a critic."""
+
+# ruff: noqa: I001 - grouped by subject
+
+# from the values of a critic
+from .bounds import donsker_varadhan_bound as donsker_varadhan_bound
+from .bounds import f_divergence_bound as f_divergence_bound
+from .bounds import info_nce_bound as info_nce_bound
+from .bounds import jensen_shannon_bound as jensen_shannon_bound
+from .bounds import log_mean_exp as log_mean_exp
+from .bounds import smile_estimate as smile_estimate
+from .moving_average import LogMovingAverage as LogMovingAverage
+from .moving_average import mine_surrogate as mine_surrogate
+
+# as a term of a loss
+from .adaptive_clipping import AdaptedGradient as AdaptedGradient
+from .adaptive_clipping import adaptive_clip as adaptive_clip
+
+# without a critic
+from .gaussian import GaussianAnchor as GaussianAnchor
+from .gaussian import canonical_correlations as canonical_correlations
+from .gaussian import gaussian_anchor as gaussian_anchor
+from .gaussian import gaussian_mutual_information as gaussian_mutual_information
+from .gaussian import normal_scores as normal_scores
+from .nearest_neighbors import ksg as ksg

@@ -1,0 +1,56 @@
+"""The estimator of Kraskov, Stoegbauer and Grassberger, from the distances to nearest neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["ksg"]
+
+
+def ksg(x: Tensor, y: Tensor, k: int = 5) -> float:
+    r"""Mutual information from nearest neighbours, the first estimator of Kraskov et al.
+
+    .. math:: \widehat I = \psi(k) + \psi(n)
+              - \frac 1 n \sum_i \big( \psi(n_x(i) + 1) + \psi(n_y(i) + 1) \big)
+
+    n_x(i) counts the points whose distance in x is strictly below that of the k-th neighbour of i in (x, y), in the
+    maximum norm. Good in few dimensions; in twenty it misses most of a strong dependence.
+
+    Args:
+        x: Shape ``(n, d_x)``.
+        y: Shape ``(n, d_y)``.
+        k: Neighbours; more of them for less variance and more bias.
+
+    Returns:
+        In nats; may be slightly negative.
+
+    Raises:
+        ValueError: If the shapes do not fit, or there are not more than k samples.
+        ImportError: If scikit-learn is missing.
+
+    Cost: searches in three trees, about n log n operations in few dimensions, n^2 in many.
+
+    Reference:
+        Kraskov, Stoegbauer & Grassberger, "Estimating mutual information", Phys. Rev. E 69, 2004, eq. 8.
+    """
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not 1 <= k < len(x):
+        raise ValueError(
+            f"`x` and `y` must have shapes (n, d_x) and (n, d_y) with n > k = {k} >= 1, got {tuple(x.shape)}, "
+            f"{tuple(y.shape)}."
+        )
+    try:
+        from sklearn.neighbors import KDTree, NearestNeighbors  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ImportError("`ksg` needs scikit-learn: pip install 'torch-probes[examples]'") from error
+    one, other = (part.detach().cpu().double().numpy() for part in (x, y))
+    n = len(one)
+    both = np.hstack([one, other])
+    radius = NearestNeighbors(metric="chebyshev", n_neighbors=k).fit(both).kneighbors()[0][:, -1]
+    radius = np.nextafter(radius, 0)  # strictly below
+    counts = [KDTree(part, metric="chebyshev").query_radius(part, radius, count_only=True) for part in (one, other)]
+    # A count holds the point itself, which takes the place of the + 1.
+    psi = sum(torch.digamma(torch.from_numpy(count).double()).mean() for count in counts)
+    ends = torch.digamma(torch.tensor([k, n], dtype=torch.float64)).sum()
+    return float(ends - psi)
