@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["ModelChanged", "unnoticed"]
+__all__ = ["ModelChanged", "random_states_kept", "unnoticed"]
 
 
 class ModelChanged(RuntimeError):
@@ -53,6 +53,24 @@ def unnoticed(model: nn.Module) -> Iterator[None]:
             raise ModelChanged(
                 f"parameter {name!r} was changed in place; training is no longer what it would have been"
             )
+
+
+@contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Undo on exit whatever was drawn from, or seeded in, the random states of Python, numpy, torch and accelerators.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with random_states_kept():
+        ...     _ = torch.manual_seed(7)
+        >>> torch.equal(torch.get_rng_state(), before)
+        True
+    """
+    undo = _random_states()
+    try:
+        yield
+    finally:
+        undo()
 
 
 def _random_states() -> Callable[[], None]:

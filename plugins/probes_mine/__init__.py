@@ -1,4 +1,4 @@
-"""Mutual information: bounds, the gradient of MINE, adaptive clipping, and what can be had without a critic."""
+"""Mutual information: MINE, its bounds and gradient, adaptive clipping, and what can be had without a critic."""
 
 # ruff: noqa: I001 - grouped by subject
 
@@ -11,6 +11,14 @@ from .bounds import log_mean_exp as log_mean_exp
 from .bounds import smile_estimate as smile_estimate
 from .moving_average import LogMovingAverage as LogMovingAverage
 from .moving_average import mine_surrogate as mine_surrogate
+
+# MINE
+from .mine import Bound as Bound
+from .mine import Mine as Mine
+from .mine import MineEstimate as MineEstimate
+from .statistics_networks import ConvolutionalStatistics as ConvolutionalStatistics
+from .statistics_networks import DenseStatistics as DenseStatistics
+from .statistics_networks import GaussianNoise as GaussianNoise
 
 # as a term of a loss
 from .adaptive_clipping import AdaptedGradient as AdaptedGradient

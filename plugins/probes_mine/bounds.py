@@ -59,7 +59,7 @@ def donsker_varadhan_bound(joint: Tensor, marginal: Tensor) -> Tensor:
         3.0
 
     Reference:
-        Belghazi et al., "Mutual information neural estimation", ICML 2018; Baratin (2021), eq. 5.6.
+        Belghazi et al., "Mutual information neural estimation", ICML 2018; Baratin (2021), chapter 5, eq. 6.
     """
     return joint.mean() - log_mean_exp(marginal)
 
@@ -80,7 +80,7 @@ def f_divergence_bound(joint: Tensor, marginal: Tensor) -> Tensor:
 
     Reference:
         Nguyen, Wainwright & Jordan, "Estimating divergence functionals and the likelihood ratio by convex risk
-        minimization", IEEE Trans. Inf. Theory 2010; Baratin (2021), eq. 5.8.
+        minimization", IEEE Trans. Inf. Theory 2010; Baratin (2021), chapter 5, eq. 8.
     """
     return joint.mean() - (log_mean_exp(marginal) - 1).exp()
 

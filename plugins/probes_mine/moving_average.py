@@ -85,7 +85,7 @@ def mine_surrogate(joint: Tensor, marginal: Tensor, average: LogMovingAverage) -
         [-1.0, -1.0]
 
     Reference:
-        Belghazi et al. (2018), section 3.2; Baratin (2021), eq. 5.12.
+        Belghazi et al. (2018), section 3.2; Baratin (2021), chapter 5, eq. 12.
     """
     log_mean = log_mean_exp(marginal)
     return joint.mean() - (log_mean - average.update(log_mean)).exp()
