@@ -19,4 +19,5 @@ EXPERIMENTS = (
     "complexity_channels",
     "supernat",
     "capacity_norms",
+    "mutual_information_gaussians",
 )
