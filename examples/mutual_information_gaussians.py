@@ -75,10 +75,10 @@ def train(settings: Settings, task: Task) -> None:
             for step in part.steps(settings.steps):
                 x, z = pairs(rho, d, settings.batch_size, _generator(task.seed, d, rho, 1 + step))
                 mine.update(x.to(task.device), z.to(task.device))
-            found[method] = mine.estimate(*(side.to(task.device) for side in test)).value
+            x, z = (side.to(task.device) for side in test)
+            found[method] = mine.estimate(x, z).value
             if method == "MINE":
-                other = Mine(network, bound="f_divergence", seed=task.seed)
-                found["f-divergence of MINE's critic"] = other.estimate(*(s.to(task.device) for s in test)).value
+                found["f-divergence of MINE's critic"] = Mine(network, bound="f_divergence").estimate(x, z).value
         few = [side[: settings.num_neighbors] for side in test]
         found["KSG"] = ksg(few[0], few[1], k=3)
         (task.folder / f"{d}-{rho:g}.json").write_text(json.dumps(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any, Literal, get_args
@@ -9,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
@@ -44,9 +46,9 @@ class PathComplexity(Probe):
         ``complexity/layer_path_length``, ``complexity/layer_displacement``.
 
     Does not run by default, for it costs time at every step, which no budget can postpone: four passes over the
-    trainable parameters, and while the optimizer steps, not during forward and backward, a copy of them. When due, with
-    ``"signs"`` one forward and one backward pass and the norms of each example's gradients. The initial parameters are
-    kept in host memory and in checkpoints.
+    trainable parameters, and while the optimizer steps a copy of them (not during forward and backward, unless these
+    run in a closure). When due, with ``"signs"`` one forward and one backward pass and the norms of each example's
+    gradients. The initial parameters are kept in host memory and in checkpoints.
 
     Args:
         schedule: When the feature norm is taken, besides step 0; log-spaced by default.
@@ -198,7 +200,8 @@ class PathComplexity(Probe):
             "layers": list(self._layers),
             "initial": dict(self._initial),
             "total": self._total.state_dict() if self._total is not None else None,
-            "segment": dict(vars(self._segment)) if self._segment is not None else None,
+            # A copy: the next step adds to the segment in place.
+            "segment": dict(vars(copy.deepcopy(self._segment))) if self._segment is not None else None,
             "update_norm": self._update_norm,
         }
 
@@ -214,7 +217,7 @@ class PathComplexity(Probe):
 
     def _find(self, model: nn.Module) -> None:
         """The model's parameters as they are now, and the layers of those there were at first."""
-        named = list(model.named_parameters())
+        named = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
         if not self._layers:
             self._layers = list(dict.fromkeys(layer_of(model, name) for name, _ in named))
         index = {layer: number for number, layer in enumerate(self._layers)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map, tree_map_only
 
 from probes.batches import Batch
@@ -88,7 +89,8 @@ class Call:
     def parameters(self) -> dict[str, Tensor]:
         """The trainable parameters by name."""
         own = {name: self.tensors.get(name, parameter) for name, parameter in self.model.named_parameters()}
-        return {name: parameter for name, parameter in own.items() if parameter.requires_grad}
+        # A lazy module that has not been called has none yet.
+        return {name: p for name, p in own.items() if p.requires_grad and not is_lazy(p)}
 
     @property
     def device(self) -> torch.device:

@@ -333,6 +333,24 @@ def test_resumed_run_equals_an_uninterrupted_one(schedule, trace, cut, tmp_path)
         assert row.standard_error is None or found.standard_error.tobytes() == row.standard_error.tobytes()
 
 
+def test_state_does_not_change_with_later_steps_and_lazy_layers_wait():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(INPUTS, 4), nn.Tanh(), nn.Linear(4, CLASSES))
+    model.unused = nn.LazyLinear(3)
+    model.forward = lambda x: model[2](model[1](model[0](x)))
+    x, y = data(dtype=torch.float32)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if not nn.parameter.is_lazy(p)], lr=0.1)
+    probe = PathComplexity(every(10))
+    manager, _ = watch(model, probe, optimizer, dtype=torch.float32)
+    with manager:
+        update(model, optimizer, x, y)
+        state = probe.state_dict()
+        before = copy.deepcopy(state)
+        update(model, optimizer, x, y)
+        assert all(torch.equal(state["segment"][key], before["segment"][key]) for key in ("length", "moment", "first"))
+        assert probe.state_dict()["segment"]["steps"] == 2 and probe._layers == ["0", "2"]
+
+
 def test_training_is_bit_for_bit_the_same():
     torch.manual_seed(0)
     start = nn.Sequential(
