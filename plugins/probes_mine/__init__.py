@@ -23,6 +23,8 @@ from .statistics_networks import GaussianNoise as GaussianNoise
 # as a term of a loss
 from .adaptive_clipping import AdaptedGradient as AdaptedGradient
 from .adaptive_clipping import adaptive_clip as adaptive_clip
+from .regularizer import Mode as Mode
+from .regularizer import MutualInformationRegularizer as MutualInformationRegularizer
 
 # without a critic
 from .gaussian import GaussianAnchor as GaussianAnchor

@@ -16,7 +16,7 @@ from probes.precision import to_float64
 from .bounds import donsker_varadhan_bound, f_divergence_bound, log_mean_exp
 from .moving_average import LogMovingAverage, mine_surrogate
 
-__all__ = ["Bound", "MineEstimate", "Mine"]
+__all__ = ["Bound", "Mine", "MineEstimate", "partners"]
 
 Bound = Literal["donsker_varadhan", "f_divergence"]
 
@@ -96,7 +96,7 @@ class Mine:
         x, z = _pairs(x, z)
         self.network.train()
         with torch.enable_grad(), self._private_randomness():
-            joint, marginal = self._scores(x, z), self._scores(x, z[_partners(len(x)).to(z.device)])
+            joint, marginal = self._scores(x, z), self._scores(x, z[partners(len(x)).to(z.device)])
             if self.average is not None:
                 objective = mine_surrogate(joint, marginal, self.average)
             else:
@@ -197,9 +197,9 @@ def _pairs(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return x.detach(), z.detach()
 
 
-def _partners(n: int) -> Tensor:
+def partners(n: int, generator: torch.Generator | None = None) -> Tensor:
     """For each of n another that is not itself: the next in a random order that closes to a ring."""
-    order = torch.randperm(n)
-    partners = torch.empty_like(order)
-    partners[order] = order.roll(1)
-    return partners
+    order = torch.randperm(n, generator=generator)
+    following = torch.empty_like(order)
+    following[order] = order.roll(1)
+    return following
