@@ -126,7 +126,7 @@ class PathComplexitySum:
         weight = last.weight + length - late  # complete now
         self._variance = self._variance + weight.square() * last.variance
         guessed = length - first if segment.steps > 1 else torch.zeros_like(length)
-        if self.knots > 1:
+        if self.knots > 1 and max(last.steps, segment.steps) > 1:  # something is interpolated
             self._compare(before, last, norm, variance, length, guessed)
         self._before = last
         self._last = _Knot(norm, variance, late, length, guessed, last.spread, segment.steps)

@@ -143,7 +143,9 @@ class PathComplexity(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Take the feature norm and yield what the sum is now."""
-        self._find(run.model)
+        recorded = self.record is None or self.record.next(step - 1) == step
+        if recorded or not self._parameters:
+            self._find(run.model)
         traces, variances, how = self._traces(run)
         # The root of an estimate is too small on average: undone to first order.
         norms = traces.clamp_min(0).sqrt()
@@ -156,7 +158,7 @@ class PathComplexity(Probe):
         segment = self._segment or Segment.empty(size)
         self._total.knot(norms, errors.square(), segment)
         self._segment = None
-        if self.record is not None and self.record.next(step - 1) != step:
+        if not recorded:
             return
         batch = run.batch(self.batch)
         displacement = self._displacements(size)
@@ -268,7 +270,9 @@ class PathComplexity(Probe):
 
 def _square_norms(tensors: list[Tensor]) -> Tensor:
     """Of each tensor, in float64 where the device has it. Shape ``(len(tensors),)``."""
-    wide = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    device = tensors[0].device
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
     norms = torch._foreach_norm(tensors, 2, dtype=dtype)
-    return torch.stack([norm.to(device=norms[0].device, dtype=wide) for norm in norms]).square_()
+    if any(norm.device != device for norm in norms):
+        norms = [norm.to(device) for norm in norms]
+    return torch.stack(norms).to(torch.float32 if device.type == "mps" else torch.float64).square_()
