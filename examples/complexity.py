@@ -51,7 +51,7 @@ PRESETS = {
     "quick": Preset(
         Settings(1000, 2000, 100, (16, 64, 256, 1024), (0.0, 0.25, 0.5, 1.0), max_steps=20_000, trace_every=1),
         seeds=(0, 1, 2, 3, 4),
-        duration="6 min",
+        duration="4 min",
     ),
     "paper": Preset(Settings(), seeds=(0, 1, 2), duration="12 h"),
 }
@@ -237,7 +237,12 @@ def draw_panels(
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.5 * len(panels), 5.2), layout="constrained", sharey=True, squeeze=False
+        1,
+        len(panels),
+        figsize=(5.5 * len(panels), 5.2 if len(panels) > 1 else 6),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
     )
     styles: dict[str, dict[str, Any]] = {
         "gap": {"color": "black", "linewidth": 3, "label": "generalization gap"},
@@ -250,8 +255,9 @@ def draw_panels(
                 continue
             logs = np.log(values / values[:, :1])
             style = {"color": f"C{index + 2}", "linewidth": 1.2, "label": measure} | styles.get(measure, {})
-            mean = np.exp(logs.mean(0))
-            axis.errorbar(positions, mean, mean * logs.std(0), marker=".", capsize=2, **style)
+            mean, spread = np.exp(logs.mean(0)), np.exp(logs.std(0))
+            bars = np.stack([mean - mean / spread, mean * spread - mean])  # of the logarithm
+            axis.errorbar(positions, mean, bars, marker=".", capsize=2, **style)
         if positions[0] > 0:
             axis.set_xscale("log", base=2)
             axis.set_xticks(positions, [f"{position:g}" for position in positions])
@@ -260,7 +266,7 @@ def draw_panels(
         axis.set(xlabel=label)
     axes[0][0].set_ylabel("relative to the leftmost network")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(panels), fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -33,7 +33,7 @@ class Settings:
 PRESETS = {
     "smoke": Preset(Settings((2, 3), 0, 0, 10, goal=2.2, max_steps=10), seeds=(0,), duration="10 s", judged=False),
     "quick": Preset(Settings((6, 8, 12, 16), 1000, 1000, 100, max_steps=4000, trace_every=10), seeds=(0, 1, 2),
-                    duration="35 min"),
+                    duration="50 min"),
     "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
 }  # fmt: skip
 
