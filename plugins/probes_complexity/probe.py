@@ -274,5 +274,5 @@ def _square_norms(tensors: list[Tensor]) -> Tensor:
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
     norms = torch._foreach_norm(tensors, 2, dtype=dtype)
     if any(norm.device != device for norm in norms):
-        norms = [norm.to(device) for norm in norms]
+        norms = tuple(norm.to(device) for norm in norms)
     return torch.stack(norms).to(torch.float32 if device.type == "mps" else torch.float64).square_()
