@@ -185,7 +185,13 @@ class Mine:
     def _private_randomness(self) -> Iterator[None]:
         """Whatever is drawn from the global generators follows from the seed and the step, and is undone."""
         with random_states_kept():
-            torch.manual_seed((self.seed * 1_000_003 + self.steps) % 2**63)
+            seed = (self.seed * 1_000_003 + self.steps) % 2**63
+            # Not torch.manual_seed: before CUDA is initialised, that would seed it for later.
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.manual_seed_all(seed)
+            if torch.backends.mps.is_available():
+                torch.mps.manual_seed(seed)
             yield
 
 
