@@ -21,6 +21,7 @@ lint: .venv/.dev  ## style and types
 bench: .venv/.dev  ## side by side with bare PyTorch (and with peers, where they are installed)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/tangent_kernel.py
+	$(BIN)/python benchmarks/path_complexity.py
 
 clean:
 	rm -rf .venv
