@@ -12,6 +12,13 @@ from .bounds import smile_estimate as smile_estimate
 from .moving_average import LogMovingAverage as LogMovingAverage
 from .moving_average import mine_surrogate as mine_surrogate
 
+# the best estimate
+from .categorical import categorical_information as categorical_information
+from .estimator import Flag as Flag
+from .estimator import Method as Method
+from .estimator import MutualInformationResult as MutualInformationResult
+from .estimator import mutual_information as mutual_information
+
 # MINE
 from .mine import Bound as Bound
 from .mine import Mine as Mine

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ksg"]
+__all__ = ["ksg", "ksg_terms"]
 
 
 def ksg(x: Tensor, y: Tensor, k: int = 5) -> float:
@@ -35,6 +35,11 @@ def ksg(x: Tensor, y: Tensor, k: int = 5) -> float:
     Reference:
         Kraskov, Stoegbauer & Grassberger, "Estimating mutual information", Phys. Rev. E 69, 2004, eq. 8.
     """
+    return float(ksg_terms(x, y, k).mean())
+
+
+def ksg_terms(x: Tensor, y: Tensor, k: int = 5) -> Tensor:
+    """What each sample adds to :func:`ksg`, their mean. Shape ``(n,)``, float64."""
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or not 1 <= k < len(x):
         raise ValueError(
             f"`x` and `y` must have shapes (n, d_x) and (n, d_y) with n > k = {k} >= 1, got {tuple(x.shape)}, "
@@ -51,6 +56,5 @@ def ksg(x: Tensor, y: Tensor, k: int = 5) -> float:
     radius = np.nextafter(radius, 0)  # strictly below
     counts = [KDTree(part, metric="chebyshev").query_radius(part, radius, count_only=True) for part in (one, other)]
     # A count holds the point itself, which takes the place of the + 1.
-    psi = sum(torch.digamma(torch.from_numpy(count).double()).mean() for count in counts)
-    ends = torch.digamma(torch.tensor([k, n], dtype=torch.float64)).sum()
-    return float(ends - psi)
+    psi = torch.digamma(torch.from_numpy(np.stack(counts)).double()).sum(0)
+    return torch.digamma(torch.tensor([k, n], dtype=torch.float64)).sum() - psi
