@@ -7,6 +7,7 @@ none                             a curve over the steps, with a band of two stan
 one of numbers                   a heat map: the coordinate to the right, the steps upwards
 one of names (layers)            a curve for each name, the first 20
 ``("y", "x")``                   a film strip of at most eight steps
+``(names, "plane")``             the way of each name through a plane of two quantities, the first 20 names
 two                              a heat map for each entry of the first, the first nine
 ===============================  =====================================================================================
 
@@ -99,6 +100,8 @@ def _choose(value: Any, dims: list[Any]) -> Any:
         return _curve
     if dims == ["y", "x"]:
         return _film
+    if len(dims) == 2 and dims[1] == "plane" and value.sizes["plane"] == 2:
+        return _plane
     if len(dims) == 1:
         coordinate = value.coords[dims[0]]
         return _curves if coordinate.dtype.kind in "OUS" or value.sizes[dims[0]] == 1 else _heat_map
@@ -173,6 +176,26 @@ def _mesh(axes: Any, value: Any, limits: tuple[float, float] | None = None) -> A
     if len(steps) == 1:
         axes.set_yticks(steps)
     return mesh
+
+
+def _plane(figure: Figure, value: Any, error: Any) -> None:
+    axes = figure.add_subplot()
+    (dim,) = (dim for dim in value.dims if dim not in ("step", "plane"))
+    names = value[dim].values[:20]
+    colors = _colormap()(np.linspace(0, 0.93, len(names)))
+    sizes = np.linspace(3, 40, value.sizes["step"])  # from the first step to the last
+    for index, name in enumerate(names):
+        x, y = value.isel({dim: index}).transpose("plane", "step").values
+        axes.plot(x, y, color=colors[index], linewidth=1, alpha=0.6)
+        axes.scatter(x, y, s=sizes, color=[colors[index]], label=str(name), edgecolors="none")
+    units = str(value.attrs.get("units", "1"))
+    x_label, y_label = (f"{words} ({units})" if units != "1" else str(words) for words in value["plane"].values)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_title(f"steps {int(value['step'][0])} (small) to {int(value['step'][-1])} (large)", fontsize=9)
+    axes.legend(
+        title=str(dim), fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
+        markerscale=1.5, scatteryoffsets=[0.5],
+    )  # fmt: skip
 
 
 def _film(figure: Figure, value: Any, error: Any) -> None:

@@ -33,6 +33,11 @@ from .adaptive_clipping import adaptive_clip as adaptive_clip
 from .regularizer import Mode as Mode
 from .regularizer import MutualInformationRegularizer as MutualInformationRegularizer
 
+# of hidden layers
+from .channel import ChannelInformation as ChannelInformation
+from .channel import noisy_channel_information as noisy_channel_information
+from .probe import MutualInformation as MutualInformation
+
 # without a critic
 from .gaussian import GaussianAnchor as GaussianAnchor
 from .gaussian import canonical_correlations as canonical_correlations

@@ -29,8 +29,8 @@ class StackedLinear(nn.Module):
     ) -> None:
         super().__init__()
         bound = gain * math.sqrt(3 / inputs)
-        self.weight = nn.Parameter((2 * torch.rand(m, inputs, outputs, generator=generator) - 1) * bound)
-        self.bias = nn.Parameter((2 * torch.rand(m, 1, outputs, generator=generator) - 1) * bias)
+        self.weight = nn.Parameter((2 * torch.rand(m, inputs, outputs, generator=generator, device="cpu") - 1) * bound)
+        self.bias = nn.Parameter((2 * torch.rand(m, 1, outputs, generator=generator, device="cpu") - 1) * bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(m, n, inputs)`` to ``(m, n, outputs)``."""
@@ -65,7 +65,7 @@ class StackedCritics(nn.Module):
         )
         self.joint = StackedLinear(m, width, width, generator)
         self.output = StackedLinear(m, width, 1, generator, 0.0)
-        self.scale = nn.Parameter(torch.ones(m, 1, 1))
+        self.scale = nn.Parameter(torch.ones(m, 1, 1, device="cpu"))
         with torch.no_grad():
             self.output.bias.fill_(offset)
 

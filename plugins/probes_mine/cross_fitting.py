@@ -30,7 +30,7 @@ def split(n: int, m: int, generator: torch.Generator) -> Folds:
         >>> folds.train.shape, folds.test.shape, folds.test.flatten().unique().numel()
         (torch.Size([5, 8]), torch.Size([5, 2]), 10)
     """
-    order = torch.randperm(n, generator=generator)
+    order = torch.randperm(n, generator=generator, device="cpu")
     size = n // m
     test = order[: m * size].view(m, size)
     train = torch.stack([torch.cat([order[: i * size], order[(i + 1) * size :]]) for i in range(m)])
@@ -118,7 +118,9 @@ def fit(
     step, position = 0, n
     while step < max_steps and step < best_step + every * patience:
         if position + batch > n:
-            order = torch.stack([torch.randperm(n, generator=generator) for _ in range(m)]).to(train.device)
+            order = torch.stack([torch.randperm(n, generator=generator, device="cpu") for _ in range(m)]).to(
+                train.device
+            )
             position = 0
         rows = train.gather(1, order[:, position : position + batch])
         position += batch

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import one_hot
 
 from .bounds import (
     donsker_varadhan_bound,
@@ -21,10 +21,11 @@ from .bounds import (
     smile_estimate,
 )
 from .categorical import categorical_information
-from .coordinates import coordinates, gaussian_terms, whitened_features
-from .critics import StackedClassifiers, StackedCritics
+from .coordinates import coordinates, gaussian_terms
+from .critics import StackedCritics
 from .cross_fitting import Training, fit, split
 from .gaussian import gaussian_anchor, normal_scores
+from .labels import NUM_FOLDS, label_information
 from .nearest_neighbors import ksg_terms
 
 __all__ = ["Flag", "Method", "MutualInformationResult", "mutual_information"]
@@ -32,7 +33,6 @@ __all__ = ["Flag", "Method", "MutualInformationResult", "mutual_information"]
 Method = Literal["mine", "nwj", "smile", "info_nce", "jensen_shannon", "ksg"]
 Flag = Literal["saturated", "not_converged", "few_samples"]
 
-NUM_FOLDS = 5
 MIN_SAMPLES = 20
 SMILE_CLIP = 5.0
 
@@ -150,8 +150,8 @@ def mutual_information(
     if max_steps < 1:
         raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
-    # Whatever mode, default device or dtype the caller is in: samples of a moment ago may come from inference.
-    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+    # Whatever mode the caller is in.
+    with torch.inference_mode(False), torch.no_grad():
         first, second = _side(x, "x", discrete_x), _side(y, "y", discrete_y)
         n = len(first.values)
         if len(second.values) != n:
@@ -173,14 +173,17 @@ def mutual_information(
             terms = ksg_terms(normal_scores(first.values), normal_scores(second.values))
             held_out = False
         elif min(first.size, second.size) == 0:
-            terms = torch.zeros(n, dtype=torch.float64)  # one of them is constant
+            terms = first.values.new_zeros(n)  # one of them is constant
         elif first.discrete and second.discrete and method == "mine":
             terms = categorical_information(first.values[:, 0].long(), second.values[:, 0].long())
         else:
             generator = torch.Generator().manual_seed(seed)
             if discrete and method == "mine":
                 features, classes = (second, first) if first.discrete else (first, second)
-                terms, training = _by_classifier(features, classes, generator, max_steps, device)
+                labels = classes.values[:, 0].long()
+                terms, training, _ = label_information(
+                    features.values, labels, generator, max_steps=max_steps, device=device
+                )
             else:
                 terms, training = _by_critic(first.numeric(), second.numeric(), method, generator, max_steps, device)
             steps = training.steps
@@ -281,29 +284,6 @@ def _by_critic(
     return torch.cat(terms), training
 
 
-def _by_classifier(
-    features: _Side, classes: _Side, generator: torch.Generator, max_steps: int, device: torch.device
-) -> tuple[Tensor, Training]:
-    """Terms log q(class | features) / p(class) of each sample, by a classifier that has not seen it."""
-    labels = classes.values[:, 0].long()
-    folds = split(len(labels), NUM_FOLDS, generator)
-    x = whitened_features(features.values, folds.train).to(device, torch.float32)
-    train, test = (rows.to(device) for rows in folds)
-    prior = (labels.bincount().double() / len(labels)).log().to(device, torch.float32)
-    labels = labels.to(device)
-    network = StackedClassifiers(NUM_FOLDS, x.shape[2], len(prior), generator).to(device, torch.float32)
-
-    def cross_entropies(rows: Tensor) -> Tensor:
-        logits = network(_take(x, rows)) + prior
-        return cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="none")
-
-    training = fit(
-        network, lambda rows: cross_entropies(rows).mean() * NUM_FOLDS, lambda: -float(cross_entropies(test).mean()),
-        train, generator, max_steps=max_steps,
-    )  # fmt: skip
-    return (-cross_entropies(test).double() - prior.double()[labels[test].flatten()]).cpu(), training
-
-
 def _terms(joint: Tensor, marginal: Tensor, shifts: Sequence[int], method: Method) -> Tensor:
     """What each test sample adds to the value: through its pair, and through all pairs with its x or its y.
 
@@ -326,7 +306,7 @@ def _terms(joint: Tensor, marginal: Tensor, shifts: Sequence[int], method: Metho
 
 
 def _shifts(n: int, number: int, generator: torch.Generator) -> list[int]:
-    return [1 + int(shift) for shift in torch.randperm(n - 1, generator=generator)[:number]]
+    return [1 + int(shift) for shift in torch.randperm(n - 1, generator=generator, device="cpu")[:number]]
 
 
 def _take(side: Tensor, rows: Tensor) -> Tensor:

@@ -57,4 +57,4 @@ def ksg_terms(x: Tensor, y: Tensor, k: int = 5) -> Tensor:
     counts = [KDTree(part, metric="chebyshev").query_radius(part, radius, count_only=True) for part in (one, other)]
     # A count holds the point itself, which takes the place of the + 1.
     psi = torch.digamma(torch.from_numpy(np.stack(counts)).double()).sum(0)
-    return torch.digamma(torch.tensor([k, n], dtype=torch.float64)).sum() - psi
+    return torch.digamma(torch.tensor([k, n], dtype=torch.float64, device="cpu")).sum() - psi

@@ -10,6 +10,7 @@ one numeric dimension                      a histogram whose bars are the values
                                            128, ... steps measured and at the end (with the extra ``analysis``)
 one dimension of names (layers)            a scalar for each of the first 64 names
 dimensions ``("y", "x")``                  an image, from its least value (black) to its greatest (white)
+dimensions of names and ``"plane"``        the picture of all steps so far
 anything else, and complex values          nothing here
 =========================================  ==========================================================================
 """
@@ -61,7 +62,8 @@ class TensorBoardSink:
             self._remember(item)
 
     def _remember(self, item: Measurement) -> None:
-        if len(item.dims) != 1 or not 2 < item.value.size <= 1024 or item.coords[item.dims[0]].values.dtype.kind == "U":
+        spectrum = len(item.dims) == 1 and item.coords[item.dims[0]].values.dtype.kind != "U"
+        if not (spectrum or item.dims[1:] == ("plane",)) or not 2 < item.value.size <= 1024:
             return
         rows = self._history.setdefault(item.name, [])
         rows.append(item)
@@ -78,12 +80,14 @@ class TensorBoardSink:
             return
         from ..plots import pixels, plot
 
-        last, dim = rows[-1], rows[-1].dims[0]
-        axis = last.coords[dim]
+        last = rows[-1]
         about = {"long_name": last.description or last.name, "units": last.unit}
         stream = xarray.Dataset(
-            {"value": (("step", dim), np.stack([row.value for row in rows]), about)},
-            {"step": [row.step for row in rows], dim: (dim, axis.values, {"units": axis.unit})},
+            {"value": (("step", *last.dims), np.stack([row.value for row in rows]), about)},
+            {
+                "step": [row.step for row in rows],
+                **{dim: (dim, axis.values, {"units": axis.unit}) for dim, axis in last.coords.items()},
+            },
         )
         picture = pixels(plot(stream, title=last.name))
         self._writer.add_image(f"{last.name}/over_training", picture, last.step, last.wall_time, dataformats="HWC")

@@ -1,0 +1,263 @@
+"""MutualInformation: what hidden layers keep of the inputs and of the labels during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probes.batches import Batch
+from probes.measurement import Axis, Measurement
+from probes.precision import to_float64
+from probes.probe import Probe
+from probes.run import Run
+from probes.schedule import Schedule
+
+from .channel import ChannelInformation, noisy_channel_information
+from .estimator import mutual_information
+from .labels import label_information
+
+__all__ = ["MutualInformation"]
+
+MAX_COMPONENTS = 64
+"""Principal components of a layer that a classifier is given."""
+
+
+class MutualInformation(Probe):
+    r"""What each hidden layer T, plus noise, keeps of the inputs X and of the targets Y; the information plane.
+
+    .. math:: I(X; T + \sigma \varepsilon), \quad I(T + \sigma \varepsilon; Y)
+
+    Yields, in nats, per layer, with the batch's name at the end:
+        ``information/inputs_lower`` and ``information/inputs_upper``: bounds of the first, from the known density of
+        the noise, no critic (:func:`noisy_channel_information`). The lower one cannot exceed log n.
+        ``information/noise``: :math:`\sigma`, in units of the activations.
+        Where the batch has targets, ``information/targets``: a lower bound of the second on samples that were held out.
+        For classes it sums over them exactly and is at most their entropy; for numbers it is
+        :func:`mutual_information`. And ``information/plane``, both, drawn against each other.
+
+    What it cannot say: a layer without noise is a function of the input, and its information about a continuous one is
+    infinite, about n samples log n, whatever it has learned; numbers below that in the literature are of the binning or
+    the noise that was added. So they are here: they depend on ``noise``, which is relative to the layer's own scale.
+    Compare steps and layers at the same noise, and where the lower bound is near log n, trust neither bound. That of
+    the targets is what classifiers find in these samples: it rises when the layer makes them easier to classify.
+
+    Classifiers go on from those of the measurement before; every tenth starts anew, and replaces the other if it is
+    better by three standard errors. They have their own random numbers, and never saw the samples they are told of.
+    Runs when named. Give it a batch of a thousand samples or more: ``batches={"probe": (x, y)}``. Costs a forward pass,
+    n^2 distances a layer, and about a second of training a layer the first time.
+
+    Args:
+        schedule: When it is due; by default log-spaced.
+        batches: Names of the batches; all by default.
+        layers: Names of modules whose outputs are T; by default all with a weight matrix, the last one included.
+        noise: Standard deviation of the noise, in units of the root mean square deviation of the layer's activations.
+        num_samples: The first so many of each batch.
+        cold_every: Measurements from one start anew to the next.
+
+    Raises:
+        ValueError: If ``noise`` is not positive, ``num_samples`` below 20, ``cold_every`` below 1, or a layer unknown.
+
+    Example:
+        >>> MutualInformation(noise=0.5).name
+        'mutual_information'
+
+    Reference:
+        The plane: Shwartz-Ziv & Tishby, "Opening the black box of deep neural networks via information", 2017. Why the
+        noise: Saxe et al., "On the information bottleneck theory of deep learning", ICLR 2018; Goldfeld et al.,
+        "Estimating information flow in deep neural networks", ICML 2019.
+    """
+
+    name = "mutual_information"
+    needs = frozenset({"batch"})
+    by_default = False
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        batches: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        noise: float = 0.1,
+        num_samples: int = 1000,
+        cold_every: int = 10,
+    ) -> None:
+        super().__init__(schedule)
+        if not 0 < noise < math.inf:
+            raise ValueError(f"`noise` must be positive, got {noise}: without it the information is infinite.")
+        if num_samples < 20:
+            raise ValueError(f"`num_samples` must be at least 20, got {num_samples}.")
+        if cold_every < 1:
+            raise ValueError(f"`cold_every` must be at least 1, got {cold_every}.")
+        self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
+        self.layers = None if layers is None else list(layers)
+        self.noise, self.num_samples, self.cold_every = noise, num_samples, cold_every
+        self._learned: dict[str, _Learned] = {}
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Yield what the layers keep now, batch by batch."""
+        for name in self.batches or run.batches:
+            batch = run.batch(name).first(self.num_samples)
+            layers = self._activations(run, batch, name)
+            axis = {"layer": Axis(np.array(list(layers)))}
+            how = f"noise of {self.noise:g} of the layer's deviation, {batch.n} samples"
+            found = list(layers.values())
+
+            def stream(quantity: str, values: Any, estimator: str, name: str = name, **more: Any) -> Measurement:
+                more = {"dims": ("layer",), "coords": axis, "unit": "nats", **more}  # noqa: B023 - called at once
+                return Measurement(f"information/{quantity}/{name}", np.array(values), estimator=estimator, **more)
+
+            lower = [float(layer.inputs.lower) for layer in found]
+            yield stream(
+                "inputs_lower", lower, f"known density of the noise, at most log n; {how}", num_samples=batch.n,
+                standard_error=np.array([float(layer.inputs.lower_error) for layer in found]),
+            )  # fmt: skip
+            yield stream(
+                "inputs_upper", [float(layer.inputs.upper) for layer in found],
+                f"known density of the noise, leaving one out; {how}", num_samples=batch.n,
+                standard_error=np.array([float(layer.inputs.upper_error) for layer in found]),
+            )  # fmt: skip
+            yield stream("noise", [layer.std for layer in found], "", unit="activation",
+                         description="standard deviation of the noise")  # fmt: skip
+            if batch.targets is None:
+                continue
+            targets = [layer.targets[0] for layer in found]
+            yield stream("targets", targets, f"lower bound, held out; {how}", num_samples=batch.n,
+                         standard_error=np.array([layer.targets[1] for layer in found]))  # fmt: skip
+            plane = Axis(np.array(["I(X; T + noise), at least", "I(T + noise; Y), at least"]))
+            yield stream("plane", np.array([lower, targets]).T, how, num_samples=batch.n, dims=("layer", "plane"),
+                         coords={**axis, "plane": plane}, description="information plane")  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The classifiers, for a resume that goes on to the last bit."""
+        return {"learned": {key: learned._asdict() for key, learned in self._learned.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._learned = {key: _Learned(**learned) for key, learned in state["learned"].items()}
+
+    def _activations(self, run: Run, batch: Batch, batch_name: str) -> dict[str, _Layer]:
+        """What is to be known of each layer, in order of execution; the activations of one at a time are held."""
+        modules = dict(run.model.named_modules())
+        unknown = [layer for layer in self.layers or [] if layer not in modules]
+        if unknown:
+            raise ValueError(f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}.")
+        chosen = self.layers or [name for name, module in modules.items() if _has_matrix(module)]
+        generator, found = run.generator, {}
+
+        def hook(name: str) -> Any:
+            def see(module: nn.Module, args: Any, output: Any) -> None:
+                output = output[0] if isinstance(output, tuple) else output
+                if isinstance(output, Tensor) and output.is_floating_point() and output.shape[:1] == (batch.n,):
+                    found[name or type(module).__name__] = self._look(
+                        output.detach().flatten(1), batch, generator, f"{batch_name}/{name}"
+                    )
+
+            return see
+
+        handles = [modules[name].register_forward_hook(hook(name)) for name in chosen]
+        try:
+            with torch.no_grad():
+                run.forward(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        missing = [layer for layer in self.layers or [] if (layer or type(modules[layer]).__name__) not in found]
+        if missing or not found:
+            which = ", ".join(map(repr, missing)) or "none of those with a weight matrix"
+            raise ValueError(
+                f"`layers` must be modules that return a tensor with a row for each of the {batch.n} samples, got "
+                f"{which}. Name others."
+            )
+        return found
+
+    def _look(self, features: Tensor, batch: Batch, generator: torch.Generator, key: str) -> _Layer:
+        features = to_float64(features)
+        std = self.noise * float(features.var(0).mean().sqrt())
+        noise = torch.randn(features.shape, generator=generator, dtype=torch.float64).to(features.device)
+        if std == 0:  # a dead layer tells nothing
+            nothing = features.new_zeros(())
+            return _Layer(ChannelInformation(nothing, nothing, nothing, nothing), 0.0, (0.0, 0.0))
+        inputs = noisy_channel_information(features, noise, std)
+        targets = (0.0, 0.0)
+        if batch.targets is not None:
+            targets = self._targets(features + std * noise, batch.targets, key)
+        return _Layer(inputs, std, targets)
+
+    def _targets(self, features: Tensor, targets: Tensor, key: str) -> tuple[float, float]:
+        """Value and standard error of the information about the targets."""
+        device = targets.device
+        if targets.is_floating_point() or targets.numel() != len(targets):
+            components = _Frame.of(features)
+            result = mutual_information(components.project(features).to(device), targets, max_steps=500)
+            return result.value, result.standard_error
+        labels = torch.unique(targets.flatten(), return_inverse=True)[1].cpu()
+        held = self._learned.get(key)
+        warm = None
+        if held is not None:
+            frame = _Frame(held.mean, held.components)
+            warm = label_information(
+                frame.project(features), labels, torch.Generator().manual_seed(0), start=held.state,
+                max_steps=100, every=25, patience=2, device=device,
+            )  # fmt: skip
+            self._learned[key] = held = held._replace(state=warm.state, age=held.age + 1)
+        if held is None or held.age % self.cold_every == 0:
+            frame = _Frame.of(features)
+            cold = label_information(
+                frame.project(features), labels, torch.Generator().manual_seed(0), max_steps=600, every=25, patience=6,
+                device=device,
+            )  # fmt: skip
+            error = float(cold.terms.std()) / math.sqrt(len(cold.terms))
+            if warm is None or float(cold.terms.mean() - warm.terms.mean()) > 3 * error:
+                age = 0 if held is None else held.age
+                self._learned[key] = _Learned(frame.mean, frame.components, cold.state, age)
+                warm = cold
+        assert warm is not None
+        return float(warm.terms.mean()), float(warm.terms.std()) / math.sqrt(len(warm.terms))
+
+
+class _Layer(NamedTuple):
+    inputs: ChannelInformation
+    std: float
+    targets: tuple[float, float]
+
+
+class _Learned(NamedTuple):
+    """The classifiers of a layer, and the components they were trained on: those must not turn."""
+
+    mean: Tensor
+    components: Tensor
+    state: dict[str, Tensor]
+    age: int
+
+
+class _Frame(NamedTuple):
+    """Principal components."""
+
+    mean: Tensor
+    components: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> _Frame:
+        mean = features.mean(0)
+        if features.shape[1] <= MAX_COMPONENTS:
+            return cls(mean, torch.eye(features.shape[1], dtype=features.dtype, device=features.device))
+        centred = features - mean
+        if centred.shape[1] <= len(centred):
+            vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
+            return cls(mean, vectors[:, -MAX_COMPONENTS:])
+        vectors = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -MAX_COMPONENTS:]
+        components = centred.T @ vectors
+        return cls(mean, components / torch.linalg.vector_norm(components, dim=0).clamp_min(1e-300))
+
+    def project(self, features: Tensor) -> Tensor:
+        """On the CPU."""
+        return ((features - self.mean) @ self.components).cpu()
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
