@@ -20,4 +20,11 @@ EXPERIMENTS = (
     "supernat",
     "capacity_norms",
     "mutual_information_gaussians",
+    "mutual_information_equitability",
+    "mutual_information_bottleneck",
+    "mutual_information_gan",
+    "mutual_information_ali",
+    "mutual_information_stacked_mnist",
+    "mutual_information_ali_images",
+    "mutual_information_ali_celeba",
 )
