@@ -334,10 +334,10 @@ def read(settings: Settings, folder: Path, seed: int) -> Results:
 
 
 def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
-    """The information is judged twice: by bounds that need no critic, and as MINE reads it.
+    """The information is judged as a fresh MINE reads it on test images, the way it was minimized.
 
-    Most of the information escapes a critic, so what it reads may fall while the information stays: it must not be
-    taken for the other.
+    Most of it escapes a critic, so what that reads may fall while the information stays. Bounds that need no critic are
+    reported beside it: where they do not fall, the reading is no evidence that the information did.
     """
     findings = [
         Finding(
@@ -372,15 +372,15 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
         ]
         findings.append(
             Finding(
-                f"I(X; Z) of test images, {encoder} encoder, in nats", "lower",
-                "\n".join([f"lower by {_list([100 * share for share in shares], '.1f')} %", *measured]),
-                f"lower by >= 30 %: {which}", enough([share >= 0.3 for share in shares]), shares,
+                f"bounds of I(X; Z) without a critic, {encoder} encoder, in nats", "lower",
+                "\n".join([f"lower by {_list([100 * share for share in shares], '.1f')} % ({which})", *measured]),
+                values=shares,
             )
         )  # fmt: skip
         by_critic = [1 - a["critic"] / b["critic"] for a, b in zip(mine, without, strict=True)]
         findings.append(
             Finding(
-                f"the same as a fresh MINE reads it, {encoder} encoder", "lower",
+                f"I(X; Z) of test images as a fresh MINE reads it, {encoder} encoder", "lower",
                 f"lower by {_list([100 * share for share in by_critic], '.1f')} %", "lower by >= 30 %",
                 enough([share >= 0.3 for share in by_critic]), by_critic,
             )
@@ -431,6 +431,10 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     right.axvline(math.log(size), color="0.5", linestyle=":", label=f"log {size}")
     right.set_yticks(places, names)
     right.set(xlabel="I(X; Z) of test images (nats)", xscale="log")
+    low, high = right.get_xlim()
+    ticks = [tick for tick in (0.01, 0.1, 1, 2, 5, 10, 20, 100, 1000) if low <= tick <= high]
+    right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    right.minorticks_off()
     right.invert_yaxis()
     right.grid(axis="x", alpha=0.3)
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)

@@ -37,7 +37,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(Settings((0.5,), (8,), steps=20, num_test=200), seeds=(0,), duration="2 s", judged=False),
-    "quick": Preset(Settings((0.3, 0.5, 0.9)), seeds=(0, 1, 2), duration="4 min"),
+    "quick": Preset(Settings((0.3, 0.5, 0.9)), seeds=(0, 1, 2), duration="5 min"),
     "paper": Preset(Settings(tuple(round(0.1 * k, 1) for k in range(1, 10)), steps=20_000), seeds=(0, 1, 2),
                     duration="2 h"),
 }  # fmt: skip

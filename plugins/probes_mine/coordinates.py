@@ -234,7 +234,7 @@ def _spread(values: Tensor) -> tuple[Tensor, Tensor]:
     deviations = (values - values.median(0).values).abs()
     spread = deviations.median(0).values
     spread = torch.where(spread > 0, spread, deviations.mean(0))  # of components most of which are equal
-    return spread.clamp_min(1e-100), values
+    return spread.clamp_min(torch.finfo(torch.float64).tiny), values
 
 
 def _whitened(scores: Tensor, rows: Tensor, floor: float = 1e-4) -> Tensor:
@@ -243,6 +243,7 @@ def _whitened(scores: Tensor, rows: Tensor, floor: float = 1e-4) -> Tensor:
     values, vectors = torch.linalg.eigh(centred[rows].T @ centred[rows] / len(rows))
     # Directions that hardly vary are duplicates: raised to one they would be noise.
     values = values.clamp_min(floor * float(values.max()))
+    values = torch.where(values > 0, values, 1.0)  # constant on these rows
     white: Tensor = centred @ (vectors / values.sqrt()) @ vectors.T
     return white
 
@@ -272,6 +273,7 @@ def _pairs(x: Tensor, y: Tensor, train: Tensor, most: int | None = None) -> tupl
         samples = samples - mean
         values, vectors = torch.linalg.eigh(samples.mT @ samples / n)
         values = values.clamp_min(0) + ridge * values.mean(1, keepdim=True)
+        values = torch.where(values > 0, values, 1.0)  # a side may be constant on these rows
         whitening = (vectors / values.sqrt()[:, None]) @ vectors.mT
         sides.append((side - mean, samples, whitening))
     (all_x, train_x, white_x), (all_y, train_y, white_y) = sides

@@ -113,8 +113,9 @@ def fit(
     )
     warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 50))
     average = WeightAverage(network)
+    look = torch.no_grad()(held_out)
 
-    best_value, best_step, best = held_out(), 0, [value.clone() for value in average.values]
+    best_value, best_step, best = look(), 0, [value.clone() for value in average.values]
     step, position = 0, n
     while step < max_steps and step < best_step + every * patience:
         if position + batch > n:
@@ -134,7 +135,7 @@ def fit(
         step += 1
         if step % every == 0:
             with average.applied():
-                value = held_out()
+                value = look()
             if not math.isfinite(value):
                 break
             if value > best_value + 1e-4:

@@ -41,7 +41,8 @@ def gaussian_mutual_information(correlations: Tensor | float) -> Tensor:
     Reference:
         Cover & Thomas, *Elements of Information Theory*, 2nd ed., section 8.5; Baratin (2021), figure 5.1.
     """
-    rho = torch.as_tensor(correlations, dtype=torch.float64)
+    rho = correlations if isinstance(correlations, Tensor) else torch.tensor(correlations, device="cpu")
+    rho = to_float64(rho)
     if not bool((rho.abs() <= 1).all()):
         raise ValueError(f"`correlations` must be between -1 and 1, got {rho.tolist()}.")
     return -torch.log1p(-rho.square()).sum() / 2

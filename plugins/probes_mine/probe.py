@@ -24,7 +24,8 @@ from .labels import label_information
 __all__ = ["MutualInformation"]
 
 MAX_COMPONENTS = 64
-"""Principal components of a layer that a classifier is given."""
+"""Principal components of a layer that a classifier is given, at most; and one for every so many samples."""
+SAMPLES_PER_COMPONENT = 20
 
 
 class MutualInformation(Probe):
@@ -244,13 +245,14 @@ class _Frame(NamedTuple):
     @classmethod
     def of(cls, features: Tensor) -> _Frame:
         mean = features.mean(0)
-        if features.shape[1] <= MAX_COMPONENTS:
+        most = min(MAX_COMPONENTS, max(1, len(features) // SAMPLES_PER_COMPONENT))
+        if features.shape[1] <= most:
             return cls(mean, torch.eye(features.shape[1], dtype=features.dtype, device=features.device))
         centred = features - mean
         if centred.shape[1] <= len(centred):
             vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
-            return cls(mean, vectors[:, -MAX_COMPONENTS:])
-        vectors = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -MAX_COMPONENTS:]
+            return cls(mean, vectors[:, -most:])
+        vectors = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -most:]
         components = centred.T @ vectors
         return cls(mean, components / torch.linalg.vector_norm(components, dim=0).clamp_min(1e-300))
 

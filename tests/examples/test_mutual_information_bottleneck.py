@@ -106,11 +106,9 @@ def seed(baseline=2.0, mine=2.1, without=9.0, with_mine=6.0, critic=2.0):
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({}, [True, True, True] * 3),
-        ({"mine": 2.3}, [False, True, True] * 3),
-        ({"with_mine": 6.5}, [True, False, True] * 3),  # whatever the critic reads
-        ({"critic": 2.2}, [True, True, False] * 3),
-        ({"without": 2.0, "with_mine": 1.0, "critic": 2.2}, [True, True, False] + [True, False, False] * 2),
+        ({}, [True, True] * 3),
+        ({"mine": 2.3}, [False, True] * 3),
+        ({"critic": 2.2}, [True, False] * 3),
     ],
 )
 def test_judge(changed, expected):

@@ -1,0 +1,207 @@
+"""MutualInformation of layers: its streams, their limits, warm starts, a resume, and a training left as it was."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from loops import Memory
+from torch import nn
+
+from probes import ProbeManager, at, every
+from probes.batches import Batch
+from probes.run import Run
+from probes_mine import MutualInformation, noisy_channel_information
+from probes_mine.labels import label_information
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def data(n=300, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    centres = 2 * torch.randn(3, 6, generator=torch.Generator().manual_seed(9))
+    return centres[labels] + torch.randn(n, 6, generator=generator), labels
+
+
+def mlp(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def run_of(model, x, y=None, step=0):
+    return Run(
+        model.eval(), "unused", seed=0, output=lambda out: out, batches={"train": Batch((x,), targets=y)}, step=step
+    )
+
+
+def measured(probe, run):
+    return {m.name.removeprefix("information/").removesuffix("/train"): m for m in probe.measure(run, run.step)}
+
+
+def train(model, steps=1):
+    x, y = data(seed=1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def test_streams_and_limits():
+    x, y = data()
+    found = measured(MutualInformation(noise=0.3), run_of(mlp(), x, y))
+    assert set(found) == {"inputs_lower", "inputs_upper", "noise", "targets", "plane"}
+    assert found["targets"].coords["layer"].values.tolist() == ["0", "2", "4"]
+    entropy = -sum(p * math.log(p) for p in (y.bincount() / len(y)).tolist())
+    assert (found["inputs_lower"].value <= math.log(300) + 1e-12).all()
+    assert (found["inputs_upper"].value >= found["inputs_lower"].value).all()
+    assert (found["targets"].value <= entropy).all() and (found["targets"].value > 0.3).all()
+    assert found["plane"].value.tolist() == np.stack([found["inputs_lower"].value, found["targets"].value], 1).tolist()
+    assert found["targets"].unit == "nats" and "noise of 0.3" in found["targets"].estimator
+    assert (found["targets"].standard_error > 0).all()
+
+
+def test_noise_is_relative_to_the_layer():
+    x, _ = data()
+    found = measured(MutualInformation(noise=0.3), run_of(model := mlp(), x))
+    assert set(found) == {"inputs_lower", "inputs_upper", "noise"}
+    features = model[0](x).detach().double()
+    std = 0.3 * float(features.var(0).mean().sqrt())
+    assert found["noise"].value[0] == pytest.approx(std)
+    noise = torch.randn(features.shape, generator=run_of(model, x).generator, dtype=torch.float64)
+    assert found["inputs_lower"].value[0] == pytest.approx(float(noisy_channel_information(features, noise, std).lower))
+    with torch.no_grad():
+        model[0].weight.mul_(1e3)
+        model[0].bias.mul_(1e3)
+    assert measured(MutualInformation(noise=0.3), run_of(model, x))["inputs_lower"].value[0] == pytest.approx(
+        found["inputs_lower"].value[0], rel=1e-6
+    )
+
+
+def test_shuffled_labels_are_not_told():
+    x, y = data(n=1000)
+    shuffled = y[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
+    probe = MutualInformation(noise=0.3, cold_every=2)
+    run = run_of(model := mlp(), x, shuffled)
+    for _ in range(4):  # warm starts must not have seen what they are told of either
+        found = measured(probe, run)
+        train(model, 3)
+        assert (found["targets"].value <= 0.02).all()
+
+
+def test_targets_that_are_numbers():
+    x, _ = data()
+    y = x[:, :1] + 0.5 * torch.randn(300, 1, generator=torch.Generator().manual_seed(3))
+    found = measured(MutualInformation(layers=["0"]), run_of(mlp(), x, y))
+    # Some of log(1 + var / 0.25) / 2.
+    assert 0.3 < found["targets"].value[0] < math.log(1 + float(x[:, 0].var()) / 0.25) / 2 + 0.2
+
+
+def test_a_dead_layer_tells_nothing():
+    model = mlp()
+    nn.init.zeros_(model[2].weight)
+    x, y = data()
+    found = measured(MutualInformation(), run_of(model, x, y))
+    assert found["inputs_upper"].value[1] == 0 and found["targets"].value[1] == 0 and found["noise"].value[1] == 0
+
+
+def test_layers_that_give_no_rows_are_named():
+    x, y = data()
+    with pytest.raises(ValueError, match="names of modules of the model, got 'nine'"):
+        measured(MutualInformation(layers=["nine"]), run_of(mlp(), x, y))
+
+    class Turned(nn.Module):
+        def forward(self, x):
+            return x.T
+
+    model = nn.Sequential(nn.Linear(6, 3), Turned(), Turned())
+    with pytest.raises(ValueError, match="got '1'"):
+        measured(MutualInformation(layers=["0", "1"]), run_of(model, x, y))
+
+
+def test_many_components_are_reduced_to_those_that_vary_most():
+    x, y = data(n=600)
+    model = nn.Sequential(nn.Linear(6, 100), nn.Linear(100, 700), nn.Linear(700, 6))
+    torch.manual_seed(0)
+    for layer in model:
+        nn.init.orthogonal_(layer.weight)
+    found = measured(MutualInformation(noise=0.05), run_of(model, x, y))
+    # Turned into more dimensions and back, with little noise, the inputs tell as much as before.
+    assert np.ptp(found["targets"].value) < 0.2 and (found["targets"].value > 0.6).all()
+
+
+def test_a_warm_start_goes_on_where_it_was():
+    x, y = data()
+    cold = label_information(x.double(), y, torch.Generator().manual_seed(0), max_steps=300)
+    warm = label_information(x.double(), y, torch.Generator().manual_seed(0), start=cold.state, max_steps=1)
+    assert float(warm.terms.mean()) == pytest.approx(float(cold.terms.mean()), abs=1e-6)
+    assert float(warm.terms.mean()) > 0.3
+
+
+def test_a_stale_classifier_is_replaced():
+    x, y = data()
+    probe = MutualInformation(noise=0.1, layers=["0"], cold_every=1)
+    run = run_of(model := mlp(), x, y)
+    before = measured(probe, run)["targets"].value[0]
+    with torch.no_grad():  # another function from one step to the next, and a frame that does not see it
+        model[0].weight.copy_(model[0].weight.flip(0) * torch.linspace(-1, 1, 12)[:, None])
+    key, held = next(iter(probe._learned.items()))
+    probe._learned[key] = held._replace(components=torch.zeros_like(held.components))
+    assert measured(probe, run)["targets"].value[0] == pytest.approx(before, abs=0.15)
+
+
+def test_resumed_measurements_are_the_same_to_the_last_bit():
+    x, y = data()
+
+    def go(split):
+        model = mlp()
+        probe, found = MutualInformation(noise=0.3, cold_every=2), []
+        for step in range(4):
+            if step == split:
+                fresh = MutualInformation(noise=0.3, cold_every=2)
+                fresh.load_state_dict(torch.load(_saved(probe.state_dict()), weights_only=True))
+                probe = fresh
+            train(model)
+            found.append(measured(probe, run_of(model, x, y, step))["targets"].value.tolist())
+        return found
+
+    assert go(None) == go(1) == go(3)
+
+
+def _saved(state):
+    torch.save(state, "state.pt")
+    return "state.pt"
+
+
+def test_training_is_not_changed():
+    x, y = data()
+
+    def go(probes):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        sink = Memory()
+        manager = ProbeManager(model, probes=probes, batches={"train": (x, y)}, sinks=[sink], overhead=None).attach(
+            optimizer
+        )
+        for _ in range(4):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        manager.detach()
+        assert not any(module._forward_hooks for module in model.modules())
+        return model.state_dict(), sink
+
+    (expected, _), (found, sink) = go([]), go([MutualInformation(every(2))])
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert {m.name for m in sink.rows} >= {"information/plane/train", "information/targets/train"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"noise": 0.0}, "infinite"), ({"num_samples": 5}, "at least 20"), ({"cold_every": 0}, "at least 1")],
+)
+def test_bad_arguments_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        MutualInformation(at([1]), **arguments)
