@@ -24,7 +24,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
 
 
 def test_the_one_line_measures_in_a_loop_that_does_not_know_it(tmp_path):
@@ -66,6 +66,22 @@ def test_the_complexity_of_the_path(capsys):
     assert len(spectral.strip("[]").split()) == 3  # at steps 0, 100, 200
 
 
+def test_mutual_information(capsys):
+    names = {}
+    exec(BLOCKS[5], names)
+    assert abs(names["result"].value - 1.609) < 0.06 and names["result"].flags == ()
+    assert "nats" in capsys.readouterr().out
+
+
+def test_information_as_a_term_and_of_layers(capsys):
+    torch.manual_seed(0)
+    names = {}
+    exec(BLOCKS[6], names)
+    assert names["plane"].shape == (3, 3, 2) and names["plane"].notnull().all()
+    assert "I(X; T + noise)" in capsys.readouterr().out
+    assert "mine" in names["open_run"]("runs/information")
+
+
 def test_a_probe_of_ones_own_measures():
     from probes import Measurement, ProbeManager, every, hookimpl
 
@@ -77,7 +93,7 @@ def test_a_probe_of_ones_own_measures():
             self.rows += measurements
 
     names = {}
-    exec(BLOCKS[5], names)
+    exec(BLOCKS[7], names)
     model, sink = torch.nn.Linear(5, 3), Memory()
     with ProbeManager(model, [names["Margin"](every(1))], sinks=[sink], overhead=None).attach() as manager:
         train(model, torch.randn(32, 5), torch.randint(3, (32,)))
