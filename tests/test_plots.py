@@ -16,6 +16,10 @@ class Everything(Probe):
         yield Measurement("k/vector", [1.0, 2.0, 3.0 * step], ("frequency",), numbers)
         yield Measurement("k/complex", [1.0 + 1j, 2.0, step], ("frequency",), numbers)
         yield Measurement("k/names", [1.0, step], ("layer",), {"layer": ["a.0", "b<c>"]})
+        yield Measurement(
+            "k/plane", np.array([[step, 2.0], [1.0, step]]), ("layer", "plane"),
+            {"layer": ["a", "b"], "plane": ["right", "up"]}, unit="nats",
+        )  # fmt: skip
         yield Measurement("k/image", np.full((4, 5), float(step)), ("y", "x"))
         yield Measurement("k/two", np.ones((2, 3)) * step, ("output", "frequency"), numbers)
         yield Measurement("k/three", np.ones((2, 2, 2)), ("a", "b", "c"))
@@ -67,6 +71,14 @@ def test_a_vector_over_names_is_a_curve_for_each(run):
 def test_an_image_is_a_film_strip(run):
     titles = [axes.get_title() for axes in plot(run["k/image"]).axes]
     assert titles[:4] == ["step 0", "step 1", "step 2", "step 3"]
+
+
+def test_a_plane_is_the_way_of_each_name(run):
+    axes = axes_of(plot(run["k/plane"]))
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("right (nats)", "up (nats)")
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[0, 2], [1, 2], [2, 2], [3, 2]])
+    np.testing.assert_array_equal(axes.lines[1].get_xydata(), [[1, 0], [1, 1], [1, 2], [1, 3]])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
 
 
 def test_a_matrix_is_a_heat_map_for_each_entry_of_the_first_dimension(run):

@@ -45,7 +45,8 @@ class MutualInformation(Probe):
     infinite, about n samples log n, whatever it has learned; numbers below that in the literature are of the binning or
     the noise that was added. So they are here: they depend on ``noise``, which is relative to the layer's own scale.
     Compare steps and layers at the same noise, and where the lower bound is near log n, trust neither bound. That of
-    the targets is what classifiers find in these samples: it rises when the layer makes them easier to classify.
+    the targets is what classifiers find in these samples: it rises when the layer makes them easier to classify, and
+    may be higher for a later layer, though what is there cannot be.
 
     Classifiers go on from those of the measurement before; every tenth starts anew, and replaces the other if it is
     better by three standard errors. They have their own random numbers, and never saw the samples they are told of.

@@ -51,6 +51,13 @@ def test_a_spectrum_is_a_picture_over_all_steps_at_32_64_and_the_end(run):
     assert [image.step for image in images] == [31, 63, 69] and all(image.width > 400 for image in images)
 
 
+def test_a_plane_is_a_picture_of_all_steps(run):
+    coords = {"layer": ["a", "b"], "plane": ["right", "up"]}
+    loaded = write(run, Measurement("k/plane", np.eye(2), ("layer", "plane"), coords), steps=range(3))
+    (image,) = loaded.Images("k/plane/over_training")
+    assert image.step == 2 and image.width > 400
+
+
 def test_a_short_spectrum_is_scalars_too(run):
     item = Measurement("f/amplitude", [1.0, 2.0], ("frequency",), {"frequency": Axis([5, 10], "cycles")})
     loaded = write(run, item)
