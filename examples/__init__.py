@@ -1,9 +1,9 @@
 """The experiments of the thesis, run by name: ``python -m examples list``, ``python -m examples run NAME``.
 
 ``task.py`` is a training loop that survives interruption, ``runner.py`` runs the seeds of an experiment, judges and
-draws, ``data.py`` and ``models.py`` are what experiments share, ``classification.py`` what those of chapter 4 do. Every
-other file is one experiment, read like its section: settings, target, probes, criteria, figures. It ends in an
-``EXPERIMENT`` and is named here.
+draws, ``data.py`` and ``models.py`` are what experiments share, ``classification.py`` what those of chapter 4 do,
+``generative.py`` those of chapter 5 that generate images. Every other file is one experiment, read like its section:
+settings, target, probes, criteria, figures. It ends in an ``EXPERIMENT`` and is named here.
 """
 
 EXPERIMENTS = (

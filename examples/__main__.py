@@ -48,7 +48,7 @@ def run(
         sys.exit(f"`--seeds` must be integers with commas between them, such as 0,1,2, got {seeds!r}.")
     try:
         passed = runner.run(name, preset, numbers, device, out)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:  # the latter: a data set that is not there
         sys.exit(str(error))
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)

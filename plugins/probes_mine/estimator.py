@@ -99,10 +99,12 @@ def mutual_information(
 
     The bound of Donsker and Varadhan that MINE maximizes, by cross-fitting: five critics are trained, each on four
     fifths of the samples, and each sample is evaluated by the one that has not seen it. Both sides are first mapped,
-    each by itself, to coordinates that keep the information: normal scores of the ranks, whitened, and the distance
-    from the middle. A critic is the closed form for Gaussians, in canonical variates (whose coefficients may depend on
-    the distance from the middle), plus a network that starts at zero. So for dependences near a Gaussian one it is
-    right from the start; independent samples leave it at zero; tails and scales do not matter.
+    each by itself, to coordinates that keep the information: normal scores of the ranks (of the components, or of
+    independent components), whitened, and the distance from the middle. A critic is the closed form for Gaussians, in
+    canonical variates (whose coefficients may depend on that distance), plus a network that starts at zero. So for
+    dependences near a Gaussian one it is right from the start; independent samples leave it at zero; tails and scales
+    do not matter. Between coordinates, and when to stop, the held-out value itself decides, once for all five: a choice
+    among a few, which is worth far less than the standard error.
 
     A discrete side is told by its distribution given the other: :math:`\mathbb E[\log q(y | x) / p(y)]`, with q a
     cross-fitted classifier, or, if both are, the table of counts without the sample in question. The sum over classes
@@ -122,7 +124,7 @@ def mutual_information(
         max_steps: Steps of training at most.
 
     Returns:
-        Value, standard error, interval; flags. Look at the flags: from n samples no method can certify much more than
+        Value, standard error, interval, flags. Look at the flags: from n samples no method can certify much more than
         log n nats.
 
     Raises:
