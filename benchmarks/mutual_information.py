@@ -160,11 +160,12 @@ def table(
     errors = {m: np.array([arrays[t][m][:, 0].mean() - truths[t] for t in arrays]) for m in methods}
     spiral = np.array(["spiral" in task for task in arrays])
     for label, value in (
-        ("mean |error|", lambda e: f"{np.abs(e).mean():.4f}"),
-        ("of spirals", lambda e: f"{np.abs(e[spiral]).mean():.4f}" if spiral.any() else ""),
-        ("of the others", lambda e: f"{np.abs(e[~spiral]).mean():.4f}" if not spiral.all() else ""),
-        ("worst", lambda e: f"{e[np.abs(e).argmax()]:+.3f}"),
+        ("mean |error|", lambda e: f"{np.nanmean(np.abs(e)):.4f}"),
+        ("of spirals", lambda e: f"{np.nanmean(np.abs(e[spiral])):.4f}" if spiral.any() else ""),
+        ("of the others", lambda e: f"{np.nanmean(np.abs(e[~spiral])):.4f}" if not spiral.all() else ""),
+        ("worst", lambda e: f"{e[np.nanargmax(np.abs(e))]:+.3f}"),
         ("tasks within 0.05", lambda e: f"{(np.abs(e) <= 0.05).sum()}"),
+        ("tasks without a number", lambda e: f"{np.isnan(e).sum()}"),
     ):
         cells = []
         for method in methods:
