@@ -176,7 +176,12 @@ def table(
     if "ours" in methods:
         over = {t: (errors["ours"][i], arrays[t]["ours"][:, 2].mean()) for i, t in enumerate(arrays)}
         above = [t for t, (error, se) in over.items() if error > 2 * se]
-        result.caption = f"ours above the truth by more than 2 s.e.: {', '.join(above) or 'no task'}"
+        normal = [task for task in arrays if task.startswith(("1v1-normal", "multinormal"))]
+        covered = [abs(row[0] - truths[t]) <= 1.96 * row[2] for t in normal for row in arrays[t]["ours"]]
+        result.caption = (
+            f"ours above the truth by more than 2 s.e.: {', '.join(above) or 'no task'}; "
+            f"its 95 % interval covers the truth in {sum(covered)} of {len(covered)} estimates of Gaussian tasks"
+        )
     return result
 
 
