@@ -18,7 +18,7 @@ from probes.run import Run
 from probes.schedule import Schedule
 
 from .channel import ChannelInformation, noisy_channel_information
-from .estimator import mutual_information
+from .estimator import MIN_SAMPLES, mutual_information
 from .labels import label_information
 
 __all__ = ["MutualInformation"]
@@ -55,7 +55,7 @@ class MutualInformation(Probe):
 
     Args:
         schedule: When it is due; by default log-spaced.
-        batches: Names of the batches; all by default.
+        batches: Names of the batches; by default all of 20 samples or more.
         layers: Names of modules whose outputs are T; by default all with a weight matrix, the last one included.
         noise: Standard deviation of the noise, in units of the root mean square deviation of the layer's activations.
         num_samples: The first so many of each batch.
@@ -91,8 +91,8 @@ class MutualInformation(Probe):
         super().__init__(schedule)
         if not 0 < noise < math.inf:
             raise ValueError(f"`noise` must be positive, got {noise}: without it the information is infinite.")
-        if num_samples < 20:
-            raise ValueError(f"`num_samples` must be at least 20, got {num_samples}.")
+        if num_samples < MIN_SAMPLES:
+            raise ValueError(f"`num_samples` must be at least {MIN_SAMPLES}, got {num_samples}.")
         if cold_every < 1:
             raise ValueError(f"`cold_every` must be at least 1, got {cold_every}.")
         self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
@@ -102,7 +102,14 @@ class MutualInformation(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers keep now, batch by batch."""
-        for name in self.batches or run.batches:
+        chosen = self.batches or [name for name, batch in run.batches.items() if batch.n >= MIN_SAMPLES]
+        small = [name for name in chosen or run.batches if run.batches[name].n < MIN_SAMPLES]
+        if small:
+            raise ValueError(
+                f"At least {MIN_SAMPLES} samples are needed to hold some out; batches of fewer: {', '.join(small)}. "
+                f"Pass batches= to the manager, such as Batch((x,), targets=y) of a thousand."
+            )
+        for name in chosen:
             batch = run.batch(name).first(self.num_samples)
             layers = self._activations(run, batch, name)
             axis = {"layer": Axis(np.array(list(layers)))}

@@ -120,6 +120,39 @@ def test_layers_that_give_no_rows_are_named():
         measured(MutualInformation(layers=["0", "1"]), run_of(model, x, y))
 
 
+def test_batches_of_few_samples_are_left_out_or_named():
+    (x, y), probe = data(), MutualInformation(layers=["0"])
+    run = run_of(mlp(), x, y)
+    run.batches["few"] = Batch((x[:10],), targets=y[:10])
+    assert "information/targets/few" not in {m.name for m in probe.measure(run, 0)}
+    del run.batches["train"]
+    for one in (probe, MutualInformation(batches=["few"])):
+        with pytest.raises(ValueError, match="batches of fewer: few"):
+            list(one.measure(run, 0))
+
+
+def test_the_targets_are_told_from_the_noisy_layer():
+    x, y = data(n=600)
+    run = run_of(mlp(), x, y)
+    little, much = (measured(MutualInformation(layers=["0"], noise=noise), run)["targets"].value for noise in (0.1, 30))
+    assert little[0] > 0.3 and much[0] < 0.05
+
+
+def test_classifiers_go_on_from_the_last_ones(monkeypatch):
+    starts = []
+
+    def spy(*args, start=None, **kwargs):
+        starts.append((start, result := label_information(*args, start=start, **kwargs)))
+        return result
+
+    monkeypatch.setattr("probes_mine.probe.label_information", spy)
+    probe, run = MutualInformation(layers=["0"]), run_of(mlp(), *data())
+    measured(probe, run)
+    measured(probe, run)
+    (nothing, first), (start, _) = starts
+    assert nothing is None and all(torch.equal(start[name], first.state[name]) for name in first.state)
+
+
 def test_many_components_are_reduced_to_those_that_vary_most():
     x, y = data(n=600)
     model = nn.Sequential(nn.Linear(6, 100), nn.Linear(100, 700), nn.Linear(700, 6))
