@@ -1,6 +1,7 @@
 """GANs on the spiral and the 25 Gaussians: the data, how coverage is counted, and the criteria."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,6 +68,29 @@ def test_networks_are_those_of_the_appendix():
     discriminator = gan.dense((2, *settings.discriminator, 1), 0.2, False)
     sizes = [(layer.in_features, layer.out_features) for layer in discriminator if isinstance(layer, nn.Linear)]
     assert sizes == [(2, 400), (400, 400), (400, 400), (400, 1)] and len(discriminator) == 7
+
+
+def test_initial_weights_of_linear_layers_are_normal_and_biases_zero():
+    network = gan.dense((2, 300, 300, 1), 0.01, True)
+    gan.initialize(network, 0.02)
+    network.requires_grad_(False)
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    assert [float(layer.weight.std()) for layer in linear] == pytest.approx([0.02] * 3, rel=0.2)
+    assert linear[1].weight.abs().max() > 4 * 0.02  # unlike uniform ones
+    assert not any(layer.bias.any() for layer in linear)
+    assert all((layer.weight == 1).all() for layer in network if isinstance(layer, nn.BatchNorm1d))
+
+
+@pytest.mark.parametrize(("std", "low", "high"), [(1e-3, 5e-4, 2e-3), (None, 0.1, 1.0)])
+def test_all_networks_of_a_data_set_start_from_its_initial_weights(tmp_path, std, low, high):
+    gan.train(replace(SHORT, weight_std={"25 Gaussians": std}), Task(tmp_path, 0, torch.device("cpu")))
+    state = torch.load(tmp_path / "25 Gaussians, GAN+MINE" / "checkpoint.pt")["objects"]
+    weights = [
+        state["generator"]["0.weight"],
+        state["discriminator"]["0.weight"],
+        state["regularizer"]["mine"]["network"]["layers.0.weight"],
+    ]
+    assert all(low < weight.std() < high for weight in weights)
 
 
 def test_density_of_one_sample_is_its_kernel():
