@@ -59,9 +59,9 @@ class Settings:
     weight_std: dict[str, float | None] = field(default_factory=lambda: {"spiral": None, "25 Gaussians": 0.02})
     """Of normal initial weights, with biases of zero; torch's initialization where None. The source states none.
 
-    0.02 is that of the GANs that an author of the source trained on a spiral and on a grid of Gaussians:
-    https://github.com/IshmaelBelghazi/ALI, ``gan_spiral.py`` and ``gan_mixture.py``. It decides what the GAN does on the
-    25 Gaussians, and hardly what GAN+MINE does. From torch's weights, twenty times as large in the discriminator's
+    0.02 is that of the GANs that an author of the source trained on a spiral and on a grid of Gaussians
+    (https://github.com/IshmaelBelghazi/ALI, ``gan_spiral.py`` and ``gan_mixture.py``). It decides what the GAN does on
+    the 25 Gaussians, and hardly what GAN+MINE does. From torch's weights, twenty times as large in the discriminator's
     first layer, the GAN mostly finds again the modes it dropped within the preset ``quick``: its divergence from
     uniform is 1.7 times that of GAN+MINE in the median of seeds 100 to 104, 0.6 times of those of the preset; with 0.02
     it is 9.6 and 9.4 times. The spiral shows the difference from torch's already.
