@@ -52,8 +52,8 @@ def noisy_channel_information(features: Tensor, noise: Tensor, std: float | Tens
         >>> generator = torch.Generator().manual_seed(0)
         >>> x, noise = torch.randn(2, 2000, 1, generator=generator)
         >>> lower, upper, *_ = noisy_channel_information(x, noise, 1.0)
-        >>> bool(lower <= upper), round(lower.item(), 1), round(upper.item(), 1)  # log(1 + 1) / 2
-        (True, 0.3, 0.3)
+        >>> bool(lower <= upper), abs(lower.item() - math.log(1 + 1) / 2) < 0.05
+        (True, True)
 
     Reference:
         Poole et al., "On variational bounds of mutual information", ICML 2019, section 2.2 (leave-one-out upper bound)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from probes_mine import mutual_information
+from probes_mine import donsker_varadhan_bound, f_divergence_bound, mutual_information
+from probes_mine.estimator import _terms
 
 
 def gaussians(rho, d=1, n=2000, seed=0):
@@ -232,3 +233,20 @@ def test_ten_thousand_independent_samples_have_none(d):
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         assert abs(mutual_information(*torch.randn(2, 10_000, d, generator=generator), seed=seed).value) <= 0.01
+
+
+def test_terms_count_each_sample_through_its_x_and_its_y():
+    generator = torch.Generator().manual_seed(0)
+    table, shifts = torch.randn(7, 7, generator=generator, dtype=torch.float64), [2, 3, 6]
+    joint = table.diagonal()
+    marginal = torch.stack([torch.stack([table[i, (i - shift) % 7] for i in range(7)]) for shift in shifts])
+    mean = sum(float(table[i, (i - s) % 7].exp()) for i in range(7) for s in shifts) / 21
+    found = _terms(joint, marginal, shifts, "mine")
+    for i in range(7):
+        with_x = sum(float(table[i, (i - s) % 7].exp()) for s in shifts) / 3 / mean
+        with_y = sum(float(table[(i + s) % 7, i].exp()) for s in shifts) / 3 / mean
+        assert float(found[i]) == pytest.approx(float(joint[i]) - math.log(mean) - with_x - with_y + 2, abs=1e-12)
+    assert float(found.mean()) == pytest.approx(float(donsker_varadhan_bound(joint, marginal)), abs=1e-12)
+    assert float(_terms(joint, marginal, shifts, "nwj").mean()) == pytest.approx(
+        float(f_divergence_bound(joint, marginal)), abs=1e-12
+    )
