@@ -49,7 +49,7 @@ def noisy_channel_information(features: Tensor, noise: Tensor, std: float | Tens
     Cost: n^2 distances, d operations each.
 
     Example:
-        >>> generator = torch.Generator().manual_seed(0)
+        >>> generator = torch.Generator().manual_seed(1)
         >>> x, noise = torch.randn(2, 2000, 1, generator=generator)
         >>> lower, upper, *_ = noisy_channel_information(x, noise, 1.0)
         >>> bool(lower <= upper), abs(lower.item() - math.log(1 + 1) / 2) < 0.05
