@@ -127,7 +127,7 @@ def fit(
         position += batch
         optimizer.zero_grad()
         with torch.enable_grad():
-            torch.autograd.backward(loss(rows))
+            torch.autograd.backward(loss(rows), inputs=parameters)  # whatever the loss is made from, only these
         torch.nn.utils.clip_grad_norm_(parameters, math.sqrt(m))
         optimizer.step()
         warm_up.step()

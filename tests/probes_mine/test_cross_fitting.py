@@ -110,3 +110,10 @@ def test_a_loss_that_explodes_leaves_what_was_best():
     done = fit(point, lambda rows: (point.at * float("nan")).sum(), lambda: float(point.at.detach().sum()), train,
                torch.Generator().manual_seed(0), every=5)  # fmt: skip
     assert done.best_step == 0 and not done.converged and point.at.isfinite().all()
+
+
+def test_nothing_but_the_network_gets_a_gradient():
+    point, train, outside = Point(), torch.arange(10).repeat(2, 1), torch.ones(1, requires_grad=True)
+    fit(point, lambda rows: (point.at - outside).square().sum(), lambda: 0.0, train, torch.Generator().manual_seed(0),
+        max_steps=2)  # fmt: skip
+    assert outside.grad is None
