@@ -154,7 +154,10 @@ class MutualInformation(Probe):
         modules = dict(run.model.named_modules())
         unknown = [layer for layer in self.layers or [] if layer not in modules]
         if unknown:
-            raise ValueError(f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}.")
+            raise ValueError(
+                f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}. It has: "
+                f"{', '.join(name for name in modules if name)}."
+            )
         chosen = self.layers or [name for name, module in modules.items() if _has_matrix(module)]
         generator, found = run.generator, {}
 
