@@ -59,9 +59,16 @@ def main() -> None:
         for file in save_plots(open_run(path), directory):
             console.print(str(file), soft_wrap=True, highlight=False)
 
+    @app.command("repair")
+    def repair_(path: Path) -> None:
+        """Make the file of a killed run open to every program, in place; salvage what is left of a cut one."""
+        from .sinks.repair import repair
+
+        console.print(repair(path / "run.h5" if path.is_dir() else path), soft_wrap=True, highlight=False, markup=False)
+
     try:
         app()
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
         sys.exit(str(error))
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from .sinks.repair import open_for_reading
 from .sinks.run_file import SCHEMA_NAME
 from .sinks.streams import coordinates, dimensions
+from .sinks.superblock import read_file
 from .sinks.table import growing, tables
 
 if TYPE_CHECKING:
@@ -49,16 +49,24 @@ def open_run(path: str | Path) -> xarray.DataTree:
             f"`path` must be the log directory of a run or its run.h5, but there is no file {file_path}. "
             f"The file appears when the first measurements are written."
         )
-    with open_for_reading(file_path) as file:
-        if file.attrs.get("schema_name") != SCHEMA_NAME:
-            raise ValueError(f"{file_path} is an HDF5 file, but not one that torch-probes wrote.")
-        root = xarray.Dataset(attrs=dict(file.attrs))
-        groups = {group.name.strip("/"): _dataset(group) for group in tables(file)}
+    root, groups = read_file(file_path, _datasets)
+    if root.attrs.get("schema_name") != SCHEMA_NAME:
+        raise ValueError(f"{file_path} is an HDF5 file, but not one that torch-probes wrote.")
     # A tree aligns the steps of a group with those of the groups above it: only leaves can be streams.
     folders = {name.rsplit("/", depth)[0] for name in groups for depth in range(1, name.count("/") + 1)}
     leaves = {f"{name}/self" if name in folders else name: group for name, group in groups.items()}
     tree: xarray.DataTree = xarray.DataTree.from_dict({"/": root, **leaves})
     return tree
+
+
+def _datasets(file: Any) -> tuple[xarray.Dataset, dict[str, xarray.Dataset]]:
+    """The attributes of a run and, by name, its tables."""
+    import xarray
+
+    root = xarray.Dataset(attrs=dict(file.attrs))
+    if root.attrs.get("schema_name") != SCHEMA_NAME:
+        return root, {}
+    return root, {group.name.strip("/"): _dataset(group) for group in tables(file)}
 
 
 def _dataset(group: Any) -> xarray.Dataset:

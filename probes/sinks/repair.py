@@ -1,118 +1,72 @@
-"""Run files that were never closed: reading them, and repairing them so that any program can.
-
-A process that is killed leaves two things wrong, both in the superblock, the first 48 bytes of an HDF5 file (HDF5 File
-Format Specification 3.0, section II.A, superblock versions 2 and 3 with 8-byte addresses):
-
-.. code-block:: text
-
-    byte   0  signature                 89 48 44 46 0d 0a 1a 0a
-           8  superblock version        2 or 3
-           9  size of addresses         8
-          10  size of lengths           8
-          11  consistency flags         bit 0: open for writing, bit 2: open in SWMR mode   <- still set
-          12  base address
-          20  superblock extension
-          28  end-of-file address                                                           <- of the last clean open
-          36  root group
-          44  checksum of bytes 0-43    lookup3, little-endian
-"""
+"""Repairing run files that were never closed, or of which a part is missing, so that any program can read them."""
 
 from __future__ import annotations
 
-import io
-import struct
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import h5py
 from filelock import FileLock, Timeout
 
-from .table import cut_to_common_length, tables
+from ..measurement import Axis
+from ..run import Event
+from .run_file import FORMAT, create_own_tables, event_rows
+from .streams import coordinates, dimensions
+from .superblock import SUPERBLOCK, as_if_closed, closed_superblock, end_of_file
+from .table import Column, Table, create_table, cut_to_common_length, growing, tables
 
-__all__ = ["closed_superblock", "exclusive", "lookup3", "open_for_reading", "repair"]
+__all__ = ["exclusive", "mend", "repair"]
 
-SUPERBLOCK = struct.Struct("<8sBBBBQQQQI")
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-WORD = 0xFFFFFFFF
-
-
-def lookup3(data: bytes) -> int:
-    """The checksum of HDF5's metadata: Jenkins' ``hashlittle`` with initial value 0.
-
-    Example:
-        >>> hex(lookup3(b"Four score and seven years ago"))
-        '0x17770551'
-
-    Reference:
-        Jenkins, "lookup3.c, for hash table lookup", 2006.
-    """
-    a = b = c = (0xDEADBEEF + len(data)) & WORD
-    padded = data + bytes(-len(data) % 12)
-    words = struct.unpack(f"<{len(padded) // 4}I", padded)
-    for start in range(0, len(words), 3):
-        a, b, c = (a + words[start]) & WORD, (b + words[start + 1]) & WORD, (c + words[start + 2]) & WORD
-        if start + 3 < len(words):
-            for shift in (4, 6, 8, 16, 19, 4):
-                a = ((a - c) & WORD) ^ _rotated(c, shift)
-                a, b, c = b, (c + b) & WORD, a  # the three words change roles each time
-        else:
-            for shift in (14, 11, 25, 16, 4, 14, 24):
-                c = ((c ^ b) - _rotated(b, shift)) & WORD
-                a, b, c = b, c, a
-            a, b, c = c, a, b  # seven changes of roles are one too many
-    return c
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
+"""What h5py raises for a block that is not what it should be."""
+SCALE_ATTRIBUTES = {"REFERENCE_LIST", "DIMENSION_LIST", "DIMENSION_LABELS", "CLASS", "NAME"}
+"""Attributes that bind a column to the scales of its dimensions; made anew."""
 
 
-def _rotated(word: int, shift: int) -> int:
-    return ((word << shift) | (word >> (32 - shift))) & WORD
-
-
-def closed_superblock(superblock: bytes, size: int) -> bytes:
-    """The superblock that a file of ``size`` bytes would have, had it been closed.
-
-    Raises:
-        ValueError: If these are not the first 48 bytes of an HDF5 file with a superblock of version 2 or 3.
-    """
-    head = superblock[: SUPERBLOCK.size]
-    if len(head) < SUPERBLOCK.size or head[:8] != SIGNATURE or head[8] not in (2, 3) or head[9:11] != b"\x08\x08":
-        raise ValueError("The file is not an HDF5 file with a superblock of version 2 or 3, as run files have.")
-    fields = list(SUPERBLOCK.unpack(head))
-    fields[4] = 0  # consistency flags
-    fields[7] = size  # end-of-file address
-    body = SUPERBLOCK.pack(*fields)[:-4]
-    return body + struct.pack("<I", lookup3(body))
-
-
-def repair(path: str | Path) -> None:
+def repair(path: str | Path) -> str:
     """Make the file of a killed run like one that was closed, in place: plain readers open it, rows can be appended.
 
-    Nothing that was flushed is lost; a row of which only some columns were written is cut. A file that was closed is
-    left as it is.
+    Nothing that was flushed is lost; a row of which only some columns were written is cut. A file whose end is missing
+    (a power failure, a copy that was broken off) is written anew from the rows that are whole, and says so in its
+    events; what was there stays beside it, as ``run.damaged-1.h5``. A sound file is left as it is.
+
+    Returns:
+        What was done, in words.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         RuntimeError: If a process is still writing the file.
-        ValueError: If it is not a run file.
+        ValueError: If it is not a run file, or so little of it is left that nothing can be read.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
     with exclusive(path):
-        mend(path)
+        with path.open("rb") as raw:
+            closed_superblock(raw.read(SUPERBLOCK.size), 0)  # raises if it is no run file at all
+        if _is_cut(path):
+            return _salvage(path)
+        return f"{path} was not closed; it is now, with all its rows." if mend(path) else f"{path} is sound."
 
 
-def mend(path: Path) -> None:
-    """:func:`repair` for one who has the file to himself."""
+def mend(path: Path) -> bool:
+    """Close a file that a killed process left open; whether it was one. For one who has the file to himself."""
+    size = path.stat().st_size
     with path.open("r+b") as raw:
         superblock = raw.read(SUPERBLOCK.size)
-        closed = closed_superblock(superblock, path.stat().st_size)
-        if not superblock[11]:
-            return
+        closed = closed_superblock(superblock, size)
+        if not superblock[11] and end_of_file(superblock) <= size:
+            return False
         raw.seek(0)
         raw.write(closed)
-    with h5py.File(path, "r+", libver=("v110", "v110"), locking=False) as file:
+    with h5py.File(path, "r+", **FORMAT) as file:
         for table in tables(file):
             cut_to_common_length(table)
+    return True
 
 
 def exclusive(path: Path) -> FileLock:
@@ -132,27 +86,85 @@ def exclusive(path: Path) -> FileLock:
     return lock
 
 
-@contextmanager
-def open_for_reading(path: Path) -> Iterator[Any]:
-    """The h5py file: finished, being written, or left by a killed process; nothing on disk is changed.
-
-    Raises:
-        ValueError: If it is not an HDF5 file, or is damaged.
-    """
-    file = None
-    for _ in range(10):
-        # No HDF5 lock: it would only keep the writer from reopening its file.
-        try:
-            file = h5py.File(path, "r", swmr=True, locking=False)
-            break
-        except OSError:
-            time.sleep(0.02)  # the writer is between opening the file and starting SWMR mode
-    if file is None:
-        # Killed just there. What is in the file is whole, only its superblock is not: mend that in memory.
-        image = path.read_bytes()
-        image = closed_superblock(image, len(image)) + image[SUPERBLOCK.size :]
+def _is_cut(path: Path) -> bool:
+    """Whether something that the file refers to is not in it."""
+    size = path.stat().st_size
     try:
-        with file or h5py.File(io.BytesIO(image), "r") as opened:
-            yield opened
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        with as_if_closed(path) as file:
+            for table in tables(file):
+                columns = growing(table)
+                if any(_whole_rows(column, size) < len(column) for column in columns.values()):
+                    return True
+                for name in set(table) - set(columns):
+                    if isinstance(table[name], h5py.Dataset):
+                        coordinates(table[name])
+                for column in columns.values():
+                    dimensions(column), dict(column.attrs)
+    except DAMAGE:
+        return True
+    return False
+
+
+def _salvage(path: Path) -> str:
+    """Write a damaged file anew from the rows that are whole."""
+    size = path.stat().st_size
+    names = (path.with_suffix(f".damaged-{number}.h5") for number in count(1))
+    damaged = next(file for file in names if not file.exists())
+    new, lost = path.with_suffix(".new"), []
+    try:
+        with as_if_closed(path) as old, h5py.File(new, "w", **FORMAT) as file:
+            file.attrs.update(old.attrs)
+            for name in _groups(old, lost):
+                try:
+                    _copy_table(old[name], file, name, size, lost)
+                except DAMAGE:
+                    if name in file:
+                        del file[name]
+                    lost.append(f"all of {name}")
+            create_own_tables(file)
+            message = f"The file was damaged and written anew. Lost: {', '.join(lost) or 'no row'}."
+            Table(file["events"]).append(event_rows([Event("repair", "", message, 0, time.time())]))
+    except DAMAGE as error:
+        new.unlink(missing_ok=True)
+        raise ValueError(f"{path} is damaged beyond repair: {error}") from error
+    os.replace(path, damaged)
+    os.replace(new, path)
+    return f"{path} was damaged, and is written anew. Lost: {', '.join(lost) or 'no row'}. As it was: {damaged}."
+
+
+def _groups(group: Any, lost: list[str], prefix: str = "") -> Iterator[str]:
+    """The names of all tables that can be opened."""
+    for name in group:
+        try:
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                if isinstance(item.get("step"), h5py.Dataset):
+                    yield prefix + name
+                yield from _groups(item, lost, f"{prefix}{name}/")
+        except DAMAGE:
+            lost.append(f"all of {prefix}{name}")
+
+
+def _copy_table(old: Any, file: Any, name: str, size: int, lost: list[str]) -> None:
+    columns = growing(old)
+    rows = min(_whole_rows(column, size) for column in columns.values())
+    if rows < (longest := max(map(len, columns.values()))):
+        lost.append(f"{longest - rows} of {longest} rows of {name}")
+    dims = {key: dimensions(column)[1:] for key, column in columns.items()}
+    scales = {dim: Axis(*coordinates(old[dim])) for names in dims.values() for dim in names}
+    table = create_table(
+        file, name,
+        {key: Column(column.dtype, dims[key], {k: v for k, v in column.attrs.items() if k not in SCALE_ATTRIBUTES})
+         for key, column in columns.items() if key not in ("step", "wall_time")},
+        scales,
+    )  # fmt: skip
+    Table(table).append({key: column[:rows] for key, column in columns.items()})
+
+
+def _whole_rows(column: Any, size: int) -> int:
+    """The rows before the first chunk that is not within the first ``size`` bytes of the file."""
+    ends: list[int] = [len(column)]
+    column.id.chunk_iter(
+        lambda chunk: ends.append(chunk.chunk_offset[0]) if chunk.byte_offset + chunk.size > size else None
+    )
+    return min(ends)

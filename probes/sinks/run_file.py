@@ -16,9 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from ..lifetime import RESERVE
 from ..run import Event, Run
 from .provenance import git_state, provenance
-from .repair import open_for_reading
+from .superblock import read_file
 from .table import Column, Table, create_table, tables
 
 __all__ = [
@@ -27,21 +28,22 @@ __all__ = [
     "SCHEMA_NAME",
     "abandon",
     "add_session",
+    "append_event",
     "changing",
     "check_owner",
+    "copy_open_file",
     "create_head",
+    "create_own_tables",
     "describe",
     "release",
     "reserve",
+    "same_file",
 ]
 
 SCHEMA_NAME, SCHEMA_VERSION = "torch-probes", "1"
 # Not "latest": HDF5 1.14 cannot read what HDF5 2.0 calls the latest format. Our own lock replaces HDF5's, which does
 # not work on every network file system and would let a reader keep us from reopening the file.
 FORMAT: dict[str, Any] = {"libver": ("v110", "v110"), "locking": False}
-
-RESERVE = 64 * 2**20
-"""Free disk space, in bytes, below which nothing is written."""
 
 EVENT = {"kind": 16, "plugin": 64, "message": 1024}
 SESSION = {"git_commit": 40, "host": 64}
@@ -50,18 +52,27 @@ SESSION = {"git_commit": 40, "host": 64}
 def create_head(file: Any, run: Run) -> None:
     """Write the root attributes and create the tables of sessions and events."""
     file.attrs.update({"schema_name": SCHEMA_NAME, "schema_version": SCHEMA_VERSION, **provenance(run)})
-    create_table(file, "events", {name: Column(_text(size)) for name, size in EVENT.items()})
-    columns = {name: Column(_text(size)) for name, size in SESSION.items()}
-    create_table(file, "sessions", {**columns, "git_dirty": Column("u1")})
+    create_own_tables(file)
 
 
-def add_session(file: Any, step: int) -> None:
-    """Add a row for a start or resume at ``step``."""
+def create_own_tables(file: Any) -> None:
+    """Create the tables of sessions and events, where they are not there."""
+    if "events" not in file:
+        create_table(file, "events", {name: Column(_text(size)) for name, size in EVENT.items()})
+    if "sessions" not in file:
+        columns = {name: Column(_text(size)) for name, size in SESSION.items()}
+        create_table(file, "sessions", {**columns, "git_dirty": Column("u1")})
+
+
+def add_session(file: Any, step: int, since: float) -> None:
+    """Add a row for a start or resume at ``step`` and the wall time ``since``, unless it is there."""
+    if since in file["sessions/wall_time"][-1:]:
+        return
     commit, dirty = git_state()
     Table(file["sessions"]).append(
         {
             "step": np.array([step]),
-            "wall_time": np.array([time.time()]),
+            "wall_time": np.array([since]),
             "git_commit": _clipped([commit], SESSION["git_commit"]),
             "git_dirty": np.array([dirty], dtype=np.uint8),
             "host": _clipped([platform.node()], SESSION["host"]),
@@ -79,13 +90,16 @@ def event_rows(events: Sequence[Event]) -> dict[str, NDArray[Any]]:
 def describe(path: Path) -> str:
     """What a file holds, in words."""
     try:
-        with open_for_reading(path) as file:
-            if file.attrs.get("schema_name") != SCHEMA_NAME:
-                return "a file that torch-probes did not write"
-            steps = [table["step"][:].max() for table in tables(file) if len(table["step"])]
-            return f"{_of(file.attrs['run_id'])}, recorded up to step {max(steps, default=0)}"
+        return read_file(path, _described)
     except ValueError:
         return "not a readable run file"
+
+
+def _described(file: Any) -> str:
+    if file.attrs.get("schema_name") != SCHEMA_NAME:
+        return "a file that torch-probes did not write"
+    steps = [table["step"][:].max() for table in tables(file) if len(table["step"])]
+    return f"{_of(file.attrs['run_id'])}, recorded up to step {max(steps, default=0)}"
 
 
 def check_owner(path: Path, run: Run) -> None:
@@ -122,10 +136,11 @@ def changing(path: Path, mode: str) -> Iterator[Any]:
     try:
         yield file
         file.flush()
-    except BaseException:
+    except Exception:
         abandon(file)
         raise
-    file.close()
+    finally:  # after an interrupt too, to which HDF5 is blind
+        file.close()
 
 
 def reserve(path: Path, file: Any, size: int) -> None:
@@ -144,6 +159,36 @@ def reserve(path: Path, file: Any, size: int) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise NoRoomError(error.strerror) from error
             # Otherwise the file system cannot allocate ahead, which is no fault.
+
+
+def same_file(path: Path, descriptor: int) -> bool | None:
+    """Whether a path still leads to an open file; None if it leads nowhere."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return None
+
+
+def copy_open_file(descriptor: int, target: Path) -> None:
+    """Copy a file that is open, whether or not it still has a name, without moving its position."""
+    position = 0
+    with target.open("wb") as copy:
+        while block := os.pread(descriptor, 2**20, position):
+            copy.write(block)
+            position += len(block)
+
+
+def append_event(path: Path, event: Event) -> None:
+    """Add an event to a file that nothing more is written to; on a copy, so that a failure damages nothing."""
+    copy = path.with_suffix(".new")
+    try:
+        shutil.copyfile(path, copy)
+        mend(copy)
+        with changing(copy, "r+") as file:
+            Table(file["events"]).append(event_rows([event]))
+        os.replace(copy, path)
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def release(file: Any) -> None:

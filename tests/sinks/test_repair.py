@@ -15,8 +15,10 @@ import xarray
 from sinks.child_writer import SHAPES, expected, measured, new_run
 
 from probes.reading import open_run
+from probes.run import Event
 from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.repair import closed_superblock, exclusive, lookup3, repair
+from probes.sinks.repair import exclusive, repair
+from probes.sinks.superblock import closed_superblock, lookup3
 
 
 def start(log_dir: Path, *arguments: str) -> subprocess.Popen:
@@ -152,6 +154,86 @@ def test_repair_leaves_a_closed_file_as_it_is(tmp_path):
     before = path.read_bytes()
     repair(path)
     assert path.read_bytes() == before and path.stat().st_mtime == 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 150 steps, closed."""
+    log_dir = tmp_path_factory.mktemp("whole")
+    run, sink = new_run(log_dir), HDF5Sink()
+    sink.on_attach(run)
+    for step in range(150):
+        late = [f"late/{number}" for number in range(step // 20)][-3:]
+        sink.write(run, [measured(name, step) for name in [*SHAPES, *late]])
+        sink.on_event(run, Event("warning", "probe", f"step {step}", step, 1.7e9 + step))
+        sink.flush(run)
+    sink.on_detach(run)
+    return log_dir
+
+
+def cut_copy(whole: Path, tmp_path: Path, part: float, closed: bool) -> Path:
+    """A copy of which only the first part is there, closed or left open by a killed process."""
+    file = tmp_path / "run.h5"
+    data = bytearray((whole / "run.h5").read_bytes())
+    if not closed:
+        data[11] = 5
+        data[44:48] = lookup3(bytes(data[:44])).to_bytes(4, "little")
+    file.write_bytes(data[: int(part * len(data))])
+    return file
+
+
+def rows_are_right(tree: xarray.DataTree) -> int:
+    """The number of rows, each of which is what was measured at its step."""
+    count = 0
+    for node in (node for node in tree.leaves if "value" in node):
+        name, values = node.path.strip("/"), node.value.values
+        np.testing.assert_array_equal(
+            values, np.array([expected(name, step) for step in node.step.values]).reshape(values.shape)
+        )
+        count += len(values)
+    return count
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8, 0.95])
+def test_of_a_file_whose_end_is_missing_the_whole_rows_are_saved_and_no_other(whole, tmp_path, part, closed):
+    file = cut_copy(whole, tmp_path, part, closed)
+    before = file.read_bytes()
+    try:
+        rows_are_right(open_run(tmp_path))  # refused, or right: never a wrong row, never an endless wait
+    except ValueError as error:
+        assert "damaged" in str(error)
+    message = repair(file)
+    assert (
+        "was damaged, and is written anew. Lost: " in message and (tmp_path / "run.damaged-1.h5").read_bytes() == before
+    )
+    tree = open_run(tmp_path)
+    rows = rows_are_right(tree)
+    total = rows_are_right(open_run(whole))
+    assert rows < total and (rows > 0.5 * total or part < 0.95)
+    assert tree["events"].kind.values[-1] == "repair" and "Lost: " in str(tree["events"].message.values[-1])
+    with xarray.open_datatree(file, engine="netcdf4") as plain:
+        assert len(list(plain.leaves)) == len(list(tree.leaves))
+    assert repair(file) == f"{file} is sound."
+
+
+def test_a_salvaged_file_can_be_continued(whole, tmp_path):
+    repair(cut_copy(whole, tmp_path, 0.95, closed=False))
+    run, sink = new_run(tmp_path, step=49, resumed_from=49), HDF5Sink()
+    sink.on_attach(run)
+    sink.write(run, [measured(name, 50) for name in SHAPES])
+    sink.on_detach(run)
+    assert open_run(tmp_path)["scalar/train"].step.values.tolist() == list(range(51))
+
+
+def test_what_cannot_be_salvaged_is_refused_and_left_as_it_is(whole, tmp_path):
+    file = cut_copy(whole, tmp_path, 0.001, closed=True)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="is damaged beyond repair"):
+        repair(file)
+    assert file.read_bytes() == before and sorted(path.name for path in tmp_path.iterdir()) == ["run.h5", "run.lock"]
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        repair(tmp_path / "other.h5")
 
 
 def test_repair_cuts_a_row_of_which_not_every_column_was_written(tmp_path):

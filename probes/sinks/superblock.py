@@ -1,0 +1,147 @@
+"""Reading run files in any state: finished, being written, never closed.
+
+A process that is killed leaves two things wrong, both in the superblock, the first 48 bytes of an HDF5 file (HDF5 File
+Format Specification 3.0, section II.A, superblock versions 2 and 3 with 8-byte addresses):
+
+.. code-block:: text
+
+    byte   0  signature                 89 48 44 46 0d 0a 1a 0a
+           8  superblock version        2 or 3
+           9  size of addresses         8
+          10  size of lengths           8
+          11  consistency flags         bit 0: open for writing, bit 2: open in SWMR mode   <- still set
+          12  base address
+          20  superblock extension
+          28  end-of-file address                                                           <- of the last clean open
+          36  root group
+          44  checksum of bytes 0-43    lookup3, little-endian
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+
+__all__ = ["SUPERBLOCK", "as_if_closed", "closed_superblock", "end_of_file", "lookup3", "read_file"]
+
+T = TypeVar("T")
+
+SUPERBLOCK = struct.Struct("<8sBBBBQQQQI")
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+WORD = 0xFFFFFFFF
+
+
+def lookup3(data: bytes) -> int:
+    """The checksum of HDF5's metadata: Jenkins' ``hashlittle`` with initial value 0.
+
+    Example:
+        >>> hex(lookup3(b"Four score and seven years ago"))
+        '0x17770551'
+
+    Reference:
+        Jenkins, "lookup3.c, for hash table lookup", 2006.
+    """
+    a = b = c = (0xDEADBEEF + len(data)) & WORD
+    padded = data + bytes(-len(data) % 12)
+    words = struct.unpack(f"<{len(padded) // 4}I", padded)
+    for start in range(0, len(words), 3):
+        a, b, c = (a + words[start]) & WORD, (b + words[start + 1]) & WORD, (c + words[start + 2]) & WORD
+        if start + 3 < len(words):
+            for shift in (4, 6, 8, 16, 19, 4):
+                a = ((a - c) & WORD) ^ _rotated(c, shift)
+                a, b, c = b, (c + b) & WORD, a  # the three words change roles each time
+        else:
+            for shift in (14, 11, 25, 16, 4, 14, 24):
+                c = ((c ^ b) - _rotated(b, shift)) & WORD
+                a, b, c = b, c, a
+            a, b, c = c, a, b  # seven changes of roles are one too many
+    return c
+
+
+def _rotated(word: int, shift: int) -> int:
+    return ((word << shift) | (word >> (32 - shift))) & WORD
+
+
+def closed_superblock(superblock: bytes, size: int) -> bytes:
+    """The superblock that a file of ``size`` bytes would have, had it been closed.
+
+    Raises:
+        ValueError: If these are not the first 48 bytes of an HDF5 file with a superblock of version 2 or 3.
+    """
+    head = superblock[: SUPERBLOCK.size]
+    if len(head) < SUPERBLOCK.size or head[:8] != SIGNATURE or head[8] not in (2, 3) or head[9:11] != b"\x08\x08":
+        raise ValueError("The file is not an HDF5 file with a superblock of version 2 or 3, as run files have.")
+    fields = list(SUPERBLOCK.unpack(head))
+    fields[4] = 0  # consistency flags
+    fields[7] = size  # end-of-file address
+    body = SUPERBLOCK.pack(*fields)[:-4]
+    return body + struct.pack("<I", lookup3(body))
+
+
+def end_of_file(superblock: bytes) -> int:
+    """The length that a file should have, by its superblock."""
+    return int(SUPERBLOCK.unpack(superblock[: SUPERBLOCK.size])[7])
+
+
+class _AsIfClosed(io.FileIO):
+    """A file that begins with another superblock than the one on disk."""
+
+    head = b""
+
+    def readinto(self, buffer: Any) -> int:
+        start = self.tell()
+        count = super().readinto(buffer) or 0
+        head = self.head[start : start + count]
+        memoryview(buffer)[: len(head)] = head
+        return count
+
+
+@contextmanager
+def as_if_closed(path: Path) -> Iterator[Any]:
+    """The h5py file that there would be, had it been closed at the length that it has now; nothing on disk is changed.
+
+    Raises:
+        ValueError: If it is not an HDF5 file with such a superblock.
+    """
+    with _AsIfClosed(path) as raw:
+        raw.head = closed_superblock(raw.read(SUPERBLOCK.size), raw.seek(0, io.SEEK_END))
+        with h5py.File(raw, "r") as file:
+            yield file
+
+
+def read_file(path: Path, read: Callable[[Any], T]) -> T:
+    """What ``read`` makes of the h5py file: finished, being written, or left by a killed process; it is not changed.
+
+    Not in SWMR mode: there HDF5 reads a damaged block again and again, and waits twice as long each time, for ever.
+    Instead, all is read once more when something did not fit together and the file has changed meanwhile.
+
+    Raises:
+        ValueError: If it is not an HDF5 file, or is damaged.
+    """
+    for attempt in range(100):
+        before = _state(path)
+        try:
+            with path.open("rb") as raw:
+                head = raw.read(SUPERBLOCK.size)
+            if not head.startswith(SIGNATURE):
+                raise ValueError(f"{path} is not an HDF5 file.")
+            # No HDF5 lock: it would only keep the writer from reopening its file.
+            with as_if_closed(path) if head[11:12] != b"\0" else h5py.File(path, "r", locking=False) as file:
+                return read(file)
+        except (OSError, RuntimeError, KeyError) as error:
+            time.sleep(0.02)
+            if attempt > 2 and _state(path) == before:
+                raise ValueError(f"{path} is damaged: {error}") from error
+    raise ValueError(f"{path} changes too fast to be read, or is damaged.")
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
