@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from .batches import Batch
 
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
+    from .plugins import Plugin, Plugins
 
 __all__ = ["check", "restore", "save"]
 
@@ -19,12 +22,14 @@ def save(dispatch: Dispatcher) -> dict[str, Any]:
     """The state of a run, after its sinks have flushed."""
     run, plugins = dispatch.run, dispatch.plugins
     dispatch.flush()
+    states = {plugin.key: _state(plugins, plugin) for plugin in plugins.having("state_dict")}
     return {
         "version": VERSION,
         "run_id": run.run_id,
         "log_dir": str(run.log_dir),
         "seed": run.seed,
         "step": run.step,
+        "recorded": dispatch.recorded,
         "batches": {
             name: {"args": batch.args, "kwargs": dict(batch.kwargs), "targets": batch.targets}
             for name, batch in run.batches.items()
@@ -32,8 +37,30 @@ def save(dispatch: Dispatcher) -> dict[str, Any]:
         "governor": dispatch.governor.state_dict(),
         "due": {plugin.key: plugin.due for plugin in dispatch.probes},
         "turns": {plugin.key: [plugin.measured, plugin.skipped, plugin.failed] for plugin in plugins.all},
-        "plugins": {plugin.key: plugins.call(plugin, "state_dict") for plugin in plugins.having("state_dict")},
+        "plugins": states,
+        "lost": [plugin.key for plugin in plugins.all if plugin.failures["state_dict"]],
     }
+
+
+def _state(plugins: Plugins, plugin: Plugin) -> Any:
+    return plugins.call(plugin, "state_dict", consume=_plain)
+
+
+def _plain(state: Any, where: str = "its state") -> Any:
+    """A state, made sure to be one that a checkpoint can hold: the user's ``torch.save`` must not fail over it.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if isinstance(state, Mapping):
+        for key, item in state.items():
+            _plain(item, f"{where}[{key!r}]")
+    elif isinstance(state, list | tuple):
+        for index, item in enumerate(state):
+            _plain(item, f"{where}[{index}]")
+    elif state is not None and not isinstance(state, Tensor | int | float | complex | str | bytes):
+        raise TypeError(f"{where} must be tensors, numbers, strings and containers of them, got {type(state).__name__}")
+    return state
 
 
 def check(state: Any) -> None:
@@ -51,6 +78,9 @@ def check(state: Any) -> None:
                 else f", got {type(state).__name__}."
             )
         )
+    for key, kind in (("version", int), ("run_id", str), ("step", int), ("plugins", Mapping)):
+        if not isinstance(state[key], kind):
+            raise ValueError(f"`state[{key!r}]` must be of type {kind.__name__}, got {type(state[key]).__name__}.")
     if state["version"] > VERSION:
         raise ValueError(
             f"`state` was written by a later version (format {state['version']}, this one reads {VERSION})."
@@ -72,5 +102,7 @@ def restore(state: Mapping[str, Any], dispatch: Dispatcher) -> None:
             if plugin.schedule is not None and plugin.schedule.next(run.step - 1) != plugin.due:
                 plugin.due = plugin.schedule.next(run.step)
     for plugin in plugins.having("load_state_dict"):
-        if state["plugins"].get(plugin.key) is not None:
+        if plugin.key in state.get("lost", ()):
+            plugins.put_out(plugin, RuntimeError("it failed when the checkpoint was made"), "its state is lost")
+        elif state["plugins"].get(plugin.key) is not None:
             plugins.call(plugin, "load_state_dict", state=state["plugins"][plugin.key])

@@ -1,8 +1,13 @@
-"""The command ``probes``: what is installed, what a run holds, its pictures. Needs the extra ``analysis``."""
+"""The command ``probes``: what is installed, what a run holds, its pictures, and whether probes change a training.
+
+Needs the extra ``analysis``.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +15,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
+
+    from .verify import Verdict
 
 __all__ = ["main"]
 
@@ -66,6 +73,27 @@ def main() -> None:
 
         console.print(repair(path / "run.h5" if path.is_dir() else path), soft_wrap=True, highlight=False, markup=False)
 
+    # What comes after the script is the script's own.
+    @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+    def verify(
+        script: Path,
+        arguments: list[str] = typer.Argument(None, metavar="[ARGUMENTS]..."),  # noqa: B008 - how typer is used
+        steps: int | None = typer.Option(None, help="Stop each run after so many optimizer updates."),
+        as_json: bool = typer.Option(False, "--json", help="Print the verdict for machines."),
+    ) -> None:
+        """Whether the probes change the training of SCRIPT: it is run with its arguments, with probes and without."""
+        from .verify import verify as compared
+
+        verdict = compared(
+            script, arguments or [], steps, lambda message: None if as_json else console.print(message, style="dim")
+        )
+        if as_json:
+            print(json.dumps({"equal": verdict.equal, **asdict(verdict)}))
+        else:
+            for part in explained(verdict, str(script)):
+                console.print(part, soft_wrap=True, highlight=False)
+        raise typer.Exit(0 if verdict.equal else 1)
+
     try:
         app()
     except (OSError, RuntimeError, ValueError, ImportError) as error:
@@ -77,6 +105,7 @@ def summary(path: str | Path) -> RichTable:
     from rich.markup import escape
     from rich.table import Column, Table
 
+    from .measurement import printable
     from .reading import open_run
 
     streams = Column("stream", no_wrap=True)
@@ -92,5 +121,42 @@ def summary(path: str | Path) -> RichTable:
             shown = f"{last:.4g}" if last.ndim == 0 else f"{np.nanmin(last):.3g} to {np.nanmax(last):.3g}"
         unit = str(value.attrs.get("units", "1"))
         shown += f" {unit}" if unit != "1" else ""
-        table.add_row(escape(node.path.strip("/")), str(value.sizes["step"]), axes, escape(shown))
+        cells = (node.path.strip("/"), str(value.sizes["step"]), axes, shown)
+        table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
+
+
+def explained(verdict: Verdict, script: str) -> list[RichTable | str]:
+    """A verdict in words, for the terminal."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    parts: list[RichTable | str] = []
+    if verdict.probes:
+        table = Table("probe", Column("measured", justify="right"), Column("failed", justify="right"), "why", box=None)
+        for probe in verdict.probes:
+            table.add_row(*(escape(str(probe[key])) for key in ("name", "measured", "failed", "problem")))
+        parts.append(table)
+    if verdict.error:
+        return [*parts, escape(verdict.error)]
+    if verdict.difference is None:
+        return [
+            *parts, f"Equal to the last bit: {verdict.updates} updates of {escape(script)}, with probes and without."
+        ]  # fmt: skip
+    names = verdict.difference.names
+    which = f"{verdict.difference.place}, in {', '.join(names[:10])}" if names else verdict.difference.place
+    which += f" and {len(names) - 10} more" if len(names) > 10 else ""
+    if not verdict.reproducible:
+        return [
+            *parts,
+            f"{escape(script)} is not reproducible without probes either, so nothing can be said about them. First "
+            f"difference: {escape(which)}. Seed it (random, numpy, torch), and call "
+            f"torch.use_deterministic_algorithms(True).",
+        ]
+    parts.append(f"DIFFERENT with probes. First difference: {escape(which)}.")
+    parts.append(
+        f"Alone, too, it is changed by: {escape(', '.join(verdict.culprits))}."
+        if verdict.culprits
+        else "No probe alone changes it, nor the manager without any: it takes several of them."
+    )
+    return parts

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
+from torch.nn.parameter import is_lazy
 
+from .batches import Batch, tensors
 from .discovery import label
-from .guard import unnoticed
+from .governor import CORE
+from .guard import ModelChanged, unnoticed
 from .measurement import Axis, Measurement
 from .needs import unmet_need
-from .plugins import Plugin, Plugins, keys, log
+from .plugins import Plugin, Plugins, invoke, keys, log, text_of
 from .run import Run
 
 __all__ = ["Dispatcher"]
 
 FLUSH_SECONDS = 10.0
 LARGE_BYTES = 4 * 2**20
+MAX_MEASUREMENTS = 100_000
+"""Of one turn: a probe that yields more will not end."""
 
 
 class Dispatcher:
@@ -34,6 +42,7 @@ class Dispatcher:
     def __init__(self, run: Run, plugins: Plugins, arrange: Callable[..., None]) -> None:
         self.run, self.plugins, self._arrange = run, plugins, arrange
         self.governor = plugins.governor
+        self._clock = self.governor.clock
         self.measured = 0
         self.streams: dict[str, tuple[str, Measurement]] = {}
         """The first measurement of each stream, which the later ones must fit, and its plugin."""
@@ -41,15 +50,22 @@ class Dispatcher:
         """Whether a probe is measuring: the model's forward is then not the loop's."""
         self._blocked = ""
         self._arranged = False
+        self._begun = False
         self._silent = False
         self._abandoned = False
+        self._inexact = False
+        """Whether this step was counted without asking the accelerator which updates it has skipped."""
         self._next_due: float = math.inf
         self._wake_at: float = math.inf
         self._flush_at: float = math.inf
         self._noted: set[tuple[str, str]] = set()
+        self._pending: list[tuple[Plugin, list[Measurement]]] = []
+        """Rows, and the sinks that have not taken them yet."""
         self.probes: list[Plugin] = []
         self._steppers: list[Plugin] = []
+        self._version = label(self)[1]
         plugins.bind(run)
+        run.bind(self.governor.affords_extra, plugins.left_out)
 
     # ------------------------------------------------------------------------------------------------- from the loop
 
@@ -60,24 +76,35 @@ class Dispatcher:
         for plugin in self.probes:
             if plugin.due is None:
                 # Step 0 is due before the first update; after a resume it has been.
-                plugin.due = plugin.schedule.next(self.run.step if self.run.resumed_from is not None else -1)  # type: ignore[union-attr]
-        self.plugins.tell("attach", None, f"Attached at step {self.run.step}.")
+                plugin.due = plugin.schedule.next(-1 if self.run.resumed_from is None else self.run.resumed_from)  # type: ignore[union-attr]
+        place = f"; results go to {self.run.log_dir}" if self.plugins.having("write") else ""
+        self.plugins.tell_sinks()
+        self.plugins.tell("attach", None, f"Attached at step {self.run.step}{place}.")
         self.plugins.call_all("on_attach", run=self.run)
         self._plan()
 
     def least_due(self) -> int:
         """The least step at which an exact count of steps is needed."""
-        return 0 if self._steppers else int(min(self._next_due, 2**62))
+        self._inexact = not self._steppers and self._clock() < self._wake_at
+        return int(min(self._next_due, 2**62)) if self._inexact else 0
+
+    @property
+    def recorded(self) -> int:
+        """The last step of which all that is due has been measured; -1 before that of step 0."""
+        if self._begun:
+            return self.run.step
+        return -1 if self.run.resumed_from is None else self.run.resumed_from
 
     def before_first(self) -> None:
         """Called before the first update: step 0 is measured here."""
         if self._silent:
             return
         try:
-            self._arrange()
-            if self.run.resumed_from is None:
-                self._work(0)
-        except Exception as error:
+            with self.governor.own(once=True):
+                self._arrange()
+            self._begun = True
+            self._work(self.run.step)
+        except BaseException as error:
             self._own_fault(error)
 
     def before_step(self) -> None:
@@ -86,7 +113,7 @@ class Dispatcher:
             return
         try:
             self.plugins.call_all("before_step", run=self.run)
-        except Exception as error:
+        except BaseException as error:
             self._own_fault(error)
 
     def after_step(self, step: int) -> None:
@@ -96,34 +123,67 @@ class Dispatcher:
             return
         try:
             if not self._arranged:
-                self._arranged = True
                 self._arrange(final=True)
+                self._arranged = True
                 self._next_due = step  # what waited for the batches is due now
             for plugin in self._steppers:
                 if not plugin.problem:
                     self.plugins.call(plugin, "on_step", run=self.run, step=step)
-            if step >= self._next_due or time.perf_counter() >= self._wake_at:
+            if step >= self._next_due or (not self._inexact and self._clock() >= self._wake_at):
                 self._work(step)
-        except Exception as error:
+        except BaseException as error:
             self._own_fault(error)
 
     def detach(self) -> None:
         """Write what waits and close everything."""
         if self._abandoned:
             return
-        self._account()
-        self.plugins.tell("detach", None, f"Detached at step {self.run.step}.")
-        self.flush()
-        self.plugins.call_all("on_detach", run=self.run)
+        try:
+            with self.governor.own():
+                self._account()
+                self.plugins.tell("detach", None, f"Detached at step {self.run.step}.")
+                self.flush()
+                self.governor.close()
+        except BaseException as error:
+            self._own_fault(error)
+        finally:
+            # The sinks last, and the last one first: it may tell the others of what it left out.
+            with self.governor.own():
+                self._close()
+
+    def _close(self) -> None:
+        """Let every plugin close what it has open, also one that is out of service; an interrupt comes after that."""
+        closing = [plugin for plugin in self.plugins.all if "on_detach" in plugin.hooks]
+        sinks = [plugin for plugin in closing if "write" in plugin.hooks]
+        interrupt: BaseException | None = None
+        for plugin in [*(plugin for plugin in closing if plugin not in sinks), *reversed(sinks)]:
+            try:
+                self.plugins.call(plugin, "on_detach", run=self.run)
+            except BaseException as error:
+                interrupt = interrupt or error
+        self.plugins.watchdog.stop()
+        if interrupt is not None:
+            raise interrupt
 
     def silence(self) -> None:
         """Do nothing any more, not even close files."""
         self._silent = self._abandoned = True
 
+    def forked(self) -> None:
+        """In a forked child: the files are the parent's."""
+        self.silence()
+        self.plugins.watchdog.forget()
+        for plugin in self.plugins.all:
+            if "on_fork" in plugin.hooks:
+                with suppress(Exception):
+                    invoke(plugin.hooks["on_fork"])
+
     def forget(self) -> None:
         """Leave no trace of a run that has not begun."""
-        self.plugins.call_all("on_detach", run=self.run)
-        self.silence()
+        try:
+            self._close()
+        finally:
+            self.silence()
 
     def problem(self, error: Exception) -> None:
         """Something in the loop that keeps the batches from being known."""
@@ -131,33 +191,84 @@ class Dispatcher:
             raise error
         self._blocked = str(error)
 
-    def _own_fault(self, error: Exception) -> None:
+    def _own_fault(self, error: BaseException) -> None:
+        if not self.plugins.is_a_fault(error):
+            self.plugins.interrupted(error, "between the calls of plugins")
+            raise error
         if self.plugins.on_error == "raise":
             raise error
         self._silent = True
-        log.exception("The probes have stopped: an internal error. Training goes on; what was measured is kept.")
+        message = (
+            f"The probes have stopped: an internal error. Training goes on; what was measured is kept. {text_of(error)}"
+        )
+        try:
+            self.plugins.tell("fault", None, message, "".join(traceback.format_exception(error)))
+        except Exception:
+            log.exception(message)
 
     # ------------------------------------------------------------------------------------------------------- measure
 
     def _work(self, step: int) -> None:
-        measurements: list[Measurement] = []
-        for plugin in self.probes:
-            if plugin.due is None or plugin.due > step or plugin.problem or not self._ready(plugin):
-                continue
-            if self.governor.affords(plugin.key, borrow=step >= _doubled(plugin)):
-                measurements += self._measure(plugin, step)
-        self._share_costs()
-        if measurements:
-            self.measured += len(measurements)
-            self.plugins.call_all("write", run=self.run, measurements=measurements)
-            self._flush_at = min(self._flush_at, time.perf_counter() + FLUSH_SECONDS)
-        if time.perf_counter() >= self._flush_at:
-            self._account()
-            self.flush()
-        self._plan()
+        with self.governor.own():
+            self.governor.settle(step, keys(self._waiting(step)))
+            self._measure_due(step)
+            if self._clock() >= self._flush_at:
+                self._account()
+                self.flush()
+            self._plan()
+
+    def _waiting(self, step: int) -> list[Plugin]:
+        """The probes that are due and can run."""
+        return [
+            plugin
+            for plugin in self.probes
+            if plugin.due is not None and plugin.due <= step and not plugin.problem and self._ready(plugin)
+        ]
+
+    def _measure_due(self, step: int) -> None:
+        """Let those measure whose turn can be afforded, and the sinks write what they measured."""
+        spent = dict(self.governor.spent)
+        turns: list[tuple[Plugin, int, list[Measurement]]] = []
+        self.run.end()  # an interrupt may have kept it from being done
+        try:
+            for plugin in self._waiting(step):
+                due = plugin.due
+                if self.governor.affords(plugin.key):
+                    turns.append((plugin, step - (due or 0), self._measure(plugin, step)))
+        finally:  # after an interrupt too, what the others have measured is written
+            self._share_costs()
+            if turns:
+                self._hand_over(turns, spent)
+
+    def _hand_over(self, turns: list[tuple[Plugin, int, list[Measurement]]], spent: dict[str, float]) -> None:
+        costs = [self.governor.spent[plugin.key] - spent.get(plugin.key, 0.0) for plugin, _, _ in turns]
+        measurements = [item for _, _, taken in turns for item in taken]
+        rows = list(measurements)
+        self._pending += [(sink, rows) for sink in self.plugins.having("write")]
+        self.measured += len(measurements)
+        records = [record for (plugin, delay, _), cost in zip(turns, costs, strict=True)
+                   if not plugin.failures["measure"] for record in self._turn(plugin, delay, cost)]  # fmt: skip
+        before = self.governor.total
+        rows += records
+        self._write_pending()
+        each = (self.governor.total - before) / max(1, len(measurements))
+        for (plugin, _, taken), cost in zip(turns, costs, strict=True):
+            self.governor.turn(plugin.key, cost, each * len(taken))
+        self._flush_at = min(self._flush_at, self._clock() + FLUSH_SECONDS)
+
+    def _write_pending(self) -> None:
+        """Hand over what was measured; what an interrupt kept from it, the next time."""
+        while self._pending:
+            sink, rows = self._pending[0]
+            try:
+                self.plugins.call(sink, "write", run=self.run, measurements=rows)
+            finally:
+                del self._pending[0]
 
     def _ready(self, plugin: Plugin) -> bool:
-        """Whether the batches it needs are there: before the first update they may not be."""
+        """Whether the batches it needs are there, and all parameters: before the first update they may not be."""
+        if not self._arranged and any(is_lazy(parameter) for parameter in self.run.model.parameters()):
+            return False  # a forward of ours would draw the initial weights, in the loop's stead
         return self._arranged or not getattr(plugin.implementation, "needs", None) or bool(self.run.batches)
 
     def _measure(self, plugin: Plugin, step: int) -> list[Measurement]:
@@ -165,26 +276,50 @@ class Dispatcher:
         wall_time = time.time()
 
         def consume(items: Iterable[Any] | None) -> None:
-            for item in items or ():
-                accepted = self._accept(plugin, item, step, wall_time)
-                if accepted is not None:
-                    taken.append(accepted)
+            try:
+                for count, item in enumerate(items or ()):
+                    if count == MAX_MEASUREMENTS:
+                        taken.clear()
+                        raise RuntimeError(f"measure must end, but yielded more than {count} measurements in one turn")
+                    accepted = self._accept(plugin, item, step, wall_time)
+                    if accepted is not None:
+                        taken.append(accepted)
+            finally:
+                if isinstance(items, Generator):
+                    items.close()  # what it does in the end, it does inside the guard
 
+        guard = unnoticed(self.run.model, self.run.optimizers)
         self.busy = True
         try:
-            self.plugins.call(
-                plugin, "measure", within=unnoticed(self.run.model), consume=consume, run=self.run, step=step
-            )
+            self.plugins.call(plugin, "measure", within=self._kept(guard), consume=consume, run=self.run, step=step)
         finally:
+            guard.restore()
             self.busy = False
-        due = plugin.due
-        while (due := plugin.schedule.next(due)) is not None and due <= step:  # type: ignore[union-attr,arg-type]
-            plugin.skipped += 1
-        plugin.due = due
-        if plugin.failures == 0:
+            # After an interrupt too: the turn is over.
+            due = plugin.due
+            while (due := plugin.schedule.next(due)) is not None and due <= step:  # type: ignore[union-attr,arg-type]
+                plugin.skipped += 1
+            plugin.due = due
+        if not plugin.failures["measure"]:
             plugin.measured += 1
             plugin.last_step = step
         return taken
+
+    @contextmanager
+    def _kept(self, guard: unnoticed) -> Iterator[None]:
+        """The guard, and what the probes share: whatever one does to the run is undone, a changed batch is told."""
+        run = self.run
+        before = {**vars(run), "batches": dict(run.batches), "optimizers": list(run.optimizers)}
+        versions = _versions(run.batches)
+        try:
+            with guard:
+                yield
+        finally:
+            vars(run).update(before)
+        if changed := [name for name, version in _versions(run.batches).items() if version != versions[name]]:
+            raise ModelChanged(
+                f"batch {changed[0]!r} was changed in place; what is measured on it is no longer the same"
+            )
 
     def _accept(self, plugin: Plugin, item: Any, step: int, wall_time: float) -> Measurement | None:
         if not isinstance(item, Measurement):
@@ -252,18 +387,17 @@ class Dispatcher:
                 continue
             if plugin.due > step or not self._arranged:
                 self._next_due = min(self._next_due, plugin.due)
-            else:
-                self._wake_at = min(self._wake_at, self.governor.affordable_at(plugin.key))
-                borrowed = plugin.schedule.next(max(step, _doubled(plugin) - 1))  # type: ignore[union-attr]
-                if borrowed is not None and self.governor.affords(plugin.key, borrow=True):
-                    self._next_due = min(self._next_due, borrowed)
+        if waiting := keys(self._waiting(step)):
+            self.governor.settle(step, waiting)
+            self._wake_at = min(self._wake_at, self.governor.next_turn(waiting))
 
     def check_needs(self) -> None:
         """Name the probes that cannot run on the batches there are, and what to pass."""
         unmet: dict[str, list[str]] = {}
         for plugin in self.probes:
-            reason = unmet_need(plugin.implementation, self.run.batches, self._blocked)
-            if reason and not plugin.problem:
+            if plugin.problem:
+                continue
+            if reason := unmet_need(plugin.implementation, self.run.batches, self._blocked):
                 plugin.problem = reason
                 unmet.setdefault(reason, []).append(plugin.label)
         for reason, labels in unmet.items():
@@ -274,28 +408,41 @@ class Dispatcher:
     def flush(self) -> None:
         """Let the sinks make durable what they took."""
         self._flush_at = math.inf
+        self._write_pending()
         self.plugins.call_all("flush", run=self.run)
 
     def _account(self) -> None:
         """Write what the probes cost, and how often they measured, were postponed past a turn, and failed."""
         if not (self.probes and self.measured):
             return
-        everything, probes = self.plugins.all, self.probes
-        wall_time = time.time()
-        version = label(self)[1]
-        plugin_axis, probe_axis = {"plugin": Axis(np.array(keys(everything)))}, {"probe": Axis(np.array(keys(probes)))}
+        everything, probes = [*keys(self.plugins.all), CORE], self.probes
+        plugin_axis, probe_axis = {"plugin": Axis(np.array(everything))}, {"probe": Axis(np.array(keys(probes)))}
         records = [
             Measurement("probes/share", self.governor.share, description="share of wall time of probes and sinks"),
-            Measurement("probes/seconds", [self.governor.spent[plugin.key] for plugin in everything], ("plugin",),
+            Measurement("probes/seconds", [self.governor.spent[key] for key in everything], ("plugin",),
                         plugin_axis, unit="s", description="time taken so far"),
             *(Measurement(f"probes/{what}", [getattr(plugin, what) for plugin in probes], ("probe",), probe_axis,
                           unit="turns", description=f"turns {what} so far")
               for what in ("measured", "skipped", "failed")),
         ]  # fmt: skip
-        taken = [record.taken(self.run.step, wall_time, "probes", version) for record in records]
-        self.plugins.call_all("write", run=self.run, measurements=taken)
+        self.plugins.call_all("write", run=self.run, measurements=[self._stamped(record) for record in records])
+
+    def _turn(self, plugin: Plugin, delay: int, cost: float) -> list[Measurement]:
+        """The record of one turn: what it cost, and how long after it was due it could be afforded."""
+        name = re.sub(r"[^\w=+@,()\[\]-]", "_", plugin.key)
+        return [
+            self._stamped(Measurement(f"probes/turn_seconds/{name}", cost, unit="s", description="cost of the turn")),
+            self._stamped(
+                Measurement(f"probes/turn_delay/{name}", delay, unit="steps", description="measured later than due by")
+            ),
+        ]
+
+    def _stamped(self, record: Measurement) -> Measurement:
+        return record.taken(self.run.step, time.time(), "probes", self._version)
 
 
-def _doubled(plugin: Plugin) -> int:
-    """The step from which a probe may measure on borrowed time: twice that of its last turn."""
-    return 2 * (plugin.last_step or 0)
+def _versions(batches: Mapping[str, Batch]) -> dict[str, list[int]]:
+    return {
+        name: [leaf._version for leaf in tensors((batch.args, batch.kwargs, batch.targets)) if not leaf.is_inference()]
+        for name, batch in batches.items()
+    }

@@ -1,30 +1,42 @@
-"""Keeping the cost of all probes under the stated share of wall time."""
+"""Keeping the cost of all probes and sinks under the stated share of training time."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["Governor"]
+__all__ = ["CORE", "Governor"]
 
-LOAN_SECONDS = 10.0
+CORE = "(core)"
+"""To whom is booked what is no plugin's: attaching, guarding, planning, telling of events."""
+LOAN_SECONDS = 60.0
+"""Training time after which what was spent in advance is paid back."""
 
 
 class Governor:
-    """Decides whether a probe's turn can be afforded, and keeps the accounts.
+    r"""Decides when a probe's turn can be afforded, and keeps the accounts.
 
-    A turn is affordable when, after it, the time spent by all probes and sinks would not exceed ``overhead`` times the
-    wall time since attach. Its cost is taken to be that of the probe's last turn; the first turn of each probe goes at
-    once, since its cost is not known, and is paid for before the next.
+    All that is spent stays below an allowance. After a minute of training it is ``overhead`` times the training time:
+    the wall time since attach without what was spent. Early training matters most and comes before anything has been
+    earned, so that the allowance of the first minute begins with what happens once, attaching and the first turn of
+    each probe, and half of the rest is given out evenly over the logarithm of the steps, the other half evenly in time:
 
-    Early training matters most, and comes before any time has been earned. So ``overhead`` times ten seconds may be
-    borrowed, beyond what the first turns cost, for turns at a step at least twice that of the probe's last: what is
-    affordable early is then spread evenly over the logarithm of the steps. All of it is paid back before other turns
-    go on, so that the budget holds for a run of a minute or more, and is exceeded by one of seconds.
+    .. math:: A(t) = F + L \left(\frac{\log(1 + s)}{2 \log(1 + s T / t)} + \frac{t}{2 T}\right) \quad (t < T),
+              \qquad A(t) = \max(F + L, o t) \quad (t \ge T), \qquad L = \max(o T - F, o T / 10)
+
+    with the training time t, the steps s, the cost F of what happens once, the overhead o, and T one minute. A shorter
+    run may exceed the budget; a longer one does not, unless F is most of what a minute may cost.
+
+    What is earned pays for attaching, sinks and events first. The rest goes in equal parts to the probes that wait for
+    a turn, each until it has what the turn will cost: a cheap probe that is always due cannot keep a dear one from
+    its turn. A cost is predicted from the last turns; what a turn costs more is taken from the probe's next one.
+    The first turn of each probe goes at once, since its cost is not known.
 
     Args:
-        overhead: Share of wall time that may be spent, between 0 and 1 (both excluded); None for no limit.
+        overhead: What may be spent, relative to the training time, between 0 and 1 (both excluded); None for no limit.
         clock: Seconds, monotonic.
 
     Raises:
@@ -34,21 +46,29 @@ class Governor:
     def __init__(self, overhead: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
         if overhead is not None and not 0 < overhead < 1:
             raise ValueError(
-                f"`overhead` must be a share of wall time between 0 and 1 (0.05 is 5 %), or None for no limit; "
+                f"`overhead` must be a share of training time between 0 and 1 (0.05 is 5 %), or None for no limit; "
                 f"got {overhead!r}."
             )
         self.overhead = overhead
         self.clock = clock
         self.start = clock()
+        self._stopped: float | None = None
+        self.step = 0
         self.spent: dict[str, float] = defaultdict(float)
-        self.last_cost: dict[str, float] = {}
-        self.first_turns = 0.0
-        """Cost of the first turns of all probes, in seconds: much of it happens once, and is no measure of the next."""
+        self.once = 0.0
+        """Cost of what happens once, in seconds: attaching, and the first turn of each probe."""
+        self.credits: dict[str, float] = defaultdict(float)
+        """What each probe has saved for its next turn; below zero when its last one cost more than it had."""
+        self._costs: dict[str, list[float]] = {}
+        """Of the last three turns of each probe."""
+        self._wanted: dict[str, float] = {}
+        """What the sinks wait for with work that may be left out."""
+        self._booked = 0.0
 
     @property
     def elapsed(self) -> float:
         """Wall time since attach, over all sessions, in seconds."""
-        return self.clock() - self.start
+        return (self.clock() if self._stopped is None else self._stopped) - self.start
 
     @property
     def total(self) -> float:
@@ -60,41 +80,169 @@ class Governor:
         """Time spent by probes and sinks over wall time since attach."""
         return self.total / max(self.elapsed, 1e-9)
 
-    def affords(self, plugin: str, borrow: bool = False) -> bool:
-        """Whether the plugin's next turn fits the budget now; with ``borrow``, time not yet earned may be used."""
-        if borrow and self.overhead is not None:
-            cost = self.total - self.first_turns + self.last_cost.get(plugin, 0.0)
-            return cost <= self.overhead * (self.elapsed + LOAN_SECONDS)
-        return self.affordable_at(plugin) <= self.clock()
+    def stop(self) -> None:
+        """Nothing is watched from here on: this time does not count."""
+        self._stopped = self.clock()
 
-    def affordable_at(self, plugin: str) -> float:
-        """The clock's time from which the plugin's next turn fits the budget."""
-        if self.overhead is None or plugin not in self.last_cost:
-            return self.start
-        # Wall time goes on during the turn, so its own cost earns a share too.
-        cost = self.last_cost[plugin]
-        return self.start + (self.total + cost) / self.overhead - cost
+    def go(self) -> None:
+        """Go on after :meth:`stop`."""
+        if self._stopped is not None:
+            self.start += self.clock() - self._stopped
+            self._stopped = None
 
-    def charge(self, plugin: str, seconds: float, turn: bool = False) -> None:
-        """Book time spent by a plugin; ``turn`` when it is the cost of one measurement turn."""
+    # ---------------------------------------------------------------------------------------------------- the accounts
+
+    def charge(self, plugin: str, seconds: float, once: bool = False) -> None:
+        """Book time spent by a plugin; ``once`` for what does not come again."""
         self.spent[plugin] += seconds
-        if turn:
-            if plugin not in self.last_cost:
-                self.first_turns += seconds
-            self.last_cost[plugin] = seconds
+        self._booked += seconds
+        if once:
+            self.once += seconds
+
+    @contextmanager
+    def own(self, once: bool = False) -> Iterator[None]:
+        """Book to the core what passes inside and is booked to no plugin."""
+        start, before = self.clock(), self._booked
+        try:
+            yield
+        finally:
+            self.charge(CORE, self.clock() - start - (self._booked - before), once)
+
+    def turn(self, probe: str, seconds: float, written: float = 0.0) -> None:
+        """A probe has measured, at a cost that is booked: it pays from its credit, unless it was the first turn.
+
+        Args:
+            probe: Its key.
+            seconds: The cost of measuring.
+            written: The cost of writing what was measured.
+        """
+        if probe not in self._costs:
+            # The sinks open their files at the first turns: that is no measure of the next.
+            self._costs[probe] = [seconds]
+            self.once += seconds + written
+        else:
+            self._costs[probe] = [*self._costs[probe][-2:], seconds + written]
+            self.credits[probe] -= seconds + written
+
+    def cost(self, probe: str) -> float:
+        """What the next turn will cost: as much as the last, unless that was an exception."""
+        if probe in self._wanted:
+            return self._wanted[probe]
+        last = self._costs.get(probe, [0.0])
+        return min(last[-1], 2 * sorted(last)[(len(last) - 1) // 2])
+
+    # ----------------------------------------------------------------------------------------------- what is affordable
+
+    def settle(self, step: int, waiting: Iterable[str]) -> None:
+        """Give out what has been earned until ``step`` to the probes that wait for a turn, and to what sinks wait for.
+
+        In equal parts, to each until it has what it waits for; the least need first, so that its rest goes to others.
+        """
+        self.step = step
+        if self.overhead is None:
+            return
+        for key, credit in self.credits.items():
+            self.credits[key] = min(credit, self.cost(key))  # a turn that was cheaper than the one before leaves a rest
+        free = self._left() - sum(self.credits.values())
+        needs = sorted((self._need(key), key) for key in {*waiting, *self._wanted} if self._need(key) > 0)
+        for count, (need, key) in zip(range(len(needs), 0, -1), needs, strict=True):
+            part = min(need, free / count)
+            if part <= 0:
+                break
+            self.credits[key] += part
+            free -= part
+
+    def affords(self, probe: str) -> bool:
+        """Whether the probe's next turn can be afforded now, after :meth:`settle`."""
+        if self.overhead is None or probe not in self._costs:
+            return True
+        return self._need(probe) <= 1e-9 and self.cost(probe) <= self._left() + 1e-9
+
+    def affords_extra(self, sink: str, seconds: float) -> bool:
+        """Whether a sink may do work that can be left out; if not, it waits for it as a probe does for its turn."""
+        if self.overhead is None:
+            return True
+        left = self._left()
+        reserved = sum(credit for key, credit in self.credits.items() if key != sink)
+        granted = seconds <= min(left, left - reserved) + 1e-9
+        if granted:
+            self._wanted.pop(sink, None)
+            self.credits.pop(sink, None)  # free again, to pay what will be booked
+        else:
+            self._wanted[sink] = seconds
+        return granted
+
+    def close(self) -> None:
+        """No more turns come: what was saved for them is free."""
+        self.credits.clear()
+
+    def next_turn(self, waiting: Iterable[str]) -> float:
+        """The clock's time before which no turn of the waiting probes can be afforded, at the present pace of steps."""
+        now, waiting = self.clock(), set(waiting)
+        if self.overhead is None or not waiting:
+            return now
+        left = self._left()
+        debt = max(0.0, sum(self.credits.values()) - left)
+        needs = {key: max(0.0, self._need(key)) for key in {*waiting, *self._wanted}}
+        sharers = sum(need > 0 for need in needs.values())
+        least = min((need for need in needs.values() if need > 0), default=0.0)
+        missing = min(
+            max(self.cost(key) - left, debt + sharers * least if needs[key] > 0 else 0.0) for key in waiting
+        )  # fmt: skip
+        if missing <= 0:
+            return now
+        training = self.elapsed - self.total
+        if training >= LOAN_SECONDS:
+            return now + (max(0.0, self.once + self._loan() - self.overhead * training) + missing) / self.overhead
+        if not self.step or training <= 0:
+            return now
+        # The allowance is concave until then: its tangent is reached no later than the allowance itself.
+        final = self.step * LOAN_SECONDS / training
+        slope = self.step / training / (1 + self.step) / math.log1p(final) / 2 + 0.5 / LOAN_SECONDS
+        return now + min(missing / slope / self._loan(), LOAN_SECONDS - training)
+
+    def allowance(self) -> float:
+        """What may have been spent by now, in seconds."""
+        if self.overhead is None:
+            return math.inf
+        training = self.elapsed - self.total
+        if training >= LOAN_SECONDS:
+            return max(self.once + self._loan(), self.overhead * training)
+        given_out = 0.0
+        if training > 0:
+            final = self.step * LOAN_SECONDS / training
+            early = math.log1p(self.step) / math.log1p(final) if self.step else 0.0
+            given_out = early / 2 + training / LOAN_SECONDS / 2
+        return self.once + self._loan() * given_out
+
+    def _loan(self) -> float:
+        """What the first minute may cost beyond what happens once, in seconds: a tenth of its budget at least."""
+        minute = (self.overhead or 0.0) * LOAN_SECONDS
+        return max(0.1 * minute, minute - self.once)
+
+    def _left(self) -> float:
+        return self.allowance() - self.total
+
+    def _need(self, key: str) -> float:
+        return self.cost(key) - self.credits.get(key, 0.0)
+
+    # ---------------------------------------------------------------------------------------------------------- resume
 
     def state_dict(self) -> dict[str, object]:
         """The accounts, for a resume."""
         return {
             "elapsed": self.elapsed,
             "spent": dict(self.spent),
-            "last_cost": dict(self.last_cost),
-            "first_turns": self.first_turns,
+            "once": self.once,
+            "credits": dict(self.credits),
+            "costs": {probe: list(costs) for probe, costs in self._costs.items()},
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on with the accounts of a checkpoint."""
-        self.start = self.clock() - float(state["elapsed"])  # type: ignore[arg-type]
-        self.spent = defaultdict(float, state["spent"])  # type: ignore[call-overload]
-        self.last_cost = dict(state["last_cost"])  # type: ignore[call-overload]
-        self.first_turns = float(state["first_turns"])  # type: ignore[arg-type]
+        """Go on with the accounts of a checkpoint, to which is added what this session has spent already."""
+        self.start -= float(state["elapsed"])  # type: ignore[arg-type]
+        self.once += float(state.get("once", 0.0))  # type: ignore[arg-type]
+        for plugin, seconds in state["spent"].items():  # type: ignore[attr-defined]
+            self.spent[plugin] += seconds
+        self.credits.update(state.get("credits", {}))  # type: ignore[call-overload]
+        self._costs.update({probe: list(costs) for probe, costs in state.get("costs", {}).items()})  # type: ignore[attr-defined]

@@ -2,57 +2,124 @@
 
 Inside the guard the model computes in eval mode, with gradients enabled and autocast off, so that a measurement has one
 meaning whatever the loop is doing; afterwards, also after an exception, everything is as it was.
+
+Every undo is registered before the change that it undoes, and may be done twice. An exception at any line of this
+file, an interrupt or a lack of memory too, therefore leaves everything as it was. What cannot be closed: a second
+interrupt while the first one's undoing is not done, and an interrupt before the first line of ``__exit__``, for which
+the caller has :meth:`unnoticed.restore`.
 """
 
 from __future__ import annotations
 
+import gc
+import itertools
+import operator
 import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import signal
+import sys
+import threading
+import warnings
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer, optimizer
 
 __all__ = ["ModelChanged", "random_states_kept", "unnoticed"]
+
+Undo = Callable[[], object]
 
 
 class ModelChanged(RuntimeError):
     """A probe changed a parameter in place, which cannot be undone without a second copy of the model."""
 
 
-@contextmanager
-def unnoticed(model: nn.Module) -> Iterator[None]:
-    """Undo on exit whatever happens to random states, buffers, modes, gradients and forward hooks.
+class unnoticed:
+    """Undo on exit whatever happens to random states, buffers, modes, gradients and hooks.
 
-    Saved and restored: the random states of Python, numpy, torch and every initialised accelerator; the buffers, modes
-    (``training``), forward hooks, ``requires_grad`` and ``.grad`` of the model; default dtype, determinism and matmul
-    settings. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are set without
-    calling the user's ``train()``, which may do more than that. Parameters are not copied: the memory this costs is
-    that of the buffers. Nothing here synchronizes with an accelerator.
+    Saved and restored: the random states of Python, numpy, torch and every initialised accelerator; the modules,
+    parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors that
+    its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is refused
+    meanwhile; default dtype, determinism and matmul settings; signal handlers and warning filters. So are the
+    attributes of every module, and what its plain containers hold: counts, losses and caches that a forward leaves
+    there. What is compiled runs eagerly meanwhile, since other shapes and modes would have it compiled again. Gradients
+    are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are set without calling the user's
+    ``train()``, which may do more than that. Parameters are not copied: the memory this costs is that of the buffers.
+    Nothing here synchronizes with an accelerator but the last look at whether parameters are what they were.
+
+    Args:
+        model: The model.
+        optimizers: Its optimizers, as far as they are known.
 
     Raises:
         ModelChanged: If a parameter was changed in place: the one thing that is detected but not undone.
     """
-    # A lazy module has parameters that are none yet.
-    parameters = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
-    versions = [_version(parameter) for _, parameter in parameters]
-    with ExitStack() as restore:
-        for undo in (_settings(), _random_states(), _modules(model), _buffers(model), _gradients(parameters)):
-            restore.callback(undo)
-        device = parameters[0][1].device.type if parameters else "cpu"
-        if torch.is_autocast_enabled(device):
-            restore.enter_context(torch.autocast(device, enabled=False))
-        restore.enter_context(torch.inference_mode(False))
-        restore.enter_context(torch.enable_grad())
-        yield
-    for (name, parameter), version in zip(parameters, versions, strict=True):
-        if _version(parameter) != version:
-            raise ModelChanged(
-                f"parameter {name!r} was changed in place; training is no longer what it would have been"
-            )
+
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
+        self._model, self._optimizers = model, optimizers
+        self._undo: list[Undo] = []
+        self._versions: list[tuple[str, nn.Parameter, int | None]] = []
+        self._sums: dict[torch.device, Tensor] = {}
+
+    def __enter__(self) -> None:
+        try:
+            self._save()
+        except BaseException:
+            self.restore()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+        if error is None or isinstance(error, Exception):
+            changed = [name for name, parameter, version in self._versions if _version(parameter) != version]
+            sums = _checksums([parameter for _, parameter, _ in self._versions])
+            if changed or any(
+                device not in sums or not torch.equal(sums[device], before) for device, before in self._sums.items()
+            ):
+                which = f"parameter {changed[0]!r}" if changed else "a parameter"
+                raise ModelChanged(f"{which} was changed in place; training is no longer what it would have been")
+
+    def restore(self) -> None:
+        """Undo what is not undone yet.
+
+        Raises:
+            RuntimeError: If something could not be undone; everything else was.
+        """
+        try:
+            _undo_all(self._undo)
+        finally:
+            _undo_all(self._undo)  # goes on after an interrupt; otherwise there is nothing left
+
+    def _save(self) -> None:
+        undo, model = self._undo, self._model
+        # A lazy module has parameters that are none yet.
+        parameters = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
+        self._versions = [(name, parameter, _version(parameter)) for name, parameter in parameters]
+        self._sums = _checksums([parameter for _, parameter in parameters])
+        _settings(undo)
+        _compiler(undo)
+        _random_states(undo)
+        _buffers(undo, model)
+        _optimizers(undo, self._optimizers)
+        _modules(undo, model)
+        _parameters(undo, [parameter for _, parameter in parameters])
+        for device in {"cpu", *(parameter.device.type for _, parameter in parameters[:1])}:
+            if device != "meta" and torch.is_autocast_enabled(device):
+                undo.append(lambda device=device: torch.set_autocast_enabled(device, True))  # type: ignore[misc]
+                torch.set_autocast_enabled(device, False)
+        if torch.is_inference_mode_enabled():
+            mode = torch.inference_mode(False)
+            mode.__enter__()
+            undo.append(lambda: None if torch.is_inference_mode_enabled() else mode.__exit__(None, None, None))
+        torch.set_grad_enabled(True)
 
 
 @contextmanager
@@ -66,18 +133,35 @@ def random_states_kept() -> Iterator[None]:
         >>> torch.equal(torch.get_rng_state(), before)
         True
     """
-    undo = _random_states()
+    undo: list[Undo] = []
     try:
-        yield
+        try:
+            _random_states(undo)
+            yield
+        finally:
+            _undo_all(undo)
     finally:
-        undo()
+        _undo_all(undo)
 
 
-def _random_states() -> Callable[[], None]:
-    restorers: list[Callable[[], object]] = []
+def _undo_all(undo: list[Undo]) -> None:
+    """Undo in reverse order; one that fails is tried again, and does not keep the others from being done."""
+    failure: Exception | None = None
+    while undo:
+        for again in (True, False):
+            try:
+                undo[-1]()
+                break
+            except Exception as error:
+                failure = failure if again else failure or error
+        undo.pop()
+    if failure is not None:
+        raise RuntimeError(f"what a probe did could not be undone: {failure!r}") from failure
 
+
+def _random_states(undo: list[Undo]) -> None:
     def keep(state: Any, setter: Callable[[Any], object]) -> None:
-        restorers.append(lambda: setter(state))
+        undo.append(lambda: setter(state))
 
     keep(random.getstate(), random.setstate)
     keep(np.random.get_state(), np.random.set_state)  # noqa: NPY002 - the legacy state is the one loaders draw from
@@ -88,110 +172,258 @@ def _random_states() -> Callable[[], None]:
         keep(torch.mps.get_rng_state(), torch.mps.set_rng_state)
     if torch.xpu.is_available() and torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
         keep(torch.xpu.get_rng_state_all(), torch.xpu.set_rng_state_all)
-    return lambda: _call_all(restorers)
 
 
-def _settings() -> Callable[[], None]:
-    default_dtype = torch.get_default_dtype()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    precision = torch.get_float32_matmul_precision()
-    threads = torch.get_num_threads()
-    cudnn = torch.backends.cudnn
-    flags = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
-
-    def undo() -> None:
-        torch.set_default_dtype(default_dtype)
-        if (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()) != (
-            deterministic,
-            warn_only,
-        ):
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        if torch.get_float32_matmul_precision() != precision:
-            torch.set_float32_matmul_precision(precision)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        for name, value in flags.items():
-            if getattr(cudnn, name) != value:
-                setattr(cudnn, name, value)
-
-    return undo
+def _determinism() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
+def _set_determinism(state: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(state[0], warn_only=state[1])
+
+
+def _anomaly() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+
+
+def _set_anomaly(state: tuple[bool, bool]) -> None:
+    torch.autograd.set_detect_anomaly(*state)
+
+
+def _precisions() -> list[Any]:
+    backends: Any = torch.backends
+    owners = [backends, backends.cuda.matmul, backends.cudnn, backends.mkldnn]
+    parts = ("matmul", "conv", "rnn")
+    owners += [getattr(owner, part) for owner in owners[2:] for part in parts if hasattr(owner, part)]
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
+
+
+def _precision() -> Any:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by the newer names, from where on torch refuses to tell the older one
+        return [owner.fp32_precision for owner in _precisions()]
+
+
+def _set_precision(state: Any) -> None:
+    if isinstance(state, str):
+        torch.set_float32_matmul_precision(state)
+    else:
+        for owner, precision in zip(_precisions(), state, strict=True):
+            owner.fp32_precision = precision
+
+
+_ATTENTIONS = ("flash", "mem_efficient", "math", "cudnn")
+
+
+def _attention() -> list[bool]:
+    return [getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in _ATTENTIONS]
+
+
+def _set_attention(state: list[bool]) -> None:
+    for name, enabled in zip(_ATTENTIONS, state, strict=True):
+        getattr(torch.backends.cuda, f"enable_{name}_sdp")(enabled)
+
+
+def _keeps_denormals() -> bool:
+    return float(np.float32(1e-39) * np.float32(0.5)) != 0  # torch has a setter only; it is the processor's flag
+
+
+def _set_denormals(state: bool) -> None:
+    torch.set_flush_denormal(not state)
+
+
+def _cudnn() -> dict[str, Any]:
+    return {name: getattr(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+
+
+def _set_cudnn(state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        setattr(torch.backends.cudnn, name, value)
+
+
+def _set_filters(state: list[Any]) -> None:
+    warnings.filters[:] = state  # type: ignore[index]
+
+
+def _handlers() -> dict[signal.Signals, Any]:
+    if threading.current_thread() is not threading.main_thread():
+        return {}  # only the main thread may set them
+    return {number: signal.getsignal(number) for number in signal.Signals}
+
+
+def _set_handlers(state: dict[signal.Signals, Any]) -> None:
+    for number, handler in state.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (_determinism, _set_determinism),
+    (_anomaly, _set_anomaly),
+    (_precision, _set_precision),
+    (torch.get_num_threads, torch.set_num_threads),
+    (_cudnn, _set_cudnn),
+    (_attention, _set_attention),
+    (_keeps_denormals, _set_denormals),
+    (torch.get_default_device, torch.set_default_device),
+    (np.geterr, lambda state: np.seterr(**state)),
+    (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+    (lambda: list(warnings.filters), _set_filters),
+    (_handlers, _set_handlers),
 )
 
 
-def _modules(model: nn.Module) -> Callable[[], None]:
-    modules = list(model.modules())
-    training = [module for module in modules if module.training]
-    hooks = [
-        (table, set(table))
-        for module in modules
-        for name in _HOOKS
-        if (table := getattr(module, name, None)) is not None
-    ]
-    for module in training:
-        module.training = False
-
-    def undo() -> None:
-        were_training = set(map(id, training))
-        for module in modules:
-            if module.training != (id(module) in were_training):
-                module.training = id(module) in were_training
-        for table, before in hooks:
-            for key in set(table) - before:
-                del table[key]
-
-    return undo
+def _settings(undo: list[Undo]) -> None:
+    for get, put in _SETTINGS:
+        undo.append(_setting(get, put))
 
 
-def _buffers(model: nn.Module) -> Callable[[], None]:
+def _setting(get: Callable[[], Any], put: Callable[[Any], object]) -> Undo:
+    before = get()
+    return lambda: None if get() == before else put(before)
+
+
+def _compiler(undo: list[Undo]) -> None:
+    """Run what is compiled, the model or a part of it, eagerly: other shapes and modes would have it compiled again.
+
+    Torch gives up compiling what was compiled too often, and training would be slower, and another, from then on.
+    """
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # from 2.6
+        stance = torch.compiler.set_stance("force_eager")
+        undo.append(lambda: stance.__exit__(None, None, None))
+
+
+def _modules(undo: list[Undo], model: nn.Module) -> None:
+    """Keep the attributes of every module, and what is in those that are plain containers.
+
+    Hooks, parameters and modes are among them, and what a forward leaves in its module: counts, losses, caches.
+    """
+    attributes = [(module.__dict__, dict(module.__dict__)) for module in model.modules()]
+    containers = [value for _, before in attributes for value in before.values() if type(value) in _CONTAINERS]
+    # Most of them are tables of hooks, and empty.
+    empty = [value for value in containers if not value]
+    contents = [(value, value.copy()) for value in containers if value]
+
+    def restore() -> None:
+        for own, before in attributes:
+            if own.keys() != before.keys() or any(map(operator.is_not, own.values(), before.values())):
+                own.clear()
+                own.update(before)
+        for value in empty:
+            if value:
+                value.clear()
+        for value, copy in contents:
+            if len(value) != len(copy) or any(map(operator.is_not, _items(value), _items(copy))):
+                value.clear()
+                value.extend(copy) if isinstance(value, list | deque) else value.update(copy)
+
+    undo.append(restore)
+    for own, before in attributes:
+        if before.get("training"):  # a compiled part has none of its own
+            own["training"] = False
+
+
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return itertools.chain(container, container.values()) if isinstance(container, dict) else container
+
+
+def _buffers(undo: list[Undo], model: nn.Module) -> None:
     saved = [
-        (module._buffers, name, buffer, buffer.detach().clone())
+        (buffer, buffer.detach().clone())
         for module in model.modules()
-        for name, buffer in module._buffers.items()
+        for buffer in module._buffers.values()
         if buffer is not None and not is_lazy(buffer)
     ]
 
-    def undo() -> None:
-        for table, name, buffer, copy in saved:
+    def restore() -> None:
+        for buffer, copy in saved:
             # Batch norm writes its statistics without raising their version, so all are written back; through .data,
             # which does not raise it either: a graph that the loop still holds stays valid.
             buffer.data.copy_(copy)
-            if table.get(name) is not buffer:
-                table[name] = buffer
 
-    return undo
+    undo.append(restore)
 
 
-def _gradients(parameters: list[tuple[str, nn.Parameter]]) -> Callable[[], None]:
-    saved = [(parameter, parameter.grad, parameter.requires_grad) for _, parameter in parameters]
-    for parameter, gradient, _ in saved:
-        if gradient is not None:
-            parameter.grad = None
+def _parameters(undo: list[Undo], parameters: list[nn.Parameter]) -> None:
+    saved = [(parameter, parameter.data, parameter.grad, parameter.requires_grad) for parameter in parameters]
 
-    def undo() -> None:
-        for parameter, gradient, requires_grad in saved:
+    def restore() -> None:
+        for parameter, data, gradient, requires_grad in saved:
+            if type(data) is Tensor and not _same_memory(parameter.data, data):
+                parameter.data = data
             if parameter.grad is not gradient:
                 parameter.grad = gradient
             if parameter.requires_grad != requires_grad:
                 parameter.requires_grad_(requires_grad)
 
-    return undo
+    undo.append(restore)
+    for parameter, _, gradient, _ in saved:
+        if gradient is not None:
+            parameter.grad = None
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.device, one.layout) != (other.dtype, other.device, other.layout):
+        return False
+    return one.layout is not torch.strided or one.is_meta or one.is_set_to(other)
+
+
+def _optimizers(undo: list[Undo], optimizers: Sequence[Optimizer]) -> None:
+    """Refuse their steps, and hide their hooks: torch is iterating over them just now, and would fail at a new one."""
+    tables: list[tuple[Any, str]] = [
+        (optimizer, "_global_optimizer_pre_hooks"),
+        (optimizer, "_global_optimizer_post_hooks"),
+        *((item, name) for item in optimizers for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")),
+    ]
+    hooks = [(owner, name, getattr(owner, name)) for owner, name in tables]
+    steps = [(item, item.__dict__.get("step")) for item in optimizers]
+    groups = [(group, dict(group)) for item in optimizers for group in item.param_groups]
+
+    def restore() -> None:
+        for owner, name, table in hooks:
+            setattr(owner, name, table)
+        for item, step in steps:
+            if step is None:
+                item.__dict__.pop("step", None)
+            else:
+                item.__dict__["step"] = step
+        for group, before in groups:
+            if group.keys() != before.keys() or any(group[key] is not value for key, value in before.items()):
+                group.clear()
+                group.update(before)
+
+    undo.append(restore)
+    for owner, name, table in hooks:
+        setattr(owner, name, OrderedDict(table))
+    for item in optimizers:
+        item.__dict__["step"] = _refused
+
+
+def _refused(*_: object, **__: object) -> None:
+    raise RuntimeError("a probe must not call optimizer.step(): it would train the model. Step a copy of both.")
+
+
+def _checksums(parameters: list[nn.Parameter]) -> dict[torch.device, Tensor]:
+    """The sums of the bits, on each device: a change through ``.data`` does not raise the version."""
+    sums: dict[torch.device, list[Tensor]] = {}
+    for parameter in parameters:
+        integers = _INTEGERS.get(parameter.element_size())
+        # Of a distributed or a quantized parameter there is no such view.
+        plain = type(parameter) is nn.Parameter and parameter.layout is torch.strided and not parameter.is_meta
+        if plain and integers is not None:
+            sums.setdefault(parameter.device, []).append(parameter.detach().view(integers).sum())
+    return {device: torch.stack(values) for device, values in sums.items()}
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
-
-
-def _call_all(functions: list[Callable[[], object]]) -> None:
-    for function in functions:
-        function()

@@ -18,6 +18,7 @@ exception never reaches the user's loop, nor does it keep the other plugins from
     save                            flush(run), state_dict()
     resume                          load_state_dict(state)
     detach                          on_detach(run)
+    fork                            on_fork()                     in the child: let go of files without writing
 
 A *step* is one true optimizer update of the watched model: not a batch (gradient accumulation), not a nested
 ``super().step()``, not an update that a gradient scaler skipped. Step 0 is the model before its first update.
@@ -89,3 +90,8 @@ def load_state_dict(state: dict[str, Any]) -> None:
 @hookspec
 def on_detach(run: Run) -> None:
     """Called once, when the manager detaches, also after an exception in the user's loop: close everything."""
+
+
+@hookspec
+def on_fork() -> None:
+    """Called in a forked child, where nothing is measured: let go of every file, and of its locks, without writing."""

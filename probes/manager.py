@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import uuid
@@ -20,10 +21,18 @@ from .batches import as_batch
 from .capture import FirstBatch, pick_output, unwrap_model
 from .discovery import BrokenPlugin, default_names, load
 from .dispatch import Dispatcher
-from .governor import Governor
-from .guard import unnoticed
-from .lifetime import DetachAtExit, Silence, close_late, keep_alive, make_log_dir, without_model
-from .plugins import OnError, Plugins, invoke
+from .governor import CORE, Governor
+from .guard import random_states_kept, unnoticed
+from .lifetime import (
+    DetachAtExit,
+    LogDirTaken,
+    close_late,
+    keep_alive,
+    settle,
+    silence_in_children,
+    without_model,
+)
+from .plugins import DEADLINE, OnError, Plugin, Plugins, invoke, log, text_of
 from .probe import Probe
 from .report import report
 from .run import Run
@@ -48,13 +57,15 @@ class ProbeManager:
             no ``"train"``, the first batch the loop shows becomes it.
         sinks: Where results go; by default HDF5 and TensorBoard, both in ``log_dir``.
         log_dir: Directory of the results; by default ``runs/<date and time>``.
-        overhead: Share of wall time that all probes and sinks together may take: a probe's turn is postponed while it
-            would exceed it. None for exact schedules whatever they cost.
+        overhead: What all probes and sinks together may take, relative to the time of the training itself: a probe's
+            turn is postponed while it would exceed it. None for exact schedules whatever they cost.
         output: Picks the output tensor, of shape ``(n, c)`` or ``(n,)``, from what the model returns. By default the
             tensor itself, its ``logits``, or the first of a tuple.
         seed: Seed of everything random in the probes; the global random state is never touched.
-        on_error: ``"log"``: a fault of a probe or a sink is logged and recorded, and training goes on. ``"raise"``: it
-            is raised, for development.
+        on_error: ``"log"``: a fault of a probe or a sink, or a ``log_dir`` that cannot be used, is logged and recorded,
+            and training goes on. ``"raise"``: it is raised, for development.
+        deadline: Seconds after which the log says that a call into a probe or a sink is not over, and where it is. It
+            is not stopped, which Python cannot do.
 
     Raises:
         TypeError, ValueError: If an argument is not what it must be, the model has no parameters, or no probe has the
@@ -82,7 +93,9 @@ class ProbeManager:
         output: Callable[[Any], Tensor] | None = None,
         seed: int = 0,
         on_error: OnError = "log",
+        deadline: float = DEADLINE,
     ) -> None:
+        self._governor = Governor(overhead)
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         if next(model.parameters(), None) is None:
@@ -94,6 +107,8 @@ class ProbeManager:
             )
         if output is not None and not callable(output):
             raise TypeError(f"`output` must be a function of what the model returns, got {type(output).__name__}.")
+        if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0:
+            raise ValueError(f"`deadline` must be a number of seconds greater than 0, got {deadline!r}.")
         if on_error not in ("log", "raise"):
             raise ValueError(f"`on_error` must be 'log' or 'raise', got {on_error!r}.")
         if isinstance(probes, str | Probe):
@@ -103,13 +118,13 @@ class ProbeManager:
         self._given_log_dir = Path(log_dir) if log_dir is not None else None
         self._given_optimizers: list[Optimizer] = []
         self._broken: list[str] = []
-        made = [
-            self._make(probe, named=probes is not None) for probe in (default_names() if probes is None else probes)
-        ]
+        self._overhead, self._on_error, self._deadline = overhead, on_error, deadline
+        with random_states_kept():  # a probe may build a network of its own
+            made = [
+                self._make(probe, named=probes is not None) for probe in (default_names() if probes is None else probes)
+            ]
         self._probes = [probe for probe in made if probe is not None]
         self._sinks = list(sinks) if sinks is not None else None
-        self._overhead, self._on_error = overhead, on_error
-        Governor(overhead)  # refuses a bad budget here, where it was given
         self.run = Run(
             model=unwrap_model(model),
             log_dir=self._given_log_dir or Path("runs"),
@@ -117,30 +132,49 @@ class ProbeManager:
             output=output or pick_output,
             run_id=uuid.uuid4().hex,
         )
-        self._inactive = False
+        self._inactive = ""
         self._state: dict[str, Any] | None = None
         self._dispatch: Dispatcher | None = None
         self._first: FirstBatch | None = None
         self._counter: StepCounter | None = None
         self._loss = "given" if "train" in self._given_batches else ""
+        self._governor.charge(CORE, self._governor.elapsed, once=True)
+        self._governor.stop()
 
     # ------------------------------------------------------------------------------------------------ attach, detach
 
     def attach(self, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> ProbeManager:
         """Begin to watch; returns the manager, which is also a context manager that detaches.
 
+        A ``log_dir`` that cannot be written, is full, holds another run or belongs to another process is no reason to
+        stop a training: unless ``on_error="raise"``, the results go to a directory beside it (``<log_dir>_2``), or to
+        one for temporary files, which ``run.log_dir``, the log, the report and the events of the run name. In a process
+        that was started to load data, where the training script is only imported, nothing is watched; nor anywhere when
+        the environment variable ``PROBES`` is ``off``: the script then trains as if this call were not there.
+
         Args:
             optimizer: The optimizer(s) whose updates are the steps; by default every optimizer that holds a parameter
                 of the model.
 
         Raises:
-            RuntimeError: If the manager is attached already, or another process writes to ``log_dir``.
+            RuntimeError: If the manager is attached already.
             TypeError, ValueError: If ``optimizer`` is not a torch optimizer or trains another model, or a batch is
                 not one.
-            OSError: If ``log_dir`` cannot be written or holds another run.
+            OSError, RuntimeError: With ``on_error="raise"``, if ``log_dir`` cannot be written, holds another run or
+                belongs to another process.
         """
         if self._dispatch is not None:
             raise RuntimeError("This ProbeManager is attached already. Call detach() first.")
+        self._governor.go()
+        try:
+            with self._governor.own(once=True), random_states_kept():
+                self._attach(optimizer)
+        finally:
+            if self._dispatch is None:
+                self._governor.stop()
+        return self
+
+    def _attach(self, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
         given = [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         self._given_optimizers = [unwrap_optimizer(item) for item in given]
         for item in self._given_optimizers:
@@ -149,9 +183,9 @@ class ProbeManager:
                     f"`optimizer` ({type(item).__name__}) holds no parameter of the watched model "
                     f"({type(self.run.model).__name__}). Pass the optimizer that trains this model."
                 )
-        self._inactive = not _is_main_process()
+        self._inactive = _why_inactive()
         if self._inactive:
-            return self  # one process measures and writes; the others train as if nothing were attached
+            return  # one process measures and writes; the others train as if nothing were attached
         run = self.run
         with unnoticed(run.model):
             batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
@@ -160,11 +194,8 @@ class ProbeManager:
         if run.step and run.resumed_from is None:
             run.resumed_from = run.step
         run.optimizers = list(self._given_optimizers)
-        plugins = Plugins(Governor(self._overhead), self._on_error)
+        plugins = Plugins(self._governor, self._on_error, self._deadline)
         dispatch = Dispatcher(run, plugins, self._arrange)
-        if self._sinks != []:
-            resumed = Path(self._state["log_dir"]) if self._state is not None else run.log_dir if run.step else None
-            run.log_dir = make_log_dir(self._given_log_dir, resumed)
         run.config = self._config()
         for probe in self._probes:
             plugins.add(probe)
@@ -173,20 +204,28 @@ class ProbeManager:
         self._dispatch = dispatch
         try:
             self._open(dispatch)
-        except BaseException:
-            dispatch.forget()  # nothing was measured: there is nothing to write, nor to tell
-            self.detach()
-            raise
-        return self
+        except BaseException as error:
+            try:
+                dispatch.forget()  # nothing was measured: there is nothing to write, nor to tell
+            finally:
+                self.detach()
+            if self._on_error == "raise" or not isinstance(error, Exception):
+                raise
+            self._inactive = f"could not attach, by an internal error: {text_of(error)}"
+            log.exception("The probes could not attach: an internal error. Training goes on without them.")
 
     def _open(self, dispatch: Dispatcher) -> None:
         run, plugins = self.run, dispatch.plugins
-        # A sink that cannot write is the user's to know before the training starts; a probe's fault is not.
-        for sink in plugins.having("write"):
-            if hook := sink.hooks.pop("on_attach", None):
-                invoke(hook, run=run)
+        if self._sinks != []:
+            self._open_sinks(plugins)
         if self._state is not None:
-            checkpoint.restore(self._state, dispatch)
+            try:
+                checkpoint.restore(self._state, dispatch)
+            except Exception as error:
+                if self._on_error == "raise":
+                    raise
+                plugins.tell("fault", None, f"Not all of the checkpoint's state of the probes could be taken up, and "
+                             f"what they measure may not go on from it: {text_of(error)}.")  # fmt: skip
         for message in self._broken:
             plugins.tell("fault", None, message)
         dispatch.attach()
@@ -202,29 +241,75 @@ class ProbeManager:
         # The manager lives as long as the model, also when the script keeps no reference to it.
         keep_alive(run.model, self)
         self._at_exit = DetachAtExit(self)
-        self._finalizer = weakref.finalize(self, close_late, plugins.having("write"), without_model(run), self._at_exit)
+        self._finalizer = weakref.finalize(self, close_late, plugins.having("write"), without_model(run), self._at_exit,
+                                           plugins.watchdog)  # fmt: skip
         self._finalizer.atexit = False
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=Silence(self))
+        silence_in_children(self)
+
+    def _open_sinks(self, plugins: Plugins) -> None:
+        """Find a directory that the sinks can use, and let them begin; one that fails on its own is put out."""
+        run, sinks = self.run, plugins.having("write")
+        hooks = {sink.key: hook for sink in sinks if (hook := sink.hooks.pop("on_attach", None))}
+        failed: dict[str, BaseException] = {}
+
+        def begin(log_dir: Path) -> None:
+            run.log_dir = log_dir
+            failed.clear()
+            begun: list[Plugin] = []
+            for sink in sinks:
+                try:
+                    if sink.key in hooks:
+                        invoke(hooks[sink.key], run=run)
+                    begun.append(sink)
+                except LogDirTaken:
+                    for other in begun:
+                        plugins.call(other, "on_detach", run=run)
+                    raise
+                except BaseException as error:
+                    if self._on_error == "raise" or not plugins.is_a_fault(error):
+                        raise
+                    failed[sink.key] = error
+
+        resumed = Path(self._state["log_dir"]) if self._state is not None else run.log_dir if run.step else None
+        asked = self._given_log_dir or resumed or Path("runs")
+        try:
+            _, why = settle(self._given_log_dir, resumed, begin, strict=self._on_error == "raise")
+        except (OSError, LogDirTaken) as error:
+            if self._on_error == "raise":
+                raise
+            plugins.tell("warning", None, f"Nothing is recorded: neither {asked} nor another directory can be written. "
+                         f"Training goes on. {error}")  # fmt: skip
+            run.log_dir, failed = asked, {sink.key: error for sink in sinks} if self._sinks is None else failed
+        else:
+            if why:
+                plugins.tell("warning", None, f"Results go to {run.log_dir}, not to {asked}: {why}")
+        for sink in sinks:
+            if sink.key in failed:
+                plugins.put_out(sink, failed[sink.key], "it cannot record")
 
     def detach(self) -> None:
         """Stop watching: remove every hook of ours, measure nothing more, write and close the files."""
-        dispatch, self._dispatch = self._dispatch, None
         if self._first is not None:
             self._first.close()
             self._first = None
         if self._counter is not None:
+            self.run.step = self._counter.settle()
             self._counter.remove()
             self._counter = None
-        if dispatch is not None:
+        if (dispatch := self._dispatch) is None:
+            return
+        try:
+            dispatch.detach()
+        finally:  # after an interrupt too, everything is closed
+            self._dispatch = None
             keep_alive(self.run.model, self, remove=True)
             if hasattr(self, "_finalizer"):
                 self._finalizer.detach()
                 self._at_exit.cancel()
-            dispatch.detach()
-            self._last_report = report(self, dispatch)
+            self._governor.stop()
             self._state = None
             self.run.resumed_from = None
+        self._last_report = report(self, dispatch)
 
     def __enter__(self) -> ProbeManager:
         return self
@@ -239,7 +324,7 @@ class ProbeManager:
     def report(self) -> str:
         """What is watched, what is not and what to pass, and what each probe has cost so far; a text to print."""
         if self._inactive:
-            return "Inactive: rank 0 measures and writes for all processes.\n"
+            return f"Inactive: {self._inactive}.\n"
         if self._dispatch is None:
             return getattr(self, "_last_report", "") or "Not attached. Call attach(), or attach(optimizer).\n"
         return report(self, self._dispatch)
@@ -257,7 +342,16 @@ class ProbeManager:
             return {}
         if self._dispatch is None:
             raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
-        return checkpoint.save(self._dispatch)
+        try:
+            if self._counter is not None:
+                self.run.step = self._counter.settle()
+            return checkpoint.save(self._dispatch)
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            self._dispatch.plugins.tell("fault", None, f"The probes' part of a checkpoint could not be made, and a run "
+                                        f"resumed from it starts a new record: {text_of(error)}.")  # fmt: skip
+            return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue the run of a checkpoint, in the same files: what they hold past its step is cut off.
@@ -270,6 +364,9 @@ class ProbeManager:
         """
         if self._inactive:
             return
+        if not state:
+            log.warning("The checkpoint holds nothing of the probes: a new record begins at this step.")
+            return
         checkpoint.check(state)
         attached = self._dispatch is not None
         if attached:
@@ -279,9 +376,12 @@ class ProbeManager:
             self.detach()
             if self._given_log_dir is None and self._state is None and self._sinks != []:
                 shutil.rmtree(self.run.log_dir, ignore_errors=True)  # fresh, and made for nothing
+        if self.run.step:
+            self._governor = Governor(self._overhead)  # those accounts are of another life of the run
+            self._governor.stop()
         self._state = dict(state)
         self.run.run_id, self.run.seed = state["run_id"], state["seed"]
-        self.run.step = self.run.resumed_from = state["step"]
+        self.run.step, self.run.resumed_from = state["step"], state.get("recorded", state["step"])
         if attached:
             self.attach(self._given_optimizers or None)
 
@@ -294,7 +394,17 @@ class ProbeManager:
             except BrokenPlugin as error:
                 self._broken.append(f"{error} Training goes on without it.")
                 return None
-            return found() if named or found.by_default else None
+            if not named and not found.by_default:
+                return None
+            try:
+                return found()
+            except Exception as error:
+                if self._on_error == "raise":
+                    raise
+                self._broken.append(
+                    f"Plugin {probe!r} could not be made: {text_of(error)}. Training goes on without it."
+                )
+                return None
         if isinstance(probe, type):
             raise TypeError(f"`probes` must hold instances or names; write {probe.__name__}() instead of the class.")
         if not isinstance(probe, Probe) and not any(
@@ -315,7 +425,7 @@ class ProbeManager:
 
     def _config(self) -> dict[str, Any]:
         def settings(item: Any) -> dict[str, str]:
-            return {name: repr(value) for name, value in vars(item).items() if not name.startswith("_")}
+            return {name: text_of(value) for name, value in vars(item).items() if not name.startswith("_")}
 
         model = self.run.model
         return {
@@ -346,7 +456,15 @@ class ProbeManager:
         dispatch.check_needs()
 
 
-def _is_main_process() -> bool:
+def _why_inactive() -> str:
+    """Why nothing is watched in this process; empty if it is."""
+    if os.environ.get("PROBES", "").strip().lower() in ("off", "0", "false", "no"):
+        return "the environment variable PROBES switches the probes off"
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # The script is imported by a process that it has started, e.g. a loader's worker.
+        return "this process only imports the training script"
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    return int(os.environ.get("RANK", "0") or 0) == 0
+        rank = torch.distributed.get_rank()
+    else:
+        rank = int(os.environ.get("RANK", "0") or 0)
+    return "" if rank == 0 else "rank 0 measures and writes for all processes"

@@ -16,12 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Axis", "Measurement"]
+__all__ = ["NAME", "Axis", "Measurement", "printable"]
 
 Array = NDArray[Any]
 
 # A name is a path in HDF5 and a tag in TensorBoard: no empty part, no part made of dots alone, no white space.
-_NAME = re.compile(r"(?!\.+(/|$))[\w.=+@,()\[\]-]+(/(?!\.+(/|$))[\w.=+@,()\[\]-]+)*")
+NAME = re.compile(r"(?!\.+(/|$))[\w.=+@,()\[\]-]+(/(?!\.+(/|$))[\w.=+@,()\[\]-]+)*")
+
+
+def printable(text: str) -> str:
+    """Without what could command a terminal: names may come from anybody's model or file."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 class Axis(NamedTuple):
@@ -89,7 +94,7 @@ class Measurement:
         num_samples: int | None = None,
         description: str = "",
     ) -> None:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(
                 f"`name` of a measurement must be a path like 'fourier/amplitude/train' "
                 f"(letters, digits and _.=+@,()[]- between slashes), got {name!r}."

@@ -7,7 +7,9 @@ from typing import Any
 
 from .batches import Batch
 
-__all__ = ["unmet_need"]
+__all__ = ["NEEDS", "unmet_need"]
+
+NEEDS = frozenset({"batch", "inputs", "targets"})
 
 
 def unmet_need(probe: Any, batches: Mapping[str, Batch], blocked: str) -> str:

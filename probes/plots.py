@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .measurement import printable
+
 if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
@@ -63,7 +65,7 @@ def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
     error = stream["standard_error"].sortby("step") if "standard_error" in stream.variables else None
     figure = Figure(figsize=(6.4, 4.2), dpi=130, layout="constrained")
     draw(figure, value, error)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_text(title), fontsize=11)
     return figure
 
 
@@ -124,10 +126,10 @@ def _curves(figure: Figure, value: Any, error: Any) -> None:
     steps, names = value["step"].values, value[dim].values[:20]
     colors = _colormap()(np.linspace(0, 0.93, len(names)))
     for index, name in enumerate(names):
-        axes.plot(steps, value.isel({dim: index}).values, label=str(name), color=colors[index], linewidth=1.4)
+        axes.plot(steps, value.isel({dim: index}).values, label=_text(name), color=colors[index], linewidth=1.4)
     axes.set_ylabel(_label(value))
     axes.legend(
-        title=str(dim), fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
+        title=_text(dim), fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
     )
     _steps(axes, steps, "x")
 
@@ -151,7 +153,7 @@ def _heat_maps(figure: Figure, value: Any, error: Any) -> None:
             axes.set_visible(False)
             continue
         mesh = _mesh(axes, value.isel({first: index}), limits)
-        axes.set_title(f"{first} {value[first].values[index]}", fontsize=8)
+        axes.set_title(_text(f"{first} {value[first].values[index]}"), fontsize=8)
         axes.label_outer()
     figure.colorbar(mesh, ax=panels, label=_label(value), pad=0.02, aspect=40)
 
@@ -187,13 +189,13 @@ def _plane(figure: Figure, value: Any, error: Any) -> None:
     for index, name in enumerate(names):
         x, y = value.isel({dim: index}).transpose("plane", "step").values
         axes.plot(x, y, color=colors[index], linewidth=1, alpha=0.6)
-        axes.scatter(x, y, s=sizes, color=[colors[index]], label=str(name), edgecolors="none")
+        axes.scatter(x, y, s=sizes, color=[colors[index]], label=_text(name), edgecolors="none")
     units = str(value.attrs.get("units", "1"))
-    x_label, y_label = (f"{words} ({units})" if units != "1" else str(words) for words in value["plane"].values)
+    x_label, y_label = (_text(f"{words} ({units})" if units != "1" else words) for words in value["plane"].values)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(f"steps {int(value['step'][0])} (small) to {int(value['step'][-1])} (large)", fontsize=9)
     axes.legend(
-        title=str(dim), fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
+        title=_text(dim), fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
         markerscale=1.5, scatteryoffsets=[0.5],
     )  # fmt: skip
 
@@ -232,7 +234,12 @@ def _edges(centres: Any) -> Any:
 def _label(variable: Any, name: str = "") -> str:
     words = name or str(variable.attrs.get("long_name") or variable.name)
     units = str(variable.attrs.get("units", "1"))
-    return textwrap.fill(words if units in ("1", "") else f"{words} ({units})", 42)
+    return _text(textwrap.fill(words if units in ("1", "") else f"{words} ({units})", 42))
+
+
+def _text(words: object) -> str:
+    """Words as they are: a name with dollar signs is no formula."""
+    return "\n".join(map(printable, str(words).split("\n"))).replace("$", r"\$")
 
 
 def _colormap() -> Any:

@@ -6,12 +6,18 @@ from being called and would reach the user's loop.
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
+import os
+import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from types import CodeType, FunctionType
 from typing import Any, Literal
 
 import pluggy
@@ -19,17 +25,23 @@ import pluggy
 from . import hookspecs
 from .discovery import GROUP, label
 from .governor import Governor
-from .guard import ModelChanged
+from .guard import ModelChanged, random_states_kept
+from .needs import NEEDS
 from .probe import Probe
 from .run import Event, Run
 from .schedule import Schedule, log_spaced
+from .watchdog import Watchdog
 
-__all__ = ["OnError", "Plugin", "Plugins", "invoke", "keys", "log"]
+__all__ = ["DEADLINE", "OnError", "Plugin", "Plugins", "invoke", "keys", "log", "text_of"]
 
 log = logging.getLogger("probes")
 OnError = Literal["log", "raise"]
 
 QUARANTINE_AFTER = 3
+DEADLINE = 60.0
+"""Seconds after which it is told that a plugin's call is not over."""
+_WATCHED = {"on_attach", "measure", "write", "flush", "on_detach"}
+MAX_TEXT = 1000
 _HOOKS = [name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "probes_spec")]
 
 
@@ -48,13 +60,37 @@ class Plugin:
     due: int | None = None
     problem: str = ""
     """Why it does not run; empty while it does."""
+    left_out: str = ""
+    """What it did not do, to stay within the budget."""
     last_failure: str = ""
-    failures: int = 0
-    """In succession."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """In succession, of each hook."""
     measured: int = 0
     skipped: int = 0
     failed: int = 0
     last_step: int | None = None
+
+
+class _Checked(Schedule):
+    """A plugin's schedule, of which nothing wrong comes: what fails, or goes backwards, is over."""
+
+    def __init__(self, schedule: Schedule, failed: Callable[[Exception], None]) -> None:
+        self._schedule, self._failed = schedule, failed
+
+    def next(self, after: int) -> int | None:
+        try:
+            step = self._schedule.next(after)
+            if step is None:
+                return None
+            if isinstance(step, bool) or operator.index(step) <= after:
+                raise ValueError(f"next({after}) must be a step greater than {after}, or None; it was {step!r}")
+            return operator.index(step)
+        except Exception as error:
+            self._failed(error)
+            return None
+
+    def __repr__(self) -> str:
+        return text_of(self._schedule)
 
 
 class _PluginManager(pluggy.PluginManager):
@@ -81,14 +117,19 @@ class Plugins:
     Args:
         governor: Books what each call costs.
         on_error: ``"log"`` to go on after a fault, ``"raise"`` to stop, for development.
+        deadline: Seconds after which it is told that a call is not over.
     """
 
-    def __init__(self, governor: Governor, on_error: OnError) -> None:
-        self.governor, self.on_error = governor, on_error
+    def __init__(self, governor: Governor, on_error: OnError, deadline: float = DEADLINE) -> None:
+        self.governor, self.on_error, self.deadline = governor, on_error, deadline
         self.all: list[Plugin] = []
+        self.watchdog = Watchdog(deadline)
+        self._process = os.getpid()
         self._manager = _PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
         self._told: set[tuple[str, str]] = set()
+        self._early: list[Event] | None = []
+        """What happened before the sinks were there."""
         self._run: Run | None = None
 
     def bind(self, run: Run) -> None:
@@ -97,34 +138,59 @@ class Plugins:
 
     def add(self, implementation: object) -> None:
         """Register a probe or sink; a misspelt hook is reported and left out."""
-        key = base = str(getattr(implementation, "name", "") or type(implementation).__name__)
-        for count in range(2, 1000):
-            if all(plugin.key != key for plugin in self.all):
-                break
-            key = f"{base}-{count}"
-        described, version = label(implementation)
-        plugin = Plugin(key, described, version, implementation)
         try:
-            self._manager.register(implementation, key)
+            plugin = Plugin(self._new_key(implementation), *label(implementation), implementation)
+            self._manager.register(implementation, plugin.key)
         except Exception as error:  # pluggy refuses a hook whose arguments it does not know
-            self.tell("fault", plugin, f"Plugin {described} could not be registered: {error}")
             if self.on_error == "raise":
                 raise
+            kind = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
+            self.tell("fault", None, f"Plugin {kind} could not be registered: {text_of(error)}.")
             return
         for caller in self._manager.get_hookcallers(implementation) or []:
             hook = next(impl for impl in caller.get_hookimpls() if impl.plugin is implementation)
             if not caller.has_spec():
                 message = (
-                    f"Plugin {described} implements unknown hook {caller.name!r}. Known hooks: {', '.join(_HOOKS)}."
+                    f"Plugin {plugin.label} implements unknown hook {caller.name!r}. Known hooks: {', '.join(_HOOKS)}."
                 )
                 if self.on_error == "raise":
                     raise ValueError(message)
                 self.tell("fault", plugin, message)
             else:
                 plugin.hooks[caller.name] = hook
-        if "measure" in plugin.hooks:
-            plugin.schedule = getattr(implementation, "schedule", None) or log_spaced()
         self.all.append(plugin)
+        if "measure" in plugin.hooks:
+            self._take_settings(plugin)
+
+    def _new_key(self, implementation: object) -> str:
+        taken = set(keys(self.all))
+        base = str(getattr(implementation, "name", "") or type(implementation).__name__)
+        names = (base if count == 1 else f"{base}-{count}" for count in range(1, len(taken) + 2))
+        return next(name for name in names if name not in taken)
+
+    def _take_settings(self, plugin: Plugin) -> None:
+        """Look at what a probe says of itself before anything relies on it."""
+        schedule = getattr(plugin.implementation, "schedule", None)
+        needs: Any = getattr(plugin.implementation, "needs", frozenset())
+        plugin.schedule = _Checked(
+            schedule if isinstance(schedule, Schedule) else log_spaced(),
+            lambda error: self.put_out(plugin, error, "its schedule failed"),
+        )
+        if schedule is not None and not isinstance(schedule, Schedule):
+            wrong = f"`schedule` must be a schedule such as every(100), got {text_of(schedule)}"
+            self.put_out(plugin, TypeError(wrong), "its schedule is none")
+        elif not isinstance(needs, frozenset | set | list | tuple) or not NEEDS.issuperset(needs):
+            wrong = f"`needs` must be a set of {', '.join(map(repr, sorted(NEEDS)))}, got {text_of(needs)}"
+            self.put_out(plugin, TypeError(wrong), "its needs are not known")
+
+    def put_out(self, plugin: Plugin, error: BaseException, why: str) -> None:
+        """Call a plugin no more, since it cannot go on."""
+        if self.on_error == "raise":
+            raise error
+        plugin.failed += 1
+        plugin.last_failure = text_of(error)
+        plugin.problem = f"{why}: {text_of(error)}"
+        self.tell("fault", plugin, f"Plugin {plugin.label} is not called: {why}: {text_of(error)}. Training goes on.")
 
     def having(self, hook: str) -> list[Plugin]:
         """The working plugins that implement a hook, in the order in which they were given."""
@@ -148,7 +214,8 @@ class Plugins:
         Args:
             plugin: The plugin.
             hook: The name of the hook.
-            within: A context for the call and for ``consume``: the body of a generator runs while it is consumed.
+            within: A context for the call and for ``consume``: the body of a generator runs while it is consumed. By
+                default random states are kept, except at every step.
             consume: What to do with the result.
             arguments: The hook's arguments.
 
@@ -157,56 +224,133 @@ class Plugins:
         """
         if self._run is not None:
             self._run.begin(plugin.key)
-        start = time.perf_counter()
+        what = f"{hook} of {plugin.label}" if hook in _WATCHED else ""
+        start, began = self.governor.clock(), time.monotonic()
         try:
-            with within or nullcontext():
+            if within is None:  # at every step there is no time for that
+                within = nullcontext() if hook in ("before_step", "on_step") else random_states_kept()
+            with self.watchdog.watching(what) if what else nullcontext(), within:
                 result = consume(invoke(plugin.hooks[hook], **arguments))
-        except Exception as error:
+        except BaseException as error:
+            if not self.is_a_fault(error):
+                self.interrupted(error, f"in {hook} of plugin {plugin.label}")
+                raise
             self.fault(plugin, error, hook)
             return None
         else:
-            plugin.failures = 0
+            plugin.failures[hook] = 0
             return result
         finally:
-            self.governor.charge(plugin.key, time.perf_counter() - start, turn=hook == "measure")
+            self.governor.charge(plugin.key, self.governor.clock() - start)
+            if what and (seconds := time.monotonic() - began) >= self.deadline:
+                self.tell("hang", plugin, f"Training waited {seconds:.0f} s for {what}.")
 
-    def fault(self, plugin: Plugin, error: Exception, where: str) -> None:
+    def interrupted(self, error: BaseException, where: str) -> None:
+        """Record, once, an exception that is on its way to the user's loop."""
+        if getattr(error, "_told_by_probes", None) != id(self):
+            with suppress(AttributeError):
+                error._told_by_probes = id(self)  # type: ignore[attr-defined]
+            self.tell("interrupt", None, f"{text_of(error)} {where}: what was not done by then is missing, at this step "
+                      f"and in what a probe adds up.")  # fmt: skip
+
+    def is_a_fault(self, error: BaseException) -> bool:
+        """Whether an exception is the plugin's own; the user's are interrupts, and what his signal handlers raise.
+
+        A probe's ``sys.exit()`` is a fault too, but for that of a process that the probe itself has forked.
+        """
+        if isinstance(error, KeyboardInterrupt) or os.getpid() != self._process:
+            return False
+        handlers, trace = _codes_of_handlers(), error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code in handlers:
+                return False
+            trace = trace.tb_next
+        return True
+
+    def fault(self, plugin: Plugin, error: BaseException, where: str) -> None:
         """Record an exception of a plugin; the third in succession puts it out of service."""
         if self.on_error == "raise":
             raise error
         plugin.failed += 1
-        plugin.failures += 1
-        plugin.last_failure = repr(error)
+        plugin.failures[where] += 1
+        plugin.last_failure = text = text_of(error)
         trace = "".join(traceback.format_exception(error))
-        self.tell("fault", plugin, f"Plugin {plugin.label} failed in {where}: {error!r}", trace, once=repr(error))
-        if isinstance(error, ModelChanged) or plugin.failures >= QUARANTINE_AFTER:
-            why = "it changed the model" if isinstance(error, ModelChanged) else f"{plugin.failures} failures in a row"
-            plugin.problem = f"quarantined after {why}: {error!r}"
+        self.tell(
+            "fault", plugin, f"Plugin {plugin.label} failed in {where}: {text}. Training goes on.", trace, once=text
+        )
+        if where == "load_state_dict":
+            self.put_out(plugin, error, "its state is lost")
+        elif isinstance(error, ModelChanged) or plugin.failures[where] >= QUARANTINE_AFTER:
+            why = "it changed the model" if isinstance(error, ModelChanged) else (
+                f"{plugin.failures[where]} failures in a row"
+            )  # fmt: skip
+            plugin.problem = f"quarantined after {why}: {text}"
             self.tell("quarantine", plugin, f"Plugin {plugin.label} is called no more in this run: {why}.")
+
+    def left_out(self, key: str, message: str) -> None:
+        """Record what a plugin did not do, to stay within the budget."""
+        plugin = next(plugin for plugin in self.all if plugin.key == key)
+        plugin.left_out = message
+        self.tell("skipped", plugin, message)
 
     def tell(self, kind: str, plugin: Plugin | None, message: str, trace: str = "", once: str = "") -> None:
         """Log a message (the same one only once) and record it as an event of the run."""
         key = (plugin.key if plugin else "", once or message)
         if key not in self._told:
             self._told.add(key)
-            level = logging.INFO if kind in ("attach", "detach") else logging.WARNING
-            log.log(level, "%s%s", message, f" Training goes on.\n{trace}" if trace else "")
+            quiet = kind in ("attach", "detach", "skipped", "interrupt")
+            level = logging.INFO if quiet else logging.WARNING
+            log.log(level, "%s%s", message, f"\n{trace}" if trace else "")
         step = self._run.step if self._run else 0
         event = Event(kind, plugin.label if plugin else "", message, step, time.time())
+        if self._early is not None:
+            self._early.append(event)
+            return
         for sink in self.having("on_event"):
-            if sink is not plugin:  # a broken sink is not told of its own fault
-                self._told_safely(sink, event)
+            self._told_safely(sink, event, of_itself=sink is plugin)
 
-    def _told_safely(self, sink: Plugin, event: Event) -> None:
+    def tell_sinks(self) -> None:
+        """Hand over what happened before the sinks were there; from now on they are told at once."""
+        early, self._early = self._early or [], None
+        for event in early:
+            for sink in self.having("on_event"):
+                self._told_safely(sink, event, of_itself=False)
+
+    def _told_safely(self, sink: Plugin, event: Event, of_itself: bool) -> None:
         try:
             invoke(sink.hooks["on_event"], run=self._run, event=event)
-        except Exception as error:  # not through fault(), which would tell of it and come back here
-            log.warning("Plugin %s failed in on_event: %r. Training goes on.", sink.label, error)
+        except BaseException as error:  # not through fault(), which would tell of it and come back here
+            if not self.is_a_fault(error):
+                raise
+            if not of_itself:
+                log.warning("Plugin %s failed in on_event: %s. Training goes on.", sink.label, text_of(error))
 
 
 def invoke(hook: pluggy.HookImpl, **arguments: Any) -> Any:
     """Call a hook with the arguments it takes."""
     return hook.function(*(arguments[name] for name in hook.argnames))
+
+
+def text_of(item: object) -> str:
+    """Its ``repr``, of moderate length, whatever that does."""
+    try:
+        text = repr(item)
+    except Exception:
+        text = f"{type(item).__name__} (its repr fails)"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
+
+def _codes_of_handlers() -> set[CodeType]:
+    """The code of every signal handler that is set."""
+    codes = set()
+    for number in signal.Signals:
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, functools.partial):
+            handler = handler.func
+        for function in (handler, getattr(handler, "__func__", None), getattr(type(handler), "__call__", None)):  # noqa: B004
+            if isinstance(function, FunctionType):
+                codes.add(function.__code__)
+    return codes
 
 
 def keys(plugins: Iterable[Plugin]) -> list[str]:

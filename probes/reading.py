@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from .measurement import NAME
 from .sinks.run_file import SCHEMA_NAME
 from .sinks.streams import coordinates, dimensions
 from .sinks.superblock import read_file
-from .sinks.table import growing, tables
+from .sinks.table import growing, stored_rows, tables
 
 if TYPE_CHECKING:
     import xarray
@@ -66,7 +67,10 @@ def _datasets(file: Any) -> tuple[xarray.Dataset, dict[str, xarray.Dataset]]:
     root = xarray.Dataset(attrs=dict(file.attrs))
     if root.attrs.get("schema_name") != SCHEMA_NAME:
         return root, {}
-    return root, {group.name.strip("/"): _dataset(group) for group in tables(file)}
+    groups = {group.name.strip("/"): group for group in tables(file)}
+    if bad := [name for name in groups if not NAME.fullmatch(name)]:
+        raise ValueError(f"{bad[0]!r} is no name of a stream")  # it could lead anywhere when a file is named after it
+    return root, {name: _dataset(group) for name, group in groups.items()}
 
 
 def _dataset(group: Any) -> xarray.Dataset:
@@ -75,12 +79,15 @@ def _dataset(group: Any) -> xarray.Dataset:
 
     columns = growing(group)
     rows = min(len(column) for column in columns.values())
+    if any(stored_rows(column) < rows for column in columns.values()):
+        raise ValueError(f"{group.name!r} claims {rows} rows, which are not there")
     variables: dict[str, Any] = {}
     for name, column in columns.items():
         dims, values = dimensions(column), column[:rows]
         attributes = {key: item for key, item in column.attrs.items() if key not in HIDDEN}
         if name == "wall_time":
-            values = (values * 1e6).round().astype("datetime64[us]").astype("datetime64[ns]")
+            with np.errstate(invalid="ignore"):  # of a damaged file
+                values = (values * 1e6).round().astype("datetime64[us]").astype("datetime64[ns]")
             del attributes["units"]
         elif dims[-1] == "part":
             dims, values = dims[:-1], values.view(np.result_type(values, np.complex64))[..., 0]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from .governor import CORE
+
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
     from .manager import ProbeManager
@@ -51,6 +53,7 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     for plugin in dispatch.plugins.having("write"):
         share = f"{governor.spent[plugin.key] / max(governor.elapsed, 1e-9):.2%}"
         rows.append((plugin.key, "sink", "", "", str(plugin.failed), "", "", share))
+    rows.append((CORE, "", "", "", "", "", "", f"{governor.spent[CORE] / max(governor.elapsed, 1e-9):.2%}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += [""]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -58,6 +61,9 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     troubles += manager._broken
     if troubles:
         lines += ["", "Not running"] + [f"  {trouble}" for trouble in troubles]
+    left_out = [plugin for plugin in dispatch.plugins.all if plugin.left_out]
+    if left_out:
+        lines += ["", "Left out"] + [f"  {plugin.key}: {plugin.left_out}" for plugin in left_out]
     failed = [plugin for plugin in dispatch.plugins.all if plugin.last_failure and not plugin.problem]
     if failed:
         lines += ["", "Last failure"] + [f"  {plugin.key}: {plugin.last_failure}" for plugin in failed]

@@ -55,12 +55,18 @@ class Run:
     """The manager's and every plugin's settings, as strings and numbers, for the files."""
     run_id: str = ""
     resumed_from: int | None = None
-    """The step of the checkpoint this run continues; None when it started afresh."""
+    """The last step of which the records of the run that this one continues are kept, -1 for none of them; None when it
+    started afresh."""
 
     def __post_init__(self) -> None:
         self._probe = ""
         self._cache: dict[Hashable, Any] = {}
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
+        self.bind(lambda plugin, seconds: True, lambda plugin, message: None)
+
+    def bind(self, affords: Callable[[str, float], bool], left_out: Callable[[str, str], None]) -> None:
+        """Called before the run: who decides what can be afforded, and who is told of what was left out."""
+        self._affords, self._left_out = affords, left_out
 
     def begin(self, plugin: str) -> None:
         """Called before a plugin is: draws and costs are its own from here."""
@@ -72,6 +78,17 @@ class Run:
         self._cache.clear()
         self._shares.clear()
         return shares
+
+    def affords(self, seconds: float) -> bool:
+        """Whether work that a sink may leave out, and that takes so long, fits the budget now.
+
+        If it does not, time is saved for it beside the probes that wait for their turn: ask again at the next flush.
+        """
+        return self._affords(self._probe, seconds)
+
+    def left_out(self, message: str) -> None:
+        """Tell what a sink did not do because it did not fit the budget, and how to have it."""
+        self._left_out(self._probe, message)
 
     @property
     def device(self) -> torch.device:

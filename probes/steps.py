@@ -7,16 +7,19 @@ schedulers, frameworks and compilation, and does not see gradient accumulation. 
   times for one update: only the outermost call counts;
 * a gradient scaler with inf gradients does not call ``step`` at all, unless the optimizer is fused: then it is called,
   changes nothing, and says so in ``found_inf``, which lives on the accelerator: reading it would synchronize, so it is
-  read only when the count could matter;
-* several optimizers of one model step one after the other: the step is the count of the one that stepped most.
+  read only when the count could matter, and once in a thousand updates;
+* several optimizers of one model step one after the other. Those that hold different parameters, and step in the order
+  in which they first did, share a step; an optimizer that steps again, or takes over the parameters of another, begins
+  the next one. A critic that takes five updates for one of the generator makes five steps.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 __all__ = ["StepCounter", "unwrap_optimizer"]
+
+UNCERTAIN = 1000
+"""Updates that may have been skipped and were not asked about, at most."""
 
 
 def unwrap_optimizer(optimizer: Any) -> Optimizer:
@@ -40,6 +46,10 @@ def unwrap_optimizer(optimizer: Any) -> Optimizer:
             f"{type(optimizer).__name__}. Steps are counted in its step hook."
         )
     return optimizer
+
+
+_STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
+"""Of the wrapper that torch puts around every ``step``."""
 
 
 class StepCounter:
@@ -69,10 +79,16 @@ class StepCounter:
         self._given = bool(optimizers)
         self._before_first, self._on_step, self._due = before_first, on_step, due
         self._before_step = before_step
-        self._counts: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
+        self._ranks = itertools.count()
+        self._round: list[_Known] = []
+        """Those that have made the present step."""
+        self._begun = False
         self._verdicts: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
-        self._unresolved: list[tuple[Optimizer, Tensor]] = []
-        self._offset = 0
+        self._uncertain: list[tuple[_Known, Tensor | None]] = []
+        """The latest updates, from one on that may have been skipped, with what tells whether it was."""
+        self._certain: tuple[int, list[_Known]] = (0, [])
+        """Step and round before those."""
         # The hooks refer weakly: an optimizer (or torch, for the global ones) must not keep the model alive.
         post, pre = _Hook(self, "_after"), _Hook(self, "_before")
         if optimizers:
@@ -89,12 +105,25 @@ class StepCounter:
 
     def resume(self, step: int) -> None:
         """Go on counting from a checkpoint's step."""
-        self._offset = self.step = step
+        self.step = step
+
+    def settle(self) -> int:
+        """The exact step: asks the accelerator which updates it has skipped, if any may have been."""
+        if self._uncertain:
+            verdicts = [verdict for _, verdict in self._uncertain if verdict is not None]
+            device = verdicts[0].device
+            skipped = iter(torch.stack([verdict.to(device) for verdict in verdicts]).tolist())
+            self.step, self._round = self._certain
+            for known, verdict in self._uncertain:
+                if verdict is None or not next(skipped):
+                    self._count(known)
+            self._uncertain.clear()
+        return self.step
 
     @property
     def seen(self) -> list[Optimizer]:
         """The optimizers that have stepped so far."""
-        return list(self._counts)
+        return list(self._known)
 
     def _watched(self, optimizer: Optimizer) -> bool:
         if self._given:
@@ -110,7 +139,7 @@ class StepCounter:
     def _before(self, optimizer: Optimizer) -> None:
         if not self._watched(optimizer):
             return
-        if not self._counts:
+        if not self._begun:
             self._before_first()
         if self._before_step is not None:
             self._before_step()
@@ -122,35 +151,52 @@ class StepCounter:
             # Here and not in _before: torch is iterating over the hooks there.
             _remove(self._pre)
             self._pre = []
-        found_inf = getattr(optimizer, "found_inf", None)
-        if isinstance(found_inf, Tensor):
-            self._unresolved.append((optimizer, found_inf.detach().clone()))
-        self._counts[optimizer] = self._counts.get(optimizer, 0) + 1
-        step = self._offset + max(self._counts.values())
-        if step <= self.step:
-            return  # another optimizer of the same model has counted this step already
-        if self._unresolved and step >= self._due():
-            for skipped, inf in self._unresolved:
-                self._counts[skipped] -= bool(inf.item())
-            self._unresolved.clear()
-            step = self._offset + max(self._counts.values())
-            if step <= self.step:
-                self.step = step
-                return
-        self.step = step
-        self._on_step(step)
+        self._begun = True
+        if (known := self._known.get(optimizer)) is None:
+            parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+            known = self._known[optimizer] = _Known(next(self._ranks), parameters)
+        before, found_inf = self.step, getattr(optimizer, "found_inf", None)
+        verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
+        if verdict is not None and not self._uncertain:
+            self._certain = self.step, self._round
+        if verdict is not None or self._uncertain:
+            self._uncertain.append((known, verdict))
+        self._count(known)
+        if self._uncertain and (self.step >= self._due() or len(self._uncertain) >= UNCERTAIN):
+            self.settle()
+        if self.step > before:
+            self._on_step(self.step)
+
+    def _count(self, known: _Known) -> None:
+        if (
+            self._round
+            and known.rank > self._round[-1].rank
+            and all(known.parameters.isdisjoint(other.parameters) for other in self._round)
+        ):
+            self._round = [*self._round, known]
+        else:
+            self.step, self._round = self.step + 1, [known]
 
     def _nested(self) -> bool:
         """Whether this call comes from within another ``step`` of a watched optimizer."""
-        frame = sys._getframe(3)  # _after <- _Hook.__call__ <- the wrapper that torch puts around every step
-        code, frame = frame.f_code, frame.f_back  # type: ignore[assignment]
+        frame, calls = sys._getframe(1), 0
         while frame is not None:
-            if frame.f_code is code:
+            if frame.f_code is _STEP:
                 args = frame.f_locals.get("args")
-                if args and isinstance(args[0], Optimizer) and self._watched(args[0]):
+                calls += 1 if args and isinstance(args[0], Optimizer) and self._watched(args[0]) else 0
+                if calls == 2:
                     return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
+
+
+class _Known(NamedTuple):
+    """An optimizer that has stepped."""
+
+    rank: int
+    """In the order of first updates."""
+    parameters: frozenset[int]
+    """The ids of those it holds."""
 
 
 class _Hook:
@@ -160,9 +206,20 @@ class _Hook:
         self.counter, self.method = weakref.ref(counter), method
 
     def __call__(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        if torch.compiler.is_compiling():  # of a compiled step: nothing of this belongs into its graph
+            _outside_the_graph(self.call, optimizer)
+        else:
+            self.call(optimizer)
+
+    def call(self, optimizer: Optimizer) -> None:
         counter = self.counter()
         if counter is not None:
             getattr(counter, self.method)(optimizer)
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
+def _outside_the_graph(call: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+    call(optimizer)
 
 
 def shares_parameters(optimizer: Optimizer, model: nn.Module | None) -> bool:

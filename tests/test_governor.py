@@ -1,75 +1,220 @@
 import pytest
+from simulated import Clock
 
-from probes.governor import Governor
+from probes.governor import CORE, LOAN_SECONDS, Governor
 
 
-class Clock:
-    now = 100.0
+def late(overhead=0.1):
+    """A governor past its first minute, with nothing spent."""
+    clock = Clock()
+    governor = Governor(overhead, clock)
+    clock.now += 2 * LOAN_SECONDS
+    return governor, clock
 
-    def __call__(self) -> float:
-        return self.now
+
+def turn(governor, clock, probe, seconds):
+    clock.now += seconds
+    governor.charge(probe, seconds)
+    governor.turn(probe, seconds)
+
+
+def waits(governor, clock, probe, step=10**6):
+    """How long until a probe that waits alone can afford its turn."""
+    begin = clock.now
+    while True:
+        governor.settle(step, [probe])
+        if governor.affords(probe):
+            return clock.now - begin
+        clock.now += 0.01
 
 
 def test_the_first_turn_of_a_probe_goes_at_once():
-    assert Governor(0.01, Clock()).affords("a")
-
-
-def test_a_turn_waits_until_its_cost_fits_the_budget():
-    clock = Clock()
-    governor = Governor(0.1, clock)
-    governor.charge("a", 1.0, turn=True)
-    clock.now += 1.0
-    assert not governor.affords("a")
-    clock.now = governor.affordable_at("a") - 1e-6
-    assert not governor.affords("a")
-    clock.now += 2e-6
+    governor = Governor(0.01, Clock())
+    governor.settle(0, ["a"])
     assert governor.affords("a")
-    # After that turn of one second, exactly a tenth of the wall time is spent.
-    clock.now += 1.0
-    governor.charge("a", 1.0, turn=True)
-    assert governor.share == pytest.approx(0.1, rel=1e-5)
 
 
-def test_half_a_second_may_be_borrowed_at_five_percent():
+def test_a_turn_waits_until_its_cost_is_earned():
+    governor, clock = late(0.1)
+    turn(governor, clock, "a", 20.0)  # 12 s were earned before
+    assert waits(governor, clock, "a") == pytest.approx(280, abs=0.02)
+    turn(governor, clock, "a", 20.0)
+    assert governor.total / (governor.elapsed - governor.total) == pytest.approx(0.1, abs=1e-4)
+
+
+def test_the_time_to_look_again_is_when_the_turn_can_be_afforded():
+    governor, clock = late(0.1)
+    turn(governor, clock, "a", 20.0)
+    governor.settle(10**6, ["a"])
+    assert governor.next_turn(["a"]) - clock.now == pytest.approx(280)
+
+
+@pytest.mark.parametrize("pace", [0.001, 0.01, 1.0])
+def test_in_the_first_minute_looking_when_told_to_misses_no_step_and_is_rare(pace):
+    def second_turn(everywhere):
+        clock, looked, wake = Clock(), 0, 0.0
+        governor = Governor(0.05, clock)
+        turn(governor, clock, "a", 0.9)
+        for step in range(1, 10**5):
+            clock.now += pace
+            if everywhere or clock.now >= wake:
+                looked += 1
+                governor.settle(step, ["a"])
+                if governor.affords("a"):
+                    return step, looked
+                wake = governor.next_turn(["a"])
+
+    step, looked = second_turn(everywhere=False)
+    assert step == second_turn(everywhere=True)[0] and looked < 12
+
+
+def test_the_allowance_of_the_first_minute_is_half_even_in_time_and_half_over_the_logarithm_of_the_steps():
     clock = Clock()
     governor = Governor(0.05, clock)
-    governor.charge("a", 3.0, turn=True)  # the first turn, with all that happens once
-    governor.charge("a", 0.1, turn=True)
-    assert not governor.affords("a") and governor.affords("a", borrow=True)
-    governor.charge("a", 0.21, turn=True)  # with one more turn of 0.21 s it would be more than half a second
-    assert not governor.affords("a", borrow=True)
-    clock.now += 3.31 / 0.05 + 5  # all is paid back
-    assert governor.affords("a")
+    clock.now += 6.0
+    governor.step = 99  # at this pace 990 steps a minute
+    assert governor.allowance() == pytest.approx(3.0 * (0.5 * 0.6674 + 0.5 * 0.1), rel=1e-3)
+    clock.now += 54
+    governor.step = 990
+    assert governor.allowance() == pytest.approx(3.0)
+    clock.now += 60
+    assert governor.allowance() == pytest.approx(6.0)
 
 
-def test_all_plugins_share_one_budget():
+def test_what_happens_once_is_paid_back_within_a_minute():
     clock = Clock()
-    governor = Governor(0.5, clock)
-    governor.charge("sink", 10.0)
-    governor.charge("a", 1.0, turn=True)
-    clock.now += 12.0
-    assert not governor.affords("a")
+    governor = Governor(0.05, clock)
+    governor.charge(CORE, 0.5, once=True)
+    clock.now += 0.5
+    turn(governor, clock, "a", 1.0)
+    assert governor.once == 1.5 and governor.allowance() - governor.total == pytest.approx(0, abs=1e-9)
+    clock.now += 60
+    governor.step = 100
+    assert governor.allowance() == pytest.approx(3.0)
+
+
+def test_a_cheap_probe_that_is_always_due_leaves_a_dear_one_its_part():
+    governor, clock = late(0.1)
+    turn(governor, clock, "cheap", 1.0)
+    turn(governor, clock, "dear", 30.0)
+    turns = {"cheap": 0, "dear": 0}
+    for step in range(10_000):
+        clock.now += 1.0
+        governor.settle(step, turns)
+        for probe, seconds in (("cheap", 1.0), ("dear", 30.0)):
+            if governor.affords(probe):
+                turns[probe] += 1
+                turn(governor, clock, probe, seconds)
+    assert 30 * turns["dear"] == pytest.approx(turns["cheap"], rel=0.1) and turns["dear"] >= 15
+
+
+def test_what_one_probe_does_not_need_goes_to_the_others():
+    governor, clock = late(0.1)
+    for probe in ("a", "b"):
+        turn(governor, clock, probe, 6.0)  # all that was earned
+    clock.now += 60.0
+    governor.settle(1, ["a"])
+    assert governor.credits["a"] == pytest.approx(6.0) and not governor.affords("b")
+
+
+def test_a_turn_that_costs_more_than_it_had_is_paid_from_the_next():
+    governor, clock = late(0.1)
+    turn(governor, clock, "a", 2.0)
+    governor.settle(1, ["a"])
+    turn(governor, clock, "a", 12.0)
+    assert governor.credits["a"] == pytest.approx(-10.0)
+    assert governor.cost("a") == 4.0  # one exception is not believed at once
+    turn(governor, clock, "a", 12.0)
+    assert governor.cost("a") == 12.0
+
+
+def test_sinks_and_the_core_are_paid_first():
+    governor, clock = late(0.5)
+    governor.charge("sink", 100.0)
+    clock.now += 100.0
+    turn(governor, clock, "a", 1.0)
+    assert waits(governor, clock, "a") == pytest.approx((101 + 1) / 0.5 - 120, abs=0.02)
+
+
+def test_what_was_saved_is_not_spent_while_others_are_in_debt():
+    governor, clock = late(0.1)
+    turn(governor, clock, "a", 2.0)
+    governor.settle(1, ["a"])
+    assert governor.affords("a")
+    clock.now += 100.0
+    governor.charge("sink", 100.0)
+    assert not governor.affords("a") and governor.next_turn(["a"]) - clock.now == pytest.approx((102 + 2) / 0.1 - 120)
+
+
+def test_work_of_a_sink_that_may_be_left_out_gets_its_part():
+    governor, clock = late(0.1)
+    turn(governor, clock, "a", 12.0)
+    assert not governor.affords_extra("sink", 2.0)
+    clock.now += 30.0
+    governor.settle(1, ["a"])  # 3 s: half of it for each
+    assert not governor.affords_extra("sink", 2.0) and not governor.affords("a")
+    clock.now += 10.0
+    governor.settle(1, ["a"])
+    assert governor.affords_extra("sink", 2.0)
+    governor.charge("sink", 2.0)
+    clock.now += 2.0
+    governor.settle(1, ["a"])
+    assert governor.credits["a"] == pytest.approx(2.0) and "sink" not in governor.credits
+
+
+def test_at_the_end_what_was_saved_for_turns_is_free_for_the_sinks():
+    governor, clock = late(0.1)
+    turn(governor, clock, "a", 12.0)
+    clock.now += 30.0
+    governor.settle(1, ["a"])
+    assert not governor.affords_extra("sink", 2.0)
+    governor.close()
+    assert governor.affords_extra("sink", 2.0) and not governor.affords_extra("sink", 4.0)
+
+
+def test_what_passes_in_our_calls_and_is_no_plugins_is_the_cores():
+    clock = Clock()
+    governor = Governor(0.1, clock)
+    with governor.own():
+        clock.now += 1.0
+        governor.charge("a", 0.75)
+    assert governor.spent == {"a": 0.75, CORE: 0.25}
+
+
+def test_time_that_is_not_watched_does_not_count():
+    clock = Clock()
+    governor = Governor(0.1, clock)
+    clock.now += 5.0
+    governor.stop()
+    clock.now += 100.0
+    assert governor.elapsed == 5.0
+    governor.go()
+    clock.now += 5.0
+    assert governor.elapsed == 10.0
 
 
 def test_without_a_budget_everything_goes():
     governor = Governor(None, Clock())
-    governor.charge("a", 1e9, turn=True)
-    assert governor.affords("a")
+    turn(governor, governor.clock, "a", 1e9)
+    governor.settle(1, ["a"])
+    assert governor.affords("a") and governor.affords_extra("sink", 1e9)
+    assert governor.next_turn(["a"]) == governor.clock.now
 
 
-def test_accounts_survive_a_resume():
-    clock = Clock()
-    governor = Governor(0.1, clock)
-    governor.charge("a", 2.0, turn=True)
+def test_accounts_survive_a_resume_and_what_resuming_costs_is_added():
+    governor, clock = late(0.1)
+    turn(governor, clock, "a", 14.0)
     clock.now += 7
+    governor.settle(1, ["a"])
     other = Governor(0.1, Clock())
+    other.clock.now += 1.0
+    other.charge(CORE, 1.0)
     other.load_state_dict(governor.state_dict())
-    assert other.share == pytest.approx(2 / 7) and other.affordable_at("a") - other.clock() == pytest.approx(
-        governor.affordable_at("a") - clock.now
-    )
+    assert other.spent == {"a": 14.0, CORE: 1.0} and other.elapsed == 142
+    assert other.cost("a") == 14.0 and other.credits == governor.credits
 
 
 @pytest.mark.parametrize("overhead", [0, 1, -0.1, 5])
 def test_the_budget_must_be_a_share(overhead):
-    with pytest.raises(ValueError, match="`overhead` must be a share of wall time between 0 and 1"):
+    with pytest.raises(ValueError, match="`overhead` must be a share of training time between 0 and 1"):
         Governor(overhead)

@@ -1,6 +1,9 @@
 """Each test does on purpose, inside the guard, what a careless probe would do."""
 
+import gc
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -125,3 +128,93 @@ def test_a_changed_parameter_is_detected(model):
         model[3].weight.data.zero_()
         with torch.no_grad():
             model[3].weight.add_(1)
+
+
+def test_a_parameter_that_is_changed_behind_its_version_is_detected(model):
+    with pytest.raises(ModelChanged, match="a parameter was changed in place"), unnoticed(model):
+        model[3].weight.data[0, 0] += 1e-6
+    with unnoticed(model):  # and one that was put back is no change
+        before = model[3].weight.data.clone()
+        model[3].weight.data.add_(1)
+        model[3].weight.data.copy_(before)
+
+
+class Remembering(nn.Linear):
+    """Keeps what is no buffer: a count, a list, a dict, a set."""
+
+    def __init__(self):
+        super().__init__(3, 1)
+        self.calls, self.seen, self.last, self.sizes = 0, [], {"mean": None}, {1}
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(x.mean())
+        self.last["mean"] = self.seen[-1]
+        self.sizes.add(len(x))
+        self.cache = x
+        return super().forward(x)
+
+
+def test_what_a_forward_leaves_in_its_module_is_as_before():
+    model = Remembering()
+    model(torch.ones(2, 3))
+    containers = [model.seen, model.last, model.sizes]
+    before = model.calls, list(model.seen), model.last["mean"], set(model.sizes), model.cache
+    with unnoticed(model):
+        model(torch.zeros(5, 3))
+        model.forward = lambda x: x
+        model.sizes = None
+    after = model.calls, list(model.seen), model.last["mean"], set(model.sizes), model.cache
+    assert all(a is b or a == b for a, b in zip(before, after, strict=True)) and "forward" not in vars(model)
+    assert all(one is other for one, other in zip(containers, [model.seen, model.last, model.sizes], strict=True))
+
+
+@pytest.mark.parametrize("place", ["a part", "a part, in place", "the whole, in place"])
+def test_what_is_compiled_is_not_compiled_again(place):
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 1))
+    if place == "a part":
+        model[0] = torch.compile(model[0], backend=backend)
+    else:
+        (model if place.startswith("the whole") else model[0]).compile(backend=backend)
+    model(torch.ones(5, 3))
+    count = len(graphs)
+    for rows in range(1, 12):
+        with unnoticed(model):
+            model(torch.ones(rows, 3)).sum().backward()
+    assert count > 0 and len(graphs) == count
+    model(torch.ones(5, 3))
+    assert len(graphs) == count
+
+
+def test_more_settings_are_as_before(model):
+    attention, denormal = torch.backends.cuda.flash_sdp_enabled(), torch.tensor([1e-39])
+    with unnoticed(model):
+        torch.backends.cuda.enable_flash_sdp(not attention)
+        torch.set_flush_denormal(True)
+        torch.set_default_device("meta")
+        np.seterr(all="raise")
+        gc.disable()
+    assert torch.backends.cuda.flash_sdp_enabled() == attention and torch.ones(1).device.type == "cpu"
+    assert np.geterr()["over"] != "raise" and gc.isenabled() and (denormal * 0.5).item() != 0
+
+
+def test_matmul_precision_set_by_the_newer_names_is_no_fault(model):
+    # Of a process of its own: torch cannot be brought back to the older names.
+    if not hasattr(torch.backends, "fp32_precision"):
+        return  # this torch has the older names only
+    script = (
+        "import torch\nfrom probes.guard import unnoticed\n"
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "with unnoticed(torch.nn.Linear(1, 1)):\n"
+        "    torch.backends.cuda.matmul.fp32_precision = 'ieee'\n"
+        "assert torch.backends.cuda.matmul.fp32_precision == 'tf32'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

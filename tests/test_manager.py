@@ -39,7 +39,7 @@ def test_what_the_probes_cost_is_recorded(model, optimizer):
         run_steps(model, optimizer, 3)
     last = {row.name: row for row in sink.rows if row.name.startswith("probes/")}
     assert last["probes/measured"].value.tolist() == [4] and last["probes/failed"].value.tolist() == [0]
-    assert last["probes/seconds"].coords["plugin"].values.tolist() == ["norm", "memory"]
+    assert last["probes/seconds"].coords["plugin"].values.tolist() == ["norm", "memory", "(core)"]
     assert 0 < last["probes/share"].value < 1
 
 
@@ -52,7 +52,7 @@ def test_a_postponed_probe_is_counted_and_measured_later(model, optimizer):
             yield Measurement("slow/one", 1.0)
 
     sink = Memory()
-    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.2).attach(optimizer) as manager:
+    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.01).attach(optimizer) as manager:
         while manager.run.step < 10 or not sink.steps("slow/one")[1:]:
             run_steps(model, optimizer, 1)
         last = manager.run.step
@@ -61,7 +61,7 @@ def test_a_postponed_probe_is_counted_and_measured_later(model, optimizer):
     assert measured[0] == 0 and len(measured) + skipped >= measured[-1] + 1 and skipped > 0 and last >= 10
 
 
-def test_what_is_affordable_early_is_spread_over_doubling_steps(model, optimizer):
+def test_early_training_is_measured_before_anything_is_earned(model, optimizer):
     class Slow(Probe):
         def measure(self, run, step):
             import time
@@ -72,7 +72,8 @@ def test_what_is_affordable_early_is_spread_over_doubling_steps(model, optimizer
     sink = Memory()
     with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02).attach(optimizer):
         run_steps(model, optimizer, 40)  # far too quick to earn a second turn
-    assert sink.steps("slow/one") == [0, 1, 2, 4, 8, 16, 32]
+    steps = sink.steps("slow/one")
+    assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/test_budget.py
 
 
 # ---------------------------------------------------------------------------------------------------- attach, detach
@@ -203,7 +204,7 @@ def test_what_is_no_module_is_refused():
 
 def test_an_unwritable_log_dir_is_refused(model, tmp_path):
     (tmp_path / "file").touch()
-    manager = ProbeManager(model, [], log_dir=tmp_path / "file" / "run")
+    manager = ProbeManager(model, [], log_dir=tmp_path / "file" / "run", on_error="raise")
     with pytest.raises(OSError, match=r"`log_dir` '.*run' cannot be written: .* Pass another log_dir"):
         manager.attach()
 
@@ -211,7 +212,7 @@ def test_an_unwritable_log_dir_is_refused(model, tmp_path):
 def test_a_log_dir_with_another_run_is_refused(model, optimizer, tmp_path, caplog):
     with ProbeManager(model, [Norm()], log_dir=tmp_path).attach(optimizer):
         run_steps(model, optimizer, 1)
-    other = ProbeManager(model, [Norm()], log_dir=tmp_path)
+    other = ProbeManager(model, [Norm()], log_dir=tmp_path, on_error="raise")
     with pytest.raises(FileExistsError, match="load_state_dict"):
         other.attach(optimizer)
     assert not optimizer._optimizer_step_post_hooks and caplog.text == ""
@@ -240,7 +241,7 @@ def test_the_users_directory_is_kept_open_for_one_process_only(model, optimizer,
         run_steps(model, optimizer, 1)
         script = (
             "import torch; from probes import ProbeManager\n"
-            f"ProbeManager(torch.nn.Linear(1, 1), [], log_dir={str(tmp_path)!r}).attach()"
+            f"ProbeManager(torch.nn.Linear(1, 1), [], log_dir={str(tmp_path)!r}, on_error='raise').attach()"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "another" in done.stderr

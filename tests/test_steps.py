@@ -229,3 +229,74 @@ def test_a_framework_wrapper_is_taken_off():
 def test_what_is_no_torch_optimizer_is_refused():
     with pytest.raises(TypeError, match=r"`optimizer` must be a torch.optim.Optimizer .* got dict"):
         unwrap_optimizer({})
+
+
+def adam(*parameters):
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def counted(model, updates, **settings):
+    """The steps called back after each of some updates."""
+    watch = Watch(model, **settings)
+    steps = []
+    for optimizer in updates:
+        backward(model)
+        optimizer() if callable(optimizer) else optimizer.step()
+        steps.append(watch.counter.settle())
+    watch.counter.remove()
+    assert watch.seen == sorted(set(watch.seen))
+    return steps
+
+
+def test_a_critic_that_steps_five_times_for_each_step_of_the_generator_sets_the_pace():
+    model = nn.Linear(2, 1)
+    critic, generator = adam(model.weight), adam(model.bias)
+    assert counted(model, [*[critic] * 5, generator] * 2)[-1] == 10
+    assert counted(model, [generator, *[critic] * 5] * 2)[-1] == 10
+
+
+def test_a_step_of_which_one_of_two_optimizers_was_skipped_is_one():
+    model = nn.Linear(2, 1)
+    first, second = adam(model.weight), adam(model.bias)
+    assert counted(model, [first, second, second, first, first, second]) == [1, 1, 2, 3, 4, 4]
+
+
+def test_an_optimizer_that_takes_over_goes_on_counting():
+    model = nn.Linear(2, 1)
+    first, second = adam(*model.parameters()), adam(*model.parameters())
+    assert counted(model, [*[first] * 3, *[second] * 2]) == [1, 2, 3, 4, 5]
+    fresh = [lambda: adam(*model.parameters()).step()] * 3  # one for each epoch; the last one is gone
+    assert counted(model, fresh) == [1, 2, 3]
+    pairs = [[adam(model.weight), adam(model.bias)] for _ in range(2)]
+    assert counted(model, [*pairs[0], *pairs[0], *pairs[1], *pairs[1]]) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_what_may_have_been_skipped_is_asked_for_in_time_and_not_hoarded(monkeypatch):
+    monkeypatch.setattr("probes.steps.UNCERTAIN", 10)
+    model = nn.Linear(2, 1)
+    both = [torch.optim.SGD([parameter], lr=0.1, fused=True) for parameter in model.parameters()]
+    watch = Watch(model, due=2**62)
+    kept = []
+    for number in range(40):
+        backward(model)
+        for optimizer in both:
+            optimizer.found_inf = torch.full((), float(number % 4 == 0))
+            optimizer.grad_scale = torch.ones(())
+            optimizer.step()
+            kept.append(len(watch.counter._uncertain))
+    assert max(kept) < 10 and watch.counter.settle() == 30 and watch.counter.settle() == 30
+
+
+@pytest.mark.parametrize("attached", ["before", "after"])
+def test_a_compiled_step_is_counted(attached):
+    torch._dynamo.reset()
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model) if attached == "before" else None
+    step = torch.compile(optimizer.step, backend="eager")
+    watch = watch or Watch(model)
+    for _ in range(3):
+        backward(model)
+        step()
+    assert watch.seen == [1, 2, 3]
+    watch.counter.remove()

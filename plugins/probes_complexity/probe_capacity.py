@@ -127,7 +127,8 @@ class Capacity(Probe):
 
     def on_attach(self, run: Run) -> None:
         """Keep the parameters as they are before training."""
-        if run.step == 0 or self._initial is None:
+        lazy = any(is_lazy(parameter) for parameter in run.model.parameters())
+        if not lazy and (run.step == 0 or self._initial is None):
             self._keep(run)
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
@@ -152,7 +153,9 @@ class Capacity(Probe):
     def _keep(self, run: Run) -> None:
         kept: dict[str, Tensor] = {name: p for name, p in run.model.named_parameters() if not is_lazy(p)}
         # What a batch norm divides by is needed to tell how far its layer has come.
-        kept |= {name: b for name, b in run.model.named_buffers() if name.rpartition(".")[2] == "running_var"}
+        kept |= {
+            name: b for name, b in run.model.named_buffers() if name.endswith("running_var") and not is_lazy(b)
+        }
         self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
         self._since = run.step
 

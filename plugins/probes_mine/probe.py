@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from probes.batches import Batch
 from probes.measurement import Axis, Measurement
@@ -273,4 +274,9 @@ class _Frame(NamedTuple):
 
 
 def _has_matrix(module: nn.Module) -> bool:
-    return any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
+    if isinstance(module, parametrize.ParametrizationList):  # what it returns is the weight of the module that has it
+        return False
+    own = list(module.parameters(recurse=False))
+    if parametrize.is_parametrized(module):
+        own += [parameter for weight in module.parametrizations.values() for parameter in weight.parameters()]  # type: ignore[operator]
+    return any(parameter.ndim >= 2 for parameter in own)

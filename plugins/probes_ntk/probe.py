@@ -18,6 +18,7 @@ from probes.schedule import Schedule
 from .alignment import alignment, centered_alignment, label_matrix
 from .centering import Centering, center, center_targets
 from .engine import MEMORY, TangentGram, tangent_kernel
+from .plan import layer_of
 from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
 
 __all__ = ["TangentKernel"]
@@ -33,7 +34,8 @@ class TangentKernel(Probe):
         ``ntk/eigenvalues``, and of these ``ntk/max_eigenvalue``, ``ntk/mean_eigenvalue``, ``ntk/median_eigenvalue``;
         ``ntk/trace``; ``ntk/effective_rank``; ``ntk/trace_ratio``: T_k for k of 4, 8 and 16 % of the eigenvalues.
         Where the batch has targets: ``ntk/alignment``, ``ntk/alignment_uncentered``.
-        Per layer, in order of depth: ``ntk/layer_trace`` and, with targets, ``ntk/layer_alignment``.
+        Per layer, in order of registration: ``ntk/layer_trace`` and, with targets, ``ntk/layer_alignment``; 0 and NaN
+        of one that does not train, as long as it does not.
         With ``eigenfunctions``: ``ntk/eigenfunction_1`` and so on, pictures over the grid of the inputs.
 
     Eigenvalues, trace and rank are of the kernel centred as asked for; with ``"outputs"``, c of the nc eigenvalues are
@@ -96,9 +98,11 @@ class TangentKernel(Probe):
                 return tangent_kernel(run.model, batch, output=run.output, layers=True, memory=self.memory)
 
             gram = run.shared(("tangent_kernel", name, batch.n), compute)
-            yield from self._measure_one(name, batch, gram)
+            # All there are: a layer may be unfrozen later, and a stream keeps its axis.
+            names = list(dict.fromkeys(layer_of(run.model, parameter) for parameter, _ in run.model.named_parameters()))
+            yield from self._measure_one(name, batch, gram, names)
 
-    def _measure_one(self, name: str, batch: Batch, gram: TangentGram) -> Iterator[Measurement]:
+    def _measure_one(self, name: str, batch: Batch, gram: TangentGram, names: list[str]) -> Iterator[Measurement]:
         centered = center(gram.kernel, self.centering)
         c, n = centered.shape[:2]
         dtype = str(gram.kernel.dtype).removeprefix("torch.")
@@ -141,11 +145,16 @@ class TangentKernel(Probe):
             coords={"ratio": Axis(np.array([f"T_{k} ({share:.0%})" for k, share in ks.items()]))},
             description="share of the trace in the largest k eigenvalues",
         )
-        layers = {"layer": Axis(np.array(list(gram.layers)))}
+        layers = {"layer": Axis(np.array(names))}
         traces, aligned, y = [], [], None
         if batch.targets is not None:
             y = center_targets(label_matrix(batch.targets, c), self.centering).to(centered.device)
-        for part in gram.layers.values():
+        for layer in names:
+            part = gram.layers.get(layer)
+            if part is None:
+                traces.append(centered.new_zeros(()))
+                aligned.append(centered.new_full((), float("nan")))
+                continue
             centered_part = center(part, self.centering)
             traces.append(torch.einsum("aiai->", centered_part))
             if y is not None:

@@ -6,7 +6,6 @@ import errno
 import os
 import platform
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,13 +27,13 @@ __all__ = [
     "SCHEMA_NAME",
     "abandon",
     "add_session",
-    "append_event",
     "changing",
     "check_owner",
     "copy_open_file",
     "create_head",
     "create_own_tables",
     "describe",
+    "make_room",
     "release",
     "reserve",
     "same_file",
@@ -152,9 +151,28 @@ def reserve(path: Path, file: Any, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < max(RESERVE, 2 * size):
         raise NoRoomError(f"only {free / 2**20:.0f} MiB are free on the disk, and {RESERVE / 2**20:.0f} are kept free")
-    if file is not None and hasattr(os, "posix_fallocate"):
+    if file is not None:
+        _allocate(file.id.get_vfd_handle(), file.id.get_filesize(), size)
+
+
+def make_room(path: Path, size: int) -> None:
+    """:func:`reserve`, and :func:`release`, for a file that HDF5 has not opened yet.
+
+    Raises:
+        NoRoomError: If the disk, the quota or the largest size of a file leaves no room.
+    """
+    with path.open("ab") as file:
+        end = file.tell()
         try:
-            os.posix_fallocate(file.id.get_vfd_handle(), file.id.get_filesize(), size)
+            _allocate(file.fileno(), end, size)
+        finally:
+            file.truncate(end)
+
+
+def _allocate(descriptor: int, start: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, start, size)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise NoRoomError(error.strerror) from error
@@ -176,19 +194,6 @@ def copy_open_file(descriptor: int, target: Path) -> None:
         while block := os.pread(descriptor, 2**20, position):
             copy.write(block)
             position += len(block)
-
-
-def append_event(path: Path, event: Event) -> None:
-    """Add an event to a file that nothing more is written to; on a copy, so that a failure damages nothing."""
-    copy = path.with_suffix(".new")
-    try:
-        shutil.copyfile(path, copy)
-        mend(copy)
-        with changing(copy, "r+") as file:
-            Table(file["events"]).append(event_rows([event]))
-        os.replace(copy, path)
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def release(file: Any) -> None:

@@ -118,7 +118,13 @@ def dimensions(dataset: Any) -> tuple[str, ...]:
 
 
 def coordinates(scale: Any) -> tuple[Array, str, str]:
-    """The values of a dimension scale, its unit and its description."""
+    """The values of a dimension scale, its unit and its description.
+
+    Raises:
+        ValueError: If it claims more values than there are.
+    """
+    if scale.id.get_storage_size() < scale.size * scale.id.get_type().get_size():
+        raise ValueError(f"{scale.name!r} claims {scale.size} values, which are not there")
     values = scale.asstr()[:].astype(str) if h5py.check_string_dtype(scale.dtype) else scale[:]
     return values, str(scale.attrs["units"]), str(scale.attrs["long_name"])
 

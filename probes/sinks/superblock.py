@@ -125,17 +125,18 @@ def read_file(path: Path, read: Callable[[Any], T]) -> T:
     Raises:
         ValueError: If it is not an HDF5 file, or is damaged.
     """
+    with path.open("rb") as raw:
+        if not raw.read(SUPERBLOCK.size).startswith(SIGNATURE):
+            raise ValueError(f"{path} is not an HDF5 file.")
     for attempt in range(100):
         before = _state(path)
         try:
             with path.open("rb") as raw:
                 head = raw.read(SUPERBLOCK.size)
-            if not head.startswith(SIGNATURE):
-                raise ValueError(f"{path} is not an HDF5 file.")
             # No HDF5 lock: it would only keep the writer from reopening its file.
             with as_if_closed(path) if head[11:12] != b"\0" else h5py.File(path, "r", locking=False) as file:
                 return read(file)
-        except (OSError, RuntimeError, KeyError) as error:
+        except Exception as error:  # whatever damaged bytes, or bytes made to harm, lead to
             time.sleep(0.02)
             if attempt > 2 and _state(path) == before:
                 raise ValueError(f"{path} is damaged: {error}") from error

@@ -11,13 +11,26 @@ from numpy.typing import NDArray
 
 from ..measurement import Axis
 
-__all__ = ["Column", "Table", "create_table", "cut_after", "cut_to_common_length", "growing", "tables"]
+__all__ = [
+    "Column",
+    "Table",
+    "create_table",
+    "cut_after",
+    "cut_to_common_length",
+    "growing",
+    "refuse_foreign",
+    "stored_rows",
+    "tables",
+]
 
 Array = NDArray[Any]
 
 LARGE_ROW = 16 * 1024
 """Bytes from which a row is a compressed chunk of its own. Smaller rows share a chunk, uncompressed: a compressed
 chunk that is flushed before it is full is written anew elsewhere each time."""
+
+
+FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE}
 
 
 class Column(NamedTuple):
@@ -36,7 +49,7 @@ class Table:
 
     def __init__(self, group: Any) -> None:
         self.columns = growing(group)
-        self.rows = _common_length(group)
+        self.rows = min(map(len, self.columns.values()))
 
     def append(self, blocks: Mapping[str, Array]) -> None:
         """Add rows: for each column, an array with one entry for each row."""
@@ -79,10 +92,40 @@ def create_table(file: Any, name: str, columns: Mapping[str, Column], scales: Ma
 
 
 def tables(file: Any) -> Iterator[Any]:
-    """Every group of the file that is a table, events and sessions included."""
-    groups: list[Any] = []
+    """Every group of the file that is a table, events and sessions included.
+
+    Raises:
+        ValueError: If the file refers to anything outside itself, or is encoded as no run file is.
+    """
+    groups: list[Any] = [file]
     file.visititems(lambda _, item: groups.append(item) if isinstance(item, h5py.Group) else None)
-    return (group for group in groups if isinstance(group.get("step"), h5py.Dataset))
+    for group in groups:
+        for name in group:
+            refuse_foreign(group, name)
+        if isinstance(group.get("step"), h5py.Dataset):
+            yield group
+
+
+def refuse_foreign(group: Any, name: str) -> None:
+    """Make sure that what a group holds lies in the file itself: links, and data stored elsewhere, could lead anywhere.
+
+    Raises:
+        ValueError: If it does not, or needs a filter that HDF5 would load from somewhere.
+    """
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name!r} in {group.name!r} is a link to somewhere else, which no run file holds")
+    item = group[name]
+    if isinstance(item, h5py.Dataset):
+        plan = item.id.get_create_plist()
+        filters = {plan.get_filter(index)[0] for index in range(plan.get_nfilters())}
+        if item.external or item.is_virtual or not filters <= FILTERS:
+            raise ValueError(f"{name!r} in {group.name!r} is stored elsewhere or encoded as in no run file")
+
+
+def stored_rows(column: Any) -> int:
+    """How many rows there is data for in the file; a shape alone may claim any number."""
+    whole = column.chunks is not None and column.chunks[1:] == column.shape[1:]  # a chunk is one whole row or several
+    return int(column.id.get_num_chunks()) * int(column.chunks[0]) if whole else 0
 
 
 def cut_to_common_length(group: Any) -> None:

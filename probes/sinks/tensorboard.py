@@ -6,20 +6,26 @@ a measurement with                         is shown as
 no dimension                               a scalar
 one numeric dimension                      a histogram whose bars are the values over their coordinates (a spectrum
                                            becomes a ridgeline over the steps), and as scalars if it has at most 12;
-                                           and a picture of all steps so far, ``<name>/over_training``, at 32, 64,
+                                           and a picture of all steps so far, ``<name>/over_training``, after 32, 64,
                                            128, ... steps measured and at the end (with the extra ``analysis``)
 one dimension of names (layers)            a scalar for each of the first 64 names
 dimensions ``("y", "x")``                  an image, from its least value (black) to its greatest (white)
 dimensions of names and ``"plane"``        the picture of all steps so far
 anything else, and complex values          nothing here
 =========================================  ==========================================================================
+
+Pictures are drawn while flushing, as far as the budget of the run allows, those first that are most out of date.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import sys
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +39,68 @@ from ..run import Event, Run
 __all__ = ["TensorBoardSink"]
 
 MAX_LINES, MAX_NAMES, MAX_HISTORY = 12, 64, 512
+FILES = "events.out.tfevents.*"
+CLOSE_SECONDS = 60.0
+FIRST_PICTURE, PICTURE = 1.0, 0.2
+"""What the first picture costs, with the libraries that are loaded for it, and the next; seconds, until it is known."""
 
 
 class TensorBoardSink:
     """Writes TensorBoard event files into the run's ``log_dir``.
 
     The writer flushes whenever the run does. A resumed run hides what the files hold past the checkpoint's step, in
-    both of TensorBoard's loaders.
+    both of TensorBoard's loaders. After a failure, or when its file was deleted, the sink goes on in a new file; what
+    the old one lacks is in ``run.h5``.
     """
 
     name = "tensorboard"
 
     def __init__(self) -> None:
         self._writer: Any = None
+        self._file: Path | None = None
+        self._inode = 0
+        self._last_step: int | None = None
+        self._reset()
+
+    def _reset(self) -> None:
         self._history: dict[str, list[Measurement]] = {}
+        self._drawn: dict[str, int] = {}
+        """The last step in each picture."""
+        self._to_draw: set[str] = set()
+        self._picture_seconds = 0.0
+
+    @hookimpl
+    def on_attach(self, run: Run) -> None:
+        """Begin a new session."""
+        self._last_step = None
 
     @hookimpl
     def write(self, run: Run, measurements: list[Measurement]) -> None:
-        """Add measurements to the event file."""
-        writer = self._open(run)
+        """Add measurements to the event file.
+
+        Raises:
+            OSError: If that, or one of those before, cannot be written.
+        """
+        try:
+            self._look_after_file()
+            self._add(self._open(run), measurements)
+        except Exception:
+            # Its thread has ended, most likely: the next write begins a new file.
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                with suppress(Exception):
+                    _close(writer)
+            raise
+
+    def _look_after_file(self) -> None:
+        if self._file is not None and self._writer is not None and _inode(self._file) != self._inode:
+            name, self._file = self._file, None
+            raise OSError(f"{name} was deleted while the run wrote it: what it held is in the other sinks only")
+
+    def _add(self, writer: Any, measurements: list[Measurement]) -> None:
         for item in measurements:
+            if item.name.startswith("probes/turn_"):
+                continue  # of every turn: for analysis, not for looking at
             for tag, value in _scalars(item):
                 writer.add_scalar(tag, value, item.step, walltime=item.wall_time)
             if len(item.dims) == 1 and (bars := _bars(item)) is not None:
@@ -60,6 +108,7 @@ class TensorBoardSink:
             elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
                 writer.add_image(item.name, _gray(item.value), item.step, walltime=item.wall_time, dataformats="HW")
             self._remember(item)
+            self._last_step = item.step
 
     def _remember(self, item: Measurement) -> None:
         spectrum = len(item.dims) == 1 and item.coords[item.dims[0]].values.dtype.kind != "U"
@@ -68,16 +117,30 @@ class TensorBoardSink:
         rows = self._history.setdefault(item.name, [])
         rows.append(item)
         if len(rows) >= 32 and len(rows) & (len(rows) - 1) == 0:
-            self._draw(rows)
+            self._to_draw.add(item.name)
         if len(rows) >= MAX_HISTORY:
             del rows[1::2]
 
+    def _draw_affordable(self, run: Run) -> None:
+        for name in sorted(self._to_draw, key=lambda name: (self._drawn.get(name, -1), name)):
+            if not run.affords(self._picture_seconds or (PICTURE if "matplotlib" in sys.modules else FIRST_PICTURE)):
+                return
+            begun = time.perf_counter()
+            self._to_draw.remove(name)
+            rows = self._history[name]
+            try:
+                self._draw(rows)
+            except ImportError:  # without the extra `analysis`
+                self._to_draw.clear()
+                return
+            self._drawn[name] = rows[-1].step
+            took = time.perf_counter() - begun
+            self._picture_seconds = took if self._picture_seconds else min(took, PICTURE)
+
     def _draw(self, rows: list[Measurement]) -> None:
-        try:
-            import matplotlib  # noqa: F401
-            import xarray
-        except ImportError:
-            return
+        import matplotlib  # noqa: F401
+        import xarray
+
         from ..plots import pixels, plot
 
         last = rows[-1]
@@ -100,22 +163,28 @@ class TensorBoardSink:
 
     @hookimpl
     def flush(self, run: Run) -> None:
-        """Hand the event file to the operating system."""
+        """Draw what is due, and hand the event file to the operating system."""
         if self._writer is not None:
+            self._draw_affordable(run)
             self._writer.flush()
 
     @hookimpl
     def on_detach(self, run: Run) -> None:
         """Draw what was measured over the whole training, and close the event file."""
         try:
-            for rows in self._history.values():
-                if len(rows) > 1:
-                    self._draw(rows)
+            self._to_draw |= {name for name, rows in self._history.items()
+                              if len(rows) > 1 and rows[-1].step > self._drawn.get(name, -1)}  # fmt: skip
+            self._draw_affordable(run)
+            if self._to_draw:
+                run.left_out(
+                    f"{len(self._to_draw)} of TensorBoard's pictures over training were not drawn, or lack the last "
+                    f"steps, to stay within the budget. `probes plot {run.log_dir}` draws all."
+                )
         finally:
-            self._history = {}
+            self._reset()
             writer, self._writer = self._writer, None
             if writer is not None:
-                writer.close()
+                _close(writer)
 
     def _open(self, run: Run) -> Any:
         if self._writer is None:
@@ -124,20 +193,80 @@ class TensorBoardSink:
             # purge_step on the first start too: one of the two loaders ignores the first start's, and would draw a
             # zigzag after a resume.
             purge = 0 if run.resumed_from is None else run.resumed_from + 1
-            _wait_for_the_next_second(Path(run.log_dir))
-            self._writer = SummaryWriter(str(Path(run.log_dir)), purge_step=purge)
-            if run.resumed_from is None:
+            if self._last_step is not None:
+                purge = self._last_step + 1  # a further file of this session
+            folder = Path(run.log_dir)
+            before = set(folder.glob(FILES))
+            with _named_after(before):
+                self._writer = SummaryWriter(str(folder), purge_step=purge)
+            self._writer.flush()
+            self._file = next(iter(set(folder.glob(FILES)) - before), None)
+            self._inode = _inode(self._file) if self._file is not None else 0
+            if purge == 0:
                 settings = json.dumps(run.config, indent=2, default=str)
                 self._writer.add_text("run/config", f"    {settings}".replace("\n", "\n    "), 0)
         return self._writer
 
 
-def _wait_for_the_next_second(folder: Path) -> None:
-    # Files are read in the order of their names: a second, then, not in order, what tells apart those of one second.
-    parts = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
-    wait = max((int(part) for part in parts if part.isdigit()), default=0) + 1 - time.time()
-    if 0 < wait <= 1:
-        time.sleep(wait)
+def _inode(file: Path) -> int:
+    try:
+        return file.stat().st_ino
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _named_after(earlier: Iterable[Path]) -> Iterator[None]:
+    """Have an event file that is begun inside named after the earlier ones, also when the clock was set back.
+
+    Files are read in the order of their names: a second, then, not in order, what tells apart those of one second.
+    """
+    from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
+
+    parts = [file.name.split(".")[3] for file in earlier]
+    second = max((int(part) for part in parts if part.isdigit()), default=0) + 1
+    event_file_writer.time = _Clock(second)
+    try:
+        yield
+    finally:
+        event_file_writer.time = time
+
+
+class _Clock:
+    """The module ``time``, in which it is not earlier than a given second for the thread that asks for it."""
+
+    def __init__(self, second: int) -> None:
+        self._second, self._thread = second, threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time(self) -> float:
+        now = time.time()
+        return max(now, self._second) if threading.get_ident() == self._thread else now
+
+
+def _close(writer: Any) -> None:
+    """Close a writer, which waits for a thread that writes: not for ever, if that one hangs."""
+    errors: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            writer.close()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=close, name="probes-tensorboard-close", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending
+        close()
+    else:
+        thread.join(CLOSE_SECONDS)
+        if thread.is_alive():
+            raise TimeoutError(f"the event file could not be closed within {CLOSE_SECONDS:.0f} s")
+    if errors:
+        raise errors[0]
 
 
 def _scalars(item: Measurement) -> list[tuple[str, float]]:

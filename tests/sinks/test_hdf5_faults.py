@@ -83,7 +83,7 @@ def test_a_failed_write_is_never_tried_again(tmp_path, monkeypatch):
         sink.flush(run)
     with pytest.raises(OSError, match="2 measurements are not in"):
         sink.on_detach(run)
-    assert len(calls) == 1
+    assert sum("value" in blocks for blocks in calls) == 1
     assert steps(tmp_path, "norm") == [0]
 
 

@@ -45,10 +45,53 @@ def test_a_spectrum_is_a_histogram_of_its_values_over_its_coordinates(run):
     assert not [tag for tag in loaded.Tags()["scalars"] if tag.startswith("f/")]
 
 
-def test_a_spectrum_is_a_picture_over_all_steps_at_32_64_and_the_end(run):
-    item = Measurement("f/amplitude", [1.0, 2.0, 3.0], ("frequency",), {"frequency": Axis([1, 2, 3], "cycles")})
-    images = write(run, item, steps=range(70)).Images("f/amplitude/over_training")
+SPECTRUM = Measurement("f/amplitude", [1.0, 2.0, 3.0], ("frequency",), {"frequency": Axis([1, 2, 3], "cycles")})
+
+
+def write_and_flush(run, names, steps):
+    sink = TensorBoardSink()
+    for step in steps:
+        items = [Measurement(name, SPECTRUM.value, SPECTRUM.dims, SPECTRUM.coords) for name in names]
+        sink.write(run, [item.taken(step, 100.0 + step, "p", "1") for item in items])
+        sink.flush(run)
+    sink.on_detach(run)
+    return read(run.log_dir)
+
+
+def test_a_spectrum_is_a_picture_over_all_steps_after_32_64_and_at_the_end(run):
+    images = write_and_flush(run, ["f/amplitude"], range(70)).Images("f/amplitude/over_training")
     assert [image.step for image in images] == [31, 63, 69] and all(image.width > 400 for image in images)
+
+
+def test_pictures_keep_within_the_budget_and_what_is_left_out_is_told_once(run):
+    asked, told = [], []
+
+    def affords(plugin, seconds):
+        asked.append(seconds)
+        return len(asked) == 3
+
+    run.bind(affords, lambda plugin, message: told.append(message))
+    loaded = write_and_flush(run, ["a", "b"], range(35))
+    # The third time it is asked is at step 33; at the end neither is up to date, and the one never drawn comes first.
+    assert [image.step for image in loaded.Images("a/over_training")] == [33]
+    assert "b/over_training" not in loaded.Tags()["images"]
+    assert len(told) == 1 and told[0].startswith("2 of TensorBoard's pictures over training were not drawn")
+    assert f"`probes plot {run.log_dir}` draws all" in told[0]
+    assert all(0 < seconds <= 1 for seconds in asked)
+
+
+def test_the_picture_that_is_most_out_of_date_comes_first(run):
+    grants = iter([True, *[False] * 9, True])  # at step 31, at each flush until step 39, and at the end
+    run.bind(lambda plugin, seconds: next(grants, False), lambda plugin, message: None)
+    loaded = write_and_flush(run, ["a", "b"], range(40))
+    # At the end both are out of date; one was drawn before.
+    steps = {name: [image.step for image in loaded.Images(f"{name}/over_training")] for name in "ab"}
+    assert steps == {"a": [31], "b": [39]}
+
+
+def test_the_records_of_every_turn_are_not_shown(run):
+    loaded = write(run, Measurement("probes/turn_seconds/norm", 0.1), Measurement("probes/share", 0.1))
+    assert [tag for tag in loaded.Tags()["scalars"] if tag.startswith("probes/")] == ["probes/share"]
 
 
 def test_a_plane_is_a_picture_of_all_steps(run):

@@ -1,0 +1,136 @@
+"""Fingerprints of everything that training is made of, to compare two runs of it bit by bit."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from .guard import _precision
+
+__all__ = ["Digest", "differences", "of_model", "of_optimizer", "of_process", "of_random_states", "tensor_hash"]
+
+Digest = dict[str, str]
+"""What is compared, by name, and its fingerprint."""
+
+
+def tensor_hash(tensor: Tensor | None) -> str:
+    """A fingerprint of a tensor's bits, its type and its shape; reads it to the CPU, and changes nothing."""
+    if tensor is None:
+        return "none"
+    if is_lazy(tensor):
+        return "lazy"
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        return f"{tensor.dtype} {tuple(tensor.shape)} {tensor.layout}, not compared"
+    with torch.inference_mode():
+        numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{hashlib.blake2b(numbers.data, digest_size=8).hexdigest()} {tensor.dtype} {tuple(tensor.shape)}"
+
+
+def of_model(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Parameters, gradients, buffers, ``requires_grad`` and modes of a model."""
+    for name, parameter in model.named_parameters():
+        yield f"{prefix}parameter {name}", tensor_hash(parameter)
+        yield f"{prefix}gradient {name}", "none" if is_lazy(parameter) else tensor_hash(parameter.grad)
+        yield f"{prefix}requires_grad {name}", str(parameter.requires_grad)
+    for name, buffer in model.named_buffers():
+        yield f"{prefix}buffer {name}", tensor_hash(buffer)
+    for name, module in model.named_modules():
+        yield f"{prefix}training {name or type(module).__name__}", str(module.training)
+
+
+def of_optimizer(optimizer: Optimizer, names: Mapping[int, str], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Settings and state of an optimizer; parameters by the ``names`` of their ids, or by where they stand."""
+    for number, group in enumerate(optimizer.param_groups):
+        settings = {key: value for key, value in group.items() if key != "params"}
+        yield f"{prefix}settings of group {number}", _value_hash(settings)
+        for index, parameter in enumerate(group["params"]):
+            name = names.get(id(parameter))
+            if name is None:
+                name = f"{index} of group {number}"
+                yield f"{prefix}parameter {name}", tensor_hash(parameter)
+                yield f"{prefix}gradient {name}", "none" if is_lazy(parameter) else tensor_hash(parameter.grad)
+            for key, value in optimizer.state.get(parameter, {}).items():
+                yield f"{prefix}{key} of {name}", _value_hash(value)
+
+
+def of_random_states() -> Iterator[tuple[str, str]]:
+    """The random states of Python, numpy, torch and every accelerator that is in use."""
+    yield "random state of torch", tensor_hash(torch.get_rng_state())
+    yield "random state of numpy", _value_hash(np.random.get_state())  # noqa: NPY002 - the one that loaders draw from
+    yield "random state of Python", _value_hash(random.getstate())
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        yield "random state of CUDA", _value_hash(torch.cuda.get_rng_state_all())
+    if torch.backends.mps.is_available():
+        yield "random state of MPS", tensor_hash(torch.mps.get_rng_state())
+    if torch.xpu.is_available() and torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        yield "random state of XPU", _value_hash(torch.xpu.get_rng_state_all())
+
+
+def of_process() -> Iterator[tuple[str, str]]:
+    """What the whole process shares, and a careless measurement might leave changed."""
+    cudnn = torch.backends.cudnn
+    autocast = [(device, torch.is_autocast_enabled(device)) for device in ("cpu", torch._C._get_accelerator().type)]
+    yield "setting default dtype", str(torch.get_default_dtype())
+    yield "setting default device", str(torch.get_default_device())
+    yield "setting gradients enabled", str((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    yield "setting anomaly mode", str((torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()))
+    yield "setting autocast", str((autocast, torch.is_autocast_cache_enabled()))
+    yield "setting deterministic algorithms", str(torch.get_deterministic_debug_mode())
+    yield "setting matmul precision", str(_precision())
+    yield "setting cudnn", str((cudnn.enabled, cudnn.benchmark, cudnn.deterministic))
+    yield "setting attention backends", str([
+        getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ("flash", "mem_efficient", "math", "cudnn")
+    ])  # fmt: skip
+    yield "setting mkldnn", str(torch._C._get_mkldnn_enabled())
+    # A number that is zero when denormal ones are flushed.
+    yield "setting denormal numbers", str(float(torch.tensor([1e-39], dtype=torch.float32).mul(0.5)[0]) != 0)
+    yield "setting threads", str(torch.get_num_threads())
+    yield "setting numpy errors", str(np.geterr())
+    yield "setting warning filters", str(warnings.filters)
+    yield "setting recursion limit", str(sys.getrecursionlimit())
+    yield "setting garbage collection", str((gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()))
+    yield "setting working directory", os.getcwd()
+    yield "setting tracing", str((sys.gettrace(), sys.getprofile()))
+
+
+def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
+    """The names of what differs between two digests, those that only one of them has included."""
+    return [name for name in [*first, *(name for name in second if name not in first)]
+            if first.get(name) != second.get(name)]  # fmt: skip
+
+
+def _value_hash(value: Any) -> str:
+    """A fingerprint of nested containers of tensors, arrays and numbers."""
+    hashed = hashlib.blake2b(digest_size=8)
+    for part in _parts(value):
+        hashed.update(part.encode())
+    return hashed.hexdigest()
+
+
+def _parts(value: Any) -> Iterable[str]:
+    if isinstance(value, Tensor):
+        yield tensor_hash(value)
+    elif isinstance(value, np.ndarray):
+        yield f"{value.dtype} {value.shape} {hashlib.blake2b(value.tobytes(), digest_size=8).hexdigest()}"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield f"{key}:"
+            yield from _parts(item)
+    elif isinstance(value, list | tuple):
+        yield f"{len(value)}:"
+        for item in value:
+            yield from _parts(item)
+    else:
+        yield f"{value!r};"

@@ -1,0 +1,179 @@
+"""Faults of the training itself: a model in a bad state, the user's own exceptions and signals, worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from probes import Measurement, discovery, every
+
+from .in_probes import out_says
+from .scene import STEPS, Scene, fault
+
+# ------------------------------------------------------------------------------------------- the model in a bad state
+
+
+def shipped(scene: Scene) -> None:
+    """Every installed probe."""
+    for name in discovery.installed():
+        scene.probes.insert(0, discovery.load(name)(every(4)))
+
+
+class Frail(nn.Module):
+    """A network that fails in eval mode, as probes call it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, x):
+        if not self.training:
+            raise RuntimeError("only in eval mode")
+        return self.net(x)
+
+
+# ------------------------------------------------------------------------------------------------ the user's exceptions
+
+
+def interrupts_at(where: int):
+    def measure(run, step):
+        yield Measurement("faulty/one", float(step))
+        if step == where:
+            raise KeyboardInterrupt
+        yield Measurement("faulty/two", run.evaluate("train").sum())
+
+    return measure
+
+
+@fault("Ctrl-C in measure, and the loop goes on", "measure", r"KeyboardInterrupt\(\) in measure of plugin 'faulty'",
+       kept=STEPS, look=lambda scene, run: out_says(scene, "caught KeyboardInterrupt()"))  # fmt: skip
+def _(scene: Scene):
+    scene.add(interrupts_at(5))
+    scene.caught = KeyboardInterrupt
+
+
+@fault("Ctrl-C in measure ends the training", "measure", "Detached at step 5", kept=5, exit=-2, same=False)
+def _(scene: Scene):
+    scene.add(interrupts_at(5))
+
+
+@fault("a signal handler of the user raises", "measure", r"TimeoutError\('of the user'\) in measure of plugin",
+       kept=STEPS, look=lambda scene, run: out_says(scene, "caught TimeoutError('of the user')"))  # fmt: skip
+def _(scene: Scene):
+    def on_alarm(number, frame):
+        raise TimeoutError("of the user")
+
+    def measure(run, step):
+        if step == 5:
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            time.sleep(0.2)
+        yield Measurement("faulty/one", 1.0)
+
+    signal.signal(signal.SIGALRM, on_alarm)
+    scene.add(measure)
+    scene.caught = TimeoutError
+
+
+@fault("SIGTERM, and the user's handler exits with 3", "measure", "Detached at step 5", kept=5, exit=3, same=False)
+def _(scene: Scene):
+    def measure(run, step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        yield Measurement("faulty/one", 1.0)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+    scene.add(measure)
+
+
+@fault("the loop raises", "the loop", "Detached at step 7", kept=8, exit=1, same=False,
+       look=lambda scene, run: out_says(scene, "ValueError: of the user"))  # fmt: skip
+def _(scene: Scene):
+    def fail():
+        raise ValueError("of the user")
+
+    scene.at[7] = fail
+
+
+@fault("the loop calls sys.exit(3)", "the loop", "Detached at step 7", kept=8, exit=3, same=False)
+def _(scene: Scene):
+    scene.at[7] = lambda: sys.exit(3)
+
+
+@fault("the loop changes its directory", "the loop")
+def _(scene: Scene):
+    def change():
+        (scene.folder / "other").mkdir()
+        os.chdir(scene.folder / "other")
+
+    scene.at[3] = change
+
+
+@fault("Ctrl-C while detaching", "detach", "KeyboardInterrupt", same=False, exit=-2)
+def _(scene: Scene):
+    def measure(run, step):
+        return []
+
+    def on_detach(self, run):
+        raise KeyboardInterrupt
+
+    scene.add(measure, on_detach=on_detach)
+    scene.at[STEPS] = lambda: scene.manager.detach()
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
+
+
+@fault("the loop forks, and the child ends by sys.exit()", "the loop")
+def _(scene: Scene):
+    def fork():
+        child = os.fork()
+        if child == 0:
+            scene.manager.detach()
+            sys.exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    scene.at[6] = fork
+    scene.at[9] = fork
+
+
+@fault("the loop forks, and the child trains on", "the loop")
+def _(scene: Scene):
+    def fork():
+        scene.manager._dispatch.flush()
+        child = os.fork()
+        if child == 0:
+            scene.at.clear()
+            return  # it goes on like the parent, and ends as it does
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    scene.at[6] = fork
+
+
+for _persistent in (False, True):
+
+    @fault(f"loader workers, forked{', persistent' if _persistent else ''}", "the loop")
+    def _(scene: Scene, persistent=_persistent):
+        generator = torch.Generator()
+        data = TensorDataset(torch.zeros(8, 2))
+        loader = DataLoader(data, 2, num_workers=2, persistent_workers=persistent, generator=generator,
+                            multiprocessing_context="fork")  # fmt: skip
+        for step in (3, 5, 7):
+            scene.at[step] = lambda: len(list(loader))
+
+
+@fault("a worker is killed", "the loop")
+def _(scene: Scene):
+    def fork():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+
+    scene.at[6] = fork

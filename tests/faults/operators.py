@@ -1,0 +1,104 @@
+"""A fault in one of the calls of torch that a shipped probe makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from probes import Probe, discovery, every
+from probes.measurement import Measurement
+
+from .scene import Scene, fault
+
+TURNS = 4
+"""Of the probe: the first is undisturbed, and counts the calls; in each of the others one goes wrong."""
+
+
+def spoilt(result: Any, kind: str) -> Any:
+    """The result of a call of torch with another content or shape; None if it has neither."""
+    if not isinstance(result, torch.Tensor) or not result.is_floating_point() or not result.numel():
+        return None
+    if kind in ("nan", "inf"):
+        return torch.full_like(result, float(kind))
+    return result.new_zeros((*result.shape[:-1], result.shape[-1] + 1)) if result.ndim else result.new_zeros(2)
+
+
+class Spoil(TorchDispatchMode):
+    """Has the k-th call go wrong, or the next one after it that can."""
+
+    def __init__(self, kind: str, k: int | None) -> None:
+        super().__init__()
+        self.kind, self.k, self.count, self.done = kind, k, 0, ""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        now = self.k is not None and not self.done and self.count > self.k
+        if now and self.kind == "out of memory":
+            self.done = str(func)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        if now and self.kind == "error":
+            self.done = str(func)
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        result = func(*args, **(kwargs or {}))
+        if now and (other := spoilt(result, self.kind)) is not None:
+            self.done = str(func)
+            return other
+        return result
+
+
+def spoil(probe: Probe, kind: str, shares: tuple[float, ...] = (0.02, 0.5, 0.98)) -> list[Spoil]:
+    """Have one call go wrong in each turn of a probe but the first, at that share of the calls."""
+    measure, modes = probe.measure, []
+
+    def spoilt_measure(run, step) -> Iterator[Measurement]:
+        turn = len(modes)
+        k = int(shares[turn - 1] * modes[0].count) if 0 < turn <= len(shares) else None
+        modes.append(Spoil(kind, k))
+        with modes[-1]:
+            yield from measure(run, step)
+
+    probe.measure = spoilt_measure  # type: ignore[method-assign]
+    return modes
+
+
+def numbers(run: Any) -> dict[str, Any]:
+    """The streams of a run, but for what the core says of itself."""
+    return {node.path.strip("/"): node for node in run.subtree
+            if "value" in node and not node.path.startswith(("/probes/", "/witness/"))}  # fmt: skip
+
+
+SAID = {
+    "out of memory": "OutOfMemoryError",
+    "error": "illegal memory access",
+    "nan": "NaN|failed in measure",
+    "inf": "",
+    "shape": "",
+}
+
+for _name in discovery.installed():
+    for _kind, _said in SAID.items():
+
+        @fault(f"{_name}: {_kind} in a call of torch", "measure", _said, slow=_kind in ("error", "inf"))
+        def _(scene: Scene, name=_name, kind=_kind):
+            probe = discovery.load(name)(every(4))
+            scene.probes.insert(0, probe)
+            spoil(probe, kind)
+
+
+def plausible(clean: Any, run: Any, modes: list[Spoil], steps: list[int]) -> dict[str, list[int]]:
+    """By stream, the steps at which a call went wrong and that hold finite numbers other than those of a clean run."""
+    found: dict[str, list[int]] = {}
+    events = [(str(kind), int(step)) for kind, step in zip(run["events"]["kind"].values, run["events"]["step"].values)]
+    for name, node in numbers(run).items():
+        for index, step in enumerate(node["step"].values.tolist()):
+            mode = modes[steps.index(step)]
+            if not mode.done or ("fault", step) in events or name not in clean:
+                continue
+            value, truth = node["value"].values[index], clean[name]["value"].sel(step=step).values
+            if np.isfinite(value).all() and not np.array_equal(value, truth):
+                found.setdefault(name, []).append(step)
+    return found

@@ -1,0 +1,261 @@
+"""An interrupt at any line of ours: the user's loop gets it, and whoever catches it and goes on loses one step's rows."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from faults.interrupting import At
+from faults.scene import Witness, fingerprint, network
+from torch import nn
+
+from probes import Measurement, Probe, ProbeManager, every, open_run
+from probes.guard import unnoticed
+from probes.sinks.hdf5 import HDF5Sink
+from probes.sinks.tensorboard import TensorBoardSink
+from probes_complexity import PathComplexity
+from probes_fourier import FourierSpectrum
+
+STEPS = 8
+OURS = ["probes/", "plugins/"]
+# A step whose hook is interrupted before it is counted is not counted: nothing can know of it then.
+COUNTING = ("_after", "_before", "__call__", "_watched", "_nested", "shares_parameters")
+
+
+class Shares(Probe):
+    """Uses what is shared within a step: stale, it would be another step's."""
+
+    name = "shares"
+
+    def measure(self, run, step):
+        yield Measurement("shares/output", run.evaluate("train").double().sum())
+        yield Measurement("shares/again", run.evaluate("train").double().sum())
+
+
+def start():
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)  # noqa: NPY002
+    model = network()
+    return model, torch.optim.AdamW(model.parameters(), lr=0.01)
+
+
+def loop(model, optimizer, manager=None, interrupt=None):
+    """The loop of a user who catches an interrupt, makes up for an update that was not done, and goes on."""
+    caught = []
+    for step in range(STEPS):
+        x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        done = updates(optimizer)
+        try:
+            with interrupt or At(None, []):
+                optimizer.step()
+                if manager is not None and step % 3 == 2:
+                    manager._dispatch.flush()
+        except KeyboardInterrupt:
+            caught.append(step)
+            if updates(optimizer) == done:
+                optimizer.step()
+    return caught
+
+
+def updates(optimizer):
+    return sum(float(state["step"]) for state in optimizer.state.values())
+
+
+def probes():
+    return [Shares(every(1)), FourierSpectrum(every(3), num_segments=2, num_points=8), PathComplexity(every(1)),
+            Witness(every(1))]  # fmt: skip
+
+
+def watched(folder, k, where=OURS):
+    model, optimizer = start()
+    manager = ProbeManager(model, probes(), log_dir=folder, overhead=None, sinks=[HDF5Sink(), TensorBoardSink()])
+    manager.attach(optimizer)
+    interrupt = At(k, where, but=COUNTING)
+    caught = loop(model, optimizer, manager, interrupt)
+    print_ = fingerprint(model, optimizer)
+    manager.detach()
+    return interrupt, caught, print_, open_run(folder)
+
+
+def streams(run):
+    return {node.path.strip("/"): node for node in run.subtree
+            if "value" in node and not node.path.startswith("/probes/")}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    model, optimizer = start()
+    loop(model, optimizer)
+    interrupt, _, print_, run = watched(tmp_path_factory.mktemp("run") / "run", None)
+    assert print_ == fingerprint_of_bare()
+    return interrupt.count, print_, streams(run)
+
+
+def fingerprint_of_bare():
+    model, optimizer = start()
+    loop(model, optimizer)
+    return fingerprint(model, optimizer)
+
+
+def check(folder, k, undisturbed):
+    lines, bare, expected = undisturbed
+    interrupt, caught, print_, run = watched(folder, k)
+    where = f"line {k} of {lines}: {interrupt.line}"
+    assert caught and print_ == bare, where
+    step = caught[0]
+    missing, found = set(), streams(run)
+    for name, node in expected.items():
+        due = set(node["step"].values.tolist())
+        if name not in found:
+            missing |= due
+            continue
+        steps = found[name]["step"].values.tolist()
+        assert len(set(steps)) == len(steps), (where, name, steps)
+        # A probe that had not had its turn yet has it at the next step.
+        assert set(steps) <= due | {step + 2}, (where, name, steps)
+        missing |= due - set(steps)
+        if name.startswith("complexity/") or not set(steps) <= due:
+            continue  # it adds up, and interpolates where it was not measured
+        np.testing.assert_array_equal(
+            found[name]["value"].values, node["value"].sel(step=steps).values, err_msg=f"{where} {name}"
+        )
+    assert missing <= {0, step + 1}, (where, missing)
+    assert 0 not in missing or step == 0, where
+    kinds = run["events"]["kind"].values.tolist()
+    assert not missing or "interrupt" in kinds or "warning" in kinds, (where, missing)
+
+
+def spread(count, number):
+    return sorted({int(k) for k in np.linspace(0, count - 1, number)})
+
+
+def test_after_an_interrupt_at_any_line_all_later_rows_are_right(undisturbed, tmp_path):
+    for k in spread(undisturbed[0], 12):
+        check(tmp_path / str(k), k, undisturbed)
+
+
+@pytest.mark.slow
+def test_after_an_interrupt_at_any_of_many_lines_all_later_rows_are_right(undisturbed, tmp_path):
+    for k in spread(undisturbed[0], 400):
+        check(tmp_path / str(k), k, undisturbed)
+
+
+def test_after_an_interrupt_at_any_line_of_writing_no_row_is_lost_or_twice_there(tmp_path):
+    model, optimizer = start()
+
+    def run(k):
+        folder = tmp_path / str(k)
+        manager = ProbeManager(model, [Witness(every(1))], log_dir=folder, overhead=None, sinks=[HDF5Sink()])
+        interrupt = At(k, ["probes/sinks/"])
+        with manager.attach(optimizer):
+            for step in range(4):
+                optimizer.step()
+                if step == 1:
+                    manager._dispatch.flush()
+            try:
+                with interrupt:
+                    manager._dispatch.flush()
+            except KeyboardInterrupt:
+                pass
+            optimizer.step()
+        return interrupt, open_run(folder)["witness/norm"]["step"].values.tolist()
+
+    F.cross_entropy(model(torch.randn(16, 6)), torch.randint(0, 3, (16,))).backward()
+    lines = run(None)[0].count
+    assert lines > 100
+    for k in spread(lines, 40):
+        interrupt, steps = run(k)
+        assert steps == list(range(6)), interrupt.line
+
+
+# --------------------------------------------------------------------------------------------------------------- guard
+
+
+def careless(model):
+    torch.manual_seed(0), random.random(), np.random.rand()  # noqa: NPY002
+    model.train()
+    model(torch.randn(4, 6)).sum().backward()
+    model.requires_grad_(False)
+    model[0] = nn.Linear(6, 8)
+    model.register_forward_hook(lambda *_: None)
+    model[4].double()
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+
+
+def everything(model, optimizer):
+    hooks = [list(module._forward_hooks) for module in model.modules()]
+    modules = [id(module) for module in model.modules()]
+    needs = [parameter.requires_grad for parameter in model.parameters()]
+    python = (random.getstate(), np.random.get_state()[1].tolist())  # noqa: NPY002
+    settings = (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_default_dtype())
+    rng = torch.get_rng_state().tolist()
+    state = fingerprint(model, optimizer)
+    torch.set_rng_state(torch.tensor(rng, dtype=torch.uint8))
+    random.setstate(python[0])
+    np.random.seed(1)  # noqa: NPY002
+    return hooks, modules, needs, python, settings, rng, state, vars(optimizer).keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "autocast"),
+    [
+        (KeyboardInterrupt, False),
+        (torch.OutOfMemoryError, True),
+        pytest.param(MemoryError, False, marks=pytest.mark.slow),
+        pytest.param(KeyboardInterrupt, True, marks=pytest.mark.slow),
+    ],
+)
+def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(error, autocast):
+    model, optimizer = start()
+    model(torch.randn(4, 6)).sum().backward()
+    model[1].eval()
+
+    def guarded(k):
+        interrupt = At(k, ["probes/guard.py"], error)
+        guard = unnoticed(model, [optimizer])
+        try:
+            with interrupt, guard:
+                careless(model)
+        except (error, RuntimeError):
+            pass
+        finally:
+            guard.restore()  # what the caller does: an interrupt may come before the first line of __exit__
+        return interrupt
+
+    with torch.autocast("cpu", enabled=autocast):
+        np.random.seed(1)  # noqa: NPY002
+        before = everything(model, optimizer)
+        count = guarded(None).count
+        assert everything(model, optimizer) == before and count > 200
+        for k in range(count):
+            interrupt = guarded(k)
+            assert everything(model, optimizer) == before, interrupt.line
+
+
+def test_attach_may_be_interrupted_at_any_line_and_leaves_nothing_behind(tmp_path):
+    model, optimizer = start()
+
+    def attach(k):
+        manager = ProbeManager(model, [Witness(every(1))], sinks=[HDF5Sink()], log_dir=tmp_path / str(k))
+        interrupt = At(k, ["probes/"])
+        try:
+            with interrupt:
+                manager.attach(optimizer)
+        except KeyboardInterrupt:
+            pass
+        return interrupt, manager
+
+    interrupt, manager = attach(None)
+    manager.detach()
+    for k in spread(interrupt.count, 40):
+        interrupt, manager = attach(k)
+        manager.detach()
+        left = [key for key in vars(model) if "probes" in key]
+        assert not optimizer._optimizer_step_post_hooks and not optimizer._optimizer_step_pre_hooks, interrupt.line
+        assert not model._forward_hooks and not model._forward_pre_hooks and not left, interrupt.line
+        assert model.training
+        with manager.attach(optimizer):
+            optimizer.step()

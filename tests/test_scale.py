@@ -1,0 +1,215 @@
+"""Long runs, many layers, many names, huge parameters, many attachments: nothing grows that should not.
+
+Counted are objects and bytes, never seconds; ``benchmarks/scale.py`` prints those.
+"""
+
+import gc
+import logging
+import os
+import signal
+import threading
+import time
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from loops import Memory, Norm, run_steps
+from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from probes import Axis, Measurement, Probe, ProbeManager, at, every, open_run
+from probes.guard import unnoticed
+from probes.lifetime import DetachAtExit
+from probes.sinks import hdf5
+from probes.sinks.hdf5 import HDF5Sink
+from probes.sinks.table import Table
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+class Usage:
+    """How many objects and bytes there are more than at first."""
+
+    def __enter__(self):
+        gc.collect()
+        self.before = len(gc.get_objects())
+        tracemalloc.start()
+        self.bytes_before = tracemalloc.get_traced_memory()[0]
+        return self
+
+    def __exit__(self, *_):
+        gc.collect()
+        self.bytes = tracemalloc.get_traced_memory()[0] - self.bytes_before
+        tracemalloc.stop()
+        self.objects = len(gc.get_objects()) - self.before
+
+
+# ------------------------------------------------------------------------------------------------------------ long runs
+
+
+@pytest.mark.parametrize("steps", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_steps_with_nothing_due_keep_nothing(model, optimizer, steps):
+    with ProbeManager(model, [Norm(at([10**9]))]).attach(optimizer):
+        run_steps(model, optimizer, 500)
+        with Usage() as more:
+            run_steps(model, optimizer, steps)
+    assert more.objects < 100 and more.bytes < 50_000
+
+
+class Everything(Probe):
+    """A scalar, a spectrum, layers and a picture."""
+
+    def measure(self, run, step):
+        layers = {"layer": [f"layer{index}" for index in range(10)]}
+        yield Measurement("e/scalar", float(step))
+        yield Measurement(
+            "e/spectrum", np.ones(64), ("frequency",), {"frequency": Axis(np.arange(64), "cycles")}, unit="1"
+        )
+        yield Measurement("e/layers", np.ones(10), ("layer",), layers)
+        yield Measurement("e/picture", np.ones((16, 16)), ("y", "x"))
+
+
+@pytest.mark.parametrize("turns", [600, pytest.param(2000, marks=pytest.mark.slow)])
+def test_measurements_that_are_written_are_not_kept(model, optimizer, turns, monkeypatch):
+    monkeypatch.setattr("probes.sinks.tensorboard.TensorBoardSink._draw", lambda *_: None)
+    with ProbeManager(model, [Everything(every(1))], overhead=None).attach(optimizer) as manager:
+        run_steps(model, optimizer, 520)  # from here on, as many rows are kept for pictures as ever will be
+        manager.state_dict()
+        with Usage() as more:
+            run_steps(model, optimizer, turns - 520)
+            manager.state_dict()
+        rows = manager._dispatch.measured
+    assert rows == 4 * (turns + 1)
+    assert more.objects < 2000 and more.bytes < 500_000
+
+
+# ---------------------------------------------------------------------------------------------------- many layers
+
+
+class Shapes(Probe):
+    def measure(self, run, step):
+        yield Measurement("shapes/layers", len(run.layers))
+
+
+def test_a_thousand_layers_are_no_more_hooks(optimizer):
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(1000)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sink = Memory()
+    with ProbeManager(model, [Shapes(every(2))], sinks=[sink], overhead=None).attach(optimizer) as manager:
+        hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+        assert sum(hooks) <= 2
+        run_steps(model, optimizer, 4)
+        assert "6,000 parameters in 1000 layers" in manager.report()
+    assert [row.value for row in sink.rows if row.name == "shapes/layers"] == [1000] * 3
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+# ---------------------------------------------------------------------------------------------------- many names
+
+
+def scalars(names, step):
+    return [Measurement(name, float(step)).taken(step, 1.0, "p", "1") for name in names]
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_names_are_kept_and_new_ones_do_not_open_the_old(tmp_path, count, monkeypatch):
+    from probes.run import Run
+
+    opened = []
+    monkeypatch.setattr(hdf5, "Table", lambda group: (opened.append(group.name), Table(group))[1])
+    run, sink = Run(nn.Linear(1, 1), tmp_path, seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
+    names = [f"group{index % 10}/name{index}" for index in range(count)]
+    sink.on_attach(run)
+    for step in range(2):
+        sink.write(run, scalars(names, step))
+        sink.flush(run)
+    assert len(opened) <= count + 2  # each once, not once for each flush
+    for index in range(5):
+        opened.clear()
+        sink.write(run, scalars([f"new/name{index}"], 2))
+        sink.flush(run)
+        assert set(opened) == {"/events", f"/new/name{index}"}
+    sink.on_detach(run)
+    tree = open_run(tmp_path)
+    assert all(tree[name]["value"].values.tolist() == [0.0, 1.0] for name in names)
+    assert [tree[f"new/name{index}"]["value"].values.tolist() for index in range(5)] == [[2.0]] * 5
+
+
+# ---------------------------------------------------------------------------------------------------- huge parameters
+
+
+def test_nothing_of_a_model_of_a_billion_parameters_is_materialised():
+    model = nn.Sequential(nn.Linear(100_000, 10_000, device="meta"), nn.BatchNorm1d(10_000, device="meta"))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sink = Memory()
+    with ProbeManager(model, [Shapes(every(1))], sinks=[sink], overhead=None, on_error="raise").attach(
+        optimizer
+    ) as probes:
+        for _ in range(2):
+            model(torch.empty(4, 100_000, device="meta")).sum().backward()
+            optimizer.step()
+        assert "1,000,030,000 parameters in 2 layers" in probes.report()
+        state = probes.state_dict()
+        assert probes.run.config["parameters"] == 1_000_030_000
+    assert sink.steps("shapes/layers") == [0, 1, 2] and state["step"] == 2
+    with unnoticed(model):
+        pass
+    assert all(parameter.device.type == "meta" for parameter in model.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------- many attachments
+
+
+def left_behind():
+    return {
+        "threads": threading.active_count(),
+        "files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
+        "at exit": sum(type(item) is DetachAtExit for item in gc.get_objects()),
+        "finalizers": len(weakref.finalize._registry),
+        "loggers": len(logging.root.manager.loggerDict),
+        "handlers": len(logging.getLogger("probes").handlers) + len(logging.root.handlers),
+        "optimizer hooks": len(_global_optimizer_post_hooks) + len(_global_optimizer_pre_hooks),
+        "signals": str(signal.getsignal(signal.SIGINT)) + str(signal.getsignal(signal.SIGTERM)),
+    }
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("times", [15, pytest.param(500, marks=pytest.mark.slow)])
+def test_attaching_and_detaching_many_times_leaves_nothing(model, optimizer, tmp_path, monkeypatch, given, times):
+    def attach_and_detach(count):
+        for index in range(count):
+            manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path / f"{given}-{count}-{index}")
+            with manager.attach(optimizer if given else None):
+                run_steps(model, optimizer, 2)
+
+    attach_and_detach(5)
+    forks = []
+    monkeypatch.setattr(os, "register_at_fork", lambda **functions: forks.append(functions))
+    gc.collect()
+    before = left_behind()
+    with Usage() as more:
+        attach_and_detach(times)
+    assert left_behind() == before
+    assert not forks  # what is called at a fork can never be taken back
+    assert not model._forward_hooks and not model._forward_pre_hooks and not any("probes" in key for key in vars(model))
+    assert not optimizer._optimizer_step_post_hooks and not optimizer._optimizer_step_pre_hooks
+    # Bytes that are no objects of Python's: tables that grow by doubling, lists of freed memory.
+    assert more.objects < 100 and more.bytes < 200_000 + 200 * times
+
+
+class Slow(Probe):
+    def measure(self, run, step):
+        time.sleep(0.03)
+        yield Measurement("slow/one", 1.0)
+
+
+def test_a_manager_attached_many_times_has_one_first_turn_and_one_account(model, optimizer):
+    manager = ProbeManager(model, [Slow(every(1))], sinks=[], overhead=0.01)
+    turns = 0
+    for _ in range(20):
+        with manager.attach(optimizer):
+            run_steps(model, optimizer, 1)
+            turns += manager._dispatch.probes[0].measured
+    assert 1 <= turns < 6 and manager._governor.spent["Slow"] >= 0.03 * turns
