@@ -225,6 +225,12 @@ def _set_attention(state: list[bool]) -> None:
         getattr(torch.backends.cuda, f"enable_{name}_sdp")(enabled)
 
 
+def _default_device() -> torch.device | None:
+    """None where none was set: to set it, even to what it is, costs every later call of torch."""
+    context: Any = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    return None if context is None else context.device
+
+
 def _keeps_denormals() -> bool:
     return float(np.float32(1e-39) * np.float32(0.5)) != 0  # torch has a setter only; it is the processor's flag
 
@@ -268,7 +274,7 @@ _SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (_cudnn, _set_cudnn),
     (_attention, _set_attention),
     (_keeps_denormals, _set_denormals),
-    (torch.get_default_device, torch.set_default_device),
+    (_default_device, torch.set_default_device),
     (np.geterr, lambda state: np.seterr(**state)),
     (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
     (sys.getrecursionlimit, sys.setrecursionlimit),
@@ -293,8 +299,9 @@ def _compiler(undo: list[Undo]) -> None:
     Torch gives up compiling what was compiled too often, and training would be slower, and another, from then on.
     """
     if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):  # from 2.6
-        stance = torch.compiler.set_stance("force_eager")
-        undo.append(lambda: stance.__exit__(None, None, None))
+        stance: list[Any] = []
+        undo.append(lambda: stance[0].__exit__(None, None, None) if stance else None)
+        stance.append(torch.compiler.set_stance("force_eager"))
 
 
 def _modules(undo: list[Undo], model: nn.Module) -> None:
@@ -372,7 +379,9 @@ def _parameters(undo: list[Undo], parameters: list[nn.Parameter]) -> None:
 def _same_memory(one: Tensor, other: Tensor) -> bool:
     if (one.dtype, one.device, one.layout) != (other.dtype, other.device, other.layout):
         return False
-    return one.layout is not torch.strided or one.is_meta or one.is_set_to(other)
+    if one.layout is not torch.strided or one.is_meta:
+        return True
+    return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
 
 
 def _optimizers(undo: list[Undo], optimizers: Sequence[Optimizer]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -206,7 +207,8 @@ class ProbeManager:
             self._open(dispatch)
         except BaseException as error:
             try:
-                dispatch.forget()  # nothing was measured: there is nothing to write, nor to tell
+                with suppress(Exception):
+                    dispatch.forget()  # nothing was measured: there is nothing to write, nor to tell
             finally:
                 self.detach()
             if self._on_error == "raise" or not isinstance(error, Exception):

@@ -250,8 +250,8 @@ class Plugins:
         if getattr(error, "_told_by_probes", None) != id(self):
             with suppress(AttributeError):
                 error._told_by_probes = id(self)  # type: ignore[attr-defined]
-            self.tell("interrupt", None, f"{text_of(error)} {where}: what was not done by then is missing, at this step "
-                      f"and in what a probe adds up.")  # fmt: skip
+            self.tell("interrupt", None, f"{text_of(error)} {where}: what was not done by then is missing, at this "
+                      f"step and in what a probe adds up.")  # fmt: skip
 
     def is_a_fault(self, error: BaseException) -> bool:
         """Whether an exception is the plugin's own; the user's are interrupts, and what his signal handlers raise.

@@ -24,7 +24,8 @@ class Event:
     """Something that happened to a plugin or to the run, and that a reader of the results must know."""
 
     kind: str
-    """``"fault"``, ``"quarantine"``, ``"warning"``, ``"skipped"``, ``"attach"`` or ``"detach"``."""
+    """``"fault"``, ``"quarantine"``, ``"warning"``, ``"skipped"``, ``"interrupt"`` (the user's, which goes on to the
+    loop), ``"hang"`` (of a call, once it was over), ``"attach"`` or ``"detach"``."""
     plugin: str
     """The plugin it happened to, with its distribution; empty when it concerns the run."""
     message: str

@@ -23,7 +23,7 @@ class Watchdog:
     over.
 
     It is one daemon thread, started with the first call that it looks at, which sleeps a quarter of the deadline at a
-    time; it is gone after :meth:`stop`. Cost: about 1 us a call, and 0.1 ms once for starting the thread.
+    time; it is gone after :meth:`stop`. Cost: about 2 us a call, and 0.2 ms once for starting the thread.
 
     Args:
         deadline: In seconds.

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
-from probes import Axis, Measurement, Probe, ProbeManager, at, every, open_run
+from probes import Axis, Measurement, Probe, ProbeManager, at, every, hookimpl, open_run
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -328,3 +328,55 @@ def test_axis_units_reach_the_file(model, optimizer, tmp_path):
         run_steps(model, optimizer, 1)
     node = open_run(tmp_path)["s/a"]
     assert node["value"].attrs["units"] == "nats" and node["frequency"].attrs["units"] == "cycles"
+
+
+@pytest.mark.parametrize("value", ["off", "0", "False", " no "])
+def test_an_environment_variable_switches_the_probes_off(model, optimizer, value, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROBES", value)
+    manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path / "run")
+    with manager.attach(optimizer):
+        run_steps(model, optimizer, 2)
+        assert not optimizer._optimizer_step_post_hooks and not model._forward_hooks and manager.state_dict() == {}
+        assert "PROBES switches the probes off" in manager.report()
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("PROBES", "on")
+    manager.load_state_dict({})  # a checkpoint from then is none of ours: the run begins afresh
+    with manager.attach(optimizer):
+        run_steps(model, optimizer, 1)
+    assert manager.run.step == 1 and (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_and_the_end_know_the_exact_step_where_updates_were_skipped_unseen(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    manager = ProbeManager(model, [Norm(at([0, 1000]))], sinks=[], overhead=None).attach(optimizer)
+    for skipped in (1.0, 0.0, 1.0, 0.0):
+        optimizer.found_inf, optimizer.grad_scale = torch.tensor(skipped), torch.ones(())
+        run_steps(model, optimizer, 1)
+    assert manager.state_dict()["step"] == 2
+    run_steps(model, optimizer, 1)
+    manager.detach()
+    assert manager.run.step == 3
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_probe_that_draws_when_made_and_attached_draws_nothing(model, optimizer, named, tmp_path, monkeypatch):
+    class Draws(Norm):
+        def __init__(self, schedule=None):
+            super().__init__(schedule)
+            if named:
+                torch.rand(1)
+
+        def on_attach(self, run):
+            torch.rand(1)
+
+    class DrawingSink(Memory):
+        @hookimpl
+        def on_attach(self, run):
+            torch.rand(1)
+
+    monkeypatch.setattr("probes.manager.load", lambda name: Draws)
+    probe = "draws" if named else Draws(every(1))
+    before = torch.get_rng_state()
+    with ProbeManager(model, [probe], sinks=[DrawingSink()]).attach(optimizer):
+        pass
+    assert torch.equal(torch.get_rng_state(), before)

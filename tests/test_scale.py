@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -22,6 +24,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, open_run
 from probes.guard import unnoticed
 from probes.lifetime import DetachAtExit
+from probes.run import Run
 from probes.sinks import hdf5
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.table import Table
@@ -115,8 +118,6 @@ def scalars(names, step):
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_many_names_are_kept_and_new_ones_do_not_open_the_old(tmp_path, count, monkeypatch):
-    from probes.run import Run
-
     opened = []
     monkeypatch.setattr(hdf5, "Table", lambda group: (opened.append(group.name), Table(group))[1])
     run, sink = Run(nn.Linear(1, 1), tmp_path, seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
@@ -135,6 +136,42 @@ def test_many_names_are_kept_and_new_ones_do_not_open_the_old(tmp_path, count, m
     tree = open_run(tmp_path)
     assert all(tree[name]["value"].values.tolist() == [0.0, 1.0] for name in names)
     assert [tree[f"new/name{index}"]["value"].values.tolist() for index in range(5)] == [[2.0]] * 5
+
+
+def test_more_names_than_hdf5_holds_by_itself_neither_fail_nor_crash(tmp_path):
+    """Its cache of metadata takes 1,300 streams; beyond, HDF5 2.0 failed to write, or freed memory twice."""
+    script = f"""
+import sys
+from pathlib import Path
+from torch import nn
+from probes import Measurement
+from probes.run import Run
+from probes.sinks.hdf5 import HDF5Sink
+run, sink = Run(nn.Linear(1, 1), Path({str(tmp_path)!r}), seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
+sink.on_attach(run)
+for step in range(2):
+    sink.write(run, [Measurement(f"name{{index}}", 1.0).taken(step, 1.0, "p", "1") for index in range(1500)])
+    sink.flush(run)
+sink.on_detach(run)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    import h5py
+
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert all(file[f"name{index}/step"][:].tolist() == [0, 1] for index in (0, 900, 1499))
+
+
+def test_when_hdf5_could_hold_no_more_the_sink_ends_and_the_file_is_sound(tmp_path, monkeypatch):
+    monkeypatch.setattr("probes.sinks.run_file.MAX_METADATA", 2**20)
+    run, sink = Run(nn.Linear(1, 1), tmp_path, seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
+    sink.on_attach(run)
+    sink.write(run, scalars([f"name{index}" for index in range(600)], 0))
+    with pytest.raises(OSError, match=r"the file holds more streams than HDF5 can keep .* Measure fewer names"):
+        sink.flush(run)
+    with pytest.raises(OSError, match="measurements are not in"):
+        sink.on_detach(run)
+    assert open_run(tmp_path)["name0"]["value"].values.tolist() == [0.0]
 
 
 # ---------------------------------------------------------------------------------------------------- huge parameters

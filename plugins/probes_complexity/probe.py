@@ -103,6 +103,8 @@ class PathComplexity(Probe):
         """Of the model, with the index of the layer."""
         self._before: list[Tensor] = []
         """Copies of the trainable parameters while the optimizer steps."""
+        self._kept: list[Tensor] = []
+        """Such copies, from a checkpoint."""
         self._names: list[str] = []
         self._moving: list[tuple[int, nn.Parameter]] = []
         self._rows: Tensor | None = None
@@ -115,6 +117,7 @@ class PathComplexity(Probe):
             return
         if not self._parameters:
             self._find(run.model)
+        kept, self._kept = self._kept, []
         trainable = [item for item in self._parameters if item[2].requires_grad]
         for name, _, parameter in trainable:
             if name not in self._initial:
@@ -122,7 +125,10 @@ class PathComplexity(Probe):
         if [name for name, _, _ in trainable] != self._names:
             self._names = [name for name, _, _ in trainable]
             self._moving, self._rows = [(layer, parameter) for _, layer, parameter in trainable], None
-        self._before = [parameter.detach().clone() for _, parameter in self._moving]
+        if len(kept) == len(self._moving):
+            self._before = kept
+        else:
+            self._before = [parameter.detach().clone() for _, parameter in self._moving]
 
     def on_step(self, run: Run, step: int) -> None:
         """Add the norm of the update."""
@@ -205,6 +211,8 @@ class PathComplexity(Probe):
             # A copy: the next step adds to the segment in place.
             "segment": dict(vars(copy.deepcopy(self._segment))) if self._segment is not None else None,
             "update_norm": self._update_norm,
+            # Of several optimizers, what the later ones have done since the step began.
+            "before": [parameter.clone() for parameter in self._before],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -216,6 +224,7 @@ class PathComplexity(Probe):
             self._total.load_state_dict(state["total"])
         self._segment = Segment(**state["segment"]) if state["segment"] is not None else None
         self._update_norm = state["update_norm"]
+        self._kept = list(state.get("before", ()))
 
     def _find(self, model: nn.Module) -> None:
         """The model's parameters as they are now, and the layers of those there were at first."""

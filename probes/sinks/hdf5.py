@@ -54,11 +54,13 @@ from .run_file import (
     abandon,
     add_session,
     changing,
+    check_metadata,
     check_owner,
     copy_open_file,
     create_head,
     describe,
     event_rows,
+    hold_metadata,
     make_room,
     release,
     reserve,
@@ -192,7 +194,8 @@ class HDF5Sink:
             ValueError: If measurements do not fit their stream, once for each stream; the others are written.
         """
         # A resumed run that measures nothing still has to cut what the abandoned one had recorded.
-        to_cut = run.resumed_from is not None and not self._begun and self._path(run).exists()
+        attached = self._lock is not None and run.resumed_from is not None
+        to_cut = attached and not self._begun and self._path(run).exists()
         if self._failure or not (self._waiting or self._events or to_cut):
             return
         told = set(self._misfits)
@@ -330,6 +333,7 @@ class HDF5Sink:
 
     def _append(self, name: str, block: Mapping[str, Any]) -> None:
         """Add rows to a table, and take them from what waits; after an interrupt :meth:`_finish_append` goes on."""
+        check_metadata(self._file)
         table = self._table(name)
         self._appending = (name, table.rows, len(block["step"]))
         table.append(block)
@@ -416,6 +420,7 @@ class HDF5Sink:
                 self._begun, self._written, self._first = True, (path, run.run_id), first
         self._file = h5py.File(path, "r+", **FORMAT)
         self._descriptor = self._file.id.get_vfd_handle()
+        hold_metadata(self._file)
         self._file.swmr_mode = True
         self._tables = {"events": Table(self._file["events"])}
 

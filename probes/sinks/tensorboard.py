@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -68,6 +69,7 @@ class TensorBoardSink:
         """The last step in each picture."""
         self._to_draw: set[str] = set()
         self._picture_seconds = 0.0
+        self._earlier: Any = None
 
     @hookimpl
     def on_attach(self, run: Run) -> None:
@@ -129,7 +131,7 @@ class TensorBoardSink:
             self._to_draw.remove(name)
             rows = self._history[name]
             try:
-                self._draw(rows)
+                self._draw(run, rows)
             except ImportError:  # without the extra `analysis`
                 self._to_draw.clear()
                 return
@@ -137,7 +139,7 @@ class TensorBoardSink:
             took = time.perf_counter() - begun
             self._picture_seconds = took if self._picture_seconds else min(took, PICTURE)
 
-    def _draw(self, rows: list[Measurement]) -> None:
+    def _draw(self, run: Run, rows: list[Measurement]) -> None:
         import matplotlib  # noqa: F401
         import xarray
 
@@ -145,21 +147,44 @@ class TensorBoardSink:
 
         last = rows[-1]
         about = {"long_name": last.description or last.name, "units": last.unit}
+        values, steps = np.stack([row.value for row in rows]), np.array([row.step for row in rows])
+        before = self._before_resume(run, last.name)
+        if before is not None and before.shape[1:] == values.shape[1:]:
+            values, steps = np.concatenate([before, values]), np.concatenate([before["step"], steps])
         stream = xarray.Dataset(
-            {"value": (("step", *last.dims), np.stack([row.value for row in rows]), about)},
+            {"value": (("step", *last.dims), values, about)},
             {
-                "step": [row.step for row in rows],
+                "step": steps,
                 **{dim: (dim, axis.values, {"units": axis.unit}) for dim, axis in last.coords.items()},
             },
         )
         picture = pixels(plot(stream, title=last.name))
         self._writer.add_image(f"{last.name}/over_training", picture, last.step, last.wall_time, dataformats="HWC")
 
+    def _before_resume(self, run: Run, name: str) -> Any:
+        """What the sessions before this one have measured, from the complete file beside ours, if there is one."""
+        if run.resumed_from is None:
+            return None
+        if self._earlier is None:
+            from ..reading import open_run
+
+            try:
+                self._earlier = open_run(run.log_dir)
+            except (OSError, ValueError):
+                self._earlier = {}
+        try:
+            value = self._earlier[name]["value"]
+        except KeyError:
+            return None
+        value = value[value["step"].values <= run.resumed_from]
+        return value[:: 1 + len(value) // MAX_HISTORY]
+
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
         """Add an event as text."""
         if self._writer is not None or event.kind not in ("attach", "detach"):
-            self._open(run).add_text(f"events/{event.kind}", event.message, event.step, walltime=event.wall_time)
+            words = re.sub(r"([\\`*_\[\]])", r"\\\1", event.message)  # the dashboard takes text for Markdown
+            self._open(run).add_text(f"events/{event.kind}", words, event.step, walltime=event.wall_time)
 
     @hookimpl
     def flush(self, run: Run) -> None:

@@ -50,9 +50,12 @@ for _name, _error in {
     "an exception without a repr": Unprintable(),
     "an exception of 1 MB": RuntimeError("x" * 10**6),
 }.items():
-    fault(f"raises {_name}", "measure", "is called no more in this run: 3 failures in a row")(
-        lambda scene, error=_error: scene.add(raising(error))
-    )
+    fault(
+        f"raises {_name}",
+        "measure",
+        "is called no more in this run: 3 failures in a row",
+        slow=_name in ("MemoryError", "GeneratorExit", "StopIteration", "an exception of 1 MB"),
+    )(lambda scene, error=_error: scene.add(raising(error)))
 
 
 @fault("calls sys.exit()", "measure", r"failed in measure: SystemExit\(3\)")
@@ -240,7 +243,7 @@ def _(scene: Scene):
 @fault("replaces a layer", "measure")
 def _(scene: Scene):
     def measure(run, step):
-        run.model[0] = nn.Linear(6, 8)
+        run.model[0] = nn.Linear(2, 8)
         run.model[4].weight = nn.Parameter(torch.zeros(3, 8))
         del run.model[1].running_mean
         run.model.register_buffer("new", torch.zeros(3))
@@ -374,9 +377,12 @@ def hook(name, error, **attributes):
 for _hook in ("on_attach", "before_step", "on_step", "on_detach"):
     for _error in (OSError("of its own"), SystemExit(4)):
         # What fails at detach is told to the sinks, which are still open then.
-        fault(f"raises {type(_error).__name__} in {_hook}", _hook, f"failed in {_hook}: {type(_error).__name__}")(
-            lambda scene, name=_hook, error=_error: scene.probes.insert(0, hook(name, error))
-        )
+        fault(
+            f"raises {type(_error).__name__} in {_hook}",
+            _hook,
+            f"failed in {_hook}: {type(_error).__name__}",
+            slow=isinstance(_error, SystemExit),
+        )(lambda scene, name=_hook, error=_error: scene.probes.insert(0, hook(name, error)))
 
 
 class Cannot(Witness):
@@ -435,7 +441,7 @@ class Nonsense(Schedule):
 
 
 for _value in (OSError("of its own"), 0, 2.5, float("nan"), "soon", True):
-    fault(f"next: {_value!r}", "schedule", "is not called: its schedule failed")(
+    fault(f"next: {_value!r}", "schedule", "is not called: its schedule failed", slow=_value in (2.5, "soon", True))(
         with_attribute("schedule", Nonsense(_value))
     )
 

@@ -46,7 +46,8 @@ for _hook in ("on_attach", "write", "on_event", "flush", "on_detach"):
     for _error in (OSError("disk"), SystemExit(4)):
 
         @fault(f"a sink raises {type(_error).__name__} in {_hook}", _hook,
-               "" if _hook == "on_event" else rf"{type(_error).__name__}\(", look=in_tensorboard)  # fmt: skip
+               "" if _hook == "on_event" else rf"{type(_error).__name__}\(", look=in_tensorboard,
+               slow=isinstance(_error, SystemExit))  # fmt: skip
         def _(scene: Scene, hook=_hook, error=_error):
             def fail(self, *_, **__):
                 raise error
@@ -55,6 +56,15 @@ for _hook in ("on_attach", "write", "on_event", "flush", "on_detach"):
             scene.sinks = [HDF5Sink(), TensorBoardSink(), broken()]  # closed in reverse: the first may tell of all
             if hook == "flush":
                 scene.at.update({step: lambda: flush(scene) for step in (3, 5, 7, 9)})
+
+
+@fault("a sink hangs in write for longer than the deadline", "write", r"Training waited 0 s for write of 'slow'",
+       look=in_tensorboard)  # fmt: skip
+def _(scene: Scene):
+    waits = iter([0.4])
+    slow = type("Slow", (Memory,), {"name": "slow", "write": hookimpl(lambda self: time.sleep(next(waits, 0)))})
+    scene.sinks = [HDF5Sink(), TensorBoardSink(), slow()]
+    scene.settings["deadline"] = 0.2
 
 
 @fault("TensorBoard cannot be imported", "write", "Plugin 'tensorboard' .* failed in .*Error")

@@ -7,13 +7,16 @@ import signal
 import sys
 import time
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from probes import Measurement, discovery, every
 
 from .in_probes import out_says
+from .operators import numbers
 from .scene import STEPS, Scene, fault
 
 # ------------------------------------------------------------------------------------------- the model in a bad state
@@ -25,17 +28,107 @@ def shipped(scene: Scene) -> None:
         scene.probes.insert(0, discovery.load(name)(every(4)))
 
 
-class Frail(nn.Module):
-    """A network that fails in eval mode, as probes call it."""
+class Frail(nn.Sequential):
+    """A network that does something else in eval mode, as probes call it."""
 
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    def __init__(self, in_eval_mode):
+        super().__init__(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.in_eval_mode = in_eval_mode
 
     def forward(self, x):
-        if not self.training:
-            raise RuntimeError("only in eval mode")
-        return self.net(x)
+        output = super().forward(x)
+        return output if self.training else self.in_eval_mode(output)
+
+
+def refuse(output):
+    raise RuntimeError("only in eval mode")
+
+
+def nothing_finite(name: str):
+    """From where the model computes NaN, no measurement of its outputs is a finite number."""
+
+    def look(scene: Scene, run) -> None:
+        for path, node in numbers(run).items():
+            if path.startswith(name):
+                values = node["value"].values[node["step"].values >= 8]
+                assert not np.isfinite(values).any(), (path, values)
+
+    return look
+
+
+@fault("the training diverges: all parameters are NaN", "the model", "yielded NaN in|failed in measure", own=True,
+       look=nothing_finite("ntk/trace"), slow=True)  # fmt: skip
+def _(scene: Scene):
+    shipped(scene)
+    scene.at[6] = lambda: [parameter.data.fill_(torch.nan) for parameter in scene.model.parameters()]
+
+
+@fault("one layer is NaN", "the model", "yielded NaN in|failed in measure", own=True, look=nothing_finite("fourier"))
+def _(scene: Scene):
+    scene.probes[:0] = [discovery.load(name)(every(4)) for name in ("fourier", "spectral_norm", "tangent_kernel")]
+    scene.at[6] = lambda: scene.model[0].weight.data.fill_(torch.nan)
+
+
+@fault("parameters are infinite", "the model", "yielded NaN in|failed in measure", own=True, slow=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.at[6] = lambda: [parameter.data.fill_(torch.inf) for parameter in scene.model.parameters()]
+
+
+@fault("outputs are NaN in eval mode only", "the model", "yielded NaN in|failed in measure", own=True, slow=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.network = lambda: Frail(lambda output: output * torch.nan)
+
+
+@fault("the forward raises in eval mode only", "the model", "RuntimeError.'only in eval mode'.", own=True, slow=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.network = lambda: Frail(refuse)
+
+
+@fault("outputs have no rows in eval mode", "the model", "must have one row for each of the 24 samples", own=True)
+def _(scene: Scene):
+    scene.probes[:0] = [discovery.load(name)(every(4)) for name in ("fourier", "tangent_kernel", "capacity")]
+    scene.network = lambda: Frail(lambda output: output[:0])
+
+
+@fault("targets are out of range", "the batch", "failed in measure: ", slow=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.batches["train"] = (torch.randn(24, 2), torch.full((24,), 7))
+
+
+@fault("a batch of one sample", "the batch", "failed in measure", slow=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.batches["train"] = (torch.randn(1, 2), torch.zeros(1, dtype=torch.long))
+
+
+@fault("all samples are the same", "the batch", slow=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.batches["train"] = (torch.zeros(24, 2), torch.zeros(24, dtype=torch.long))
+
+
+@fault("inputs are NaN", "the batch", "yielded NaN in|failed in measure", slow=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.batches["train"] = (torch.full((24, 2), torch.nan), torch.zeros(24, dtype=torch.long))
+
+
+@fault("the first batch has no samples", "the batch", "must have one row for each", own=True)
+def _(scene: Scene):
+    shipped(scene)
+    scene.network = lambda: nn.Sequential(First(), nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+    scene.loss = lambda output, targets: F.cross_entropy(output, targets[: len(output)], reduction="sum")
+
+
+class First(nn.Module):
+    """Takes all samples away."""
+
+    def forward(self, x):
+        return x[:0]
 
 
 # ------------------------------------------------------------------------------------------------ the user's exceptions
@@ -55,6 +148,19 @@ def interrupts_at(where: int):
        kept=STEPS, look=lambda scene, run: out_says(scene, "caught KeyboardInterrupt()"))  # fmt: skip
 def _(scene: Scene):
     scene.add(interrupts_at(5))
+    scene.caught = KeyboardInterrupt
+
+
+@fault("SIGINT in measure, and the loop goes on", "measure", r"KeyboardInterrupt\(\) in measure of plugin 'faulty'",
+       kept=STEPS, look=lambda scene, run: out_says(scene, "caught KeyboardInterrupt()"))  # fmt: skip
+def _(scene: Scene):
+    def measure(run, step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+        yield Measurement("faulty/one", 1.0)
+
+    scene.add(measure)
     scene.caught = KeyboardInterrupt
 
 

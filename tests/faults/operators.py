@@ -44,7 +44,8 @@ class Spoil(TorchDispatchMode):
             self.done = str(func)
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         result = func(*args, **(kwargs or {}))
-        if now and (other := spoilt(result, self.kind)) is not None:
+        view = any(returned.alias_info is not None for returned in func._schema.returns)  # no numbers of its own
+        if now and not (view and self.kind in ("nan", "inf")) and (other := spoilt(result, self.kind)) is not None:
             self.done = str(func)
             return other
         return result
@@ -53,6 +54,8 @@ class Spoil(TorchDispatchMode):
 def spoil(probe: Probe, kind: str, shares: tuple[float, ...] = (0.02, 0.5, 0.98)) -> list[Spoil]:
     """Have one call go wrong in each turn of a probe but the first, at that share of the calls."""
     measure, modes = probe.measure, []
+    if probe.name == "mutual_information":
+        shares = tuple(share / 5 for share in shares)  # its first turn takes more calls than the others
 
     def spoilt_measure(run, step) -> Iterator[Measurement]:
         turn = len(modes)
@@ -81,8 +84,10 @@ SAID = {
 
 for _name in discovery.installed():
     for _kind, _said in SAID.items():
-
-        @fault(f"{_name}: {_kind} in a call of torch", "measure", _said, slow=_kind in ("error", "inf"))
+        # What it computes with NaN may be a bound that another one is better than.
+        @fault(f"{_name}: {_kind} in a call of torch", "measure",
+               "" if (_name, _kind) == ("mutual_information", "nan") else _said,
+               slow=_kind in ("error", "inf") or _name not in ("fourier", "tangent_kernel"))  # fmt: skip
         def _(scene: Scene, name=_name, kind=_kind):
             probe = discovery.load(name)(every(4))
             scene.probes.insert(0, probe)
@@ -92,13 +97,15 @@ for _name in discovery.installed():
 def plausible(clean: Any, run: Any, modes: list[Spoil], steps: list[int]) -> dict[str, list[int]]:
     """By stream, the steps at which a call went wrong and that hold finite numbers other than those of a clean run."""
     found: dict[str, list[int]] = {}
-    events = [(str(kind), int(step)) for kind, step in zip(run["events"]["kind"].values, run["events"]["step"].values)]
+    told = run["events"]
+    events = set(zip(told["kind"].values.tolist(), told["step"].values.tolist(), strict=True))
     for name, node in numbers(run).items():
         for index, step in enumerate(node["step"].values.tolist()):
             mode = modes[steps.index(step)]
             if not mode.done or ("fault", step) in events or name not in clean:
                 continue
             value, truth = node["value"].values[index], clean[name]["value"].sel(step=step).values
-            if np.isfinite(value).all() and not np.array_equal(value, truth):
+            # An iteration that begins where the last one ended gives other digits after one that went wrong.
+            if np.isfinite(value).all() and not np.allclose(value, truth, rtol=1e-4, atol=1e-6):
                 found.setdefault(name, []).append(step)
     return found

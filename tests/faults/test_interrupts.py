@@ -1,4 +1,4 @@
-"""An interrupt at any line of ours: the user's loop gets it, and whoever catches it and goes on loses one step's rows."""
+"""An interrupt at any line: the user's loop gets it; whoever catches it and goes on loses one step's rows at most."""
 
 import random
 
@@ -43,7 +43,7 @@ def loop(model, optimizer, manager=None, interrupt=None):
     """The loop of a user who catches an interrupt, makes up for an update that was not done, and goes on."""
     caught = []
     for step in range(STEPS):
-        x, y = torch.randn(16, 6), torch.randint(0, 3, (16,))
+        x, y = torch.randn(24, 2), torch.randint(0, 3, (24,))
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         done = updates(optimizer)
@@ -162,7 +162,7 @@ def test_after_an_interrupt_at_any_line_of_writing_no_row_is_lost_or_twice_there
             optimizer.step()
         return interrupt, open_run(folder)["witness/norm"]["step"].values.tolist()
 
-    F.cross_entropy(model(torch.randn(16, 6)), torch.randint(0, 3, (16,))).backward()
+    F.cross_entropy(model(torch.randn(24, 2)), torch.randint(0, 3, (24,))).backward()
     lines = run(None)[0].count
     assert lines > 100
     for k in spread(lines, 40):
@@ -176,9 +176,9 @@ def test_after_an_interrupt_at_any_line_of_writing_no_row_is_lost_or_twice_there
 def careless(model):
     torch.manual_seed(0), random.random(), np.random.rand()  # noqa: NPY002
     model.train()
-    model(torch.randn(4, 6)).sum().backward()
+    model(torch.randn(4, 2)).sum().backward()
     model.requires_grad_(False)
-    model[0] = nn.Linear(6, 8)
+    model[0] = nn.Linear(2, 8)
     model.register_forward_hook(lambda *_: None)
     model[4].double()
     torch.set_default_dtype(torch.float64)
@@ -210,7 +210,7 @@ def everything(model, optimizer):
 )
 def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(error, autocast):
     model, optimizer = start()
-    model(torch.randn(4, 6)).sum().backward()
+    model(torch.randn(4, 2)).sum().backward()
     model[1].eval()
 
     def guarded(k):

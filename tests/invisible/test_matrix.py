@@ -48,6 +48,11 @@ def test_what_pytorch_refuses_it_refuses_without_probes(pair):
     assert run(Combination(*levels)) != ""
 
 
+def test_a_lazy_model_gets_its_weights_from_the_loop():
+    # The batch is given, and the closure's forward comes after step 0 is due.
+    assert run(Combination("LBFGS", "lazy", "plain", "compiled after")) == ""
+
+
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("model", MODELS)
 def test_each_probe_alone_changes_nothing(model, probe):
@@ -65,6 +70,7 @@ def test_the_files_change_nothing(execution, tmp_path):
     assert (tmp_path / "run.h5").stat().st_size > 0 and list(tmp_path.glob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["dropout", "attention"])
 def test_the_default_compiler_is_not_disturbed(model):
     assert run(Combination("AdamW foreach", model, "evaluation", "compiled before"), backend="inductor") == ""

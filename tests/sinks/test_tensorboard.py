@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from loops import run_steps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
 
-from probes import Axis, Measurement
+from probes import Axis, Measurement, Probe, ProbeManager, every
 from probes.run import Event, Run
+from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
 
 
@@ -126,10 +128,10 @@ def test_strange_numbers_do_not_raise(run, value):
 
 def test_events_are_text(run):
     sink = TensorBoardSink()
-    sink.on_event(run, Event("fault", "'p'", "what went wrong", 7, 100.0))
+    sink.on_event(run, Event("fault", "'p'", "what __went__ [wrong]", 7, 100.0))
     sink.on_detach(run)
     text = read(run.log_dir).Tensors("events/fault/text_summary")[0]
-    assert text.step == 7 and text.tensor_proto.string_val[0] == b"what went wrong"
+    assert text.step == 7 and text.tensor_proto.string_val[0] == rb"what \_\_went\_\_ \[wrong\]"
 
 
 @pytest.mark.parametrize("loader", [EventAccumulator, PluginAccumulator])
@@ -152,3 +154,31 @@ def test_files_of_sessions_are_read_in_their_order(run):
         write(run, Measurement("a/loss", 2.5))
     first, second = sorted(path.name for path in run.log_dir.iterdir())
     assert int(second.split(".")[3]) > int(first.split(".")[3])  # the rest of the name does not tell their order
+
+
+def test_pictures_of_a_resumed_run_begin_where_training_began(tmp_path):
+    class Spectrum(Probe):
+        def measure(self, run, step):
+            yield Measurement("f/amplitude", [1.0, 2.0, 3.0], ("k",), {"k": Axis([0.1, 0.2, 0.3], "cycles")})
+
+    drawn = []
+
+    class Sink(TensorBoardSink):
+        def _draw(self, run, rows):
+            before = self._before_resume(run, rows[-1].name)
+            drawn.append([*(before["step"].values if before is not None else []), *(row.step for row in rows)])
+            super()._draw(run, rows)
+
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager = ProbeManager(model, [Spectrum(every(1))], sinks=[HDF5Sink(), Sink()], log_dir=tmp_path, overhead=None)
+    with manager.attach(optimizer):
+        run_steps(model, optimizer, 3)
+        state = manager.state_dict()
+        run_steps(model, optimizer, 2)
+    manager = ProbeManager(model, [Spectrum(every(1))], sinks=[HDF5Sink(), Sink()], log_dir=tmp_path, overhead=None)
+    manager.load_state_dict(state)
+    with manager.attach(optimizer):
+        run_steps(model, optimizer, 3)
+    assert drawn == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6]]
+    assert [image.step for image in read(tmp_path).Images("f/amplitude/over_training")][-1] == 6
