@@ -1,6 +1,6 @@
 """Whether any probe changes training by one bit: every combination of optimizer, model, loop and execution.
 
-Run: ``python benchmarks/observer_effect.py [--processes 2] [--part 1/4] [--only LBFGS,lazy]``
+Run: ``python benchmarks/observer_effect.py [--processes 2] [--part 1/4 --keep outcomes.jsonl] [--only LBFGS,lazy]``
 
 Every combination is trained twice for some updates: bare, and with every shipped probe attached, each due at several
 steps. Compared after every backward, update and evaluation, bit for bit: weights, gradients, buffers, state and
@@ -15,6 +15,7 @@ Writes ``tests/invisible/RESULTS.md`` when the whole product was run, and exits 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import multiprocessing
 import os
@@ -55,6 +56,13 @@ def outcomes(combinations: Sequence[Combination], processes: int) -> Iterator[Ou
     # A process is replaced now and then: the compiler's caches grow.
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=200) as pool:
         yield from pool.imap_unordered(outcome, combinations)
+
+
+def read(path: Path) -> dict[Combination, Outcome]:
+    """The outcomes of earlier runs, by combination; the last of each."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = [(Combination(*levels), reason, difference) for levels, reason, difference in map(json.loads, lines)]
+    return {outcome[0]: outcome for outcome in found}
 
 
 def table(results: Sequence[Outcome], rows: str, columns: str) -> str:
@@ -112,6 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--part", default="1/1", help="the i-th of n parts, as i/n")
+    parser.add_argument("--keep", type=Path, help="file of outcomes to add to; what is equal in it is not run again")
     parser.add_argument("--only", default="", help="levels, separated by commas, of which a combination has all")
     arguments = parser.parse_args()
     index, parts = map(int, arguments.part.split("/"))
@@ -119,16 +128,22 @@ def main() -> None:
     combinations = [item for item in product() if only <= set(item)][index - 1 :: parts]
     if not combinations:
         sys.exit(f"No combination has all of {sorted(only)}. The levels are: {', '.join(sum(FACTORS, ()))}.")
-    start, results = time.perf_counter(), []
+    kept = read(arguments.keep) if arguments.keep else {}
+    combinations = [item for item in combinations if item not in kept or kept[item][2]]
+    start = time.perf_counter()
     for number, result in enumerate(outcomes(combinations, arguments.processes), 1):
-        results.append(result)
+        kept[result[0]] = result
+        if arguments.keep:
+            with arguments.keep.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
         if result[2]:
             print(f"DIFFERENT {' / '.join(result[0])}: {result[2]}", flush=True)
         if number % 100 == 0 or number == len(combinations):
             print(f"{number}/{len(combinations)} after {(time.perf_counter() - start) / 60:.1f} min", flush=True)
+    results = [kept[item] for item in product() if item in kept]
     text = summary(results)
     print("\n" + text)
-    if len(combinations) == len(product()):
+    if len(results) == len(product()):
         RESULTS.write_text(
             f"# Training with probes equals training without\n\nWritten by `python benchmarks/observer_effect.py`, "
             f"which says what is compared.\n\n{text}",

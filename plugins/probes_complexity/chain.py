@@ -141,13 +141,15 @@ def _affine(use: Use, norm: Use | None, initial: Mapping[str, Tensor] | None, na
             raise NotDefined(f"`model` has a batch norm ({norm.name!r}) over something else than rows of a matrix.")
         batch_norm = norm.module
         assert isinstance(batch_norm, _BatchNorm)
-        now = _scale_rows(module, now, batch_norm_map(norm.name, batch_norm)[0].to(now))
+        factors = batch_norm_map(norm.name, batch_norm)[0].to(now)
+        now = _scale_rows(module, now, factors)
         if initial is not None:
             gamma, variance = batch_norm.weight, initial.get(f"{norm.name}.running_var")
             gain = torch.ones(1) if gamma is None else initial_tensor(initial, names[id(gamma)], gamma)
             spread = torch.ones(1) if variance is None else variance
             scale = gain.to(now) * (spread.to(now) + batch_norm.eps).rsqrt()
-            start = _scale_rows(module, start, scale.expand(batch_norm.num_features))
+            # Of a lazy batch norm that was loaded from a checkpoint, num_features stays 0.
+            start = _scale_rows(module, start, scale.expand(len(factors)))
     return Affine(use.name, module, now, start, shape)
 
 

@@ -153,9 +153,7 @@ class Capacity(Probe):
     def _keep(self, run: Run) -> None:
         kept: dict[str, Tensor] = {name: p for name, p in run.model.named_parameters() if not is_lazy(p)}
         # What a batch norm divides by is needed to tell how far its layer has come.
-        kept |= {
-            name: b for name, b in run.model.named_buffers() if name.endswith("running_var") and not is_lazy(b)
-        }
+        kept |= {name: b for name, b in run.model.named_buffers() if name.endswith("running_var") and not is_lazy(b)}
         self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
         self._since = run.step
 

@@ -363,8 +363,9 @@ def may_mount() -> bool:
 if sys.platform == "linux" and os.geteuid() == 0 and may_mount():
 
     @fault(
-        "a tmpfs of 80 MB runs full", "both sinks", "Nothing more is written to .*run.h5: only 0 MiB are free", kept=6
-    )
+        "a tmpfs of 80 MB runs full", "both sinks", "Nothing more is written to .*run.h5: only 0 MiB are free", kept=6,
+        full=True,
+    )  # fmt: skip
     def _(scene: Scene):
         mount(scene.folder / "run", "size=80M")
         scene.at[5] = lambda: (flush(scene), fill(scene.folder / "run"))

@@ -151,6 +151,15 @@ def _(scene: Scene):
     scene.caught = KeyboardInterrupt
 
 
+@fault(
+    "Ctrl-C in a later probe, and the loop goes on", "measure", r"KeyboardInterrupt\(\) in measure of plugin 'faulty'"
+)
+def _(scene: Scene):
+    scene.add(interrupts_at(5))
+    scene.probes.reverse()
+    scene.caught = KeyboardInterrupt
+
+
 @fault("SIGINT in measure, and the loop goes on", "measure", r"KeyboardInterrupt\(\) in measure of plugin 'faulty'",
        kept=STEPS, look=lambda scene, run: out_says(scene, "caught KeyboardInterrupt()"))  # fmt: skip
 def _(scene: Scene):
@@ -239,14 +248,16 @@ def _(scene: Scene):
 @fault("the loop forks, and the child ends by sys.exit()", "the loop")
 def _(scene: Scene):
     def fork():
+        before = (scene.folder / "run/run.h5").read_bytes()
         child = os.fork()
         if child == 0:
             scene.manager.detach()
             sys.exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert (scene.folder / "run/run.h5").read_bytes() == before  # not closed by HDF5 in the child
 
-    scene.at[6] = fork
-    scene.at[9] = fork
+    scene.at[5] = scene.at[8] = lambda: scene.manager._dispatch.flush()
+    scene.at[6] = scene.at[9] = fork
 
 
 @fault("the loop forks, and the child trains on", "the loop")

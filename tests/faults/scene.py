@@ -151,6 +151,8 @@ class Fault:
     """Whether the training is the bare run's; not where the user's own loop is cut short."""
     own: bool
     """Whether it is another training, which has a bare run of its own."""
+    full: bool
+    """Whether there is no room in the file to say it: the log does."""
 
 
 FAULTS: dict[str, Fault] = {}
@@ -159,12 +161,13 @@ FAULTS: dict[str, Fault] = {}
 def fault(
     name: str, where: str, said: str = "", *, kept: int = ROWS, exit: int = 0, no_file: bool = False,
     slow: bool = False, look: Callable[[Scene, Any], object] | None = None, same: bool = True, own: bool = False,
+    full: bool = False,
 ) -> Callable[[Callable[[Scene], object]], Callable[[Scene], object]]:  # fmt: skip
     """Enter a fault into the list."""
 
     def enter(prepare: Callable[[Scene], object]) -> Callable[[Scene], object]:
         assert name not in FAULTS, name
-        FAULTS[name] = Fault(name, where, prepare, said, kept, exit, no_file, slow, look, same, own)
+        FAULTS[name] = Fault(name, where, prepare, said, kept, exit, no_file, slow, look, same, own, full)
         return prepare
 
     return enter
@@ -260,7 +263,7 @@ def run_fault(item: Fault, folder: Path) -> Outcome:
                 problems.append(f"{kept} rows are kept")
             if item.look is not None:
                 item.look(Scene(place), run)
-        lines += [f"(log) {line}" for line in log.splitlines() if not item.no_file]
+        lines += [f"(log) {line}" for line in log.splitlines() if item.full]
         said = next((line for line in lines if re.search(item.said, line)), "") if item.said else "-"
         if not said:
             problems.append(f"nothing says {item.said!r}")

@@ -217,8 +217,9 @@ class Session:
         optimization = OPTIMIZERS[combination.optimizer]
         self.optimizers = optimization.make(model)
         self.recorder = Recorder()
-        # A closure calls the model for the first time when the first update has begun.
+        # A closure calls the model for the first time when the first update has begun, unless the loop has before.
         known_before = combination.execution == "compiled after" and combination.model != "lazy"
+        known_before |= combination.loop == "exceptions"
         self.measures_step_zero = known_before or not isinstance(self.optimizers[0], LBFGS)
         self.manager: ProbeManager | None = None
         if combination.execution == "compiled before":
