@@ -279,7 +279,7 @@ def test_shared_results_are_computed_once_and_their_cost_is_split(model, optimiz
     with manager.attach(optimizer):
         run_steps(model, optimizer, 1)
         first, second = (manager._dispatch.governor.spent[key] for key in ("User", "User-2"))
-    assert calls == [0] and first == pytest.approx(second, rel=0.3)
+    assert calls == [0] and min(first, second) >= 0.025  # half of the sleep, whatever else the machine does
 
 
 def test_draws_depend_on_seed_probe_and_step_and_on_nothing_else(model, optimizer):

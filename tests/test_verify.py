@@ -94,7 +94,7 @@ def test_an_equal_script_is_equal_with_its_arguments_and_leaves_no_results(scrip
 
 
 def test_a_probe_that_draws_is_caught_and_named(script):
-    verdict = verify(script(attach("Norm", "Draws")), steps=4)
+    verdict = verify(script(attach("Draws")), steps=4)
     assert not verdict.equal and verdict.reproducible and verdict.culprits == ["draws"]
     assert verdict.difference.place == "before update 3 of Adam" and verdict.difference.updates == 2
     assert verdict.difference.names == ["random state of Python"]

@@ -63,7 +63,7 @@ def _(scene: Scene):
     scene.add(lambda run, step: sys.exit(3))
 
 
-@fault("fails now and then", "measure", r"failed in measure: OSError\('now and then'\)")
+@fault("fails now and then", "measure", r"failed in measure: OSError\('now and then'\)", slow=True)
 def _(scene: Scene):
     def measure(run, step):
         if step % 3 == 1:
@@ -81,7 +81,7 @@ def _(scene: Scene):
     scene.add(measure)
 
 
-@fault("fails in shared work", "measure", r"failed in measure: OSError\('shared'\)")
+@fault("fails in shared work", "measure", r"failed in measure: OSError\('shared'\)", slow=True)
 def _(scene: Scene):
     def compute():
         raise OSError("shared")
@@ -89,7 +89,7 @@ def _(scene: Scene):
     scene.add(lambda run, step: run.shared("key", compute))
 
 
-@fault("a finally that raises", "measure", r"failed in measure: OSError\('at the end'\)")
+@fault("a finally that raises", "measure", r"failed in measure: OSError\('at the end'\)", slow=True)
 def _(scene: Scene):
     def measure(run, step):
         try:
@@ -125,7 +125,7 @@ def _(scene: Scene):
     scene.add(measure)
 
 
-@fault("another shape each time", "measure", r"does not fit its stream: shape changed from \(1,\) to \(2,\)")
+@fault("another shape each time", "measure", r"does not fit its stream: shape changed from \(1,\) to \(2,\)", slow=True)
 def _(scene: Scene):
     def measure(run, step):
         yield Measurement("faulty/grows", np.zeros(step + 1), dims=("i",))
@@ -133,12 +133,12 @@ def _(scene: Scene):
     scene.add(measure)
 
 
-@fault("a number instead of a Measurement", "measure", "yielded float instead of a Measurement")
+@fault("a number instead of a Measurement", "measure", "yielded float instead of a Measurement", slow=True)
 def _(scene: Scene):
     scene.add(lambda run, step: [3.0])
 
 
-@fault("returns what cannot be iterated", "measure", "failed in measure: TypeError")
+@fault("returns what cannot be iterated", "measure", "failed in measure: TypeError", slow=True)
 def _(scene: Scene):
     scene.add(lambda run, step: 3.0)
 
@@ -172,7 +172,7 @@ def _(scene: Scene):
     scene.add(measure)
 
 
-@fault("a stream of another probe", "measure", "it belongs to 'faulty'")
+@fault("a stream of another probe", "measure", "it belongs to 'faulty'", slow=True)
 def _(scene: Scene):
     def measure(run, step):
         yield Measurement("faulty/one", 1.0)
@@ -183,7 +183,7 @@ def _(scene: Scene):
     scene.probes.insert(0, scene.probes.pop(1))
 
 
-@fault("a name that cannot be a path", "measure", "failed in measure: ValueError.*must be a path")
+@fault("a name that cannot be a path", "measure", "failed in measure: ValueError.*must be a path", slow=True)
 def _(scene: Scene):
     def measure(run, step):
         yield Measurement("../../etc/passwd", 1.0)
@@ -263,7 +263,7 @@ def _(scene: Scene):
     scene.do(trains)
 
 
-@fault("calls zero_grad()", "measure")
+@fault("calls zero_grad()", "measure", slow=True)
 def _(scene: Scene):
     scene.do(lambda run: (run.optimizers[0].zero_grad(), run.model.zero_grad()))
 
@@ -341,7 +341,7 @@ def _(scene: Scene):
     scene.add(measure)
 
 
-@fault("prints 4 MB", "measure")
+@fault("prints 4 MB", "measure", slow=True)
 def _(scene: Scene):
     scene.do(lambda run: print("x" * 300_000))
 
@@ -468,7 +468,7 @@ def _(scene: Scene):
     scene.probes.insert(0, "broken")
 
 
-@fault("a misspelt hook", "hooks", "implements unknown hook 'on_stpe'")
+@fault("a misspelt hook", "hooks", "implements unknown hook 'on_stpe'", slow=True)
 def _(scene: Scene):
     scene.add(lambda run, step: [], on_stpe=lambda self, run: 1 / 0)
 

@@ -188,7 +188,10 @@ def _(scene: Scene):
 
 
 @fault(
-    "run.h5 is deleted after the last flush", "HDF5", "run.h5 was deleted while the run wrote it; it is written again"
+    "run.h5 is deleted after the last flush",
+    "HDF5",
+    "run.h5 was deleted while the run wrote it; it is written again",
+    slow=True,
 )
 def _(scene: Scene):
     scene.at[STEPS] = lambda: remove(scene, "run/run.h5")
@@ -278,7 +281,7 @@ def _(scene: Scene):
 
 
 @fault("log_dir is a file", "attach", "Results go to .*run_2, not to run: `log_dir` 'run' cannot be written",
-       look=went_to("run_2"))  # fmt: skip
+       look=went_to("run_2"), slow=True)  # fmt: skip
 def _(scene: Scene):
     (scene.folder / "run").touch()
 
@@ -371,7 +374,11 @@ if sys.platform == "linux" and os.geteuid() == 0 and may_mount():
         scene.at[5] = lambda: (flush(scene), fill(scene.folder / "run"))
 
     @fault(
-        "a tmpfs of 1 MB", "attach", "Results go to .*run_2, not to run: .*only 1 MiB are free", look=went_to("run_2")
+        "a tmpfs of 1 MB",
+        "attach",
+        "Results go to .*run_2, not to run: .*only 1 MiB are free",
+        look=went_to("run_2"),
+        slow=True,
     )
     def _(scene: Scene):
         mount(scene.folder / "run", "size=1M")

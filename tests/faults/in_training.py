@@ -145,7 +145,7 @@ def interrupts_at(where: int):
 
 
 @fault("Ctrl-C in measure, and the loop goes on", "measure", r"KeyboardInterrupt\(\) in measure of plugin 'faulty'",
-       kept=STEPS, look=lambda scene, run: out_says(scene, "caught KeyboardInterrupt()"))  # fmt: skip
+       kept=STEPS, look=lambda scene, run: out_says(scene, "caught KeyboardInterrupt()"), slow=True)  # fmt: skip
 def _(scene: Scene):
     scene.add(interrupts_at(5))
     scene.caught = KeyboardInterrupt
@@ -216,7 +216,7 @@ def _(scene: Scene):
     scene.at[7] = fail
 
 
-@fault("the loop calls sys.exit(3)", "the loop", "Detached at step 7", kept=8, exit=3, same=False)
+@fault("the loop calls sys.exit(3)", "the loop", "Detached at step 7", kept=8, exit=3, same=False, slow=True)
 def _(scene: Scene):
     scene.at[7] = lambda: sys.exit(3)
 
@@ -285,7 +285,7 @@ for _persistent in (False, True):
             scene.at[step] = lambda: len(list(loader))
 
 
-@fault("a worker is killed", "the loop")
+@fault("a worker is killed", "the loop", slow=True)
 def _(scene: Scene):
     def fork():
         child = os.fork()

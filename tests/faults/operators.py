@@ -59,7 +59,9 @@ def spoil(probe: Probe, kind: str, shares: tuple[float, ...] = (0.02, 0.5, 0.98)
 
     def spoilt_measure(run, step) -> Iterator[Measurement]:
         turn = len(modes)
-        k = int(shares[turn - 1] * modes[0].count) if 0 < turn <= len(shares) else None
+        # The first turn may take more calls than the others, and one that failed took fewer.
+        calls = modes[-1 if kind == "nan" else 0].count if modes else 0
+        k = int(shares[turn - 1] * calls) if 0 < turn <= len(shares) else None
         modes.append(Spoil(kind, k))
         with modes[-1]:
             yield from measure(run, step)

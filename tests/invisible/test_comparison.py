@@ -80,10 +80,14 @@ def trained(probe, combination=COMBINATION):
     return session.watch.trace
 
 
+@pytest.fixture(scope="module")
+def bare():
+    return train_bare(COMBINATION)
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 @pytest.mark.usefixtures("settings_kept")
-def test_a_change_is_noticed_where_it_happens(name):
-    bare = train_bare(COMBINATION)
+def test_a_change_is_noticed_where_it_happens(name, bare):
     where = "detached" if name == "attributes" else "step, iteration 2, after 3 steps"
     with pytest.raises(Unequal, match=f"^{where}.*: (.*, )?{name}(,|$)"):
         compare(bare, trained(Damaging(DAMAGES[name])))

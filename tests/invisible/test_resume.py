@@ -22,8 +22,6 @@ EACH = [
 QUICK = {
     BASE._replace(loop="gradient scaler", optimizer="two halves"),
     BASE._replace(loop="gradient scaler", optimizer="AdamW fused"),
-    BASE._replace(optimizer="LBFGS"),
-    BASE._replace(model="lazy"),
 }
 COMBINATIONS = [
     pytest.param(combination, id="-".join(combination), marks=[] if combination in QUICK else pytest.mark.slow)
