@@ -150,7 +150,7 @@ def explained(verdict: Verdict, script: str) -> list[RichTable | str]:
         return [
             *parts,
             f"{escape(script)} is not reproducible without probes either, so nothing can be said about them. First "
-            f"difference: {escape(which)}. Seed it (random, numpy, torch), and call "
+            f"difference: {escape(which)}. Is it seeded from the clock? Otherwise call "
             f"torch.use_deterministic_algorithms(True).",
         ]
     parts.append(f"DIFFERENT with probes. First difference: {escape(which)}.")

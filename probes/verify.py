@@ -14,6 +14,7 @@ import inspect
 import itertools
 import json
 import os
+import random
 import runpy
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -80,7 +83,8 @@ def verify(
 ) -> Verdict:
     """Run a script with probes and without, and compare.
 
-    What the script writes by itself, it writes in each of the runs; results of the probes go to a temporary directory.
+    All random states are seeded before the script begins, so that it need not do so. What it writes by itself, it
+    writes in each of the runs; results of the probes go to a temporary directory.
     The budget of the probes is lifted, so that each measures whenever it is due.
 
     Args:
@@ -177,7 +181,7 @@ class _Run:
         place = directory / name
         place.mkdir()
         settings = {"place": str(place), "steps": steps, "only": only}
-        environment = {**os.environ, "PROBES": "on" if probes else "off"}
+        environment = {"PYTHONHASHSEED": "0", **os.environ, "PROBES": "on" if probes else "off"}
         with (place / "output").open("w", encoding="utf-8") as output:
             code = subprocess.run(
                 [sys.executable, "-m", "probes.verify", json.dumps(settings), script, *arguments],
@@ -291,6 +295,8 @@ def _record(settings: str, script: str, arguments: list[str]) -> int:
     recorder.begin()
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
+    # A script that seeds nothing, or not everything, repeats itself nevertheless.
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002
     code: Any = 0
     error = ""
     try:
