@@ -267,7 +267,10 @@ class Dispatcher:
 
     def _ready(self, plugin: Plugin) -> bool:
         """Whether the batches it needs are there, and all parameters: before the first update they may not be."""
-        if not self._arranged and any(is_lazy(parameter) for parameter in self.run.model.parameters()):
+        trained = [
+            item for optimizer in self.run.optimizers for group in optimizer.param_groups for item in group["params"]
+        ]
+        if not self._arranged and any(map(is_lazy, trained or self.run.model.parameters())):
             return False  # a forward of ours would draw the initial weights, in the loop's stead
         return self._arranged or not getattr(plugin.implementation, "needs", None) or bool(self.run.batches)
 

@@ -169,6 +169,7 @@ def _(scene: Scene):
             time.sleep(0.2)
         yield Measurement("faulty/one", 1.0)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     scene.add(measure)
     scene.caught = KeyboardInterrupt
 
