@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 
 from .measurement import NAME
-from .sinks.run_file import SCHEMA_NAME
+from .sinks.run_file import SCHEMA_NAME, check_version
 from .sinks.streams import coordinates, dimensions
 from .sinks.superblock import read_file
-from .sinks.table import growing, stored_rows, tables
+from .sinks.table import attributes, growing, stored_rows, tables
 
 if TYPE_CHECKING:
     import xarray
@@ -67,6 +67,7 @@ def _datasets(file: Any) -> tuple[xarray.Dataset, dict[str, xarray.Dataset]]:
     root = xarray.Dataset(attrs=dict(file.attrs))
     if root.attrs.get("schema_name") != SCHEMA_NAME:
         return root, {}
+    check_version(file)
     groups = {group.name.strip("/"): group for group in tables(file)}
     if bad := [name for name in groups if not NAME.fullmatch(name)]:
         raise ValueError(f"{bad[0]!r} is no name of a stream")  # it could lead anywhere when a file is named after it
@@ -84,18 +85,18 @@ def _dataset(group: Any) -> xarray.Dataset:
     variables: dict[str, Any] = {}
     for name, column in columns.items():
         dims, values = dimensions(column), column[:rows]
-        attributes = {key: item for key, item in column.attrs.items() if key not in HIDDEN}
+        about = {key: item for key, item in attributes(column).items() if key not in HIDDEN}
         if name == "wall_time":
             with np.errstate(invalid="ignore"):  # of a damaged file
                 values = (values * 1e6).round().astype("datetime64[us]").astype("datetime64[ns]")
-            del attributes["units"]
+            del about["units"]
         elif dims[-1] == "part":
             dims, values = dims[:-1], values.view(np.result_type(values, np.complex64))[..., 0]
         elif h5py.check_string_dtype(column.dtype):
             values = np.char.decode(values, "utf-8")
-        if attributes.get("dtype") == "bool":
+        if about.get("dtype") == "bool":
             values = values.astype(bool)
-        variables[name] = (dims, values, attributes)
+        variables[name] = (dims, values, about)
         for dim in dims[1:]:
             labels, unit, description = coordinates(group[dim])
             variables[dim] = (dim, labels, {"units": unit, "long_name": description})
@@ -106,5 +107,5 @@ def _dataset(group: Any) -> xarray.Dataset:
     )
 
 
-HIDDEN = {"REFERENCE_LIST", "DIMENSION_LIST", "DIMENSION_LABELS", "CLASS", "NAME", "coordinates", "calendar", "complex"}
+HIDDEN = {"coordinates", "calendar", "complex"}
 """Attributes that only the file needs."""

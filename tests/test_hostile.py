@@ -1,6 +1,7 @@
 """A run file from a stranger: reading it executes nothing, follows nothing out of the file, and ends."""
 
 import ast
+import struct
 from pathlib import Path
 
 import h5py
@@ -91,10 +92,18 @@ def a_name_that_commands_the_terminal(file, directory):
     file["h"].move("curve", "\x1b[2J")
 
 
+def dimensions_that_are_none(file, directory):
+    file["h/curve/value"].attrs["dimensions"] = "step"
+
+
+def another_format(file, directory):
+    file.attrs["schema_version"] = "3"
+
+
 HOSTILE = [
     external_link, soft_link, external_step, external_data, virtual_data, foreign_filter, a_million_billion_rows,
     a_row_of_a_million_billion_numbers, a_million_billion_coordinates, a_name_that_leads_out,
-    a_name_that_commands_the_terminal,
+    a_name_that_commands_the_terminal, dimensions_that_are_none, another_format,
 ]  # fmt: skip
 
 
@@ -152,3 +161,13 @@ def test_nothing_here_unpickles_or_evaluates():
                 assert called not in ("eval", "exec", "yaml.load", "__import__"), where
                 if called in ("torch.load", "np.load"):
                     assert any(word.arg == "weights_only" and word.value.value is True for word in node.keywords), where
+
+
+@pytest.mark.parametrize(("offset", "size"), [(24, 5000), (24, 2**64 - 8), (16, 0)])
+def test_an_inconsistent_heap_is_refused_before_hdf5_sees_it(run_file, offset, size):
+    data = bytearray(run_file.read_bytes())
+    heap = data.index(b"GCOL\x01")  # one heap collection: 16 bytes of head, then objects of 16 bytes and their data
+    struct.pack_into("<Q" if offset == 24 else "<H", data, heap + offset, size)
+    run_file.write_bytes(data)
+    with pytest.raises(ValueError, match=r"the heap at byte \d+ is inconsistent"):
+        open_run(run_file)

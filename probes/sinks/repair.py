@@ -19,14 +19,12 @@ from ..run import Event
 from .run_file import FORMAT, create_own_tables, event_rows
 from .streams import coordinates, dimensions
 from .superblock import SUPERBLOCK, as_if_closed, closed_superblock, end_of_file
-from .table import Column, Table, create_table, cut_to_common_length, growing, refuse_foreign, tables
+from .table import Column, Table, attributes, create_table, cut_to_common_length, growing, refuse_foreign, tables
 
 __all__ = ["exclusive", "mend", "repair", "repair_here"]
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
 """What h5py raises for a block that is not what it should be."""
-SCALE_ATTRIBUTES = {"REFERENCE_LIST", "DIMENSION_LIST", "DIMENSION_LABELS", "CLASS", "NAME"}
-"""Attributes that bind a column to the scales of its dimensions; made anew."""
 
 
 def repair(path: str | Path) -> str:
@@ -120,7 +118,7 @@ def _is_cut(path: Path) -> bool:
                     if isinstance(table[name], h5py.Dataset):
                         coordinates(table[name])
                 for column in columns.values():
-                    dimensions(column), dict(column.attrs)
+                    dimensions(column), attributes(column)
     except DAMAGE:
         return True
     return False
@@ -175,7 +173,7 @@ def _copy_table(old: Any, file: Any, name: str, size: int, lost: list[str]) -> N
     scales = {dim: Axis(*coordinates(old[dim])) for names in dims.values() for dim in names}
     table = create_table(
         file, name,
-        {key: Column(column.dtype, dims[key], {k: v for k, v in column.attrs.items() if k not in SCALE_ATTRIBUTES})
+        {key: Column(column.dtype, dims[key], attributes(column))
          for key, column in columns.items() if key not in ("step", "wall_time")},
         scales,
     )  # fmt: skip

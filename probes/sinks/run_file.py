@@ -30,6 +30,7 @@ __all__ = [
     "changing",
     "check_metadata",
     "check_owner",
+    "check_version",
     "copy_open_file",
     "create_head",
     "create_own_tables",
@@ -41,7 +42,7 @@ __all__ = [
     "same_file",
 ]
 
-SCHEMA_NAME, SCHEMA_VERSION = "torch-probes", "1"
+SCHEMA_NAME, SCHEMA_VERSION = "torch-probes", "2"
 # Not "latest": HDF5 1.14 cannot read what HDF5 2.0 calls the latest format. Our own lock replaces HDF5's, which does
 # not work on every network file system and would let a reader keep us from reopening the file.
 FORMAT: dict[str, Any] = {"libver": ("v110", "v110"), "locking": False}
@@ -102,8 +103,22 @@ def describe(path: Path) -> str:
 def _described(file: Any) -> str:
     if file.attrs.get("schema_name") != SCHEMA_NAME:
         return "a file that torch-probes did not write"
+    check_version(file)
     steps = [table["step"][:].max() for table in tables(file) if len(table["step"])]
     return f"{_of(file.attrs['run_id'])}, recorded up to step {max(steps, default=0)}"
+
+
+def check_version(file: Any) -> None:
+    """Make sure that a run file is of the format that is written here.
+
+    Raises:
+        ValueError: If it is of another one.
+    """
+    if (version := str(file.attrs.get("schema_version"))) != SCHEMA_VERSION:
+        raise ValueError(
+            f"it is of format {version}, and this version of torch-probes reads format {SCHEMA_VERSION}; read it with "
+            f"the version that wrote it"
+        )
 
 
 def check_owner(path: Path, run: Run) -> None:

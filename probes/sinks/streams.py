@@ -114,7 +114,10 @@ def first_of(group: Any) -> Measurement:
 
 def dimensions(dataset: Any) -> tuple[str, ...]:
     """The names of a dataset's dimensions."""
-    return tuple(dim.label for dim in dataset.dims)
+    names = tuple(str(dataset.attrs["dimensions"]).split("/"))
+    if len(names) != dataset.ndim:
+        raise ValueError(f"{dataset.name!r} names {len(names)} dimensions and has {dataset.ndim}")
+    return names
 
 
 def coordinates(scale: Any) -> tuple[Array, str, str]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from ..measurement import Axis
 
 __all__ = [
+    "SCALE_ATTRIBUTES",
     "Column",
     "Table",
+    "attributes",
     "create_table",
     "cut_after",
     "cut_to_common_length",
@@ -31,6 +33,10 @@ chunk that is flushed before it is full is written anew elsewhere each time."""
 
 
 FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE}
+
+
+SCALE_ATTRIBUTES = {"REFERENCE_LIST", "DIMENSION_LIST", "DIMENSION_LABELS", "CLASS", "NAME", "dimensions"}
+"""Attributes that bind a column to its dimensions."""
 
 
 class Column(NamedTuple):
@@ -74,7 +80,7 @@ def create_table(file: Any, name: str, columns: Mapping[str, Column], scales: Ma
     step = group.create_dataset("step", (0,), "i8", maxshape=(None,), chunks=(256,))
     step.make_scale("step")
     step.dims[0].label = "step"
-    step.attrs.update({"units": "1", "long_name": "optimizer updates"})
+    step.attrs.update({"units": "1", "long_name": "optimizer updates", "dimensions": "step"})
     time = {"units": "seconds since 1970-01-01T00:00:00Z", "calendar": "standard", "long_name": "wall time"}
     for key, column in {**columns, "wall_time": Column("f8", (), time)}.items():
         row = tuple(len(group[dim]) for dim in column.dims)
@@ -87,7 +93,8 @@ def create_table(file: Any, name: str, columns: Mapping[str, Column], scales: Ma
         for index, dim in enumerate(("step", *column.dims)):
             dataset.dims[index].attach_scale(group[dim])
             dataset.dims[index].label = dim
-        dataset.attrs.update(column.attributes)
+        # The names of the dimensions once more, in a form that HDF5 reads without crashing where it is damaged.
+        dataset.attrs.update({**column.attributes, "dimensions": "/".join(("step", *column.dims))})
     return group
 
 
@@ -120,6 +127,11 @@ def refuse_foreign(group: Any, name: str) -> None:
         filters = {plan.get_filter(index)[0] for index in range(plan.get_nfilters())}
         if item.external or item.is_virtual or not filters <= FILTERS:
             raise ValueError(f"{name!r} in {group.name!r} is stored elsewhere or encoded as in no run file")
+
+
+def attributes(column: Any) -> dict[str, Any]:
+    """What a column says of itself; what binds it to its dimensions is not read."""
+    return {name: column.attrs[name] for name in column.attrs if name not in SCALE_ATTRIBUTES}
 
 
 def stored_rows(column: Any) -> int:

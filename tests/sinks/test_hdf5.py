@@ -83,7 +83,7 @@ def test_the_head_says_where_the_run_comes_from(tmp_path):
     run = new_run(tmp_path, config={"overhead": 0.05, "path": Path("x")})
     with h5py.File(recorded(tmp_path, [layers(0)], run)) as file:
         head = file.attrs
-        assert head["schema_name"] == "torch-probes" and head["schema_version"] == "1" and head["seed"] == 7
+        assert head["schema_name"] == "torch-probes" and head["schema_version"] == "2" and head["seed"] == 7
         assert head["run_id"] == "a1" and head["rank"] == 0 and head["world_size"] == 1
         assert json.loads(head["config_json"]) == {"overhead": 0.05, "path": "x"}
         assert json.loads(head["versions_json"])["torch"] == torch.__version__
