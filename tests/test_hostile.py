@@ -2,6 +2,8 @@
 
 import ast
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,7 @@ from rich.console import Console
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
 from probes.cli import summary
 from probes.plots import save_plots
+from probes.sinks import superblock
 from probes.sinks.repair import repair
 
 ROOT = Path(__file__).parents[1]
@@ -171,3 +174,31 @@ def test_an_inconsistent_heap_is_refused_before_hdf5_sees_it(run_file, offset, s
     run_file.write_bytes(data)
     with pytest.raises(ValueError, match=r"the heap at byte \d+ is inconsistent"):
         open_run(run_file)
+
+
+def test_a_heap_across_two_blocks_of_the_search_is_found(run_file, monkeypatch):
+    data = bytearray(run_file.read_bytes())
+    heap = data.index(b"GCOL\x01")
+    struct.pack_into("<Q", data, heap + 24, 5000)
+    run_file.write_bytes(data)
+    for block in range(heap + 1, heap + 17):
+        monkeypatch.setattr(superblock, "BLOCK", block)
+        with pytest.raises(ValueError, match=f"the heap at byte {heap} is inconsistent"):
+            superblock.check_heaps(run_file)
+    monkeypatch.setattr(superblock, "BLOCK", 16)  # every block holds one place
+    with pytest.raises(ValueError, match=f"the heap at byte {heap} is inconsistent"):
+        superblock.check_heaps(run_file)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_searched_does_not_kill_the_reader(tmp_path):
+    """As when the writer closes it; a file in memory would end the process with SIGBUS."""
+    path = tmp_path / "run.h5"
+    heap = struct.pack("<5s3xQ", b"GCOL\x01", 4096) + struct.pack("<QQ", 0, 4080) + bytes(4096 - 32)
+    path.write_bytes(heap + bytes(1 << 25) + heap)
+    script = (
+        "import sys, os; from pathlib import Path; from probes.sinks import superblock\n"
+        "path = Path(sys.argv[1]); superblock._check_heap = lambda heap, start: os.truncate(path, 5000)\n"
+        "superblock.check_heaps(path); print('alive')"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

@@ -20,7 +20,6 @@ Format Specification 3.0, section II.A, superblock versions 2 and 3 with 8-byte 
 from __future__ import annotations
 
 import io
-import mmap
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +36,9 @@ T = TypeVar("T")
 SUPERBLOCK = struct.Struct("<8sBBBBQQQQI")
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 WORD = 0xFFFFFFFF
+HEAP_SIGNATURE = b"GCOL\x01"
+HEAP_HEAD = struct.Struct("<5s3xQ")
+BLOCK = 1 << 22
 
 
 def lookup3(data: bytes) -> int:
@@ -99,14 +101,20 @@ def check_heaps(path: Path) -> None:
     Raises:
         ValueError: If one is.
     """
-    with path.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = -1
-        while (start := data.find(b"GCOL\x01", start + 1)) >= 0:
-            if start + 16 > len(data):
-                break
-            (size,) = struct.unpack_from("<Q", data, start + 8)
-            if 4096 <= size <= len(data) - start:  # others are no heaps to HDF5
-                _check_heap(data[start : start + size], start)
+    with path.open("rb") as raw:  # not memory-mapped: a writer that makes the file shorter would kill the reader
+        block, block_start = raw.read(BLOCK), 0
+        while len(block) >= HEAP_HEAD.size:
+            start = block.find(HEAP_SIGNATURE)
+            while 0 <= start <= len(block) - HEAP_HEAD.size:
+                _, size = HEAP_HEAD.unpack_from(block, start)
+                # A signature with another size, or without the bytes, is no heap to HDF5.
+                if 4096 <= size <= path.stat().st_size - block_start - start:
+                    raw.seek(block_start + start)
+                    _check_heap(raw.read(size), block_start + start)
+                start = block.find(HEAP_SIGNATURE, start + 1)
+            block_start += len(block) - HEAP_HEAD.size + 1  # a head may lie across two blocks
+            raw.seek(block_start)
+            block = raw.read(BLOCK)
 
 
 def _check_heap(heap: bytes, start: int) -> None:
