@@ -172,8 +172,18 @@ def test_an_inconsistent_heap_is_refused_before_hdf5_sees_it(run_file, offset, s
     heap = data.index(b"GCOL\x01")  # one heap collection: 16 bytes of head, then objects of 16 bytes and their data
     struct.pack_into("<Q" if offset == 24 else "<H", data, heap + offset, size)
     run_file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"the heap at byte \d+ is inconsistent"):
-        open_run(run_file)
+    for read in (open_run, repair):
+        with pytest.raises(ValueError, match=r"the heap at byte \d+ is inconsistent"):
+            read(run_file)
+    assert run_file.read_bytes() == data
+
+
+def test_a_file_that_keeps_hdf5_busy_for_ever_does_not_keep_repair(run_file, monkeypatch):
+    monkeypatch.setattr("probes.sinks.repair.SECONDS", 0.01)
+    before = run_file.read_bytes()
+    with pytest.raises(ValueError, match="damaged beyond repair: HDF5 came to no end within 0 s"):
+        repair(run_file)
+    assert run_file.read_bytes() == before
 
 
 def test_a_heap_across_two_blocks_of_the_search_is_found(run_file, monkeypatch):

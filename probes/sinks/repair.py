@@ -18,11 +18,13 @@ from ..measurement import Axis
 from ..run import Event
 from .run_file import FORMAT, create_own_tables, event_rows
 from .streams import coordinates, dimensions
-from .superblock import SUPERBLOCK, as_if_closed, closed_superblock, end_of_file
+from .superblock import SUPERBLOCK, as_if_closed, check_heaps, closed_superblock, end_of_file
 from .table import Column, Table, attributes, create_table, cut_to_common_length, growing, refuse_foreign, tables
 
 __all__ = ["exclusive", "mend", "repair", "repair_here"]
 
+SECONDS, BYTES_A_SECOND = 60.0, 2**20
+"""How long a repair may take: in a damaged file HDF5 can go round in circles."""
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
 """What h5py raises for a block that is not what it should be."""
 
@@ -50,11 +52,17 @@ def repair(path: str | Path) -> str:
             closed_superblock(raw.read(SUPERBLOCK.size), 0)  # raises if it is no run file at all
         # In a process of its own: some damage crashes HDF5.
         command = [sys.executable, "-c", "from probes.sinks.repair import _main; _main()", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return done.stdout.strip()
+        deadline = SECONDS + path.stat().st_size / BYTES_A_SECOND
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=deadline)
+        except subprocess.TimeoutExpired:
+            why = f"HDF5 came to no end within {deadline:.0f} s"
+        else:
+            if done.returncode == 0:
+                return done.stdout.strip()
+            crashed = f"HDF5 crashed ({done.returncode})"
+            why = done.stderr.strip().rpartition("\n")[2] if done.returncode > 0 else crashed
         path.with_suffix(".new").unlink(missing_ok=True)
-        why = done.stderr.strip().rpartition("\n")[2] if done.returncode > 0 else f"HDF5 crashed ({done.returncode})"
         raise ValueError(f"{path} is damaged beyond repair: {why}")
 
 
@@ -67,6 +75,7 @@ def _main() -> None:
 
 def repair_here(path: Path) -> str:
     """:func:`repair` for one who has the file to himself, in this process."""
+    check_heaps(path)
     if _is_cut(path):
         return _salvage(path)
     return f"{path} was not closed; it is now, with all its rows." if mend(path) else f"{path} is sound."
