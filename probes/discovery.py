@@ -5,6 +5,9 @@ A distribution registers a probe under the entry-point group ``probes``::
     [project.entry-points.probes]
     sharpness = "probes_sharpness:Sharpness"
 
+and a sink, which ``ProbeManager(sinks=[...])`` takes by name, under ``probes.sinks``. Both are loaded when they are
+named; installed probes also when the user names none.
+
 The environment variable ``PROBES_PLUGINS`` limits what is loaded by default: a comma-separated list of names, or an
 empty string for none.
 """
@@ -17,19 +20,20 @@ from typing import Any
 
 from .probe import Probe
 
-__all__ = ["BrokenPlugin", "GROUP", "default_names", "installed", "label", "load"]
+__all__ = ["BrokenPlugin", "GROUP", "SINKS", "default_names", "installed", "label", "load", "load_sink"]
 
 GROUP = "probes"
+SINKS = "probes.sinks"
 
 
 class BrokenPlugin(ImportError):
     """An installed plugin that cannot be loaded; the message names it and its distribution."""
 
 
-def installed() -> dict[str, EntryPoint]:
-    """Every registered probe, by name, loaded or not; of two of one name, the first found."""
+def installed(group: str = GROUP) -> dict[str, EntryPoint]:
+    """Every registered probe (or sink), by name, loaded or not; of two of one name, the first found."""
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         found.setdefault(entry.name, entry)
     return dict(sorted(found.items()))
 
@@ -49,24 +53,41 @@ def load(name: str) -> type[Probe]:
         ValueError: If no probe of that name is installed.
         BrokenPlugin: If it is installed but cannot be imported, or is not a :class:`Probe`.
     """
-    available = installed()
-    if name not in available:
-        raise ValueError(f"No probe is named {name!r}. Installed probes: {', '.join(available) or 'none'}.")
-    entry = available[name]
-    try:
-        found: Any = entry.load()
-    except Exception as error:
-        raise BrokenPlugin(f"Plugin {_describe(entry)} could not be loaded: {error!r}.") from error
+    entry, found = _loaded(name, GROUP, "probe")
     if not (isinstance(found, type) and issubclass(found, Probe)):
         raise BrokenPlugin(f"Plugin {_describe(entry)} must be a subclass of probes.Probe, got {found!r}.")
     return found
+
+
+def load_sink(name: str) -> type[Any]:
+    """The sink class registered under a name.
+
+    Raises:
+        ValueError: If no sink of that name is installed.
+        BrokenPlugin: If it is installed but cannot be imported, or is not a class with a ``write`` hook.
+    """
+    entry, found = _loaded(name, SINKS, "sink")
+    if not isinstance(found, type) or not hasattr(found, "write"):
+        raise BrokenPlugin(f"Plugin {_describe(entry)} must be a class with a hook `write`, got {found!r}.")
+    return found
+
+
+def _loaded(name: str, group: str, kind: str) -> tuple[EntryPoint, Any]:
+    available = installed(group)
+    if name not in available:
+        raise ValueError(f"No {kind} is named {name!r}. Installed {kind}s: {', '.join(available) or 'none'}.")
+    entry = available[name]
+    try:
+        return entry, entry.load()
+    except Exception as error:
+        raise BrokenPlugin(f"Plugin {_describe(entry)} could not be loaded: {error!r}.") from error
 
 
 def label(plugin: object) -> tuple[str, str]:
     """A plugin's name with its distribution, for messages, and the version of that distribution (may be empty)."""
     package = type(plugin).__module__.partition(".")[0]
     name = getattr(plugin, "name", "") or type(plugin).__name__
-    for entry in installed().values():
+    for entry in [*installed().values(), *installed(SINKS).values()]:
         if entry.module.partition(".")[0] == package and entry.dist is not None:
             return f"{name!r} ({entry.dist.name} {entry.dist.version})", entry.dist.version
     return f"{name!r} ({type(plugin).__module__}.{type(plugin).__qualname__})", ""

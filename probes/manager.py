@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .batches import as_batch
 from .capture import FirstBatch, pick_output, unwrap_model
-from .discovery import BrokenPlugin, default_names, load
+from .discovery import BrokenPlugin, default_names, load, load_sink
 from .dispatch import Dispatcher
 from .governor import CORE, Governor
 from .guard import random_states_kept, unnoticed
@@ -56,7 +56,8 @@ class ProbeManager:
             a Dataset, a DataLoader or a :class:`~probes.batches.Batch`; of more than 100 samples a seeded sample of 100
             is taken. For a model that takes a dict as its one argument, ``Batch((dict,), targets=...)``. When there is
             no ``"train"``, the first batch the loop shows becomes it.
-        sinks: Where results go; by default HDF5 and TensorBoard, both in ``log_dir``.
+        sinks: Where results go: sinks, or names of installed ones; by default ``["hdf5", "tensorboard"]``, both in
+            ``log_dir``. Only HDF5 holds everything: the others are copies to look at.
         log_dir: Directory of the results; by default ``runs/<date and time>``.
         overhead: What all probes and sinks together may take, relative to the time of the training itself: a probe's
             turn is postponed while it would exceed it. None for exact schedules whatever they cost.
@@ -88,7 +89,7 @@ class ProbeManager:
         model: nn.Module,
         probes: Sequence[Probe | str | object] | None = None,
         batches: Mapping[str, Any] | None = None,
-        sinks: Sequence[object] | None = None,
+        sinks: Sequence[object | str] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
         overhead: float | None = 0.05,
         output: Callable[[Any], Tensor] | None = None,
@@ -125,7 +126,10 @@ class ProbeManager:
                 self._make(probe, named=probes is not None) for probe in (default_names() if probes is None else probes)
             ]
         self._probes = [probe for probe in made if probe is not None]
-        self._sinks = list(sinks) if sinks is not None else None
+        if isinstance(sinks, str):
+            raise TypeError(f"`sinks` must be a list of sinks or names, got {sinks!r}; write [{sinks!r}].")
+        made_sinks = [self._make_sink(sink) for sink in sinks] if sinks is not None else None
+        self._sinks = None if made_sinks is None else [sink for sink in made_sinks if sink is not None]
         self.run = Run(
             model=unwrap_model(model),
             log_dir=self._given_log_dir or Path("runs"),
@@ -416,6 +420,19 @@ class ProbeManager:
                 f"`probes` must hold Probe instances or names of installed probes, got {type(probe).__name__}."
             )
         return probe
+
+    def _make_sink(self, sink: object) -> object:
+        if not isinstance(sink, str):
+            return sink
+        try:
+            return load_sink(sink)()
+        except ValueError:
+            raise
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            self._broken.append(f"Sink {sink!r} could not be made: {text_of(error)} Training goes on without it.")
+            return None
 
     def _make_sinks(self) -> list[object]:
         if self._sinks is not None:

@@ -36,10 +36,11 @@ from numpy.typing import NDArray
 from ..hookspecs import hookimpl
 from ..measurement import Measurement
 from ..run import Event, Run
+from .views import bars, gray, scalars
 
 __all__ = ["TensorBoardSink"]
 
-MAX_LINES, MAX_NAMES, MAX_HISTORY = 12, 64, 512
+MAX_HISTORY = 512
 FILES = "events.out.tfevents.*"
 CLOSE_SECONDS = 60.0
 FIRST_PICTURE, PICTURE = 1.0, 0.2
@@ -103,12 +104,13 @@ class TensorBoardSink:
         for item in measurements:
             if item.name.startswith("probes/turn_"):
                 continue  # of every turn: for analysis, not for looking at
-            for tag, value in _scalars(item):
+            for tag, value in scalars(item):
                 writer.add_scalar(tag, value, item.step, walltime=item.wall_time)
-            if len(item.dims) == 1 and (bars := _bars(item)) is not None:
-                writer.add_histogram_raw(item.name, **bars, global_step=item.step, walltime=item.wall_time)
+            if (histogram := bars(item)) is not None:
+                summary = _summary(*histogram)
+                writer.add_histogram_raw(item.name, **summary, global_step=item.step, walltime=item.wall_time)
             elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
-                writer.add_image(item.name, _gray(item.value), item.step, walltime=item.wall_time, dataformats="HW")
+                writer.add_image(item.name, gray(item.value), item.step, walltime=item.wall_time, dataformats="HW")
             self._remember(item)
             self._last_step = item.step
 
@@ -294,50 +296,16 @@ def _close(writer: Any) -> None:
         raise errors[0]
 
 
-def _scalars(item: Measurement) -> list[tuple[str, float]]:
-    if item.value.dtype.kind == "c" or len(item.dims) > 1:
-        return []
-    if not item.dims:
-        return [(item.name, float(item.value))]
-    (dim,), axis = item.dims, item.coords[item.dims[0]]
-    if axis.values.dtype.kind == "U":
-        return [(f"{item.name}/{label}", float(value)) for label, value in zip(axis.values, item.value, strict=True)][
-            :MAX_NAMES
-        ]
-    if item.value.size > MAX_LINES:
-        return []
-    return [
-        (f"{item.name}/{dim}={label:g}", float(value)) for label, value in zip(axis.values, item.value, strict=True)
-    ]
-
-
-def _bars(item: Measurement) -> dict[str, Any] | None:
-    """A histogram whose buckets lie around the coordinates and whose counts are the values."""
-    places = item.coords[item.dims[0]].values
-    heights = np.where(np.isfinite(item.value), item.value, 0).astype(float) if item.value.dtype.kind in "fiu" else None
-    if heights is None or places.dtype.kind not in "fiu" or len(places) < 2 or (heights < 0).any():
-        return None
-    centres = places.astype(float)
-    widths = np.diff(centres)
-    if not (widths > 0).all():
-        return None
-    limits: NDArray[np.float64] = np.append(centres[:-1] + widths / 2, centres[-1] + widths[-1] / 2)
-    total = float(heights.sum())
+def _summary(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> dict[str, Any]:
+    """A histogram as an event holds it."""
+    centres = (edges[:-1] + edges[1:]) / 2
     return {
         # One bucket more, empty, so that the first bar has a left edge.
-        "min": float(centres[0] - widths[0] / 2),
-        "max": float(limits[-1]),
-        "num": max(total, math.ulp(1.0)),
-        "sum": float(heights @ centres),
-        "sum_squares": float(heights @ centres**2),
-        "bucket_limits": [float(centres[0] - widths[0] / 2), *limits.tolist()],
-        "bucket_counts": [0.0, *heights.tolist()],
+        "min": float(edges[0]),
+        "max": float(edges[-1]),
+        "num": max(float(counts.sum()), math.ulp(1.0)),
+        "sum": float(counts @ centres),
+        "sum_squares": float(counts @ centres**2),
+        "bucket_limits": edges.tolist(),
+        "bucket_counts": [0.0, *counts.tolist()],
     }
-
-
-def _gray(value: NDArray[Any]) -> NDArray[np.uint8]:
-    finite = value[np.isfinite(value)].astype(float)
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    scaled = (np.nan_to_num(value.astype(float), nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
-    pixels: NDArray[np.uint8] = np.round(255 * scaled).astype(np.uint8)
-    return pixels

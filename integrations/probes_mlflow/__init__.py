@@ -1,0 +1,3 @@
+"""Results in MLflow."""
+
+from .sink import MLflowSink as MLflowSink

@@ -1,0 +1,3 @@
+"""Results in Weights & Biases."""
+
+from .sink import WandbSink as WandbSink

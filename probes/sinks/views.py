@@ -1,0 +1,61 @@
+"""Simpler things that a measurement can be shown as, in tools that do not know axes: numbers, histograms, images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..measurement import Measurement
+
+__all__ = ["bars", "gray", "scalars"]
+
+MAX_LINES, MAX_NAMES = 12, 64
+
+
+def scalars(item: Measurement) -> list[tuple[str, float]]:
+    """The numbers that a measurement can be shown as, by tag: itself, or one for each of a few entries."""
+    if item.value.dtype.kind == "c" or len(item.dims) > 1:
+        return []
+    if not item.dims:
+        return [(item.name, float(item.value))]
+    (dim,), axis = item.dims, item.coords[item.dims[0]]
+    if axis.values.dtype.kind == "U":
+        return [(f"{item.name}/{label}", float(value)) for label, value in zip(axis.values, item.value, strict=True)][
+            :MAX_NAMES
+        ]
+    if item.value.size > MAX_LINES:
+        return []
+    return [
+        (f"{item.name}/{dim}={label:g}", float(value)) for label, value in zip(axis.values, item.value, strict=True)
+    ]
+
+
+def bars(item: Measurement) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """A spectrum as a histogram: the edges of its buckets lie around the coordinates, its counts are the values.
+
+    Returns:
+        The edges, one more than there are counts, and the counts; None where it cannot be shown so.
+    """
+    if len(item.dims) != 1:
+        return None
+    places = item.coords[item.dims[0]].values
+    heights = np.where(np.isfinite(item.value), item.value, 0).astype(float) if item.value.dtype.kind in "fiu" else None
+    if heights is None or places.dtype.kind not in "fiu" or len(places) < 2 or (heights < 0).any():
+        return None
+    centres = places.astype(float)
+    widths = np.diff(centres)
+    if not (widths > 0).all():
+        return None
+    edges = np.concatenate(([centres[0] - widths[0] / 2], centres[:-1] + widths / 2, [centres[-1] + widths[-1] / 2]))
+    return edges, heights
+
+
+def gray(value: NDArray[Any]) -> NDArray[np.uint8]:
+    """An image from its least value (black) to its greatest (white), as bytes."""
+    finite = value[np.isfinite(value)].astype(float)
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    scaled = (np.nan_to_num(value.astype(float), nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
+    pixels: NDArray[np.uint8] = np.round(255 * scaled).astype(np.uint8)
+    return pixels

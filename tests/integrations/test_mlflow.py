@@ -1,0 +1,84 @@
+"""What MLflow has stored, asked of MLflow."""
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from probes import Axis, Measurement, Probe, ProbeManager, every
+from probes_mlflow import MLflowSink
+
+# MLflow's own, with the latest SQLAlchemy.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+
+class Numbers(Probe):
+    def measure(self, run, step):
+        yield Measurement("a/number", step + 0.5)
+        yield Measurement("a/spectrum", np.arange(2.0), ("frequency",), {"frequency": Axis([1, 2], "cycles")})
+        yield Measurement("a/layers", [1.0, np.nan], ("layer",), {"layer": ["conv[1]", "fc@2"]})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(uri)
+        yield MlflowClient(uri)
+        mlflow.set_tracking_uri(before)
+
+
+def train(log_dir, sink, steps=2, state=None):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager = ProbeManager(model, [Numbers(every(1))], sinks=[sink], log_dir=log_dir, overhead=None, on_error="raise")
+    with manager.attach(optimizer):
+        for _ in range(steps):
+            model(torch.ones(2, 1)).sum().backward()
+            optimizer.step()
+    return manager
+
+
+def points(client, run_id, name):
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, name))
+
+
+def test_a_run_of_its_own_holds_every_number(store, tmp_path):
+    manager = train(tmp_path / "vgg", "mlflow")
+    (run,) = store.search_runs([store.get_experiment_by_name("probes").experiment_id])
+    assert points(store, run.info.run_id, "a/number") == [(0, 0.5), (1, 1.5), (2, 2.5)]
+    assert points(store, run.info.run_id, "a/spectrum/frequency:2") == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    assert points(store, run.info.run_id, "a/layers/conv_1_") == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    assert np.isnan(run.data.metrics["a/layers/fc_2"])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "vgg")
+    assert run.data.tags["probes.run_id"] == manager.run.run_id
+    assert run.data.tags["probes.log_dir"] == str(tmp_path / "vgg")
+
+
+def test_the_scripts_active_run_is_used_and_left_open(store, tmp_path):
+    with mlflow.start_run() as mine:
+        train(tmp_path / "run", "mlflow")
+        mlflow.log_metric("loss", 1.0, step=7)
+        assert mlflow.active_run().info.run_id == mine.info.run_id
+        assert store.get_run(mine.info.run_id).info.status == "RUNNING"
+    assert points(store, mine.info.run_id, "a/number") == [(0, 0.5), (1, 1.5), (2, 2.5)]
+    assert points(store, mine.info.run_id, "loss") == [(7, 1.0)]
+
+
+def test_more_metrics_than_one_call_may_have(store, tmp_path):
+    class Many(Probe):
+        def measure(self, run, step):
+            yield from (Measurement(f"m/{index}", index) for index in range(1500))
+
+    model = torch.nn.Linear(1, 1)
+    sink = MLflowSink(mlflow.get_tracking_uri(), "many")
+    manager = ProbeManager(model, [Many(every(1))], sinks=[sink], log_dir=tmp_path, overhead=None, on_error="raise")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with manager.attach(optimizer):
+        model(torch.ones(2, 1)).sum().backward()
+        optimizer.step()
+    (run,) = store.search_runs([store.get_experiment_by_name("many").experiment_id])
+    assert sum(name.startswith("m/") for name in run.data.metrics) == 1500
