@@ -40,6 +40,8 @@ def run(
     seeds: Annotated[str, typer.Option(help="For instance 0,1,2; the preset's own when left out.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of results; runs/NAME-PRESET when left out.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Seeds to train at the same time.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Train the seeds on a Ray cluster: RAY_ADDRESS, or here.")] = False,
 ) -> None:
     """Run an experiment, or go on with it: finished seeds are kept, the interrupted one continues."""
     try:
@@ -47,8 +49,10 @@ def run(
     except ValueError:
         sys.exit(f"`--seeds` must be integers with commas between them, such as 0,1,2, got {seeds!r}.")
     try:
-        passed = runner.run(name, preset, numbers, device, out)
-    except (ValueError, FileNotFoundError) as error:  # the latter: a data set that is not there
+        passed = runner.run(
+            name, preset, numbers, device, out, processes=processes, elsewhere="ray" if ray else None
+        )  # fmt: skip
+    except (ValueError, FileNotFoundError, ImportError) as error:  # the latter: a data set that is not there
         sys.exit(str(error))
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)

@@ -8,6 +8,8 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import as_completed
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +19,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from probes.workers import workers
 
 from . import EXPERIMENTS
 from .criteria import Finding
@@ -79,8 +83,14 @@ def run(
     device: str = "cpu",
     out: Path | None = None,
     console: Console | None = None,
+    processes: int = 1,
+    elsewhere: str | None = None,
 ) -> bool:
     """Run, or continue, one preset of an experiment.
+
+    Args:
+        processes: Seeds that are trained at the same time.
+        elsewhere: Name of an installed executor that trains the seeds, such as ``"ray"``.
 
     Returns:
         Whether no criterion fails.
@@ -102,22 +112,23 @@ def run(
     out = out or Path("runs") / f"{name}-{preset}"
     hardware = _device(device)
     _claim(out, {"experiment": name, "preset": preset, "settings": asdict(settings)})
-    if chosen.threads:
-        torch.set_num_threads(chosen.threads)
-
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
-        Interruption() as interruption,
         Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress,
+        workers(processes, elsewhere) as executor,
     ):
-        seconds = {}
-        for seed in seeds:
-            task = Task(out / f"seed-{seed}", seed, hardware, interruption, progress)
-            done = task.folder / "done.json"
-            if not done.exists():
-                chosen.train(settings, task)
-                done.write_text(json.dumps({"seconds": round(task.seconds, 1)}))
-            seconds[seed] = json.loads(done.read_text())["seconds"]
+        if executor is None:
+            with Interruption() as interruption:
+                for seed in seeds:
+                    _train(name, preset, out, seed, hardware, interruption, progress)
+        else:
+            bar = progress.add_task(f"{len(seeds)} seeds", total=len(seeds))
+            for future in as_completed(
+                [executor.submit(_train, name, preset, out.absolute(), seed, hardware) for seed in seeds]
+            ):
+                future.result()
+                progress.advance(bar)
+    seconds = {seed: json.loads((out / f"seed-{seed}" / "done.json").read_text())["seconds"] for seed in seeds}
 
     start = time.perf_counter()
     results = [chosen.read(settings, out / f"seed-{seed}", seed) for seed in seeds]
@@ -146,6 +157,28 @@ def run(
         f"{sum(seconds.values()):.0f} s of training. Figures, numbers and measurements: {out}", soft_wrap=True
     )
     return verdict is not False
+
+
+def _train(
+    name: str,
+    preset: str,
+    out: Path,
+    seed: int,
+    device: torch.device,
+    interruption: Interruption | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Train one seed, unless that is done, in whichever process."""
+    chosen = experiment(name)
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    folder = out / f"seed-{seed}"
+    if (folder / "done.json").exists():
+        return
+    with Interruption() if interruption is None else nullcontext(interruption) as wish:
+        task = Task(folder, seed, device, wish, progress)
+        chosen.train(chosen.presets[preset].settings, task)
+    (folder / "done.json").write_text(json.dumps({"seconds": round(task.seconds, 1)}))
 
 
 def _claim(out: Path, claim: dict[str, Any]) -> None:

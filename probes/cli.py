@@ -3,20 +3,11 @@
 Needs the extra ``analysis``.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
-    from .verify import Verdict
+from typing import Annotated, Any
 
 __all__ = ["main"]
 
@@ -33,130 +24,172 @@ def main() -> None:
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Analysis probes for PyTorch training loops.")
     console = Console()
+    if not console.is_terminal:
+        console.width = 140
+
+    as_json_ = typer.Option("--json", help="Print it for machines.")
+
+    def told(as_json: bool, values: Any, *parts: Any) -> None:
+        """Print what a command found: ``values`` for machines, or ``parts`` for people."""
+        if as_json:
+            print(json.dumps(values))
+        else:
+            for part in parts:
+                console.print(part, soft_wrap=True, highlight=False, markup=not isinstance(part, str))
 
     @app.command("list")
-    def list_() -> None:
-        """The installed probes, found through entry points."""
-        from .discovery import installed, load
+    def list_(as_json: Annotated[bool, as_json_] = False) -> None:
+        """The installed probes and sinks, found through entry points."""
+        from .discovery import GROUP, SINKS, installed, load, load_sink
 
-        table = Table(Column("name", no_wrap=True), "distribution", "by default", "what it measures", box=None)
-        for name, entry in installed().items():
-            dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else ""
-            try:
-                probe = load(name)
-            except ImportError as error:
-                table.add_row(name, dist, "", f"[red]{escape(str(error))}[/red]")
-                continue
-            words = (probe.__doc__ or "").strip().partition("\n")[0]
-            table.add_row(name, dist, "runs" if probe.by_default else "when named", escape(words))
-        console.print(table)
+        rows: list[dict[str, Any]] = []
+        for kind, group in (("probe", GROUP), ("sink", SINKS)):
+            for name, entry in installed(group).items():
+                row: dict[str, Any] = {
+                    "name": name,
+                    "kind": kind,
+                    "distribution": "",
+                    "by_default": False,
+                    "words": "",
+                    "error": "",
+                }
+                rows.append(row)
+                if entry.dist:
+                    row["distribution"] = f"{entry.dist.name} {entry.dist.version}"
+                try:
+                    found = load(name) if kind == "probe" else load_sink(name)
+                except ImportError as error:
+                    row["error"] = str(error)
+                    continue
+                row["by_default"] = getattr(found, "by_default", name in ("hdf5", "tensorboard"))
+                row["words"] = (found.__doc__ or "").strip().partition("\n")[0]
+        table = Table(Column("name", no_wrap=True), "kind", "distribution", "by default", "what it does", box=None)
+        for row in rows:
+            words = f"[red]{escape(row['error'])}[/red]" if row["error"] else escape(row["words"])
+            runs = "" if row["error"] else "runs" if row["by_default"] else "when named"
+            table.add_row(row["name"], row["kind"], row["distribution"], runs, words)
+        told(as_json, rows, table)
 
     @app.command()
-    def show(path: Path) -> None:
-        """The streams of a run: their axes, how many rows they have, and the last value."""
-        console.print(summary(path))
+    def show(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
+        """The streams of a run: axes, rows, the mean of each row over training, and the last value."""
+        from .reading import open_run
+        from .terminal import streams, summary
+
+        told(as_json, streams(open_run(path)) if as_json else None, *([] if as_json else [summary(path)]))
 
     @app.command()
-    def plot(path: Path, out: Path | None = None) -> None:
+    def plot(path: Path, out: Path | None = None, as_json: Annotated[bool, as_json_] = False) -> None:
         """Draw every stream of a run into PNG files, by default in <run>/plots."""
         from .plots import save_plots
         from .reading import open_run
 
         directory = out or (path if path.is_dir() else path.parent) / "plots"
-        for file in save_plots(open_run(path), directory):
-            console.print(str(file), soft_wrap=True, highlight=False)
+        files = [str(file) for file in save_plots(open_run(path), directory)]
+        told(as_json, files, *files)
+
+    @app.command()
+    def compare(
+        first: Path,
+        second: Path,
+        tolerance: Annotated[
+            float, typer.Option(help="Of the largest magnitude in a stream: what differs by less is equal.")
+        ] = 0.0,
+        as_json: Annotated[bool, as_json_] = False,
+    ) -> None:
+        """Where two runs differ, stream by stream, at the steps that both have; exits with 1 if they do."""
+        from .comparison import compare as compared
+        from .reading import open_run
+        from .terminal import differences
+
+        found = compared(open_run(first), open_run(second))
+        off = [item for item in found if not item.within(tolerance)]
+        rest = f"{len(found) - len(off)} of {len(found)} streams are equal" + (
+            f" to {tolerance:g} of their largest value." if tolerance else ", to the last bit."
+        )
+        told(as_json, [{"equal": item not in off, **asdict(item)} for item in found],
+             *([differences(off)] if off else []), rest)  # fmt: skip
+        raise typer.Exit(1 if off else 0)
+
+    @app.command()
+    def export(
+        path: Path,
+        format_: Annotated[str, typer.Option("--format", help="netcdf, csv or parquet")] = "netcdf",
+        out: Annotated[Path | None, typer.Option(help="The file or, for csv and parquet, the folder.")] = None,
+        as_json: Annotated[bool, as_json_] = False,
+    ) -> None:
+        """Write a run as NetCDF, CSV or Parquet, by default beside it."""
+        from .export import export as exported
+        from .reading import open_run
+
+        run = path if path.is_dir() else path.parent
+        files = exported(open_run(path), out or run / ("run.nc" if format_ == "netcdf" else format_), format_)  # type: ignore[arg-type]
+        told(as_json, [str(file) for file in files], *map(str, files))
 
     @app.command("repair")
-    def repair_(path: Path) -> None:
+    def repair_(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
         """Make the file of a killed run open to every program, in place; salvage what is left of a cut one."""
         from .sinks.repair import repair
 
-        console.print(repair(path / "run.h5" if path.is_dir() else path), soft_wrap=True, highlight=False, markup=False)
+        message = repair(path / "run.h5" if path.is_dir() else path)
+        told(as_json, {"message": message}, message)
+
+    @app.command("replay")
+    def replay_(
+        checkpoints: list[Path],
+        model: Annotated[
+            str, typer.Option(help="The function that makes the model: file.py:function or module:function.")
+        ],
+        probes: Annotated[str | None, typer.Option(help="Names, separated by commas; by default all.")] = None,
+        batches: Annotated[
+            str | None, typer.Option(help="A function that returns the batches: file.py:function or module:function.")
+        ] = None,
+        out: Annotated[Path | None, typer.Option(help="The log directory.")] = None,
+        seed: Annotated[int | None, typer.Option(help="Of the probes.")] = None,
+        processes: Annotated[int, typer.Option(min=1, help="That measure at the same time.")] = 1,
+        ray: Annotated[bool, typer.Option("--ray", help="Measure on a Ray cluster: RAY_ADDRESS, or one here.")] = False,
+        as_json: Annotated[bool, as_json_] = False,
+    ) -> None:
+        """Measure saved checkpoints after the fact, into the same kind of run as a live one."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+        from .replay import replay
+        from .workers import Located, workers
+
+        make, given = Located(model), Located(batches)() if batches else None
+        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with (
+            Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as progress,
+            workers(processes, "ray" if ray else None) as executor,
+        ):
+            task = progress.add_task("")
+            result = replay(
+                checkpoints, make, probes.split(",") if probes else None, given, out, seed=seed, executor=executor,
+                done=lambda count, total: progress.update(task, completed=count, total=total),
+            )  # fmt: skip
+        told(as_json, {**result._asdict(), "log_dir": str(result.log_dir)}, *result.problems,
+             f"{result.measurements} measurements: {result.log_dir}")  # fmt: skip
+        raise typer.Exit(1 if result.problems else 0)
 
     # What comes after the script is the script's own.
     @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
     def verify(
         script: Path,
-        arguments: list[str] = typer.Argument(None, metavar="[ARGUMENTS]..."),  # noqa: B008 - how typer is used
-        steps: int | None = typer.Option(None, help="Stop each run after so many optimizer updates."),
-        as_json: bool = typer.Option(False, "--json", help="Print the verdict for machines."),
+        arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENTS]...")] = None,
+        steps: Annotated[int | None, typer.Option(help="Stop each run after so many optimizer updates.")] = None,
+        as_json: Annotated[bool, as_json_] = False,
     ) -> None:
         """Whether the probes change the training of SCRIPT: it is run with its arguments, with probes and without."""
+        from .terminal import explained
         from .verify import verify as compared
 
         verdict = compared(
             script, arguments or [], steps, lambda message: None if as_json else console.print(message, style="dim")
         )
-        if as_json:
-            print(json.dumps({"equal": verdict.equal, **asdict(verdict)}))
-        else:
-            for part in explained(verdict, str(script)):
-                console.print(part, soft_wrap=True, highlight=False)
+        told(as_json, {"equal": verdict.equal, **asdict(verdict)}, *explained(verdict, str(script)))
         raise typer.Exit(0 if verdict.equal else 1)
 
     try:
         app()
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         sys.exit(str(error))
-
-
-def summary(path: str | Path) -> RichTable:
-    """A table of what the probes of a run have measured, for the terminal; their own accounts are left out."""
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    from .measurement import printable
-    from .reading import open_run
-
-    streams = Column("stream", no_wrap=True)
-    table = Table(streams, Column("rows", justify="right"), "axes", "last value", box=None)
-    for node in open_run(path).subtree:
-        if "value" not in node.variables or node.path.startswith("/probes/"):
-            continue
-        value = node["value"]
-        axes = " x ".join(f"{size} {dim}" for dim, size in value.sizes.items() if dim != "step")
-        shown = "-"
-        if value.sizes["step"]:
-            last = abs(value.isel(step=-1)).values
-            shown = f"{last:.4g}" if last.ndim == 0 else f"{np.nanmin(last):.3g} to {np.nanmax(last):.3g}"
-        unit = str(value.attrs.get("units", "1"))
-        shown += f" {unit}" if unit != "1" else ""
-        cells = (node.path.strip("/"), str(value.sizes["step"]), axes, shown)
-        table.add_row(*(escape(printable(cell)) for cell in cells))
-    return table
-
-
-def explained(verdict: Verdict, script: str) -> list[RichTable | str]:
-    """A verdict in words, for the terminal."""
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    parts: list[RichTable | str] = []
-    if verdict.probes:
-        table = Table("probe", Column("measured", justify="right"), Column("failed", justify="right"), "why", box=None)
-        for probe in verdict.probes:
-            table.add_row(*(escape(str(probe[key])) for key in ("name", "measured", "failed", "problem")))
-        parts.append(table)
-    if verdict.error:
-        return [*parts, escape(verdict.error)]
-    if verdict.difference is None:
-        return [
-            *parts, f"Equal to the last bit: {verdict.updates} updates of {escape(script)}, with probes and without."
-        ]  # fmt: skip
-    names = verdict.difference.names
-    which = f"{verdict.difference.place}, in {', '.join(names[:10])}" if names else verdict.difference.place
-    which += f" and {len(names) - 10} more" if len(names) > 10 else ""
-    if not verdict.reproducible:
-        return [
-            *parts,
-            f"{escape(script)} is not reproducible without probes either, so nothing can be said about them. First "
-            f"difference: {escape(which)}. Is it seeded from the clock? Otherwise call "
-            f"torch.use_deterministic_algorithms(True).",
-        ]
-    parts.append(f"DIFFERENT with probes. First difference: {escape(which)}.")
-    parts.append(
-        f"Alone, too, it is changed by: {escape(', '.join(verdict.culprits))}."
-        if verdict.culprits
-        else "No probe alone changes it, nor the manager without any: it takes several of them."
-    )
-    return parts

@@ -5,7 +5,8 @@ A distribution registers a probe under the entry-point group ``probes``::
     [project.entry-points.probes]
     sharpness = "probes_sharpness:Sharpness"
 
-and a sink, which ``ProbeManager(sinks=[...])`` takes by name, under ``probes.sinks``. Both are loaded when they are
+a sink, which ``ProbeManager(sinks=[...])`` takes by name, under ``probes.sinks``, and an executor of
+``concurrent.futures``, for work on other machines, under ``probes.executors``. All are loaded when they are
 named; installed probes also when the user names none.
 
 The environment variable ``PROBES_PLUGINS`` limits what is loaded by default: a comma-separated list of names, or an
@@ -15,15 +16,27 @@ empty string for none.
 from __future__ import annotations
 
 import os
+from concurrent.futures import Executor
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .probe import Probe
 
-__all__ = ["BrokenPlugin", "GROUP", "SINKS", "default_names", "installed", "label", "load", "load_sink"]
+__all__ = [
+    "BrokenPlugin",
+    "GROUP",
+    "SINKS",
+    "default_names",
+    "installed",
+    "label",
+    "load",
+    "load_executor",
+    "load_sink",
+]
 
 GROUP = "probes"
 SINKS = "probes.sinks"
+EXECUTORS = "probes.executors"
 
 
 class BrokenPlugin(ImportError):
@@ -69,6 +82,19 @@ def load_sink(name: str) -> type[Any]:
     entry, found = _loaded(name, SINKS, "sink")
     if not isinstance(found, type) or not hasattr(found, "write"):
         raise BrokenPlugin(f"Plugin {_describe(entry)} must be a class with a hook `write`, got {found!r}.")
+    return found
+
+
+def load_executor(name: str) -> type[Executor]:
+    """The class, an executor of ``concurrent.futures``, registered under a name.
+
+    Raises:
+        ValueError: If no executor of that name is installed.
+        BrokenPlugin: If it is installed but cannot be imported, or is none.
+    """
+    entry, found = _loaded(name, EXECUTORS, "executor")
+    if not (isinstance(found, type) and issubclass(found, Executor)):
+        raise BrokenPlugin(f"Plugin {_describe(entry)} must be a concurrent.futures.Executor, got {found!r}.")
     return found
 
 

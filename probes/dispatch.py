@@ -20,7 +20,7 @@ from .guard import ModelChanged, unnoticed
 from .measurement import Axis, Measurement
 from .needs import unmet_need
 from .plugins import Plugin, Plugins, invoke, keys, log, text_of
-from .run import Run
+from .run import Event, Run
 
 __all__ = ["Dispatcher"]
 
@@ -205,6 +205,22 @@ class Dispatcher:
             self.plugins.tell("fault", None, message, "".join(traceback.format_exception(error)))
         except Exception:
             log.exception(message)
+
+    # ----------------------------------------------------------------------------------------------- after the fact
+
+    def measure_at(self, step: int) -> None:
+        """Let the probes measure the model as it is now: it was loaded, not trained."""
+        self.run.step, self._begun, self._arranged = step, True, True
+        self._work(step)
+
+    def take(self, step: int, measurements: list[Measurement], events: list[Event]) -> None:
+        """Hand to the sinks what another process has measured."""
+        self.run.step = step
+        self._pending += [(sink, measurements) for sink in self.plugins.having("write")]
+        self._write_pending()
+        self.measured += len(measurements)
+        for event in events:
+            self.plugins.tell(event.kind, None, event.message)
 
     # ------------------------------------------------------------------------------------------------------- measure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import multiprocessing
 import os
 import shutil
@@ -334,6 +335,10 @@ class ProbeManager:
         if self._dispatch is None:
             return getattr(self, "_last_report", "") or "Not attached. Call attach(), or attach(optimizer).\n"
         return report(self, self._dispatch)
+
+    def _repr_html_(self) -> str:
+        """The report, for notebooks; names may hold anything, and are text."""
+        return f"<pre>{html.escape(self.report())}</pre>"
 
     def state_dict(self) -> dict[str, Any]:
         """What the run needs to go on from a checkpoint, to be saved in it; files are flushed first.

@@ -16,6 +16,7 @@ Needs the extra ``analysis``. Pictures are drawn on figures of their own: the st
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ COLORS = "viridis"
 
 
 def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
-    """A figure of one stream of a run, as :func:`probes.open_run` gives it.
+    """A figure of one stream of a run, as :func:`probes.open_run` gives it; a notebook shows it.
 
     Args:
         stream: With a ``value`` whose first dimension is ``step``.
@@ -63,7 +64,14 @@ def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
         raise ValueError(f"{title!r} has dims {dims}; at most two besides the steps can be drawn. Select some first.")
     draw = _choose(value, dims)
     error = stream["standard_error"].sortby("step") if "standard_error" in stream.variables else None
-    figure = Figure(figsize=(6.4, 4.2), dpi=130, layout="constrained")
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:  # pyplot knows nothing of this figure, so nobody else shows it
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    figure = Shown(figsize=(6.4, 4.2), dpi=130, layout="constrained")
     draw(figure, value, error)
     figure.suptitle(_text(title), fontsize=11)
     return figure

@@ -1,11 +1,16 @@
+import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
-from probes import Axis, Measurement, Probe, ProbeManager, every
+from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
+from probes.terminal import sparkline
 
 COMMAND = [str(Path(sys.executable).parent / "probes")]
 
@@ -56,3 +61,71 @@ def test_a_missing_extra_is_named():
     script = "import sys; sys.modules['typer'] = None; from probes.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "pip install 'torch-probes[analysis]'" in done.stderr
+
+
+def test_show_draws_the_course_of_each_stream(log_dir):
+    assert "▁" in call("show", log_dir).stdout
+
+
+def test_every_command_prints_json(log_dir, tmp_path):
+    probes = {row["name"]: row for row in json.loads(call("list", "--json").stdout)}
+    assert probes["fourier"]["kind"] == "probe" and probes["csv"]["kind"] == "sink" and not probes["csv"]["error"]
+    (amplitude,) = [row for row in json.loads(call("show", log_dir, "--json").stdout) if row["stream"] == "s/amplitude"]
+    assert amplitude["axes"] == {"k": 2} and amplitude["rows"] == 2 and amplitude["unit"] == "nats"
+    assert (amplitude["last_least"], amplitude["last_greatest"], amplitude["means"]) == (1.0, 2.0, [1.5, 1.5])
+    pictures = json.loads(call("plot", log_dir, "--out", tmp_path / "plots", "--json").stdout)
+    assert all(Path(picture).exists() for picture in pictures) and len(pictures) >= 2
+    (file,) = json.loads(call("export", log_dir, "--out", tmp_path / "run.nc", "--json").stdout)
+    assert Path(file).exists()
+    rows = json.loads(call("compare", log_dir, log_dir, "--json").stdout)
+    assert rows and all(row["equal"] for row in rows)
+    assert "sound" in json.loads(call("repair", log_dir, "--json").stdout)["message"]
+
+
+def test_compare_names_where_two_runs_differ(log_dir, tmp_path):
+    same = call("compare", log_dir, log_dir)
+    assert same.returncode == 0 and "2 of 2 streams are equal, to the last bit." in same.stdout
+    shutil.copy(log_dir / "run.h5", tmp_path)
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        file["s/amplitude/value"][1, 0] = 1.5
+    done = call("compare", log_dir, tmp_path)
+    assert done.returncode == 1 and "1 of 2 streams are equal" in done.stdout
+    assert re.search(r"s/amplitude +2, 2 +2 +1 +1 +0\.5 +2\.5e-01", done.stdout), done.stdout
+    assert call("compare", log_dir, tmp_path, "--tolerance", 0.3).returncode == 0
+
+
+def test_export_writes_tables(log_dir, tmp_path):
+    done = call("export", log_dir, "--format", "csv", "--out", tmp_path / "tables")
+    assert done.returncode == 0 and (tmp_path / "tables" / "s" / "amplitude.csv").exists(), done.stderr
+    assert "s/amplitude.csv" in done.stdout
+    again = call("export", log_dir, "--format", "csv", "--out", tmp_path / "tables")
+    assert again.returncode == 1 and "there already" in again.stderr
+
+
+def test_replay_measures_checkpoints(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import torch\n"
+        "def model():\n    return torch.nn.Linear(2, 1)\n"
+        "def batches():\n    return {'train': torch.arange(10.0).reshape(5, 2)}\n"
+    )
+    for step in (0, 10):
+        torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / f"step_{step}.pt")
+    places = {name: f"{tmp_path / 'script.py'}:{name}" for name in ("model", "batches")}
+    done = call(
+        "replay", tmp_path / "step_0.pt", tmp_path / "step_10.pt", "--model", places["model"], "--batches",
+        places["batches"], "--probes", "spectral_norm", "--out", tmp_path / "run", "--processes", 2, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["problems"] == []
+    assert open_run(tmp_path / "run")["spectral_norm/weight"]["step"].values.tolist() == [0, 10]
+    done = call("replay", tmp_path / "step_0.pt", "--model", "nowhere")
+    assert done.returncode == 1 and "must be file.py:function" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [([], ""), ([1.0], "▁"), ([1.0, 1.0], "▁▁"), ([0, 7, 3.5], "▁█▅"), ([float("nan"), 1, 2], " ▁█"),
+     ([float("inf"), float("nan")], "  "), ([k // 6 for k in range(48)], "▁▁▁▂▂▂▃▃▃▄▄▄▅▅▅▆▆▆▇▇▇███")],
+)  # fmt: skip
+def test_sparklines(values, drawn):
+    assert sparkline(list(values)) == drawn

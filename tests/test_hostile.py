@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
-from probes.cli import summary
 from probes.plots import save_plots
 from probes.sinks import superblock
 from probes.sinks.repair import repair
+from probes.terminal import summary
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "<img src=x onerror=alert(1)>"

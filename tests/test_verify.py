@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from probes.cli import explained
+from probes.terminal import explained
 from probes.verify import verify
 
 SCRIPT = """

@@ -140,6 +140,17 @@ def test_finished_seeds_are_not_trained_again_and_others_can_be_added(short, tmp
     assert json.loads((tmp_path / "results.json").read_text())["seeds"] == [0, 2]
 
 
+@pytest.mark.parametrize("parallel", [{"processes": 2}, pytest.param({"elsewhere": "ray"}, marks=pytest.mark.slow)])
+def test_seeds_trained_at_the_same_time_give_the_same_numbers(tmp_path, parallel):
+    for folder, how in (("one", {}), ("other", parallel)):
+        runner.run("spectral_bias", "smoke", seeds=[3, 4], out=tmp_path / folder, **how)
+    for seed in (3, 4):
+        one, other = (measured(tmp_path / folder / f"seed-{seed}/equal/log") for folder in ("one", "other"))
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    one, other = (json.loads((tmp_path / folder / "results.json").read_text()) for folder in ("one", "other"))
+    assert one["findings"] == other["findings"]
+
+
 @pytest.mark.parametrize(("passed", "code", "verdict"), [(True, 0, "PASS"), (False, 1, "FAIL")])
 def test_the_exit_code_says_whether_a_criterion_fails(short, tmp_path, passed, code, verdict):
     findings = [Finding("a", "1", "1", passed=True), Finding("b", "1", "2", values=np.inf, passed=passed)]

@@ -1,0 +1,3 @@
+"""Work on a Ray cluster."""
+
+from .executor import RayExecutor as RayExecutor
