@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from probes.discovery import SINKS, installed
+
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def block(words):
+    """The block that holds these words."""
+    (found,) = [block for block in BLOCKS if words in block]
+    return found
 
 
 def train(model, inputs, targets, steps=3):
@@ -24,7 +32,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_readme_has_the_blocks_that_are_tested_here():
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
 
 
 def test_the_one_line_measures_in_a_loop_that_does_not_know_it(tmp_path):
@@ -42,8 +50,8 @@ def test_the_one_line_measures_in_a_loop_that_does_not_know_it(tmp_path):
 def test_saying_more_and_reading_it(tmp_path, capsys):
     torch.manual_seed(0)
     names = {}
-    exec(BLOCKS[1], names)
-    exec(BLOCKS[2], names)
+    exec(block("frequencies=[2, 10]"), names)
+    exec(block("amplitude.sel"), names)
     low, high = map(float, capsys.readouterr().out.split())
     assert low > 2 * high and (tmp_path / "runs/two_sines/amplitude.png").exists()
 
@@ -51,7 +59,7 @@ def test_saying_more_and_reading_it(tmp_path, capsys):
 def test_the_tangent_kernel_of_a_model_at_hand():
     torch.manual_seed(0)
     names = {}
-    exec(BLOCKS[3], names)
+    exec(block("tangent_kernel(model"), names)
     assert names["kernel"].shape == (10, 20, 10, 20)
     assert 1 < names["rank"] <= 190  # of 200 rows, ten of which centring takes away
     assert list(names["aligned"]) == ["0", "3"] and all(0 <= value <= 1 for value in names["aligned"].values())
@@ -59,7 +67,7 @@ def test_the_tangent_kernel_of_a_model_at_hand():
 
 def test_the_complexity_of_the_path(capsys):
     torch.manual_seed(0)
-    exec(BLOCKS[4], {})
+    exec(block("PathComplexity(every"), {})
     line, spectral = capsys.readouterr().out.splitlines()
     value, error = map(float, line.split(" +- "))
     assert 0 < error < value / 100
@@ -68,7 +76,7 @@ def test_the_complexity_of_the_path(capsys):
 
 def test_mutual_information(capsys):
     names = {}
-    exec(BLOCKS[5], names)
+    exec(block("mutual_information(x, y"), names)
     assert abs(names["result"].value - 1.609) < 0.06 and names["result"].flags == ()
     assert "nats" in capsys.readouterr().out
 
@@ -76,10 +84,20 @@ def test_mutual_information(capsys):
 def test_information_as_a_term_and_of_layers(capsys):
     torch.manual_seed(0)
     names = {}
-    exec(BLOCKS[6], names)
+    exec(block("MutualInformationRegularizer(Dense"), names)
     assert names["plane"].shape == (3, 3, 2) and names["plane"].notnull().all()
     assert "I(X; T + noise)" in capsys.readouterr().out
     assert "mine" in names["open_run"]("runs/information")
+
+
+def test_results_go_where_a_team_looks():
+    class ProbeManager:
+        def __init__(self, model, sinks):
+            self.sinks = sinks
+
+    names = {"ProbeManager": ProbeManager, "model": None}
+    exec(block('"wandb"'), names)
+    assert set(names["manager"].sinks) == set(installed(SINKS))
 
 
 def test_a_probe_of_ones_own_measures():
@@ -93,7 +111,7 @@ def test_a_probe_of_ones_own_measures():
             self.rows += measurements
 
     names = {}
-    exec(BLOCKS[7], names)
+    exec(block("class Margin"), names)
     model, sink = torch.nn.Linear(5, 3), Memory()
     with ProbeManager(model, [names["Margin"](every(1))], sinks=[sink], overhead=None).attach() as manager:
         train(model, torch.randn(32, 5), torch.randint(3, (32,)))
