@@ -135,6 +135,7 @@ class ProbeManager:
         )
         self._inactive = ""
         self._state: dict[str, Any] | None = None
+        self._last_state: dict[str, Any] | None = None
         self._dispatch: Dispatcher | None = None
         self._first: FirstBatch | None = None
         self._counter: StepCounter | None = None
@@ -301,6 +302,9 @@ class ProbeManager:
         if (dispatch := self._dispatch) is None:
             return
         try:
+            if not dispatch.abandoned:
+                with suppress(Exception):
+                    self._last_state = checkpoint.save(dispatch)
             dispatch.detach()
         finally:  # after an interrupt too, everything is closed
             self._dispatch = None
@@ -335,18 +339,21 @@ class ProbeManager:
         """What the run needs to go on from a checkpoint, to be saved in it; files are flushed first.
 
         Tensors, numbers, strings and containers of them only: ``torch.load(..., weights_only=True)`` reads it. Empty on
-        every rank but the first.
+        every rank but the first. After :meth:`detach` it is what it was then.
 
         Raises:
-            RuntimeError: If the manager is not attached.
+            RuntimeError: If the manager has not been attached yet.
         """
         if self._inactive:
             return {}
         if self._dispatch is None:
-            raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
+            if (state := self._state or self._last_state) is None:
+                raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
+            return dict(state)
         try:
             if self._counter is not None:
                 self.run.step = self._counter.settle()
+            self._dispatch.flush()
             return checkpoint.save(self._dispatch)
         except Exception as error:
             if self._on_error == "raise":
