@@ -5,6 +5,7 @@ import signal
 
 import h5py
 import pytest
+import pytorch_lightning
 import torch
 from integration_runs import (
     assert_same_records,
@@ -24,6 +25,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from probes import ProbeManager, every
+from probes.sinks.hdf5 import HDF5Sink
 from probes_fourier import SpectralNorm
 from probes_lightning import ProbesCallback
 
@@ -32,11 +34,12 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated:FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:The '\w+' does not have many workers which may be a bottleneck"),
     pytest.mark.filterwarnings(r"ignore:Checkpoint directory .* exists and is not empty"),
+    pytest.mark.filterwarnings(r"ignore:The dirpath has changed from"),
 ]
 EPOCHS = 2
 
 
-class Classifier(LightningModule):
+class Classification:
     """Calls itself, or its network."""
 
     def __init__(self, itself=True, dropout=0.3, norm=True, fail=None):
@@ -58,6 +61,14 @@ class Classifier(LightningModule):
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+
+class Classifier(Classification, LightningModule):
+    pass
+
+
+class OtherClassifier(Classification, pytorch_lightning.LightningModule):
+    pass
 
 
 class Adversaries(LightningModule):
@@ -94,7 +105,7 @@ def adversaries_step(model, batch, first, second, backward):
 
 
 def adversaries_probes():
-    return [SpectralNorm(every(1)), *probes()[1:]]
+    return probes()[1:]  # there are no targets
 
 
 def fit(module, callback=None, epochs=EPOCHS, ckpt_path=None, callbacks=(), logger=False, trainer=Trainer, **settings):
@@ -115,7 +126,7 @@ def fit(module, callback=None, epochs=EPOCHS, ckpt_path=None, callbacks=(), logg
 
 
 def watching(log_dir, made=None, **settings):
-    return ProbesCallback(probes=made or probes(), log_dir=log_dir, overhead=None, **settings)
+    return ProbesCallback(probes=made or probes(), sinks=[HDF5Sink()], log_dir=log_dir, overhead=None, **settings)
 
 
 def plain(module, log_dir, made=None, watched=None, accumulate=1, precision=None, clip=None, epochs=EPOCHS):
@@ -123,7 +134,7 @@ def plain(module, log_dir, made=None, watched=None, accumulate=1, precision=None
     torch.manual_seed(3)
     optimizers = module.configure_optimizers()
     optimizers, schedulers = optimizers if isinstance(optimizers, tuple) else (optimizers, [])
-    with ProbeManager(watched or module.net, made or probes(), log_dir=log_dir, overhead=None).attach(optimizers):
+    with ProbeManager(watched or module.net, made or probes(), None, [HDF5Sink()], log_dir, None).attach(optimizers):
         for _ in range(epochs):
             module.train()
             for count, batch in enumerate(batches(), 1):
@@ -190,15 +201,15 @@ def test_a_resumed_fit_has_the_records_of_an_uninterrupted_one(kind, saved, tmp_
     whole = make()
     fit(whole, watching(tmp_path / "whole", chosen()), epochs=4)
 
-    path = tmp_path / "saved.ckpt"
+    path, saving = tmp_path / "saved.ckpt", []
     if saved == "after the fit":
         fit(make(), watching(tmp_path / "cut", chosen()), epochs=2).save_checkpoint(path)
     else:
-        saving = ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, filename="{epoch}")
-        fit(make(), watching(tmp_path / "cut", chosen()), epochs=3, callbacks=[saving])  # the last epoch is lost
+        saving = [ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, filename="{epoch}")]
+        fit(make(), watching(tmp_path / "cut", chosen()), epochs=3, callbacks=saving)  # the last epoch is lost
         path = tmp_path / "checkpoints" / "epoch=1.ckpt"
     module, callback = make(), watching(tmp_path / "cut", chosen())
-    fit(module, callback, epochs=4, ckpt_path=path)
+    fit(module, callback, epochs=4, ckpt_path=path, callbacks=saving)
     assert_same_weights(weights(whole), weights(module))
     assert_same_records(tmp_path / "whole", tmp_path / "cut")
     assert callback.manager.run.step == 24 and not (tmp_path / "cut_2").exists()
@@ -272,6 +283,9 @@ class Halves(LightningModule):
         super().__init__()
         self.encoder, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
 
+    def validation_step(self, batch, batch_idx):
+        self.training_step(batch, batch_idx)
+
     def training_step(self, batch, batch_idx):
         return nn.functional.cross_entropy(self.head(self.encoder(batch[0]).relu()), batch[1])
 
@@ -316,12 +330,5 @@ def test_callbacks_that_watch_different_modules_keep_their_states_apart(tmp_path
 
 
 def test_the_other_package_of_lightning_takes_the_callback_too(tmp_path):
-    import pytorch_lightning
-
-    class Other(pytorch_lightning.LightningModule):
-        __init__, forward = Classifier.__init__, Classifier.forward
-        training_step, validation_step = Classifier.training_step, Classifier.validation_step
-        configure_optimizers = Classifier.configure_optimizers
-
-    fit(Other(), watching(tmp_path / "run"), trainer=pytorch_lightning.Trainer)
+    fit(OtherClassifier(), watching(tmp_path / "run"), trainer=pytorch_lightning.Trainer)
     assert steps(tmp_path / "run") == list(range(13))
