@@ -383,7 +383,8 @@ class ProbeManager:
                 raise RuntimeError("load_state_dict() must be called before the first step, best before attach().")
             self._dispatch.forget()  # type: ignore[union-attr]
             self.detach()
-            if self._given_log_dir is None and self._state is None and self._sinks != []:
+            asked = self._given_log_dir is not None and self._given_log_dir.absolute() == self.run.log_dir
+            if not asked and self._state is None and self._sinks != []:
                 shutil.rmtree(self.run.log_dir, ignore_errors=True)  # fresh, and made for nothing
         if self.run.step:
             self._governor = Governor(self._overhead)  # those accounts are of another life of the run

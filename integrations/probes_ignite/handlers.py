@@ -21,7 +21,7 @@ log = logging.getLogger("probes")
 def attach(
     engine: Engine, model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None, **settings: Any
 ) -> ProbeManager:
-    """Watch what an Engine trains, from now until its run is over; when it runs again, the record goes on.
+    """Watch what an Engine trains while it runs; when it runs again, the record goes on.
 
     The manager can be given to Ignite's ``Checkpoint`` beside the model and the optimizer, and to
     ``Checkpoint.load_objects`` before the run that resumes.
@@ -34,7 +34,8 @@ def attach(
         settings: All other arguments of :class:`~probes.ProbeManager`.
 
     Raises:
-        TypeError, ValueError: If an argument is not what it must be.
+        TypeError, ValueError: If an argument is not what it must be; as far as the batches and the optimizer are
+            concerned, when the run begins, before the first step.
 
     Example:
         >>> import torch
@@ -52,13 +53,14 @@ def attach(
     if not isinstance(engine, Engine):
         raise TypeError(f"`engine` must be an ignite.engine.Engine, got {type(engine).__name__}.")
     manager = ProbeManager(model, **settings)
-    manager.attach(optimizer)
-    attached = True
+    attached = False
 
     def isolated(handler: Callable[[], None]) -> None:
         try:
             handler()
-        except Exception:
+        except Exception as error:
+            if handler is start and isinstance(error, TypeError | ValueError):
+                raise
             if settings.get("on_error") == "raise":
                 raise
             log.exception("The probes failed in a handler. The engine goes on.")
