@@ -15,7 +15,6 @@ from probes import ProbeManager, every
 from probes.sinks.hdf5 import HDF5Sink
 from probes_complexity import PathComplexity
 from probes_fourier import SpectralNorm
-from probes_ntk import TangentKernel
 from probes_transformers import ProbesCallback
 
 WORDS, LENGTH = 16, 8
@@ -43,8 +42,7 @@ def texts(seed, n):
 
 
 def probes():
-    last = [Outputs(every(1)), Buffers(every(2)), SpectralNorm(every(3))]
-    return [*last, PathComplexity(every(2)), TangentKernel(every(4))]
+    return [Outputs(every(1)), Buffers(every(2)), SpectralNorm(every(3)), PathComplexity(every(2))]
 
 
 SETTINGS = {"overhead": None, "output": lambda result: result["logits"][:, -1]}
@@ -78,7 +76,7 @@ def plain(model, arguments, log_dir, bf16):
             while waiting and step < 8:
                 batches, waiting = waiting[:accumulation], waiting[accumulation:]
                 model.train()
-                count = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
+                count = sum((batch["labels"] != -100).sum() for batch in batches)
                 for batch in batches:
                     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                         loss = model(**batch, num_items_in_batch=count).loss
