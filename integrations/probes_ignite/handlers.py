@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from probes import ProbeManager
+from probes.lifetime import isolated
 
 __all__ = ["attach"]
-
-log = logging.getLogger("probes")
 
 
 def attach(
@@ -53,33 +50,26 @@ def attach(
     if not isinstance(engine, Engine):
         raise TypeError(f"`engine` must be an ignite.engine.Engine, got {type(engine).__name__}.")
     manager = ProbeManager(model, **settings)
+    on_error = settings.get("on_error", "log")
     attached = False
-
-    def isolated(handler: Callable[[], None]) -> None:
-        try:
-            handler()
-        except Exception as error:
-            if handler is start and isinstance(error, TypeError | ValueError):
-                raise
-            if settings.get("on_error") == "raise":
-                raise
-            log.exception("The probes failed in a handler. The engine goes on.")
 
     def start() -> None:
         nonlocal attached
-        if not attached:
-            manager.attach(optimizer)
-            attached = True
+        with isolated("an Ignite handler", on_error, (TypeError, ValueError)):
+            if not attached:
+                manager.attach(optimizer)
+                attached = True
 
     def stop() -> None:
         nonlocal attached
-        if attached:
-            attached = False
-            manager.detach()
+        with isolated("an Ignite handler", on_error):
+            if attached:
+                attached = False
+                manager.detach()
 
-    engine.add_event_handler(Events.STARTED, functools.partial(isolated, start))
-    engine.add_event_handler(Events.TERMINATE | Events.COMPLETED, functools.partial(isolated, stop))
-    engine.add_event_handler(Events.EXCEPTION_RAISED, _Failed(functools.partial(isolated, stop)))
+    engine.add_event_handler(Events.STARTED, start)
+    engine.add_event_handler(Events.TERMINATE | Events.COMPLETED, stop)
+    engine.add_event_handler(Events.EXCEPTION_RAISED, _Failed(stop))
     return manager
 
 

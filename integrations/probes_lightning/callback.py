@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from probes import Measurement, ProbeManager, hookimpl
+from probes.lifetime import isolated
 from probes.run import Run
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
@@ -25,22 +26,6 @@ else:
 __all__ = ["ProbesCallback"]
 
 log = logging.getLogger("probes")
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _isolated(method: F) -> F:
-    """A method whose fault is logged and does not stop the Trainer."""
-
-    @functools.wraps(method)
-    def isolated(self: ProbesCallback, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception:
-            if self._settings.get("on_error") == "raise":
-                raise
-            log.exception("ProbesCallback failed in %s. Training goes on.", method.__name__)
-
-    return isolated  # type: ignore[return-value]
 
 
 class ProbesCallback(Callback):
@@ -106,6 +91,7 @@ class ProbesCallback(Callback):
         ProbeManager(nn.PReLU(), **settings)  # names what is wrong with them here, not when the fit begins
         self.manager = self.trainer = None
         self._model, self._log_to_trainer, self._settings = model, log_to_trainer, settings
+        self._called: nn.Module | None = None
         self._resumed: dict[str, Any] | None = None
         self._attached = self._looked = False
 
@@ -116,76 +102,64 @@ class ProbesCallback(Callback):
             return type(self).__qualname__
         return self._generate_state_key(model=getattr(self._model, "__qualname__", self._model))
 
+    def _isolated(self, where: str, *passing: type[Exception]) -> AbstractContextManager[None]:
+        return isolated(f"ProbesCallback.{where}", self._settings.get("on_error", "log"), passing)
+
     # ------------------------------------------------------------------------------------------------ begin and end
 
-    @_isolated
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget a checkpoint that was loaded for an earlier stage; that of this one comes next."""
         self._resumed = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach: the checkpoint is loaded, the sanity check is over, and no step has been taken."""
-        self._stop()
-        self.trainer, watched = trainer, self._watched(pl_module)
-        try:
-            self._start(trainer, watched)
-        except (TypeError, ValueError):
-            raise
-        except Exception:
-            if self._settings.get("on_error") == "raise":
-                raise
-            log.exception("The probes could not attach. Training goes on without them.")
+        with self._isolated("on_train_start", TypeError, ValueError):
+            self._stop()
+            self.trainer, watched = trainer, self._watched(pl_module)
+            if self.manager is None or self._called is not watched:
+                settings = dict(self._settings)
+                if self._log_to_trainer:
+                    sinks = settings.get("sinks")
+                    sinks = [HDF5Sink(), TensorBoardSink()] if sinks is None else sinks
+                    settings["sinks"] = [*sinks, _TrainerSink(self)]
+                self.manager, self._called = ProbeManager(watched, **settings), watched
+            if self._resumed is not None:
+                state, self._resumed = self._resumed, None
+                with self._isolated("on_train_start: the probes' part of the checkpoint, without which they go on"):
+                    self.manager.load_state_dict(state)
+            self.manager.attach()
+            self._attached, self._looked = True, False
 
-    def _start(self, trainer: Trainer, watched: nn.Module) -> None:
-        if self.manager is None or self.manager._called is not watched:
-            settings = dict(self._settings)
-            if self._log_to_trainer:
-                sinks = settings.get("sinks")
-                sinks = [HDF5Sink(), TensorBoardSink()] if sinks is None else sinks
-                settings["sinks"] = [*sinks, _TrainerSink(self)]
-            self.manager = ProbeManager(watched, **settings)
-        if self._resumed is not None:
-            state, self._resumed = self._resumed, None
-            try:
-                self.manager.load_state_dict(state)
-            except Exception:
-                if self._settings.get("on_error") == "raise":
-                    raise
-                log.exception("The probes' part of the checkpoint cannot be used. They begin a new record.")
-        self.manager.attach()
-        self._attached, self._looked = True, False
-
-    @_isolated
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """After the first step, say what to pass if no batch was seen."""
         if self._looked or not self._attached or self.manager is None or not self.manager.run.step:
             return
         self._looked = True
-        if "train" in self.manager.run.batches or self.manager._inactive:
+        if "train" in self.manager.run.batches:
             return
         names = [name for name, child in pl_module.named_children() if next(child.parameters(), None) is not None]
         log.warning(
             "The probes have seen no batch: the training step does not call %s (%s), or not with a batch of samples. "
             "Pass ProbesCallback(model=...) with the name of what it calls%s, or batches={'train': (inputs, targets)}.",
-            "the LightningModule itself" if self.manager._called is pl_module else "the watched module",
-            type(self.manager._called).__name__,
+            "the LightningModule itself" if self._called is pl_module else "the watched module",
+            type(self._called).__name__,
             f", e.g. {', '.join(map(repr, names))}" if names else "",
         )
 
-    @_isolated
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach: files are written and closed."""
-        self._stop()
+        with self._isolated("on_train_end"):
+            self._stop()
 
-    @_isolated
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach, if the fit ended in another way."""
-        self._stop()
+        with self._isolated("teardown"):
+            self._stop()
 
-    @_isolated
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Detach: what was measured until now is in the files."""
-        self._stop()
+        with self._isolated("on_exception"):
+            self._stop()
 
     def _stop(self) -> None:
         if self._attached and self.manager is not None:
@@ -223,17 +197,16 @@ class ProbesCallback(Callback):
 
     # --------------------------------------------------------------------------------------------------- checkpoints
 
-    @_isolated
-    def _state(self) -> dict[str, Any]:
-        if self._resumed is not None:  # loaded, and not attached yet
-            return self._resumed
-        return {} if self.manager is None else self.manager.state_dict()
-
     def state_dict(self) -> dict[str, Any]:
         """What the Trainer's checkpoint holds of the probes."""
-        return self._state() or {}
+        state: dict[str, Any] = {}
+        with self._isolated("state_dict"):
+            if self._resumed is not None:  # loaded, and not attached yet
+                state = self._resumed
+            elif self.manager is not None:
+                state = self.manager.state_dict()
+        return state
 
-    @_isolated
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what a checkpoint holds of the probes until the fit begins."""
         self._resumed = state_dict

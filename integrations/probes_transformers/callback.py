@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from probes import ProbeManager
+from probes.lifetime import isolated
 
 __all__ = ["STATE_NAME", "ProbesCallback"]
 
@@ -22,22 +22,6 @@ STATE_NAME = "probes.pt"
 """The file in a checkpoint's folder."""
 
 log = logging.getLogger("probes")
-F = TypeVar("F", bound=Callable[..., None])
-
-
-def _isolated(method: F) -> F:
-    """A method whose fault is logged and does not stop the Trainer."""
-
-    @functools.wraps(method)
-    def isolated(self: ProbesCallback, *args: Any, **kwargs: Any) -> None:
-        try:
-            method(self, *args, **kwargs)
-        except Exception:
-            if self._settings.get("on_error") == "raise":
-                raise
-            log.exception("ProbesCallback failed in %s. Training goes on.", method.__name__)
-
-    return isolated  # type: ignore[return-value]
 
 
 class ProbesCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -80,56 +64,53 @@ class ProbesCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.manager: ProbeManager | None = None
         """That of the present or the last training."""
         self._settings = settings
+        self._called: nn.Module | None = None
         self._attached = False
+
+    def _isolated(self, where: str, *passing: type[Exception]) -> AbstractContextManager[None]:
+        return isolated(f"ProbesCallback.{where}", self._settings.get("on_error", "log"), passing)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Attach: the checkpoint is loaded, model and optimizer are prepared, and no step has been taken."""
-        self._stop()
-        training = _training()
-        try:
-            self._start(training.get("model", kwargs["model"]), _checkpoint(args, state, training))
-        except (TypeError, ValueError):
-            raise
-        except Exception:
-            if self._settings.get("on_error") == "raise":
-                raise
-            log.exception("The probes could not attach. Training goes on without them.")
+        with self._isolated("on_train_begin", TypeError, ValueError):
+            self._stop()
+            training = _training()
+            called: nn.Module = training.get("model", kwargs["model"])
+            if self.manager is None or self._called is not called:
+                self.manager, self._called = ProbeManager(called, **self._settings), called
+            if state.global_step:
+                with self._isolated("on_train_begin: the probes' part of the checkpoint, without which they go on"):
+                    self._load(_checkpoint(args, state, training) / STATE_NAME)
+            self.manager.attach()
+            self._attached = True
 
-    def _start(self, called: nn.Module, checkpoint: Path | None) -> None:
-        if self.manager is None or self.manager._called is not called:
-            self.manager = ProbeManager(called, **self._settings)
-        if checkpoint is not None:
-            path = checkpoint / STATE_NAME
-            try:
-                self.manager.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-            except FileNotFoundError:
-                log.warning("The checkpoint has no %s: a new record of the probes begins at this step.", path)
-            except Exception:
-                if self._settings.get("on_error") == "raise":
-                    raise
-                log.exception("The probes' part of the checkpoint, %s, cannot be used. They begin a new record.", path)
-        self.manager.attach()
-        self._attached = True
+    def _load(self, path: Path) -> None:
+        if self.manager is None:
+            return
+        if path.exists():
+            self.manager.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        else:
+            log.warning("The checkpoint has no %s: a new record of the probes begins at this step.", path)
 
-    @_isolated
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state into the checkpoint that was just made."""
-        if not self._attached or self.manager is None or not (probes := self.manager.state_dict()):
-            return
-        training = _training()
-        parent = training["self"]._get_output_dir(training.get("trial")) if training else args.output_dir
-        path = Path(parent) / f"checkpoint-{state.global_step}" / STATE_NAME
-        torch.save(probes, path.with_suffix(".part"))
-        os.replace(path.with_suffix(".part"), path)
+        with self._isolated("on_save"):
+            if not self._attached or self.manager is None or not (probes := self.manager.state_dict()):
+                return
+            training = _training()
+            parent = training["self"]._get_output_dir(training.get("trial")) if training else args.output_dir
+            path = Path(parent) / f"checkpoint-{state.global_step}" / STATE_NAME
+            torch.save(probes, path.with_suffix(".part"))
+            os.replace(path.with_suffix(".part"), path)
 
-    @_isolated
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Detach: files are written and closed."""
-        self._stop()
+        with self._isolated("on_train_end"):
+            self._stop()
 
     def _stop(self) -> None:
         if self._attached and self.manager is not None:
@@ -145,9 +126,7 @@ def _training() -> dict[str, Any]:
     return {} if frame is None else dict(frame.f_locals)
 
 
-def _checkpoint(args: TrainingArguments, state: TrainerState, training: dict[str, Any]) -> Path | None:
-    """The folder that training resumes from, if it does."""
-    if not state.global_step:
-        return None
+def _checkpoint(args: TrainingArguments, state: TrainerState, training: dict[str, Any]) -> Path:
+    """The folder that training resumes from."""
     folder = training.get("resume_from_checkpoint")
     return Path(folder) if folder else Path(args.output_dir) / f"checkpoint-{state.global_step}"

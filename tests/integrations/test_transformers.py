@@ -122,8 +122,8 @@ def test_a_resumed_training_has_the_records_of_an_uninterrupted_one(moved, tmp_p
     saving = {"save_strategy": "steps", "save_steps": 4}
     with pytest.raises(RuntimeError, match="crash"):
         trainer(language_model(), tmp_path / "out", first := watching(tmp_path / "cut"), Crash(), **saving).train()
-    assert steps(tmp_path / "cut")[:4] == [0, 1, 2, 3] or first.manager is not None
     first.manager.detach()
+    assert steps(tmp_path / "cut") == list(range(7))
     checkpoint = tmp_path / "out" / "checkpoint-4"
     if moved:
         checkpoint = shutil.move(checkpoint, tmp_path / "kept")
@@ -144,7 +144,7 @@ def test_a_checkpoint_without_the_probes_begins_a_new_record(tmp_path, caplog):
     assert steps(tmp_path / "run") == list(range(5))  # its own steps: it does not know of those before
     (tmp_path / "out" / "checkpoint-4" / "probes.pt").write_bytes(b"nonsense")
     trainer(model, tmp_path / "out", watching(tmp_path / "other"), **saving).train(str(tmp_path / "out/checkpoint-4"))
-    assert "cannot be used" in caplog.text and steps(tmp_path / "other") == list(range(5))
+    assert "probes' part of the checkpoint" in caplog.text and steps(tmp_path / "other") == list(range(5))
 
 
 def test_after_an_exception_the_record_can_be_read_and_is_closed_with_the_model(tmp_path):
