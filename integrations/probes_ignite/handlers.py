@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
+
+try:
+    from ignite.engine import Engine, Events
+except ImportError as error:
+    raise ImportError("probes_ignite needs Ignite: pip install 'torch-probes[ignite]'") from error
 
 from probes import ProbeManager
 from probes.lifetime import isolated

@@ -21,7 +21,10 @@ else:
     try:
         from lightning.pytorch import Callback
     except ImportError:
-        from pytorch_lightning import Callback
+        try:
+            from pytorch_lightning import Callback
+        except ImportError as error:
+            raise ImportError("probes_lightning needs Lightning: pip install 'torch-probes[lightning]'") from error
 
 __all__ = ["ProbesCallback"]
 

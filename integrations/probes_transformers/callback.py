@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise ImportError(
+        "probes_transformers needs the Hugging Face Trainer: pip install 'torch-probes[transformers]'"
+    ) from error
 
 from probes import ProbeManager
 from probes.lifetime import isolated

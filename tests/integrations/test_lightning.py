@@ -18,6 +18,7 @@ from integration_runs import (
     steps,
     weights,
 )
+from lightning.fabric import Fabric
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -327,6 +328,29 @@ def test_callbacks_that_watch_different_modules_keep_their_states_apart(tmp_path
     saved = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
     ids = {state["run_id"] for key, state in saved.items() if "ProbesCallback" in key}
     assert ids == {callback.manager.run.run_id for callback in both} and len(ids) == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_fabric_needs_no_callback(when, tmp_path):
+    def trained(log_dir=None):
+        fabric, model = Fabric(accelerator="cpu", devices=1), network(0.3)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        manager = ProbeManager(model, probes(), sinks=[HDF5Sink()], log_dir=log_dir, overhead=None)
+        if log_dir and when == "before":
+            manager.attach(optimizer)
+        called, stepped = fabric.setup(model, optimizer)
+        if log_dir and when == "after":
+            manager.attach(stepped)
+        torch.manual_seed(3)
+        for x, y in batches():
+            stepped.zero_grad()
+            fabric.backward(nn.functional.cross_entropy(called(x), y))
+            stepped.step()
+        manager.detach()
+        return weights(model)
+
+    assert_same_weights(trained(), trained(tmp_path / "run"))
+    assert steps(tmp_path / "run") == list(range(7))
 
 
 def test_the_other_package_of_lightning_takes_the_callback_too(tmp_path):
