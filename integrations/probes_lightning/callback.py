@@ -36,7 +36,8 @@ class ProbesCallback(Callback):
 
     Watching begins after the sanity check and ends with the fit, also when that ends by an exception. A resumed fit
     (``ckpt_path=``) goes on in the same files. A step is an optimizer update: of several optimizers in manual
-    optimization, those that step one after the other share one, while the Trainer's ``global_step`` counts each.
+    optimization, those that step one after the other share one, while the Trainer's ``global_step`` counts each. When
+    the same model is fitted again, its record goes on; for another model make another callback.
 
     Args:
         model: What to watch: the name of a submodule of the LightningModule, or a function of the LightningModule that
@@ -120,6 +121,11 @@ class ProbesCallback(Callback):
             self._stop()
             self.trainer, watched = trainer, self._watched(pl_module)
             if self.manager is None or self._called is not watched:
+                if self.manager is not None and self._settings.get("probes"):
+                    log.warning(
+                        "Another model is watched now, and probes given as objects go on with what they hold of the "
+                        "first. Make a ProbesCallback for each model."
+                    )
                 settings = dict(self._settings)
                 if self._log_to_trainer:
                     sinks = settings.get("sinks")

@@ -34,7 +34,8 @@ class ProbesCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     """Attaches a :class:`~probes.ProbeManager` while a Trainer trains, and keeps its state in the checkpoints.
 
     The state is the file ``probes.pt`` in the folder of each checkpoint; ``train(resume_from_checkpoint=...)`` takes it
-    up, and the run goes on in the same files. The targets are the ``labels`` of the batch.
+    up, and the run goes on in the same files. The targets are the ``labels`` of the batch. When the same model is
+    trained again, its record goes on; for another model make another callback.
 
     The Trainer does not tell its callbacks of an exception. What was measured until then is flushed within ten seconds
     of its measurement and can be read; the files are closed when the process ends, when the model is deleted, when the
@@ -85,6 +86,11 @@ class ProbesCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             training = _training()
             called: nn.Module = training.get("model", kwargs["model"])
             if self.manager is None or self._called is not called:
+                if self.manager is not None and self._settings.get("probes"):
+                    log.warning(
+                        "Another model is watched now, and probes given as objects go on with what they hold of the "
+                        "first. Make a ProbesCallback for each model."
+                    )
                 self.manager, self._called = ProbeManager(called, **self._settings), called
             if state.global_step:
                 with self._isolated("on_train_begin: the probes' part of the checkpoint, without which they go on"):

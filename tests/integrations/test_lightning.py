@@ -216,15 +216,26 @@ def test_a_resumed_fit_has_the_records_of_an_uninterrupted_one(kind, saved, tmp_
     assert callback.manager.run.step == 24 and not (tmp_path / "cut_2").exists()
 
 
-def test_a_second_fit_goes_on_in_the_same_record(tmp_path):
+def test_a_second_fit_goes_on_in_the_same_record(tmp_path, caplog):
     module, callback = Classifier(), watching(tmp_path / "run")
     trainer = fit(module, callback, epochs=1)
     trainer.fit_loop.max_epochs = 2
-    trainer.test_loop.verbose = False
     trainer.fit(module, loader(), loader(seed=4))
-    assert steps(tmp_path / "run") == list(range(13))
+    assert steps(tmp_path / "run") == list(range(13)) and "Another model" not in caplog.text
     fit(Classifier(), callback, epochs=1)  # another model is another run, beside it
-    assert steps(tmp_path / "run_2") == list(range(7))
+    assert steps(tmp_path / "run_2") == list(range(7)) and "Make a ProbesCallback for each model" in caplog.text
+
+
+def test_a_checkpoint_that_was_loaded_to_validate_is_not_resumed_from(tmp_path):
+    module, callback = Classifier(), watching(tmp_path / "run")
+    trainer = fit(module, callback, epochs=1)
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, loader(), loader(seed=4))
+    trainer.validate(module, loader(seed=4), ckpt_path=tmp_path / "first.ckpt", verbose=False)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, loader(), loader(seed=4))
+    assert steps(tmp_path / "run") == list(range(19))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("in the step"), KeyboardInterrupt()], ids=["error", "interrupt"])
