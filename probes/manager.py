@@ -302,9 +302,19 @@ class ProbeManager:
         if (dispatch := self._dispatch) is None:
             return
         try:
-            if not dispatch.abandoned:
-                with suppress(Exception):
-                    self._last_state = checkpoint.save(dispatch)
+            self._keep_state(dispatch)
+        finally:
+            self._close(dispatch)
+
+    def _keep_state(self, dispatch: Dispatcher) -> None:
+        """A checkpoint may be made after detach, too."""
+        self._last_state = None
+        if not dispatch.abandoned:
+            with suppress(Exception):
+                self._last_state = checkpoint.save(dispatch)
+
+    def _close(self, dispatch: Dispatcher) -> None:
+        try:
             dispatch.detach()
         finally:  # after an interrupt too, everything is closed
             self._dispatch = None
