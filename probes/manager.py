@@ -133,6 +133,8 @@ class ProbeManager:
             output=output or pick_output,
             run_id=uuid.uuid4().hex,
         )
+        self.plain_closures = False
+        """Set by a framework's callback: whether its optimizers call their closures at the weights as they are."""
         self._inactive = ""
         self._state: dict[str, Any] | None = None
         self._last_state: dict[str, Any] | None = None
@@ -236,6 +238,7 @@ class ProbeManager:
             run.model, self._given_optimizers, dispatch.before_first, dispatch.after_step, dispatch.least_due,
             dispatch.before_step if plugins.having("before_step") else None,
         )  # fmt: skip
+        self._counter.plain_closures = self.plain_closures
         self._counter.resume(run.step)
         if "train" not in run.batches:
             self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)

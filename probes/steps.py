@@ -77,6 +77,8 @@ class StepCounter:
         before_step: Callable[[], None] | None = None,
     ) -> None:
         self.step = 0
+        self.plain_closures = False
+        """Whether closures are known to be called at the weights as they are."""
         self._model = weakref.ref(model)
         self._given = bool(optimizers)
         self._before_first, self._on_step, self._due = before_first, on_step, due
@@ -146,7 +148,7 @@ class StepCounter:
         if not self._begun:
             # With gradients there, the closure may be one that is called at other weights, as SAM does.
             backward = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-            changed = None if backward else _with_closure(call, self._before_first)
+            changed = _with_closure(call, self._before_first) if self.plain_closures or not backward else None
             if changed is None:
                 self._before_first()
         if self._before_step is not None:

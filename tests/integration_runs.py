@@ -46,9 +46,9 @@ def probes():
     ]
 
 
-def network(dropout=0.0, norm=True):
+def network(dropout=0.0):
     torch.manual_seed(1)
-    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout)]
+    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(8, 3))
 
 

@@ -136,6 +136,8 @@ class ProbesCallback(Callback):
                 state, self._resumed = self._resumed, None
                 with self._isolated("on_train_start: the probes' part of the checkpoint, without which they go on"):
                     self.manager.load_state_dict(state)
+            # The closure holds the last micro-batch of an accumulation too.
+            self.manager.plain_closures = pl_module.automatic_optimization
             self.manager.attach()
             self._attached, self._looked = True, False
 

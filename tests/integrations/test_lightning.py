@@ -43,9 +43,9 @@ EPOCHS = 2
 class Classification:
     """Calls itself, or its network."""
 
-    def __init__(self, itself=True, dropout=0.3, norm=True, fail=None):
+    def __init__(self, itself=True, dropout=0.3, fail=None):
         super().__init__()
-        self.net, self.itself, self.fail = network(dropout, norm), itself, fail
+        self.net, self.itself, self.fail = network(dropout), itself, fail
 
     def forward(self, x):
         return self.net(x)
@@ -160,11 +160,10 @@ def plain(module, log_dir, made=None, watched=None, accumulate=1, precision=None
     return weights(module)
 
 
-# Of accumulation: step 0 is measured when the closure of the last micro-batch has not run, which shows in batch norm.
 LOOPS = {
     "itself": (lambda: Classifier(), {}),
     "its network": (lambda: Classifier(itself=False), {}),
-    "accumulation": (lambda: Classifier(norm=False), {"accumulate_grad_batches": 2}),
+    "accumulation": (lambda: Classifier(), {"accumulate_grad_batches": 2}),
     "clipped": (lambda: Classifier(), {"gradient_clip_val": 0.1}),
     "mixed": (lambda: Classifier(), {"precision": "bf16-mixed"}),
     "manual": (lambda: Adversaries(), {}),
