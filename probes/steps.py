@@ -239,18 +239,15 @@ class _Hook:
     def __init__(self, counter: StepCounter, method: str) -> None:
         self.counter, self.method = weakref.ref(counter), method
 
-    def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call | None:
+    def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():  # of a compiled step: nothing of this belongs into its graph
             _outside_the_graph(self.call, optimizer)
             return None
         return self.call(optimizer, (args, kwargs))
 
-    def call(self, optimizer: Optimizer, call: _Call = ((), {})) -> _Call | None:
+    def call(self, optimizer: Optimizer, call: _Call = ((), {})) -> Any:
         counter = self.counter()
-        changed: _Call | None = None
-        if counter is not None:
-            changed = getattr(counter, self.method)(optimizer, call)
-        return changed
+        return None if counter is None else getattr(counter, self.method)(optimizer, call)
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined,untyped-decorator,unused-ignore]

@@ -113,7 +113,7 @@ class ProbesCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
                 return
             training = _training()
             parent = training["self"]._get_output_dir(training.get("trial")) if training else args.output_dir
-            path = Path(parent) / f"checkpoint-{state.global_step}" / STATE_NAME
+            path = Path(str(parent)) / f"checkpoint-{state.global_step}" / STATE_NAME
             torch.save(probes, path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
 
@@ -141,4 +141,4 @@ def _training() -> dict[str, Any]:
 def _checkpoint(args: TrainingArguments, state: TrainerState, training: dict[str, Any]) -> Path:
     """The folder that training resumes from."""
     folder = training.get("resume_from_checkpoint")
-    return Path(folder) if folder else Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    return Path(folder) if folder else Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

@@ -317,6 +317,21 @@ def test_a_training_step_that_does_not_call_what_is_watched_is_told_what_to_pass
     assert isinstance(callback.manager.run.model, nn.Linear) and callback.manager.run.model.in_features == 6
 
 
+def test_a_container_of_all_layers_is_not_what_is_called(tmp_path):
+    class Listed(Classifier):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.net = nn.ModuleList(self.net), None
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    fit(module := Listed(), callback := watching(tmp_path / "run"), epochs=1)
+    assert callback.manager.run.model is module and steps(tmp_path / "run") == list(range(7))
+
+
 def test_a_wrong_argument_is_named_where_it_is_written_or_before_the_first_step(tmp_path):
     with pytest.raises(ValueError, match="No probe is named 'nothing'"):
         ProbesCallback(probes=["nothing"])
