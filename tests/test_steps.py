@@ -73,7 +73,7 @@ def test_a_closure_that_runs_many_times_is_one_step(given):
 
     optimizer.step(closure)
     optimizer.step(closure)
-    assert watch.seen == [1, 2]
+    assert watch.seen == [1, 2] and watch.first == 1
 
 
 def test_before_step_is_called_before_every_update_and_leaves_no_hook(given):
