@@ -19,9 +19,8 @@ VERSION = 1
 
 
 def save(dispatch: Dispatcher) -> dict[str, Any]:
-    """The state of a run, after its sinks have flushed."""
+    """The state of a run, whose sinks have flushed."""
     run, plugins = dispatch.run, dispatch.plugins
-    dispatch.flush()
     states = {plugin.key: _state(plugins, plugin) for plugin in plugins.having("state_dict")}
     return {
         "version": VERSION,

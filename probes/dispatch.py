@@ -52,7 +52,8 @@ class Dispatcher:
         self._arranged = False
         self._begun = False
         self._silent = False
-        self._abandoned = False
+        self.abandoned = False
+        """Whether not even the files are closed: the run has not begun, or is another process's."""
         self._inexact = False
         """Whether this step was counted without asking the accelerator which updates it has skipped."""
         self._next_due: float = math.inf
@@ -136,7 +137,7 @@ class Dispatcher:
 
     def detach(self) -> None:
         """Write what waits and close everything."""
-        if self._abandoned:
+        if self.abandoned:
             return
         try:
             with self.governor.own():
@@ -167,7 +168,7 @@ class Dispatcher:
 
     def silence(self) -> None:
         """Do nothing any more, not even close files."""
-        self._silent = self._abandoned = True
+        self._silent = self.abandoned = True
 
     def forked(self) -> None:
         """In a forked child: the files are the parent's."""

@@ -332,6 +332,8 @@ def _modules(undo: list[Undo], model: nn.Module) -> None:
     for own, before in attributes:
         if before.get("training"):  # a compiled part has none of its own
             own["training"] = False
+        if "forward" in before and "_original_forward" in before:  # accelerate's autocast is a part of the forward
+            own["forward"] = before["_original_forward"]
 
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)

@@ -8,7 +8,8 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ __all__ = [
     "LogDirTaken",
     "RESERVE",
     "close_late",
+    "isolated",
     "keep_alive",
     "settle",
     "silence_in_children",
@@ -36,6 +38,29 @@ __all__ = [
 
 RESERVE = 64 * 2**20
 """Free disk space, in bytes, below which nothing is written."""
+
+
+@contextmanager
+def isolated(where: str, on_error: str = "log", passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """What a training framework calls of ours: a fault there is logged, and the framework goes on.
+
+    Args:
+        where: What is called, for the log.
+        on_error: ``"raise"`` to raise every fault, for development.
+        passing: What is raised in any case: that the user's own arguments are wrong.
+
+    Example:
+        >>> with isolated("an example", passing=(ZeroDivisionError,)):
+        ...     raise RuntimeError("a fault")
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception:
+        if on_error == "raise":
+            raise
+        log.exception("The probes failed in %s. Training goes on.", where)
 
 
 class LogDirTaken(Exception):

@@ -138,8 +138,11 @@ class ProbeManager:
             output=output or pick_output,
             run_id=uuid.uuid4().hex,
         )
+        self.plain_closures = False
+        """Set by a framework's callback: whether its optimizers call their closures at the weights as they are."""
         self._inactive = ""
         self._state: dict[str, Any] | None = None
+        self._last_state: dict[str, Any] | None = None
         self._dispatch: Dispatcher | None = None
         self._first: FirstBatch | None = None
         self._counter: StepCounter | None = None
@@ -240,6 +243,7 @@ class ProbeManager:
             run.model, self._given_optimizers, dispatch.before_first, dispatch.after_step, dispatch.least_due,
             dispatch.before_step if plugins.having("before_step") else None,
         )  # fmt: skip
+        self._counter.plain_closures = self.plain_closures
         self._counter.resume(run.step)
         if "train" not in run.batches:
             self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)
@@ -306,6 +310,19 @@ class ProbeManager:
         if (dispatch := self._dispatch) is None:
             return
         try:
+            self._keep_state(dispatch)
+        finally:
+            self._close(dispatch)
+
+    def _keep_state(self, dispatch: Dispatcher) -> None:
+        """A checkpoint may be made after detach, too."""
+        self._last_state = None
+        if not dispatch.abandoned:
+            with suppress(Exception):
+                self._last_state = checkpoint.save(dispatch)
+
+    def _close(self, dispatch: Dispatcher) -> None:
+        try:
             dispatch.detach()
         finally:  # after an interrupt too, everything is closed
             self._dispatch = None
@@ -344,18 +361,21 @@ class ProbeManager:
         """What the run needs to go on from a checkpoint, to be saved in it; files are flushed first.
 
         Tensors, numbers, strings and containers of them only: ``torch.load(..., weights_only=True)`` reads it. Empty on
-        every rank but the first.
+        every rank but the first. After :meth:`detach` it is what it was then.
 
         Raises:
-            RuntimeError: If the manager is not attached.
+            RuntimeError: If the manager has not been attached yet.
         """
         if self._inactive:
             return {}
         if self._dispatch is None:
-            raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
+            if (state := self._state or self._last_state) is None:
+                raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
+            return dict(state)
         try:
             if self._counter is not None:
                 self.run.step = self._counter.settle()
+            self._dispatch.flush()
             return checkpoint.save(self._dispatch)
         except Exception as error:
             if self._on_error == "raise":
@@ -385,7 +405,8 @@ class ProbeManager:
                 raise RuntimeError("load_state_dict() must be called before the first step, best before attach().")
             self._dispatch.forget()  # type: ignore[union-attr]
             self.detach()
-            if self._given_log_dir is None and self._state is None and self._sinks != []:
+            asked = self._given_log_dir is not None and self._given_log_dir.absolute() == self.run.log_dir
+            if not asked and self._state is None and self._sinks != []:
                 shutil.rmtree(self.run.log_dir, ignore_errors=True)  # fresh, and made for nothing
         if self.run.step:
             self._governor = Governor(self._overhead)  # those accounts are of another life of the run

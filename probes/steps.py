@@ -19,6 +19,7 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +59,8 @@ class StepCounter:
     Args:
         model: The watched model.
         optimizers: Its optimizers; when empty, every optimizer that holds a parameter of the model counts.
-        before_first: Called once, before the first update.
+        before_first: Called once, before the first update; when forward and backward pass are left to a closure, after
+            its first call.
         on_step: Called with the step after an update that may be due.
         due: The least step at which ``on_step`` must be called with an exact count; before it, skipped fused updates
             may not have been resolved yet. ``0`` for always.
@@ -75,6 +77,8 @@ class StepCounter:
         before_step: Callable[[], None] | None = None,
     ) -> None:
         self.step = 0
+        self.plain_closures = False
+        """Whether closures are known to be called at the weights as they are."""
         self._model = weakref.ref(model)
         self._given = bool(optimizers)
         self._before_first, self._on_step, self._due = before_first, on_step, due
@@ -97,7 +101,8 @@ class StepCounter:
         else:
             self._pre = [register_optimizer_step_pre_hook(pre)]
             self._post = [register_optimizer_step_post_hook(post)]
-        weakref.finalize(self, _remove, [*self._pre, *self._post]).atexit = False
+        weakref.finalize(self, _remove_late, [*self._pre, *self._post]).atexit = False
+        _remove_late([])
 
     def remove(self) -> None:
         """Remove every step hook."""
@@ -136,15 +141,21 @@ class StepCounter:
             )
         return verdict[1]
 
-    def _before(self, optimizer: Optimizer) -> None:
+    def _before(self, optimizer: Optimizer, call: _Call) -> _Call | None:
         if not self._watched(optimizer):
-            return
+            return None
+        changed = None
         if not self._begun:
-            self._before_first()
+            # With gradients there, the closure may be one that is called at other weights, as SAM does.
+            backward = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+            changed = _with_closure(call, self._before_first) if self.plain_closures or not backward else None
+            if changed is None:
+                self._before_first()
         if self._before_step is not None:
             self._before_step()
+        return changed
 
-    def _after(self, optimizer: Optimizer) -> None:
+    def _after(self, optimizer: Optimizer, call: _Call) -> None:
         if not self._watched(optimizer) or self._nested():
             return
         if self._pre and self._before_step is None:
@@ -199,26 +210,48 @@ class _Known(NamedTuple):
     """The ids of those it holds."""
 
 
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a ``step``, of which the first is the optimizer."""
+
+
+def _with_closure(call: _Call, then: Callable[[], None]) -> _Call | None:
+    """The same call with a closure that calls ``then`` once, after its first call; None if there is no closure."""
+    args, kwargs = call
+    closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
+    if not callable(closure):
+        return None
+    waiting = [then]
+
+    def first(*given: Any, **named: Any) -> Any:
+        result = closure(*given, **named)
+        if waiting:
+            waiting.pop()()
+        return result
+
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": first}
+    return (args[0], first, *args[2:]), kwargs
+
+
 class _Hook:
-    """A step hook that holds its counter weakly and returns nothing."""
+    """A step hook that holds its counter weakly, and returns nothing but a call with another closure."""
 
     def __init__(self, counter: StepCounter, method: str) -> None:
         self.counter, self.method = weakref.ref(counter), method
 
-    def __call__(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+    def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():  # of a compiled step: nothing of this belongs into its graph
             _outside_the_graph(self.call, optimizer)
-        else:
-            self.call(optimizer)
+            return None
+        return self.call(optimizer, (args, kwargs))
 
-    def call(self, optimizer: Optimizer) -> None:
+    def call(self, optimizer: Optimizer, call: _Call = ((), {})) -> Any:
         counter = self.counter()
-        if counter is not None:
-            getattr(counter, self.method)(optimizer)
+        return None if counter is None else getattr(counter, self.method)(optimizer, call)
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
-def _outside_the_graph(call: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+def _outside_the_graph(call: Callable[[Optimizer], object], optimizer: Optimizer) -> None:
     call(optimizer)
 
 
@@ -233,3 +266,24 @@ def shares_parameters(optimizer: Optimizer, model: nn.Module | None) -> bool:
 def _remove(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
     for handle in handles:
         handle.remove()
+
+
+_late: list[torch.utils.hooks.RemovableHandle] = []
+"""Of counters that are gone: their hooks do nothing."""
+
+
+def _remove_late(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
+    """Remove the hooks of a counter that is garbage, once torch is not going through them.
+
+    Garbage is collected at any moment, and another optimizer's step would fail if a hook vanished meanwhile.
+    """
+    _late.extend(handles)
+    if not any(map(_within_a_step, sys._current_frames().values())):
+        while _late:
+            _late.pop().remove()
+
+
+def _within_a_step(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not _STEP:
+        frame = frame.f_back
+    return frame is not None

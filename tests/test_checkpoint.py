@@ -1,5 +1,6 @@
 """A resumed run continues where its checkpoint left it."""
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -86,3 +87,45 @@ def test_a_state_is_refused_when_it_is_none_of_ours_or_comes_late(model, optimiz
         run_steps(model, optimizer, 1)
         with pytest.raises(RuntimeError, match="before the first step"):
             manager.load_state_dict(state)
+
+
+def test_a_checkpoint_made_after_detach_holds_what_was_then(tmp_path):
+    model, optimizer = fresh()
+    manager = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
+    with manager.attach(optimizer):
+        loop(model, optimizer, 0, 3)
+    state = manager.state_dict()
+    assert state["step"] == 3 and state["plugins"]["Sum"] == {"total": manager._probes[0].total}
+    resumed = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state  # loaded, and not attached yet
+    with resumed.attach(optimizer):
+        loop(model, optimizer, 3, 5)
+    assert open_run(tmp_path / "run")["sum/total"]["step"].values.tolist() == list(range(6))
+
+
+def test_a_state_that_cannot_be_had_does_not_keep_the_files_from_being_closed(tmp_path):
+    class Interrupted(Sum):
+        def state_dict(self):
+            raise KeyboardInterrupt
+
+    model, optimizer = fresh()
+    manager = ProbeManager(model, [Interrupted(every(1))], log_dir=tmp_path / "run", overhead=None).attach(optimizer)
+    loop(model, optimizer, 0, 3)
+    with pytest.raises(KeyboardInterrupt):
+        manager.detach()
+    with h5py.File(tmp_path / "run" / "run.h5") as file:
+        assert file["sum/total/step"][:].tolist() == [0, 1, 2, 3]
+    assert "Not attached" not in manager.report() and not optimizer._optimizer_step_post_hooks
+
+
+def test_a_state_that_comes_when_another_run_is_in_the_directory_leaves_no_directory_behind(tmp_path):
+    model, optimizer = fresh()
+    manager = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
+    with manager.attach(optimizer):
+        loop(model, optimizer, 0, 3)
+    late = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None).attach(optimizer)
+    assert late.run.log_dir == tmp_path / "run_2"
+    late.load_state_dict(manager.state_dict())
+    assert late.run.log_dir == tmp_path / "run" and not (tmp_path / "run_2").exists()
+    late.detach()

@@ -89,7 +89,8 @@ def test_the_core_imports_no_plugin_and_no_optional_package():
     script = (
         "import sys, probes, probes.manager, probes.reading, probes.sinks.hdf5, probes.sinks.tensorboard\n"
         "bad = [m for m in sys.modules if m.startswith('probes_') or m.partition('.')[0] in "
-        "('xarray', 'h5netcdf', 'matplotlib', 'rich', 'typer', 'sklearn', 'torchvision', 'tensorboard', 'lightning')]\n"
+        "('xarray', 'h5netcdf', 'matplotlib', 'rich', 'typer', 'sklearn', 'torchvision', 'tensorboard', 'lightning', "
+        "'pytorch_lightning', 'transformers', 'accelerate', 'ignite')]\n"
         "print(bad)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

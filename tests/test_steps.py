@@ -4,7 +4,11 @@ import weakref
 import pytest
 import torch
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    register_optimizer_step_post_hook,
+)
 
 from probes.steps import StepCounter, unwrap_optimizer
 
@@ -69,7 +73,7 @@ def test_a_closure_that_runs_many_times_is_one_step(given):
 
     optimizer.step(closure)
     optimizer.step(closure)
-    assert watch.seen == [1, 2]
+    assert watch.seen == [1, 2] and watch.first == 1
 
 
 def test_before_step_is_called_before_every_update_and_leaves_no_hook(given):
@@ -300,3 +304,63 @@ def test_a_compiled_step_is_counted(attached):
         step()
     assert watch.seen == [1, 2, 3]
     watch.counter.remove()
+
+
+def test_a_counter_that_becomes_garbage_during_a_step_does_not_disturb_it():
+    collecting = register_optimizer_step_post_hook(lambda *_: gc.collect())
+    try:
+        hooks, model = len(_global_optimizer_post_hooks), nn.Linear(2, 1)
+        watch = Watch(model)
+        watch.itself = watch  # only the garbage collector finds it
+        optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+        del watch
+        optimizer.step()  # torch goes through its table of hooks meanwhile
+        assert len(_global_optimizer_post_hooks) == hooks + 1
+        StepCounter(model, [optimizer], lambda: None, lambda step: None, lambda: 0)
+        assert len(_global_optimizer_post_hooks) == hooks
+    finally:
+        collecting.remove()
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_what_a_closure_shows_is_seen_before_the_first_update(given, keyword):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    start, calls = model.weight.detach().clone(), []
+
+    def closure():
+        calls.append("closure")
+        optimizer.zero_grad()
+        backward(model)
+        return torch.ones(())
+
+    def first():
+        calls.append("first")
+        assert model.weight.grad is not None and torch.equal(model.weight, start)
+
+    counter = StepCounter(model, [optimizer] if given else [], first, calls.append, lambda: 0)
+    for _ in range(2):
+        result = optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+        assert result == 1
+    assert calls == ["closure", "first", 1, "closure", 2] and counter.step == 2
+
+
+def test_a_closure_after_a_backward_pass_is_not_waited_for(given):
+    class Perturbing(torch.optim.SGD):
+        def step(self, closure):
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].add_(1.0)
+            return super().step(closure)
+
+    model = nn.Linear(2, 1)
+    start = model.weight.detach().clone()
+    optimizer = Perturbing(model.parameters(), lr=0.1)
+    seen = []
+
+    def first():
+        seen.append(model.weight.detach().clone())
+
+    counter = StepCounter(model, [optimizer] if given else [], first, lambda step: None, lambda: 0)
+    backward(model)
+    optimizer.step(lambda: torch.ones(()))
+    assert torch.equal(seen[0], start) and counter.step == 1

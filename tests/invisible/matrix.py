@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.overrides import _get_current_function_mode_stack
 
@@ -217,10 +217,6 @@ class Session:
         optimization = OPTIMIZERS[combination.optimizer]
         self.optimizers = optimization.make(model)
         self.recorder = Recorder()
-        # A closure calls the model for the first time when the first update has begun, unless the loop has before.
-        known_before = combination.execution == "compiled after" and combination.model != "lazy"
-        known_before |= combination.loop == "exceptions"
-        self.measures_step_zero = known_before or not isinstance(self.optimizers[0], LBFGS)
         self.manager: ProbeManager | None = None
         if combination.execution == "compiled before":
             called = torch.compile(model, backend=counting)
@@ -311,8 +307,6 @@ def check_probes(session: Session, combination: Combination, names: Sequence[str
         raise Unequal(f"{steps} true updates, of which {session.manager.run.step} were counted as steps")
     for name, plugin in zip(names, session.manager._dispatch.probes, strict=True):
         due = [step for step in range(steps + 1) if step in plugin.schedule]
-        if not session.measures_step_zero:
-            due[0] = 1
         measured = sorted({row.step for row in session.recorder.rows if row.probe == plugin.label})
         expected = REFUSALS.get((name, combination.model))
         if expected is not None and re.search(expected, plugin.last_failure) and not measured:

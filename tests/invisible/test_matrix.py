@@ -49,7 +49,7 @@ def test_what_pytorch_refuses_it_refuses_without_probes(pair):
 
 
 def test_a_lazy_model_gets_its_weights_from_the_loop():
-    # The batch is given, and the closure's forward comes after step 0 is due.
+    # The batch is given, and the closure's forward comes after the first update has begun.
     assert run(Combination("LBFGS", "lazy", "plain", "compiled after")) == ""
 
 

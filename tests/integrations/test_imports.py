@@ -1,0 +1,20 @@
+"""Each integration needs its own framework, and says which."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("package", "frameworks", "extra"),
+    [
+        ("probes_lightning", ["lightning", "pytorch_lightning"], "lightning"),
+        ("probes_transformers", ["transformers"], "transformers"),
+        ("probes_ignite", ["ignite"], "ignite"),
+    ],
+)
+def test_a_missing_framework_is_named_with_what_to_install(package, frameworks, extra):
+    script = f"import sys; sys.modules.update(dict.fromkeys({frameworks})); import {package}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode and f"pip install 'torch-probes[{extra}]'" in done.stderr
