@@ -101,17 +101,23 @@ class Contract:
         return Trial(subject, self.make(), deadline=self.deadline, **settings)
 
     @cached_property
-    def trials(self) -> list[Trial]:
-        """One with each subject; none after one that did not end."""
-        done: list[Trial] = []
+    def pairs(self) -> list[tuple[Trial, Trial]]:
+        """Of each subject a training without the probe and one with it; none after one that did not end."""
+        done: list[tuple[Trial, Trial]] = []
         for subject in self.subjects:
             try:
-                done.append(self.trial(subject).run())
+                probed = self.trial(subject)
             except Exception as error:
                 raise NotChecked(f"the probe cannot be made: {error!r}") from error
-            if isinstance(done[-1].error, Overdue):
+            done.append((Trial(subject).run(), probed.run()))
+            if isinstance(probed.error, Overdue):
                 break
         return done
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Those with the probe."""
+        return [probed for _, probed in self.pairs]
 
     @cached_property
     def measured(self) -> list[Trial]:
@@ -252,7 +258,7 @@ def unnoticed(contract: Contract) -> str:
     """Training with it is, to the last bit, what it is without: weights, states, random numbers, settings, hooks."""
     contract.require("finishes")
     points = 0
-    for trial in contract.trials:
+    for bare, trial in contract.pairs:
         if isinstance(trial.error, ModelChanged):
             raise Unmet(
                 f"It changes {trial.subject.name}: {trial.error}.",
@@ -260,7 +266,6 @@ def unnoticed(contract: Contract) -> str:
             )
         if trial.error is not None:
             continue
-        bare = Trial(trial.subject).run()
         for (where, one), (_, other) in zip(bare.places, trial.places, strict=True):
             if names := differences(one, other):
                 raise Unmet(
