@@ -226,19 +226,17 @@ def finishes(contract: Contract) -> str:
 def measures(contract: Contract) -> str:
     """Measures every model whose batch has what it needs, or refuses it on purpose, in words."""
     contract.require("finishes")
-    measured, refused, crashed = [], [], []
+    measured, refused, crashed, idle = [], [], [], []
     for trial in contract.trials:
         lacks, error = trial.subject.lacks, trial.error
         if isinstance(error, ModelChanged):
             raise NotChecked("see 'unnoticed'")
         if error is None:
-            if trial.rows:
-                measured.append(trial.subject.name)
+            (measured if trial.rows else idle).append(trial.subject.name)
         elif refuses(error) and lacks not in ("targets", "batch"):
             refused.append(f"{trial.subject.name} ({error})")
         else:
-            needs = {"batch": "batch", "targets": "targets", "inputs": "inputs"}.get(lacks)
-            hint = f" (needs = {{{needs!r}}}?)" if needs and needs not in contract.cls.needs else ""
+            hint = f" (needs = {{{lacks!r}}}?)" if lacks and lacks not in contract.cls.needs else ""
             crashed.append(f"{trial.subject.name}: {error!r} at {place(error)}{hint}")
     if crashed:
         raise Unmet(
@@ -251,7 +249,8 @@ def measures(contract: Contract) -> str:
             "It measures none of the models" + (f"; it refuses {'; '.join(refused)}." if refused else "."),
             "Yield measurements; for a probe of a special kind of model, pass subjects= to the contract in a test.",
         )
-    return f"measures {', '.join(measured)}" + (f"; refuses {'; '.join(refused)}" if refused else "")
+    others = [f"{word} {'; '.join(names)}" for word, names in (("refuses", refused), ("idle with", idle)) if names]
+    return "; ".join([f"measures {', '.join(measured)}", *others])
 
 
 def unnoticed(contract: Contract) -> str:
@@ -281,33 +280,35 @@ def unnoticed(contract: Contract) -> str:
 
 def deterministic(contract: Contract) -> str:
     """The same seed gives the same numbers, whatever else draws from the global random states, whichever probes run."""
-    (first, *_) = contract.measured
-    again = contract.trial(first.subject, drawn=5000, others=[_Neighbour(every(1))]).run()
-    _same(first.rows, again, "Measured again, beside another probe and with other global random states,",
-          "Draw from run.generator only, and read no clock, no id() and nothing that outlives the probe.")  # fmt: skip
-    return f"{len(first.rows)} measurements twice"
+    for trial in contract.measured[:2]:
+        again = contract.trial(trial.subject, drawn=5000, others=[_Neighbour(every(1))]).run()
+        _same(
+            trial.rows, again, "Measured again, beside another probe and with other global random states,",
+            "Draw from run.generator only, and read no clock, no id() and nothing that outlives the probe.",
+        )  # fmt: skip
+    return f"{sum(len(trial.rows) for trial in contract.measured[:2])} measurements twice"
 
 
 def resumable(contract: Contract) -> str:
     """A run that is interrupted and resumed from its checkpoint goes on to the same numbers."""
     contract.require("deterministic")
-    (first, *_) = contract.measured
-    cut = contract.trial(first.subject).run(CUT, detach=False)
     advice = (
         "Return from state_dict() all that a later measurement depends on, as tensors, numbers, strings and containers "
         "of them, and take it back in load_state_dict(state)."
     )
-    if cut.error is not None:
-        raise NotChecked(f"it failed before the checkpoint: {cut.error!r}")
-    try:
-        checkpoint = cut.checkpoint()
-    except Exception as error:
-        raise Unmet(f"Its state does not fit in a checkpoint: {error!r}.", advice) from error
-    kept = [row for row in cut.rows if row.step <= CUT]
-    cut.run()  # on in vain, as before a crash
-    resumed = contract.trial(first.subject, checkpoint=checkpoint).run()
-    _same(first.rows, resumed, f"Resumed from a checkpoint of step {CUT},", advice, before=kept)
-    return f"from step {CUT} of {first.step}"
+    for trial in contract.measured[:2]:
+        cut = contract.trial(trial.subject).run(CUT, detach=False)
+        if cut.error is not None:
+            raise NotChecked(f"it failed before the checkpoint: {cut.error!r}")
+        try:
+            checkpoint = cut.checkpoint()
+        except Exception as error:
+            raise Unmet(f"Its state does not fit in a checkpoint: {error!r}.", advice) from error
+        kept = [row for row in cut.rows if row.step <= CUT]
+        cut.run()  # on in vain, as before a crash
+        resumed = contract.trial(trial.subject, checkpoint=checkpoint).run()
+        _same(trial.rows, resumed, f"Resumed from a checkpoint of step {CUT},", advice, before=kept)
+    return f"from step {CUT} of {trial.step}"
 
 
 def copyable(contract: Contract) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import io
 import logging
+import os
 import random
 import signal
 import sys
@@ -189,8 +190,6 @@ class Trial:
         """What training was, point by point."""
         self.error: BaseException | None = None
         """What the probe has raised, and ended the training with."""
-        self.unmet = ""
-        """Why the probe was not called: what it needs is not there."""
         self.step = 0
         self.manager: ProbeManager | None = None
         self._recorder = Recorder()
@@ -211,7 +210,6 @@ class Trial:
                     if not self._begun:
                         self._begin(Path(directory))
                     self._train(until)
-                    self.unmet = self._why_not()
                     if detach:
                         self.end()
             except (Exception, Overdue) as error:
@@ -289,10 +287,6 @@ class Trial:
         digest.update(of_random_states())
         digest.update(of_process())
         self.places.append((what, digest))
-
-    def _why_not(self) -> str:
-        dispatch = self.manager._dispatch if self.manager is not None else None
-        return dispatch.probes[-1].problem if dispatch is not None and dispatch.probes else ""
 
     def _abandon(self) -> None:
         """Detach what has failed; that may fail too."""
@@ -373,13 +367,13 @@ def _quiet() -> Iterator[None]:
 def refuses(error: BaseException | None) -> bool:
     """Whether a probe has said on purpose that it cannot: by ``raise``, with words, in code that is not a library's.
 
-    An exception of torch, or one that Python raises by itself, is a crash: its words are about something else.
+    An exception of torch, an assertion, or what Python raises by itself is a crash: its words are about something else.
 
     Example:
         >>> refuses(ValueError("not raised at all"))
         False
     """
-    if not isinstance(error, Exception) or isinstance(error, ModelChanged) or not str(error).strip():
+    if not isinstance(error, Exception) or isinstance(error, ModelChanged | AssertionError) or not str(error).strip():
         return False
     trace = error.__traceback__
     if trace is None:
@@ -396,7 +390,7 @@ def refuses(error: BaseException | None) -> bool:
 def place(error: BaseException) -> str:
     """The line of the probe's own code in which an exception was raised, or came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    core = str(Path(__file__).parent)
+    core = f"{Path(__file__).parent}{os.sep}"
     own = [frame for frame in frames if not frame.filename.startswith(core) and "/torch/" not in frame.filename]
     last = (own or frames or [None])[-1]  # type: ignore[list-item]
     return "" if last is None else f"{Path(last.filename).name}:{last.lineno}"

@@ -1,4 +1,4 @@
-"""A distribution of one's own, from `probes new` to a wheel; the commands of the page for authors; the worked example."""
+"""A distribution of one's own, from `probes new` to a wheel; the commands of the page; the worked example."""
 
 import json
 import os
