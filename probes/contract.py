@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from .cost import Cost, turn_cost
-from .digest import differences
-from .guard import ModelChanged
+from .digest import differences, of_process, of_random_states
+from .guard import ModelChanged, random_states_kept
 from .measurement import Axis, Measurement
 from .probe import Probe
 from .run import Run
@@ -143,7 +143,8 @@ class Contract:
             raise ValueError(f"No point of the contract is named {point!r}. There are: {', '.join(POINTS)}.")
         if point not in self._results:
             try:
-                self._results[point] = Result(point, "ok", POINTS[point](self), "")
+                with random_states_kept():
+                    self._results[point] = Result(point, "ok", POINTS[point](self), "")
             except Unmet as unmet:
                 self._results[point] = Result(point, "failed", unmet.found, unmet.advice)
             except NotChecked as reason:
@@ -256,6 +257,13 @@ def measures(contract: Contract) -> str:
 def unnoticed(contract: Contract) -> str:
     """Training with it is, to the last bit, what it is without: weights, states, random numbers, settings, hooks."""
     contract.require("finishes")
+    before = dict([*of_random_states(), *of_process()])
+    contract.make()
+    if names := differences(before, dict([*of_random_states(), *of_process()])):
+        raise Unmet(
+            f"Making it changes {', '.join(names)}.",
+            "Draw in on_attach or measure, after which random states are as before, not in __init__.",
+        )
     points = 0
     for bare, trial in contract.pairs:
         if isinstance(trial.error, ModelChanged):

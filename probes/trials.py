@@ -391,6 +391,10 @@ def place(error: BaseException) -> str:
     """The line of the probe's own code in which an exception was raised, or came through."""
     frames = traceback.extract_tb(error.__traceback__)
     core = f"{Path(__file__).parent}{os.sep}"
-    own = [frame for frame in frames if not frame.filename.startswith(core) and "/torch/" not in frame.filename]
+    own = [
+        frame
+        for frame in frames
+        if not frame.filename.startswith(core) and f"{os.sep}torch{os.sep}" not in frame.filename
+    ]
     last = (own or frames or [None])[-1]  # type: ignore[list-item]
     return "" if last is None else f"{Path(last.filename).name}:{last.lineno}"

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -197,3 +198,13 @@ def test_a_bad_name_is_one_line_and_an_exit_code(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert "`name` must be a name such as" in ended.value.code
+
+
+def test_the_templates_are_in_the_wheel(tmp_path):
+    pytest.importorskip("hatchling", reason="it builds the wheel: pip install 'torch-probes[dev]'")
+    root = EXAMPLES.parent.parent
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    templates = {str(path.relative_to(root)) for path in (root / "probes" / "template").rglob("*.template")}
+    assert len(templates) == 7 and templates <= set(zipfile.ZipFile(wheel).namelist())

@@ -167,6 +167,14 @@ class DrawsAtSteps(Good):
         torch.rand(1)
 
 
+class DrawsWhenMade(Good):
+    """As a network does."""
+
+    def __init__(self, schedule=None):
+        super().__init__(schedule)
+        nn.Linear(2, 2)
+
+
 class LeavesAHook(Good):
     """Behind."""
 
@@ -333,7 +341,7 @@ BAD = {
     "settings": [NoDefault, ForgetsSchedule, AcceptsAnything],
     "finishes": [Loops],
     "measures": [Crashes, WantsTargets, WantsInputs, WantsBatch, RefusesTargets, YieldsNothing],
-    "unnoticed": [ChangesWeights, ChangesWeightsAtSteps, DrawsAtSteps, LeavesAHook],
+    "unnoticed": [ChangesWeights, ChangesWeightsAtSteps, DrawsAtSteps, DrawsWhenMade, LeavesAHook],
     "deterministic": [DrawsWhenMeasuring, ReadsTheClock, OutlivesTheProbe],
     "resumable": [Forgets, SavesAnObject, FailsToLoad],
     "copyable": [HoldsALambda, HoldsAGraph, LambdaOnTheModel],
@@ -367,6 +375,7 @@ def test_every_point_has_a_probe_that_does_not_meet_it():
         (WantsBatch, "no batch: KeyError", "Say in `needs`"),
         (ChangesWeights, "It changes an MLP: parameter '0.weight' was changed in place", "Work on copies"),
         (DrawsAtSteps, "after update 1: random state of torch", "not guarded"),
+        (DrawsWhenMade, "Making it changes random state of torch", "not in __init__"),
         (LeavesAHook, "after detach: hooks", "remove what you register"),
         (DrawsWhenMeasuring, "beside another probe and with other global random states, good/mean is another at step 0",
          "run.generator"),
