@@ -420,7 +420,7 @@ def costs(contract: Contract) -> str:
         raise Unmet(f"With {samples} samples it ends in {error!r} at {place(error)}.", "Take any number.") from error
     return "; ".join(
         f"{cost.samples} samples: {1e3 * cost.first:.1f} ms at first, {1e3 * cost.later:.1f} ms later, "
-        f"{cost.memory / 2**20:.2f} MiB"
+        f"{cost.memory / 2**20:.3g} MiB"
         for cost in found
     )
 

@@ -119,9 +119,9 @@ class Subject:
 SUBJECTS = (
     Subject("an MLP", _mlp, _points),
     Subject("convolutions with batch norm", _convolutions, lambda n: (torch.randn(n, 1, 8, 8), torch.randint(3, (n,)))),
-    Subject("a text model, of integer inputs", _Text,
+    Subject("a text model (integer inputs)", _Text,
             lambda n: (torch.randint(20, (n, 6)), torch.randint(3, (n,))), lacks="inputs"),
-    Subject("a model of one output, shape (n,)", lambda: nn.Sequential(_mlp(), nn.Linear(3, 1), nn.Flatten(0)),
+    Subject("a model of one output", lambda: nn.Sequential(_mlp(), nn.Linear(3, 1), nn.Flatten(0)),
             lambda n: (torch.randn(n, 2), torch.randn(n)), _squares),
     Subject("float64 parameters", _mlp, _points, dtype=torch.float64),
     Subject("bfloat16 parameters", _mlp, _points, dtype=torch.bfloat16),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import signal
 import sys
 import time
 
@@ -213,6 +214,13 @@ class OutlivesTheProbe(Good):
         return {"calls": 0}
 
 
+class TakesAKey(Good):
+    """Under which others share something else."""
+
+    def value(self, run, step):
+        return run.shared(("evaluate", "train"), lambda: torch.zeros(())).double().mean()
+
+
 class Forgets(Good):
     """Has no state to save."""
 
@@ -343,7 +351,7 @@ BAD = {
     "finishes": [Loops],
     "measures": [Crashes, WantsTargets, WantsInputs, WantsBatch, RefusesTargets, YieldsNothing],
     "unnoticed": [ChangesWeights, ChangesWeightsAtSteps, DrawsAtSteps, DrawsWhenMade, LeavesAHook],
-    "deterministic": [DrawsWhenMeasuring, ReadsTheClock, OutlivesTheProbe],
+    "deterministic": [DrawsWhenMeasuring, ReadsTheClock, OutlivesTheProbe, TakesAKey],
     "resumable": [Forgets, SavesAnObject, FailsToLoad],
     "copyable": [HoldsALambda, HoldsAGraph, LambdaOnTheModel],
     "NaN-safe": [CrashesOnNaN, HangsOnNaN],
@@ -372,7 +380,7 @@ def test_every_point_has_a_probe_that_does_not_meet_it():
     [
         (AcceptsAnything, "size='nonsense' is accepted; size=nan is accepted", "raise TypeError or ValueError"),
         (WantsTargets, "a batch without targets: AttributeError", "Say in `needs`"),
-        (WantsInputs, "of integer inputs: AttributeError(\"'NoneType'", "Say in `needs`"),
+        (WantsInputs, "(integer inputs): AttributeError(\"'NoneType'", "Say in `needs`"),
         (WantsBatch, "no batch: KeyError", "Say in `needs`"),
         (ChangesWeights, "It changes an MLP: parameter '0.weight' was changed in place", "Work on copies"),
         (DrawsAtSteps, "after update 1: random state of torch", "not guarded"),
@@ -526,9 +534,11 @@ def test_a_trial_repeats_itself_and_a_trace_of_it_is_seen(subject):
     assert first and all(name.startswith("random state") for name in first)
 
 
-def test_trials_leave_the_random_states_of_the_caller_alone():
+def test_trials_leave_the_random_states_and_alarms_of_the_caller_alone():
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    check(Good, ["deterministic"])
+    handler = signal.getsignal(signal.SIGALRM)
+    check(Good, ["deterministic", "unnoticed"])
+    assert signal.getsignal(signal.SIGALRM) is handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert torch.equal(torch.get_rng_state(), states[0]) and (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
 
 
