@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from ruff import find_ruff_bin
 
 from probes import cli
 from probes.contract import POINTS
@@ -28,8 +29,9 @@ def environment(tmp_path_factory):
     (site,) = venv.glob("lib/python*/site-packages")
     ours = [path for path in sys.path if path.endswith("site-packages")]
     (site / "ours.pth").write_text("\n".join(f"import site; site.addsitedir({path!r})" for path in ours))
-    for command in ("pip", "pytest", "mypy", "ruff"):
+    for command in ("pip", "pytest", "mypy"):
         write_command(venv, command, f"python -m {command}")
+    write_command(venv, "ruff", find_ruff_bin())
     write_command(venv, "probes", "python -c 'from probes.cli import main; main()'")
     return {
         **os.environ, "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(venv),
