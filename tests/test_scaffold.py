@@ -70,7 +70,7 @@ def test_every_command_of_the_page_runs(environment, tmp_path, typed):
     table = out[out.index("what was found") :]
     assert re.findall(r"^ (\S+) +(?:ok|failed|not checked) ", table, flags=re.M) == list(POINTS), table
     assert "failed" not in table and "not checked" not in table, table
-    first, last = map(float, re.search(r"in the end: \[([\d.]+) +([\d.]+)\]", out).groups())
+    first, last = map(float, re.search(r"in the end: \[([\d.]+) +([\d.]+) *\]", out).groups())
     assert 0.5 < first < 1.1 and last < first / 2
     assert re.search(r"certainty/entropy/train +\d+ .* nats", out)
     (wheel,) = (tmp_path / "probes-certainty" / "dist").glob("probes_certainty-0.1.0-py3-none-any.whl")

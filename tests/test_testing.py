@@ -1,5 +1,6 @@
 """The contract of every probe: each bad probe is reported by the point that it does not meet, and by no other."""
 
+import functools
 import itertools
 import json
 import re
@@ -360,15 +361,19 @@ BAD = {
 }
 
 
+@functools.cache
+def results_of(bad):
+    contract = Contract(bad, deadline=1.0 if bad in (Loops, HangsOnNaN) else 60.0)
+    return {point: contract.result(point) for point in IN_PROCESS}
+
+
 @pytest.mark.parametrize(("point", "bad"), [(point, bad) for point, probes in BAD.items() for bad in probes])
 def test_a_bad_probe_is_reported_by_exactly_its_point(point, bad):
-    contract = Contract(bad, deadline=1.0 if bad in (Loops, HangsOnNaN) else 60.0)
-    results = [contract.result(name) for name in IN_PROCESS]
-    assert {result.point: result.found for result in results if result.status == "failed"}.keys() == {point}
-    failed = contract.result(point)
-    assert failed.found.strip() and failed.advice.endswith(".")
+    results = results_of(bad)
+    assert {name: result.found for name, result in results.items() if result.status == "failed"}.keys() == {point}
+    assert results[point].found.strip() and results[point].advice.endswith(".")
     # What is not looked at says why: it is the failed point, or what follows from it.
-    assert all(result.found for result in results if result.status == "not checked")
+    assert all(result.found for result in results.values() if result.status == "not checked")
 
 
 def test_every_point_has_a_probe_that_does_not_meet_it():
@@ -398,7 +403,7 @@ def test_every_point_has_a_probe_that_does_not_meet_it():
     ],
 )  # fmt: skip
 def test_what_was_found_names_it_and_says_what_to_do(bad, found, advice):
-    failed = [result for result in check(bad, IN_PROCESS) if result.status == "failed"]
+    failed = [result for result in results_of(bad).values() if result.status == "failed"]
     assert found in failed[0].found and advice in failed[0].advice
 
 
