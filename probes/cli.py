@@ -1,4 +1,5 @@
-"""The command ``probes``: what is installed, what a run holds, its pictures, and whether probes change a training.
+"""The command ``probes``: what is installed, what a run holds, its pictures, whether probes change a training; and a
+probe of one's own: begun by ``new``, looked at by ``check``.
 
 Needs the extra ``analysis``.
 """
@@ -189,7 +190,37 @@ def main() -> None:
         told(as_json, {"equal": verdict.equal, **asdict(verdict)}, *explained(verdict, str(script)))
         raise typer.Exit(0 if verdict.equal else 1)
 
+    @app.command()
+    def new(name: str) -> None:
+        """Begin a distribution of your own with a probe called NAME, in the directory probes-NAME."""
+        from .scaffold import scaffold
+
+        path = scaffold(name, Path.cwd())
+        probe = path.name.removeprefix("probes-").replace("-", "_")
+        console.print(
+            f"{path.name} holds a probe that works, its tests, and all that publishing needs. Next:\n\n"
+            f"cd {path.name}\npip install -e '.[dev]'\npytest\nprobes check {probe}",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
+
+    @app.command("check")
+    def check_(
+        probe: str = typer.Argument(help="The name of an installed probe, or package.module:Class."),
+        as_json: bool = typer.Option(False, "--json", help="Print what was found for machines."),
+    ) -> None:
+        """Whether PROBE meets the contract: point by point, what was found and what to do."""
+        from .testing import Contract, find, report, table
+
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
+        contract = Contract(find(probe))
+        found = report(probe, contract)
+        if as_json:
+            print(json.dumps(found))
+        else:
+            console.print(table(contract))
+        raise typer.Exit(0 if found["ok"] else 1)
+
     try:
         app()
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, ImportError) as error:
         sys.exit(str(error))

@@ -80,7 +80,8 @@ class Capacity(Probe):
         loss: Of the sharpness, of outputs ``(n, c)`` and targets; by default cross-entropy, or half the squared error.
 
     Raises:
-        ValueError: If ``margin_quantile`` is not between 0 and 1, a p is below 1, or ``max_pool`` is unknown.
+        ValueError: If ``margin_quantile`` is not between 0 and 1, a p is below 1, ``epsilon`` not positive, or
+            ``max_pool`` is unknown.
 
     Example:
         >>> Capacity(sharpness=True).name
@@ -114,6 +115,8 @@ class Capacity(Probe):
             raise ValueError(f"`margin_quantile` must be between 0 and 1, got {margin_quantile}.")
         if any(not p >= 1 for p in path_norms):
             raise ValueError(f"`path_norms` must be numbers of at least 1, got {list(path_norms)}.")
+        if not epsilon > 0:
+            raise ValueError(f"`epsilon` must be the positive size of a box, got {epsilon}.")
         if max_pool not in get_args(MaxPool):
             raise ValueError(f"`max_pool` must be 'sum' or 'max', got {max_pool!r}.")
         self.batch, self.chain = batch, chain
@@ -163,13 +166,16 @@ class Capacity(Probe):
 
     def _lengths(self, run: Run) -> Iterator[Measurement]:
         how = "trainable parameters, tied ones once"
-        yield Measurement("capacity/parameter_count", parameter_count(run.model), unit="parameters", estimator=how)
-        yield Measurement("capacity/frobenius_norm", frobenius_norm(run.model), unit="parameter", estimator=how)
+        yield Measurement("capacity/parameter_count", parameter_count(run.model), unit="parameters", estimator=how,
+                          description="number of trainable parameters")  # fmt: skip
+        yield Measurement("capacity/frobenius_norm", frobenius_norm(run.model), unit="parameter", estimator=how,
+                          description="norm of all parameters")  # fmt: skip
         yield Measurement(
             "capacity/distance_from_initialization",
             distance_from_initialization(run.model, self._origin),
             unit="parameter",
             estimator=f"{how}; from the weights at step {self._since}",
+            description="distance from the initial parameters",
         )
 
     def _spectral(self, run: Run, batch: Batch, complexity: list[Tensor]) -> Iterator[Measurement]:
@@ -181,14 +187,19 @@ class Capacity(Probe):
         )
         since = f"{how}; distances from the weights at step {self._since}"
         unit, squared = "output per input", "output^2 per input^2"
-        product = spectral_norm_product(norms.spectral)
-        yield Measurement("capacity/spectral_norm_product", product, unit=unit, estimator=how)
-        yield Measurement("capacity/spectral_complexity", complexity[0], unit=unit, estimator=how)
-        yield Measurement("capacity/pac_bayes_spectral", pac_bayes_spectral(norms), unit=squared, estimator=how)
-        apart = spectral_complexity(norms, from_reference=True)
-        yield Measurement("capacity/spectral_complexity_from_initialization", apart, unit=unit, estimator=since)
-        apart = pac_bayes_spectral(norms, from_reference=True)
-        yield Measurement("capacity/pac_bayes_spectral_from_initialization", apart, unit=squared, estimator=since)
+        for name, measure, of_unit, estimator, description in (
+            ("spectral_norm_product", lambda: spectral_norm_product(norms.spectral), unit, how,
+             "product of spectral norms"),
+            ("spectral_complexity", lambda: complexity[0], unit, how, "spectral complexity"),
+            ("pac_bayes_spectral", lambda: pac_bayes_spectral(norms), squared, how,
+             "spectral measure of the PAC-Bayes bound"),
+            ("spectral_complexity_from_initialization", lambda: spectral_complexity(norms, from_reference=True), unit,
+             since, "spectral complexity, from initialization"),
+            ("pac_bayes_spectral_from_initialization", lambda: pac_bayes_spectral(norms, from_reference=True), squared,
+             since, "spectral measure of the PAC-Bayes bound, from initialization"),
+        ):  # fmt: skip
+            value = measure()
+            yield Measurement(f"capacity/{name}", value, unit=of_unit, estimator=estimator, description=description)
 
     def _paths(self, run: Run, batch: Batch) -> Iterator[Measurement]:
         if self.path_norms:
@@ -203,11 +214,15 @@ class Capacity(Probe):
                 coords={"p": Axis(torch.tensor(self.path_norms, dtype=torch.float64).numpy())},
                 unit="output per input",
                 estimator=f"all paths, batch norms folded in, biases from a constant; max pooling: {self.max_pool}",
+                description="path norm",
             )
 
     def _two_layer(self, run: Run, batch: Batch) -> Iterator[Measurement]:
         network = two_layer_matrices(run.model, batch, self._origin, chain=self.chain)
-        for name, measure in (("two_layer", two_layer_capacity), ("two_layer_by_unit", unit_wise_capacity)):
+        for name, measure, description in (
+            ("two_layer", two_layer_capacity, "capacity of a two-layer network"),
+            ("two_layer_by_unit", unit_wise_capacity, "capacity of a two-layer network, unit by unit"),
+        ):
             yield Measurement(
                 f"capacity/{name}",
                 measure(network),
@@ -215,6 +230,7 @@ class Capacity(Probe):
                 estimator=f"biases as columns of the weights; distances from the weights at step {self._since}; "
                 f"inputs of {self.batch!r}",
                 num_samples=batch.n,
+                description=description,
             )
 
     def _margins(self, run: Run, batch: Batch, complexity: list[Tensor]) -> Iterator[Measurement]:
@@ -227,6 +243,7 @@ class Capacity(Probe):
                 unit="input",
                 estimator=f"root mean square over {self.batch!r}",
                 num_samples=batch.n,
+                description="length of an input",
             )
         values = margins(run.evaluate(self.batch), _targets(batch)).cpu()
         levels = torch.tensor(LEVELS, dtype=torch.float64)
@@ -238,12 +255,14 @@ class Capacity(Probe):
             unit="output",
             estimator=f"{self.margin_quantile:g} quantile of the {how}",
             num_samples=batch.n,
+            description="margin",
         )
-        streams = [("margins", quantiles, "output", how)]
+        streams = [("margins", quantiles, "output", how, "quantiles of the margins")]
         if complexity and size is not None:
             scaled = normalized_margins(quantiles, complexity[0], size, batch.n)
-            streams.append(("normalized_margins", scaled, "1", f"{how}, over spectral complexity and inputs"))
-        for name, value, unit, estimator in streams:
+            words = f"{how}, over spectral complexity and inputs"
+            streams.append(("normalized_margins", scaled, "1", words, "quantiles of the normalized margins"))
+        for name, value, unit, estimator, description in streams:
             yield Measurement(
                 f"capacity/{name}",
                 value,
@@ -252,6 +271,7 @@ class Capacity(Probe):
                 unit=unit,
                 estimator=estimator,
                 num_samples=batch.n,
+                description=description,
             )
 
     def _losses(self, run: Run, batch: Batch) -> Iterator[Measurement]:
@@ -278,6 +298,7 @@ class Capacity(Probe):
                 unit="nats",
                 estimator=f"{kind} on {self.batch!r}, {whose}",
                 num_samples=batch.n,
+                description="Fisher-Rao norm",
             )
         if self.sharpness:
             loss = self._loss or (_square if not classes else _logistic if f.shape[1] == 1 else F.cross_entropy)
@@ -287,6 +308,7 @@ class Capacity(Probe):
                 unit="percent",
                 estimator=f"10 steps of projected ascent on {self.batch!r} in a box of {self.epsilon:g}: a lower bound",
                 num_samples=batch.n,
+                description="sharpness: largest rise of the loss in the box",
             )
 
     def state_dict(self) -> dict[str, Any]:

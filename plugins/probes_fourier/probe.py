@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +89,7 @@ class FourierSpectrum(Probe):
         self.path, self.batch, self.exact = path, batch, exact
         self.num_points = num_points if num_points is not None else 64 if path is None else 200
         self.num_segments = num_segments if num_segments is not None else 4 if exact else 16
-        if self.num_points < 2 or self.num_segments < 1:
+        if not (self.num_points >= 2 and self.num_segments >= 1):
             raise ValueError(
                 f"`num_points` must be at least 2 and `num_segments` 1, got {num_points} and {num_segments}."
             )
@@ -123,7 +124,10 @@ class FourierSpectrum(Probe):
         several = len(values) > 1
         about: dict[str, Any] = {
             "dims": ("output", "frequency") if several else ("frequency",),
-            "coords": {"frequency": Axis(self.frequencies.numpy(), "cycles per path")},
+            "coords": {
+                **({"output": Axis(np.arange(len(values)), "index")} if several else {}),
+                "frequency": Axis(self.frequencies.numpy(), "cycles per path"),
+            },
             "estimator": f"DFT on {self.num_points} points of a path",
             "num_samples": self.num_points,
         }
@@ -136,7 +140,10 @@ class FourierSpectrum(Probe):
             description="single-sided amplitude of the learned function",
             **about,
         )
-        yield Measurement("fourier/coefficients/path", coefficients.reshape(shape), unit="output", **about)
+        yield Measurement(
+            "fourier/coefficients/path", coefficients.reshape(shape), unit="output",
+            description="Fourier coefficient of the learned function", **about,
+        )  # fmt: skip
         yield from self._summaries(magnitude, "/path", "cycles per path", about)
         if self.targets is not None:
             now = half_amplitude_steps([step], relative[None])
@@ -161,6 +168,7 @@ class FourierSpectrum(Probe):
                 standard_error=_standard_error(regions),
                 estimator=f"exact count, mean over {self.num_segments} segments",
                 num_samples=self.num_segments,
+                description="linear regions along a segment",
             )
         else:
             points = segment_points(starts, ends, self.num_points)
@@ -192,7 +200,7 @@ class FourierSpectrum(Probe):
                 unit="output",
                 standard_error=_standard_error(magnitude),
                 description="single-sided amplitude, mean over segments",
-                **about,
+                **{**about, "coords": {"output": Axis(np.arange(magnitude.shape[1]), "index"), **about["coords"]}},
             )
         power = magnitude.square().mean(0).sqrt()
         yield from self._summaries(power, f"/{self.batch}", "cycles per segment", about)
@@ -203,7 +211,10 @@ class FourierSpectrum(Probe):
         common = {"num_samples": about["num_samples"]}
         estimator = f"{about['estimator']}; power summed over outputs"
         centroid = spectral_centroid(power, self.frequencies)
-        yield Measurement(f"fourier/centroid{suffix}", centroid, unit=unit, estimator=estimator, **common)
+        yield Measurement(
+            f"fourier/centroid{suffix}", centroid, unit=unit, estimator=estimator,
+            description="mean frequency, weighted by power", **common,
+        )  # fmt: skip
         yield Measurement(
             f"fourier/low_frequency_power{suffix}",
             power_below(power, self.frequencies, cutoff),

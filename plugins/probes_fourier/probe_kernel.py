@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from probes.measurement import Axis, Measurement
@@ -75,7 +76,7 @@ class KernelSpectrum(Probe):
             f"kernel_spectrum/coefficients/{self.batch}",
             spectrum if several else spectrum[0],
             dims=("output", "eigenvector") if several else ("eigenvector",),
-            coords=coords,
+            coords={**({"output": Axis(np.arange(len(spectrum)), "index")} if several else {}), **coords},
             unit="output",
             estimator=estimator,
             num_samples=n,
@@ -87,6 +88,7 @@ class KernelSpectrum(Probe):
             unit="index",
             estimator=f"{estimator}; power summed over outputs",
             num_samples=n,
+            description="mean index of the eigenvectors, weighted by power",
         )
         yield Measurement(
             f"kernel_spectrum/eigenvalues/{self.batch}",
@@ -95,4 +97,5 @@ class KernelSpectrum(Probe):
             coords=coords,
             estimator=estimator,
             num_samples=n,
+            description="eigenvalues of the kernel on the inputs",
         )

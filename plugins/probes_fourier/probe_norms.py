@@ -88,7 +88,10 @@ class SpectralNorm(Probe):
             description="largest factor by which a layer stretches an input",
         )
         if self._sizes:
-            yield Measurement("spectral_norm/unconverged", unconverged, unit="layers", estimator=estimator)
+            yield Measurement(
+                "spectral_norm/unconverged", unconverged, unit="layers", estimator=estimator,
+                description="convolutions whose norm was given up, and is too small",
+            )  # fmt: skip
         if is_chain(run.model) if self.chain is None else self.chain:
             condition = "bound of the Lipschitz constant"
             yield Measurement(

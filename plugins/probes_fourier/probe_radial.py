@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from probes.measurement import Axis, Measurement
@@ -53,7 +54,7 @@ class RadialSpectrum(Probe):
         super().__init__(schedule)
         if box is not None and not all(low < high for low, high in box):
             raise ValueError(f"`box` must be ((low, high), (low, high)) with low < high, got {box}.")
-        if num_points < 4:
+        if not num_points >= 4:
             raise ValueError(f"`num_points` must be at least 4, got {num_points}.")
         self.box, self.num_points, self.batch = box, num_points, batch
 
@@ -79,7 +80,10 @@ class RadialSpectrum(Probe):
             "radial_spectrum/zeta",
             zeta if several else zeta[0],
             dims=("output", "wave_number") if several else ("wave_number",),
-            coords={"wave_number": Axis(spectra[0][0].cpu().numpy(), "cycles per unit of input")},
+            coords={
+                **({"output": Axis(np.arange(len(zeta)), "index")} if several else {}),
+                "wave_number": Axis(spectra[0][0].cpu().numpy(), "cycles per unit of input"),
+            },
             unit="output times input",
             estimator=f"FFT on {self.num_points} by {self.num_points} points of the box {box}, mean over each ring",
             num_samples=self.num_points**2,

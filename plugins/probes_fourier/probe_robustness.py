@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,6 +91,7 @@ class SpectrumRobustness(Probe):
             dims=("delta", "output", "frequency") if several else ("delta", "frequency"),
             coords={
                 "delta": Axis(self.deltas, "parameter norm"),  # type: ignore[arg-type]
+                **({"output": Axis(np.arange(ratio.shape[1]), "index")} if several else {}),
                 "frequency": Axis(self.frequencies.numpy(), "cycles per path"),
             },
             standard_error=None if self.num_directions == 1 else error if several else error[:, 0],

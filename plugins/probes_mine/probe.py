@@ -92,9 +92,9 @@ class MutualInformation(Probe):
         super().__init__(schedule)
         if not 0 < noise < math.inf:
             raise ValueError(f"`noise` must be positive, got {noise}: without it the information is infinite.")
-        if num_samples < MIN_SAMPLES:
+        if not num_samples >= MIN_SAMPLES:
             raise ValueError(f"`num_samples` must be at least {MIN_SAMPLES}, got {num_samples}.")
-        if cold_every < 1:
+        if not cold_every >= 1:
             raise ValueError(f"`cold_every` must be at least 1, got {cold_every}.")
         self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
         self.layers = None if layers is None else list(layers)
@@ -125,11 +125,13 @@ class MutualInformation(Probe):
             yield stream(
                 "inputs_lower", lower, f"known density of the noise, at most log n; {how}", num_samples=batch.n,
                 standard_error=np.array([float(layer.inputs.lower_error) for layer in found]),
+                description="information about the inputs, at least",
             )  # fmt: skip
             yield stream(
                 "inputs_upper", [float(layer.inputs.upper) for layer in found],
                 f"known density of the noise, leaving one out; {how}", num_samples=batch.n,
                 standard_error=np.array([float(layer.inputs.upper_error) for layer in found]),
+                description="information about the inputs, at most",
             )  # fmt: skip
             yield stream("noise", [layer.std for layer in found], "", unit="activation",
                          description="standard deviation of the noise")  # fmt: skip
@@ -137,7 +139,8 @@ class MutualInformation(Probe):
                 continue
             targets = [layer.targets[0] for layer in found]
             yield stream("targets", targets, f"lower bound, held out; {how}", num_samples=batch.n,
-                         standard_error=np.array([layer.targets[1] for layer in found]))  # fmt: skip
+                         standard_error=np.array([layer.targets[1] for layer in found]),
+                         description="information about the targets, at least")  # fmt: skip
             plane = Axis(np.array(["I(X; T + noise), at least", "I(T + noise; Y), at least"]))
             yield stream("plane", np.array([lower, targets]).T, how, num_samples=batch.n, dims=("layer", "plane"),
                          coords={**axis, "plane": plane}, description="information plane")  # fmt: skip

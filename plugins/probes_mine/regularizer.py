@@ -176,12 +176,18 @@ class MutualInformationRegularizer(Probe):
         """Yield the values of the last term."""
         if self._information is not None:
             yield Measurement(
-                "mine/information", self._information, unit="nats", estimator="Donsker-Varadhan bound on the last batch"
-            )
+                "mine/information", self._information, unit="nats",
+                estimator="Donsker-Varadhan bound on the last batch", description="information, at least",
+            )  # fmt: skip
         if self._clipping is not None:
             yield Measurement("mine/clip_ratio", self._clipping.ratio, description="of the information's gradient")
-            yield Measurement("mine/main_gradient_norm", self._clipping.main_norm)
-            yield Measurement("mine/information_gradient_norm", self._clipping.information_norm)
+            yield Measurement(
+                "mine/main_gradient_norm", self._clipping.main_norm, description="gradient norm of the loss"
+            )
+            yield Measurement(
+                "mine/information_gradient_norm", self._clipping.information_norm,
+                description="gradient norm of the information",
+            )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """The critic, its optimizer and its random numbers, for a resume."""

@@ -51,7 +51,8 @@ class TangentKernel(Probe):
         memory: Bytes that the kernel may use.
 
     Raises:
-        ValueError: If ``centering`` is unknown, ``num_samples`` is below 2 or ``eigenfunctions`` negative.
+        ValueError: If ``centering`` is unknown, ``num_samples`` is below 2, ``eigenfunctions`` is negative, or
+            ``memory`` not positive.
 
     Example:
         >>> TangentKernel(batches=["train", "test"]).name
@@ -79,10 +80,12 @@ class TangentKernel(Probe):
             raise ValueError(
                 f"`centering` must be one of {', '.join(map(repr, get_args(Centering)))}, got {centering!r}."
             )
-        if num_samples is not None and num_samples < 2:
+        if num_samples is not None and not num_samples >= 2:
             raise ValueError(f"`num_samples` must be at least 2, got {num_samples}.")
-        if eigenfunctions < 0:
+        if not eigenfunctions >= 0:
             raise ValueError(f"`eigenfunctions` must be a number of pictures, got {eigenfunctions}.")
+        if not memory > 0:
+            raise ValueError(f"`memory` must be a positive number of bytes, got {memory}.")
         self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
         self.centering: Centering = centering
         self.num_samples, self.eigenfunctions, self.memory = num_samples, eigenfunctions, memory
@@ -131,11 +134,11 @@ class TangentKernel(Probe):
                 description=description,
             )
 
-        yield measurement("eigenvalues", values, unit, ("eigenvalue",), index)
-        yield measurement("max_eigenvalue", values[0], unit)
-        yield measurement("mean_eigenvalue", values.mean(), unit)
-        yield measurement("median_eigenvalue", values.quantile(0.5), unit)
-        yield measurement("trace", values.sum(), unit)
+        yield measurement("eigenvalues", values, unit, ("eigenvalue",), index, description="eigenvalues")
+        yield measurement("max_eigenvalue", values[0], unit, description="largest eigenvalue")
+        yield measurement("mean_eigenvalue", values.mean(), unit, description="mean eigenvalue")
+        yield measurement("median_eigenvalue", values.quantile(0.5), unit, description="median eigenvalue")
+        yield measurement("trace", values.sum(), unit, description="trace of the kernel")
         yield measurement("effective_rank", effective_rank(values), description="exp of the entropy of the spectrum")
         ks = {max(1, round(share * n * c)): share for share in TRACE_RATIOS}
         yield measurement(
@@ -160,23 +163,35 @@ class TangentKernel(Probe):
             if y is not None:
                 # NaN for a layer that the function does not depend on (dead units).
                 aligned.append(centered_alignment(part, centered_part, y))
-        yield measurement("layer_trace", torch.stack(traces), unit, ("layer",), layers)
+        yield measurement(
+            "layer_trace", torch.stack(traces), unit, ("layer",), layers, description="trace of the kernel of a layer"
+        )
         if batch.targets is not None:
             words = f"{how}; with stacked labels"
-            yield measurement("alignment", alignment(gram.kernel, batch.targets, self.centering), estimator=words)
+            yield measurement(
+                "alignment", alignment(gram.kernel, batch.targets, self.centering), estimator=words,
+                description="alignment of the kernel with the labels",
+            )  # fmt: skip
             yield measurement(
                 "alignment_uncentered",
                 alignment(gram.kernel, batch.targets, "none"),
                 estimator=words.replace(f"centred: {self.centering}", "centred: none"),
+                description="alignment of the kernel, not centred, with the labels",
             )
-            yield measurement("layer_alignment", torch.stack(aligned), "1", ("layer",), layers, words)
+            yield measurement(
+                "layer_alignment", torch.stack(aligned), "1", ("layer",), layers, words,
+                "alignment of the kernel of a layer with the labels",
+            )  # fmt: skip
         if self.eigenfunctions:
             place, coords = _grid(batch, c)
             functions = eigenfunctions(centered).functions[: self.eigenfunctions, 0]
             for j, function in enumerate(functions, 1):
                 picture = torch.empty_like(function).index_copy_(0, place.to(function.device), function)
                 shape = [len(coords[dim].values) for dim in ("y", "x")]
-                yield measurement(f"eigenfunction_{j}", picture.reshape(shape), "1", ("y", "x"), coords)
+                yield measurement(
+                    f"eigenfunction_{j}", picture.reshape(shape), "1", ("y", "x"), coords,
+                    description=f"eigenfunction {j} of the kernel",
+                )  # fmt: skip
 
 
 def _grid(batch: Batch, c: int) -> tuple[Tensor, dict[str, Axis]]:
@@ -194,4 +209,4 @@ def _grid(batch: Batch, c: int) -> tuple[Tensor, dict[str, Axis]]:
             f"`eigenfunctions` are drawn over a grid: every x with every y once. The {len(inputs)} inputs have "
             f"{len(xs)} different x and {len(ys)} different y. Pass a batch that is a grid, and its num_samples."
         )
-    return place, {"y": Axis(ys), "x": Axis(xs)}
+    return place, {"y": Axis(ys, "input"), "x": Axis(xs, "input")}

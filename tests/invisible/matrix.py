@@ -15,12 +15,11 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.overrides import _get_current_function_mode_stack
 
-from probes import Measurement, Probe, ProbeManager, at, every, hookimpl
+from probes import Probe, ProbeManager, at, every
 from probes.digest import differences, of_model, of_optimizer, of_process, of_random_states
+from probes.trials import Recorder, hooks, optimizer_hooks
 from probes_complexity import Capacity, PathComplexity
 from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum, SpectralNorm
 from probes_mine import MutualInformation
@@ -109,24 +108,6 @@ def last_layer(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.LazyLinear)][-1:]
 
 
-class Recorder:
-    """A sink that keeps everything in memory."""
-
-    name = "recorder"
-
-    def __init__(self) -> None:
-        self.rows: list[Measurement] = []
-        self.events: list[Any] = []
-
-    @hookimpl
-    def write(self, measurements):
-        self.rows += measurements
-
-    @hookimpl
-    def on_event(self, event):
-        self.events.append(event)
-
-
 # ------------------------------------------------------------------------------------------------------------- one run
 
 
@@ -169,28 +150,6 @@ class Watch:
             digest["optimizer hooks"] = str(optimizer_hooks(loop.optimizers))
             digest["attributes"] = str([sorted(vars(module)) for module in loop.called.modules()])
         self.trace.digests.append(digest)
-
-
-def hooks(model: nn.Module) -> dict[str, int]:
-    """How many hooks each module has, each parameter, and all modules together; those that have any."""
-    tables = [name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name]
-    found = {f"{name} {table}": len(getattr(module, table)) for name, module in model.named_modules()
-             for table in tables}  # fmt: skip
-    for name, parameter in model.named_parameters():
-        found[f"tensor {name}"] = len(parameter._backward_hooks or {}) + len(
-            getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
-        )
-    shared = nn.modules.module
-    found |= {name: len(table) for name, table in vars(shared).items()
-              if name.startswith("_global") and isinstance(table, dict)}  # fmt: skip
-    return {name: count for name, count in found.items() if count}
-
-
-def optimizer_hooks(optimizers: list[Optimizer]) -> list[int]:
-    tables = [_global_optimizer_post_hooks, _global_optimizer_pre_hooks]
-    for optimizer in optimizers:
-        tables += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
-    return [len(table) for table in tables]
 
 
 class Session:
