@@ -67,6 +67,7 @@ class FourierSpectrum(Probe):
 
     name = "fourier"
     needs = frozenset({"inputs"})
+    any_rank = True
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class TangentKernel(Probe):
 
     name = "tangent_kernel"
     needs = frozenset({"batch"})
+    any_rank = True
 
     def __init__(
         self,
