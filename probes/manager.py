@@ -20,10 +20,12 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .batches import as_batch
 from .capture import FirstBatch, pick_output, unwrap_model
+from .channel import Place
 from .discovery import BrokenPlugin, default_names, load
 from .dispatch import Dispatcher
 from .governor import CORE, Governor
 from .guard import random_states_kept, unnoticed
+from .helper import Helper
 from .lifetime import (
     DetachAtExit,
     LogDirTaken,
@@ -35,7 +37,7 @@ from .lifetime import (
 )
 from .plugins import DEADLINE, OnError, Plugin, Plugins, invoke, log, text_of
 from .probe import Probe
-from .ranks import Helper, Place, Team
+from .ranks import Team
 from .report import report
 from .run import Run
 from .steps import StepCounter, shares_parameters, unwrap_optimizer

@@ -9,22 +9,17 @@ and the others hand back what they measured. What rank 0 does not get in time, i
 
 None of this is a collective, nor does it touch a process group of the user's: notes go through the store that every
 default group has, and shards through a group of our own on the CPU, each of whose calls has a time limit. A rank waits
-for another at most :data:`PATIENCE` seconds, once, and then goes on without it.
+for another at most :attr:`Channel.patience` seconds, once, and then goes on without it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
-import os
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,116 +27,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
-from torch.optim import Optimizer
 
 from . import sharded
-from .batches import Batch
 from .capture import wrappers
+from .channel import Lost, Place, side_group
 from .dispatch import Dispatcher, Turn
-from .governor import Governor
 from .guard import checksums, unnoticed
-from .packing import from_plain, pack, to_plain, unpack
-from .plugins import Plugin, Plugins, log, text_of
+from .packing import from_plain, pack
+from .plugins import Plugin, Plugins, text_of
 from .run import Run
-from .steps import StepCounter
 
-__all__ = ["PATIENCE", "Helper", "Place", "Team"]
+__all__ = ["DETACHED", "Team", "buffers_of", "fingerprint", "partners", "signature"]
 
-PATIENCE = 30.0
-"""Seconds that a rank waits for another, at most, before it goes on without it."""
-PART = 4 << 20
-"""Bytes of a note that the store takes at once."""
 MAX_STATE = 4 << 20
 """Bytes of a probe's state, or of the buffers, beyond which it does not travel."""
 MAX_STEPS_AHEAD = 1000
-
-
-@dataclass
-class Place:
-    """Where the managers of all ranks that belong together find each other: the same on every rank."""
-
-    number: int = field(default_factory=itertools.count().__next__)
-    """In the order in which managers were attached."""
-    round: int = 0
-    concluded: bool = False
-
-    def enter(self) -> Channel:
-        """Begin another round, if one has been."""
-        if self.concluded:
-            self.round, self.concluded = self.round + 1, False
-        return Channel(f"probes/{self.number}/{self.round}")
-
-
-class Lost(RuntimeError):
-    """The store is gone."""
-
-
-class Channel:
-    """Notes from rank to rank, by name, in the store of the default process group; only :meth:`wait` waits.
-
-    Raises:
-        Lost: From every method, if the store cannot be reached.
-    """
-
-    def __init__(self, prefix: str) -> None:
-        with _reaching():
-            store = dist.distributed_c10d._get_default_store()
-            with suppress(Exception):  # a connection of its own, where torch has that: torch's threads use the other
-                store = store.clone()  # type: ignore[attr-defined,unused-ignore]
-            self.store = dist.PrefixStore(prefix, store)
-
-    def post(self, key: str, tree: Any) -> None:
-        """Leave a note; it is there when it is complete."""
-        data = pack(tree)
-        with _reaching():
-            for part in range(-(-len(data) // PART)):
-                self.store.set(f"{key}/{part}", data[part * PART : (part + 1) * PART])  # type: ignore[arg-type]
-            self.store.set(key, str(-(-len(data) // PART)))
-
-    def has(self, key: str) -> bool:
-        """Whether a note is there."""
-        with _reaching():
-            return bool(self.store.check([key]))
-
-    def read(self, key: str) -> Any:
-        """A note that is there."""
-        with _reaching():
-            data = b"".join(self.store.get(f"{key}/{part}") for part in range(int(self.store.get(key))))
-        return unpack(data)
-
-    def erase(self, key: str) -> None:
-        """Take a note away."""
-        with suppress(Exception):  # not every store can
-            if self.has(key):
-                parts = int(self.store.get(key))
-                for name in (key, *(f"{key}/{part}" for part in range(parts))):
-                    self.store.delete_key(name)
-
-    def claim(self, key: str) -> bool:
-        """Whether this rank is the first to ask for it."""
-        with _reaching():
-            return bool(self.store.add(key, 1) == 1)
-
-    def wait(self, *keys: str, seconds: float, gone: Callable[[], bool] = lambda: False) -> str | None:
-        """The first note that is there; None when there is none in time, or who should leave it is ``gone``."""
-        end, pause = time.monotonic() + seconds, 1e-4
-        while True:
-            last = gone() or time.monotonic() >= end  # asked before the notes: what was left before going counts
-            for key in keys:
-                if self.has(key):
-                    return key
-            if last:
-                return None
-            time.sleep(pause)
-            pause = min(2 * pause, 0.01)
-
-
-@contextmanager
-def _reaching() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise Lost(f"the ranks cannot reach each other: {text_of(error)}") from error
+DETACHED = "has detached"
 
 
 def signature(plugins: Plugins, model: nn.Module) -> str:
@@ -158,11 +59,11 @@ def signature(plugins: Plugins, model: nn.Module) -> str:
 
 def fingerprint(model: nn.Module) -> list[int]:
     """The sums of the bits of all parameters."""
-    sums = checksums([p for p in model.parameters() if not is_lazy(p)])  # type: ignore[arg-type]
+    sums = checksums([p for p in model.parameters() if not is_lazy(p)])
     return [int(value) for values in sums.values() for value in values.tolist()]
 
 
-def _partners(called: nn.Module, model: nn.Module) -> tuple[str, list[int]]:
+def partners(called: nn.Module, model: nn.Module) -> tuple[str, list[int]]:
     """Whether ranks train this model together, ``"replicas"`` or ``"shards"`` of it, and which; empty if not."""
     if sharded.is_sharded(model):
         return "shards", sharded.ranks(model)
@@ -172,7 +73,7 @@ def _partners(called: nn.Module, model: nn.Module) -> tuple[str, list[int]]:
     return "", []
 
 
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in model.named_buffers() if not is_lazy(buffer)}
 
 
@@ -204,7 +105,7 @@ class Team:
         if reason := sharded.refusal(self._called, run.model):
             dispatch.refuse(dispatch.probes, reason)
             return self._concluded(run, [])
-        kind, self._members = _partners(self._called, run.model)
+        kind, self._members = partners(self._called, run.model)
         others = [rank for rank in self._members if rank]
         if not kind or 0 not in self._members:
             return self._concluded(run, [])
@@ -218,7 +119,7 @@ class Team:
             givable = [plugin for plugin in dispatch.probes if _givable(plugin)]
             same = same[: len(givable)]
             if same:
-                plugins.tell("attach", None, f"{_names(same)} take turns of {', '.join(p.key for p in givable)}.")
+                plugins.tell("attach", None, f"{_names(same)} can take turns of {', '.join(p.key for p in givable)}.")
             return self._concluded(run, same)
         if len(same) < len(others):
             dispatch.refuse(
@@ -247,6 +148,10 @@ class Team:
     def meets(self, step: int) -> bool:
         """Whether the ranks meet at this step: nothing is measured at others."""
         return step >= self._step and not self._met
+
+    def was_left(self, step: int) -> bool:
+        """Whether an interrupt has ended the last meeting, so that rank 0 is alone until the next."""
+        return self._met and step > self._step and self._whole is None
 
     def measure(self, dispatch: Dispatcher, step: int, turns: list[Turn]) -> None:
         """Have the due probes measure, and append their turns."""
@@ -327,7 +232,7 @@ class Team:
     def _describe(self, dispatch: Dispatcher, given: list[Plugin], note: dict[str, Any]) -> list[Plugin]:
         """Complete the note of a meeting; returns whose turns the others can take."""
         run = dispatch.run
-        buffers = _buffers(run.model)
+        buffers = buffers_of(run.model)
         if sum(buffer.nbytes for buffer in buffers.values()) > MAX_STATE:
             return []
         new = {name: batch for name, batch in run.batches.items() if name not in self._sent}
@@ -365,12 +270,12 @@ class Team:
     def _result(self, dispatch: Dispatcher, plugin: Plugin) -> dict[str, Any] | None:
         """What another rank has measured; None if nothing came of it."""
         key = f"{self._meeting}/{plugin.key}"
-        if self._channel.wait(f"taker/{key}", seconds=PATIENCE if self.ranks else 0.0) is None:
+        if self._channel.wait(f"taker/{key}", seconds=self._channel.punctual if self.ranks else 0.0) is None:
             for rank in list(self.ranks):
-                self._lose(dispatch, rank, f"did not say within {PATIENCE:.0f} s what it does")
+                self._lose(dispatch, rank, f"did not say within {self._channel.punctual:.0f} s what it does")
             return None
         rank = int(self._channel.read(f"taker/{key}"))
-        patience = PATIENCE + 2 * dispatch.governor.cost(plugin.key) if rank in self.ranks else 0.0
+        patience = self._channel.patience + 2 * dispatch.governor.cost(plugin.key) if rank in self.ranks else 0.0
         if (
             self._channel.wait(f"result/{key}", seconds=patience, gone=lambda: self._channel.has(f"left/{rank}"))
             is None
@@ -420,7 +325,7 @@ class Team:
         if len(self._members) == 1:
             return None
         if not hasattr(self, "_gloo"):
-            self._gloo = _side_group(self._channel, self._members, 0)
+            self._gloo = side_group(self._channel, self._members)
         return self._gloo
 
     # -------------------------------------------------------------------------------------------- between the meetings
@@ -468,9 +373,6 @@ class Team:
         self.ranks = []
 
 
-DETACHED = "has detached"
-
-
 def _names(ranks: Sequence[int]) -> str:
     return f"Rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
@@ -483,178 +385,3 @@ def _givable(plugin: Plugin) -> bool:
         and not {"on_step", "before_step"} & plugin.hooks.keys()
         and ("state_dict" in plugin.hooks) == ("load_state_dict" in plugin.hooks)
     )
-
-
-def _side_group(channel: Channel, members: list[int], rank: int) -> Any:
-    """A group of our own, on the CPU, each of whose calls ends in time."""
-    store = dist.PrefixStore("gloo", channel.store)
-    return dist.ProcessGroupGloo(store, members.index(rank), len(members), timedelta(seconds=PATIENCE))
-
-
-class Helper:
-    """The part of every other rank.
-
-    Args:
-        called: The object that the loop calls.
-        run: Its run, which takes over seed and identity of rank 0's.
-        probes: The same as on rank 0.
-        optimizers: As given to ``attach``.
-        place: Where the ranks find each other.
-        deadline: Of a call into a probe.
-    """
-
-    def __init__(
-        self, called: nn.Module, run: Run, probes: Sequence[object], optimizers: list[Optimizer], place: Place,
-        deadline: float,
-    ) -> None:  # fmt: skip
-        self.rank = dist.get_rank()
-        self.taken = 0
-        """Turns taken for rank 0."""
-        self._called, self._run, self._place, self._given = called, run, place, optimizers
-        self._channel = place.enter()
-        self._plugins = Plugins(Governor(None), "log", deadline)
-        for probe in probes:
-            self._plugins.add(probe)
-        self._dispatch = Dispatcher(run, self._plugins, lambda final=False: None)
-        self._dispatch.probes = [plugin for plugin in self._plugins.all if plugin.schedule is not None]
-        self._over, self._process = False, os.getpid()
-        self._meeting, self._step = 0, 0
-        self._asking = False
-        """Whether the step of the next meeting is still to be heard."""
-        self._sharded, self._members, self._group = False, [0], None
-        self._attached: set[str] = set()
-        self._channel.post(f"here/{self.rank}", signature(self._plugins, run.model))
-        self._counter = StepCounter(run.model, optimizers, self._before_first, self._after_step, self._due)
-
-    def close(self, reason: str = DETACHED) -> None:
-        """Take part no more."""
-        self._counter.remove()
-        self._leave(reason)
-
-    def _leave(self, reason: str) -> None:
-        if not self._over:
-            self._over = True
-            self._plugins.watchdog.stop()
-            self._group = None
-            self._run.batches = {}
-            with suppress(Exception):
-                self._channel.post(f"left/{self.rank}", reason)
-
-    @contextmanager
-    def _safely(self) -> Iterator[None]:
-        """Whatever happens inside, the loop does not see it, unless it is the user's own interrupt."""
-        try:
-            yield
-        except BaseException as error:
-            with suppress(Exception):
-                self._leave(f"takes part no more, after {text_of(error)}")
-            if not self._plugins.is_a_fault(error):
-                raise
-            log.warning("Rank %d measures nothing more for rank 0. Training goes on. %s", self.rank, text_of(error))
-
-    def _due(self) -> int:
-        return 2**62 if self._over else 0 if self._asking else self._step
-
-    def _before_first(self) -> None:
-        if self._over:
-            return
-        with self._safely():
-            _, members = _partners(self._called, self._run.model)
-            if 0 not in members or sharded.refusal(self._called, self._run.model):
-                self._leave("does not train the model together with rank 0")
-                return
-            self._place.concluded = True
-            if self._channel.wait("conclusion", seconds=PATIENCE) is None:
-                self._leave(f"has not heard of rank 0 for {PATIENCE:.0f} s")
-                return
-            note = self._channel.read("conclusion")
-            if self.rank not in note["ranks"]:
-                self._leave("does not take part")
-                return
-            self._sharded, self._members = note["sharded"], members
-            self._run.seed, self._run.run_id = note["seed"], note["run_id"]
-            self._run.step = self._step = note["step"]
-            self._counter.resume(note["step"])
-            self._meet(self._step)
-
-    def _after_step(self, step: int) -> None:
-        if self._over or (step < self._step and not self._asking) or os.getpid() != self._process:
-            return
-        with self._safely():
-            self._run.step = step
-            if self._asking:
-                key = f"next/{self._meeting}"
-                if self._hear(key) is None:
-                    return
-                following = self._channel.read(key)
-                if following is None:
-                    self._leave("is not needed any more")
-                    return
-                self._step, self._asking, self._meeting = following, False, self._meeting + 1
-            if step >= self._step:
-                self._meet(step)
-
-    def _hear(self, key: str) -> str | None:
-        found = self._channel.wait(key, "end", seconds=PATIENCE)
-        if found == key:
-            return key
-        self._leave(DETACHED if found else f"has not heard of rank 0 for {PATIENCE:.0f} s")
-        return None
-
-    def _meet(self, step: int) -> None:
-        if self._hear(key := f"meeting/{self._meeting}") is None:
-            return
-        note = self._channel.read(key)
-        if note["step"] != step:
-            self._leave(f"is at step {step} when rank 0 is at step {note['step']}")
-            return
-        if self._sharded:
-            if note["gather"]:
-                if self._group is None:
-                    self._group = _side_group(self._channel, self._members, self.rank)
-                sharded.send(self._run.model, self._group)
-        elif note["tasks"]:
-            self._take_turns(note, step)
-        self._asking = True
-
-    def _take_turns(self, note: dict[str, Any], step: int) -> None:
-        run = self._run
-        run.batches.update({name: Batch(*parts) for name, parts in note["batches"].items()})
-        run.optimizers = self._given or self._counter.seen
-        if fingerprint(run.model) != note["fingerprint"]:
-            self._leave("holds other parameters than rank 0")
-            return
-        plugins = {plugin.key: plugin for plugin in self._plugins.all}
-        for key in note["tasks"]:
-            if not self._channel.claim(f"claim/{self._meeting}/{key}"):
-                continue
-            self._channel.post(f"taker/{self._meeting}/{key}", self.rank)
-            with unnoticed(run.model, run.optimizers):
-                for name, buffer in _buffers(run.model).items():
-                    buffer.data.copy_(note["buffers"][name])
-                result = self._turn(plugins[key], note["states"][key], step)
-            self._channel.post(f"result/{self._meeting}/{key}", result)
-            self.taken += 1
-        run.end()
-
-    def _turn(self, plugin: Plugin, state: Any, step: int) -> dict[str, Any]:
-        """Take one turn; what came of it, as rank 0 wants to hear it."""
-        taken: list[Any] = []
-        start, wall_time = time.perf_counter(), time.time()
-        if plugin.key not in self._attached:
-            self._attached.add(plugin.key)
-            if "on_attach" in plugin.hooks:
-                self._plugins.call(plugin, "on_attach", run=self._run)
-        if state is not None:
-            self._plugins.call(plugin, "load_state_dict", state=state)
-            state = None
-        self._dispatch.take(plugin, step, taken.append)
-        if "state_dict" in plugin.hooks:
-            state = self._plugins.call(plugin, "state_dict")
-        try:
-            rows, _ = [to_plain(item) for item in taken], pack(state)
-        except (AttributeError, TypeError) as error:
-            return {"failed": text_of(error)}
-        if plugin.problem or any(plugin.failures.values()):
-            return {"failed": plugin.last_failure}
-        return {"measurements": rows, "seconds": time.perf_counter() - start, "state": state, "wall_time": wall_time}

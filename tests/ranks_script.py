@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from probes import Measurement, Probe, ProbeManager, every, hookimpl
+from probes import Measurement, Probe, ProbeManager, channel, every, hookimpl
 from probes_complexity import Capacity, PathComplexity
 from probes_fourier import FourierSpectrum, KernelSpectrum, SpectralNorm
 from probes_mine import MutualInformation
@@ -160,6 +162,228 @@ def fsdp():
     seen["rank 0"] = train(all_probes(), on=[0], wrap=shard(), flat=True)
     seen["ddp"] = train(all_probes(), on=[0], flat=True)
     return seen
+
+
+class Failing(Probe):
+    """Whose turns fail, are interrupted or do not end on one rank."""
+
+    any_rank = True
+
+    def __init__(self, name, rank, what, schedule=None):
+        super().__init__(schedule or every(1))
+        self.name, self.__rank, self.__what = name, rank, what
+
+    def measure(self, run, step):
+        yield Measurement(f"{self.name}/norm", next(run.model.parameters()).norm())
+        if step == 3 and dist.get_rank() == self.__rank:
+            self.__what()
+        time.sleep(0.02)  # so that both ranks get a turn
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def fail():
+    raise ValueError("on one rank only")
+
+
+def stubborn(what):
+    """Whatever of two probes a rank takes at step 3, on one rank ``what`` happens in it."""
+
+    def probes(rank):
+        return [Failing("one", rank, what), Failing("other", rank, what)]
+
+    return probes
+
+
+def interrupted(rank):
+    """The user presses Ctrl-C in a turn, and his loop goes on."""
+    seen = {}
+
+    def stepping(model, optimizer, inputs, targets, step=step):
+        try:
+            step(model, optimizer, inputs, targets)
+        except KeyboardInterrupt:
+            seen["interrupt"] = True
+
+    globals()["step"], before = stepping, step
+    try:
+        return train(stubborn(interrupt)(rank)) | seen
+    finally:
+        globals()["step"] = before
+
+
+def faults():
+    """Faults of one rank, which neither the other nor the training may see."""
+    channel.Channel.patience = 3.0
+    seen = {"bare": train()}
+    for rank in (0, 1):
+        seen[f"fails on {rank}"] = train(stubborn(fail)(rank))
+        seen[f"interrupted on {rank}"] = interrupted(rank)
+    seen["slow"] = train(stubborn(lambda: time.sleep(5))(1))
+    ours = [Failing("one", None, fail), Failing("other", None, fail)]
+    seen["other probes"] = train(ours if dist.get_rank() else [*ours, Updates()])
+    for rank in (0, 1):
+        seen[f"leaves {rank}"] = leaves(rank)
+        seen[f"store {rank}"] = without_store(rank)
+    seen["drifts"] = train(
+        stubborn(fail)(None), wrap=drifting, before=lambda count: drift(count) if dist.get_rank() == 1 else None
+    )
+    seen["drifts, alone"] = train(stubborn(fail)(None), on=[0], wrap=drifting, before=lambda count: drift(count))
+    return seen
+
+
+_drifting = []
+
+
+def drifting(model):
+    _drifting[:] = [model]
+    return DistributedDataParallel(model)
+
+
+def drift(count):
+    if count == 4 and dist.get_rank() == 1:
+        with torch.no_grad():
+            next(_drifting[0].parameters()).add_(0.1)
+
+
+def leaves(rank):
+    """One rank detaches, and trains on."""
+    made = []
+
+    def before(count):
+        if count == 4 and dist.get_rank() == rank:
+            made[0].detach()
+
+    original = ProbeManager.attach
+
+    def attach(self, *args):
+        made.append(self)
+        return original(self, *args)
+
+    ProbeManager.attach = attach
+    try:
+        return train(stubborn(fail)(None), before=before)
+    finally:
+        ProbeManager.attach = original
+
+
+def without_store(rank):
+    """The store is gone from some step on."""
+    original = channel.Channel.has
+    gone = []
+
+    def has(self, key):
+        if gone:
+            with channel._reaching():
+                raise ConnectionError("no store")
+        return original(self, key)
+
+    channel.Channel.has = has
+    try:
+        return train(
+            stubborn(fail)(None),
+            before=lambda count: gone.append(1) if count == 4 and dist.get_rank() == rank else None,
+        )
+    finally:
+        channel.Channel.has = original
+
+
+def uneven():
+    """Rank 1 runs out of data; then rank 0 does."""
+    seen = {}
+    for name, probes in (("bare", None), ("probed", all_probes())):
+        for rank in (0, 1):
+            model = DistributedDataParallel(network(conv=False))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            sink, start = Rows(), time.monotonic()
+            manager = probes and ProbeManager(model, probes, sinks=[sink], overhead=None).attach()
+            with model.join():
+                for inputs, targets in batches(4 if dist.get_rank() == rank else 8, flat=True):
+                    step(model, optimizer, inputs, targets)
+            if manager:
+                manager.detach()
+            seen[f"{name} {rank}"] = {
+                "digest": digest(model, optimizer), "rows": sink.rows, "events": sink.events,
+                "seconds": time.monotonic() - start,
+            }  # fmt: skip
+    return seen
+
+
+def two_models():
+    """A manager for each of two models."""
+    seen = {}
+    for probed in (False, True):
+        models = [DistributedDataParallel(network(conv=False)) for _ in range(2)]
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+        sinks = [Rows(), Rows()]
+        managers = [
+            ProbeManager(model, all_probes(), sinks=[sink], overhead=None, seed=seed).attach()
+            for seed, (model, sink) in enumerate(zip(models, sinks, strict=True))
+            if probed
+        ]
+        for inputs, targets in batches(4, flat=True):
+            for model, optimizer in zip(models, optimizers, strict=True):
+                step(model, optimizer, inputs, targets)
+        for manager in managers:
+            manager.detach()
+        key = "probed" if probed else "bare"
+        seen[key] = {
+            "digest": digest(models[0], optimizers[0]), "rows": sinks[0].rows, "events": sinks[0].events,
+            "second": [digest(models[1], optimizers[1]), sinks[1].rows],
+        }  # fmt: skip
+    return seen
+
+
+def resumed():
+    """A run that goes on from a checkpoint that rank 0 has saved, beside one that was never interrupted."""
+    place = Path(sys.argv[1], "checkpoint.pt")
+
+    def run(first, last, state=None, save=False):
+        model = DistributedDataParallel(network())
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        sink, made = Rows(), all_probes()
+        manager = ProbeManager(model, made, sinks=[sink], overhead=None)
+        if state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            manager.load_state_dict(state["probes"])
+        manager.attach()
+        for count, (inputs, targets) in enumerate(batches()):
+            if first <= count < last:
+                step(model, optimizer, inputs, targets)
+        if save:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "probes": manager.state_dict()}
+            if dist.get_rank() == 0:
+                torch.save(state, place)
+            dist.barrier()
+        helped = manager._helper.taken if manager._helper else None
+        manager.detach()
+        return {"digest": digest(model, optimizer)[:0], "rows": sink.rows, "events": sink.events, "helped": helped}
+
+    whole, begun = run(0, 8), run(0, 5, save=True)
+    return {"whole": whole, "begun": begun, "resumed": run(5, 8, torch.load(place, weights_only=True))}
+
+
+def killed():
+    """A rank is killed in the middle of a run that writes files."""
+    victim, out = int(os.environ["VICTIM"]), Path(sys.argv[1])
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    ProbeManager(model, all_probes(), log_dir=out / f"killed {victim}", overhead=None).attach()
+    for count, (inputs, targets) in enumerate(batches()):
+        if count == 5:
+            if dist.get_rank() == 0:
+                flush_all(model)
+            dist.barrier()
+            if dist.get_rank() == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+        step(model, optimizer, inputs, targets)
+
+
+def flush_all(model):
+    next(value for name, value in vars(model.module).items() if name.startswith("_probes_")).manager.state_dict()
 
 
 def main():
