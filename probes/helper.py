@@ -20,7 +20,7 @@ from .governor import Governor
 from .guard import unnoticed
 from .packing import pack, to_plain
 from .plugins import Plugin, Plugins, log, text_of
-from .ranks import DETACHED, buffers_of, fingerprint, partners, signature
+from .ranks import DETACHED, buffers_of, fingerprint, joins_parts, partners, sees_updates, signature
 from .run import Run
 from .steps import StepCounter
 
@@ -60,7 +60,11 @@ class Helper:
         self._sharded, self._members, self._group = False, [0], None
         self._attached: set[str] = set()
         self._channel.post(f"here/{self.rank}", signature(self._plugins, run.model))
-        self._counter = StepCounter(run.model, optimizers, self._before_first, self._after_step, self._due)
+        self._steppers = [plugin for plugin in self._plugins.all if sees_updates(plugin) and joins_parts(plugin)]
+        self._counter = StepCounter(
+            run.model, optimizers, self._before_first, self._after_step, self._due,
+            self._before_step if self._steppers else None,
+        )  # fmt: skip
 
     def close(self, reason: str = DETACHED) -> None:
         """Take part no more."""
@@ -89,7 +93,17 @@ class Helper:
             log.warning("Rank %d measures nothing more for rank 0. Training goes on. %s", self.rank, text_of(error))
 
     def _due(self) -> int:
-        return 2**62 if self._over else 0 if self._asking else self._step
+        return 2**62 if self._over else 0 if self._asking or (self._sharded and self._steppers) else self._step
+
+    def _before_step(self) -> None:
+        if not self._over and self._sharded:
+            with self._safely():
+                self._call_steppers("before_step", run=self._run)
+
+    def _call_steppers(self, hook: str, **arguments: Any) -> None:
+        for plugin in self._steppers:
+            if hook in plugin.hooks and not plugin.problem:
+                self._plugins.call(plugin, hook, **arguments)
 
     def _before_first(self) -> None:
         if self._over:
@@ -114,7 +128,12 @@ class Helper:
             self._meet(self._step)
 
     def _after_step(self, step: int) -> None:
-        if self._over or (step < self._step and not self._asking) or os.getpid() != self._process:
+        if self._over:
+            return
+        if self._sharded and self._steppers:
+            with self._safely():
+                self._call_steppers("on_step", run=self._run, step=step)
+        if (step < self._step and not self._asking) or os.getpid() != self._process:
             return
         with self._safely():
             self._run.step = step
@@ -150,6 +169,10 @@ class Helper:
                 if self._group is None:
                     self._group = side_group(self._channel, self._members)
                 sharded.send(self._run.model, self._group)
+                if note["parts"]:
+                    plugins = {plugin.key: plugin for plugin in self._steppers}
+                    parts = {key: self._plugins.call(plugins[key], "rank_part") for key in note["parts"]}
+                    sharded.send_note(parts, self._group)
         elif note["tasks"]:
             self._take_turns(note, step)
         self._asking = True

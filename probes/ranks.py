@@ -37,7 +37,7 @@ from .packing import from_plain, pack
 from .plugins import Plugin, Plugins, text_of
 from .run import Run
 
-__all__ = ["DETACHED", "Team", "buffers_of", "fingerprint", "partners", "signature"]
+__all__ = ["DETACHED", "Team", "buffers_of", "fingerprint", "joins_parts", "partners", "sees_updates", "signature"]
 
 MAX_STATE = 4 << 20
 """Bytes of a probe's state, or of the buffers, beyond which it does not travel."""
@@ -128,7 +128,7 @@ class Team:
                 f"the same ProbeManager, and call attach() before the first step, on every rank.",
             )
             return self._concluded(run, [])
-        each = [plugin for plugin in dispatch.probes if {"on_step", "before_step"} & plugin.hooks.keys()]
+        each = [plugin for plugin in dispatch.probes if sees_updates(plugin) and not joins_parts(plugin)]
         dispatch.refuse(
             each, "it looks at every update, of which each rank sees a part only: the model is sharded (fully_shard)."
         )
@@ -301,12 +301,17 @@ class Team:
         if len(self.ranks) < len(self._members) - 1:
             self.disband(dispatch, "not all of its ranks take part any more")
             return
-        self._channel.post(f"meeting/{self._meeting}", {"step": step, "gather": bool(chosen)})
+        joining = [plugin for plugin in chosen if joins_parts(plugin)]
+        note = {"step": step, "gather": bool(chosen), "parts": [plugin.key for plugin in joining]}
+        self._channel.post(f"meeting/{self._meeting}", note)
         if not chosen:
             return
-        model = run.model
+        model, parts = run.model, [{plugin.key: dispatch.plugins.call(plugin, "rank_part") for plugin in joining}]
         try:
-            whole.fill(self._group())
+            group = self._group()
+            whole.fill(group)
+            if joining:
+                parts += [sharded.receive_note(rank, group) for rank in range(1, len(self._members))]
         except Exception as error:
             whole.empty()
             self.disband(dispatch, f"its shards could not be put together: {text_of(error)}")
@@ -315,6 +320,8 @@ class Team:
             run.model = whole.model
             with unnoticed(model):
                 dispatch.tell_attached()
+                for plugin in joining:
+                    dispatch.plugins.call(plugin, "join_parts", parts=[part[plugin.key] for part in parts])
                 for plugin in chosen:
                     turns.append(dispatch.turn(plugin, step))
         finally:
@@ -377,11 +384,21 @@ def _names(ranks: Sequence[int]) -> str:
     return f"Rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
+def sees_updates(plugin: Plugin) -> bool:
+    """Whether a probe looks at every update."""
+    return bool({"on_step", "before_step"} & plugin.hooks.keys())
+
+
+def joins_parts(plugin: Plugin) -> bool:
+    """Whether a probe can look at the updates of a sharded model."""
+    return {"rank_part", "join_parts"} <= plugin.hooks.keys()
+
+
 def _givable(plugin: Plugin) -> bool:
     """Whether a turn of a probe may be taken by any rank."""
     return (
         bool(getattr(plugin.implementation, "any_rank", False))
         and not plugin.problem
-        and not {"on_step", "before_step"} & plugin.hooks.keys()
+        and not sees_updates(plugin)
         and ("state_dict" in plugin.hooks) == ("load_state_dict" in plugin.hooks)
     )

@@ -9,7 +9,7 @@ them. What all ranks do for that is to hand over their shards; afterwards the wh
 from __future__ import annotations
 
 import copy
-import json
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["Whole", "is_sharded", "ranks", "refusal", "send"]
+from .packing import pack, unpack
+
+__all__ = ["Whole", "is_sharded", "local_part", "ranks", "receive_note", "refusal", "send", "send_note"]
 
 _NOT_COPIED = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params", "_compiled_call_impl")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -70,9 +72,10 @@ def _distributed(model: nn.Module) -> Iterator[tuple[str, Any]]:
 def _shard(parameter: Any) -> tuple[int, int, Tensor] | None:
     """Dimension and offset of this rank's part, and the part; None if it is a replica of another rank's."""
     mesh = parameter.device_mesh
-    first = (mesh.mesh == 0).nonzero()[0].tolist()  # rank 0's place in the mesh
     dim, offset, expected = 0, 0, list(parameter.shape)
-    for at, zero, size, place in zip(mesh.get_coordinate(), first, mesh.mesh.shape, parameter.placements, strict=True):
+    for at, zero, size, place in zip(
+        mesh.get_coordinate(), _place_of_zero(mesh), mesh.mesh.shape, parameter.placements, strict=True
+    ):
         if place.is_replicate():
             if at != zero:
                 return None
@@ -87,6 +90,22 @@ def _shard(parameter: Any) -> tuple[int, int, Tensor] | None:
     return dim, offset, local
 
 
+@functools.cache
+def _place_of_zero(mesh: Any) -> list[int]:
+    """Where rank 0 is in a mesh."""
+    place: list[int] = (mesh.mesh == 0).nonzero()[0].tolist()
+    return place
+
+
+def local_part(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a parameter of a sharded model, such that every element is in the part of one rank only."""
+    if hasattr(parameter, "to_local"):
+        shard = _shard(parameter)
+        return parameter.to_local().detach()[:0] if shard is None else shard[2]
+    # Not sharded: the same on all ranks.
+    return parameter.detach() if torch.distributed.get_rank() == 0 else parameter.detach().reshape(-1)[:0]
+
+
 def _shards(model: nn.Module) -> Iterator[tuple[str, Any, tuple[int, int, Tensor] | None]]:
     for name, parameter in _distributed(model):
         yield name, parameter, _shard(parameter)
@@ -99,12 +118,25 @@ def send(model: nn.Module, group: Any) -> None:
         RuntimeError: If rank 0 does not take them in time.
     """
     shards = [(name, shard) for name, _, shard in _shards(model) if shard is not None and shard[2].numel()]
-    table = json.dumps([[name, dim, offset, list(local.shape)] for name, (dim, offset, local) in shards]).encode()
-    size = torch.tensor([len(table)])
-    group.send([size], 0, 0).wait()
-    group.send([torch.frombuffer(bytearray(table), dtype=torch.uint8)], 0, 1).wait()
-    for number, (_, (_, _, local)) in enumerate(shards):
-        group.send([local.cpu().contiguous().reshape(-1).view(torch.uint8)], 0, 2 + number).wait()
+    send_note([[name, dim, offset, list(local.shape)] for name, (dim, offset, local) in shards], group)
+    for _, (_, _, local) in shards:
+        group.send([local.cpu().contiguous().reshape(-1).view(torch.uint8)], 0, 0).wait()
+
+
+def send_note(tree: Any, group: Any) -> None:
+    """Send rank 0 what :func:`~probes.packing.pack` takes."""
+    data = pack(tree)
+    group.send([torch.tensor([len(data)])], 0, 0).wait()
+    group.send([torch.frombuffer(bytearray(data), dtype=torch.uint8)], 0, 0).wait()
+
+
+def receive_note(rank: int, group: Any) -> Any:
+    """On rank 0, what another rank sends."""
+    size = torch.zeros(1, dtype=torch.int64)
+    group.recv([size], rank, 0).wait()
+    data = torch.empty(int(size), dtype=torch.uint8)
+    group.recv([data], rank, 0).wait()
+    return unpack(data.numpy().tobytes())
 
 
 class Whole:
@@ -150,13 +182,9 @@ class Whole:
                 f"model: leave fully_shard's reshard_after_backward on"
             )
         for rank in range(1, 1 if group is None else group.size()):
-            size = torch.zeros(1, dtype=torch.int64)
-            group.recv([size], rank, 0).wait()
-            table = torch.empty(int(size), dtype=torch.uint8)
-            group.recv([table], rank, 1).wait()
-            for number, (name, dim, offset, shape) in enumerate(json.loads(table.numpy().tobytes())):
+            for name, dim, offset, shape in receive_note(rank, group):
                 part = torch.empty(shape, dtype=parameters[name].dtype)
-                group.recv([part.view(-1).view(torch.uint8)], rank, 2 + number).wait()
+                group.recv([part.view(-1).view(torch.uint8)], rank, 0).wait()
                 parameters[name].narrow(dim, offset, shape[dim]).copy_(part)
                 left[name] -= part.numel()
         if any(left.values()):

@@ -26,7 +26,7 @@ class Rows:
     """A sink that keeps the bits of everything."""
 
     def __init__(self):
-        self.rows, self.events = {}, []
+        self.rows, self.events, self.numbers = {}, [], {}
 
     @hookimpl
     def write(self, measurements):
@@ -35,6 +35,12 @@ class Rows:
                 parts = [row.value, row.standard_error, *(axis.values for axis in row.coords.values())]
                 text = repr([None if part is None else (str(part.dtype), part.tobytes()) for part in parts])
                 key = f"{row.name}@{row.step}"
+                if row.name.startswith("complexity"):
+                    self.numbers[key] = [
+                        row.value.tolist(),
+                        None if row.standard_error is None else row.standard_error.tolist(),
+                    ]
+                    continue
                 assert key not in self.rows, key
                 self.rows[key] = hashlib.sha256(
                     (text + repr((row.unit, row.estimator, row.num_samples))).encode()
@@ -121,7 +127,7 @@ def train(
     if manager is not None:
         seen |= {"report": manager.report(), "helped": manager._helper.taken if manager._helper else None}
         manager.detach()
-    return seen | {"events": sink.events}
+    return seen | {"events": sink.events, "numbers": sink.numbers}
 
 
 def ddp():
@@ -157,10 +163,10 @@ def fsdp():
     """Sharded, with probes on all ranks, on rank 0 alone, and none; beside the same training as DDP."""
     mixed = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
     seen = {"bare": train(wrap=shard(), flat=True), "mixed bare": train(wrap=shard(mixed), flat=True)}
-    seen["all"] = train([*all_probes(), PathComplexity()], wrap=shard(), flat=True)
+    seen["all"] = train([*all_probes(), PathComplexity(every(3))], wrap=shard(), flat=True)
     seen["mixed"] = train(all_probes(), wrap=shard(mixed), flat=True)
+    seen["ddp"] = train([*all_probes(), PathComplexity(every(3))], flat=True)
     seen["rank 0"] = train(all_probes(), on=[0], wrap=shard(), flat=True)
-    seen["ddp"] = train(all_probes(), on=[0], flat=True)
     return seen
 
 
@@ -178,6 +184,26 @@ class Failing(Probe):
         if step == 3 and dist.get_rank() == self.__rank:
             self.__what()
         time.sleep(0.02)  # so that both ranks get a turn
+
+
+def refused():
+    """What cannot be measured is named, on every rank, and trains as it would."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    def flattened(model):
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+
+    def in_parallel(model):
+        mesh = init_device_mesh("cpu", (2,))
+        return parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+    return {
+        f"{name}{' bare' if probes is None else ''}": train(probes and probes(), wrap=wrap, flat=True)
+        for name, wrap in (("flattened", flattened), ("parallel", in_parallel))
+        for probes in (None, all_probes)
+    }
 
 
 def interrupt():
