@@ -21,7 +21,7 @@ from .measurement import Axis, Measurement
 from .needs import unmet_need
 from .plugins import Plugin, Plugins, invoke, keys, log, text_of
 from .run import Run
-from .sharded import is_sharded
+from .sharded import in_parts
 
 if TYPE_CHECKING:
     from .ranks import Team
@@ -92,7 +92,7 @@ class Dispatcher:
         self.plugins.tell_sinks()
         self.plugins.tell("attach", None, f"Attached at step {self.run.step}{place}.")
         # The parameters that a probe may keep now are not there in whole yet.
-        self._untold = is_sharded(self.run.model)
+        self._untold = in_parts(self.run.model)
         for plugin in self.plugins.having("on_attach"):
             if plugin.schedule is None or not self._untold:
                 self.plugins.call(plugin, "on_attach", run=self.run)

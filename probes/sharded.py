@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from .packing import pack, unpack
 
-__all__ = ["Whole", "is_sharded", "local_part", "ranks", "receive_note", "refusal", "send", "send_note"]
+__all__ = ["Whole", "in_parts", "is_sharded", "local_part", "ranks", "receive_note", "refusal", "send", "send_note"]
 
 _NOT_COPIED = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params", "_compiled_call_impl")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -48,6 +48,11 @@ def refusal(called: nn.Module, model: nn.Module) -> str:
                 f"checkpoints in a plain model; models under fully_shard alone are measured."
             )
     return ""
+
+
+def in_parts(model: nn.Module) -> bool:
+    """Whether no rank holds the model in whole, so that a look at its parameters may be a collective."""
+    return any(True for _ in _distributed(model)) or bool(refusal(model, model))
 
 
 def ranks(model: nn.Module) -> list[int]:
