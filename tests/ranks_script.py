@@ -136,7 +136,6 @@ def ddp():
         "all": train(all_probes()),
         "bare": train(),
         "budget": train(all_probes(), overhead=0.05),
-        "rank 0": train(all_probes(), on=[0]),
     }
 
 
@@ -166,7 +165,6 @@ def fsdp():
     seen["all"] = train([*all_probes(), PathComplexity(every(3))], wrap=shard(), flat=True)
     seen["mixed"] = train(all_probes(), wrap=shard(mixed), flat=True)
     seen["ddp"] = train([*all_probes(), PathComplexity(every(3))], flat=True)
-    seen["rank 0"] = train(all_probes(), on=[0], wrap=shard(), flat=True)
     return seen
 
 
@@ -254,10 +252,7 @@ def faults():
     for rank in (0, 1):
         seen[f"leaves {rank}"] = leaves(rank)
         seen[f"store {rank}"] = without_store(rank)
-    seen["drifts"] = train(
-        stubborn(fail)(None), wrap=drifting, before=lambda count: drift(count) if dist.get_rank() == 1 else None
-    )
-    seen["drifts, alone"] = train(stubborn(fail)(None), on=[0], wrap=drifting, before=lambda count: drift(count))
+    seen["drifts"] = train(stubborn(fail)(None), wrap=drifting, before=drift)
     return seen
 
 
@@ -273,6 +268,16 @@ def drift(count):
     if count == 4 and dist.get_rank() == 1:
         with torch.no_grad():
             next(_drifting[0].parameters()).add_(0.1)
+
+
+def alone():
+    """Rank 0 attaches, and no other: the last, for managers find each other by their number."""
+    return {
+        "ddp": train(all_probes(), on=[0]),
+        "fsdp": train(all_probes(), on=[0], wrap=shard(), flat=True),
+        "drifts": train(stubborn(fail)(None), on=[0], wrap=drifting, before=drift),
+        "faults": train(stubborn(fail)(None), on=[0]),
+    }
 
 
 def leaves(rank):
@@ -318,8 +323,9 @@ def without_store(rank):
 
 
 def uneven():
-    """Rank 1 runs out of data; then rank 0 does."""
+    """A rank runs out of data."""
     seen = {}
+    channel.Channel.punctual = 2.0
     for name, probes in (("bare", None), ("probed", all_probes())):
         for rank in (0, 1):
             model = DistributedDataParallel(network(conv=False))
@@ -368,7 +374,7 @@ def resumed():
     place = Path(sys.argv[1], "checkpoint.pt")
 
     def run(first, last, state=None, save=False):
-        model = DistributedDataParallel(network())
+        model = DistributedDataParallel(network(conv=False))  # no dropout: random states are the user's
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         sink, made = Rows(), all_probes()
         manager = ProbeManager(model, made, sinks=[sink], overhead=None)
@@ -377,7 +383,7 @@ def resumed():
             optimizer.load_state_dict(state["optimizer"])
             manager.load_state_dict(state["probes"])
         manager.attach()
-        for count, (inputs, targets) in enumerate(batches()):
+        for count, (inputs, targets) in enumerate(batches(flat=True)):
             if first <= count < last:
                 step(model, optimizer, inputs, targets)
         if save:
