@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from . import sharded
 from .batches import Batch
-from .channel import Place, side_group
+from .channel import Lost, Place, side_group
 from .dispatch import Dispatcher
 from .governor import Governor
 from .guard import unnoticed
 from .packing import pack, to_plain
-from .plugins import Plugin, Plugins, log, text_of
+from .plugins import Plugin, Plugins, invoke, log, text_of
 from .ranks import DETACHED, buffers_of, fingerprint, joins_parts, partners, sees_updates, signature
-from .run import Run
+from .run import Contributed, Run
 from .steps import StepCounter
 
 __all__ = ["Helper"]
@@ -173,7 +173,7 @@ class Helper:
                     plugins = {plugin.key: plugin for plugin in self._steppers}
                     parts = {key: self._plugins.call(plugins[key], "rank_part") for key in note["parts"]}
                     sharded.send_note(parts, self._group)
-        elif note["tasks"]:
+        elif note["tasks"] or note["joint"]:
             self._take_turns(note, step)
         self._asking = True
 
@@ -185,26 +185,71 @@ class Helper:
             self._leave("holds other parameters than rank 0")
             return
         plugins = {plugin.key: plugin for plugin in self._plugins.all}
+        for key in note["joint"]:
+            self._contribute(plugins[key], note, step)
         for key in note["tasks"]:
             if not self._channel.claim(f"claim/{self._meeting}/{key}"):
                 continue
             self._channel.post(f"taker/{self._meeting}/{key}", self.rank)
-            with unnoticed(run.model, run.optimizers):
-                for name, buffer in buffers_of(run.model).items():
-                    buffer.data.copy_(note["buffers"][name])
+            with self._like_rank_0(note):
                 result = self._turn(plugins[key], note["states"][key], step)
             self._channel.post(f"result/{self._meeting}/{key}", result)
             self.taken += 1
         run.end()
 
-    def _turn(self, plugin: Plugin, state: Any, step: int) -> dict[str, Any]:
-        """Take one turn; what came of it, as rank 0 wants to hear it."""
-        taken: list[Any] = []
-        start, wall_time = time.perf_counter(), time.time()
+    @contextmanager
+    def _like_rank_0(self, note: dict[str, Any]) -> Iterator[None]:
+        """The model with the buffers of rank 0; whatever happens to it is undone."""
+        with unnoticed(self._run.model, self._run.optimizers):
+            for name, buffer in buffers_of(self._run.model).items():
+                buffer.data.copy_(note["buffers"][name])
+            yield
+
+    def _contribute(self, plugin: Plugin, note: dict[str, Any], step: int) -> None:
+        """Do some pieces of a turn that rank 0 takes."""
+        run = self._run
+
+        def do(pieces: Sequence[Callable[[], Any]]) -> list[Any]:
+            for index in reversed(range(len(pieces))):  # rank 0 begins with the first
+                name = f"{self._meeting}/{plugin.key}/{index}"
+                if self._channel.claim(f"claim/{name}"):
+                    self._channel.post(f"taker/{name}", self.rank)
+                    try:
+                        self._channel.post(f"result/{name}", {"piece": pieces[index]()})
+                    except Lost:
+                        raise
+                    except Exception as error:
+                        self._channel.post(f"result/{name}", {"failed": text_of(error)})
+                    self.taken += 1
+            raise Contributed
+
+        self._tell_attached(plugin)
+        run.begin(plugin.key)
+        run.lend(note["hands"], do)
+        try:
+            with self._like_rank_0(note):
+                for _ in invoke(plugin.hooks["measure"], run=run, step=step) or ():
+                    pass
+        except Lost:
+            raise
+        except Contributed:
+            pass
+        except Exception as error:  # rank 0 takes the whole turn, and sees its faults
+            log.info("Rank %d could not work on a turn of %s: %s", self.rank, plugin.label, text_of(error))
+        finally:
+            run.lend()
+
+    def _tell_attached(self, plugin: Plugin) -> None:
         if plugin.key not in self._attached:
             self._attached.add(plugin.key)
             if "on_attach" in plugin.hooks:
                 self._plugins.call(plugin, "on_attach", run=self._run)
+
+    def _turn(self, plugin: Plugin, state: Any, step: int) -> dict[str, Any]:
+        """Take one turn; what came of it, as rank 0 wants to hear it."""
+        taken: list[Any] = []
+        start, wall_time = time.perf_counter(), time.time()
+        self._tell_attached(plugin)
         if state is not None:
             self._plugins.call(plugin, "load_state_dict", state=state)
             state = None
@@ -217,4 +262,7 @@ class Helper:
             return {"failed": text_of(error)}
         if plugin.problem or any(plugin.failures.values()):
             return {"failed": plugin.last_failure}
-        return {"measurements": rows, "seconds": time.perf_counter() - start, "state": state, "wall_time": wall_time}
+        return {
+            "measurements": rows, "seconds": time.perf_counter() - start, "state": state, "wall_time": wall_time,
+            "spreads": list(self._run.spreads),
+        }  # fmt: skip

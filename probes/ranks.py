@@ -18,8 +18,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ __all__ = ["DETACHED", "Team", "buffers_of", "fingerprint", "joins_parts", "part
 MAX_STATE = 4 << 20
 """Bytes of a probe's state, or of the buffers, beyond which it does not travel."""
 MAX_STEPS_AHEAD = 1000
+MOST_HELPERS = 7
 DETACHED = "has detached"
 
 
@@ -117,7 +119,7 @@ class Team:
                          f"on without. Make the same ProbeManager on every rank.")  # fmt: skip
         if kind == "replicas":
             givable = [plugin for plugin in dispatch.probes if _givable(plugin)]
-            same = same[: len(givable)]
+            same = same[: MOST_HELPERS if givable else 0]
             if same:
                 plugins.tell("attach", None, f"{_names(same)} can take turns of {', '.join(p.key for p in givable)}.")
             return self._concluded(run, same)
@@ -204,17 +206,31 @@ class Team:
     def _in_turns(
         self, dispatch: Dispatcher, step: int, chosen: list[Plugin], turns: list[Turn], remote: dict[str, float]
     ) -> None:
-        note: dict[str, Any] = {"step": step, "tasks": [], "states": {}}
-        given = [plugin for plugin in chosen if _givable(plugin) and plugin.key not in self._mine]
-        if len(chosen) < 2 or not self.ranks:
-            given = []
+        run, governor = dispatch.run, dispatch.governor
+        note: dict[str, Any] = {"step": step, "tasks": [], "joint": [], "states": {}}
+        given = [p for p in chosen if self.ranks and _givable(p) and p.key not in self._mine]
+        # All work on one that takes longer than all others together, and can be divided; the others are dealt out.
+        total = sum(governor.cost(plugin.key) for plugin in chosen)
+        joint = [
+            p for p in given
+            if p.key in run.spreads and "state_dict" not in p.hooks and 2 * governor.cost(p.key) > total
+        ]  # fmt: skip
+        given = [plugin for plugin in given if plugin not in joint] if len(chosen) - len(joint) > 1 else []
         # The dearest first: what is left for the end is short.
-        given.sort(key=lambda plugin: -dispatch.governor.cost(plugin.key))
-        if given:
-            given = self._describe(dispatch, given, note)
+        given.sort(key=lambda plugin: -governor.cost(plugin.key))
+        if joint or given:
+            travelling = self._describe(dispatch, [*joint, *given], note)
+            joint, given = ([plugin for plugin in some if plugin in travelling] for some in (joint, given))
+            note["joint"], note["tasks"] = [p.key for p in joint], [p.key for p in given]
+        note["hands"] = 1 + len(self.ranks)
         self._channel.post(f"meeting/{self._meeting}", note)
-
-        turns += [dispatch.turn(plugin, step) for plugin in chosen if plugin not in given]
+        for plugin in joint:
+            run.lend(note["hands"], partial(self._spread, dispatch, plugin))
+            try:
+                turns.append(dispatch.turn(plugin, step))
+            finally:
+                run.lend()
+        turns += [dispatch.turn(plugin, step) for plugin in chosen if plugin not in given and plugin not in joint]
         elsewhere = []
         for plugin in given:
             if self._channel.claim(f"claim/{self._meeting}/{plugin.key}"):
@@ -222,12 +238,32 @@ class Team:
             else:
                 elsewhere.append(plugin)
         for plugin in elsewhere:
-            if result := self._result(dispatch, plugin):
+            if result := self._result(dispatch, plugin, plugin.key):
+                if "load_state_dict" in plugin.hooks:
+                    dispatch.plugins.call(plugin, "load_state_dict", state=result["state"])
                 rows = [from_plain(row) for row in result["measurements"]]
                 turns.append(dispatch.taken_elsewhere(plugin, step, rows, result["wall_time"]))
                 remote[plugin.key] = result["seconds"]
+                run.spreads |= set(result["spreads"])
             else:
                 turns.append(dispatch.turn(plugin, step))
+
+    def _spread(self, dispatch: Dispatcher, plugin: Plugin, pieces: Sequence[Callable[[], Any]]) -> list[Any]:
+        """Do those pieces that no other rank does, and wait for the others."""
+        dispatch.run.lend()  # what is spread later in the turn, rank 0 does
+        names = [f"{plugin.key}/{index}" for index in range(len(pieces))]
+        done: dict[str, Any] = {}
+        for name, piece in zip(names, pieces, strict=True):
+            with suppress(Lost):
+                if self._channel.claim(f"claim/{self._meeting}/{name}"):
+                    done[name] = piece()
+        for name, piece in zip(names, pieces, strict=True):
+            if name not in done:
+                result = None
+                with suppress(Lost):
+                    result = self._result(dispatch, plugin, name)
+                done[name] = piece() if result is None else result["piece"]
+        return [done[name] for name in names]
 
     def _describe(self, dispatch: Dispatcher, given: list[Plugin], note: dict[str, Any]) -> list[Plugin]:
         """Complete the note of a meeting; returns whose turns the others can take."""
@@ -251,13 +287,12 @@ class Team:
                 continue
             note["states"][plugin.key] = state
             travelling.append(plugin)
-        note["tasks"] = [plugin.key for plugin in travelling]
         try:
             pack(note)
         except TypeError as error:
             for plugin in travelling:
                 self._keep(dispatch, plugin, f"the batch cannot be sent: {error}")
-            for key in ("batches", "buffers", "states", "tasks"):
+            for key in ("batches", "buffers", "states"):
                 note[key] = type(note[key])()
             return []
         self._sent |= new.keys()
@@ -267,9 +302,9 @@ class Team:
         self._mine.add(plugin.key)
         dispatch.plugins.tell("attach", plugin, f"The turns of {plugin.label} stay on rank 0: {reason}.")
 
-    def _result(self, dispatch: Dispatcher, plugin: Plugin) -> dict[str, Any] | None:
-        """What another rank has measured; None if nothing came of it."""
-        key = f"{self._meeting}/{plugin.key}"
+    def _result(self, dispatch: Dispatcher, plugin: Plugin, name: str) -> dict[str, Any] | None:
+        """What another rank has done; None if nothing came of it."""
+        key = f"{self._meeting}/{name}"
         if self._channel.wait(f"taker/{key}", seconds=self._channel.punctual if self.ranks else 0.0) is None:
             for rank in list(self.ranks):
                 self._lose(dispatch, rank, f"did not say within {self._channel.punctual:.0f} s what it does")
@@ -291,8 +326,6 @@ class Team:
             dispatch.plugins.tell("warning", plugin, f"Plugin {plugin.label} failed on rank {rank}, and its turns stay "
                                   f"on rank 0 from here on: {result['failed']}")  # fmt: skip
             return None
-        if "load_state_dict" in plugin.hooks:
-            dispatch.plugins.call(plugin, "load_state_dict", state=result["state"])
         return result
 
     def _on_the_whole(self, dispatch: Dispatcher, step: int, chosen: list[Plugin], turns: list[Turn]) -> None:

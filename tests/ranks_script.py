@@ -66,6 +66,12 @@ class Updates(Probe):
     def measure(self, run, step):
         yield Measurement("updates", self._count)
 
+    def state_dict(self):
+        return {"count": self._count}
+
+    def load_state_dict(self, state):
+        self._count = state["count"]
+
 
 def all_probes():
     return [
@@ -130,12 +136,19 @@ def train(
     return seen | {"events": sink.events, "numbers": sink.numbers}
 
 
+def given(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(20, 1, 6, 6, generator=generator), torch.randint(3, (20,), generator=generator)
+
+
 def ddp():
     """All ranks, rank 0 alone, and none."""
     return {
         "all": train(all_probes()),
         "bare": train(),
         "budget": train(all_probes(), overhead=0.05),
+        "joint": train([TangentKernel(every(1)), Updates(every(1))]),
+        "two batches": train([TangentKernel(every(1))], batches={"train": given(1), "test": given(2)}),
     }
 
 
@@ -274,6 +287,8 @@ def alone():
     """Rank 0 attaches, and no other: the last, for managers find each other by their number."""
     return {
         "ddp": train(all_probes(), on=[0]),
+        "joint": train([TangentKernel(every(1)), Updates(every(1))], on=[0]),
+        "two batches": train([TangentKernel(every(1))], on=[0], batches={"train": given(1), "test": given(2)}),
         "fsdp": train(all_probes(), on=[0], wrap=shard(), flat=True),
         "drifts": train(stubborn(fail)(None), on=[0], wrap=drifting, before=drift),
         "faults": train(stubborn(fail)(None), on=[0]),
