@@ -117,7 +117,13 @@ def step(model, optimizer, inputs, targets):
 
 
 def train(
-    probes=None, on=(0, 1), wrap=DistributedDataParallel, flat=False, steps=STEPS, before=lambda count: None, **settings
+    probes=None,
+    on=range(99),
+    wrap=DistributedDataParallel,
+    flat=False,
+    steps=STEPS,
+    before=lambda count: None,
+    **settings,
 ):
     """Train, with probes on the ranks ``on``; what this rank saw."""
     model = network(conv=not flat)
@@ -157,13 +163,32 @@ def unwrapped():
     return {"bare": train(wrap=lambda model: None), "probed": train(all_probes(), wrap=lambda model: None)}
 
 
-def shard(policy=None):
+class Tied(nn.Module):
+    """Tied weights, a user's forward pre-hook, a parametrization, buffers, a number that changes, a parameter alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder, self.head = nn.Linear(36, 10), nn.Linear(10, 36), nn.Linear(36, 3)
+        self.decoder.weight = nn.Parameter(torch.randn(36, 10) / 6)
+        self.norm = nn.BatchNorm1d(36)
+        self.scale, self.calls = nn.Parameter(torch.ones(1)), 0
+        nn.utils.parametrizations.weight_norm(self.encoder)
+        self.head.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.head(self.norm(self.decoder(self.encoder(x).tanh()))) * self.scale + 0.01 * self.calls
+
+
+def shard(policy=None, mesh=None):
     """fully_shard, layer by layer."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     def wrap(model):
         arguments = {} if policy is None else {"mp_policy": MixedPrecisionPolicy(**policy)}
-        for layer in model:
+        if mesh is not None:
+            arguments["mesh"] = mesh
+        for layer in model.children():
             if next(layer.parameters(), None) is not None:
                 fully_shard(layer, **arguments)
         return fully_shard(model, **arguments)
@@ -195,6 +220,31 @@ class Failing(Probe):
         if step == 3 and dist.get_rank() == self.__rank:
             self.__what()
         time.sleep(0.02)  # so that both ranks get a turn
+
+
+def tied():
+    """A model with everything that a copy of its modules must know, sharded and not."""
+    global network
+    before, network = network, lambda conv: torch.manual_seed(0) and Tied()
+    probes = lambda: [TangentKernel(every(2)), SpectralNorm(every(2)), FourierSpectrum(every(2))]  # noqa: E731
+    try:
+        seen = {"bare": train(wrap=shard(), flat=True), "all": train(probes(), wrap=shard(), flat=True)}
+        seen["ddp"] = train(probes(), flat=True)
+    finally:
+        network = before
+    return seen
+
+
+def hybrid():
+    """Sharded over two ranks, replicated over two."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicas", "shards"))
+    return {
+        "bare": train(wrap=shard(mesh=mesh), flat=True),
+        "all": train([*all_probes(), PathComplexity(every(3))], wrap=shard(mesh=mesh), flat=True),
+        "ddp": train([*all_probes(), PathComplexity(every(3))], flat=True),
+    }
 
 
 def refused():

@@ -12,7 +12,7 @@ import pytest
 from probes import open_run
 
 ROOT = Path(__file__).parents[1]
-SCENARIOS = ("ddp", "fsdp", "resumed", "two_models", "refused", "uneven", "faults", "alone")
+SCENARIOS = ("ddp", "fsdp", "tied", "resumed", "two_models", "refused", "uneven", "faults", "alone")
 NOT_RUNNING = "Not running: "
 
 
@@ -105,6 +105,12 @@ def test_a_sharded_model_is_measured_as_the_same_model_under_ddp(seen):
     assert {key: value for key, value in mixed.items() if key.endswith("@0")} == {
         key: value for key, value in whole.items() if key.endswith("@0")
     }
+
+
+def test_a_sharded_model_with_ties_hooks_and_parametrizations_is_measured_as_under_ddp(seen):
+    check_bits(seen["tied"], "all")
+    first = seen["tied"][0]
+    assert first["all"]["rows"] == first["ddp"]["rows"] and len(first["all"]["rows"]) == 80
 
 
 def test_parts_of_updates_are_added_up_over_ranks(seen):
@@ -206,3 +212,18 @@ def test_a_sharded_model_on_one_rank(tmp_path):
     runs = json.loads((tmp_path / "fsdp.0.json").read_text())
     assert runs["all"]["digest"] == runs["bare"]["digest"]
     assert runs["all"]["rows"].items() <= runs["ddp"]["rows"].items() and len(runs["all"]["rows"]) == 171
+
+
+@pytest.mark.slow
+def test_a_model_sharded_over_two_ranks_and_replicated_over_two(tmp_path):
+    code, output = launch(tmp_path, "hybrid", ranks=4)
+    assert code == 0, output[-3000:]
+    seen = [json.loads((tmp_path / f"hybrid.{rank}.json").read_text()) for rank in range(4)]
+    assert all(ranks["all"]["digest"] == ranks["bare"]["digest"] for ranks in seen)
+    whole, replicas = seen[0]["all"], seen[0]["ddp"]
+    assert len(whole["rows"]) == 171 and len(replicas["rows"]) == 180
+    for key, value in whole["rows"].items():
+        assert value == replicas["rows"][key] or not key.endswith("@0")  # later, torch sums in another order
+    key = "complexity/path_complexity/train@6"
+    assert whole["numbers"][key] == pytest.approx(replicas["numbers"][key], rel=1e-5)
+    assert all(ranks["ddp"]["helped"] > 0 for ranks in seen[1:])
