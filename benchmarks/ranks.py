@@ -86,7 +86,7 @@ def train(model: nn.Module, probes: list[Any], turns: int, alone: bool) -> tuple
     optimizer = torch.optim.SGD(ddp.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(1 + dist.get_rank())
     given = torch.Generator().manual_seed(0)
-    batch = torch.randn(1000, 1, 28, 28, generator=given), torch.randint(10, (1000,), generator=given)
+    batch = torch.randn(300, 1, 28, 28, generator=given), torch.randint(10, (300,), generator=given)
     if not any(isinstance(probe, MutualInformation) for probe in probes):
         batch = batch[0][:100], batch[1][:100]
     sink, seconds = Bits(), []

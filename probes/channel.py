@@ -52,6 +52,8 @@ class Channel:
     """Seconds that a rank waits for another that works, at most, before it goes on without it."""
     punctual = 5.0
     """Seconds that it waits for one that should be there, for replicas of a model leave each update together."""
+    first = 600.0
+    """Seconds for what takes nobody knows how long: a probe's first turn, and all of them before the first update."""
 
     def __init__(self, prefix: str) -> None:
         with _reaching():

@@ -262,7 +262,7 @@ class Dispatcher:
         turns: list[Turn] = []
         self.run.end()  # an interrupt may have kept it from being done
         try:
-            if self.team is None or self.team.was_left(step):
+            if self.team is None or self.team.apart(step):
                 for plugin in self.waiting(step):
                     if self.governor.affords(plugin.key):
                         turns.append(self.turn(plugin, step))

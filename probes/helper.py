@@ -54,7 +54,7 @@ class Helper:
         self._dispatch = Dispatcher(run, self._plugins, lambda final=False: None)
         self._dispatch.probes = [plugin for plugin in self._plugins.all if plugin.schedule is not None]
         self._over, self._process = False, os.getpid()
-        self._meeting, self._step = 0, 0
+        self._meeting, self._step, self._first = 0, 0, 0
         self._asking = False
         """Whether the step of the next meeting is still to be heard."""
         self._sharded, self._members, self._group = False, [0], None
@@ -123,7 +123,7 @@ class Helper:
                 return
             self._members = members
             self._run.seed, self._run.run_id = note["seed"], note["run_id"]
-            self._run.step = self._step = note["step"]
+            self._run.step = self._step = self._first = note["step"]
             self._counter.resume(note["step"])
             self._meet(self._step)
 
@@ -138,8 +138,10 @@ class Helper:
         with self._safely():
             self._run.step = step
             if self._asking:
-                key = f"next/{self._meeting}"
-                if self._hear(key) is None:
+                key, first = f"next/{self._meeting}", step == self._first + 1
+                if first and not self._sharded:
+                    return  # rank 0 may still be measuring before the first update: it does not count on us here
+                if self._hear(key, self._channel.first if first else None) is None:
                     return
                 following = self._channel.read(key)
                 if following is None:
@@ -149,8 +151,8 @@ class Helper:
             if step >= self._step:
                 self._meet(step)
 
-    def _hear(self, key: str) -> str | None:
-        seconds = self._channel.patience if self._sharded else self._channel.punctual
+    def _hear(self, key: str, seconds: float | None = None) -> str | None:
+        seconds = seconds or (self._channel.patience if self._sharded else self._channel.punctual)
         found = self._channel.wait(key, "end", seconds=seconds)
         if found == key:
             return key

@@ -93,8 +93,8 @@ class Team:
         self.ranks: list[int] = []
         """The others that take part."""
         self._members: list[int] = []
-        self._meeting, self._step = 0, 0
-        """Number of the next meeting, and its step."""
+        self._meeting, self._step, self._first = 0, 0, 0
+        """Number of the next meeting, its step, and the step of the first."""
         self._met = False
         self._sent: set[str] = set()
         self._mine: set[str] = set()
@@ -139,7 +139,7 @@ class Team:
 
     def _concluded(self, run: Run, ranks: list[int], sharded: bool = False) -> bool:
         self._place.concluded = True
-        self.ranks, self._step = ranks, run.step
+        self.ranks, self._step, self._first = ranks, run.step, run.step
         if dist.get_world_size() > 1:
             note = {"ranks": ranks, "run_id": run.run_id, "seed": run.seed, "step": run.step, "sharded": sharded}
             self._channel.post("conclusion", note)
@@ -151,9 +151,13 @@ class Team:
         """Whether the ranks meet at this step: nothing is measured at others."""
         return step >= self._step and not self._met
 
-    def was_left(self, step: int) -> bool:
-        """Whether an interrupt has ended the last meeting, so that rank 0 is alone until the next."""
-        return self._met and step > self._step and self._whole is None
+    def apart(self, step: int) -> bool:
+        """Whether rank 0 measures alone at this step.
+
+        So it does after the first update, which the others have made while rank 0 was still measuring before it; and
+        when an interrupt has ended a meeting, until the next.
+        """
+        return self._whole is None and (step == self._first + 1 or (self._met and step > self._step))
 
     def measure(self, dispatch: Dispatcher, step: int, turns: list[Turn]) -> None:
         """Have the due probes measure, and append their turns."""
@@ -310,7 +314,9 @@ class Team:
                 self._lose(dispatch, rank, f"did not say within {self._channel.punctual:.0f} s what it does")
             return None
         rank = int(self._channel.read(f"taker/{key}"))
-        patience = self._channel.patience + 2 * dispatch.governor.cost(plugin.key) if rank in self.ranks else 0.0
+        cost = dispatch.governor.cost(plugin.key)  # not known of a first turn
+        patience = self._channel.patience + 2 * cost if cost else self._channel.first
+        patience = patience if rank in self.ranks else 0.0
         if (
             self._channel.wait(f"result/{key}", seconds=patience, gone=lambda: self._channel.has(f"left/{rank}"))
             is None
@@ -377,7 +383,7 @@ class Team:
             dispatch: The dispatcher.
             due: The next step of a schedule.
             wake: The clock's time at which a postponed turn can be afforded.
-            arranged: Whether the batches are known; until then they meet at every step.
+            arranged: Whether the batches are known, after the first update.
 
         Returns:
             The step; None if there is nothing more to do together.
@@ -389,7 +395,13 @@ class Team:
             pace = (governor.elapsed - governor.total) / max(1, step)
             ahead = (wake - governor.clock()) / max(pace, 1e-6)
             due = min(due, step + min(max(1, int(ahead) + 1), MAX_STEPS_AHEAD))
-        following = step + 1 if not arranged else None if due == math.inf else max(step + 1, int(due))
+        following = (
+            step + (2 if self._whole is None else 1)
+            if not arranged
+            else None
+            if due == math.inf
+            else max(step + 1, int(due))
+        )
         if not self.ranks and self._whole is None:
             following = None
         try:
