@@ -97,12 +97,23 @@ class Team:
         """Number of the next meeting, its step, and the step of the first."""
         self._met = False
         self._sent: set[str] = set()
+        self._used: dict[int, list[str]] = {}
+        """Notes of the last meetings."""
         self._mine: set[str] = set()
         """Keys of probes whose turns are not given away any more."""
         self._whole: sharded.Whole | None = None
 
     def conclude(self, dispatch: Dispatcher) -> bool:
         """At the first update: who takes part; whether there is anything to do together."""
+        try:
+            return self._conclude(dispatch)
+        except Lost as error:
+            dispatch.plugins.tell("warning", None, f"Rank 0 measures alone: {error}.")
+            if sharded.is_sharded(dispatch.run.model):
+                dispatch.refuse(dispatch.probes, f"the model is sharded, and {error}.")
+            return False
+
+    def _conclude(self, dispatch: Dispatcher) -> bool:
         run, plugins = dispatch.run, dispatch.plugins
         if reason := sharded.refusal(self._called, run.model):
             dispatch.refuse(dispatch.probes, reason)
@@ -134,7 +145,11 @@ class Team:
         dispatch.refuse(
             each, "it looks at every update, of which each rank sees a part only: the model is sharded (fully_shard)."
         )
-        self._whole = sharded.Whole(run.model)
+        try:
+            self._whole = sharded.Whole(run.model)
+        except Exception as error:
+            dispatch.refuse(dispatch.probes, f"the modules of the sharded model could not be copied: {text_of(error)}.")
+            return self._concluded(run, [])
         return self._concluded(run, same, sharded=True)
 
     def _concluded(self, run: Run, ranks: list[int], sharded: bool = False) -> bool:
@@ -227,6 +242,7 @@ class Team:
             joint, given = ([plugin for plugin in some if plugin in travelling] for some in (joint, given))
             note["joint"], note["tasks"] = [p.key for p in joint], [p.key for p in given]
         note["hands"] = 1 + len(self.ranks)
+        self._used[self._meeting] = [plugin.key for plugin in given]
         self._channel.post(f"meeting/{self._meeting}", note)
         for plugin in joint:
             run.lend(note["hands"], partial(self._spread, dispatch, plugin))
@@ -256,6 +272,7 @@ class Team:
         """Do those pieces that no other rank does, and wait for the others."""
         dispatch.run.lend()  # what is spread later in the turn, rank 0 does
         names = [f"{plugin.key}/{index}" for index in range(len(pieces))]
+        self._used[self._meeting] += names
         done: dict[str, Any] = {}
         for name, piece in zip(names, pieces, strict=True):
             with suppress(Lost):
@@ -274,6 +291,8 @@ class Team:
         run = dispatch.run
         buffers = buffers_of(run.model)
         if sum(buffer.nbytes for buffer in buffers.values()) > MAX_STATE:
+            for plugin in given:
+                self._keep(dispatch, plugin, f"the model's buffers are larger than {MAX_STATE / 2**20:.0f} MiB")
             return []
         new = {name: batch for name, batch in run.batches.items() if name not in self._sent}
         note["batches"] = {name: (batch.args, dict(batch.kwargs), batch.targets) for name, batch in new.items()}
@@ -409,8 +428,10 @@ class Team:
         except Lost as error:
             self.disband(dispatch, str(error))
             return None
-        for name in ("meeting", "next"):
-            self._channel.erase(f"{name}/{self._meeting - 2}")
+        old = self._meeting - 2  # which every rank has left, or left out
+        for name in ("meeting", "next", *(f"{kind}/{old}/{key}" for key in self._used.pop(old, ())
+                                          for kind in ("claim", "taker", "result"))):  # fmt: skip
+            self._channel.erase(name if "/" in name else f"{name}/{old}")
         if following is None:
             dispatch.team = None
             return None
