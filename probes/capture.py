@@ -19,20 +19,22 @@ from torch import Tensor, nn
 from .batches import Batch, tensors
 from .loss_watch import LossWatch, is_target, push, remove
 
-__all__ = ["FirstBatch", "pick_output", "unwrap_model"]
+__all__ = ["FirstBatch", "pick_output", "unwrap_model", "wrappers"]
 
 _TARGET_NAMES = ("labels", "label", "targets", "target")
 
 
+def wrappers(model: nn.Module) -> list[nn.Module]:
+    """The DataParallel, DDP and ``torch.compile`` wrappers around the user's own module, and that module."""
+    inner = getattr(model, "_orig_mod", None)
+    if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        inner = model.module
+    return [model, *wrappers(inner)] if isinstance(inner, nn.Module) else [model]
+
+
 def unwrap_model(model: nn.Module) -> nn.Module:
     """The user's own module, without DataParallel, DDP and ``torch.compile`` wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
+    return wrappers(model)[-1]
 
 
 def pick_output(result: Any) -> Tensor:
@@ -89,7 +91,8 @@ class FirstBatch:
         """Whether the first step is over."""
         self.paused = paused
         self._handles = [
-            called.register_forward_pre_hook(_Hook(self, "_before"), with_kwargs=True),
+            # Before those of others, which may change what the model is called with: they will again, when we call it.
+            called.register_forward_pre_hook(_Hook(self, "_before"), prepend=True, with_kwargs=True),
             called.register_forward_hook(_Hook(self, "_after"), with_kwargs=True),
         ]
 

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.nn.parameter import is_lazy
@@ -21,8 +21,15 @@ from .measurement import Axis, Measurement
 from .needs import unmet_need
 from .plugins import Plugin, Plugins, invoke, keys, log, text_of
 from .run import Event, Run
+from .sharded import in_parts
 
-__all__ = ["Dispatcher"]
+if TYPE_CHECKING:
+    from .ranks import Team
+
+__all__ = ["Dispatcher", "Turn"]
+
+Turn = tuple[Plugin, int, list[Measurement]]
+"""A probe, how long after it was due it measured, and what."""
 
 FLUSH_SECONDS = 10.0
 LARGE_BYTES = 4 * 2**20
@@ -63,6 +70,10 @@ class Dispatcher:
         self._pending: list[tuple[Plugin, list[Measurement]]] = []
         """Rows, and the sinks that have not taken them yet."""
         self.probes: list[Plugin] = []
+        self.team: Team | None = None
+        """The other ranks, if they take part."""
+        self._untold = False
+        """Whether the probes have not been told of the attach yet."""
         self._steppers: list[Plugin] = []
         self._version = label(self)[1]
         plugins.bind(run)
@@ -81,8 +92,19 @@ class Dispatcher:
         place = f"; results go to {self.run.log_dir}" if self.plugins.having("write") else ""
         self.plugins.tell_sinks()
         self.plugins.tell("attach", None, f"Attached at step {self.run.step}{place}.")
-        self.plugins.call_all("on_attach", run=self.run)
+        # The parameters that a probe may keep now are not there in whole yet.
+        self._untold = in_parts(self.run.model)
+        for plugin in self.plugins.having("on_attach"):
+            if plugin.schedule is None or not self._untold:
+                self.plugins.call(plugin, "on_attach", run=self.run)
         self._plan()
+
+    def tell_attached(self) -> None:
+        """Tell the probes what they have not been told, now that the model is there in whole."""
+        untold, self._untold = self._untold, False
+        for plugin in self.plugins.having("on_attach") if untold else ():
+            if plugin.schedule is not None:
+                self.plugins.call(plugin, "on_attach", run=self.run)
 
     def least_due(self) -> int:
         """The least step at which an exact count of steps is needed."""
@@ -103,6 +125,8 @@ class Dispatcher:
         try:
             with self.governor.own(once=True):
                 self._arrange()
+                if self.team is not None and not self._begun and not self.team.conclude(self):
+                    self.team = None
             self._begun = True
             self._work(self.run.step)
         except BaseException as error:
@@ -143,6 +167,7 @@ class Dispatcher:
             with self.governor.own():
                 self._account()
                 self.plugins.tell("detach", None, f"Detached at step {self.run.step}.")
+                self._disband()
                 self.flush()
                 self.governor.close()
         except BaseException as error:
@@ -165,6 +190,11 @@ class Dispatcher:
         self.plugins.watchdog.stop()
         if interrupt is not None:
             raise interrupt
+
+    def _disband(self) -> None:
+        team, self.team = self.team, None
+        if team is not None:
+            team.end()
 
     def silence(self) -> None:
         """Do nothing any more, not even close files."""
@@ -199,6 +229,7 @@ class Dispatcher:
         if self.plugins.on_error == "raise":
             raise error
         self._silent = True
+        self._disband()
         message = (
             f"The probes have stopped: an internal error. Training goes on; what was measured is kept. {text_of(error)}"
         )
@@ -227,14 +258,14 @@ class Dispatcher:
 
     def _work(self, step: int) -> None:
         with self.governor.own():
-            self.governor.settle(step, keys(self._waiting(step)))
+            self.governor.settle(step, keys(self.waiting(step)))
             self._measure_due(step)
             if self._clock() >= self._flush_at:
                 self._account()
                 self.flush()
             self._plan()
 
-    def _waiting(self, step: int) -> list[Plugin]:
+    def waiting(self, step: int) -> list[Plugin]:
         """The probes that are due and can run."""
         return [
             plugin
@@ -245,19 +276,21 @@ class Dispatcher:
     def _measure_due(self, step: int) -> None:
         """Let those measure whose turn can be afforded, and the sinks write what they measured."""
         spent = dict(self.governor.spent)
-        turns: list[tuple[Plugin, int, list[Measurement]]] = []
+        turns: list[Turn] = []
         self.run.end()  # an interrupt may have kept it from being done
         try:
-            for plugin in self._waiting(step):
-                due = plugin.due
-                if self.governor.affords(plugin.key):
-                    turns.append((plugin, step - (due or 0), self._measure(plugin, step)))
+            if self.team is None or self.team.apart(step):
+                for plugin in self.waiting(step):
+                    if self.governor.affords(plugin.key):
+                        turns.append(self.turn(plugin, step))
+            elif self.team.meets(step):
+                self.team.measure(self, step, turns)
         finally:  # after an interrupt too, what the others have measured is written
             self._share_costs()
             if turns:
                 self._hand_over(turns, spent)
 
-    def _hand_over(self, turns: list[tuple[Plugin, int, list[Measurement]]], spent: dict[str, float]) -> None:
+    def _hand_over(self, turns: list[Turn], spent: dict[str, float]) -> None:
         costs = [self.governor.spent[plugin.key] - spent.get(plugin.key, 0.0) for plugin, _, _ in turns]
         measurements = [item for _, _, taken in turns for item in taken]
         rows = list(measurements)
@@ -291,19 +324,42 @@ class Dispatcher:
             return False  # a forward of ours would draw the initial weights, in the loop's stead
         return self._arranged or not getattr(plugin.implementation, "needs", None) or bool(self.run.batches)
 
-    def _measure(self, plugin: Plugin, step: int) -> list[Measurement]:
+    def turn(self, plugin: Plugin, step: int) -> Turn:
+        """Let a probe measure, and take what it yields."""
         taken: list[Measurement] = []
-        wall_time = time.time()
+        delay, wall_time = step - (plugin.due or 0), time.time()
 
-        def consume(items: Iterable[Any] | None) -> None:
+        def consume(item: Any) -> None:
+            accepted = self._accept(plugin, item, step, wall_time)
+            if accepted is not None:
+                taken.append(accepted)
+
+        try:
+            if not self.take(plugin, step, consume):
+                taken.clear()
+        finally:
+            self._over(plugin, step)  # after an interrupt too
+        return plugin, delay, taken
+
+    def taken_elsewhere(self, plugin: Plugin, step: int, items: list[Measurement], wall_time: float) -> Turn:
+        """Take what a probe has yielded on another rank, as if it had been here."""
+        plugin.failures["measure"] = 0
+        delay = step - (plugin.due or 0)
+        taken = [accepted for item in items if (accepted := self._accept(plugin, item, step, wall_time)) is not None]
+        self._over(plugin, step)
+        return plugin, delay, taken
+
+    def take(self, plugin: Plugin, step: int, consume: Callable[[Any], object]) -> bool:
+        """Let a probe measure inside the guard, and consume each item; whether it came to an end."""
+        endless = False
+
+        def consume_all(items: Iterable[Any] | None) -> None:
+            nonlocal endless
             try:
                 for count, item in enumerate(items or ()):
-                    if count == MAX_MEASUREMENTS:
-                        taken.clear()
+                    if endless := count == MAX_MEASUREMENTS:
                         raise RuntimeError(f"measure must end, but yielded more than {count} measurements in one turn")
-                    accepted = self._accept(plugin, item, step, wall_time)
-                    if accepted is not None:
-                        taken.append(accepted)
+                    consume(item)
             finally:
                 if isinstance(items, Generator):
                     items.close()  # what it does in the end, it does inside the guard
@@ -311,19 +367,20 @@ class Dispatcher:
         guard = unnoticed(self.run.model, self.run.optimizers)
         self.busy = True
         try:
-            self.plugins.call(plugin, "measure", within=self._kept(guard), consume=consume, run=self.run, step=step)
+            self.plugins.call(plugin, "measure", within=self._kept(guard), consume=consume_all, run=self.run, step=step)
         finally:
             guard.restore()
             self.busy = False
-            # After an interrupt too: the turn is over.
-            due = plugin.due
-            while (due := plugin.schedule.next(due)) is not None and due <= step:  # type: ignore[union-attr,arg-type]
-                plugin.skipped += 1
-            plugin.due = due
+        return not endless
+
+    def _over(self, plugin: Plugin, step: int) -> None:
+        due = plugin.due
+        while (due := plugin.schedule.next(due)) is not None and due <= step:  # type: ignore[union-attr,arg-type]
+            plugin.skipped += 1
+        plugin.due = due
         if not plugin.failures["measure"]:
             plugin.measured += 1
             plugin.last_step = step
-        return taken
 
     @contextmanager
     def _kept(self, guard: unnoticed) -> Iterator[None]:
@@ -407,21 +464,34 @@ class Dispatcher:
                 continue
             if plugin.due > step or not self._arranged:
                 self._next_due = min(self._next_due, plugin.due)
-        if waiting := keys(self._waiting(step)):
+        wake = math.inf
+        if waiting := keys(self.waiting(step)):
             self.governor.settle(step, waiting)
-            self._wake_at = min(self._wake_at, self.governor.next_turn(waiting))
+            wake = self.governor.next_turn(waiting)
+        if self.team is not None and self._begun:
+            meeting = self.team.appoint(self, self._next_due, wake, self._arranged)
+            if meeting is not None:
+                self._next_due = meeting
+                return
+        self._wake_at = min(self._wake_at, wake)
+
+    def refuse(self, probes: Iterable[Plugin], reason: str) -> None:
+        """Do not run these probes, and say why."""
+        refused = [plugin for plugin in probes if not plugin.problem]
+        for plugin in refused:
+            plugin.problem = reason
+        if refused:
+            labels = ", ".join(plugin.label for plugin in refused)
+            self.plugins.tell("warning", None, f"Not running: {labels}. The reason: {reason}")
 
     def check_needs(self) -> None:
         """Name the probes that cannot run on the batches there are, and what to pass."""
-        unmet: dict[str, list[str]] = {}
+        unmet: dict[str, list[Plugin]] = {}
         for plugin in self.probes:
-            if plugin.problem:
-                continue
-            if reason := unmet_need(plugin.implementation, self.run.batches, self._blocked):
-                plugin.problem = reason
-                unmet.setdefault(reason, []).append(plugin.label)
-        for reason, labels in unmet.items():
-            self.plugins.tell("warning", None, f"Not running: {', '.join(labels)}. The reason: {reason}")
+            if not plugin.problem and (reason := unmet_need(plugin.implementation, self.run.batches, self._blocked)):
+                unmet.setdefault(reason, []).append(plugin)
+        for reason, plugins in unmet.items():
+            self.refuse(plugins, reason)
 
     # ---------------------------------------------------------------------------------------------------------- sinks
 

@@ -152,11 +152,12 @@ class Governor:
             self.credits[key] += part
             free -= part
 
-    def affords(self, probe: str) -> bool:
-        """Whether the probe's next turn can be afforded now, after :meth:`settle`."""
+    def affords(self, probe: str, besides: Iterable[str] = ()) -> bool:
+        """Whether the probe's next turn can be afforded now, ``besides`` those of others, after :meth:`settle`."""
         if self.overhead is None or probe not in self._costs:
             return True
-        return self._need(probe) <= 1e-9 and self.cost(probe) <= self._left() + 1e-9
+        left = self._left() - sum(map(self.cost, besides))
+        return self._need(probe) <= 1e-9 and self.cost(probe) <= left + 1e-9
 
     def affords_extra(self, sink: str, seconds: float) -> bool:
         """Whether a sink may do work that can be left out; if not, it waits for it as a probe does for its turn."""

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer, optimizer
 
-__all__ = ["ModelChanged", "random_states_kept", "unnoticed"]
+__all__ = ["ModelChanged", "checksums", "random_states_kept", "unnoticed"]
 
 Undo = Callable[[], object]
 
@@ -80,7 +80,7 @@ class unnoticed:
         self.restore()
         if error is None or isinstance(error, Exception):
             changed = [name for name, parameter, version in self._versions if _version(parameter) != version]
-            sums = _checksums([parameter for _, parameter, _ in self._versions])
+            sums = checksums([parameter for _, parameter, _ in self._versions])
             if changed or any(
                 device not in sums or not torch.equal(sums[device], before) for device, before in self._sums.items()
             ):
@@ -103,7 +103,7 @@ class unnoticed:
         # A lazy module has parameters that are none yet.
         parameters = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
         self._versions = [(name, parameter, _version(parameter)) for name, parameter in parameters]
-        self._sums = _checksums([parameter for _, parameter in parameters])
+        self._sums = checksums([parameter for _, parameter in parameters])
         _settings(undo)
         _compiler(undo)
         _random_states(undo)
@@ -421,7 +421,7 @@ def _refused(*_: object, **__: object) -> None:
     raise RuntimeError("a probe must not call optimizer.step(): it would train the model. Step a copy of both.")
 
 
-def _checksums(parameters: list[nn.Parameter]) -> dict[torch.device, Tensor]:
+def checksums(parameters: list[nn.Parameter]) -> dict[torch.device, Tensor]:
     """The sums of the bits, on each device: a change through ``.data`` does not raise the version."""
     sums: dict[torch.device, list[Tensor]] = {}
     for parameter in parameters:

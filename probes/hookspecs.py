@@ -11,6 +11,7 @@ exception never reaches the user's loop, nor does it keep the other plugins from
         loss.backward()
         optimizer.step()            before_step(run)              before every update: must be cheap
                                     on_step(run, step)            after every step: must be cheap
+                                    rank_part(), join_parts(...)  of a model that is sharded over ranks, before measure
                                     measure(run, step)            only plugins that are due; guarded and timed
                                     write(run, measurements)      sinks take what was measured
                                     on_event(run, event)          something that deserves to be told: a fault, a skip
@@ -55,6 +56,20 @@ def before_step(run: Run) -> None:
 @hookspec
 def on_step(run: Run, step: int) -> None:
     """Called after every step, outside the guard: read what is cheap, change nothing, do not synchronize."""
+
+
+@hookspec
+def rank_part() -> Any:
+    """Return, and forget, what this rank alone has seen of a sharded model: called on every rank before a turn.
+
+    Only a probe that has this hook and :func:`join_parts` may look at the updates of a model under ``fully_shard``:
+    ``before_step`` and ``on_step`` are called on every rank then. Tensors, numbers and strings only.
+    """
+
+
+@hookspec
+def join_parts(parts: list[Any]) -> None:
+    """Take what all ranks have seen, in the order of the ranks; called on rank 0 only."""
 
 
 @hookspec

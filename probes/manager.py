@@ -21,10 +21,12 @@ from torch.optim import Optimizer
 from . import checkpoint
 from .batches import as_batch
 from .capture import FirstBatch, pick_output, unwrap_model
+from .channel import Place
 from .discovery import BrokenPlugin, default_names, load, load_sink
 from .dispatch import Dispatcher
 from .governor import CORE, Governor
 from .guard import random_states_kept, unnoticed
+from .helper import Helper
 from .lifetime import (
     DetachAtExit,
     LogDirTaken,
@@ -36,6 +38,7 @@ from .lifetime import (
 )
 from .plugins import DEADLINE, OnError, Plugin, Plugins, invoke, log, text_of
 from .probe import Probe
+from .ranks import Team
 from .report import report
 from .run import Run
 from .steps import StepCounter, shares_parameters, unwrap_optimizer
@@ -141,6 +144,9 @@ class ProbeManager:
         self.plain_closures = False
         """Set by a framework's callback: whether its optimizers call their closures at the weights as they are."""
         self._inactive = ""
+        self._place: Place | None = None
+        self._helper: Helper | None = None
+        """On every rank but the first, where rank 0 can be helped."""
         self._state: dict[str, Any] | None = None
         self._last_state: dict[str, Any] | None = None
         self._dispatch: Dispatcher | None = None
@@ -193,8 +199,13 @@ class ProbeManager:
                     f"({type(self.run.model).__name__}). Pass the optimizer that trains this model."
                 )
         self._inactive = _why_inactive()
-        if self._inactive:
-            return  # one process measures and writes; the others train as if nothing were attached
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several and self._inactive in ("", OTHER_RANK):
+            self._place = self._place or Place()
+        if self._inactive:  # one process measures and writes; the others help, or train as if nothing were attached
+            if several and self._inactive == OTHER_RANK:
+                self._help()
+            return
         run = self.run
         with unnoticed(run.model):
             batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
@@ -245,6 +256,9 @@ class ProbeManager:
         )  # fmt: skip
         self._counter.plain_closures = self.plain_closures
         self._counter.resume(run.step)
+        if self._place is not None:
+            with suppress(Exception):  # of a backend without a store
+                dispatch.team = Team(self._called, self._place)
         if "train" not in run.batches:
             self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)
         else:
@@ -256,6 +270,20 @@ class ProbeManager:
                                            plugins.watchdog)  # fmt: skip
         self._finalizer.atexit = False
         silence_in_children(self)
+
+    def _help(self) -> None:
+        """Measure for rank 0 what it asks for."""
+        if self._helper is not None:
+            self._helper.close()
+        assert self._place is not None
+        try:
+            self._helper = Helper(
+                self._called, self.run, self._probes, self._given_optimizers, self._place, self._deadline
+            )
+        except Exception as error:
+            log.info("This rank does not help rank 0 to measure: %s", text_of(error))
+        else:
+            keep_alive(self.run.model, self)
 
     def _open_sinks(self, plugins: Plugins) -> None:
         """Find a directory that the sinks can use, and let them begin; one that fails on its own is put out."""
@@ -300,6 +328,10 @@ class ProbeManager:
 
     def detach(self) -> None:
         """Stop watching: remove every hook of ours, measure nothing more, write and close the files."""
+        if self._helper is not None:
+            self._helper.close()
+            self._helper = None
+            keep_alive(self.run.model, self, remove=True)
         if self._first is not None:
             self._first.close()
             self._first = None
@@ -348,7 +380,8 @@ class ProbeManager:
     def report(self) -> str:
         """What is watched, what is not and what to pass, and what each probe has cost so far; a text to print."""
         if self._inactive:
-            return f"Inactive: {self._inactive}.\n"
+            helps = f" This rank has taken {self._helper.taken} turns of probes." if self._helper is not None else ""
+            return f"Inactive: {self._inactive}.{helps}\n"
         if self._dispatch is None:
             return getattr(self, "_last_report", "") or "Not attached. Call attach(), or attach(optimizer).\n"
         return report(self, self._dispatch)
@@ -501,6 +534,9 @@ class ProbeManager:
         dispatch.check_needs()
 
 
+OTHER_RANK = "rank 0 measures and writes for all processes"
+
+
 def _why_inactive() -> str:
     """Why nothing is watched in this process; empty if it is."""
     if os.environ.get("PROBES", "").strip().lower() in ("off", "0", "false", "no"):
@@ -512,4 +548,4 @@ def _why_inactive() -> str:
         rank = torch.distributed.get_rank()
     else:
         rank = int(os.environ.get("RANK", "0") or 0)
-    return "" if rank == 0 else "rank 0 measures and writes for all processes"
+    return "" if rank == 0 else OTHER_RANK

@@ -167,7 +167,13 @@ def _to_array(value: Any, what: str) -> Array:
         if value.dtype in (torch.bfloat16, torch.float16):
             value = value.float()
         # A copy: the tensor may be the model's own memory, which the next step overwrites.
-        array: Array = value.cpu().resolve_conj().resolve_neg().numpy().copy()
+        try:
+            array: Array = value.cpu().resolve_conj().resolve_neg().numpy().copy()
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(
+                f"{what} must be a dense tensor that numpy can read, got {type(value).__name__} of layout "
+                f"{value.layout}. Pass a plain tensor: to_dense() of a sparse one, full_tensor() of a DTensor."
+            ) from error
     else:
         array = np.array(value)
         if array.dtype == np.float16:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from .batches import Batch
 
-__all__ = ["Event", "Run"]
+__all__ = ["Contributed", "Event", "Run"]
 
 T = TypeVar("T")
+
+
+class Contributed(BaseException):
+    """Ends a turn of which this rank does some pieces only."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,19 @@ class Run:
         self._probe = ""
         self._cache: dict[Hashable, Any] = {}
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
+        self.spreads: set[str] = set()
+        """The probes that have asked whether other ranks work with them."""
+        self.lend()
         self.bind(lambda plugin, seconds: True, lambda plugin, message: None)
 
     def bind(self, affords: Callable[[str, float], bool], left_out: Callable[[str, str], None]) -> None:
         """Called before the run: who decides what can be afforded, and who is told of what was left out."""
         self._affords, self._left_out = affords, left_out
+
+    def lend(self, hands: int = 1, spread: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None = None) -> None:
+        """Called before a turn on which several ranks work, and without arguments after it."""
+        self._hands = hands
+        self._spread = spread or (lambda pieces: [piece() for piece in pieces])
 
     def begin(self, plugin: str) -> None:
         """Called before a plugin is: draws and costs are its own from here."""
@@ -79,6 +91,20 @@ class Run:
         self._cache.clear()
         self._shares.clear()
         return shares
+
+    @property
+    def hands(self) -> int:
+        """How many ranks work on this turn: into more pieces it need not be divided."""
+        self.spreads.add(self._probe)
+        return self._hands
+
+    def spread(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
+        """What all ``pieces`` return, done by all ranks that work on this turn: tensors, numbers, dicts, lists of them.
+
+        They may be on the CPU. The pieces must be the same on all ranks: decide by the model, the batches,
+        :attr:`hands` and :attr:`generator` alone. Only the first call in a turn is spread.
+        """
+        return self._spread(pieces)
 
     def affords(self, seconds: float) -> bool:
         """Whether work that a sink may leave out, and that takes so long, fits the budget now.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule, at
+from probes.sharded import is_sharded, local_part
 from probes_ntk import estimate_trace, layer_of, tangent_diagonal
 
 from .path import PathComplexitySum, Segment
@@ -103,6 +104,14 @@ class PathComplexity(Probe):
         """Parameters before their first update, in host memory."""
         self._parameters: list[tuple[str, int, nn.Parameter]] = []
         """Of the model, with the index of the layer."""
+        self._model: nn.Module | None = None
+        """Whose parameters these are."""
+        self._sharded = False
+        """Whether this rank sees a part of each update only."""
+        self._squares: list[Tensor] = []
+        """Of this rank's part of the updates since the last turn."""
+        self._missing = 0
+        """Updates of which a checkpoint holds one rank's part only."""
         self._before: list[Tensor] = []
         """Copies of the trainable parameters while the optimizer steps."""
         self._kept: list[Tensor] = []
@@ -117,20 +126,29 @@ class PathComplexity(Probe):
         """Copy the trainable parameters."""
         if self._before:  # of an update that was skipped, or one of several of this step
             return
-        if not self._parameters:
+        if self._model is not run.model:
             self._find(run.model)
+            self._sharded = is_sharded(run.model)
         kept, self._kept = self._kept, []
         trainable = [item for item in self._parameters if item[2].requires_grad]
-        for name, _, parameter in trainable:
-            if name not in self._initial:
-                self._initial[name] = parameter.detach().to("cpu", copy=True)
+        if not self._sharded:
+            self._keep_initial(trainable)
         if [name for name, _, _ in trainable] != self._names:
             self._names = [name for name, _, _ in trainable]
             self._moving, self._rows = [(layer, parameter) for _, layer, parameter in trainable], None
         if len(kept) == len(self._moving):
             self._before = kept
         else:
-            self._before = [parameter.detach().clone() for _, parameter in self._moving]
+            self._before = [value.clone() for value in self._values()]
+
+    def _values(self) -> list[Tensor]:
+        """The trainable parameters, or this rank's part of them."""
+        return [local_part(item) if self._sharded else item.detach() for _, item in self._moving]
+
+    def _keep_initial(self, trainable: Iterable[tuple[str, int, nn.Parameter]]) -> None:
+        for name, _, parameter in trainable:
+            if name not in self._initial:
+                self._initial[name] = parameter.detach().to("cpu", copy=True)
 
     def on_step(self, run: Run, step: int) -> None:
         """Add the norm of the update."""
@@ -138,22 +156,49 @@ class PathComplexity(Probe):
             return
         moved, self._before = self._before, []
         with torch.no_grad():
-            torch._foreach_sub_(moved, [parameter.detach() for _, parameter in self._moving])
+            torch._foreach_sub_(moved, self._values())
             squares = _square_norms(moved)
         size = 1 + len(self._layers)
         if self._rows is None:
             self._rows = torch.tensor([1 + layer for layer, _ in self._moving], device=squares.device)
-        norms = squares.new_zeros(size).index_add_(0, self._rows, squares)
-        norms[0] = squares.sum()
-        self._update_norm = norms.sqrt_()
-        self._segment = (self._segment or Segment.empty(size)).like(norms)
+        sums = squares.new_zeros(size).index_add_(0, self._rows, squares)
+        sums[0] = squares.sum()
+        if self._sharded:
+            self._squares.append(sums)
+        else:
+            self._add(sums)
+
+    def _add(self, squares: Tensor) -> None:
+        self._update_norm = norms = squares.sqrt_()
+        self._segment = (self._segment or Segment.empty(len(norms))).like(norms)
         self._segment.add(norms)
+
+    def rank_part(self) -> Tensor | None:
+        """The squares of this rank's part of each update since the last call, shape ``(updates, 1 + layers)``."""
+        squares, self._squares = self._squares, []
+        return torch.stack(squares).cpu() if squares else None
+
+    def join_parts(self, parts: list[Tensor | None]) -> None:
+        """Add the norms of these updates."""
+        seen = [part for part in parts if part is not None]
+        if len(seen) not in (0, len(parts)) or len({len(part) for part in seen}) > 1:
+            raise ValueError("The ranks have seen different numbers of updates; the sum over them would be wrong.")
+        if seen:
+            for squares in torch.stack(seen).sum(0):
+                self._add(squares)
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Take the feature norm and yield what the sum is now."""
         recorded = self.record is None or self.record.next(step - 1) == step
-        if recorded or not self._parameters:
+        if recorded or self._model is not run.model:
             self._find(run.model)
+        self._keep_initial(item for item in self._parameters if item[2].requires_grad)
+        if self._missing:
+            missing, self._missing = self._missing, 0
+            run.left_out(
+                f"The sums lack {missing} updates between the last turn and the checkpoint, of which the checkpoint "
+                f"holds one rank's part only. Save checkpoints of a sharded model at steps where this probe is due."
+            )
         traces, variances, how = self._traces(run)
         # The root of an estimate is too small on average: undone to first order.
         norms = traces.clamp_min(0).sqrt()
@@ -203,6 +248,7 @@ class PathComplexity(Probe):
     def on_detach(self, run: Run) -> None:
         """Let go of the model."""
         self._parameters, self._names, self._moving, self._before = [], [], [], []
+        self._model, self._squares = None, []
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, what has been added since the last of them, and the initial parameters."""
@@ -215,6 +261,7 @@ class PathComplexity(Probe):
             "update_norm": self._update_norm,
             # Of several optimizers, what the later ones have done since the step began.
             "before": [parameter.clone() for parameter in self._before],
+            "missing": self._missing + len(self._squares),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -227,6 +274,7 @@ class PathComplexity(Probe):
         self._segment = Segment(**state["segment"]) if state["segment"] is not None else None
         self._update_norm = state["update_norm"]
         self._kept = list(state.get("before", ()))
+        self._missing = state.get("missing", 0)
 
     def _find(self, model: nn.Module) -> None:
         """The model's parameters as they are now, and the layers of those there were at first."""
@@ -241,6 +289,7 @@ class PathComplexity(Probe):
                 f"complexity is a sum over one set of parameters. Attach a new ProbeManager when the model has grown."
             )
         self._parameters = [(name, index[layer], parameter) for name, layer, parameter in layers]
+        self._model = model
 
     def _traces(self, run: Run) -> tuple[Tensor, Tensor, str]:
         """Trace of the kernel and of each layer's part, their variances, and how they were obtained."""

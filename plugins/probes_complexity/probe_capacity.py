@@ -95,6 +95,7 @@ class Capacity(Probe):
     name = "capacity"
     needs = frozenset({"targets"})
     by_default = False
+    any_rank = True
 
     def __init__(
         self,

@@ -68,6 +68,7 @@ class FourierSpectrum(Probe):
 
     name = "fourier"
     needs = frozenset({"inputs"})
+    any_rank = True
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class SpectralNorm(Probe):
 
     name = "spectral_norm"
     needs = frozenset({"batch"})
+    any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, chain: bool | None = None) -> None:
         super().__init__(schedule)

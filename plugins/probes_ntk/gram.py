@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .operands import Convolution
 
-__all__ = ["Factors", "add_gram", "add_matrix_gram", "cheapest", "mirror", "square_norms"]
+__all__ = ["Factors", "add_gram", "add_matrix_gram", "cheapest", "mirror", "operations", "square_norms"]
 
 # Columns of an explicit block, and of one product: over more of them, float32 loses digits and the cache overflows.
 COLUMNS = 1 << 13
@@ -140,19 +140,24 @@ class Factors:
         return self.patches.unfold(self.patches.x[:, start:stop]).transpose(1, 2)
 
 
-def cheapest(n: int, c: int, t: int, o: int, i: int, channels: int | None = None) -> str:
-    """The evaluation with the fewest multiply-adds, weighted by how well each runs.
+def operations(n: int, c: int, t: int, o: int, i: int, channels: int | None = None) -> dict[str, float]:
+    """Multiply-adds of each evaluation, weighted by how well it runs.
 
     Args:
         channels: Numbers in a product of two rows of inputs, if less than ``i`` (see :meth:`Factors.products`).
     """
     big = n * c
-    costs = {
+    return {
         # A single pair is symmetric itself.
         "pairs": n * n * t * t * i / 2 + big * big * (t * (t + 1) / 2 * (o + 40) if t > 1 else 0.56 * o),
         "chain": n * n * t * t * ((channels or i) + 1.5 * c * o) / 2 + 1.5 * big * big * t * o / 2,
         "explicit": big * t * o * i + 0.56 * big * big * o * i,
     }
+
+
+def cheapest(n: int, c: int, t: int, o: int, i: int, channels: int | None = None) -> str:
+    """The evaluation with the fewest of these :func:`operations`."""
+    costs = operations(n, c, t, o, i, channels)
     return min(costs, key=costs.__getitem__)
 
 

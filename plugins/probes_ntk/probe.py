@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
 import numpy as np
@@ -17,7 +17,7 @@ from probes.schedule import Schedule
 
 from .alignment import alignment, centered_alignment, label_matrix
 from .centering import Centering, center, center_targets
-from .engine import MEMORY, TangentGram, tangent_kernel
+from .engine import MEMORY, TangentGram, divide_kernel, tangent_kernel
 from .plan import layer_of
 from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
 
@@ -64,6 +64,7 @@ class TangentKernel(Probe):
 
     name = "tangent_kernel"
     needs = frozenset({"batch"})
+    any_rank = True
 
     def __init__(
         self,
@@ -92,18 +93,36 @@ class TangentKernel(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the kernel is now, batch by batch."""
-        for name in self.batches or run.batches:
-            outputs = run.evaluate(name)
-            c = outputs.shape[1] if outputs.ndim > 1 else 1
-            batch = run.batch(name).first(self.num_samples or max(ROWS // c, LEAST))
+        chosen = {name: self._chosen(run, name) for name in self.batches or run.batches}
+        divided = self._divided(run, chosen) if run.hands > 1 else {}
+        for name, batch in chosen.items():
 
-            def compute(batch: Batch = batch) -> TangentGram:
+            def compute(name: str = name, batch: Batch = batch) -> TangentGram:
+                if name in divided:
+                    return divided.pop(name)
                 return tangent_kernel(run.model, batch, output=run.output, layers=True, memory=self.memory)
 
             gram = run.shared(("tangent_kernel", name, batch.n), compute)
             # All there are: a layer may be unfrozen later, and a stream keeps its axis.
             names = list(dict.fromkeys(layer_of(run.model, parameter) for parameter, _ in run.model.named_parameters()))
             yield from self._measure_one(name, batch, gram, names)
+
+    def _chosen(self, run: Run, name: str) -> Batch:
+        outputs = run.evaluate(name)
+        c = outputs.shape[1] if outputs.ndim > 1 else 1
+        return run.batch(name).first(self.num_samples or max(ROWS // c, LEAST))
+
+    def _divided(self, run: Run, chosen: Mapping[str, Batch]) -> dict[str, TangentGram]:
+        """The kernels of all batches, to which all ranks contribute."""
+        count = -(-run.hands // len(chosen))
+        divisions = [
+            divide_kernel(run.model, batch, count, output=run.output, memory=self.memory) for batch in chosen.values()
+        ]
+        done = iter(run.spread([piece for division in divisions for piece in division.pieces]))
+        return {
+            name: division.join([next(done) for _ in division.pieces])
+            for name, division in zip(chosen, divisions, strict=True)
+        }
 
     def _measure_one(self, name: str, batch: Batch, gram: TangentGram, names: list[str]) -> Iterator[Measurement]:
         centered = center(gram.kernel, self.centering)

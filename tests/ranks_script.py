@@ -1,0 +1,501 @@
+"""Scenarios of several ranks, run by test_ranks.py under torchrun: each leaves what it saw, one file a rank."""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from probes import Measurement, Probe, ProbeManager, channel, every, hookimpl
+from probes_complexity import Capacity, PathComplexity
+from probes_fourier import FourierSpectrum, KernelSpectrum, SpectralNorm
+from probes_mine import MutualInformation
+from probes_ntk import TangentKernel
+
+STEPS = 8
+
+
+class Rows:
+    """A sink that keeps the bits of everything."""
+
+    def __init__(self):
+        self.rows, self.events, self.numbers = {}, [], {}
+
+    @hookimpl
+    def write(self, measurements):
+        for row in measurements:
+            if row.probe != "probes":
+                parts = [row.value, row.standard_error, *(axis.values for axis in row.coords.values())]
+                text = repr([None if part is None else (str(part.dtype), part.tobytes()) for part in parts])
+                key = f"{row.name}@{row.step}"
+                if row.name.startswith("complexity"):
+                    self.numbers[key] = [
+                        row.value.tolist(),
+                        None if row.standard_error is None else row.standard_error.tolist(),
+                    ]
+                    continue
+                assert key not in self.rows, key
+                self.rows[key] = hashlib.sha256(
+                    (text + repr((row.unit, row.estimator, row.num_samples))).encode()
+                ).hexdigest()
+
+    @hookimpl
+    def on_event(self, event):
+        self.events.append([event.kind, event.message])
+
+
+class Updates(Probe):
+    """Counts updates: must see all of them, on rank 0."""
+
+    name = "updates"
+
+    def __init__(self, schedule=None):
+        super().__init__(schedule)
+        self._count = 0
+
+    def on_step(self, run, step):
+        self._count += 1
+
+    def measure(self, run, step):
+        yield Measurement("updates", self._count)
+
+    def state_dict(self):
+        return {"count": self._count}
+
+    def load_state_dict(self, state):
+        self._count = state["count"]
+
+
+def all_probes():
+    return [
+        TangentKernel(every(2)), FourierSpectrum(every(2)), Updates(every(1)), SpectralNorm(every(1)),
+        KernelSpectrum(every(3)), MutualInformation(every(4)), Capacity(every(4)),
+    ]  # fmt: skip
+
+
+def network(conv=True):
+    torch.manual_seed(0)
+    if conv:
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(4 * 16, 3)
+        )
+    return nn.Sequential(nn.Linear(36, 33), nn.ReLU(), nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 3))
+
+
+def batches(steps=STEPS, flat=False):
+    generator = torch.Generator().manual_seed(100 + dist.get_rank())  # each rank its own
+    for _ in range(steps):
+        images = torch.randn(24, 1, 6, 6, generator=generator)
+        yield (images.flatten(1) if flat else images), torch.randint(3, (24,), generator=generator)
+
+
+def plain(tensor):
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def digest(model, optimizer):
+    """Of all that a training is made of, on this rank."""
+    state = [*model.state_dict().values(), *(v for s in optimizer.state.values() for v in s.values())]
+    bits = [
+        plain(item).detach().numpy().tobytes() if isinstance(item, torch.Tensor) else repr(item).encode()
+        for item in state
+    ]
+    return hashlib.sha256(b"".join([*bits, torch.get_rng_state().numpy().tobytes()])).hexdigest()
+
+
+def step(model, optimizer, inputs, targets):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(inputs), targets).backward()
+    optimizer.step()
+
+
+def train(
+    probes=None,
+    on=range(99),
+    wrap=DistributedDataParallel,
+    flat=False,
+    steps=STEPS,
+    before=lambda count: None,
+    **settings,
+):
+    """Train, with probes on the ranks ``on``; what this rank saw."""
+    model = network(conv=not flat)
+    model = wrap(model) or model
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    sink, manager = Rows(), None
+    if probes is not None and dist.get_rank() in on:
+        manager = ProbeManager(model, probes, sinks=[sink], **{"overhead": None, **settings}).attach()
+    for count, (inputs, targets) in enumerate(batches(steps, flat)):
+        before(count)
+        step(model, optimizer, inputs, targets)
+    seen = {"digest": digest(model, optimizer), "rows": sink.rows}
+    if manager is not None:
+        seen |= {"report": manager.report(), "helped": manager._helper.taken if manager._helper else None}
+        manager.detach()
+    return seen | {"events": sink.events, "numbers": sink.numbers}
+
+
+def given(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(20, 1, 6, 6, generator=generator), torch.randint(3, (20,), generator=generator)
+
+
+def ddp():
+    """All ranks, rank 0 alone, and none."""
+    return {
+        "all": train(all_probes()),
+        "bare": train(),
+        "budget": train(all_probes(), overhead=0.05),
+        "joint": train([TangentKernel(every(1)), Updates(every(1))]),
+        "two batches": train([TangentKernel(every(1))], batches={"train": given(1), "test": given(2)}),
+    }
+
+
+def unwrapped():
+    """Each rank its own training, and a wrapper that rank 0 is not told of."""
+    return {"bare": train(wrap=lambda model: None), "probed": train(all_probes(), wrap=lambda model: None)}
+
+
+class Tied(nn.Module):
+    """Tied weights, a user's forward pre-hook, a parametrization, buffers, a number that changes, a parameter alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder, self.head = nn.Linear(36, 10), nn.Linear(10, 36), nn.Linear(36, 3)
+        self.decoder.weight = nn.Parameter(torch.randn(36, 10) / 6)
+        self.norm = nn.BatchNorm1d(36)
+        self.scale, self.calls = nn.Parameter(torch.ones(1)), 0
+        nn.utils.parametrizations.weight_norm(self.encoder)
+        self.head.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+
+    def forward(self, x):
+        self.calls += self.training
+        return self.head(self.norm(self.decoder(self.encoder(x).tanh()))) * self.scale + 0.01 * self.calls
+
+
+def shard(policy=None, mesh=None):
+    """fully_shard, layer by layer."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    def wrap(model):
+        arguments = {} if policy is None else {"mp_policy": MixedPrecisionPolicy(**policy)}
+        if mesh is not None:
+            arguments["mesh"] = mesh
+        for layer in model.children():
+            if next(layer.parameters(), None) is not None:
+                fully_shard(layer, **arguments)
+        return fully_shard(model, **arguments)
+
+    return wrap
+
+
+def fsdp():
+    """Sharded, with probes on all ranks, on rank 0 alone, and none; beside the same training as DDP."""
+    mixed = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
+    seen = {"bare": train(wrap=shard(), flat=True), "mixed bare": train(wrap=shard(mixed), flat=True)}
+    seen["all"] = train([*all_probes(), PathComplexity(every(3))], wrap=shard(), flat=True)
+    seen["mixed"] = train(all_probes(), wrap=shard(mixed), flat=True)
+    seen["ddp"] = train([*all_probes(), PathComplexity(every(3))], flat=True)
+    return seen
+
+
+class Failing(Probe):
+    """Whose turns fail, are interrupted or do not end on one rank."""
+
+    any_rank = True
+
+    def __init__(self, name, rank, what, schedule=None):
+        super().__init__(schedule or every(1))
+        self.name, self.__rank, self.__what = name, rank, what
+
+    def measure(self, run, step):
+        yield Measurement(f"{self.name}/norm", next(run.model.parameters()).norm())
+        if step == 3 and dist.get_rank() == self.__rank:
+            self.__what()
+        time.sleep(0.02)  # so that both ranks get a turn
+
+
+def tied():
+    """A model with everything that a copy of its modules must know, sharded and not."""
+    global network
+    before, network = network, lambda conv: torch.manual_seed(0) and Tied()
+    probes = lambda: [TangentKernel(every(2)), SpectralNorm(every(2)), FourierSpectrum(every(2))]  # noqa: E731
+    try:
+        seen = {"bare": train(wrap=shard(), flat=True), "all": train(probes(), wrap=shard(), flat=True)}
+        seen["ddp"] = train(probes(), flat=True)
+    finally:
+        network = before
+    return seen
+
+
+def hybrid():
+    """Sharded over two ranks, replicated over two."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicas", "shards"))
+    return {
+        "bare": train(wrap=shard(mesh=mesh), flat=True),
+        "all": train([*all_probes(), PathComplexity(every(3))], wrap=shard(mesh=mesh), flat=True),
+        "ddp": train([*all_probes(), PathComplexity(every(3))], flat=True),
+    }
+
+
+def refused():
+    """What cannot be measured is named, on every rank, and trains as it would."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    def flattened(model):
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+
+    def in_parallel(model):
+        mesh = init_device_mesh("cpu", (2,))
+        model = nn.Sequential(nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 3))  # torch wants even parts
+        return parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+    return {
+        f"{name}{' bare' if probes is None else ''}": train(probes and probes(), wrap=wrap, flat=True)
+        for name, wrap in (("flattened", flattened), ("parallel", in_parallel))
+        for probes in (None, all_probes)
+    }
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def fail():
+    raise ValueError("on one rank only")
+
+
+def stubborn(what):
+    """Whatever of two probes a rank takes at step 3, on one rank ``what`` happens in it."""
+
+    def probes(rank):
+        return [Failing("one", rank, what), Failing("other", rank, what)]
+
+    return probes
+
+
+def interrupted(rank):
+    """The user presses Ctrl-C in a turn, and his loop goes on."""
+    seen = {}
+
+    def stepping(model, optimizer, inputs, targets, step=step):
+        try:
+            step(model, optimizer, inputs, targets)
+        except KeyboardInterrupt:
+            seen["interrupt"] = True
+
+    globals()["step"], before = stepping, step
+    try:
+        return train(stubborn(interrupt)(rank)) | seen
+    finally:
+        globals()["step"] = before
+
+
+def faults():
+    """Faults of one rank, which neither the other nor the training may see."""
+    channel.Channel.patience = 3.0
+    seen = {"bare": train()}
+    for rank in (0, 1):
+        seen[f"fails on {rank}"] = train(stubborn(fail)(rank))
+        seen[f"interrupted on {rank}"] = interrupted(rank)
+    seen["slow"] = train(stubborn(lambda: time.sleep(5))(1))
+    ours = [Failing("one", None, fail), Failing("other", None, fail)]
+    seen["other probes"] = train(ours if dist.get_rank() else [*ours, Updates()])
+    for rank in (0, 1):
+        seen[f"leaves {rank}"] = leaves(rank)
+        seen[f"store {rank}"] = without_store(rank)
+    seen["drifts"] = train(stubborn(fail)(None), wrap=drifting, before=drift)
+    return seen
+
+
+_drifting = []
+
+
+def drifting(model):
+    _drifting[:] = [model]
+    return DistributedDataParallel(model)
+
+
+def drift(count):
+    if count == 4 and dist.get_rank() == 1:
+        with torch.no_grad():
+            next(_drifting[0].parameters()).add_(0.1)
+
+
+def alone():
+    """Rank 0 attaches, and no other: the last, for managers find each other by their number."""
+    return {
+        "ddp": train(all_probes(), on=[0]),
+        "joint": train([TangentKernel(every(1)), Updates(every(1))], on=[0]),
+        "two batches": train([TangentKernel(every(1))], on=[0], batches={"train": given(1), "test": given(2)}),
+        "fsdp": train(all_probes(), on=[0], wrap=shard(), flat=True),
+        "drifts": train(stubborn(fail)(None), on=[0], wrap=drifting, before=drift),
+        "faults": train(stubborn(fail)(None), on=[0]),
+    }
+
+
+def leaves(rank):
+    """One rank detaches, and trains on."""
+    made = []
+
+    def before(count):
+        if count == 4 and dist.get_rank() == rank:
+            made[0].detach()
+
+    original = ProbeManager.attach
+
+    def attach(self, *args):
+        made.append(self)
+        return original(self, *args)
+
+    ProbeManager.attach = attach
+    try:
+        return train(stubborn(fail)(None), before=before)
+    finally:
+        ProbeManager.attach = original
+
+
+def without_store(rank):
+    """The store is gone from some step on."""
+    original = channel.Channel.has
+    gone = []
+
+    def has(self, key):
+        if gone:
+            with channel._reaching():
+                raise ConnectionError("no store")
+        return original(self, key)
+
+    channel.Channel.has = has
+    try:
+        return train(
+            stubborn(fail)(None),
+            before=lambda count: gone.append(1) if count == 4 and dist.get_rank() == rank else None,
+        )
+    finally:
+        channel.Channel.has = original
+
+
+def uneven():
+    """A rank runs out of data."""
+    seen = {}
+    channel.Channel.punctual = 2.0
+    for name, probes in (("bare", None), ("probed", all_probes())):
+        for rank in (0, 1):
+            model = DistributedDataParallel(network(conv=False))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            sink, start = Rows(), time.monotonic()
+            manager = probes and ProbeManager(model, probes, sinks=[sink], overhead=None).attach()
+            with model.join():
+                for inputs, targets in batches(4 if dist.get_rank() == rank else 8, flat=True):
+                    step(model, optimizer, inputs, targets)
+            if manager:
+                manager.detach()
+            seen[f"{name} {rank}"] = {
+                "digest": digest(model, optimizer), "rows": sink.rows, "events": sink.events,
+                "seconds": time.monotonic() - start,
+            }  # fmt: skip
+    return seen
+
+
+def two_models():
+    """A manager for each of two models."""
+    seen = {}
+    for probed in (False, True):
+        models = [DistributedDataParallel(network(conv=False)) for _ in range(2)]
+        optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in models]
+        sinks = [Rows(), Rows()]
+        managers = [
+            ProbeManager(model, all_probes(), sinks=[sink], overhead=None, seed=seed).attach()
+            for seed, (model, sink) in enumerate(zip(models, sinks, strict=True))
+            if probed
+        ]
+        for inputs, targets in batches(4, flat=True):
+            for model, optimizer in zip(models, optimizers, strict=True):
+                step(model, optimizer, inputs, targets)
+        for manager in managers:
+            manager.detach()
+        key = "probed" if probed else "bare"
+        seen[key] = {
+            "digest": digest(models[0], optimizers[0]), "rows": sinks[0].rows, "events": sinks[0].events,
+            "second": [digest(models[1], optimizers[1]), sinks[1].rows],
+        }  # fmt: skip
+    return seen
+
+
+def resumed():
+    """A run that goes on from a checkpoint that rank 0 has saved, beside one that was never interrupted."""
+    place = Path(sys.argv[1], "checkpoint.pt")
+
+    def run(first, last, state=None, save=False):
+        model = DistributedDataParallel(network(conv=False))  # no dropout: random states are the user's
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        sink, made = Rows(), all_probes()
+        manager = ProbeManager(model, made, sinks=[sink], overhead=None)
+        if state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            manager.load_state_dict(state["probes"])
+        manager.attach()
+        for count, (inputs, targets) in enumerate(batches(flat=True)):
+            if first <= count < last:
+                step(model, optimizer, inputs, targets)
+        if save:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "probes": manager.state_dict()}
+            if dist.get_rank() == 0:
+                torch.save(state, place)
+            dist.barrier()
+        helped = manager._helper.taken if manager._helper else None
+        manager.detach()
+        return {"digest": digest(model, optimizer)[:0], "rows": sink.rows, "events": sink.events, "helped": helped}
+
+    whole, begun = run(0, 8), run(0, 5, save=True)
+    return {"whole": whole, "begun": begun, "resumed": run(5, 8, torch.load(place, weights_only=True))}
+
+
+def killed():
+    """A rank is killed in the middle of a run that writes files."""
+    victim, out = int(os.environ["VICTIM"]), Path(sys.argv[1])
+    model = DistributedDataParallel(network())
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    ProbeManager(model, all_probes(), log_dir=out / f"killed {victim}", overhead=None).attach()
+    for count, (inputs, targets) in enumerate(batches()):
+        if count == 5:
+            if dist.get_rank() == 0:
+                flush_all(model)
+            dist.barrier()
+            if dist.get_rank() == victim:
+                os.kill(os.getpid(), signal.SIGKILL)
+        step(model, optimizer, inputs, targets)
+
+
+def flush_all(model):
+    next(value for name, value in vars(model.module).items() if name.startswith("_probes_")).manager.state_dict()
+
+
+def main():
+    out, *names = sys.argv[1:]
+    dist.init_process_group("gloo")
+    for name in names:
+        start = time.monotonic()
+        try:
+            seen = globals()[name]()
+        finally:
+            print(name, dist.get_rank(), round(time.monotonic() - start, 2), file=sys.stderr)
+        Path(out, f"{name}.{dist.get_rank()}.json").write_text(json.dumps(seen))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
