@@ -245,7 +245,7 @@ class Dispatcher:
         self.run.step, self._begun, self._arranged = step, True, True
         self._work(step)
 
-    def take(self, step: int, measurements: list[Measurement], events: list[Event]) -> None:
+    def record(self, step: int, measurements: list[Measurement], events: list[Event]) -> None:
         """Hand to the sinks what another process has measured."""
         self.run.step = step
         self._pending += [(sink, measurements) for sink in self.plugins.having("write")]

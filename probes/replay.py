@@ -122,7 +122,7 @@ def replay(
             while steps and not waiting[steps[0]]:  # in order, as soon as all of a step is there
                 step = steps.pop(0)
                 for _, turn in sorted(rows.pop(step), key=lambda item: item[0]):
-                    dispatch.take(step, turn.measurements, turn.events)
+                    dispatch.record(step, turn.measurements, turn.events)
                     problems += [event.message for event in turn.events]
         return Replayed(manager.run.log_dir, dispatch.measured, list(dict.fromkeys(problems)))
 
