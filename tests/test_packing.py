@@ -45,5 +45,5 @@ def test_a_measurement_roundtrip():
 
 
 def test_what_cannot_be_sent_is_named():
-    with pytest.raises(TypeError, match="got builtins.object"):
+    with pytest.raises(TypeError, match=r"got builtins\.object"):
         pack({"a": [object()]})
