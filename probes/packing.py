@@ -69,7 +69,7 @@ class _Reader:
 
     def _take(self, size: int) -> bytearray:
         self._at += size
-        return bytearray(self._data[self._at - size : self._at])  # writable memory of its own
+        return bytearray(self._data[self._at - size : self._at])  # writable, of its own
 
     def build(self, item: Any) -> Any:
         if not isinstance(item, dict):
@@ -88,7 +88,8 @@ class _Reader:
                 return np.frombuffer(memory, np.dtype(dtype)).reshape(shape) if size else np.empty(shape, dtype)
             if not size:
                 return torch.empty(shape, dtype=getattr(torch, dtype))
-            return torch.frombuffer(memory, dtype=getattr(torch, dtype)).reshape(shape)
+            # In memory that torch aligns: results of matrix products may depend on that in their last bits.
+            return torch.frombuffer(memory, dtype=getattr(torch, dtype)).reshape(shape).clone()
         entries = [self.build(entry) for entry in value]
         return tuple(entries) if kind == "tuple" else entries
 

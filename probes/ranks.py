@@ -5,11 +5,13 @@ a part, and rank 0 measures on a whole of its own (:mod:`probes.sharded`), which
 
 The ranks meet at steps which rank 0 appoints, one meeting ahead: between them a rank does nothing but compare two
 numbers. At a meeting rank 0 says which turns are due; each rank, rank 0 too, takes the next one that nobody has taken,
-and the others hand back what they measured. What rank 0 does not get in time, it measures itself.
+and the others hand back what they measured. A probe that takes longer than all others together, and can be divided,
+is worked on by all (:meth:`Run.spread`). What rank 0 does not get in time, it does itself.
 
 None of this is a collective, nor does it touch a process group of the user's: notes go through the store that every
 default group has, and shards through a group of our own on the CPU, each of whose calls has a time limit. A rank waits
-for another at most :attr:`Channel.patience` seconds, once, and then goes on without it.
+for another as long as :class:`~probes.channel.Channel` says, once, and then goes on without it: 5 s for one that should
+be there, 30 s and twice what a turn has taken for its result, 10 minutes for a first turn, which nobody knows.
 """
 
 from __future__ import annotations

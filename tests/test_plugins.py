@@ -53,7 +53,7 @@ def test_a_misspelt_hook_is_told_once_and_the_rest_works(model, optimizer, caplo
     with ProbeManager(model, [Misspelt(every(1))], sinks=[sink], overhead=None).attach(optimizer):
         run_steps(model, optimizer, 2)
     assert (
-        caplog.text.count("implements unknown hook 'on_stpe'. Known hooks: on_attach, before_step, on_step, measure")
+        caplog.text.count("implements unknown hook 'on_stpe'. Known hooks: on_attach, before_step, on_step, rank_part")
         == 1
     )
     assert sink.steps("norm/weight") == [0, 1, 2]

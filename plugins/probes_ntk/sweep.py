@@ -170,7 +170,7 @@ def _general(
         for other in [first] if diagonal else others:
             same = other is first
             columns = rows if same else derivatives(call, names, other)
-            for name in rows.keys() & columns.keys():
+            for name in filter(columns.__contains__, rows):  # in order: a set's differs from process to process
                 if diagonal:
                     add(plan.owners[name], rows[name].square().sum(2), first, None)
                     continue
