@@ -1,11 +1,12 @@
 """What the integrations are compared in: all records of a run, a small network, its data and its probes."""
 
+import h5py
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from probes import Measurement, Probe, every, open_run
+from probes import Measurement, Probe, every
 from probes_complexity import PathComplexity
 from probes_fourier import SpectralNorm
 from probes_ntk import TangentKernel
@@ -80,11 +81,16 @@ def assert_same_weights(one, other):
 
 
 def records(log_dir):
-    """All that a run has measured, but for when, and for what it cost."""
+    """All that a run whose file is closed has measured, but for when, and for what it cost."""
     found = {}
-    for node in open_run(log_dir).subtree:
-        if "value" in node.variables and not node.path.startswith("/probes/"):
-            found[node.path] = {name: item.values for name, item in node.variables.items() if name != "wall_time"}
+
+    def look(name, item):
+        if name.endswith("/value") and not name.startswith("probes/"):
+            stream = item.parent
+            found[stream.name] = {key: stream[key][:] for key in stream if key != "wall_time"}
+
+    with h5py.File(log_dir / "run.h5") as file:
+        file.visititems(look)
     return found
 
 
@@ -102,5 +108,5 @@ def steps(log_dir, stream="/outputs/train"):
 
 
 def events(log_dir):
-    node = open_run(log_dir)["events"]
-    return [str(kind) for kind in node["kind"].values]
+    with h5py.File(log_dir / "run.h5") as file:
+        return [kind.decode() for kind in file["events/kind"][:]]

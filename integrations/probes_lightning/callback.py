@@ -157,13 +157,8 @@ class ProbesCallback(Callback):
             f", e.g. {', '.join(map(repr, names))}" if names else "",
         )
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Detach: files are written and closed."""
-        with self._isolated("on_train_end"):
-            self._stop()
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Detach, if the fit ended in another way."""
+        """Detach: files are written and closed."""
         with self._isolated("teardown"):
             self._stop()
 

@@ -1,5 +1,6 @@
 """Accelerate needs no integration: one line before or after ``prepare``, and ``register_for_checkpointing``."""
 
+import h5py
 import pytest
 import torch
 from accelerate import Accelerator
@@ -78,8 +79,15 @@ def plain(log_dir, precision, accumulation):
     return weights(model)
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["given", "found"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("when", "given"),
+    [
+        ("before", False),
+        ("after", True),
+        pytest.param("before", True, marks=pytest.mark.slow),
+        pytest.param("after", False, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize(("precision", "accumulation"), [("no", 1), ("bf16", 2)])
 def test_one_line_before_or_after_prepare(when, given, precision, accumulation, tmp_path):
     settings = {"precision": precision, "accumulation": accumulation}
@@ -106,8 +114,6 @@ def test_probes_measure_without_the_autocast_that_prepare_puts_into_the_forward(
         mixed, exact = training.model(x), nn.Sequential.forward(training.model, x)
     training.manager.detach()
     assert not torch.equal(mixed, exact)
-    import h5py
-
     with h5py.File(tmp_path / "run" / "run.h5") as file:
         assert torch.equal(torch.tensor(file["outputs/train/value"][-1]), exact)
 

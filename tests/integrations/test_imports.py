@@ -10,8 +10,8 @@ import pytest
     ("package", "frameworks", "extra"),
     [
         ("probes_lightning", ["lightning", "pytorch_lightning"], "lightning"),
-        ("probes_transformers", ["transformers"], "transformers"),
-        ("probes_ignite", ["ignite"], "ignite"),
+        pytest.param("probes_transformers", ["transformers"], "transformers", marks=pytest.mark.slow),
+        pytest.param("probes_ignite", ["ignite"], "ignite", marks=pytest.mark.slow),
     ],
 )
 def test_a_missing_framework_is_named_with_what_to_install(package, frameworks, extra):

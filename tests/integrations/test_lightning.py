@@ -170,7 +170,13 @@ LOOPS = {
 }
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param(name, marks=[] if name in ("itself", "accumulation", "manual") else pytest.mark.slow)
+        for name in LOOPS
+    ],
+)
 def test_a_fit_is_what_it_is_without_and_measures_what_a_plain_loop_does(loop, tmp_path):
     make, settings = LOOPS[loop]
     chosen = adversaries_probes if loop == "manual" else probes
@@ -193,8 +199,15 @@ def test_a_fit_is_what_it_is_without_and_measures_what_a_plain_loop_does(loop, t
     assert torch.equal(callback.manager.run.batches["train"].args[0], first[:, :2] if loop == "manual" else first)
 
 
-@pytest.mark.parametrize("kind", ["Classifier", "Adversaries"])
-@pytest.mark.parametrize("saved", ["by the Trainer", "after the fit"])
+@pytest.mark.parametrize(
+    ("kind", "saved"),
+    [
+        ("Adversaries", "by the Trainer"),
+        ("Classifier", "after the fit"),
+        pytest.param("Classifier", "by the Trainer", marks=pytest.mark.slow),
+        pytest.param("Adversaries", "after the fit", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_fit_has_the_records_of_an_uninterrupted_one(kind, saved, tmp_path):
     make = {"Classifier": lambda: Classifier(dropout=0.0), "Adversaries": Adversaries}[kind]
     chosen = {"Classifier": probes, "Adversaries": adversaries_probes}[kind]
@@ -252,7 +265,13 @@ def test_after_an_exception_the_file_is_closed_and_no_hook_is_left(error, tmp_pa
     assert not module.net._forward_hooks and not any(name.startswith("_probes") for name in vars(module.net))
 
 
-@pytest.mark.parametrize("method", ["__init__", "attach", "load_state_dict", "state_dict", "detach"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "attach", "state_dict",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("__init__", "load_state_dict", "detach")),
+    ],
+)  # fmt: skip
 def test_a_fault_of_ours_does_not_stop_the_trainer(method, tmp_path, monkeypatch, caplog):
     saving = ModelCheckpoint(tmp_path / "first", save_last=True)
     fit(Classifier(dropout=0.0), watching(tmp_path / "run"), epochs=1, callbacks=[saving])

@@ -38,7 +38,7 @@ def leaves(tree, where=""):
     ("script", "line", "least", "fault"),
     [
         # A logit for each position is no output that a kernel can be computed of: the log says what to pass.
-        pytest.param("language.py", LINE, 1, "Pass output=", id="language"),
+        pytest.param("language.py", LINE, 1, "Pass output=", id="language", marks=pytest.mark.slow),
         pytest.param("language.py", LAST, 3, "", id="last word"),
         pytest.param("images.py", LINE, 10, "", id="images", marks=pytest.mark.slow),
     ],

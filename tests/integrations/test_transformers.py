@@ -11,7 +11,7 @@ from integration_runs import Buffers, Outputs, assert_same_records, assert_same_
 from torch.optim.optimizer import _global_optimizer_post_hooks
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-from probes import ProbeManager, every
+from probes import ProbeManager, every, open_run
 from probes.sinks.hdf5 import HDF5Sink
 from probes_complexity import PathComplexity
 from probes_fourier import SpectralNorm
@@ -94,8 +94,15 @@ def plain(model, arguments, log_dir, bf16):
     return weights(model)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+@pytest.mark.parametrize(
+    ("bf16", "accumulation"),
+    [
+        pytest.param(False, 1, id="float32-1"),
+        pytest.param(True, 2, id="bf16-2"),
+        pytest.param(False, 2, id="float32-2", marks=pytest.mark.slow),
+        pytest.param(True, 1, id="bf16-1", marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_is_what_it_is_without_and_measures_what_a_plain_loop_does(accumulation, bf16, tmp_path):
     arguments = {"gradient_accumulation_steps": accumulation, "bf16": bf16}
     bare, model = language_model(), language_model()
@@ -109,7 +116,9 @@ def test_a_training_is_what_it_is_without_and_measures_what_a_plain_loop_does(ac
     assert callback.manager.run.step == 8 and "the argument 'labels' of the model" in callback.manager.report()
 
 
-@pytest.mark.parametrize("moved", [False, True], ids=["in place", "moved"])
+@pytest.mark.parametrize(
+    "moved", [pytest.param(False, id="in place", marks=pytest.mark.slow), pytest.param(True, id="moved")]
+)
 def test_a_resumed_training_has_the_records_of_an_uninterrupted_one(moved, tmp_path):
     whole = language_model()
     trainer(whole, tmp_path / "whole", watching(tmp_path / "whole")).train()
@@ -159,7 +168,7 @@ def test_after_an_exception_the_record_can_be_read_and_is_closed_with_the_model(
     with pytest.raises(KeyboardInterrupt):
         interrupted.train()
     callback.manager.state_dict()  # flushes
-    assert steps(tmp_path / "run") == list(range(6))
+    assert open_run(tmp_path / "run")["outputs/train"]["step"].values.tolist() == list(range(6))
     del model, callback, interrupted
     AcceleratorState._reset_state(reset_partial_state=True)
     gc.collect()
@@ -176,7 +185,13 @@ def test_a_second_training_goes_on_in_the_same_record(tmp_path):
     assert steps(tmp_path / "run") == list(range(7))
 
 
-@pytest.mark.parametrize("method", ["__init__", "attach", "load_state_dict", "state_dict", "detach"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "attach", "state_dict",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("__init__", "load_state_dict", "detach")),
+    ],
+)  # fmt: skip
 def test_a_fault_of_ours_does_not_stop_the_trainer(method, tmp_path, monkeypatch, caplog):
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     trainer(bare := language_model(), tmp_path / "out", watching(tmp_path / "run"), **saving).train()
