@@ -548,6 +548,7 @@ def test_trials_leave_the_random_states_and_alarms_of_the_caller_alone():
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     handler = signal.getsignal(signal.SIGALRM)
     check(Good, ["deterministic", "unnoticed"])
+    check(DrawsWhenMade, ["unnoticed"])
     assert signal.getsignal(signal.SIGALRM) is handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert torch.equal(torch.get_rng_state(), states[0]) and (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
 
