@@ -227,7 +227,10 @@ def finishes(contract: Contract) -> str:
 def measures(contract: Contract) -> str:
     """Measures every model whose batch has what it needs, or refuses it on purpose, in words."""
     contract.require("finishes")
-    measured, refused, crashed, idle = [], [], [], []
+    measured: list[str] = []
+    refused: list[str] = []
+    crashed: list[str] = []
+    idle: list[str] = []
     for trial in contract.trials:
         lacks, error = trial.subject.lacks, trial.error
         if isinstance(error, ModelChanged):

@@ -31,7 +31,7 @@ class Cost(NamedTuple):
     """Largest number of bytes of tensors there at once, beside those that were there before."""
 
 
-class Allocated(TorchDispatchMode):
+class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that come into being within it, until they go; not what operators use within.
 
     Example:
@@ -44,7 +44,7 @@ class Allocated(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 

@@ -319,7 +319,7 @@ def hooks(model: nn.Module) -> dict[str, int]:
 
 def optimizer_hooks(optimizers: Sequence[Optimizer]) -> list[int]:
     """How many step hooks there are, of all optimizers and of each."""
-    tables = [_global_optimizer_post_hooks, _global_optimizer_pre_hooks]
+    tables: list[Any] = [_global_optimizer_post_hooks, _global_optimizer_pre_hooks]
     for optimizer in optimizers:
         tables += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     return [len(table) for table in tables]

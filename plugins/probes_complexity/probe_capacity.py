@@ -188,7 +188,7 @@ class Capacity(Probe):
         )
         since = f"{how}; distances from the weights at step {self._since}"
         unit, squared = "output per input", "output^2 per input^2"
-        for name, measure, of_unit, estimator, description in (
+        measures: list[tuple[str, Callable[[], Tensor], str, str, str]] = [
             ("spectral_norm_product", lambda: spectral_norm_product(norms.spectral), unit, how,
              "product of spectral norms"),
             ("spectral_complexity", lambda: complexity[0], unit, how, "spectral complexity"),
@@ -198,9 +198,9 @@ class Capacity(Probe):
              since, "spectral complexity, from initialization"),
             ("pac_bayes_spectral_from_initialization", lambda: pac_bayes_spectral(norms, from_reference=True), squared,
              since, "spectral measure of the PAC-Bayes bound, from initialization"),
-        ):  # fmt: skip
-            value = measure()
-            yield Measurement(f"capacity/{name}", value, unit=of_unit, estimator=estimator, description=description)
+        ]  # fmt: skip
+        for name, measure, of_unit, estimator, description in measures:
+            yield Measurement(f"capacity/{name}", measure(), unit=of_unit, estimator=estimator, description=description)
 
     def _paths(self, run: Run, batch: Batch) -> Iterator[Measurement]:
         if self.path_norms:

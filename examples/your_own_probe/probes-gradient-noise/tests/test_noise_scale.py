@@ -123,7 +123,7 @@ def measured(model: nn.Module, x: Tensor, y: Tensor, **settings: object) -> dict
     probe = GradientNoise(at([0]), **settings)  # type: ignore[arg-type]
     manager = ProbeManager(model, [probe], {"train": (x, y)}, [sink], overhead=None, on_error="raise")
     with manager.attach(optimizer):
-        nn.functional.mse_loss(model(x), torch.zeros_like(model(x))).backward()
+        nn.functional.mse_loss(model(x), torch.zeros_like(model(x))).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return {row.name: row.value.item() for row in sink.rows if row.name.startswith("gradient_noise/")}
 

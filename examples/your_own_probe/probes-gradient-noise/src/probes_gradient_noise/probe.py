@@ -89,7 +89,7 @@ class GradientNoise(Probe):
             assert part.targets is not None  # as `needs` says
             return (self.loss or _default_loss)(run.forward(part), part.targets)
 
-        groups = torch.arange(m * size).split(size)
+        groups = torch.arange(m * size).reshape(m, size)
         squares, products = gradient_products(
             (loss(batch.select(group)) for group in groups), loss(batch.first(m * size)), parameters
         )
