@@ -35,7 +35,9 @@ class Allocated(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that come into being within it, until they go; not what operators use within.
 
     Example:
+        >>> before = torch.zeros(5000)
         >>> with Allocated() as allocated:
+        ...     view = before[1:]
         ...     for _ in range(3):
         ...         x = torch.zeros(1000)
         ...         del x
