@@ -124,7 +124,7 @@ def draw():
     return random.random()
 
 
-@pytest.mark.parametrize("model", [Memory, lambda: Checkpointed(True, statistics=True), None], ids=str)
+@pytest.mark.parametrize("model", [Memory, lambda: Checkpointed(True, statistics=True), None])
 def test_what_is_undone_is_not_noticed(model, monkeypatch):
     if model is not None:
         monkeypatch.setitem(MODELS, "batch norm", model)

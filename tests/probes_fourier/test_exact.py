@@ -154,7 +154,6 @@ def test_exact_spectrum_is_the_limit_of_the_grid(residual, mlp):
         lambda x: (x > 0).to(x.dtype) * x,
         lambda x: torch.ge(x, 0).double().mul(x),
     ],
-    ids=str,
 )
 def test_every_piecewise_linear_operation_is_followed(operation):
     torch.manual_seed(0)
@@ -180,7 +179,6 @@ def test_every_piecewise_linear_operation_is_followed(operation):
         (nn.AdaptiveMaxPool2d((2, None)), (2, 5, 3)),
         (nn.AdaptiveMaxPool3d(1), (2, 3, 3, 2)),
     ],
-    ids=str,
 )
 def test_every_max_pooling_is_followed(pool, shape):
     torch.manual_seed(0)

@@ -36,7 +36,6 @@ def line(*values: float) -> torch.Tensor:
         (lambda x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]), "scaled_dot_product_attention"),
         (lambda x: x.max(), "`max` over all rows at once"),
     ],
-    ids=str,
 )
 def test_breakpoints_reject_what_is_not_piecewise_linear_and_say_why(operation, reason):
     with pytest.raises(ValueError, match="The network is not piecewise linear") as error:
