@@ -91,7 +91,7 @@ def test_the_result_is_that_of_the_live_run(trained, tmp_path):
     assert set(config["probes"]) == {"TangentKernel", "FourierSpectrum", "SpectralNorm", "Capacity"}
 
 
-@pytest.mark.parametrize("elsewhere", [None, "ray"])
+@pytest.mark.parametrize("elsewhere", [None, pytest.param("ray", marks=pytest.mark.slow)])
 def test_the_result_is_that_of_the_live_run_when_others_do_the_work(trained, tmp_path, elsewhere):
     model = Located(f"{trained / 'script.py'}:make_model")
     with workers(2, elsewhere) as executor:

@@ -95,6 +95,7 @@ def test_the_worked_example_meets_the_contract_once_installed(environment, tmp_p
     assert found["ok"] and [point["status"] for point in found["points"]] == ["ok"] * len(POINTS)
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_worked_example_pass(environment, tmp_path):
     shutil.copytree(EXAMPLES / "probes-gradient-noise", tmp_path / "example")
     out = call("pytest -q -p no:cacheprovider", environment, tmp_path / "example")
