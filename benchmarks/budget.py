@@ -180,7 +180,7 @@ def compare(
 
     for name in ("bare", "control"):  # what happens once in a process is not what probes cost
         train(name, 20, 0.0)
-    manager = timed("probed", lambda: attach(loops["probed"][0], probes, budget, watch, loops["probed"][1]))
+    manager = timed("probed", lambda: attach(loops["probed"][0], probes, budget, watch, loops["probed"][1], imported))
     counts = {"probed": 10, "bare": round(5 * twins), "control": round(5 * twins)}
     while bare() < seconds:
         names = list(counts)
@@ -197,12 +197,14 @@ def compare(
     }
 
 
-def attach(model: nn.Module, chosen: Any, budget: float, clock: Callable[[], float], optimizer: Any) -> Any:
+def attach(
+    model: nn.Module, chosen: Any, budget: float, clock: Callable[[], float], optimizer: Any, imported: float
+) -> Any:
     """An attached manager whose budget goes by ``clock``."""
-    from probes import manager
-    from probes.governor import Governor
+    from probes import governor, manager
 
-    manager.Governor = partial(Governor, clock=clock)  # type: ignore[misc,assignment]
+    governor.imported = imported  # by this clock
+    manager.Governor = partial(governor.Governor, clock=clock)  # type: ignore[misc,assignment]
     made = manager.ProbeManager(model, chosen, log_dir=tempfile.mkdtemp(prefix="budget"), overhead=budget)
     return made.attach(optimizer)
 

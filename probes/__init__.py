@@ -1,6 +1,11 @@
 """Analysis probes for any PyTorch training loop: what training does to the function that is being learned."""
 
-# ruff: noqa: I001 - grouped by subject
+# ruff: noqa: I001, E402 - grouped by subject, after the clock
+
+import torch as _torch  # noqa: F401 - the user's in any case: not what probes cost
+import time as _time
+
+_begun = _time.perf_counter()
 
 # attaching to a loop
 from .manager import ProbeManager as ProbeManager
@@ -19,3 +24,7 @@ from .schedule import log_spaced as log_spaced
 
 # reading the results
 from .reading import open_run as open_run
+
+from . import governor as _governor
+
+_governor.imported = _time.perf_counter() - _begun

@@ -12,6 +12,8 @@ __all__ = ["CORE", "Governor"]
 
 CORE = "(core)"
 """To whom is booked what is no plugin's: attaching, guarding, planning, telling of events."""
+imported = 0.0
+"""Seconds that importing probes took, until the first manager books them."""
 LOAN_SECONDS = 60.0
 """Training time after which what was spent in advance is paid back."""
 
@@ -107,6 +109,12 @@ class Governor:
             yield
         finally:
             self.charge(CORE, self.clock() - start - (self._booked - before), once)
+
+    def begin(self) -> None:
+        """Book to the core what has passed so far, and what importing took."""
+        global imported
+        self.start, imported = self.start - imported, 0.0
+        self.charge(CORE, self.elapsed, once=True)
 
     def turn(self, probe: str, seconds: float, written: float = 0.0) -> None:
         """A probe has measured, at a cost that is booked: it pays from its credit, unless it was the first turn.

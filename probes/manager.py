@@ -24,7 +24,7 @@ from .capture import FirstBatch, pick_output, unwrap_model
 from .channel import Place
 from .discovery import BrokenPlugin, default_names, load, load_sink
 from .dispatch import Dispatcher
-from .governor import CORE, Governor
+from .governor import Governor
 from .guard import random_states_kept, unnoticed
 from .helper import Helper
 from .lifetime import (
@@ -153,7 +153,7 @@ class ProbeManager:
         self._first: FirstBatch | None = None
         self._counter: StepCounter | None = None
         self._loss = "given" if "train" in self._given_batches else ""
-        self._governor.charge(CORE, self._governor.elapsed, once=True)
+        self._governor.begin()
         self._governor.stop()
 
     # ------------------------------------------------------------------------------------------------ attach, detach

@@ -495,6 +495,10 @@ def main():
             print(name, dist.get_rank(), round(time.monotonic() - start, 2), file=sys.stderr)
         Path(out, f"{name}.{dist.get_rank()}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
+    # torch leaves gloo's threads running; one that has yet to let go of its last tensor when Python ends aborts the
+    # process ("terminate called without an active exception"), on a busy machine and with any script: see
+    # https://github.com/pytorch/pytorch/pull/179291.
+    time.sleep(1)
 
 
 if __name__ == "__main__":

@@ -218,3 +218,15 @@ def test_accounts_survive_a_resume_and_what_resuming_costs_is_added():
 def test_the_budget_must_be_a_share(overhead):
     with pytest.raises(ValueError, match="`overhead` must be a share of training time between 0 and 1"):
         Governor(overhead)
+
+
+def test_importing_is_booked_once_and_is_no_training(monkeypatch):
+    clock = Clock()
+    governor = Governor(0.05, clock)
+    monkeypatch.setattr("probes.governor.imported", 0.4)
+    clock.now += 0.1  # what the manager's constructor took
+    governor.begin()
+    assert governor.spent[CORE] == governor.once == governor.elapsed == pytest.approx(0.5)
+    other = Governor(0.05, clock)
+    other.begin()
+    assert other.total == 0
