@@ -5,6 +5,7 @@ Needs the extra ``analysis``.
 """
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -40,11 +41,12 @@ def main() -> None:
 
     @app.command("list")
     def list_(as_json: Annotated[bool, as_json_] = False) -> None:
-        """The installed probes and sinks, found through entry points."""
-        from .discovery import GROUP, SINKS, installed, load, load_sink
+        """The installed probes, sinks and executors, found through entry points."""
+        from .discovery import EXECUTORS, GROUP, SINKS, installed, load, load_executor, load_sink
 
         rows: list[dict[str, Any]] = []
-        for kind, group in (("probe", GROUP), ("sink", SINKS)):
+        loaders: dict[str, Any] = {"probe": load, "sink": load_sink, "executor": load_executor}
+        for kind, group in (("probe", GROUP), ("sink", SINKS), ("executor", EXECUTORS)):
             for name, entry in installed(group).items():
                 row: dict[str, Any] = {
                     "name": name,
@@ -58,12 +60,12 @@ def main() -> None:
                 if entry.dist:
                     row["distribution"] = f"{entry.dist.name} {entry.dist.version}"
                 try:
-                    found = load(name) if kind == "probe" else load_sink(name)
+                    found = loaders[kind](name)
                 except ImportError as error:
                     row["error"] = str(error)
                     continue
                 row["by_default"] = getattr(found, "by_default", name in ("hdf5", "tensorboard"))
-                row["words"] = (found.__doc__ or "").strip().partition("\n")[0]
+                row["words"] = re.sub(r":\w+:|`", "", (found.__doc__ or "").strip().partition("\n")[0])
         table = Table(Column("name", no_wrap=True), "kind", "distribution", "by default", "what it does", box=None)
         for row in rows:
             words = f"[red]{escape(row['error'])}[/red]" if row["error"] else escape(row["words"])
@@ -158,9 +160,9 @@ def main() -> None:
         from .workers import Located, workers
 
         make, given = Located(model), Located(batches)() if batches else None
-        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        columns, err = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()), Console(stderr=True)
         with (
-            Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as progress,
+            Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress,
             workers(processes, "ray" if ray else None) as executor,
         ):
             task = progress.add_task("")
@@ -191,33 +193,29 @@ def main() -> None:
         raise typer.Exit(0 if verdict.equal else 1)
 
     @app.command()
-    def new(name: str) -> None:
+    def new(name: str, as_json: Annotated[bool, as_json_] = False) -> None:
         """Begin a distribution of your own with a probe called NAME, in the directory probes-NAME."""
         from .scaffold import scaffold
 
         path = scaffold(name, Path.cwd())
         probe = path.name.removeprefix("probes-").replace("-", "_")
-        console.print(
-            f"{path.name} holds a probe that works, its tests, and all that publishing needs. Next:\n\n"
-            f"cd {path.name}\npip install -e '.[dev]'\npytest\nprobes check {probe}",
-            soft_wrap=True, highlight=False, markup=False,
-        )  # fmt: skip
+        following = [f"cd {path.name}", "pip install -e '.[dev]'", "pytest", f"probes check {probe}"]
+        words = f"{path.name} holds a probe that works, its tests, and all that publishing needs. Next:\n"
+        told(as_json, {"path": str(path), "probe": probe, "next": following}, words, *following)
 
     @app.command("check")
     def check_(
-        probe: str = typer.Argument(help="The name of an installed probe, or package.module:Class."),
-        as_json: bool = typer.Option(False, "--json", help="Print what was found for machines."),
+        probe: Annotated[
+            str, typer.Argument(help="The name of an installed probe, or package.module:Class, or file.py:Class.")
+        ],
+        as_json: Annotated[bool, as_json_] = False,
     ) -> None:
         """Whether PROBE meets the contract: point by point, what was found and what to do."""
         from .testing import Contract, find, report, table
 
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
         contract = Contract(find(probe))
         found = report(probe, contract)
-        if as_json:
-            print(json.dumps(found))
-        else:
-            console.print(table(contract))
+        told(as_json, found, table(contract))
         raise typer.Exit(0 if found["ok"] else 1)
 
     try:

@@ -288,10 +288,11 @@ class Plugins:
             self.tell("quarantine", plugin, f"Plugin {plugin.label} is called no more in this run: {why}.")
 
     def left_out(self, key: str, message: str) -> None:
-        """Record what a plugin did not do, to stay within the budget."""
+        """Record what a plugin did not do, once where it is the same again."""
         plugin = next(plugin for plugin in self.all if plugin.key == key)
-        plugin.left_out = message
-        self.tell("skipped", plugin, message)
+        if message != plugin.left_out:
+            plugin.left_out = message
+            self.tell("skipped", plugin, message)
 
     def tell(self, kind: str, plugin: Plugin | None, message: str, trace: str = "", once: str = "") -> None:
         """Log a message (the same one only once) and record it as an event of the run."""

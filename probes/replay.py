@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from .batches import Batch
 from .checkpoint_files import Checkpoint, load_into, read_checkpoint
 from .discovery import default_names, load
-from .hookspecs import hookimpl
 from .manager import ProbeManager
 from .measurement import Measurement
 from .run import Event
 from .schedule import Schedule, at
+from .sinks.recorder import Recorder
 
 __all__ = ["Replayed", "replay"]
 
@@ -153,26 +153,6 @@ class _Turn:
     events: list[Event] = field(default_factory=list)
 
 
-class _Kept:
-    """A sink that keeps what is measured."""
-
-    name = "replay"
-
-    def __init__(self, turn: _Turn) -> None:
-        self.turn = turn
-
-    @hookimpl
-    def write(self, measurements: list[Measurement]) -> None:
-        """Keep measurements."""
-        self.turn.measurements += measurements
-
-    @hookimpl
-    def on_event(self, event: Event) -> None:
-        """Keep what went wrong."""
-        if event.kind not in ("attach", "detach"):
-            self.turn.events.append(event)
-
-
 class _Never(Schedule):
     def next(self, after: int) -> None:
         return None
@@ -229,18 +209,18 @@ def _measured(work: _Work, job: _Job) -> list[_Turn]:
         probe.schedule = schedule if index in job.probes else _Never()
     step, path = job.checkpoints[0]
     model = _loaded(work.model, read_checkpoint(path), path)
-    turns = [_Turn(step) for step, _ in job.checkpoints]
-    sink = _Kept(turns[0])
+    turns, sink = [], Recorder()
     with tempfile.TemporaryDirectory() as folder:
         manager = ProbeManager(model, probes, work.batches, [sink], folder, None, work.output, work.seed)
         manager.run.step, manager.run.resumed_from = step, -1
         with manager.attach():
             dispatch = manager._dispatch
             assert dispatch is not None
-            for sink.turn, (step, path) in zip(turns, job.checkpoints, strict=True):
+            for step, path in job.checkpoints:
                 load_into(model, read_checkpoint(path).weights, path)
                 dispatch.measure_at(step)
-            sink.turn = _Turn(-1)
+                turns.append(_Turn(step, sink.rows, [event for event in sink.events if event.kind != "attach"]))
+                sink.rows, sink.events = [], []
     return turns
 
 

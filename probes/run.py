@@ -114,7 +114,7 @@ class Run:
         return self._affords(self._probe, seconds)
 
     def left_out(self, message: str) -> None:
-        """Tell what a sink did not do because it did not fit the budget, and how to have it."""
+        """Tell what a plugin did not do, because it did not fit the budget or the data, and how to have it."""
         self._left_out(self._probe, message)
 
     @property

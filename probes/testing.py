@@ -13,7 +13,6 @@ pytest then runs every point of :data:`POINTS` as a test. What each of them asks
 
 from __future__ import annotations
 
-import importlib
 import unittest
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -30,6 +29,7 @@ from .trials import SUBJECTS as SUBJECTS
 from .trials import Recorder as Recorder
 from .trials import Subject as Subject
 from .trials import Trial as Trial
+from .workers import locate
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -102,21 +102,20 @@ class ProbeContract:
 
 
 def find(name: str) -> type[Probe] | Probe:
-    """An installed probe by its name, or what ``package.module:attribute`` stands for.
+    """An installed probe by its name, or what ``package.module:name`` or ``file.py:name`` stands for.
 
     Raises:
-        ValueError: If no probe of that name is installed.
-        ImportError: If it cannot be imported.
+        ValueError: If there is no such probe, module or name in it.
+        FileNotFoundError: If there is no such file.
         TypeError: If it is not a probe.
 
     Example:
         >>> find("probes.probe:Probe").__name__
         'Probe'
     """
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         return load(name)
-    found = getattr(importlib.import_module(module), attribute, None)
+    found = locate(name)
     if not (isinstance(found, Probe) or (isinstance(found, type) and issubclass(found, Probe))):
         raise TypeError(f"{name!r} must be a subclass of probes.Probe, or an instance of one, got {found!r}.")
     return found

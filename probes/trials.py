@@ -34,11 +34,10 @@ from .batches import Batch
 from .digest import Digest, of_model, of_optimizer, of_process, of_random_states
 from .discovery import label
 from .guard import ModelChanged, random_states_kept
-from .hookspecs import hookimpl
 from .manager import ProbeManager
 from .measurement import Measurement
 from .probe import Probe
-from .run import Event
+from .sinks.recorder import Recorder as Recorder
 
 __all__ = ["SUBJECTS", "Overdue", "Recorder", "Subject", "Trial", "hooks", "optimizer_hooks", "place", "refuses"]
 
@@ -136,26 +135,6 @@ SUBJECTS = (
 
 class Overdue(BaseException):
     """A training with a probe has not ended in time. Not an Exception: a probe that catches those must not catch it."""
-
-
-class Recorder:
-    """A sink that keeps everything in memory."""
-
-    name = "recorder"
-
-    def __init__(self) -> None:
-        self.rows: list[Measurement] = []
-        self.events: list[Event] = []
-
-    @hookimpl
-    def write(self, measurements: list[Measurement]) -> None:
-        """Keep them."""
-        self.rows += measurements
-
-    @hookimpl
-    def on_event(self, event: Event) -> None:
-        """Keep it."""
-        self.events.append(event)
 
 
 class Trial:

@@ -7,7 +7,7 @@ import importlib.util
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import torch
 
 from .discovery import load_executor
 
-__all__ = ["Located", "workers"]
+__all__ = ["Located", "locate", "workers"]
 
 
 @contextmanager
@@ -65,17 +65,35 @@ class Located:
     text: str
 
     def __post_init__(self) -> None:
-        place, _, name = self.text.rpartition(":")
-        if not place or not name.isidentifier():
-            raise ValueError(f"{self.text!r} must be file.py:function or package.module:function.")
+        _parts(self.text)
 
     def __call__(self) -> Any:
         """What the function returns."""
-        place, _, name = self.text.rpartition(":")
-        function: Callable[[], Any] | None = getattr(_module(place), name, None)
+        function = locate(self.text)
         if not callable(function):
-            raise ValueError(f"{place} has no function {name!r}.")
+            raise ValueError(f"{self.text} is not a function but {function!r}.")
         return function()
+
+
+def locate(text: str) -> Any:
+    """What ``file.py:name`` or ``package.module:name`` stands for.
+
+    Raises:
+        ValueError: If the text is not of that form, or nothing has that name.
+        FileNotFoundError: If there is no such file.
+    """
+    place, name = _parts(text)
+    module = _module(place)
+    if not hasattr(module, name):
+        raise ValueError(f"{place} has no {name!r}.")
+    return getattr(module, name)
+
+
+def _parts(text: str) -> tuple[str, str]:
+    place, _, name = text.rpartition(":")
+    if not place or not name.isidentifier():
+        raise ValueError(f"{text!r} must be file.py:name or package.module:name.")
+    return place, name
 
 
 def _module(place: str) -> Any:

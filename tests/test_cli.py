@@ -70,6 +70,7 @@ def test_show_draws_the_course_of_each_stream(log_dir):
 def test_every_command_prints_json(log_dir, tmp_path):
     probes = {row["name"]: row for row in json.loads(call("list", "--json").stdout)}
     assert probes["fourier"]["kind"] == "probe" and probes["csv"]["kind"] == "sink" and not probes["csv"]["error"]
+    assert probes["ray"]["kind"] == "executor"
     (amplitude,) = [row for row in json.loads(call("show", log_dir, "--json").stdout) if row["stream"] == "s/amplitude"]
     assert amplitude["axes"] == {"k": 2} and amplitude["rows"] == 2 and amplitude["unit"] == "nats"
     assert (amplitude["last_least"], amplitude["last_greatest"], amplitude["means"]) == (1.0, 2.0, [1.5, 1.5])
@@ -119,7 +120,9 @@ def test_replay_measures_checkpoints(tmp_path):
     assert json.loads(done.stdout)["problems"] == []
     assert open_run(tmp_path / "run")["spectral_norm/weight"]["step"].values.tolist() == [0, 10]
     done = call("replay", tmp_path / "step_0.pt", "--model", "nowhere")
-    assert done.returncode == 1 and "must be file.py:function" in done.stderr
+    assert done.returncode == 1 and "must be file.py:name" in done.stderr
+    done = call("replay", tmp_path / "step_1.pt", "--model", places["model"], "--out", tmp_path / "other")
+    assert done.returncode == 1 and done.stderr.startswith(f"There is no file {tmp_path / 'step_1.pt'}")
 
 
 @pytest.mark.parametrize(

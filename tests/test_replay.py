@@ -208,10 +208,10 @@ def test_a_function_is_found_by_where_it_is(tmp_path):
     (tmp_path / "neighbour.py").write_text("VALUE = 7\n")
     assert Located(f"{tmp_path / 'here.py'}:make")() == 7
     for text, error, match in [
-        ("nothing", ValueError, "must be file.py:function"),
+        ("nothing", ValueError, "must be file.py:name"),
         ("no_such_module:make", ValueError, "There is no module 'no_such_module'"),
         (f"{tmp_path / 'no.py'}:make", FileNotFoundError, "There is no file"),
-        (f"{tmp_path / 'here.py'}:other", ValueError, "has no function 'other'"),
+        (f"{tmp_path / 'here.py'}:other", ValueError, "has no 'other'"),
     ]:
         with pytest.raises(error, match=match):
             Located(text)()

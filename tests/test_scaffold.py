@@ -188,12 +188,13 @@ def test_new_says_what_to_do_next(tmp_path, monkeypatch, capsys):
         cli.main()
     out = capsys.readouterr().out
     assert ended.value.code == 0 and (tmp_path / "probes-dead-units" / "pyproject.toml").exists()
-    assert out.splitlines()[-4:] == [
-        "cd probes-dead-units",
-        "pip install -e '.[dev]'",
-        "pytest",
-        "probes check dead_units",
-    ]
+    following = ["cd probes-dead-units", "pip install -e '.[dev]'", "pytest", "probes check dead_units"]
+    assert out.splitlines()[-4:] == following
+    monkeypatch.setattr(sys, "argv", ["probes", "new", "flat-units", "--json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    told = json.loads(capsys.readouterr().out)
+    assert told["probe"] == "flat_units" and Path(told["path"]).is_dir() and len(told["next"]) == 4
 
 
 def test_a_bad_name_is_one_line_and_an_exit_code(tmp_path, monkeypatch):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from mlflow import MlflowClient, active_run
-from mlflow.entities import Metric
+try:
+    from mlflow import MlflowClient, active_run
+    from mlflow.entities import Metric
+except ImportError as error:
+    raise ImportError("probes_mlflow needs MLflow: pip install 'torch-probes[mlflow]'") from error
 
 from probes import Measurement, Run, hookimpl
 from probes.sinks.views import scalars

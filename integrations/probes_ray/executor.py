@@ -6,7 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-import ray
+try:
+    import ray
+except ImportError as error:
+    raise ImportError("probes_ray needs Ray: pip install 'torch-probes[ray]'") from error
 
 __all__ = ["RayExecutor"]
 

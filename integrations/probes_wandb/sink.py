@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import wandb
+try:
+    import wandb
+except ImportError as error:
+    raise ImportError("probes_wandb needs Weights & Biases: pip install 'torch-probes[wandb]'") from error
 
 from probes import Measurement, Run, hookimpl
 from probes.sinks.views import bars, gray, scalars

@@ -113,9 +113,10 @@ class Call:
         if not result.is_floating_point():
             raise TypeError(f"`model` must return floating-point outputs, got {result.dtype}. Pass output=.")
         if result.ndim not in (1, 2) or len(result) != batch.n:
+            last = ", as lambda result: result[:, -1] (or result.logits[:, -1]) does" if result.ndim == 3 else ""
             raise ValueError(
                 f"`model` must return outputs of shape (n, c) or (n,) on n = {batch.n} examples, got shape "
-                f"{tuple(result.shape)}. Pass output=, a function that picks or reshapes such a tensor."
+                f"{tuple(result.shape)}. Pass output=, a function that picks or reshapes such a tensor{last}."
             )
         if not result.requires_grad:
             raise ValueError("The outputs of `model` depend on no trainable parameter: there are no tangent features.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import get_args
+from typing import TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ class TangentKernel(Probe):
         Per layer, in order of registration: ``ntk/layer_trace`` and, with targets, ``ntk/layer_alignment``; 0 and NaN
         of one that does not train, as long as it does not.
         With ``eigenfunctions``: ``ntk/eigenfunction_1`` and so on, pictures over the grid of the inputs.
+
+    Of a language model, whose outputs are of shape (n, T, V), choose what the kernel is of: ``output=lambda result:
+    result.logits[:, -1, :10]`` of the manager makes it that of ten logits at the last position. The labels of all
+    positions do not go with these; give ``batches`` with those that do, or the kernel is measured without alignment.
 
     Eigenvalues, trace and rank are of the kernel centred as asked for; with ``"outputs"``, c of the nc eigenvalues are
     zero. Runs by default. Costs a forward pass, c backward passes and the kernel of the samples, n^3 c^3 operations
@@ -105,6 +109,14 @@ class TangentKernel(Probe):
             gram = run.shared(("tangent_kernel", name, batch.n), compute)
             # All there are: a layer may be unfrozen later, and a stream keeps its axis.
             names = list(dict.fromkeys(layer_of(run.model, parameter) for parameter, _ in run.model.named_parameters()))
+            c = gram.kernel.shape[0]
+            if _of_positions(batch.targets, c):
+                run.left_out(
+                    f"The targets of batch {name!r} are {tuple(batch.targets.shape[1:])} labels a sample, and the "
+                    f"outputs {c} numbers: its kernel has no alignment with them. Pass batches={{{name!r}: (inputs, "
+                    f"targets)}} with the one label of each sample that goes with the chosen outputs."
+                )
+                batch = batch.with_targets(None)
             yield from self._measure_one(name, batch, gram, names)
 
     def _chosen(self, run: Run, name: str) -> Batch:
@@ -211,6 +223,11 @@ class TangentKernel(Probe):
                     f"eigenfunction_{j}", picture.reshape(shape), "1", ("y", "x"), coords,
                     description=f"eigenfunction {j} of the kernel",
                 )  # fmt: skip
+
+
+def _of_positions(targets: Tensor | None, c: int) -> TypeGuard[Tensor]:
+    """Whether the targets are labels of many positions in each sample, as of a language model."""
+    return targets is not None and targets[0].numel() not in (1, c) and not targets.is_floating_point()
 
 
 def _grid(batch: Batch, c: int) -> tuple[Tensor, dict[str, Axis]]:

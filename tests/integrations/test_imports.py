@@ -11,6 +11,9 @@ import pytest
     [
         ("probes_lightning", ["lightning", "pytorch_lightning"], "lightning"),
         pytest.param("probes_transformers", ["transformers"], "transformers", marks=pytest.mark.slow),
+        ("probes_wandb", ["wandb"], "wandb"),
+        pytest.param("probes_mlflow", ["mlflow"], "mlflow", marks=pytest.mark.slow),
+        pytest.param("probes_ray", ["ray"], "ray", marks=pytest.mark.slow),
         pytest.param("probes_ignite", ["ignite"], "ignite", marks=pytest.mark.slow),
     ],
 )

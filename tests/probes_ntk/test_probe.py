@@ -77,6 +77,16 @@ def test_batches_without_targets_have_no_alignment(model, batches):
     assert "ntk/trace/train" in result and not any("alignment" in name for name in result)
 
 
+def test_labels_of_every_position_have_no_alignment_with_the_outputs_of_one_and_it_is_told(model, batches):
+    told = []
+    run = run_of(model, train=batches["train"].with_targets(torch.zeros(12, 7, dtype=torch.long)))
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
+    result = measured(TangentKernel(), run)
+    assert "ntk/trace/train" in result and "ntk/layer_trace/train" in result
+    assert not any("alignment" in name for name in result)
+    assert len(told) == 1 and "'train' are (7,) labels a sample, and the outputs 3 numbers" in told[0]
+
+
 def test_only_the_batches_and_samples_asked_for(model, batches):
     result = measured(TangentKernel(batches="test", num_samples=5), run_of(model, **batches))
     assert {name.rsplit("/", 1)[1] for name in result} == {"test"}
