@@ -80,7 +80,7 @@ def trained(probe, combination=COMBINATION):
     return session.watch.trace
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bare():
     return train_bare(COMBINATION)
 
