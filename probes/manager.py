@@ -143,6 +143,8 @@ class ProbeManager:
         )
         self.plain_closures = False
         """Set by a framework's callback: whether its optimizers call their closures at the weights as they are."""
+        self.wrapper = model
+        """Set by a framework's callback: what it trains on several ranks, of which the model is a part."""
         self._inactive = ""
         self._place: Place | None = None
         self._helper: Helper | None = None
@@ -258,7 +260,7 @@ class ProbeManager:
         self._counter.resume(run.step)
         if self._place is not None:
             with suppress(Exception):  # of a backend without a store
-                dispatch.team = Team(self._called, self._place)
+                dispatch.team = Team(self.wrapper, self._place)
         if "train" not in run.batches:
             self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)
         else:
@@ -278,7 +280,7 @@ class ProbeManager:
         assert self._place is not None
         try:
             self._helper = Helper(
-                self._called, self.run, self._probes, self._given_optimizers, self._place, self._deadline
+                self.wrapper, self.run, self._probes, self._given_optimizers, self._place, self._deadline
             )
         except Exception as error:
             log.info("This rank does not help rank 0 to measure: %s", text_of(error))

@@ -138,6 +138,7 @@ class ProbesCallback(Callback):
                     self.manager.load_state_dict(state)
             # The closure holds the last micro-batch of an accumulation too.
             self.manager.plain_closures = pl_module.automatic_optimization
+            self.manager.wrapper = trainer.strategy.model or pl_module
             self.manager.attach()
             self._attached, self._looked = True, False
 
@@ -174,6 +175,8 @@ class ProbesCallback(Callback):
                 self.manager.detach()
             finally:
                 self.trainer = None
+                if self._called is not None:
+                    self.manager.wrapper = self._called  # the Trainer's is not kept
 
     def _watched(self, pl_module: LightningModule) -> nn.Module:
         if self._model is None:
