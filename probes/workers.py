@@ -35,16 +35,16 @@ def workers(processes: int = 1, elsewhere: str | None = None) -> Iterator[Execut
     """
     if processes < 1:
         raise ValueError(f"`processes` must be at least 1, got {processes}.")
+    executor: Executor
     if elsewhere is not None:
-        with load_executor(elsewhere)() as executor:
-            yield executor
-        return
-    if processes == 1:
+        executor = load_executor(elsewhere)()
+    elif processes == 1:
         yield None
         return
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads of torch may hang
-    executor = ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,))
+    else:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads of torch may hang
+        executor = ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,))
     try:
         yield executor
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, TypeVar
 
 try:
@@ -33,34 +35,43 @@ class RayExecutor(Executor):
         if self._own:
             ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
         self._call: Any = ray.remote(num_cpus=1)(_call)
+        self._running: dict[Future[Any], Any] = {}
+        """The tasks of all futures that are not done."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """The future of ``fn(*args, **kwargs)``; what ``fn`` raises, it raises."""
-        future: Future[T] = self._call.remote(fn, args, kwargs).future()
-        return _unwrapped(future)
+        task = self._call.remote(fn, args, kwargs)
+        future: Future[T] = Future()
+        self._running[future] = task
+        future.add_done_callback(self._running.pop)
+        task.future().add_done_callback(partial(_pass_on, future))
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the cluster, and end it if it was begun here."""
-        if self._own and ray.is_initialized():
-            ray.shutdown()
+        """Wait for what runs, or end it, and end the cluster if it was begun here.
+
+        Args:
+            wait: Until all is done. If not, a cluster that was begun here ends with the process.
+            cancel_futures: End the tasks that are not done, also those that run.
+        """
+        running = dict(self._running)
+        if cancel_futures:
+            for task in running.values():
+                ray.cancel(task)
+        if wait:
+            futures.wait(running)
+            if self._own and ray.is_initialized():
+                ray.shutdown()
 
 
 def _call(fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
     return fn(*args, **kwargs)
 
 
-def _unwrapped(task: Future[T]) -> Future[T]:
-    """The same future, which raises the error itself, and not that a task of Ray had one."""
-    result: Future[T] = Future()
-
-    def done(task: Future[T]) -> None:
-        if not result.set_running_or_notify_cancel():
-            return
-        error = task.exception()
-        if error is None:
-            result.set_result(task.result())
+def _pass_on(future: Future[T], task: Future[T]) -> None:
+    """Give a future the result of a task, or the error itself, and not that a task of Ray had one."""
+    if future.set_running_or_notify_cancel():
+        if (error := task.exception()) is None:
+            future.set_result(task.result())
         else:
-            result.set_exception(getattr(error, "cause", None) or error)
-
-    task.add_done_callback(done)
-    return result
+            future.set_exception(getattr(error, "cause", None) or error)
