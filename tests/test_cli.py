@@ -17,7 +17,7 @@ COMMAND = [str(Path(sys.executable).parent / "probes")]
 
 class Spectrum(Probe):
     def measure(self, run, step):
-        yield Measurement("s/amplitude", [1.0, 2.0], ("k",), {"k": Axis([1, 2], "cycles")}, unit="nats")
+        yield Measurement("s/amplitude", [1.0 + step, 2.0], ("k",), {"k": Axis([1, 2], "cycles")}, unit="nats")
         yield Measurement("s/[markup]", float("nan"))
 
 
@@ -43,7 +43,7 @@ def test_list_names_the_installed_probes():
 def test_show_lists_the_streams(log_dir):
     done = call("show", log_dir)
     assert done.returncode == 0, done.stderr
-    assert "s/amplitude" in done.stdout and "2 k" in done.stdout and "1 to 2 nats" in done.stdout
+    assert "s/amplitude" in done.stdout and "2 k" in done.stdout and "2 to 2 nats" in done.stdout
     assert "s/[markup]" in done.stdout
 
 
@@ -73,7 +73,7 @@ def test_every_command_prints_json(log_dir, tmp_path):
     assert probes["ray"]["kind"] == "executor"
     (amplitude,) = [row for row in json.loads(call("show", log_dir, "--json").stdout) if row["stream"] == "s/amplitude"]
     assert amplitude["axes"] == {"k": 2} and amplitude["rows"] == 2 and amplitude["unit"] == "nats"
-    assert (amplitude["last_least"], amplitude["last_greatest"], amplitude["means"]) == (1.0, 2.0, [1.5, 1.5])
+    assert (amplitude["last_least"], amplitude["last_greatest"], amplitude["means"]) == (2.0, 2.0, [1.5, 2.0])
     pictures = json.loads(call("plot", log_dir, "--out", tmp_path / "plots", "--json").stdout)
     assert all(Path(picture).exists() for picture in pictures) and len(pictures) >= 2
     (file,) = json.loads(call("export", log_dir, "--out", tmp_path / "run.nc", "--json").stdout)
@@ -93,6 +93,9 @@ def test_compare_names_where_two_runs_differ(log_dir, tmp_path):
     assert done.returncode == 1 and "1 of 2 streams are equal" in done.stdout
     assert re.search(r"s/amplitude +2, 2 +2 +1 +1 +0\.5 +2\.5e-01", done.stdout), done.stdout
     assert call("compare", log_dir, tmp_path, "--tolerance", 0.3).returncode == 0
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        del file["s/[markup]"]
+    assert re.search(r"s/\[markup\] .* only in the\s+first", call("compare", log_dir, tmp_path).stdout)
 
 
 def test_export_writes_tables(log_dir, tmp_path):

@@ -376,24 +376,31 @@ def test_callbacks_that_watch_different_modules_keep_their_states_apart(tmp_path
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_fabric_needs_no_callback(when, tmp_path):
-    def trained(log_dir=None):
-        fabric, model = Fabric(accelerator="cpu", devices=1), network(0.3)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-        manager = ProbeManager(model, probes(), sinks=[HDF5Sink()], log_dir=log_dir, overhead=None)
-        if log_dir and when == "before":
+    def trained(log_dir=None, plain=False):
+        model = network(0.3)
+        optimizer = stepped = torch.optim.AdamW(model.parameters(), lr=0.01)
+        manager, called, backward = None, model, torch.Tensor.backward
+        if log_dir:
+            manager = ProbeManager(model, probes(), sinks=[HDF5Sink()], log_dir=log_dir, overhead=None)
+        if manager and (plain or when == "before"):
             manager.attach(optimizer)
-        called, stepped = fabric.setup(model, optimizer)
-        if log_dir and when == "after":
+        if not plain:
+            fabric = Fabric(accelerator="cpu", devices=1)
+            (called, stepped), backward = fabric.setup(model, optimizer), fabric.backward
+        if manager and not plain and when == "after":
             manager.attach(stepped)
         torch.manual_seed(3)
         for x, y in batches():
             stepped.zero_grad()
-            fabric.backward(nn.functional.cross_entropy(called(x), y))
+            backward(nn.functional.cross_entropy(called(x), y))
             stepped.step()
-        manager.detach()
+        if manager:
+            manager.detach()
         return weights(model)
 
     assert_same_weights(trained(), trained(tmp_path / "run"))
+    assert_same_weights(trained(), trained(tmp_path / "plain", plain=True))
+    assert_same_records(tmp_path / "run", tmp_path / "plain")
     assert steps(tmp_path / "run") == list(range(7))
 
 

@@ -1,12 +1,14 @@
 """What MLflow has stored, asked of MLflow."""
 
+import time
+
 import mlflow
 import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
 
-from probes import Axis, Measurement, Probe, ProbeManager, every
+from probes import Axis, Measurement, Probe, ProbeManager, at, every
 from probes_mlflow import MLflowSink
 
 # MLflow's own, with the latest SQLAlchemy.
@@ -52,6 +54,8 @@ def test_a_run_of_its_own_holds_every_number(store, tmp_path):
     assert points(store, run.info.run_id, "a/number") == [(0, 0.5), (1, 1.5), (2, 2.5)]
     assert points(store, run.info.run_id, "a/spectrum/frequency:2") == [(0, 1.0), (1, 1.0), (2, 1.0)]
     assert points(store, run.info.run_id, "a/layers/conv_1_") == [(0, 1.0), (1, 1.0), (2, 1.0)]
+    (first, *_) = store.get_metric_history(run.info.run_id, "a/number")
+    assert 0 <= time.time() - first.timestamp / 1e3 < 600
     assert np.isnan(run.data.metrics["a/layers/fc_2"])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "vgg")
     assert run.data.tags["probes.run_id"] == manager.run.run_id
@@ -75,7 +79,7 @@ def test_more_metrics_than_one_call_may_have(store, tmp_path):
 
     model = torch.nn.Linear(1, 1)
     sink = MLflowSink(mlflow.get_tracking_uri(), "many")
-    manager = ProbeManager(model, [Many(every(1))], sinks=[sink], log_dir=tmp_path, overhead=None, on_error="raise")
+    manager = ProbeManager(model, [Many(at([0]))], sinks=[sink], log_dir=tmp_path, overhead=None, on_error="raise")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with manager.attach(optimizer):
         model(torch.ones(2, 1)).sum().backward()

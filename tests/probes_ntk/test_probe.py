@@ -84,6 +84,10 @@ def test_labels_of_every_position_have_no_alignment_with_the_outputs_of_one_and_
     result = measured(TangentKernel(), run)
     assert "ntk/trace/train" in result and "ntk/layer_trace/train" in result
     assert not any("alignment" in name for name in result)
+    whole = measured(
+        TangentKernel(), run_of(model, train=batches["train"].with_targets(torch.eye(3).long().repeat(4, 1)))
+    )
+    assert "ntk/alignment/train" in whole  # numbers, one for each output
     assert len(told) == 1 and "'train' are (7,) labels a sample, and the outputs 3 numbers" in told[0]
 
 
