@@ -15,7 +15,9 @@ empty string for none.
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from concurrent.futures import Executor
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -46,9 +48,25 @@ class BrokenPlugin(ImportError):
 def installed(group: str = GROUP) -> dict[str, EntryPoint]:
     """Every registered probe (or sink), by name, loaded or not; of two of one name, the first found."""
     found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
-        found.setdefault(entry.name, entry)
+    for entry in _registered(tuple((path, _changed(path)) for path in sys.path)):
+        if entry.group == group:
+            found.setdefault(entry.name, entry)
     return dict(sorted(found.items()))
+
+
+@functools.lru_cache(maxsize=1)
+def _registered(places: tuple[tuple[str, int], ...]) -> list[EntryPoint]:
+    """All entry points of ours in these places; kept, for a look through all that is installed takes a while."""
+    everything = entry_points()
+    return [entry for group in (GROUP, SINKS, EXECUTORS) for entry in everything.select(group=group)]
+
+
+def _changed(path: str) -> int:
+    """When something was last installed in a directory."""
+    try:
+        return os.stat(path or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def default_names() -> list[str]:

@@ -112,3 +112,12 @@ def test_plugins_import_only_what_the_map_says(plugin, allowed):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) - {plugin} == allowed
+
+
+def test_what_is_installed_later_is_found(distribution):
+    distribution("toy", GOOD)
+    assert "toy" in installed() and "late" not in installed()
+    places = list(sys.path)
+    distribution("late", GOOD)
+    sys.path[:] = places
+    assert "late" in installed()
