@@ -56,8 +56,9 @@ class RayExecutor(Executor):
         """
         running = dict(self._running)
         if cancel_futures:
-            for task in running.values():
-                ray.cancel(task)
+            for future, task in running.items():
+                future.cancel()
+                ray.cancel(task, force=True)  # without force, one that is about to begin would run to its end
         if wait:
             futures.wait(running)
             if self._own and ray.is_initialized():

@@ -37,8 +37,8 @@ def test_a_shutdown_that_cancels_ends_what_runs_and_what_waits(tmp_path):
     time.sleep(3)
     start = time.monotonic()
     executor.shutdown(cancel_futures=True)
-    assert time.monotonic() - start < 50
-    assert not wait(futures, 0).not_done and all(future.exception() is not None for future in futures)
+    assert time.monotonic() - start < 30
+    assert not wait(futures, 0).not_done and all(future.cancelled() for future in futures)
     assert not list(tmp_path.iterdir())
 
 
