@@ -309,11 +309,14 @@ class Dispatcher:
     def _write_pending(self) -> None:
         """Hand over what was measured; what an interrupt kept from it, the next time."""
         while self._pending:
-            sink, rows = self._pending[0]
+            first = sink, rows = self._pending[0]
             try:
-                self.plugins.call(sink, "write", run=self.run, measurements=rows)
-            finally:
-                del self._pending[0]
+                # On one line: an interrupt between the two would have the rows written twice.
+                _ = self.plugins.call(sink, "write", run=self.run, measurements=rows), self._pending.pop(0)
+            except BaseException:
+                if self._pending and self._pending[0] is first:
+                    del self._pending[0]
+                raise
 
     def _ready(self, plugin: Plugin) -> bool:
         """Whether the batches it needs are there, and all parameters: before the first update they may not be."""

@@ -13,17 +13,29 @@ class At:
         k: Which line, from 0.
         where: Paths below the project's root.
         but: Names of functions that are left alone.
+        only: Names of the functions that are not; all by default.
     """
 
-    def __init__(self, k: int | None, where: list[str], error=KeyboardInterrupt, but: tuple[str, ...] = ()) -> None:
-        self.k, self.error, self.but = k, error, but
+    def __init__(
+        self,
+        k: int | None,
+        where: list[str],
+        error=KeyboardInterrupt,
+        but: tuple[str, ...] = (),
+        only: tuple[str, ...] = (),
+    ) -> None:
+        self.k, self.error, self.but, self.only = k, error, but, only
         self.where = tuple(str(ROOT / path) for path in where)
         self.count = 0
         self.line = ""
 
     def _of_a_call(self, frame, event, _):
         code = frame.f_code
-        if code.co_filename.startswith(self.where) and code.co_name not in self.but:
+        if (
+            code.co_filename.startswith(self.where)
+            and code.co_name not in self.but
+            and code.co_name in (self.only or (code.co_name,))
+        ):
             return self._of_a_line
         return None
 

@@ -69,11 +69,11 @@ def probes():
             Witness(every(1))]  # fmt: skip
 
 
-def watched(folder, k, where=OURS):
+def watched(folder, k, only=()):
     model, optimizer = start()
     manager = ProbeManager(model, probes(), log_dir=folder, overhead=None, sinks=[HDF5Sink(), TensorBoardSink()])
     manager.attach(optimizer)
-    interrupt = At(k, where, but=COUNTING)
+    interrupt = At(k, OURS, but=COUNTING, only=only)
     caught = loop(model, optimizer, manager, interrupt)
     print_ = fingerprint(model, optimizer)
     manager.detach()
@@ -100,9 +100,9 @@ def fingerprint_of_bare():
     return fingerprint(model, optimizer)
 
 
-def check(folder, k, undisturbed):
+def check(folder, k, undisturbed, only=()):
     lines, bare, expected = undisturbed
-    interrupt, caught, print_, run = watched(folder, k)
+    interrupt, caught, print_, run = watched(folder, k, only)
     where = f"line {k} of {lines}: {interrupt.line}"
     assert caught and print_ == bare, where
     step = caught[0]
@@ -135,6 +135,13 @@ def spread(count, number):
 def test_after_an_interrupt_at_any_line_all_later_rows_are_right(undisturbed, tmp_path):
     for k in spread(undisturbed[0], 12):
         check(tmp_path / str(k), k, undisturbed)
+
+
+def test_after_an_interrupt_where_rows_are_handed_over_none_is_twice_there(undisturbed, tmp_path):
+    only = ("_write_pending",)
+    lines = watched(tmp_path / "all", None, only)[0].count
+    for k in range(lines // 2, lines // 2 + 16):  # of some steps, each line at least once
+        check(tmp_path / str(k), k, undisturbed, only)
 
 
 @pytest.mark.slow
