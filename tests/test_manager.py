@@ -254,9 +254,13 @@ def test_a_forked_child_leaves_the_files_alone(model, optimizer, tmp_path):
         run_steps(model, optimizer, 1)
         child = os.fork()
         if child == 0:
-            run_steps(model, optimizer, 5)
-            manager.detach()
-            os._exit(0)
+            try:
+                for _ in range(5):
+                    optimizer.step()  # and no backward: where autograd has threads, torch refuses it after a fork
+                manager.detach()
+                os._exit(0)
+            finally:
+                os._exit(1)
         assert os.waitpid(child, 0)[1] == 0
         run_steps(model, optimizer, 1)
     assert open_run(tmp_path)["norm/weight"]["step"].values.tolist() == [0, 1, 2, 3, 4]

@@ -619,7 +619,7 @@ def test_check_of_a_module_in_this_directory_fails_with_1_and_tells_machines(tmp
         ("nothing", "No probe is named 'nothing'. Installed probes: "),
         ("nowhere_at_all:Probe", "No module named 'nowhere_at_all'"),
         ("probes.probe:Schedule", "must be a subclass of probes.Probe"),
-        ("probes.probe:nothing", "must be a subclass of probes.Probe"),
+        ("probes.probe:nothing", "probes.probe has no 'nothing'"),
     ],
 )
 def test_check_of_what_is_not_there_is_one_line(name, message, monkeypatch, capsys):
