@@ -3,7 +3,7 @@
 .. code-block:: python
 
     from probes.testing import ProbeContract
-    from probes_margin import Margin
+    from my_package import Margin
 
     class TestMargin(ProbeContract):
         probe = Margin  # or an instance, with settings
