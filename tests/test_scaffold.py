@@ -23,7 +23,6 @@ PAGE = EXAMPLES / "README.md"
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """An environment in which packages can be installed, and all that is installed here be imported; no network."""
-    pytest.importorskip("hatchling", reason="it builds the packages: pip install 'torch-probes[dev]'")
     venv = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (site,) = venv.glob("lib/python*/site-packages")
@@ -206,7 +205,6 @@ def test_a_bad_name_is_one_line_and_an_exit_code(tmp_path, monkeypatch):
 
 
 def test_the_templates_are_in_the_wheel(tmp_path):
-    pytest.importorskip("hatchling", reason="it builds the wheel: pip install 'torch-probes[dev]'")
     root = EXAMPLES.parent.parent
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=root, check=True, capture_output=True)

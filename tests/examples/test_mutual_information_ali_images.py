@@ -4,6 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torchvision
+from PIL import Image
 from torch import nn
 
 from examples import mutual_information_ali_celeba as celeba
@@ -127,12 +129,11 @@ def test_ms_ssim_of_an_image_and_its_negative_is_zero():
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
     """A folder in the layout of CelebA: 6 small photographs, the last two of them to test on."""
-    datasets, image = pytest.importorskip("torchvision.datasets"), pytest.importorskip("PIL.Image")
     folder = tmp_path / "celeba"
     (folder / "img_align_celeba").mkdir(parents=True)
     names = [f"{number:06d}.jpg" for number in range(1, 7)]
     for number, name in enumerate(names):
-        image.new("RGB", (178, 218), (40 * number, 0, 255)).save(folder / "img_align_celeba" / name)
+        Image.new("RGB", (178, 218), (40 * number, 0, 255)).save(folder / "img_align_celeba" / name)
 
     def table(name, values, header=""):
         rows = [f"{name} {' '.join(map(str, row))}" for name, row in zip(names, values, strict=True)]
@@ -144,7 +145,7 @@ def photographs(tmp_path, monkeypatch):
     table("list_landmarks_align_celeba.txt", [[0] * 10] * 6, "6\n" + " ".join("abcdefghij") + "\n")
     table("list_attr_celeba.txt", [[1] + [-1] * (ATTRIBUTES - 1)] * 6, "6\n" + " ".join(["a"] * ATTRIBUTES) + "\n")
     # What stands in for the files does not have their checksums.
-    monkeypatch.setattr(datasets.celeba, "check_integrity", lambda path, md5: True)
+    monkeypatch.setattr(torchvision.datasets.celeba, "check_integrity", lambda path, md5: True)
     return tmp_path
 
 

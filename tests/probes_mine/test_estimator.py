@@ -67,7 +67,6 @@ def test_seed_decides():
 
 @pytest.mark.parametrize("method", ["nwj", "smile", "info_nce", "jensen_shannon", "ksg"])
 def test_other_methods(method):
-    pytest.importorskip("sklearn")
     found = mutual_information(*gaussians(0.7, 2, n=2000), method=method)
     assert found.value == pytest.approx(truth(0.7, 2), abs=0.08)
     assert found.method == method and found.held_out == (method != "ksg") and found.standard_error > 0
