@@ -8,7 +8,7 @@ demo: .venv/.demo  ## train a small network for a minute, with probes attached b
 	$(BIN)/python -m examples.demo
 
 test: .venv/.dev  ## everything but the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: .venv/.dev  ## the slow and statistical tests
 	$(BIN)/python -m pytest -q -m slow

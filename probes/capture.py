@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .batches import Batch, tensors
 from .loss_watch import LossWatch, is_target, push, remove
@@ -64,7 +65,6 @@ class FirstBatch:
     """Keeps the first training batch of a model.
 
     Args:
-        called: The object that the loop calls: the model or its wrapper.
         output: Picks the output tensor from what the model returns.
         n: Number of samples to keep.
         problem: Called with what keeps the batch from being used.
@@ -73,7 +73,6 @@ class FirstBatch:
 
     def __init__(
         self,
-        called: nn.Module,
         output: Callable[[Any], Tensor],
         n: int,
         problem: Callable[[Exception], None],
@@ -90,11 +89,14 @@ class FirstBatch:
         self.done = False
         """Whether the first step is over."""
         self.paused = paused
-        self._handles = [
-            # Before those of others, which may change what the model is called with: they will again, when we call it.
-            called.register_forward_pre_hook(_Hook(self, "_before"), prepend=True, with_kwargs=True),
-            called.register_forward_hook(_Hook(self, "_after"), with_kwargs=True),
-        ]
+        self._handles: list[RemovableHandle] = []
+
+    def watch(self, called: nn.Module) -> None:
+        """Look at what is called: the model or its wrapper. Whatever interrupts this, :meth:`close` undoes it."""
+        # Before the hooks of others, which may change what the model is called with: they will again, when we call it.
+        before, after = _Hook(self, "_before"), _Hook(self, "_after")
+        self._handles.append(called.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+        self._handles.append(called.register_forward_hook(after, with_kwargs=True))
 
     def finish(self) -> None:
         """Look no further: the first step is done."""

@@ -202,10 +202,14 @@ class Helper:
     @contextmanager
     def _like_rank_0(self, note: dict[str, Any]) -> Iterator[None]:
         """The model with the buffers of rank 0; whatever happens to it is undone."""
-        with unnoticed(self._run.model, self._run.optimizers):
-            for name, buffer in buffers_of(self._run.model).items():
-                buffer.data.copy_(note["buffers"][name])
-            yield
+        guard = unnoticed(self._run.model, self._run.optimizers)
+        try:
+            with guard:
+                for name, buffer in buffers_of(self._run.model).items():
+                    buffer.data.copy_(note["buffers"][name])
+                yield
+        finally:
+            guard.restore()
 
     def _contribute(self, plugin: Plugin, note: dict[str, Any], step: int) -> None:
         """Do some pieces of a turn that rank 0 takes."""

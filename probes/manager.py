@@ -209,8 +209,12 @@ class ProbeManager:
                 self._help()
             return
         run = self.run
-        with unnoticed(run.model):
-            batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
+        guard = unnoticed(run.model)
+        try:
+            with guard:
+                batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
+        finally:
+            guard.restore()
         # Attached again, the run goes on: in the same files, on the same batches.
         run.batches = {**run.batches, **batches}
         if run.step and run.resumed_from is None:
@@ -262,7 +266,8 @@ class ProbeManager:
             with suppress(Exception):  # of a backend without a store
                 dispatch.team = Team(self.wrapper, self._place)
         if "train" not in run.batches:
-            self._first = FirstBatch(self._called, run.output, 100, dispatch.problem, lambda: dispatch.busy)
+            self._first = FirstBatch(run.output, 100, dispatch.problem, lambda: dispatch.busy)
+            self._first.watch(self._called)
         else:
             self._arrange(final=True)
         # The manager lives as long as the model, also when the script keeps no reference to it.

@@ -376,15 +376,17 @@ class Team:
             whole.empty()
             self.disband(dispatch, f"its shards could not be put together: {text_of(error)}")
             return
+        guard = unnoticed(model)
         try:
             run.model = whole.model
-            with unnoticed(model):
+            with guard:
                 dispatch.tell_attached()
                 for plugin in joining:
                     dispatch.plugins.call(plugin, "join_parts", parts=[part[plugin.key] for part in parts])
                 for plugin in chosen:
                     turns.append(dispatch.turn(plugin, step))
         finally:
+            guard.restore()
             run.model = model
             whole.empty()
 

@@ -95,14 +95,18 @@ class StepCounter:
         """Step and round before those."""
         # The hooks refer weakly: an optimizer (or torch, for the global ones) must not keep the model alive.
         post, pre = _Hook(self, "_after"), _Hook(self, "_before")
+        self._pre: list[torch.utils.hooks.RemovableHandle] = []
+        self._post: list[torch.utils.hooks.RemovableHandle] = []
+        # First: whatever interrupts what follows, nothing stays.
+        weakref.finalize(self, _remove_late, self._pre, self._post).atexit = False
         if optimizers:
-            self._pre = [optimizer.register_step_pre_hook(pre) for optimizer in optimizers]
-            self._post = [optimizer.register_step_post_hook(post) for optimizer in optimizers]
+            for optimizer in optimizers:
+                self._pre.append(optimizer.register_step_pre_hook(pre))
+                self._post.append(optimizer.register_step_post_hook(post))
         else:
-            self._pre = [register_optimizer_step_pre_hook(pre)]
-            self._post = [register_optimizer_step_post_hook(post)]
-        weakref.finalize(self, _remove_late, [*self._pre, *self._post]).atexit = False
-        _remove_late([])
+            self._pre.append(register_optimizer_step_pre_hook(pre))
+            self._post.append(register_optimizer_step_post_hook(post))
+        _remove_late()
 
     def remove(self) -> None:
         """Remove every step hook."""
@@ -161,7 +165,7 @@ class StepCounter:
         if self._pre and self._before_step is None:
             # Here and not in _before: torch is iterating over the hooks there.
             _remove(self._pre)
-            self._pre = []
+            self._pre.clear()
         self._begun = True
         if (known := self._known.get(optimizer)) is None:
             parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
@@ -272,12 +276,12 @@ _late: list[torch.utils.hooks.RemovableHandle] = []
 """Of counters that are gone: their hooks do nothing."""
 
 
-def _remove_late(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
+def _remove_late(*handles: list[torch.utils.hooks.RemovableHandle]) -> None:
     """Remove the hooks of a counter that is garbage, once torch is not going through them.
 
     Garbage is collected at any moment, and another optimizer's step would fail if a hook vanished meanwhile.
     """
-    _late.extend(handles)
+    _late.extend(itertools.chain(*handles))
     if not any(map(_within_a_step, sys._current_frames().values())):
         while _late:
             _late.pop().remove()

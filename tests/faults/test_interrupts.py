@@ -10,6 +10,7 @@ from faults.interrupting import At
 from faults.scene import Witness, fingerprint, network
 from loops import Memory, run_steps
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
 from probes.guard import unnoticed
@@ -263,27 +264,40 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
             assert everything(model, optimizer) == before, interrupt.line
 
 
-def test_attach_may_be_interrupted_at_any_line_and_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize(
+    ("where", "only", "number"),
+    [
+        (["probes/"], (), 40),
+        (["probes/capture.py", "probes/steps.py"], ("__init__", "watch"), 10_000),  # where hooks are registered
+        pytest.param(["probes/manager.py"], (), 10_000, marks=pytest.mark.slow),
+        pytest.param(["probes/"], (), 1_000, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("given", [True, False])
+def test_attach_may_be_interrupted_at_any_line_and_leaves_nothing_behind(where, only, number, given, tmp_path):
     model, optimizer = start()
+    steps = _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+    others = [list(hooks) for hooks in steps]
 
     def attach(k):
         manager = ProbeManager(model, [Witness(every(1))], sinks=[HDF5Sink()], log_dir=tmp_path / str(k))
-        interrupt = At(k, ["probes/"])
+        interrupt = At(k, where, only=only)
         try:
             with interrupt:
-                manager.attach(optimizer)
+                manager.attach(*[optimizer] if given else [])
         except KeyboardInterrupt:
             pass
         return interrupt, manager
 
     interrupt, manager = attach(None)
     manager.detach()
-    for k in spread(interrupt.count, 40):
+    for k in spread(interrupt.count, min(number, interrupt.count)):
         interrupt, manager = attach(k)
         manager.detach()
         left = [key for key in vars(model) if "probes" in key]
         assert not optimizer._optimizer_step_post_hooks and not optimizer._optimizer_step_pre_hooks, interrupt.line
+        assert [list(hooks) for hooks in steps] == others, interrupt.line
         assert not model._forward_hooks and not model._forward_pre_hooks and not left, interrupt.line
-        assert model.training
+        assert model.training, interrupt.line
         with manager.attach(optimizer):
             optimizer.step()
