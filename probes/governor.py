@@ -66,6 +66,8 @@ class Governor:
         self._wanted: dict[str, float] = {}
         """What the sinks wait for with work that may be left out."""
         self._booked = 0.0
+        self._open: tuple[float, float] | None = None
+        """The clock and what was booked, when the present stretch of time of ours began."""
 
     @property
     def elapsed(self) -> float:
@@ -74,8 +76,12 @@ class Governor:
 
     @property
     def total(self) -> float:
-        """Time spent by all probes and sinks, in seconds."""
-        return sum(self.spent.values())
+        """Time spent by all probes and sinks, in seconds, also what is being spent and not booked yet."""
+        unbooked = 0.0
+        if self._open is not None:
+            start, before = self._open
+            unbooked = self.clock() - start - (self._booked - before)
+        return sum(self.spent.values()) + unbooked
 
     @property
     def share(self) -> float:
@@ -104,10 +110,11 @@ class Governor:
     @contextmanager
     def own(self, once: bool = False) -> Iterator[None]:
         """Book to the core what passes inside and is booked to no plugin."""
-        start, before = self.clock(), self._booked
+        start, before = self._open = self.clock(), self._booked
         try:
             yield
         finally:
+            self._open = None
             self.charge(CORE, self.clock() - start - (self._booked - before), once)
 
     def begin(self) -> None:

@@ -162,6 +162,18 @@ def test_work_of_a_sink_that_may_be_left_out_gets_its_part():
     assert governor.credits["a"] == pytest.approx(2.0) and "sink" not in governor.credits
 
 
+def test_what_is_spent_but_not_booked_yet_is_spent():
+    governor, clock = late(0.1)  # 12 s were earned
+    with governor.own():
+        assert governor.affords_extra("sink", 10.0)
+        clock.now += 10.0
+        assert governor.total == 10.0 and governor.elapsed - governor.total == 120.0
+        assert not governor.affords_extra("sink", 3.0) and governor.affords_extra("sink", 1.9)
+        governor.charge("sink", 10.0)
+        assert governor.total == 10.0
+    assert governor.total == 10.0
+
+
 def test_at_the_end_what_was_saved_for_turns_is_free_for_the_sinks():
     governor, clock = late(0.1)
     turn(governor, clock, "a", 12.0)
