@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .batches import Batch, tensors
 from .loss_watch import LossWatch, is_target, push, remove
+from .refusal import CannotMeasure
 
 __all__ = ["FirstBatch", "pick_output", "unwrap_model", "wrappers"]
 
@@ -42,7 +43,7 @@ def pick_output(result: Any) -> Tensor:
     """The output tensor of what a model returns: itself, its ``logits``, or the first of a tuple.
 
     Raises:
-        TypeError: If there is no such tensor; the message names the argument to pass.
+        CannotMeasure: If there is no such tensor; the message names the argument to pass.
     """
     if isinstance(result, Mapping) and isinstance(result.get("logits"), Tensor):
         result = result["logits"]
@@ -55,7 +56,7 @@ def pick_output(result: Any) -> Tensor:
     what = f"a tensor of {result.dtype}" if isinstance(result, Tensor) else f"{type(result).__name__}"
     if isinstance(result, Mapping):
         what += f" with keys {sorted(map(str, result))}"
-    raise TypeError(
+    raise CannotMeasure(
         f"The model returns {what}, in which no floating-point output tensor was found. "
         f"Pass output=, a function that picks it, e.g. output=lambda result: result['scores']."
     )
@@ -143,7 +144,7 @@ class FirstBatch:
             batch = Batch(self._args, self._kwargs)
             rows = next(len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim)
             if output.shape[:1] != (rows,):
-                raise ValueError(
+                raise CannotMeasure(
                     f"The model's output must have one row for each of the {rows} samples, got shape "
                     f"{tuple(output.shape)}. Pass output=, a function that picks such a tensor."
                 )

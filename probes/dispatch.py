@@ -297,7 +297,7 @@ class Dispatcher:
         self._pending += [(sink, rows) for sink in self.plugins.having("write")]
         self.measured += len(measurements)
         records = [record for (plugin, delay, _), cost in zip(turns, costs, strict=True)
-                   if not plugin.failures["measure"] for record in self._turn(plugin, delay, cost)]  # fmt: skip
+                   if not (plugin.failures["measure"] or plugin.refusal) for record in self._turn(plugin, delay, cost)]  # fmt: skip
         before = self.governor.total
         rows += records
         self._write_pending()
@@ -381,7 +381,7 @@ class Dispatcher:
         while (due := plugin.schedule.next(due)) is not None and due <= step:  # type: ignore[union-attr,arg-type]
             plugin.skipped += 1
         plugin.due = due
-        if not plugin.failures["measure"]:
+        if not plugin.failures["measure"] and not plugin.refusal:
             plugin.measured += 1
             plugin.last_step = step
 

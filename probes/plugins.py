@@ -28,6 +28,7 @@ from .governor import Governor
 from .guard import ModelChanged, random_states_kept
 from .needs import NEEDS
 from .probe import Probe
+from .refusal import CannotMeasure
 from .run import Event, Run
 from .schedule import Schedule, log_spaced
 from .watchdog import Watchdog
@@ -63,6 +64,8 @@ class Plugin:
     left_out: str = ""
     """What it did not do, to stay within the budget."""
     last_failure: str = ""
+    refusal: str = ""
+    """Why its last turn could not be measured; empty if it could."""
     failures: Counter[str] = field(default_factory=Counter)
     """In succession, of each hook."""
     measured: int = 0
@@ -235,10 +238,15 @@ class Plugins:
             if not self.is_a_fault(error):
                 self.interrupted(error, f"in {hook} of plugin {plugin.label}")
                 raise
-            self.fault(plugin, error, hook)
+            if isinstance(error, CannotMeasure) and hook == "measure":
+                self.refuse(plugin, error)
+            else:
+                self.fault(plugin, error, hook)
             return None
         else:
             plugin.failures[hook] = 0
+            if hook == "measure":
+                plugin.refusal = ""
             return result
         finally:
             self.governor.charge(plugin.key, self.governor.clock() - start)
@@ -266,6 +274,17 @@ class Plugins:
                 return False
             trace = trace.tb_next
         return True
+
+    def refuse(self, plugin: Plugin, error: CannotMeasure) -> None:
+        """Record that a turn could not be measured, for a reason that is none of the plugin's and may pass."""
+        if self.on_error == "raise":
+            raise error
+        plugin.failed += 1
+        plugin.failures["measure"] = 0
+        if (reason := str(error)) != plugin.refusal:
+            plugin.refusal = reason
+            log.debug("Plugin %s cannot measure:", plugin.label, exc_info=error)
+            self.tell("refused", plugin, f"Plugin {plugin.label} cannot measure: {reason}")
 
     def fault(self, plugin: Plugin, error: BaseException, where: str) -> None:
         """Record an exception of a plugin; the third in succession puts it out of service."""

@@ -61,6 +61,9 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     troubles += manager._broken
     if troubles:
         lines += ["", "Not running"] + [f"  {trouble}" for trouble in troubles]
+    refused = [plugin for plugin in dispatch.plugins.all if plugin.refusal and not plugin.problem]
+    if refused:
+        lines += ["", "Not measured"] + [f"  {plugin.key}: {plugin.refusal}" for plugin in refused]
     left_out = [plugin for plugin in dispatch.plugins.all if plugin.left_out]
     if left_out:
         lines += ["", "Left out"] + [f"  {plugin.key}: {plugin.left_out}" for plugin in left_out]

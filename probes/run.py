@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .batches import Batch
+from .batches import Batch, tensors
+from .independence import first_line, why_not_a_function
+from .refusal import CannotMeasure
 
 __all__ = ["Contributed", "Event", "Run"]
 
@@ -157,7 +159,7 @@ class Run:
             Shape ``(n, c)`` or ``(n,)``.
 
         Raises:
-            ValueError: If the output is not a floating-point tensor with one row for each sample.
+            CannotMeasure: If the output is not a floating-point tensor with one row for each sample.
         """
         if parameters is None:
             result = self.model(*batch.args, **batch.kwargs)
@@ -165,7 +167,7 @@ class Run:
             result = torch.func.functional_call(self.model, dict(parameters), batch.args, dict(batch.kwargs))
         output = self.output(result)
         if output.shape[:1] != (batch.n,):
-            raise ValueError(
+            raise CannotMeasure(
                 f"The model's output must have one row for each of the {batch.n} samples, got shape "
                 f"{tuple(output.shape)}. Pass output=, a function that picks such a tensor."
             )
@@ -176,13 +178,45 @@ class Run:
 
         Returns:
             Shape ``(n, c)`` or ``(n,)``; shared between probes: do not change it in place.
+
+        Raises:
+            CannotMeasure: If the model cannot be called with that batch, or returns no output that can be used.
         """
 
         def compute() -> Tensor:
+            given = self.batch(batch)
             with torch.no_grad():
-                return self.forward(self.batch(batch))
+                try:
+                    return self.forward(given)
+                except CannotMeasure:
+                    raise
+                except Exception as error:
+                    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tensors((given.args, given.kwargs)))
+                    raise CannotMeasure(
+                        f"The model cannot be called with batch {batch!r}, of shape {shapes} "
+                        f"({type(error).__name__}: {first_line(error)}). Pass batches={{{batch!r}: (inputs, targets)}} "
+                        f"of the form in which the loop calls the model."
+                    ) from error
 
         return self.shared(("evaluate", batch), compute)
+
+    def check_examples(self, batch: str) -> None:
+        """Refuse a model that is no function of one example: call it in a probe that evaluates the model.
+
+        The examples of the batch of that name are evaluated again in two halves, once a step for all probes.
+
+        Raises:
+            CannotMeasure: If the output is random, if it depends on the other examples of the batch, or if the model
+                cannot be called with the batch.
+
+        Cost: at most two forward passes of the batch, shared by the probes that ask.
+        """
+        outputs = self.evaluate(batch)
+        reason = self.shared(
+            ("check_examples", batch), lambda: why_not_a_function(self.forward, self.batch(batch), outputs)
+        )
+        if reason:
+            raise CannotMeasure(f"On batch {batch!r}: {reason}")
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
         """``compute()``, done once a step for all probes that ask for the same ``key``; its cost is shared by them."""
