@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .batches import Batch, tensors
+from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch, is_target, push, remove
 from .refusal import CannotMeasure
 
@@ -91,11 +92,14 @@ class FirstBatch:
         """Whether the first step is over."""
         self.paused = paused
         self._handles: list[RemovableHandle] = []
+        self._hidden: weakref.ref[nn.Module] | None = None
 
     def watch(self, called: nn.Module) -> None:
         """Look at what is called: the model or its wrapper. Whatever interrupts this, :meth:`close` undoes it."""
         # Before the hooks of others, which may change what the model is called with: they will again, when we call it.
         before, after = _Hook(self, "_before"), _Hook(self, "_after")
+        self._hidden = weakref.ref(called)
+        hide(called, held=_MARK)
         self._handles.append(called.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
         self._handles.append(called.register_forward_hook(after, with_kwargs=True))
 
@@ -115,6 +119,9 @@ class FirstBatch:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        called, self._hidden = self._hidden and self._hidden(), None
+        if called is not None:
+            reveal(called, held=_MARK)
         self._unwatch()
         self._args, self._kwargs = (), {}
 
@@ -173,7 +180,10 @@ class FirstBatch:
             self._watch = None
 
 
-class _Hook:
+_MARK = object()
+
+
+class _Hook(ForwardHook):
     """A forward hook that returns nothing, holds its owner weakly, and is inert in a copy or a pickle of the model."""
 
     def __init__(self, owner: FirstBatch | None, method: str) -> None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import os
 import random
-import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from .guard import _precision
+from .guard import SETTINGS
 
 __all__ = ["Digest", "differences", "of_model", "of_optimizer", "of_process", "of_random_states", "tensor_hash"]
 
@@ -80,29 +76,9 @@ def of_random_states() -> Iterator[tuple[str, str]]:
 
 def of_process() -> Iterator[tuple[str, str]]:
     """What the whole process shares, and a careless measurement might leave changed."""
-    cudnn = torch.backends.cudnn
-    autocast = [(device, torch.is_autocast_enabled(device)) for device in ("cpu", torch._C._get_accelerator().type)]
-    yield "setting default dtype", str(torch.get_default_dtype())
-    yield "setting default device", str(torch.get_default_device())
-    yield "setting gradients enabled", str((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
-    yield "setting anomaly mode", str((torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()))
-    yield "setting autocast", str((autocast, torch.is_autocast_cache_enabled()))
-    yield "setting deterministic algorithms", str(torch.get_deterministic_debug_mode())
-    yield "setting matmul precision", str(_precision())
-    yield "setting cudnn", str((cudnn.enabled, cudnn.benchmark, cudnn.deterministic))
-    yield "setting attention backends", str([
-        getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in ("flash", "mem_efficient", "math", "cudnn")
-    ])  # fmt: skip
-    yield "setting mkldnn", str(torch._C._get_mkldnn_enabled())
-    # A number that is zero when denormal ones are flushed.
-    yield "setting denormal numbers", str(float(torch.tensor([1e-39], dtype=torch.float32).mul(0.5)[0]) != 0)
-    yield "setting threads", str(torch.get_num_threads())
-    yield "setting numpy errors", str(np.geterr())
-    yield "setting warning filters", str(warnings.filters)
-    yield "setting recursion limit", str(sys.getrecursionlimit())
-    yield "setting garbage collection", str((gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()))
-    yield "setting working directory", os.getcwd()
-    yield "setting tracing", str((sys.gettrace(), sys.getprofile()))
+    for setting in SETTINGS:
+        yield f"setting {setting.name}", setting.text(setting.get())
+    yield "setting inference mode", str(torch.is_inference_mode_enabled())
 
 
 def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:

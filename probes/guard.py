@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import itertools
 import operator
+import os
 import random
 import signal
 import sys
@@ -23,7 +24,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer, optimizer
 
-__all__ = ["ModelChanged", "checksums", "random_states_kept", "unnoticed"]
+__all__ = ["ModelChanged", "SETTINGS", "Setting", "checksums", "random_states_kept", "unnoticed"]
 
 Undo = Callable[[], object]
 
@@ -46,12 +47,11 @@ class unnoticed:
     Saved and restored: the random states of Python, numpy, torch and every initialised accelerator; the modules,
     parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors that
     its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is refused
-    meanwhile; default dtype, determinism and matmul settings; signal handlers and warning filters. So are the
-    attributes of every module, and what its plain containers hold: counts, losses and caches that a forward leaves
-    there. What is compiled runs eagerly meanwhile, since other shapes and modes would have it compiled again. Gradients
-    are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are set without calling the user's
-    ``train()``, which may do more than that. Parameters are not copied: the memory this costs is that of the buffers.
-    Nothing here synchronizes with an accelerator but the last look at whether parameters are what they were.
+    meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the attributes of
+    every module, and what its plain containers hold: counts, losses and caches that a forward leaves there. What is
+    compiled runs eagerly meanwhile, since other shapes and modes would have it compiled again. Gradients are taken away
+    meanwhile, so that a stray ``backward()`` adds to nothing. Modes are set without calling the user's ``train()``,
+    which may do more than that. Parameters are not copied: the memory this costs is that of the buffers. Nothing here synchronizes with an accelerator but the last look at whether parameters are what they were.
 
     Args:
         model: The model.
@@ -213,6 +213,19 @@ def _set_precision(state: Any) -> None:
             owner.fp32_precision = precision
 
 
+def _autocast() -> tuple[Any, ...]:
+    devices = dict.fromkeys(("cpu", torch._C._get_accelerator().type))
+    each = [(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices]
+    return each, torch.is_autocast_cache_enabled()
+
+
+def _set_autocast(state: tuple[Any, ...]) -> None:
+    for device, enabled, dtype in state[0]:
+        torch.set_autocast_enabled(device, enabled)
+        torch.set_autocast_dtype(device, dtype)
+    torch.set_autocast_cache_enabled(state[1])
+
+
 _ATTENTIONS = ("flash", "mem_efficient", "math", "cudnn")
 
 
@@ -248,6 +261,10 @@ def _set_cudnn(state: dict[str, Any]) -> None:
         setattr(torch.backends.cudnn, name, value)
 
 
+def _set_mkldnn(state: bool) -> None:
+    torch._C._set_mkldnn_enabled(state)  # the public property refuses to be set where flags are frozen
+
+
 def _set_filters(state: list[Any]) -> None:
     warnings.filters[:] = state  # type: ignore[index]
 
@@ -264,33 +281,80 @@ def _set_handlers(state: dict[signal.Signals, Any]) -> None:
             signal.signal(number, handler)
 
 
-_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (_determinism, _set_determinism),
-    (_anomaly, _set_anomaly),
-    (_precision, _set_precision),
-    (torch.get_num_threads, torch.set_num_threads),
-    (_cudnn, _set_cudnn),
-    (_attention, _set_attention),
-    (_keeps_denormals, _set_denormals),
-    (_default_device, torch.set_default_device),
-    (np.geterr, lambda state: np.seterr(**state)),
-    (gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
-    (sys.getrecursionlimit, sys.setrecursionlimit),
-    (lambda: list(warnings.filters), _set_filters),
-    (_handlers, _set_handlers),
+def _handler_names(state: dict[signal.Signals, Any]) -> str:
+    return str({number.name: getattr(handler, "__qualname__", repr(handler)) for number, handler in state.items()})
+
+
+def _collection() -> tuple[bool, tuple[int, ...], bool]:
+    return gc.isenabled(), gc.get_threshold(), gc.get_freeze_count() > 0
+
+
+def _set_collection(state: tuple[bool, tuple[int, ...], bool]) -> None:
+    gc.enable() if state[0] else gc.disable()
+    gc.set_threshold(*state[1])
+    if not state[2] and gc.get_freeze_count():
+        gc.unfreeze()
+
+
+def _directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it is gone: nobody can go back to it
+        return None
+
+
+def _set_directory(state: str | None) -> None:
+    if state is not None:
+        os.chdir(state)
+
+
+def _set_tracing(state: tuple[Any, Any]) -> None:
+    sys.settrace(state[0])
+    sys.setprofile(state[1])
+
+
+class Setting(NamedTuple):
+    """Something that the whole process shares, and a careless measurement might leave changed."""
+
+    name: str
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+    text: Callable[[Any], str] = str
+    """What it is in words, for comparing two processes."""
+
+
+SETTINGS = (
+    Setting("gradients enabled", torch.is_grad_enabled, torch.set_grad_enabled),
+    Setting("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    Setting("default device", _default_device, torch.set_default_device),
+    Setting("deterministic algorithms", _determinism, _set_determinism),
+    Setting("anomaly mode", _anomaly, _set_anomaly),
+    Setting("matmul precision", _precision, _set_precision),
+    Setting("autocast", _autocast, _set_autocast),
+    Setting("attention backends", _attention, _set_attention),
+    Setting("cudnn", _cudnn, _set_cudnn),
+    Setting("mkldnn", torch._C._get_mkldnn_enabled, _set_mkldnn),
+    Setting("threads", torch.get_num_threads, torch.set_num_threads),
+    Setting("denormal numbers", _keeps_denormals, _set_denormals),
+    Setting("numpy errors", np.geterr, lambda state: np.seterr(**state)),
+    Setting("warning filters", lambda: list(warnings.filters), _set_filters),
+    Setting("garbage collection", _collection, _set_collection),
+    Setting("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    Setting("working directory", _directory, _set_directory),
+    Setting("tracing", lambda: (sys.gettrace(), sys.getprofile()), _set_tracing),
+    Setting("signal handlers", _handlers, _set_handlers, _handler_names),
 )
+"""All of it: the guard restores it, and :mod:`probes.digest` compares it. What is added here is added to both."""
 
 
 def _settings(undo: list[Undo]) -> None:
-    for get, put in _SETTINGS:
-        undo.append(_setting(get, put))
+    for setting in SETTINGS:
+        undo.append(_undo_of(setting))
 
 
-def _setting(get: Callable[[], Any], put: Callable[[Any], object]) -> Undo:
-    before = get()
-    return lambda: None if get() == before else put(before)
+def _undo_of(setting: Setting) -> Undo:
+    before = setting.get()
+    return lambda: None if setting.get() == before else setting.put(before)
 
 
 def _compiler(undo: list[Undo]) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from .hidden import hide, reveal
 from .plugins import Plugin, invoke, log
 from .run import Run
 from .watchdog import Watchdog
@@ -185,25 +186,12 @@ def close_late(sinks: list[Plugin], run: Run, at_exit: DetachAtExit, watchdog: W
                     log.warning("Plugin %s failed in %s: %r.", sink.label, name, error)
 
 
-class _KeptAlive:
-    """Holds the manager from within the model; nothing in a copy or a pickle of it."""
-
-    def __init__(self, manager: ProbeManager | None) -> None:
-        self.manager = manager
-
-    def __deepcopy__(self, memo: object) -> None:
-        return None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
-
-
 def keep_alive(model: nn.Module, manager: ProbeManager, remove: bool = False) -> None:
-    key = f"_probes_{id(manager)}"
+    """Let the model hold the manager, which no copy and no pickle of the model shows."""
     if remove:
-        model.__dict__.pop(key, None)
+        reveal(model, manager)
     else:
-        model.__dict__[key] = _KeptAlive(manager)
+        hide(model, manager)
 
 
 _attached: weakref.WeakSet[ProbeManager] = weakref.WeakSet()

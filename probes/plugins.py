@@ -1,7 +1,7 @@
 """The plugins of one run: each is called on its own, and what goes wrong in one stays in it.
 
-pluggy registers them and checks their hooks; it is not asked to call them, since one exception would keep the others
-from being called and would reach the user's loop.
+pluggy registers them and checks their hooks against :mod:`probes.hookspecs`; it is not asked to call them, since one
+exception would keep the others from being called and would reach the user's loop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .run import Event, Run
 from .schedule import Schedule, log_spaced
 from .watchdog import Watchdog
 
-__all__ = ["DEADLINE", "OnError", "Plugin", "Plugins", "invoke", "keys", "log", "text_of"]
+__all__ = ["DEADLINE", "HOOKS", "OnError", "Plugin", "Plugins", "invoke", "keys", "log", "text_of"]
 
 log = logging.getLogger("probes")
 OnError = Literal["log", "raise"]
@@ -43,7 +43,7 @@ DEADLINE = 60.0
 """Seconds after which it is told that a plugin's call is not over."""
 _WATCHED = {"on_attach", "measure", "write", "flush", "on_detach"}
 MAX_TEXT = 1000
-_HOOKS = [name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "probes_spec")]
+HOOKS = [name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "probes_spec")]
 
 
 @dataclass
@@ -97,21 +97,24 @@ class _Checked(Schedule):
 
 
 class _PluginManager(pluggy.PluginManager):
-    """Takes the methods of a :class:`Probe` that are named like hooks for hooks, without a decorator."""
+    """Takes methods that are named like hooks for hooks, without a decorator."""
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         options = super().parse_hookimpl_opts(plugin, name)
+        if options is not None:
+            if asked := [option for option in _NOT_HONOURED if options.get(option)]:
+                raise ValueError(
+                    f"hook {name!r} asks for {asked[0]}=True, which does not hold here: every hook is called by "
+                    f"itself, in the order of the plugins, so that a fault of one keeps no other from being called. "
+                    f"Leave the option out"
+                )
         # A method called on_something is meant as a hook: if there is none of that name, the author is told.
-        if options is None and isinstance(plugin, Probe) and (name in _HOOKS or name.startswith("on_")):
-            options = {
-                "wrapper": False,
-                "hookwrapper": False,
-                "optionalhook": False,
-                "tryfirst": False,
-                "trylast": False,
-                "specname": None,
-            }
+        elif (name in HOOKS or name.startswith("on_")) and callable(getattr(plugin, name, None)):
+            return dict.fromkeys((*_NOT_HONOURED, "optionalhook"), False) | {"specname": None}  # type: ignore[return-value]
         return options
+
+
+_NOT_HONOURED = ("wrapper", "hookwrapper", "tryfirst", "trylast")
 
 
 class Plugins:
@@ -141,20 +144,23 @@ class Plugins:
 
     def add(self, implementation: object) -> None:
         """Register a probe or sink; a misspelt hook is reported and left out."""
+        kind = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
+        plugin = Plugin(kind, kind, "", implementation)
         try:
             plugin = Plugin(self._new_key(implementation), *label(implementation), implementation)
             self._manager.register(implementation, plugin.key)
         except Exception as error:  # pluggy refuses a hook whose arguments it does not know
             if self.on_error == "raise":
                 raise
-            kind = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
-            self.tell("fault", None, f"Plugin {kind} could not be registered: {text_of(error)}.")
+            plugin.problem = f"could not be registered: {error}"
+            self.all.append(plugin)
+            self.tell("fault", None, f"Plugin {kind} could not be registered: {error}. Training goes on without it.")
             return
         for caller in self._manager.get_hookcallers(implementation) or []:
             hook = next(impl for impl in caller.get_hookimpls() if impl.plugin is implementation)
             if not caller.has_spec():
                 message = (
-                    f"Plugin {plugin.label} implements unknown hook {caller.name!r}. Known hooks: {', '.join(_HOOKS)}."
+                    f"Plugin {plugin.label} implements unknown hook {caller.name!r}. Known hooks: {', '.join(HOOKS)}."
                 )
                 if self.on_error == "raise":
                     raise ValueError(message)

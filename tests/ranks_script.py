@@ -481,7 +481,7 @@ def killed():
 
 
 def flush_all(model):
-    next(value for name, value in vars(model.module).items() if name.startswith("_probes_")).manager.state_dict()
+    vars(model.module)["__getstate__"].held[0].state_dict()
 
 
 def main():
