@@ -89,6 +89,11 @@ class Batch:
         args, kwargs, targets = _map((self.args, self.kwargs, self.targets), lambda leaf: leaf.to(device))
         return Batch(args, kwargs, targets)
 
+    def converted(self, old: torch.dtype, new: torch.dtype) -> Batch:
+        """The batch with its arguments of one dtype in another."""
+        args, kwargs = _map((self.args, self.kwargs), lambda leaf: leaf.to(new) if leaf.dtype == old else leaf)
+        return replace(self, args=args, kwargs=kwargs)
+
     def clone(self) -> Batch:
         """A copy that the loop cannot change, cut from any graph."""
         args, kwargs, targets = _map((self.args, self.kwargs, self.targets), lambda leaf: leaf.detach().clone())

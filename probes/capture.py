@@ -9,6 +9,7 @@ forward hooks: from then on a step costs nothing here.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ from .refusal import CannotMeasure
 
 __all__ = ["FirstBatch", "pick_output", "unwrap_model", "wrappers"]
 
+FRESH_CALLS, CALLS = 20, 1000
+"""Of the model in training, with no gradient there and in all, after which a step is missed."""
 _TARGET_NAMES = ("labels", "label", "targets", "target")
 
 
@@ -71,6 +74,8 @@ class FirstBatch:
         n: Number of samples to keep.
         problem: Called with what keeps the batch from being used.
         paused: Whether a forward is not the loop's.
+        wanted: Whether a batch is looked for at all; if not, calls are only counted.
+        waiting: Called once, with the number of calls, when many have come and no step.
     """
 
     def __init__(
@@ -79,8 +84,13 @@ class FirstBatch:
         n: int,
         problem: Callable[[Exception], None],
         paused: Callable[[], bool],
+        wanted: bool = True,
+        waiting: Callable[[int], None] = lambda calls: None,
     ) -> None:
         self.batch: Batch | None = None
+        self.wanted, self.calls = wanted, 0
+        """How often the model was called in training before the first step."""
+        self._waiting, self._fresh = waiting, 0
         self.loss = ""
         """The function in which the targets were seen, in words; empty when they were not."""
         self._output, self._n, self._problem = output, n, problem
@@ -128,7 +138,16 @@ class FirstBatch:
     @property
     def _incomplete(self) -> bool:
         # A forward without a loss may be a dry run, before the loop: a later one that has a loss is preferred.
-        return self.batch is None or self.batch.targets is None
+        return self.wanted and (self.batch is None or self.batch.targets is None)
+
+    def _count(self, module: nn.Module) -> None:
+        """Count the calls of training that no step has followed; where gradients are added up, many may come."""
+        if torch.is_grad_enabled():
+            self.calls += 1
+            self._fresh += all(parameter.grad is None for parameter in itertools.islice(module.parameters(), 1))
+            if self._fresh == FRESH_CALLS or self.calls == CALLS:
+                waiting, self._waiting = self._waiting, lambda calls: None
+                waiting(self.calls)
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._called = True
@@ -139,7 +158,7 @@ class FirstBatch:
                 self._args, self._kwargs = _first_rows((args, kwargs), self._n)
             except Exception as error:
                 self._problem(error)
-                self.close()
+                self.wanted = False
 
     def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if not (self._incomplete and torch.is_grad_enabled() and (self._args or self._kwargs)):
@@ -157,7 +176,7 @@ class FirstBatch:
                 )
         except Exception as error:
             self._problem(error)
-            self.close()
+            self.wanted = False
             return
         name = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), None)
         if name is not None:
@@ -196,6 +215,7 @@ class _Hook(ForwardHook):
         if owner is None or owner.done or owner.paused():
             return
         if self.method == "_before":
+            owner._count(module)
             owner._before(args, kwargs)
         else:
             owner._after(args, kwargs, result)

@@ -59,6 +59,8 @@ class Dispatcher:
         self._arranged = False
         self._begun = False
         self._silent = False
+        self.missed: Callable[[], str] | None = None
+        """Says what is waited for while no step has come."""
         self.abandoned = False
         """Whether not even the files are closed: the run has not begun, or is another process's."""
         self._inexact = False
@@ -159,6 +161,14 @@ class Dispatcher:
         except BaseException as error:
             self._own_fault(error)
 
+    def step_by_hand(self) -> None:
+        """An update comes that no optimizer has made: what must see each before it is made cannot run."""
+        if not self._begun:
+            self._begun = True
+            self._disband()  # the other ranks see no step
+            blind = [plugin for plugin in self.probes if "before_step" in plugin.hooks]
+            self.refuse(blind, "it must see the parameters before every update, and manager.step() comes after it.")
+
     def detach(self) -> None:
         """Write what waits and close everything."""
         if self.abandoned:
@@ -166,6 +176,8 @@ class Dispatcher:
         try:
             with self.governor.own():
                 self._account()
+                if self.probes and not self.run.step and not self.measured and self.missed:
+                    self.plugins.tell("warning", None, f"Nothing was measured. {self.missed()}")
                 self.plugins.tell("detach", None, f"Detached at step {self.run.step}.")
                 self._disband()
                 self.flush()
@@ -358,6 +370,10 @@ class Dispatcher:
 
         def consume_all(items: Iterable[Any] | None) -> None:
             nonlocal endless
+            if isinstance(items, Measurement):
+                items = (items,)
+            if items is not None and (isinstance(items, str | Mapping) or not isinstance(items, Iterable)):
+                raise TypeError(f"measure must yield measurements, it returned {text_of(items)}")
             try:
                 for count, item in enumerate(items or ()):
                     if endless := count == MAX_MEASUREMENTS:

@@ -46,7 +46,8 @@ class Governor:
     """
 
     def __init__(self, overhead: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
-        if overhead is not None and not 0 < overhead < 1:
+        number = isinstance(overhead, int | float) and not isinstance(overhead, bool)
+        if overhead is not None and not (number and 0 < overhead < 1):
             raise ValueError(
                 f"`overhead` must be a share of training time between 0 and 1 (0.05 is 5 %), or None for no limit; "
                 f"got {overhead!r}."

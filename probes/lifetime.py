@@ -28,6 +28,7 @@ __all__ = [
     "DetachAtExit",
     "LogDirTaken",
     "RESERVE",
+    "already_watching",
     "close_late",
     "isolated",
     "keep_alive",
@@ -200,6 +201,18 @@ _attached: weakref.WeakSet[ProbeManager] = weakref.WeakSet()
 def silence_in_children(manager: ProbeManager) -> None:
     """In a forked child (a loader's worker) the manager does nothing: the files belong to the parent."""
     _attached.add(manager)
+
+
+def already_watching(manager: ProbeManager) -> ProbeManager | None:
+    """Another manager of this process that is attached to the same model."""
+    return next(
+        (
+            other
+            for other in _attached
+            if other is not manager and other._dispatch is not None and other.run.model is manager.run.model
+        ),
+        None,
+    )
 
 
 def _before_fork() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import multiprocessing
 import os
+import re
 import shutil
 import uuid
 import weakref
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from . import checkpoint
 from .batches import as_batch
@@ -30,13 +32,15 @@ from .helper import Helper
 from .lifetime import (
     DetachAtExit,
     LogDirTaken,
+    already_watching,
     close_late,
     keep_alive,
     settle,
     silence_in_children,
     without_model,
 )
-from .plugins import DEADLINE, OnError, Plugin, Plugins, invoke, log, text_of
+from .measurement import NAME
+from .plugins import DEADLINE, HOOKS, OnError, Plugin, Plugins, invoke, log, text_of
 from .probe import Probe
 from .ranks import Team
 from .report import report
@@ -106,22 +110,22 @@ class ProbeManager:
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         if next(model.parameters(), None) is None:
             raise ValueError(f"`model` has no parameters ({type(model).__name__}): there is no training to watch.")
-        if batches is not None and not isinstance(batches, Mapping):
-            raise TypeError(
-                f"`batches` must be a dict from names to batches, e.g. {{'train': (inputs, targets)}}, "
-                f"got {type(batches).__name__}."
-            )
+        _check_batches(batches)
         if output is not None and not callable(output):
             raise TypeError(f"`output` must be a function of what the model returns, got {type(output).__name__}.")
         if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0:
             raise ValueError(f"`deadline` must be a number of seconds greater than 0, got {deadline!r}.")
         if on_error not in ("log", "raise"):
             raise ValueError(f"`on_error` must be 'log' or 'raise', got {on_error!r}.")
-        if isinstance(probes, str | Probe):
-            raise TypeError(f"`probes` must be a list of probes or names, got {probes!r}; write [{probes!r}].")
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"`seed` must be an integer, got {seed!r}.")
+        if log_dir is not None and not isinstance(log_dir, str | os.PathLike):
+            raise TypeError(f"`log_dir` must be a path, got {log_dir!r}.")
+        _check_list("probes", probes)
+        _check_list("sinks", sinks)
         self._called = model
         self._given_batches = dict(batches or {})
-        self._given_log_dir = Path(log_dir) if log_dir is not None else None
+        self._given_log_dir = Path(log_dir).expanduser() if log_dir is not None else None
         self._given_optimizers: list[Optimizer] = []
         self._broken: list[str] = []
         self._overhead, self._on_error, self._deadline = overhead, on_error, deadline
@@ -130,8 +134,6 @@ class ProbeManager:
                 self._make(probe, named=probes is not None) for probe in (default_names() if probes is None else probes)
             ]
         self._probes = [probe for probe in made if probe is not None]
-        if isinstance(sinks, str):
-            raise TypeError(f"`sinks` must be a list of sinks or names, got {sinks!r}; write [{sinks!r}].")
         made_sinks = [self._make_sink(sink) for sink in sinks] if sinks is not None else None
         self._sinks = None if made_sinks is None else [sink for sink in made_sinks if sink is not None]
         self.run = Run(
@@ -255,21 +257,42 @@ class ProbeManager:
                              f"what they measure may not go on from it: {text_of(error)}.")  # fmt: skip
         for message in self._broken:
             plugins.tell("fault", None, message)
+        if (other := already_watching(self)) is not None:
+            plugins.tell(
+                "warning",
+                None,
+                f"This process watches this model already, into {other.run.log_dir}, and goes on to: both measure, and "
+                f"both take time. Call detach() of the first manager before the second attaches, or use it as "
+                f"`with manager.attach():`.",
+            )
         dispatch.attach()
         self._counter = StepCounter(
-            run.model, self._given_optimizers, dispatch.before_first, dispatch.after_step, dispatch.least_due,
-            dispatch.before_step if plugins.having("before_step") else None,
-        )  # fmt: skip
+            run.model,
+            self._given_optimizers,
+            dispatch.before_first,
+            dispatch.after_step,
+            dispatch.least_due,
+            before_step=dispatch.before_step if plugins.having("before_step") else None,
+            new=self._seen,
+            notice=lambda message: plugins.tell("warning", None, message),
+        )
         self._counter.plain_closures = self.plain_closures
         self._counter.resume(run.step)
         if self._place is not None:
             with suppress(Exception):  # of a backend without a store
                 dispatch.team = Team(self.wrapper, self._place)
-        if "train" not in run.batches:
-            self._first = FirstBatch(run.output, 100, dispatch.problem, lambda: dispatch.busy)
-            self._first.watch(self._called)
-        else:
-            self._arrange(final=True)
+        dispatch.missed = self._missed
+        self._first = FirstBatch(
+            run.output,
+            100,
+            dispatch.problem,
+            lambda: dispatch.busy,
+            wanted="train" not in run.batches,
+            waiting=lambda calls: plugins.tell("warning", None, self._missed()),
+        )
+        self._first.watch(self._called)
+        if not self._first.wanted:
+            dispatch.check_needs()
         # The manager lives as long as the model, also when the script keeps no reference to it.
         keep_alive(run.model, self)
         self._at_exit = DetachAtExit(self)
@@ -382,6 +405,35 @@ class ProbeManager:
     ) -> None:
         self.detach()
 
+    def step(self) -> None:
+        """Count an update of the model that no torch optimizer made: call it right after each.
+
+        For parameters that the script changes itself, or an optimizer of another library. Steps of torch optimizers
+        are counted by themselves; where one has stepped, this does nothing but say so. What must see the parameters
+        before each update (``complexity``) cannot run, and step 0 is not measured: the model is another by the time
+        of the first call.
+
+        Example:
+            >>> model = torch.nn.Linear(2, 1)
+            >>> with ProbeManager(model, probes=[], sinks=[]).attach() as manager:
+            ...     with torch.no_grad():
+            ...         _ = model.weight.mul_(0.9)
+            ...     manager.step()
+            >>> manager.run.step
+            1
+        """
+        if self._inactive:
+            return
+        if self._dispatch is None or self._counter is None:
+            log.warning("manager.step() counts nothing before attach() and after detach().")
+            return
+        self._dispatch.step_by_hand()
+        if not self._counter.by_hand():
+            self._dispatch.plugins.tell(
+                "warning", None, "manager.step() counts nothing here: a torch optimizer updates the model, and its "
+                "steps are counted by themselves. Leave the calls out."
+            )  # fmt: skip
+
     # ------------------------------------------------------------------------------------------------ what is watched
 
     def report(self) -> str:
@@ -479,16 +531,21 @@ class ProbeManager:
                 return None
         if isinstance(probe, type):
             raise TypeError(f"`probes` must hold instances or names; write {probe.__name__}() instead of the class.")
-        if not isinstance(probe, Probe) and not any(
-            hasattr(getattr(probe, name, None), "probes_impl") for name in dir(probe)
-        ):
+        if not isinstance(probe, Probe) and not _has_hooks(probe):
             raise TypeError(
                 f"`probes` must hold Probe instances or names of installed probes, got {type(probe).__name__}."
             )
         return probe
 
     def _make_sink(self, sink: object) -> object:
+        if isinstance(sink, type):
+            raise TypeError(f"`sinks` must hold instances or names; write {sink.__name__}() instead of the class.")
         if not isinstance(sink, str):
+            if not _has_hooks(sink):
+                raise TypeError(
+                    f"`sinks` must hold sinks, objects with a method write(run, measurements), or names of installed "
+                    f"ones; got {type(sink).__name__}."
+                )
             return sink
         try:
             return load_sink(sink)()
@@ -527,18 +584,73 @@ class ProbeManager:
         first, dispatch = self._first, self._dispatch
         if dispatch is None:
             return
-        if self._counter is not None and not self._given_optimizers:
-            self.run.optimizers = self._counter.seen
         if (first is None or first.done) and not final:
             return
         if first is not None and not first.done:
-            if first.batch is None and not final:
+            if first.wanted and first.batch is None and not final:
                 return  # the optimizer runs the forward itself (a closure): it will be there after the step
             if first.batch is not None:
                 self.run.batches = {"train": first.batch, **self.run.batches}
                 self._loss = first.loss
             first.finish()
         dispatch.check_needs()
+
+    def _seen(self, optimizer: Optimizer) -> None:
+        """Take an optimizer that has made its first step among those of the run."""
+        if all(optimizer is not known for known in self.run.optimizers):
+            self.run.optimizers = [*self.run.optimizers, optimizer]
+
+    def _missed(self) -> str:
+        """What is waited for, while no step has come."""
+        calls = self._first.calls if self._first is not None else 0
+        return (
+            f"No optimizer step was seen{f', although the model was called {calls} times in training' if calls else ''}"
+            f". Steps are counted in step() of the torch optimizers that hold parameters of the model: pass yours, "
+            f"attach(optimizer), or call manager.step() after each update that no torch optimizer makes."
+        )
+
+
+def _check_batches(batches: Any) -> None:
+    if batches is None:
+        return
+    if not isinstance(batches, Mapping):
+        raise TypeError(
+            f"`batches` must be a dict from names to batches, e.g. {{'train': (inputs, targets)}}, "
+            f"got {type(batches).__name__}."
+        )
+    for name in batches:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(
+                f"`batches` must be named by letters, digits and _.=+@,()[]-, since the names are parts of paths in "
+                f"the files; got {name!r}. Write e.g. {(re.sub(r'[^a-zA-Z0-9]+', '_', str(name)).strip('_') or 'test')!r}."
+            )
+
+
+def _check_list(argument: str, given: Any) -> None:
+    if given is None or (isinstance(given, Sequence) and not isinstance(given, str)):
+        items = list(given or ())
+        twice = next((item for index, item in enumerate(items) if any(item is other for other in items[:index])), None)
+        names = [item for item in items if isinstance(item, str)]
+        twice = next((name for name in names if names.count(name) > 1), twice)
+        if twice is not None:
+            raise ValueError(f"`{argument}` holds {text_of(twice)} twice. Leave one out, or make a second one.")
+        if any(isinstance(item, Tensor) for item in items):
+            raise TypeError(f"`{argument}` must be a list of {argument} or names, got tensors. {_BATCHES_ARE}")
+        return
+    advice = f" Write [{text_of(given)}]." if isinstance(given, str | Probe) else ""
+    if isinstance(given, Mapping | Tensor | DataLoader | Dataset):
+        advice = f" {_BATCHES_ARE}"
+    raise TypeError(f"`{argument}` must be a list of {argument} or names, got {type(given).__name__}.{advice}")
+
+
+_BATCHES_ARE = "What is measured on goes to batches={'train': (inputs, targets)}."
+
+
+def _has_hooks(item: object) -> bool:
+    return any(
+        callable(getattr(item, name, None)) and (name in HOOKS or hasattr(getattr(item, name), "probes_impl"))
+        for name in dir(item)
+    )
 
 
 OTHER_RANK = "rank 0 measures and writes for all processes"

@@ -27,6 +27,8 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
             ", ".join(type(item).__name__ for item in run.optimizers) or "the model's optimizers (none has stepped yet)"
         ),
     ]
+    if not run.step and manager._first is not None and manager._first.calls:
+        lines.append(f"           {manager._missed()}")
     for name, batch in run.batches.items():
         if batch.targets is not None:
             seen = f", seen in {manager._loss}" if name == "train" and manager._loss not in ("", "given") else ""
@@ -34,7 +36,7 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
         else:
             targets = f"without targets: pass batches={{{name!r}: (inputs, targets)}} if a probe needs them"
         lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
-    if manager._first is not None and not manager._first.done:
+    if manager._first is not None and manager._first.wanted and not manager._first.done:
         lines.append("Batch      'train' will be the first batch of the loop")
     budget = "no limit" if governor.overhead is None else f"at most {governor.overhead:.1%}"
     lines.append(f"Overhead   {governor.share:.2%} of wall time so far ({budget})")

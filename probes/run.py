@@ -69,6 +69,8 @@ class Run:
         self._probe = ""
         self._cache: dict[Hashable, Any] = {}
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
+        self._dtypes: dict[str, tuple[Batch, torch.dtype]] = {}
+        """Of the model, when each batch was first asked for."""
         self.spreads: set[str] = set()
         """The probes that have asked whether other ranks work with them."""
         self.lend()
@@ -125,6 +127,11 @@ class Run:
         return next(self.model.parameters()).device
 
     @property
+    def _dtype(self) -> torch.dtype:
+        """Of the first floating-point parameter."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
     def layers(self) -> dict[str, nn.Module]:
         """The modules that hold parameters of their own, by name, in the order of registration."""
         return {
@@ -145,12 +152,21 @@ class Run:
     def batch(self, name: str) -> Batch:
         """The fixed batch of that name, on the model's device.
 
+        Where the model was converted since the batch was first asked for (``model.double()``, ``.bfloat16()``), its
+        floating-point tensors of the old dtype are converted as well.
+
         Raises:
             KeyError: If there is no batch of that name.
         """
         if name not in self.batches:
             raise KeyError(f"There is no batch {name!r}; there are: {', '.join(self.batches) or 'none'}.")
-        return self.batches[name].to(self.device)
+        batch, now = self.batches[name], self._dtype
+        kept, dtype = self._dtypes.setdefault(name, (batch, now))
+        if kept is not batch:  # another batch of that name
+            self._dtypes[name] = (batch, now)
+        elif dtype != now:
+            batch = batch.converted(dtype, now)
+        return batch.to(self.device)
 
     def forward(self, batch: Batch, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's output tensor on a batch, differentiable; with other ``parameters`` (and buffers) when given.

@@ -8,6 +8,8 @@ schedulers, frameworks and compilation, and does not see gradient accumulation. 
 * a gradient scaler with inf gradients does not call ``step`` at all, unless the optimizer is fused: then it is called,
   changes nothing, and says so in ``found_inf``, which lives on the accelerator: reading it would synchronize, so it is
   read only when the count could matter, and once in a thousand updates;
+* an optimizer may be replaced while training goes on: one that takes over parameters of a given one is counted from
+  then on, and told; another that updates the model is told, once;
 * several optimizers of one model step one after the other. Those that hold different parameters, and step in the order
   in which they first did, share a step; an optimizer that steps again, or takes over the parameters of another, begins
   the next one. A critic that takes five updates for one of the generator makes five steps.
@@ -65,6 +67,8 @@ class StepCounter:
         due: The least step at which ``on_step`` must be called with an exact count; before it, skipped fused updates
             may not have been resolved yet. ``0`` for always.
         before_step: Called before every update, nested and skipped ones too; without it, nothing of ours runs there.
+        new: Called with every optimizer that is counted for the first time.
+        notice: Called with what a user should know of another optimizer.
     """
 
     def __init__(
@@ -75,12 +79,15 @@ class StepCounter:
         on_step: Callable[[int], None],
         due: Callable[[], int],
         before_step: Callable[[], None] | None = None,
+        new: Callable[[Optimizer], None] = lambda optimizer: None,
+        notice: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.step = 0
         self.plain_closures = False
         """Whether closures are known to be called at the weights as they are."""
         self._model = weakref.ref(model)
-        self._given = bool(optimizers)
+        self._given = list(optimizers)
+        self._new, self._notice = new, notice
         self._before_first, self._on_step, self._due = before_first, on_step, due
         self._before_step = before_step
         self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
@@ -88,7 +95,8 @@ class StepCounter:
         self._round: list[_Known] = []
         """Those that have made the present step."""
         self._begun = False
-        self._verdicts: weakref.WeakKeyDictionary[Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
+        self._verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
+        self._noticed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._uncertain: list[tuple[_Known, Tensor | None]] = []
         """The latest updates, from one on that may have been skipped, with what tells whether it was."""
         self._certain: tuple[int, list[_Known]] = (0, [])
@@ -99,13 +107,8 @@ class StepCounter:
         self._post: list[torch.utils.hooks.RemovableHandle] = []
         # First: whatever interrupts what follows, nothing stays.
         weakref.finalize(self, _remove_late, self._pre, self._post).atexit = False
-        if optimizers:
-            for optimizer in optimizers:
-                self._pre.append(optimizer.register_step_pre_hook(pre))
-                self._post.append(optimizer.register_step_post_hook(post))
-        else:
-            self._pre.append(register_optimizer_step_pre_hook(pre))
-            self._post.append(register_optimizer_step_post_hook(post))
+        self._pre.append(register_optimizer_step_pre_hook(pre))
+        self._post.append(register_optimizer_step_post_hook(post))
         _remove_late()
 
     def remove(self) -> None:
@@ -134,16 +137,53 @@ class StepCounter:
         """The optimizers that have stepped so far."""
         return list(self._known)
 
+    def by_hand(self) -> bool:
+        """Count an update that no torch optimizer has made; False, and nothing counted, where one makes them."""
+        if self._known:
+            return False
+        self._begun = True
+        self.step += 1
+        self._on_step(self.step)
+        return True
+
     def _watched(self, optimizer: Optimizer) -> bool:
-        if self._given:
+        if any(optimizer is given for given in self._given):
             return True
+        if not self._holds(optimizer):
+            return False
+        return not self._given or self._takes_over(optimizer)
+
+    def _holds(self, optimizer: Optimizer) -> bool:
+        """Whether it holds a parameter of the model; of one that does not, looked at again: either may be changed."""
         verdict = self._verdicts.get(optimizer)
-        if verdict is None or (not verdict[1] and verdict[0] != len(optimizer.param_groups)):
-            verdict = self._verdicts[optimizer] = (
-                len(optimizer.param_groups),
-                shares_parameters(optimizer, self._model()),
+        if verdict is None:
+            verdict = self._verdicts[optimizer] = _Verdict()
+        if not verdict.holds:
+            verdict.looks += 1
+            if verdict.looks <= 10 or verdict.looks % 10 == 0:
+                verdict.holds = shares_parameters(optimizer, self._model())
+        return verdict.holds
+
+    def _takes_over(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer that was not given continues the work of one that was; either way it is told."""
+        if optimizer in self._noticed:
+            return False
+        self._noticed.add(optimizer)
+        held = {id(p) for given in self._given for group in given.param_groups for p in group["params"]}
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        model, name = self._model(), type(optimizer).__name__
+        old = ", ".join(type(given).__name__ for given in self._given)
+        if held.isdisjoint(mine) and any(shares_parameters(given, model) for given in self._given):
+            self._notice(
+                f"{name} updates parameters of the model too, but was not given to attach(), which names {old}: its "
+                f"updates are not counted as steps. Pass all of them, attach([first, second]), or none, attach()."
             )
-        return verdict[1]
+            return False
+        self._notice(
+            f"{name} updates parameters of the model now, as {old} did that attach() was given: its steps count."
+        )
+        self._given.append(optimizer)
+        return True
 
     def _before(self, optimizer: Optimizer, call: _Call) -> _Call | None:
         if not self._watched(optimizer):
@@ -170,6 +210,7 @@ class StepCounter:
         if (known := self._known.get(optimizer)) is None:
             parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
             known = self._known[optimizer] = _Known(next(self._ranks), parameters)
+            self._new(optimizer)
         before, found_inf = self.step, getattr(optimizer, "found_inf", None)
         verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
         if verdict is not None and not self._uncertain:
@@ -212,6 +253,12 @@ class _Known(NamedTuple):
     """In the order of first updates."""
     parameters: frozenset[int]
     """The ids of those it holds."""
+
+
+class _Verdict:
+    """Whether an optimizer holds a parameter of the model, and how often that was looked at while it did not."""
+
+    holds, looks = False, 0
 
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -107,11 +108,22 @@ def exclusive(path: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
+        held = _held.get(path.absolute())
+        if held is not None and held.is_locked:
+            raise RuntimeError(
+                f"Another ProbeManager of this process is writing {path}. Call its detach() first, or pass another "
+                f"log_dir=."
+            ) from None
         raise RuntimeError(
             f"Another process is writing {path}. Pass another log_dir=, one for each process, or wait until that "
             f"process has ended."
         ) from None
+    _held[path.absolute()] = lock
     return lock
+
+
+_held: weakref.WeakValueDictionary[Path, FileLock] = weakref.WeakValueDictionary()
+"""The locks that this process has taken."""
 
 
 def _is_cut(path: Path) -> bool:
