@@ -3,9 +3,10 @@
 # ruff: noqa: I001, E402 - grouped by subject, after the clock
 
 import torch as _torch  # noqa: F401 - the user's in any case: not what probes cost
-import time as _time
+from .clock import OwnTime as _OwnTime
 
-_begun = _time.perf_counter()
+_clock = _OwnTime()
+_begun = _clock()
 
 # attaching to a loop
 from .manager import ProbeManager as ProbeManager
@@ -28,4 +29,4 @@ from .reading import open_run as open_run
 
 from . import governor as _governor
 
-_governor.imported = _time.perf_counter() - _begun
+_governor.imported = _clock() - _begun

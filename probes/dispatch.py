@@ -49,7 +49,7 @@ class Dispatcher:
     def __init__(self, run: Run, plugins: Plugins, arrange: Callable[..., None]) -> None:
         self.run, self.plugins, self._arrange = run, plugins, arrange
         self.governor = plugins.governor
-        self._clock = self.governor.clock
+        self._wall = self.governor.wall
         self.measured = 0
         self.streams: dict[str, tuple[str, Measurement]] = {}
         """The first measurement of each stream, which the later ones must fit, and its plugin."""
@@ -79,7 +79,7 @@ class Dispatcher:
         self._steppers: list[Plugin] = []
         self._version = label(self)[1]
         plugins.bind(run)
-        run.bind(self.governor.affords_extra, plugins.left_out)
+        run.bind(self.governor.affords_extra, plugins.left_out, lambda: self.governor.first_turn_limit)
 
     # ------------------------------------------------------------------------------------------------- from the loop
 
@@ -110,7 +110,7 @@ class Dispatcher:
 
     def least_due(self) -> int:
         """The least step at which an exact count of steps is needed."""
-        self._inexact = not self._steppers and self._clock() < self._wake_at
+        self._inexact = not self._steppers and self._wall() < self._wake_at
         return int(min(self._next_due, 2**62)) if self._inexact else 0
 
     @property
@@ -125,7 +125,7 @@ class Dispatcher:
         if self._silent:
             return
         try:
-            with self.governor.own(once=True):
+            with self.governor.own():
                 self._arrange()
                 if self.team is not None and not self._begun and not self.team.conclude(self):
                     self.team = None
@@ -156,7 +156,7 @@ class Dispatcher:
             for plugin in self._steppers:
                 if not plugin.problem:
                     self.plugins.call(plugin, "on_step", run=self.run, step=step)
-            if step >= self._next_due or (not self._inexact and self._clock() >= self._wake_at):
+            if step >= self._next_due or (not self._inexact and self._wall() >= self._wake_at):
                 self._work(step)
         except BaseException as error:
             self._own_fault(error)
@@ -272,7 +272,7 @@ class Dispatcher:
         with self.governor.own():
             self.governor.settle(step, keys(self.waiting(step)))
             self._measure_due(step)
-            if self._clock() >= self._flush_at:
+            if self._wall() >= self._flush_at:
                 self._account()
                 self.flush()
             self._plan()
@@ -316,7 +316,7 @@ class Dispatcher:
         each = (self.governor.total - before) / max(1, len(measurements))
         for (plugin, _, taken), cost in zip(turns, costs, strict=True):
             self.governor.turn(plugin.key, cost, each * len(taken))
-        self._flush_at = min(self._flush_at, self._clock() + FLUSH_SECONDS)
+        self._flush_at = min(self._flush_at, self._wall() + FLUSH_SECONDS)
 
     def _write_pending(self) -> None:
         """Hand over what was measured; what an interrupt kept from it, the next time."""
@@ -486,7 +486,8 @@ class Dispatcher:
         wake = math.inf
         if waiting := keys(self.waiting(step)):
             self.governor.settle(step, waiting)
-            wake = self.governor.next_turn(waiting)
+            # Wall time runs at least as fast as that of the budget: what comes of it is no later than it should be.
+            wake = self._wall() + self.governor.next_turn(waiting) - self.governor.clock()
         if self.team is not None and self._begun:
             meeting = self.team.appoint(self, self._next_due, wake, self._arranged)
             if meeting is not None:

@@ -8,58 +8,70 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["CORE", "Governor"]
+from .clock import OwnTime
+
+__all__ = ["CORE", "HEAD_START", "Governor"]
 
 CORE = "(core)"
 """To whom is booked what is no plugin's: attaching, guarding, planning, telling of events."""
 imported = 0.0
 """Seconds that importing probes took, until the first manager books them."""
-LOAN_SECONDS = 60.0
-"""Training time after which what was spent in advance is paid back."""
+HEAD_START = 30.0
+"""Seconds that may be spent in any case."""
+GRACE = 2.0
+"""Seconds of the head start that are there at once; the rest comes no faster than half of the training time."""
+FIRST_TURN, FIRST_SHARE = 2.5, 0.05
+"""What a first turn may be predicted to take: seconds, or this share of the training so far, whichever is more."""
 
 
 class Governor:
     r"""Decides when a probe's turn can be afforded, and keeps the accounts.
 
-    All that is spent stays below an allowance. After a minute of training it is ``overhead`` times the training time:
-    the wall time since attach without what was spent. Early training matters most and comes before anything has been
-    earned, so that the allowance of the first minute begins with what happens once, attaching and the first turn of
-    each probe, and half of the rest is given out evenly over the logarithm of the steps, the other half evenly in time:
+    All that is spent, on attaching, measuring and writing, stays below an allowance: ``overhead`` times the training
+    time, or ``head_start`` seconds, whichever is more. Early training matters most and comes before anything has been
+    earned, so that the head start is given out evenly over the logarithm of the steps, until the share of the training
+    time has caught up with it; and no faster than half of the training time, but for two seconds:
 
-    .. math:: A(t) = F + L \left(\frac{\log(1 + s)}{2 \log(1 + s T / t)} + \frac{t}{2 T}\right) \quad (t < T),
-              \qquad A(t) = \max(F + L, o t) \quad (t \ge T), \qquad L = \max(o T - F, o T / 10)
+    .. math:: A(t) = \max\left(o t, \; \min\left(h \frac{\log(1 + s)}{\log(1 + s T / t)}, \; g + \frac t 2\right)\right),
+              \qquad T = h / o
 
-    with the training time t, the steps s, the cost F of what happens once, the overhead o, and T one minute. A shorter
-    run may exceed the budget; a longer one does not, unless F is most of what a minute may cost.
+    with the training time t, the steps s, the overhead o, the head start h and g two seconds. So a script of ten seconds
+    takes at most twice as long, and none more than the head start, or its share, beyond bare training.
 
     What is earned pays for attaching, sinks and events first. The rest goes in equal parts to the probes that wait for
     a turn, each until it has what the turn will cost: a cheap probe that is always due cannot keep a dear one from
     its turn. A cost is predicted from the last turns; what a turn costs more is taken from the probe's next one.
-    The first turn of each probe goes at once, since its cost is not known.
+    The first turn of each probe goes at once; what it may take at most, see :attr:`first_turn_limit`.
 
     Args:
         overhead: What may be spent, relative to the training time, between 0 and 1 (both excluded); None for no limit.
-        clock: Seconds, monotonic.
+        clock: Seconds, monotonic; by default wall time less the time that this thread waits for a core.
+        head_start: What may be spent in any case, in seconds.
 
     Raises:
-        ValueError: If ``overhead`` is not between 0 and 1.
+        ValueError: If ``overhead`` is not between 0 and 1, or ``head_start`` is negative.
     """
 
-    def __init__(self, overhead: float | None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, overhead: float | None, clock: Callable[[], float] | None = None, head_start: float = HEAD_START
+    ) -> None:
         number = isinstance(overhead, int | float) and not isinstance(overhead, bool)
         if overhead is not None and not (number and 0 < overhead < 1):
             raise ValueError(
                 f"`overhead` must be a share of training time between 0 and 1 (0.05 is 5 %), or None for no limit; "
                 f"got {overhead!r}."
             )
-        self.overhead = overhead
-        self.clock = clock
-        self.start = clock()
+        number = isinstance(head_start, int | float) and not isinstance(head_start, bool)
+        if not (number and 0 <= head_start < math.inf):
+            raise ValueError(f"`head_start` must be a number of seconds, 0 or greater, got {head_start!r}.")
+        self.overhead, self.head_start = overhead, head_start
+        self.clock = clock or OwnTime()
+        self.wall = clock or time.perf_counter
+        """A clock that is quicker to read, and runs at least as fast."""
+        self.start = self.clock()
         self._stopped: float | None = None
         self.step = 0
         self.spent: dict[str, float] = defaultdict(float)
-        self.once = 0.0
-        """Cost of what happens once, in seconds: attaching, and the first turn of each probe."""
         self.credits: dict[str, float] = defaultdict(float)
         """What each probe has saved for its next turn; below zero when its last one cost more than it had."""
         self._costs: dict[str, list[float]] = {}
@@ -72,7 +84,7 @@ class Governor:
 
     @property
     def elapsed(self) -> float:
-        """Wall time since attach, over all sessions, in seconds."""
+        """Time since attach, over all sessions, in seconds of the clock."""
         return (self.clock() if self._stopped is None else self._stopped) - self.start
 
     @property
@@ -86,7 +98,7 @@ class Governor:
 
     @property
     def share(self) -> float:
-        """Time spent by probes and sinks over wall time since attach."""
+        """Time spent by probes and sinks over time since attach."""
         return self.total / max(self.elapsed, 1e-9)
 
     def stop(self) -> None:
@@ -101,28 +113,26 @@ class Governor:
 
     # ---------------------------------------------------------------------------------------------------- the accounts
 
-    def charge(self, plugin: str, seconds: float, once: bool = False) -> None:
-        """Book time spent by a plugin; ``once`` for what does not come again."""
+    def charge(self, plugin: str, seconds: float) -> None:
+        """Book time spent by a plugin."""
         self.spent[plugin] += seconds
         self._booked += seconds
-        if once:
-            self.once += seconds
 
     @contextmanager
-    def own(self, once: bool = False) -> Iterator[None]:
+    def own(self) -> Iterator[None]:
         """Book to the core what passes inside and is booked to no plugin."""
         start, before = self._open = self.clock(), self._booked
         try:
             yield
         finally:
             self._open = None
-            self.charge(CORE, self.clock() - start - (self._booked - before), once)
+            self.charge(CORE, self.clock() - start - (self._booked - before))
 
     def begin(self) -> None:
         """Book to the core what has passed so far, and what importing took."""
         global imported
         self.start, imported = self.start - imported, 0.0
-        self.charge(CORE, self.elapsed, once=True)
+        self.charge(CORE, self.elapsed)
 
     def turn(self, probe: str, seconds: float, written: float = 0.0) -> None:
         """A probe has measured, at a cost that is booked: it pays from its credit, unless it was the first turn.
@@ -135,7 +145,6 @@ class Governor:
         if probe not in self._costs:
             # The sinks open their files at the first turns: that is no measure of the next.
             self._costs[probe] = [seconds]
-            self.once += seconds + written
         else:
             self._costs[probe] = [*self._costs[probe][-2:], seconds + written]
             self.credits[probe] -= seconds + written
@@ -208,34 +217,42 @@ class Governor:
         )  # fmt: skip
         if missing <= 0:
             return now
-        training = self.elapsed - self.total
-        if training >= LOAN_SECONDS:
-            return now + (max(0.0, self.once + self._loan() - self.overhead * training) + missing) / self.overhead
-        if not self.step or training <= 0:
-            return now
-        # The allowance is concave until then: its tangent is reached no later than the allowance itself.
-        final = self.step * LOAN_SECONDS / training
-        slope = self.step / training / (1 + self.step) / math.log1p(final) / 2 + 0.5 / LOAN_SECONDS
-        return now + min(missing / slope / self._loan(), LOAN_SECONDS - training)
+        wanted = self.allowance() + missing
+        later = max(0.0, wanted / self.overhead - self.training)
+        if wanted < self.head_start:
+            later = min(later, max(0.0, self._head_start_reaches(wanted) - self.training))
+        return now + later
 
     def allowance(self) -> float:
         """What may have been spent by now, in seconds."""
         if self.overhead is None:
             return math.inf
-        training = self.elapsed - self.total
-        if training >= LOAN_SECONDS:
-            return max(self.once + self._loan(), self.overhead * training)
-        given_out = 0.0
-        if training > 0:
-            final = self.step * LOAN_SECONDS / training
-            early = math.log1p(self.step) / math.log1p(final) if self.step else 0.0
-            given_out = early / 2 + training / LOAN_SECONDS / 2
-        return self.once + self._loan() * given_out
+        training = self.training
+        early = 0.0
+        if training > 0 and self.head_start:
+            final = self.step * max(training, self.head_start / self.overhead) / training
+            early = self.head_start * (math.log1p(self.step) / math.log1p(final) if self.step else 0.0)
+        return max(self.overhead * training, min(early, GRACE + training / 2))
 
-    def _loan(self) -> float:
-        """What the first minute may cost beyond what happens once, in seconds: a tenth of its budget at least."""
-        minute = (self.overhead or 0.0) * LOAN_SECONDS
-        return max(0.1 * minute, minute - self.once)
+    def _head_start_reaches(self, seconds: float) -> float:
+        """The training time, at the present pace of steps, when the head start is ``seconds``."""
+        training, overhead = self.training, self.overhead or 0.0
+        if not self.step or training <= 0:
+            return training
+        pace = self.step / training
+        end = self.head_start / overhead
+        spread = math.expm1(seconds / self.head_start * math.log1p(pace * end)) / pace
+        return max(min(spread, end), 2 * (seconds - GRACE))
+
+    @property
+    def training(self) -> float:
+        """The training time: since attach, without what was spent."""
+        return self.elapsed - self.total
+
+    @property
+    def first_turn_limit(self) -> float:
+        """Seconds that the first turn of a probe may be predicted to take; infinite where there is no budget."""
+        return math.inf if self.overhead is None else max(FIRST_TURN, FIRST_SHARE * self.training)
 
     def _left(self) -> float:
         return self.allowance() - self.total
@@ -250,7 +267,6 @@ class Governor:
         return {
             "elapsed": self.elapsed,
             "spent": dict(self.spent),
-            "once": self.once,
             "credits": dict(self.credits),
             "costs": {probe: list(costs) for probe, costs in self._costs.items()},
         }
@@ -258,7 +274,6 @@ class Governor:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on with the accounts of a checkpoint, to which is added what this session has spent already."""
         self.start -= float(state["elapsed"])  # type: ignore[arg-type]
-        self.once += float(state.get("once", 0.0))  # type: ignore[arg-type]
         for plugin, seconds in state["spent"].items():  # type: ignore[attr-defined]
             self.spent[plugin] += seconds
         self.credits.update(state.get("credits", {}))  # type: ignore[call-overload]

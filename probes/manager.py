@@ -26,7 +26,7 @@ from .capture import FirstBatch, pick_output, unwrap_model
 from .channel import Place
 from .discovery import BrokenPlugin, default_names, load, load_sink
 from .dispatch import Dispatcher
-from .governor import Governor
+from .governor import HEAD_START, Governor
 from .guard import random_states_kept, unnoticed
 from .helper import Helper
 from .lifetime import (
@@ -68,7 +68,8 @@ class ProbeManager:
             ``log_dir``. Only HDF5 holds everything: the others are copies to look at.
         log_dir: Directory of the results; by default ``runs/<date and time>``.
         overhead: What all probes and sinks together may take, relative to the time of the training itself: a probe's
-            turn is postponed while it would exceed it. None for exact schedules whatever they cost.
+            turn is postponed while it would exceed it, and the ``head_start``. None for exact schedules whatever they
+            cost.
         output: Picks the output tensor, of shape ``(n, c)`` or ``(n,)``, from what the model returns. By default the
             tensor itself, its ``logits``, or the first of a tuple.
         seed: Seed of everything random in the probes; the global random state is never touched.
@@ -76,6 +77,8 @@ class ProbeManager:
             and training goes on. ``"raise"``: it is raised, for development.
         deadline: Seconds after which the log says that a call into a probe or a sink is not over, and where it is. It
             is not stopped, which Python cannot do.
+        head_start: Seconds that all probes and sinks together may take in any case, so that early training is seen:
+            given out over the logarithm of the steps, until ``overhead`` allows as much.
 
     Raises:
         TypeError, ValueError: If an argument is not what it must be, the model has no parameters, or no probe has the
@@ -104,8 +107,9 @@ class ProbeManager:
         seed: int = 0,
         on_error: OnError = "log",
         deadline: float = DEADLINE,
+        head_start: float = HEAD_START,
     ) -> None:
-        self._governor = Governor(overhead)
+        self._governor = Governor(overhead, head_start=head_start)
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         if next(model.parameters(), None) is None:
@@ -128,6 +132,7 @@ class ProbeManager:
         self._given_log_dir = Path(log_dir).expanduser() if log_dir is not None else None
         self._given_optimizers: list[Optimizer] = []
         self._broken: list[str] = []
+        self._head_start = head_start
         self._overhead, self._on_error, self._deadline = overhead, on_error, deadline
         with random_states_kept():  # a probe may build a network of its own
             made = [
@@ -186,7 +191,7 @@ class ProbeManager:
             raise RuntimeError("This ProbeManager is attached already. Call detach() first.")
         self._governor.go()
         try:
-            with self._governor.own(once=True), random_states_kept():
+            with self._governor.own(), random_states_kept():
                 self._attach(optimizer)
         finally:
             if self._dispatch is None:
@@ -501,7 +506,9 @@ class ProbeManager:
             if not asked and self._state is None and self._sinks != []:
                 shutil.rmtree(self.run.log_dir, ignore_errors=True)  # fresh, and made for nothing
         if self.run.step:
-            self._governor = Governor(self._overhead)  # those accounts are of another life of the run
+            self._governor = Governor(
+                self._overhead, head_start=self._head_start
+            )  # those accounts are of another life of the run
             self._governor.stop()
         self._state = dict(state)
         self.run.run_id, self.run.seed = state["run_id"], state["seed"]
@@ -576,6 +583,7 @@ class ProbeManager:
                               if not isinstance(parameter, nn.parameter.UninitializedParameter)),
             "probes": {type(probe).__name__: settings(probe) for probe in self._probes},
             "overhead": self._overhead,
+            "head_start": self._head_start,
             "on_error": self._on_error,
         }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,9 +77,14 @@ class Run:
         self.lend()
         self.bind(lambda plugin, seconds: True, lambda plugin, message: None)
 
-    def bind(self, affords: Callable[[str, float], bool], left_out: Callable[[str, str], None]) -> None:
+    def bind(
+        self,
+        affords: Callable[[str, float], bool],
+        left_out: Callable[[str, str], None],
+        first_turn_limit: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         """Called before the run: who decides what can be afforded, and who is told of what was left out."""
-        self._affords, self._left_out = affords, left_out
+        self._affords, self._left_out, self._first_turn_limit = affords, left_out, first_turn_limit
 
     def lend(self, hands: int = 1, spread: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None = None) -> None:
         """Called before a turn on which several ranks work, and without arguments after it."""
@@ -116,6 +122,15 @@ class Run:
         If it does not, time is saved for it beside the probes that wait for their turn: ask again at the next flush.
         """
         return self._affords(self._probe, seconds)
+
+    @property
+    def first_turn_limit(self) -> float:
+        """Seconds that a probe's first turn may be predicted to take; infinite where schedules are exact.
+
+        A probe whose cost grows with the model or the batch tries it on a few samples first, and measures on fewer
+        where it would take longer: once, for good, and told by :meth:`left_out` and by the estimator.
+        """
+        return self._first_turn_limit()
 
     def left_out(self, message: str) -> None:
         """Tell what a plugin did not do, because it did not fit the budget or the data, and how to have it."""

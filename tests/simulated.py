@@ -72,15 +72,16 @@ class Simulation:
     probes: list[Costly]
     sink: CostlySink = field(default_factory=lambda: CostlySink(0.0, 0.0))
     clock: Clock = field(default_factory=Clock)
+    head_start: float = 0.0
     training: float = 0.0
     step: int = 0
     excess: list[tuple[float, float]] = field(default_factory=list)
-    """Training time, and what was spent beyond the budget, after each step with work."""
+    """Training time, and what was spent beyond what may be spent by then, after each step with work."""
 
     def __post_init__(self):
         run = Run(model=nn.Linear(1, 1), log_dir=Path(), seed=0, output=lambda out: out)
         run.batches = {}
-        self.governor = Governor(self.overhead, self.clock)
+        self.governor = Governor(self.overhead, self.clock, self.head_start)
         plugins = Plugins(self.governor, "raise")
         self.dispatch = Dispatcher(run, plugins, lambda final=False: None)
         for plugin in (*self.probes, self.sink):
@@ -95,7 +96,7 @@ class Simulation:
                 plugin.due = state["due"].get(plugin.key)
             self.step = self.dispatch.run.step = self.dispatch.run.resumed_from = state["step"]
             self.training = state["training"]
-        with self.governor.own(once=True):
+        with self.governor.own():
             self.dispatch.attach()
         return self
 
@@ -119,8 +120,12 @@ class Simulation:
             before = self.governor.total
             self.dispatch.after_step(self.step)
             if self.governor.total != before and self.overhead is not None:
-                self.excess.append((self.training, self.governor.total - self.overhead * self.training))
+                self.excess.append((self.training, self.governor.total - self.promised))
         return self
+
+    @property
+    def promised(self):
+        return max(self.overhead * self.training, self.head_start)
 
     @property
     def spent(self):

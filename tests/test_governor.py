@@ -1,14 +1,16 @@
+import math
+
 import pytest
 from simulated import Clock
 
-from probes.governor import CORE, LOAN_SECONDS, Governor
+from probes.governor import CORE, GRACE, HEAD_START, Governor
 
 
 def late(overhead=0.1):
-    """A governor past its first minute, with nothing spent."""
+    """A governor after two minutes, with nothing spent and no head start."""
     clock = Clock()
-    governor = Governor(overhead, clock)
-    clock.now += 2 * LOAN_SECONDS
+    governor = Governor(overhead, clock, head_start=0)
+    clock.now += 120
     return governor, clock
 
 
@@ -50,12 +52,15 @@ def test_the_time_to_look_again_is_when_the_turn_can_be_afforded():
 
 
 @pytest.mark.parametrize("pace", [0.001, 0.01, 1.0])
-def test_in_the_first_minute_looking_when_told_to_misses_no_step_and_is_rare(pace):
+@pytest.mark.parametrize("spent", [0.5, 8.0, 29.5])
+def test_looking_when_told_to_misses_no_step_and_is_rare(pace, spent):
     def second_turn(everywhere):
         clock, looked, wake = Clock(), 0, 0.0
         governor = Governor(0.05, clock)
         turn(governor, clock, "a", 0.9)
-        for step in range(1, 10**5):
+        governor.charge("sink", spent)
+        clock.now += spent
+        for step in range(1, 10**6):
             clock.now += pace
             if everywhere or clock.now >= wake:
                 looked += 1
@@ -65,32 +70,33 @@ def test_in_the_first_minute_looking_when_told_to_misses_no_step_and_is_rare(pac
                 wake = governor.next_turn(["a"])
 
     step, looked = second_turn(everywhere=False)
-    assert step == second_turn(everywhere=True)[0] and looked < 12
+    assert step == pytest.approx(second_turn(everywhere=True)[0], abs=1) and looked < 12
 
 
-def test_the_allowance_of_the_first_minute_is_half_even_in_time_and_half_over_the_logarithm_of_the_steps():
+def test_the_head_start_is_given_out_over_the_logarithm_of_the_steps():
     clock = Clock()
     governor = Governor(0.05, clock)
-    clock.now += 6.0
-    governor.step = 99  # at this pace 990 steps a minute
-    assert governor.allowance() == pytest.approx(3.0 * (0.5 * 0.6674 + 0.5 * 0.1), rel=1e-3)
-    clock.now += 54
-    governor.step = 990
-    assert governor.allowance() == pytest.approx(3.0)
-    clock.now += 60
-    assert governor.allowance() == pytest.approx(6.0)
+    for seconds in (40, 100, 300, 600):  # 10 steps a second: 6,000 until a twentieth of the time is as much
+        clock.now = 100.0 + seconds
+        governor.step = 10 * seconds
+        right = HEAD_START * math.log(1 + 10 * seconds) / math.log(6001)
+        assert governor.allowance() == pytest.approx(min(right, GRACE + seconds / 2))
+    clock.now += 600
+    assert governor.allowance() == pytest.approx(60.0)
 
 
-def test_what_happens_once_is_paid_back_within_a_minute():
+def test_the_head_start_comes_no_faster_than_half_of_the_training_time():
     clock = Clock()
     governor = Governor(0.05, clock)
-    governor.charge(CORE, 0.5, once=True)
-    clock.now += 0.5
-    turn(governor, clock, "a", 1.0)
-    assert governor.once == 1.5 and governor.allowance() - governor.total == pytest.approx(0, abs=1e-9)
-    clock.now += 60
-    governor.step = 100
-    assert governor.allowance() == pytest.approx(3.0)
+    clock.now += 10.0
+    governor.step = 100_000
+    assert governor.allowance() == GRACE + 5.0
+
+
+@pytest.mark.parametrize("head_start", [-1, "30", math.inf, math.nan, True])
+def test_the_head_start_must_be_seconds(head_start):
+    with pytest.raises(ValueError, match="`head_start` must be a number of seconds, 0 or greater, got"):
+        Governor(0.05, head_start=head_start)
 
 
 def test_a_cheap_probe_that_is_always_due_leaves_a_dear_one_its_part():
@@ -226,7 +232,7 @@ def test_accounts_survive_a_resume_and_what_resuming_costs_is_added():
     assert other.cost("a") == 14.0 and other.credits == governor.credits
 
 
-@pytest.mark.parametrize("overhead", [0, 1, -0.1, 5])
+@pytest.mark.parametrize("overhead", [0, 1, -0.1, 5, "5%", True, math.nan])
 def test_the_budget_must_be_a_share(overhead):
     with pytest.raises(ValueError, match="`overhead` must be a share of training time between 0 and 1"):
         Governor(overhead)
@@ -238,7 +244,7 @@ def test_importing_is_booked_once_and_is_no_training(monkeypatch):
     monkeypatch.setattr("probes.governor.imported", 0.4)
     clock.now += 0.1  # what the manager's constructor took
     governor.begin()
-    assert governor.spent[CORE] == governor.once == governor.elapsed == pytest.approx(0.5)
+    assert governor.spent[CORE] == governor.elapsed == pytest.approx(0.5)
     other = Governor(0.05, clock)
     other.begin()
     assert other.total == 0

@@ -94,7 +94,7 @@ def test_two_managers_of_one_model_leave_it_as_it_was(tmp_path):
     assert vars(model).keys() == vars(plain).keys()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_a_watched_model_is_scripted_exported_traced_and_compiled(tmp_path):
     model, optimizer = made()
     x = torch.randn(3, 4)

@@ -1,0 +1,50 @@
+"""The clock by which probes are weighed against training: wall time, less what other work on the machine took of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+__all__ = ["OwnTime"]
+
+
+class OwnTime:
+    """Seconds of wall time in which this thread ran, slept or waited for a device, but not for a core.
+
+    Where other processes keep the cores busy, wall time says of a turn and of a step how long the queue for a core was.
+    Linux counts that time for every thread (``/proc/thread-self/schedstat``, the second number), so it is left out
+    here. CPU time would leave out waiting for a loader, a disk or an accelerator too, which costs the user as much as
+    computing does. Elsewhere this is :func:`time.perf_counter`.
+
+    Cost: a few microseconds a call.
+
+    Example:
+        >>> clock = OwnTime()
+        >>> first = clock()
+        >>> 0 <= clock() - first < 1
+        True
+    """
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._threads = threading.local()
+
+    def __call__(self) -> float:
+        delay = self._delay()
+        before = getattr(self._threads, "delay", delay)
+        self._threads.delay = delay
+        self._waited += max(0.0, delay - before)
+        return time.perf_counter() - self._waited
+
+    def _delay(self) -> float:
+        """For how long this thread has waited for a core so far, in seconds."""
+        try:
+            with open("/proc/thread-self/schedstat", "rb", buffering=0) as file:
+                return int(file.read(64).split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0
+
+
+if not os.path.exists("/proc/thread-self/schedstat"):
+    OwnTime.__call__ = lambda self: time.perf_counter()  # type: ignore[method-assign]
