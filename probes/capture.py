@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -91,6 +92,8 @@ class FirstBatch:
         self.wanted, self.calls = wanted, 0
         """How often the model was called in training before the first step."""
         self._waiting, self._fresh = waiting, 0
+        self.shown: Batch | None = None
+        """The arguments of a call whose output cannot be used."""
         self.loss = ""
         """The function in which the targets were seen, in words; empty when they were not."""
         self._output, self._n, self._problem = output, n, problem
@@ -175,6 +178,8 @@ class FirstBatch:
                     f"{tuple(output.shape)}. Pass output=, a function that picks such a tensor."
                 )
         except Exception as error:
+            with suppress(Exception):  # of a call without a tensor
+                self.shown = Batch(self._args, self._kwargs)
             self._problem(error)
             self.wanted = False
             return

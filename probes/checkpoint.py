@@ -91,7 +91,11 @@ def restore(state: Mapping[str, Any], dispatch: Dispatcher) -> None:
     run, plugins = dispatch.run, dispatch.plugins
     # The first batch of the resumed loop is another one: what was measured on must stay the same.
     for name, parts in state["batches"].items():
-        run.batches.setdefault(name, Batch(parts["args"], parts["kwargs"], parts["targets"]))
+        kept = Batch(parts["args"], parts["kwargs"], parts["targets"])
+        given = run.batches.setdefault(name, kept)
+        if name not in dispatch.whole:
+            run.batches[name] = given.first(kept.n)  # as many as fitted then
+        dispatch.whole.add(name)
     dispatch.governor.load_state_dict(state["governor"])
     for plugin in plugins.all:
         plugin.measured, plugin.skipped, plugin.failed = state["turns"].get(plugin.key, (0, 0, 0))

@@ -11,15 +11,18 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch.nn.parameter import is_lazy
 
 from .batches import Batch, tensors
 from .discovery import label
 from .governor import CORE
 from .guard import ModelChanged, unnoticed
+from .independence import first_line
 from .measurement import Axis, Measurement
 from .needs import unmet_need
 from .plugins import Plugin, Plugins, invoke, keys, log, text_of
+from .refusal import CannotMeasure
 from .run import Event, Run
 from .sharded import in_parts
 
@@ -33,6 +36,8 @@ Turn = tuple[Plugin, int, list[Measurement]]
 
 FLUSH_SECONDS = 10.0
 LARGE_BYTES = 4 * 2**20
+PASSES, LEAST_SAMPLES = 8, 8
+"""Forward passes of a batch that fit into a first turn; of how many samples at least."""
 MAX_MEASUREMENTS = 100_000
 """Of one turn: a probe that yields more will not end."""
 
@@ -71,6 +76,8 @@ class Dispatcher:
         self._noted: set[tuple[str, str]] = set()
         self._pending: list[tuple[Plugin, list[Measurement]]] = []
         """Rows, and the sinks that have not taken them yet."""
+        self.whole: set[str] = set()
+        """The batches of which all samples are measured on."""
         self.probes: list[Plugin] = []
         self.team: Team | None = None
         """The other ranks, if they take part."""
@@ -127,6 +134,7 @@ class Dispatcher:
         try:
             with self.governor.own():
                 self._arrange()
+                self._fit_batches()
                 if self.team is not None and not self._begun and not self.team.conclude(self):
                     self.team = None
             self._begun = True
@@ -151,6 +159,7 @@ class Dispatcher:
         try:
             if not self._arranged:
                 self._arrange(final=True)
+                self._fit_batches()
                 self._arranged = True
                 self._next_due = step  # what waited for the batches is due now
             for plugin in self._steppers:
@@ -228,11 +237,53 @@ class Dispatcher:
         finally:
             self.silence()
 
+    def _fit_batches(self) -> None:
+        """Take fewer samples, once, where one forward pass of a batch takes too long for the turns to come.
+
+        A first turn is worth about eight passes of it. Two and four samples are tried; batches that were given as a
+        :class:`Batch`, which is taken whole, and those of a run that goes on, stay as they are.
+        """
+        limit = self.governor.first_turn_limit / PASSES
+        for name, batch in self.run.batches.items():
+            if name in self.whole or batch.n <= LEAST_SAMPLES or limit == math.inf:
+                continue
+            self.whole.add(name)
+            guard = unnoticed(self.run.model, self.run.optimizers)
+            try:
+                with guard, torch.no_grad():
+                    seconds = min(self._seconds(batch.first(count)) / count for count in (2, 4))
+            except Exception:  # told when a probe calls the model
+                continue
+            finally:
+                guard.restore()
+            if seconds * batch.n > limit:
+                fewer = max(LEAST_SAMPLES, int(limit / seconds))
+                if fewer >= batch.n:
+                    continue
+                self.run.batches = {**self.run.batches, name: batch.first(fewer)}
+                self.plugins.tell(
+                    "warning",
+                    None,
+                    f"Batch {name!r}: {fewer} samples of {batch.n} are measured on, since a forward pass of all takes "
+                    f"{seconds * batch.n:.1f} s. Pass batches={{{name!r}: Batch((inputs,), targets=targets)}} (of "
+                    f"probes.batches), which is taken whole, or overhead=None.",
+                )
+
+    def _seconds(self, batch: Batch) -> float:
+        """What a forward pass of a batch takes."""
+        call = batch.to(self.run.device)
+        start = time.perf_counter()
+        self.run.output(self.run.model(*call.args, **call.kwargs)).sum().item()
+        return time.perf_counter() - start
+
     def problem(self, error: Exception) -> None:
         """Something in the loop that keeps the batches from being known."""
         if self.plugins.on_error == "raise":
             raise error
-        self._blocked = str(error)
+        self._blocked = str(error) if isinstance(error, CannotMeasure) else (
+            f"The first batch of the loop cannot be kept ({type(error).__name__}: {first_line(error)}). Pass "
+            f"batches={{'train': (inputs, targets)}} of tensors with a row for each sample."
+        )  # fmt: skip
 
     def _own_fault(self, error: BaseException) -> None:
         if not self.plugins.is_a_fault(error):
@@ -308,8 +359,12 @@ class Dispatcher:
         rows = list(measurements)
         self._pending += [(sink, rows) for sink in self.plugins.having("write")]
         self.measured += len(measurements)
-        records = [record for (plugin, delay, _), cost in zip(turns, costs, strict=True)
-                   if not (plugin.failures["measure"] or plugin.refusal) for record in self._turn(plugin, delay, cost)]  # fmt: skip
+        records = [
+            record
+            for (plugin, delay, _), cost in zip(turns, costs, strict=True)
+            if not (plugin.failures["measure"] or plugin.refusal)
+            for record in self._turn(plugin, delay, cost)
+        ]
         before = self.governor.total
         rows += records
         self._write_pending()

@@ -32,8 +32,8 @@ class Governor:
     earned, so that the head start is given out evenly over the logarithm of the steps, until the share of the training
     time has caught up with it; and no faster than half of the training time, but for two seconds:
 
-    .. math:: A(t) = \max\left(o t, \; \min\left(h \frac{\log(1 + s)}{\log(1 + s T / t)}, \; g + \frac t 2\right)\right),
-              \qquad T = h / o
+    .. math:: A(t) = \max\Big(o t, \min\Big(h \frac{\log(1 + s)}{\log(1 + s T / t)}, g + \frac t 2\Big)\Big),
+              \quad T = \frac h o
 
     with the training time t, the steps s, the overhead o, the head start h and g two seconds. So a script of ten seconds
     takes at most twice as long, and none more than the head start, or its share, beyond bare training.

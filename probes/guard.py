@@ -45,13 +45,15 @@ class unnoticed:
     """Undo on exit whatever happens to random states, buffers, modes, gradients and hooks.
 
     Saved and restored: the random states of Python, numpy, torch and every initialised accelerator; the modules,
-    parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors that
-    its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is refused
-    meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the attributes of
-    every module, and what its plain containers hold: counts, losses and caches that a forward leaves there. What is
-    compiled runs eagerly meanwhile, since other shapes and modes would have it compiled again. Gradients are taken away
-    meanwhile, so that a stray ``backward()`` adds to nothing. Modes are set without calling the user's ``train()``,
-    which may do more than that. Parameters are not copied: the memory this costs is that of the buffers. Nothing here synchronizes with an accelerator but the last look at whether parameters are what they were.
+    parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors
+    that its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is
+    refused meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the
+    attributes of every module, and what its plain containers hold: counts, losses and caches that a forward leaves
+    there. What is compiled runs eagerly meanwhile, since other shapes and modes would have it compiled again.
+    Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are set without
+    calling the user's ``train()``, which may do more than that. Parameters are not copied: the memory this costs is
+    that of the buffers. Nothing here synchronizes with an accelerator but the last look at whether parameters are
+    what they were.
 
     Args:
         model: The model.

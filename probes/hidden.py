@@ -1,4 +1,4 @@
-"""What we leave in a module while it is watched, and how no copy and no pickle of the module shows it.
+"""What we leave in a module while it is watched, and why no copy and no pickle of the module shows it.
 
 A module is pickled, and copied, from its ``__dict__``; ``__getstate__``, which is looked up on the instance first, tells
 what is in it. So while we are attached the module has one of its own, that leaves out itself and our forward hooks: the

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from . import checkpoint
-from .batches import as_batch
+from .batches import Batch, as_batch
 from .capture import FirstBatch, pick_output, unwrap_model
 from .channel import Place
 from .discovery import BrokenPlugin, default_names, load, load_sink
@@ -229,6 +229,7 @@ class ProbeManager:
         run.optimizers = list(self._given_optimizers)
         plugins = Plugins(self._governor, self._on_error, self._deadline)
         dispatch = Dispatcher(run, plugins, self._arrange)
+        dispatch.whole = {name for name, data in self._given_batches.items() if isinstance(data, Batch)}
         run.config = self._config()
         for probe in self._probes:
             plugins.add(probe)
@@ -600,6 +601,7 @@ class ProbeManager:
             if first.batch is not None:
                 self.run.batches = {"train": first.batch, **self.run.batches}
                 self._loss = first.loss
+            self.run.shown = first.shown
             first.finish()
         dispatch.check_needs()
 
@@ -628,9 +630,10 @@ def _check_batches(batches: Any) -> None:
         )
     for name in batches:
         if not isinstance(name, str) or not NAME.fullmatch(name):
+            better = re.sub(r"[^a-zA-Z0-9]+", "_", str(name)).strip("_") or "test"
             raise ValueError(
-                f"`batches` must be named by letters, digits and _.=+@,()[]-, since the names are parts of paths in "
-                f"the files; got {name!r}. Write e.g. {(re.sub(r'[^a-zA-Z0-9]+', '_', str(name)).strip('_') or 'test')!r}."
+                f"`batches` must be named by letters, digits and _.=+@,()[]-, since the names become parts of paths in "
+                f"the files; got {name!r}. Write {better!r}, for example."
             )
 
 

@@ -27,7 +27,6 @@ from .discovery import GROUP, label
 from .governor import Governor
 from .guard import ModelChanged, random_states_kept
 from .needs import NEEDS
-from .probe import Probe
 from .refusal import CannotMeasure
 from .run import Event, Run
 from .schedule import Schedule, log_spaced

@@ -1,4 +1,4 @@
-"""CannotMeasure: what a probe raises about a model or a batch that it cannot measure, as opposed to a fault of its own."""
+"""CannotMeasure: what a probe raises about a model or a batch that it cannot measure; no fault of the probe."""
 
 from __future__ import annotations
 

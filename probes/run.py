@@ -57,6 +57,8 @@ class Run:
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
     batches: dict[str, Batch] = field(default_factory=dict)
     """The fixed batches measured on, by name; empty until the loop has shown the first one, when none was given."""
+    shown: Batch | None = None
+    """The arguments of the first call that the loop showed, where its output cannot be used."""
     step: int = 0
     """Optimizer updates so far."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -163,6 +165,16 @@ class Run:
         """
         digest = hashlib.sha256(f"{self.seed}/{self._probe}/{self.step}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    @property
+    def call(self) -> Batch | None:
+        """Arguments with which the model can be called, of one sample; None before the loop has called it.
+
+        Of the first batch, or, where its output cannot be used, of the first call that the loop showed.
+        """
+        if self.batches:
+            return self.batch(next(iter(self.batches))).first(1)
+        return None if self.shown is None else self.shown.first(1).to(self.device)
 
     def batch(self, name: str) -> Batch:
         """The fixed batch of that name, on the model's device.

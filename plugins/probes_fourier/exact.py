@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.precision import to_float64
+from probes.refusal import CannotMeasure
 
 from .linearity import KinkFound, Observer
 
@@ -58,7 +59,7 @@ def float64_or_reason() -> Iterator[None]:
     except RuntimeError as error:
         if "dtype" not in str(error) and "Double" not in str(error) and "scalar type" not in str(error):
             raise
-        raise ValueError(
+        raise CannotMeasure(
             f"The model cannot be evaluated in float64, for a module in it insists on another precision ({error}); "
             f"measure it on a grid instead."
         ) from error
@@ -127,7 +128,7 @@ def breakpoints(
         while (kinks := _kinks_of_call(function, points, t, call, chunk_size)) is not None:
             t = _merged(t, kinks)
             if len(t) > max_breakpoints:
-                raise ValueError(
+                raise CannotMeasure(
                     f"The function has more than `max_breakpoints`, {max_breakpoints}, breakpoints on the segment; "
                     f"pass a larger max_breakpoints, a shorter segment, or measure it on a grid instead."
                 )
@@ -195,7 +196,7 @@ def _certify(
         return
     worst = int(error.amax(1).nan_to_num(nan=math.inf).argmax())
     met = f"operations not known to be: {', '.join(sorted(unknown))}" if unknown else "a compiled part, or a jump"
-    raise ValueError(
+    raise CannotMeasure(
         f"The network is not piecewise linear: at {inside[worst]:.6f} of the segment it lies {error[worst].max():.3g} "
         f"off the line between its breakpoints ({met}); measure it on a grid instead."
     )

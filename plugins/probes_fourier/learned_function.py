@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probes.batches import Batch
 from probes.precision import to_float64
+from probes.refusal import CannotMeasure
 from probes.run import Run
 
 from .dft import grid
@@ -60,11 +61,11 @@ def main_input(batch: Batch) -> Tensor:
     """The batch's main input, in float32 at least: positions between samples must not be rounded to half precision.
 
     Raises:
-        ValueError: If it has none.
+        CannotMeasure: If it has none.
     """
     inputs = batch.inputs
     if inputs is None:
-        raise ValueError("The batch has no floating-point input (token ids cannot be interpolated).")
+        raise CannotMeasure("The batch has no floating-point input (token ids cannot be interpolated).")
     return inputs.to(torch.promote_types(inputs.dtype, torch.float32))
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from probes.refusal import CannotMeasure
+
 from .kinks import envelope_kinks, pool_windows, zero_crossings
 from .operations import (
     AFFINE,
@@ -84,7 +86,7 @@ class Observer(TorchFunctionMode):
             written += [tensor for tensor in (args[0], args[0]._base) if isinstance(tensor, Tensor)]
         for tensor in written:
             if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype != torch.float64):
-                raise ValueError(
+                raise CannotMeasure(
                     f"The function must compute in float64 throughout, but `{name}` gave {tensor.dtype}; "
                     f"measure it on a grid instead."
                 )
@@ -122,7 +124,7 @@ class Observer(TorchFunctionMode):
         elif name in EXTREMA and _argument(args, kwargs, "dim", 1, kwargs.get("other")) in (None, ()):
             what = f"`{name}` over all rows at once"
         if what is not None:
-            raise ValueError(
+            raise CannotMeasure(
                 f"The network is not piecewise linear: it applies {what} to data that depends on the input; measure it "
                 f"on a grid instead."
             )
@@ -158,7 +160,7 @@ class Observer(TorchFunctionMode):
         """As (m, q) or (m, q, k): the rows come first, alone or merged with dimensions that followed them."""
         m = len(self.positions)
         if values.ndim == 0 or len(values) % m:
-            raise ValueError(
+            raise CannotMeasure(
                 f"The rows of the input must stay in the first dimension, but a tensor of {m} rows has the shape "
                 f"{tuple(values.shape)} where an operation bends it; measure the function on a grid instead."
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from probes.batches import Batch
 from probes.measurement import Axis, Measurement
 from probes.probe import Probe
+from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
@@ -19,9 +22,12 @@ from .broken_line import linear_regions, piecewise_linear_coefficients
 from .dft import amplitude, fourier_coefficients, grid, segment_points
 from .exact import breakpoints
 from .learned_function import double_function, function_values, main_input, path_inputs
-from .summaries import half_amplitude_steps, power_below, spectral_centroid
+from .summaries import above_rounding, half_amplitude_steps, power_below, spectral_centroid
 
 __all__ = ["FourierSpectrum"]
+
+LEAST_SEGMENTS, LEAST_POINTS = 4, 16
+"""Before points are taken from each segment; on each segment in any case."""
 
 
 class FourierSpectrum(Probe):
@@ -39,8 +45,12 @@ class FourierSpectrum(Probe):
         ``fourier/half_amplitude_step``: first step measured at which half of the target's amplitude was reached,
         infinite until then. ``fourier/linear_regions``: pieces of a segment, in exact mode.
 
+    Mean frequency and low-frequency power are NaN of a function that is straight up to rounding. Models that sample in
+    forward, or whose examples interact, are refused.
+
     Runs by default. Costs forward passes on N rows along a path, on S N rows between samples; in exact mode see
-    :func:`breakpoints`.
+    :func:`breakpoints`. Within a budget, where the first turn would take too long, there are fewer segments, and fewer
+    points on them, from the first turn on, unless their number was given.
 
     Args:
         schedule: When it is due.
@@ -90,6 +100,8 @@ class FourierSpectrum(Probe):
         self.path, self.batch, self.exact = path, batch, exact
         self.num_points = num_points if num_points is not None else 64 if path is None else 200
         self.num_segments = num_segments if num_segments is not None else 4 if exact else 16
+        self._given = num_points is not None or num_segments is not None or frequencies is not None or exact
+        self._sized = False
         if not (self.num_points >= 2 and self.num_segments >= 1):
             raise ValueError(
                 f"`num_points` must be at least 2 and `num_segments` 1, got {num_points} and {num_segments}."
@@ -103,6 +115,7 @@ class FourierSpectrum(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield the spectrum of the function as it is now."""
+        run.check_examples(self.batch)
         batch = run.batch(self.batch)
         if self.path is not None:
             yield from self._along_path(run, batch, self.path, step)
@@ -110,12 +123,15 @@ class FourierSpectrum(Probe):
             yield from self._between_samples(run, batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The first steps at which half amplitudes were reached."""
-        return {} if self._reached is None else {"reached": self._reached}
+        """The first steps at which half amplitudes were reached, and on how much is measured."""
+        reached = {} if self._reached is None else {"reached": self._reached}
+        return {**reached, **({"size": [self.num_segments, self.num_points]} if self._sized else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from those steps."""
         self._reached = state.get("reached")
+        if "size" in state:
+            self._resize(*state["size"])
 
     def _along_path(self, run: Run, batch: Batch, path: Callable[[Tensor], Tensor], step: int) -> Iterator[Measurement]:
         inputs = path_inputs(path, self.num_points, batch)
@@ -145,7 +161,7 @@ class FourierSpectrum(Probe):
             "fourier/coefficients/path", coefficients.reshape(shape), unit="output",
             description="Fourier coefficient of the learned function", **about,
         )  # fmt: skip
-        yield from self._summaries(magnitude, "/path", "cycles per path", about)
+        yield from self._summaries(above_rounding(magnitude, values), "/path", "cycles per path", about)
         if self.targets is not None:
             now = half_amplitude_steps([step], relative[None])
             self._reached = now if self._reached is None else torch.minimum(self._reached, now)
@@ -157,10 +173,50 @@ class FourierSpectrum(Probe):
                 **about,
             )
 
+    def _fit(self, run: Run, batch: Batch) -> None:
+        """Choose, once, how many segments and points a turn affords: from the time that a few rows take."""
+        if self._given or self._sized:
+            return
+        limit, rows = run.first_turn_limit, self.num_segments * self.num_points
+        if limit < math.inf:
+            few = main_input(batch)[:4]
+            for _ in range(2):  # the first time is no measure
+                start = time.perf_counter()
+                function_values(run, batch, few)
+                seconds = (time.perf_counter() - start) / len(few)
+            if seconds * rows > limit:
+                self._shrink(run, int(limit / seconds), seconds * rows)
+        self._sized = True
+
+    def _shrink(self, run: Run, rows: int, seconds: float) -> None:
+        before = self.num_segments, self.num_points
+        if rows < LEAST_POINTS:
+            least = seconds * LEAST_POINTS / (before[0] * before[1])
+            raise CannotMeasure(
+                f"{LEAST_POINTS} points alone would take {least:.1f} s, more than a first turn may. It is tried again "
+                f"later, when a twentieth of the training is as much; overhead=None measures at any cost."
+            )
+        points = self.num_points
+        while points > LEAST_POINTS and rows < LEAST_SEGMENTS * points:
+            points //= 2
+        self._resize(max(1, min(self.num_segments, rows // points)), points)
+        run.left_out(
+            f"Measured on {self.num_segments} segments of {self.num_points} points instead of {before[0]} of "
+            f"{before[1]}, which would take {seconds:.0f} s a turn. FourierSpectrum(num_segments={before[0]}, "
+            f"num_points={before[1]}) measures on all of them."
+        )
+
+    def _resize(self, num_segments: int, num_points: int) -> None:
+        if num_points != self.num_points:
+            self.frequencies = torch.arange(1, num_points // 2 + 1, dtype=torch.float64)
+        self.num_segments, self.num_points, self._sized = num_segments, num_points, True
+
     def _between_samples(self, run: Run, batch: Batch) -> Iterator[Measurement]:
+        self._fit(run, batch)
         starts, ends = self._segments(run, batch)
         if self.exact:
             magnitude, regions = self._exact_amplitudes(run, batch, starts, ends)
+            certain = magnitude
             estimator = f"exact, from all breakpoints of {self.num_segments} segments, detrended, Hann window"
             yield Measurement(
                 f"fourier/linear_regions/{self.batch}",
@@ -173,9 +229,11 @@ class FourierSpectrum(Probe):
             )
         else:
             points = segment_points(starts, ends, self.num_points)
-            values = function_values(run, batch, points.flatten(0, 1)).reshape(*points.shape[:2], -1)  # (S, N, c)
+            flat = function_values(run, batch, points.flatten(0, 1))
+            values = flat.reshape(*points.shape[:2], -1)  # (S, N, c)
             coefficients = fourier_coefficients(values.mT, self.frequencies, detrend=True, window="hann").cpu()
             magnitude = amplitude(coefficients, self.frequencies, self.num_points)  # (S, c, K)
+            certain = above_rounding(magnitude, values)
             estimator = f"DFT on {self.num_points} points of {self.num_segments} segments, detrended, Hann window"
         about: dict[str, Any] = {
             "coords": {"frequency": Axis(self.frequencies.numpy(), "cycles per segment")},
@@ -203,7 +261,7 @@ class FourierSpectrum(Probe):
                 description="single-sided amplitude, mean over segments",
                 **{**about, "coords": {"output": Axis(np.arange(magnitude.shape[1]), "index"), **about["coords"]}},
             )
-        power = magnitude.square().mean(0).sqrt()
+        power = certain.square().mean(0).sqrt()
         yield from self._summaries(power, f"/{self.batch}", "cycles per segment", about)
 
     def _summaries(self, magnitude: Tensor, suffix: str, unit: str, about: dict[str, Any]) -> Iterator[Measurement]:
@@ -228,7 +286,10 @@ class FourierSpectrum(Probe):
         inputs = main_input(batch)
         n = len(inputs)
         if n < 2:
-            raise ValueError(f"`batch` {self.batch!r} must hold at least 2 samples to be joined, got {n}.")
+            raise CannotMeasure(
+                f"Batch {self.batch!r} holds one sample, and segments join two. Pass batches={{{self.batch!r}: "
+                f"(inputs, targets)}} with several."
+            )
         # From the run's seed alone: the same segments at every step, also after a resume.
         generator = torch.Generator().manual_seed(run.seed)
         first = torch.randint(n, (self.num_segments,), generator=generator)
@@ -239,6 +300,11 @@ class FourierSpectrum(Probe):
         function = double_function(run, batch)
         magnitudes, regions = [], []
         for start, end in zip(starts, ends, strict=True):
+            if torch.equal(start, end):  # two samples that are one: on a point the function is constant
+                outputs = function(start[None]).shape[1]
+                magnitudes.append(torch.zeros(outputs, len(self.frequencies), dtype=torch.float64))
+                regions.append(1)
+                continue
             t, values = breakpoints(function, start, end, chunk_size=max(4 * batch.n, 16))
             c = piecewise_linear_coefficients(t, values, self.frequencies, detrend=True, window="hann")
             magnitudes.append(amplitude(c.T.cpu(), self.frequencies))

@@ -9,11 +9,13 @@ import torch
 
 from probes.measurement import Axis, Measurement
 from probes.probe import Probe
+from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
 from .kernel_basis import KernelBasis, kernel_basis, kernel_spectrum, median_width
-from .summaries import spectral_centroid
+from .learned_function import main_input
+from .summaries import above_rounding, spectral_centroid
 
 __all__ = ["KernelSpectrum"]
 
@@ -59,16 +61,21 @@ class KernelSpectrum(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield the spectrum of the function as it is now."""
+        run.check_examples(self.batch)
         if self._basis is None:
-            inputs = run.batch(self.batch).inputs
-            if inputs is None:
-                raise ValueError(f"`batch` {self.batch!r} has no floating-point input to measure distances between.")
-            inputs = inputs.cpu()
-            width = median_width(inputs) if self.sigma is None else self.sigma
+            inputs = main_input(run.batch(self.batch)).cpu()
+            try:
+                width = median_width(inputs) if self.sigma is None else self.sigma
+            except ValueError as error:
+                raise CannotMeasure(
+                    f"Of batch {self.batch!r}: {error} Pass batches={{{self.batch!r}: (inputs, targets)}} with several "
+                    f"that differ, or KernelSpectrum(sigma=...)."
+                ) from error
             self._basis = width, kernel_basis(inputs, width)
         width, basis = self._basis
         n = len(basis.eigenvalues)
-        spectrum = kernel_spectrum(run.evaluate(self.batch).reshape(n, -1).cpu(), basis).T  # (c, n)
+        values = run.evaluate(self.batch).reshape(n, -1).cpu()
+        spectrum = kernel_spectrum(values, basis).T  # (c, n)
         several = len(spectrum) > 1
         index = torch.arange(1, n + 1)
         coords = {"eigenvector": Axis(index.numpy(), "index")}
@@ -85,7 +92,7 @@ class KernelSpectrum(Probe):
         )
         yield Measurement(
             f"kernel_spectrum/centroid/{self.batch}",
-            spectral_centroid(spectrum.square().sum(0), index),
+            spectral_centroid(above_rounding(spectrum.abs(), values).square().sum(0), index),
             unit="index",
             estimator=f"{estimator}; power summed over outputs",
             num_samples=n,

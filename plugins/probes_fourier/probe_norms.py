@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probes.independence import first_line
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
+from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
 from .lipschitz import is_chain, max_norm_bound, spectral_norm_product
-from .spectral_norm import module_spectral_norm
+from .spectral_norm import DIRECT, OperatorNorm, module_spectral_norm
 
 __all__ = ["SpectralNorm"]
 
@@ -26,14 +30,17 @@ class SpectralNorm(Probe):
 
     Yields:
         ``spectral_norm/weight``: per layer; matrices by their singular values, convolutions as the operators they are
-        at the size of their actual input, batch norms (in eval mode) by their largest channel factor.
-        ``spectral_norm/unconverged``: how many convolutions were given up; their norm is a little too small.
+        at the size of their actual input, batch norms (in eval mode) by their largest channel factor. NaN where a
+        weight is not finite, and of convolutions whose input size is not known, since the model was not called yet.
+        ``spectral_norm/unconverged``: how many searches were given up; these norms are a little too small.
         ``lipschitz/spectral_norm_product`` and ``lipschitz/max_norm``: bounds of the Lipschitz constant of the whole,
         where the model is a chain of such layers and of activations that stretch nothing; the second where all layers
         are Linear.
 
-    Runs by default. Costs the singular values of every matrix, and for every convolution some forward and backward
-    passes of that layer on one sample: up to 1000 the first time, few later, from the vector of the last time.
+    Runs by default; of a model without convolutions it needs no batch. Costs the singular values of every matrix with
+    a side of at most 512. For larger ones, and for every convolution, it applies the layer forward and backward to one
+    sample: up to 1000 times the first time, few later, from the vector of the last time. Within a budget a turn gives
+    up after the seconds that a first turn may take, and the next one goes on from there.
 
     Args:
         schedule: When it is due.
@@ -49,37 +56,31 @@ class SpectralNorm(Probe):
     """
 
     name = "spectral_norm"
-    needs = frozenset({"batch"})
     any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, chain: bool | None = None) -> None:
         super().__init__(schedule)
         self.chain = chain
         self._sizes: dict[str, tuple[int, ...]] | None = None
+        self._layers: list[str] = []
+        """Those of the first turn: a stream keeps its axis."""
         self._vectors: dict[str, Tensor] = {}
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield the norms of the weights as they are now."""
         if self._sizes is None:
             self._sizes = _input_sizes(run)
-        names, norms, unconverged, matrices = [], [], 0, []
-        for layer, module in run.model.named_modules():
-            layer = layer or type(module).__name__
-            if isinstance(module, nn.modules.conv._ConvNd) and layer not in self._sizes:
-                continue  # not used in the forward pass
-            found = module_spectral_norm(module, self._sizes.get(layer), self._vectors.get(layer), tol=1e-4)
-            for weight, result in found.items():
-                names.append(layer if len(found) == 1 else f"{layer}.{weight}")
-                norms.append(to_float64(result.norm))
-                unconverged += not result.converged
-                if result.vector is not None:
-                    self._vectors[layer] = result.vector
-            if isinstance(module, nn.Linear):
-                matrices.append(module.weight)
-        if not names:
+        norms, unconverged, matrices = self._norms(run)
+        self._layers = self._layers or list(norms)
+        if not norms:
             return
-        every = torch.stack(norms).cpu()
-        estimator = "singular values of matrices; Krylov iteration to 1e-4 for convolutions on their actual input size"
+        names = [*self._layers, *(name for name in norms if name not in self._layers)]
+        missing = torch.tensor(torch.nan, dtype=torch.float64)
+        every = torch.stack([norms.get(name, missing).cpu() for name in names])
+        estimator = (
+            f"singular values of matrices; Krylov iteration to 1e-4 for matrices with no side up to {DIRECT}, and for "
+            f"convolutions on their actual input size"
+        )
         yield Measurement(
             "spectral_norm/weight",
             every,
@@ -88,10 +89,10 @@ class SpectralNorm(Probe):
             estimator=estimator,
             description="largest factor by which a layer stretches an input",
         )
-        if self._sizes:
+        if unconverged is not None:
             yield Measurement(
                 "spectral_norm/unconverged", unconverged, unit="layers", estimator=estimator,
-                description="convolutions whose norm was given up, and is too small",
+                description="layers of which the search for the norm was given up, and is too small",
             )  # fmt: skip
         if is_chain(run.model) if self.chain is None else self.chain:
             condition = "bound of the Lipschitz constant"
@@ -111,8 +112,38 @@ class SpectralNorm(Probe):
                     description=condition,
                 )
 
+    def _norms(self, run: Run) -> tuple[dict[str, Tensor], int | None, list[Tensor]]:
+        """The norm of each weight; how many searches were given up, None if nothing is searched; the matrices."""
+        norms: dict[str, Tensor] = {}
+        unconverged, searched, matrices = 0, False, []
+        modules = [(name or type(module).__name__, module) for name, module in run.model.named_modules()]
+        waiting = sum(_is_searched(module) for _, module in modules)
+        end = time.perf_counter() + run.first_turn_limit
+        for layer, module in modules:
+            convolution = isinstance(module, nn.modules.conv._ConvNd)
+            size = (self._sizes or {}).get(layer)
+            if convolution and size is None:
+                if self._sizes is None or layer in self._layers:  # not known yet; else not used in the forward pass
+                    norms[layer] = torch.tensor(torch.nan, dtype=torch.float64)
+                continue
+            seconds = math.inf
+            if _is_searched(module):
+                seconds, waiting = max(0.0, end - time.perf_counter()) / waiting, waiting - 1
+            found: dict[str, OperatorNorm] = module_spectral_norm(
+                module, size, _of_layer(self._vectors, layer), tol=1e-4, seconds=seconds
+            )
+            for weight, result in found.items():
+                norms[layer if len(found) == 1 else f"{layer}.{weight}"] = to_float64(result.norm)
+                unconverged += not result.converged
+                searched |= convolution or result.iterations > 0
+                if result.vector is not None:
+                    self._vectors[layer if weight == "weight" else f"{layer}:{weight}"] = result.vector
+            if isinstance(module, nn.Linear):
+                matrices.append(module.weight)
+        return norms, unconverged if searched else None, matrices
+
     def state_dict(self) -> dict[str, Any]:
-        """The vectors that the convolutions stretch most."""
+        """The vectors that the layers stretch most."""
         return dict(self._vectors)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -120,8 +151,22 @@ class SpectralNorm(Probe):
         self._vectors = dict(state)
 
 
-def _input_sizes(run: Run) -> dict[str, tuple[int, ...]]:
-    """Shape of one input of every convolution, from one forward pass on one sample; of its first call."""
+def _is_searched(module: nn.Module) -> bool:
+    own = module.parameters(recurse=False)
+    return isinstance(module, nn.modules.conv._ConvNd) or any(p.ndim == 2 and min(p.shape) > DIRECT for p in own)
+
+
+def _of_layer(vectors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
+    """The vectors of one layer, by name of the weight."""
+    of = {key.removeprefix(f"{layer}:"): vector for key, vector in vectors.items() if key.startswith(f"{layer}:")}
+    return {**of, "weight": vectors[layer]} if layer in vectors else of
+
+
+def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
+    """Shape of one input of every convolution, from one forward pass on one sample; of its first call.
+
+    None as long as there are convolutions and no call of the model is known.
+    """
     sizes: dict[str, tuple[int, ...]] = {}
     convolutions = {
         name or type(module).__name__: module
@@ -130,6 +175,10 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]]:
     }
     if not convolutions:
         return sizes
+    call = run.call
+    if call is None:
+        run.left_out("The size of the inputs of convolutions is not known before the model was called: NaN until then.")
+        return None
     handles = []
     try:
         for name, module in convolutions.items():
@@ -141,7 +190,14 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]]:
 
             handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
         with torch.no_grad():
-            run.forward(run.batch(next(iter(run.batches))).first(1))
+            run.model(*call.args, **call.kwargs)
+    except Exception as error:
+        if not sizes:
+            raise CannotMeasure(
+                f"The model cannot be called with one sample, to see the size of the inputs of its convolutions "
+                f"({type(error).__name__}: {first_line(error)}). Pass batches={{'train': (inputs, targets)}} of the "
+                f"form in which the loop calls the model."
+            ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -9,6 +9,7 @@ import torch
 
 from probes.measurement import Axis, Measurement
 from probes.probe import Probe
+from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
@@ -61,14 +62,20 @@ class RadialSpectrum(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield the spectrum of the function as it is now."""
+        run.check_examples(self.batch)
         batch = run.batch(self.batch)
         inputs = batch.inputs
         if inputs is None or inputs.shape[1:] != (2,):
             shape = None if inputs is None else tuple(inputs.shape[1:])
-            raise ValueError(f"The inputs must be two numbers each, shape (n, 2), for a radial spectrum; got {shape}.")
+            raise CannotMeasure(
+                f"The inputs must be two numbers each, shape (n, 2), for a radial spectrum; got rows of shape {shape}. "
+                f"FourierSpectrum measures functions of more inputs."
+            )
         if self.box is None:
             low, high = inputs.amin(0).tolist(), inputs.amax(0).tolist()
             box = ((low[0], high[0]), (low[1], high[1]))
+            if not all(a < b for a, b in box):
+                raise CannotMeasure(f"The inputs of batch {self.batch!r} span no box, only {box}. Pass box=.")
         else:
             box = self.box
         sides = [low + (high - low) * torch.arange(self.num_points) / self.num_points for low, high in box]

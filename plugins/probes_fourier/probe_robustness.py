@@ -74,6 +74,7 @@ class SpectrumRobustness(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield the relative amplitudes around the parameters as they are now."""
+        run.check_examples(self.batch)
         batch = run.batch(self.batch)
         inputs = path_inputs(self.path, self.num_points, batch)
         parameters = {name: p.detach() for name, p in run.model.named_parameters() if p.is_floating_point()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +17,8 @@ _MATRICES = (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBas
 _NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # The Krylov space of one round: more vectors cost memory, fewer cost rounds.
 _KRYLOV = 12
+DIRECT = 512
+"""Lesser side of a matrix, up to which all its singular values are computed; of larger ones the largest is searched."""
 
 
 class OperatorNorm(NamedTuple):
@@ -62,8 +66,8 @@ def matrix_spectral_norm(weight: Tensor) -> Tensor:
     if not bool(matrix.isfinite().all()):  # a training that has diverged
         return matrix.new_tensor(torch.nan)
     if matrix.ndim == 1 or 1 in matrix.shape:
-        length: Tensor = torch.linalg.vector_norm(matrix)
-        return length
+        scale = _scale(matrix)  # the squares would overflow from 1e19 on
+        return torch.linalg.vector_norm(matrix / scale) * scale
     singular_values: Tensor = torch.linalg.svdvals(matrix)
     return singular_values[0]
 
@@ -75,6 +79,7 @@ def operator_spectral_norm(
     *,
     tol: float = 1e-6,
     max_iterations: int = 1000,
+    seconds: float = math.inf,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> OperatorNorm:
@@ -94,11 +99,12 @@ def operator_spectral_norm(
         tol: Stops when :math:`\|A^\top A v - \sigma^2 v\| \le \text{tol} \, \sigma^2`, which puts a singular value
             within tol / 2 of the norm, relatively; usually it is far closer. Not below 40 times the rounding.
         max_iterations: Number of times the map and its transpose are applied at most.
+        seconds: After which no more begin; they go on from the vector that is returned.
         dtype: Of the input; that of ``vector`` by default.
         device: Of the input; that of ``vector`` by default.
 
     Returns:
-        The norm is never too large but for rounding; NaN if the map gives NaN or infinity.
+        The norm is never too large but for rounding, whatever the scale of the map; NaN if it gives NaN or infinity.
 
     Raises:
         ValueError: If the map does not take 0 to 0, or ``vector`` has another shape.
@@ -124,20 +130,30 @@ def operator_spectral_norm(
         if bool((forward(torch.zeros_like(v)).abs() > 0).any()):
             raise ValueError("`forward` must be linear, but it does not take 0 to 0; leave out its bias.")
 
-    def gram(u: Tensor) -> Tensor:
-        """A'A u, the gradient of |A u|^2 / 2."""
-        with torch.enable_grad():
-            u = u.reshape(shape).detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(forward(u).square().sum() / 2, u)
-        return gradient.flatten()
-
+    start = time.perf_counter()
     tolerance = max(tol, 40 * torch.finfo(v.dtype).eps)
     v = v.flatten() / torch.linalg.vector_norm(v)
+    with torch.no_grad():
+        image = forward(v.reshape(shape))
+    if not bool(image.isfinite().all()):  # a training that has diverged
+        return OperatorNorm(v.new_tensor(torch.nan), None, False, 1)
+    # The squares below would underflow for a map that shrinks by 1e-19, and overflow for one that stretches by 1e19.
+    scale = _scale(image)
+
+    def gram(u: Tensor) -> Tensor:
+        """A'A u / scale^2, the gradient of |A u / scale|^2 / 2."""
+        with torch.enable_grad():
+            u = u.reshape(shape).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad((forward(u) / scale).square().sum() / 2, u)
+        return gradient.flatten()
+
     iterations, converged = 0, False
     square = v.new_zeros(())
-    while iterations < max_iterations and not converged:
+    while iterations < max_iterations and not converged and (not iterations or time.perf_counter() - start < seconds):
         basis, images = [v], [gram(v)]
-        while len(basis) < min(_KRYLOV, v.numel(), max_iterations - iterations):
+        while (
+            len(basis) < min(_KRYLOV, v.numel(), max_iterations - iterations) and time.perf_counter() - start < seconds
+        ):
             new, span = images[-1], torch.stack(basis)
             for _ in range(2):  # twice is enough
                 new = new - span.T @ (span @ new)
@@ -149,7 +165,7 @@ def operator_spectral_norm(
         iterations += len(basis)
         span, image = torch.stack(basis), torch.stack(images)
         projected = span @ image.T
-        if not bool(projected.isfinite().all()):  # a training that has diverged
+        if not bool(projected.isfinite().all()):
             return OperatorNorm(square * torch.nan, None, False, iterations)
         values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
         square, best = values[-1].clamp_min(0), vectors[:, -1]
@@ -158,15 +174,16 @@ def operator_spectral_norm(
         converged = bool(residual <= tolerance * square)
         v = best @ span
         v = v / torch.linalg.vector_norm(v)
-    return OperatorNorm(square.sqrt(), v.reshape(shape), converged, iterations)
+    return OperatorNorm(square.sqrt() * scale, v.reshape(shape), converged, iterations)
 
 
 def module_spectral_norm(
     module: nn.Module,
     input_shape: Sequence[int] | None = None,
-    vector: Tensor | None = None,
+    vector: Tensor | Mapping[str, Tensor] | None = None,
     *,
     tol: float = 1e-5,
+    seconds: float = math.inf,
 ) -> dict[str, OperatorNorm]:
     """Spectral norm of each linear map of a module, as the operator it is on inputs of their actual size.
 
@@ -176,8 +193,10 @@ def module_spectral_norm(
             keys and values). A convolution or transposed convolution, with its padding, stride, groups and dilation. A
             batch norm in eval mode: the largest factor of a channel.
         input_shape: Of one input of a convolution, ``(channels, *size)``.
-        vector: Where the search starts for a convolution, from the last time; ignored if the input size has changed.
-        tol: Of :func:`operator_spectral_norm`, for a convolution.
+        vector: Where the search starts, from the last time, of a convolution or by name of the weight; ignored where
+            the size has changed.
+        tol: Of :func:`operator_spectral_norm`, for a convolution and for matrices both of whose sides are above 512.
+        seconds: After which a search is given up; see there.
 
     Returns:
         By name of the weight; empty for any other module.
@@ -193,14 +212,15 @@ def module_spectral_norm(
         >>> module_spectral_norm(layer, (1, 5))["weight"].norm
         tensor(2.)
     """
+    starts = {"weight": vector} if isinstance(vector, Tensor) else dict(vector or {})
     if isinstance(module, _CONVOLUTIONS):
-        return {"weight": _convolution_norm(module, input_shape, vector, tol)}
+        return {"weight": _convolution_norm(module, input_shape, starts.get("weight"), tol, seconds)}
     if isinstance(module, _MATRICES):
         matrices = (
             {"weight": module.weight} if hasattr(module, "weight") else dict(module.named_parameters(recurse=False))
         )
         return {
-            name: OperatorNorm(matrix_spectral_norm(matrix), None, True, 0)
+            name: _matrix_norm(matrix, starts.get(name), tol, seconds)
             for name, matrix in matrices.items()
             if isinstance(matrix, Tensor) and matrix.ndim == 2
         }
@@ -211,8 +231,23 @@ def module_spectral_norm(
     return {}
 
 
+def _matrix_norm(weight: Tensor, vector: Tensor | None, tol: float, seconds: float) -> OperatorNorm:
+    if min(weight.shape) <= DIRECT or not bool(weight.isfinite().all()):
+        return OperatorNorm(matrix_spectral_norm(weight), None, True, 0)
+    matrix = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    scale = _scale(matrix)
+    matrix = matrix / scale
+    if vector is not None and vector.shape != matrix.shape[1:]:
+        vector = None
+    found = operator_spectral_norm(
+        lambda x: matrix @ x, matrix.shape[1:], vector, tol=tol, seconds=seconds, dtype=matrix.dtype,
+        device=matrix.device,
+    )  # fmt: skip
+    return found._replace(norm=found.norm * scale)
+
+
 def _convolution_norm(
-    module: nn.Module, input_shape: Sequence[int] | None, vector: Tensor | None, tol: float
+    module: nn.Module, input_shape: Sequence[int] | None, vector: Tensor | None, tol: float, seconds: float
 ) -> OperatorNorm:
     if input_shape is None:
         raise ValueError(f"`input_shape` must be given for a {type(module).__name__}: its norm depends on the size.")
@@ -221,6 +256,10 @@ def _convolution_norm(
     state = {name: parameter.detach().to(dtype) for name, parameter in module.named_parameters()}
     if "bias" in state:
         state["bias"] = torch.zeros_like(state["bias"])
+    scale = weight.new_ones((), dtype=dtype)
+    if "weight" in state and bool(state["weight"].isfinite().all()):
+        scale = _scale(state["weight"])  # so that no product with an input underflows or overflows
+        state["weight"] = state["weight"] / scale
 
     def forward(x: Tensor) -> Tensor:
         output: Tensor = torch.func.functional_call(module, state, x[None])
@@ -228,4 +267,13 @@ def _convolution_norm(
 
     if vector is not None and vector.shape != tuple(input_shape):
         vector = None
-    return operator_spectral_norm(forward, input_shape, vector, tol=tol, dtype=dtype, device=weight.device)
+    found = operator_spectral_norm(
+        forward, input_shape, vector, tol=tol, seconds=seconds, dtype=dtype, device=weight.device
+    )
+    return found._replace(norm=found.norm * scale)
+
+
+def _scale(tensor: Tensor) -> Tensor:
+    """Its largest magnitude; 1 of zeros. In the dtype of the tensor, scalar."""
+    largest = tensor.detach().abs().max()
+    return torch.where(largest > 0, largest, 1.0)

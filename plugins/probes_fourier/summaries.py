@@ -7,7 +7,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["half_amplitude_steps", "power_below", "spectral_centroid"]
+__all__ = ["above_rounding", "half_amplitude_steps", "power_below", "spectral_centroid"]
+
+
+def above_rounding(amplitudes: Tensor, values: Tensor) -> Tensor:
+    r"""Amplitudes that are more than what rounding alone leaves of a function; the others set to zero.
+
+    A function that is straight, or constant, up to rounding has a spectrum all the same, that of the rounding: about
+    :math:`\epsilon \max |f| / (2 \sqrt N)` at every frequency. What is below :math:`\epsilon \max |f|` says nothing.
+
+    Args:
+        amplitudes: Any shape.
+        values: The function, in the dtype in which it was computed. Any shape.
+
+    Returns:
+        In the unit of the function, of the shape of ``amplitudes``.
+
+    Example:
+        >>> above_rounding(torch.tensor([0.5, 1e-8]), torch.tensor([1.0, 1.5])).tolist()
+        [0.5, 0.0]
+    """
+    floor = torch.finfo(values.dtype).eps * values.detach().abs().max().to(amplitudes)
+    return torch.where(amplitudes <= floor, 0.0, amplitudes)
 
 
 def spectral_centroid(power: Tensor, frequencies: Tensor | Sequence[float]) -> Tensor:
