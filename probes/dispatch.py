@@ -106,7 +106,7 @@ class Dispatcher:
         for plugin in self.plugins.having("on_attach"):
             if plugin.schedule is None or not self._untold:
                 self.plugins.call(plugin, "on_attach", run=self.run)
-        self._plan()
+        self._plan(settle=False)  # to resume is no reason to give out what was earned at another moment
 
     def tell_attached(self) -> None:
         """Tell the probes what they have not been told, now that the model is there in whole."""
@@ -160,8 +160,10 @@ class Dispatcher:
             if not self._arranged:
                 self._arrange(final=True)
                 self._fit_batches()
+                waited = not all(map(self._ready, self.probes))
                 self._arranged = True
-                self._next_due = step  # what waited for the batches is due now
+                if waited:
+                    self._next_due = step  # it is due now
             for plugin in self._steppers:
                 if not plugin.problem:
                     self.plugins.call(plugin, "on_step", run=self.run, step=step)
@@ -530,7 +532,7 @@ class Dispatcher:
 
     # ------------------------------------------------------------------------------------------------------- planning
 
-    def _plan(self) -> None:
+    def _plan(self, settle: bool = True) -> None:
         """When to wake next: at a step, or when a postponed probe can be afforded or rows should be flushed."""
         step, self._next_due, self._wake_at = self.run.step, math.inf, self._flush_at
         for plugin in self.probes:
@@ -540,7 +542,9 @@ class Dispatcher:
                 self._next_due = min(self._next_due, plugin.due)
         wake = math.inf
         if waiting := keys(self.waiting(step)):
-            self.governor.settle(step, waiting)
+            if settle:
+                self.governor.settle(step, waiting)
+            self.governor.step = step
             # Wall time runs at least as fast as that of the budget: what comes of it is no later than it should be.
             wake = self._wall() + self.governor.next_turn(waiting) - self.governor.clock()
         if self.team is not None and self._begun:

@@ -35,8 +35,8 @@ class Governor:
     .. math:: A(t) = \max\Big(o t, \min\Big(h \frac{\log(1 + s)}{\log(1 + s T / t)}, g + \frac t 2\Big)\Big),
               \quad T = \frac h o
 
-    with the training time t, the steps s, the overhead o, the head start h and g two seconds. So a script of ten seconds
-    takes at most twice as long, and none more than the head start, or its share, beyond bare training.
+    with the training time t, the steps s, the overhead o, the head start h and g two seconds. So a script of ten
+    seconds takes at most twice as long, and none more than the head start, or its share, beyond bare training.
 
     What is earned pays for attaching, sinks and events first. The rest goes in equal parts to the probes that wait for
     a turn, each until it has what the turn will cost: a cheap probe that is always due cannot keep a dear one from

@@ -1,8 +1,8 @@
 """What we leave in a module while it is watched, and why no copy and no pickle of the module shows it.
 
-A module is pickled, and copied, from its ``__dict__``; ``__getstate__``, which is looked up on the instance first, tells
-what is in it. So while we are attached the module has one of its own, that leaves out itself and our forward hooks: the
-file that ``torch.save(model)`` writes is byte for byte that of a module that was never watched.
+A module is pickled, and copied, from its ``__dict__``; ``__getstate__``, which is looked up on the instance first,
+tells what is in it. So while we are attached the module has one of its own, that leaves out itself and our forward
+hooks: the file that ``torch.save(model)`` writes is byte for byte that of a module that was never watched.
 """
 
 from __future__ import annotations

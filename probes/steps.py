@@ -96,6 +96,7 @@ class StepCounter:
         """Those that have made the present step."""
         self._begun = False
         self._verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
+        self._announced: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._noticed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._uncertain: list[tuple[_Known, Tensor | None]] = []
         """The latest updates, from one on that may have been skipped, with what tells whether it was."""
@@ -188,6 +189,8 @@ class StepCounter:
     def _before(self, optimizer: Optimizer, call: _Call) -> _Call | None:
         if not self._watched(optimizer):
             return None
+        if optimizer not in self._announced:  # what must see its first update is told before
+            self._announce(optimizer)
         changed = None
         if not self._begun:
             # With gradients there, the closure may be one that is called at other weights, as SAM does.
@@ -209,8 +212,11 @@ class StepCounter:
         self._begun = True
         if (known := self._known.get(optimizer)) is None:
             parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+            if self._round and not any(shares_parameters(other, self._model()) for other in self._known):
+                self._round = []  # those are of parameters that were replaced: this is no part of their step
             known = self._known[optimizer] = _Known(next(self._ranks), parameters)
-            self._new(optimizer)
+            if optimizer not in self._announced:
+                self._announce(optimizer)
         before, found_inf = self.step, getattr(optimizer, "found_inf", None)
         verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
         if verdict is not None and not self._uncertain:
@@ -222,6 +228,10 @@ class StepCounter:
             self.settle()
         if self.step > before:
             self._on_step(self.step)
+
+    def _announce(self, optimizer: Optimizer) -> None:
+        self._announced.add(optimizer)
+        self._new(optimizer)
 
     def _count(self, known: _Known) -> None:
         if (

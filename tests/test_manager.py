@@ -52,7 +52,7 @@ def test_a_postponed_probe_is_counted_and_measured_later(model, optimizer):
             yield Measurement("slow/one", 1.0)
 
     sink = Memory()
-    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.01).attach(optimizer) as manager:
+    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.01, head_start=0).attach(optimizer) as manager:
         while manager.run.step < 10 or not sink.steps("slow/one")[1:]:
             run_steps(model, optimizer, 1)
         last = manager.run.step
@@ -70,7 +70,7 @@ def test_early_training_is_measured_before_anything_is_earned(model, optimizer):
             yield Measurement("slow/one", 1.0)
 
     sink = Memory()
-    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02).attach(optimizer):
+    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02, head_start=0.3).attach(optimizer):
         run_steps(model, optimizer, 40)  # far too quick to earn a second turn
     steps = sink.steps("slow/one")
     assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/test_budget.py

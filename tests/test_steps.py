@@ -364,3 +364,82 @@ def test_a_closure_after_a_backward_pass_is_not_waited_for(given):
     backward(model)
     optimizer.step(lambda: torch.ones(()))
     assert torch.equal(seen[0], start) and counter.step == 1
+
+
+# ------------------------------------------------------------------------------------------- replaced while training
+
+
+def noticed(model, optimizers=()):
+    seen, notices, new = [], [], []
+    counter = StepCounter(
+        model, list(optimizers), lambda: None, seen.append, lambda: 0, new=new.append, notice=notices.append
+    )
+    return counter, seen, notices, new
+
+
+def stepped(model, optimizer, times=1):
+    for _ in range(times):
+        backward(model)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("change", ["same parameters", "assigned", "new head"])
+def test_an_optimizer_that_takes_over_from_a_given_one_is_counted_and_told(change):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    first = torch.optim.SGD(model.parameters(), lr=0.1)
+    counter, seen, notices, new = noticed(model, [first])
+    stepped(model, first, 2)
+    if change == "assigned":
+        model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    if change == "new head":
+        model[1] = nn.Linear(3, 1)
+    second = torch.optim.Adam(model.parameters())
+    stepped(model, second, 3)
+    assert seen == [1, 2, 3, 4, 5] and new == [first, second]
+    assert len(notices) == 1 and notices[0].startswith("Adam updates parameters of the model now, as SGD did")
+    counter.remove()
+
+
+def test_an_optimizer_beside_the_given_one_is_told_and_not_counted():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    given, other = torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.Adam(model[1].parameters())
+    counter, seen, notices, new = noticed(model, [given])
+    for _ in range(3):
+        stepped(model, given)
+        stepped(model, other)
+    assert seen == [1, 2, 3] and new == [given]
+    assert len(notices) == 1 and "was not given to attach(), which names SGD: its updates are not counted" in notices[0]
+    counter.remove()
+
+
+def test_an_optimizer_whose_parameters_come_into_the_model_later_is_found():
+    model, head = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), nn.Linear(3, 1)
+    old, optimizer = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(head.parameters())
+    counter, seen, _, new = noticed(model)
+    stepped(model, old, 2)
+    head(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert seen == [1, 2]
+    model[1] = head
+    stepped(model, optimizer, 2)
+    assert new == [old, optimizer] and counter.step >= 3
+    counter.remove()
+
+
+def test_an_optimizer_of_another_model_is_never_counted():
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    for given in ([], [torch.optim.SGD(model.parameters(), lr=0.1)]):
+        counter, seen, notices, new = noticed(model, given)
+        stepped(other, optimizer, 25)
+        assert not seen and not notices and not new
+        counter.remove()
+
+
+def test_steps_by_hand_are_counted_unless_an_optimizer_makes_them():
+    model = nn.Linear(2, 1)
+    counter, seen, _, _ = noticed(model)
+    assert counter.by_hand() and counter.by_hand() and seen == [1, 2]
+    stepped(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert not counter.by_hand() and seen == [1, 2, 3]
+    counter.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from typing import Any, Literal, get_args
@@ -102,6 +103,12 @@ class PathComplexity(Probe):
         self._update_norm: Tensor | None = None
         self._initial: dict[str, Tensor] = {}
         """Parameters before their first update, in host memory."""
+        self._of: dict[str, weakref.ref[nn.Parameter]] = {}
+        """The parameter that each of them is of."""
+        self._seen: dict[int, weakref.ref[nn.Parameter]] = {}
+        """The parameters that optimizers hold, by id."""
+        self._undefined: Tensor | None = None
+        """How many updates were not finite since the last turn."""
         self._parameters: list[tuple[str, int, nn.Parameter]] = []
         """Of the model, with the index of the layer."""
         self._model: nn.Module | None = None
@@ -126,7 +133,7 @@ class PathComplexity(Probe):
         """Copy the trainable parameters."""
         if self._before:  # of an update that was skipped, or one of several of this step
             return
-        if self._model is not run.model:
+        if self._model is not run.model or self._replaced(run):
             self._find(run.model)
             self._sharded = is_sharded(run.model)
         kept, self._kept = self._kept, []
@@ -141,14 +148,31 @@ class PathComplexity(Probe):
         else:
             self._before = [value.clone() for value in self._values()]
 
+    def _replaced(self, run: Run) -> bool:
+        """Whether an optimizer holds a parameter that was not seen yet: a head is new, or the model was assigned to."""
+        new = [
+            parameter
+            for optimizer in run.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if (seen := self._seen.get(id(parameter))) is None or seen() is not parameter
+        ]
+        self._seen.update({id(parameter): weakref.ref(parameter) for parameter in new})
+        return bool(new)
+
     def _values(self) -> list[Tensor]:
         """The trainable parameters, or this rank's part of them."""
         return [local_part(item) if self._sharded else item.detach() for _, item in self._moving]
 
     def _keep_initial(self, trainable: Iterable[tuple[str, int, nn.Parameter]]) -> None:
         for name, _, parameter in trainable:
-            if name not in self._initial:
+            initial, of = self._initial.get(name), self._of.get(name)
+            # Another parameter of that name begins where it is when it comes; one of a checkpoint goes on.
+            another = of is not None and of() is not parameter
+            if initial is None or another or initial.shape != parameter.shape:
                 self._initial[name] = parameter.detach().to("cpu", copy=True)
+            if of is None or another:
+                self._of[name] = weakref.ref(parameter)
 
     def on_step(self, run: Run, step: int) -> None:
         """Add the norm of the update."""
@@ -161,7 +185,8 @@ class PathComplexity(Probe):
         size = 1 + len(self._layers)
         if self._rows is None:
             self._rows = torch.tensor([1 + layer for layer, _ in self._moving], device=squares.device)
-        sums = squares.new_zeros(size).index_add_(0, self._rows, squares)
+        # The last row takes layers that have come later, which count in the whole alone.
+        sums = squares.new_zeros(size + 1).index_add_(0, self._rows, squares)[:size]
         sums[0] = squares.sum()
         if self._sharded:
             self._squares.append(sums)
@@ -170,8 +195,12 @@ class PathComplexity(Probe):
 
     def _add(self, squares: Tensor) -> None:
         self._update_norm = norms = squares.sqrt_()
+        # One update that is not finite would make the sum NaN for good.
+        finite = norms[0].isfinite()
+        undefined = (~finite).long()
+        self._undefined = undefined if self._undefined is None else self._undefined + undefined
         self._segment = (self._segment or Segment.empty(len(norms))).like(norms)
-        self._segment.add(norms)
+        self._segment.add(torch.where(finite, norms, 0.0))
 
     def rank_part(self) -> Tensor | None:
         """The squares of this rank's part of each update since the last call, shape ``(updates, 1 + layers)``."""
@@ -208,22 +237,27 @@ class PathComplexity(Probe):
         size = 1 + len(self._layers)
         if self._total is None:
             self._total = PathComplexitySum(size)
-        segment = self._segment or Segment.empty(size)
-        self._total.knot(norms, errors.square(), segment)
-        self._segment = None
+        segment, value, error = self._segment or Segment.empty(size), None, None
+        # Where the features are not finite there is no knot: the segment goes on to the next one where they are.
+        if bool(norms.isfinite().all()):
+            self._total.knot(norms, errors.square(), segment)
+            self._segment, value, error = None, self._total.value, self._total.standard_error
         if not recorded:
             return
+        missing = torch.full((size,), torch.nan, dtype=torch.float64)
+        value, error = (missing, missing) if value is None else (value, error)
+        self._tell_undefined(run)
         batch = run.batch(self.batch)
         displacement = self._displacements(size)
         trace_words = f"{how} on {batch.n} samples"
         sum_words = f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken"
         exact = "difference of the parameters, every step"
         rows: list[tuple[str, str, Tensor, Tensor | None, str, str, str]] = [
-            ("path_complexity", f"/{self.batch}", self._total.value, self._total.standard_error, "output", sum_words,
+            ("path_complexity", f"/{self.batch}", value, error, "output", sum_words,
              "sum of update norms times feature norms"),
             ("feature_norm", f"/{self.batch}", norms, errors, "output / parameter", trace_words,
              "Frobenius norm of the tangent features"),
-            ("path_length", "", self._total.length, None, "parameter", exact, "sum of update norms"),
+            ("path_length", "", self._length(size), None, "parameter", exact, "sum of update norms"),
             ("displacement", "", displacement, None, "parameter", "difference of the parameters",
              "distance from the initial parameters"),
         ]  # fmt: skip
@@ -245,10 +279,22 @@ class PathComplexity(Probe):
                     num_samples=samples, description=description,
                 )  # fmt: skip
 
+    def _length(self, size: int) -> Tensor:
+        """Length of the path up to now."""
+        assert self._total is not None
+        length: Tensor = self._total.length
+        return length if self._segment is None else length + self._segment.length.double().cpu()
+
+    def _tell_undefined(self, run: Run) -> None:
+        count, self._undefined = 0 if self._undefined is None else int(self._undefined), None
+        if count:
+            run.left_out(f"{count} updates up to step {run.step} were not finite; the sums go on without them.")
+
     def on_detach(self, run: Run) -> None:
         """Let go of the model."""
         self._parameters, self._names, self._moving, self._before = [], [], [], []
         self._model, self._squares = None, []
+        self._of, self._seen = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, what has been added since the last of them, and the initial parameters."""
@@ -282,13 +328,10 @@ class PathComplexity(Probe):
         if not self._layers:
             self._layers = list(dict.fromkeys(layer_of(model, name) for name, _ in named))
         index = {layer: number for number, layer in enumerate(self._layers)}
-        layers = [(name, layer_of(model, name), parameter) for name, parameter in named]
-        if new := {layer for _, layer, _ in layers} - index.keys():
-            raise ValueError(
-                f"The model has layers that it had not at the first measurement: {', '.join(sorted(new))}. The path "
-                f"complexity is a sum over one set of parameters. Attach a new ProbeManager when the model has grown."
-            )
-        self._parameters = [(name, index[layer], parameter) for name, layer, parameter in layers]
+        # A layer that was not there at the first measurement counts in the whole alone: a stream keeps its axis.
+        later = len(self._layers)
+        self._parameters = [(name, index.get(layer_of(model, name), later), parameter) for name, parameter in named]
+        self._names = []
         self._model = model
 
     def _traces(self, run: Run) -> tuple[Tensor, Tensor, str]:
@@ -323,8 +366,9 @@ class PathComplexity(Probe):
         if moved:
             differences = [parameter.detach() - initial.to(parameter.device) for _, parameter, initial in moved]
             rows = torch.tensor([1 + layer for layer, _, _ in moved])
-            squares.index_add_(0, rows, _square_norms(differences).double().cpu())
-            squares[0] = squares[1:].sum()
+            own = _square_norms(differences).double().cpu()
+            squares = torch.zeros(size + 1, dtype=torch.float64).index_add_(0, rows, own)[:size]
+            squares[0] = own.sum()
         return squares.sqrt()
 
 

@@ -14,6 +14,7 @@ from probes.batches import Batch
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
+from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 from probes_fourier.lipschitz import spectral_norm_product
@@ -31,6 +32,8 @@ from .two_layer import two_layer_capacity, two_layer_matrices, unit_wise_capacit
 
 __all__ = ["Capacity"]
 
+IGNORED = -100
+"""The label of samples that are to count for nothing, as losses of torch have it."""
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -139,20 +142,26 @@ class Capacity(Probe):
         """Yield every measure that is defined for the model as it is now."""
         if step == 0 or self._initial is None:
             self._keep(run)
-        batch = run.batch(self.batch)
+        self._keep_new(run)
+        batch, rows = _labelled(run.batch(self.batch))
         complexity: list[Tensor] = []
+        failure: Exception | None = None
         for measures in (
             self._lengths(run),
             self._spectral(run, batch, complexity),
             self._paths(run, batch),
             self._two_layer(run, batch),
-            self._margins(run, batch, complexity),
-            self._losses(run, batch),
+            self._margins(run, batch, rows, complexity),
+            self._losses(run, batch, rows),
         ):
             try:
                 yield from measures
             except NotDefined:
                 continue
+            except Exception as error:  # what cannot be measured costs none of the others
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _keep(self, run: Run) -> None:
         kept: dict[str, Tensor] = {name: p for name, p in run.model.named_parameters() if not is_lazy(p)}
@@ -160,6 +169,22 @@ class Capacity(Probe):
         kept |= {name: b for name, b in run.model.named_buffers() if name.endswith("running_var") and not is_lazy(b)}
         self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
         self._since = run.step
+
+    def _keep_new(self, run: Run) -> None:
+        """Of parameters that have come later, or in another shape, what they are now stands for the beginning."""
+        assert self._initial is not None
+        new = {
+            name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in run.model.named_parameters()
+            if not is_lazy(parameter)
+            and ((before := self._initial.get(name)) is None or before.shape != parameter.shape)
+        }
+        if new:
+            self._initial.update(new)
+            run.left_out(
+                f"Distances of {', '.join(new)} are from their values at step {run.step}, since they were not there, "
+                f"or in another shape, when the others were kept."
+            )
 
     @property
     def _origin(self) -> dict[str, Tensor]:
@@ -234,7 +259,7 @@ class Capacity(Probe):
                 description=description,
             )
 
-    def _margins(self, run: Run, batch: Batch, complexity: list[Tensor]) -> Iterator[Measurement]:
+    def _margins(self, run: Run, batch: Batch, rows: Tensor | None, complexity: list[Tensor]) -> Iterator[Measurement]:
         size = None
         if batch.inputs is not None:
             size = to_float64(batch.inputs.detach()).norm().cpu()
@@ -246,7 +271,8 @@ class Capacity(Probe):
                 num_samples=batch.n,
                 description="length of an input",
             )
-        values = margins(run.evaluate(self.batch), _targets(batch)).cpu()
+        run.check_examples(self.batch)
+        values = margins(_of_rows(run.evaluate(self.batch), rows), _targets(batch)).cpu()
         levels = torch.tensor(LEVELS, dtype=torch.float64)
         quantiles = values.quantile(levels)
         how = f"margins of {self.batch!r}"
@@ -275,8 +301,9 @@ class Capacity(Probe):
                 description=description,
             )
 
-    def _losses(self, run: Run, batch: Batch) -> Iterator[Measurement]:
-        outputs, targets = run.evaluate(self.batch), _targets(batch)
+    def _losses(self, run: Run, batch: Batch, rows: Tensor | None) -> Iterator[Measurement]:
+        run.check_examples(self.batch)
+        outputs, targets = _of_rows(run.evaluate(self.batch), rows), _targets(batch)
         if outputs.ndim not in (1, 2):
             raise NotDefined("`model` must return outputs of shape (n, c) or (n,).")
         try:
@@ -320,6 +347,24 @@ class Capacity(Probe):
         """Go on from these."""
         self._initial, self._since = dict(state["initial"]), int(state["since"])
         self._vectors = dict(state["vectors"])
+
+
+def _labelled(batch: Batch) -> tuple[Batch, Tensor | None]:
+    """The samples whose label losses do not ignore, -100 of integers, and which they are; None for all."""
+    targets = batch.targets
+    if targets is None or targets.is_floating_point() or targets.numel() != len(targets):
+        return batch, None
+    known = targets.flatten() != IGNORED
+    if bool(known.all()):
+        return batch, None
+    if not bool(known.any()):
+        raise CannotMeasure(f"All labels of the batch are {IGNORED}, which losses ignore. Pass batches= with labels.")
+    rows = known.nonzero()[:, 0]
+    return batch.select(rows), rows
+
+
+def _of_rows(outputs: Tensor, rows: Tensor | None) -> Tensor:
+    return outputs if rows is None else outputs[rows.to(outputs.device)]
 
 
 def _targets(batch: Batch) -> Tensor:

@@ -15,7 +15,6 @@ from probes.independence import first_line
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
@@ -31,7 +30,7 @@ class SpectralNorm(Probe):
     Yields:
         ``spectral_norm/weight``: per layer; matrices by their singular values, convolutions as the operators they are
         at the size of their actual input, batch norms (in eval mode) by their largest channel factor. NaN where a
-        weight is not finite, and of convolutions whose input size is not known, since the model was not called yet.
+        weight is not finite, and of convolutions as long as their input size is not known.
         ``spectral_norm/unconverged``: how many searches were given up; these norms are a little too small.
         ``lipschitz/spectral_norm_product`` and ``lipschitz/max_norm``: bounds of the Lipschitz constant of the whole,
         where the model is a chain of such layers and of activations that stretch nothing; the second where all layers
@@ -192,12 +191,12 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
         with torch.no_grad():
             run.model(*call.args, **call.kwargs)
     except Exception as error:
-        if not sizes:
-            raise CannotMeasure(
-                f"The model cannot be called with one sample, to see the size of the inputs of its convolutions "
-                f"({type(error).__name__}: {first_line(error)}). Pass batches={{'train': (inputs, targets)}} of the "
-                f"form in which the loop calls the model."
-            ) from error
+        run.left_out(
+            f"The norms of convolutions are NaN: the model cannot be called with one sample, to see the size of their "
+            f"inputs ({type(error).__name__}: {first_line(error)}). Pass batches={{'train': (inputs, targets)}} of the "
+            f"form in which the loop calls the model."
+        )
+        return None
     finally:
         for handle in handles:
             handle.remove()

@@ -152,7 +152,8 @@ def operator_spectral_norm(
     while iterations < max_iterations and not converged and (not iterations or time.perf_counter() - start < seconds):
         basis, images = [v], [gram(v)]
         while (
-            len(basis) < min(_KRYLOV, v.numel(), max_iterations - iterations) and time.perf_counter() - start < seconds
+            len(basis) < min(_KRYLOV, v.numel(), max_iterations - iterations)
+            and (len(basis) < 2 or time.perf_counter() - start < seconds)  # of one vector nothing better comes
         ):
             new, span = images[-1], torch.stack(basis)
             for _ in range(2):  # twice is enough

@@ -471,3 +471,66 @@ def test_standard_error_covers_the_exact_sum(kind):
         inside += abs(scores[-1]) <= 1.96
     assert inside >= 18, scores
     assert max(map(abs, scores)) > 0.2, scores  # the interval says something
+
+
+def assigned(model):
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+
+
+def new_head(model):
+    torch.manual_seed(7)
+    model[2] = nn.Linear(16, CLASSES).double()
+
+
+def wider_head(model):
+    torch.manual_seed(7)
+    model[2] = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, CLASSES)).double()
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "found"])
+@pytest.mark.parametrize("change", [assigned, new_head, wider_head])
+def test_updates_of_parameters_that_replace_others_are_seen(change, given):
+    model, (x, y) = make("two layers"), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager, memory = watch(model, PathComplexity(every(1), trace="exact"), optimizer if given else None)
+    with manager:
+        whole = Reference(model, x)
+        for _ in range(3):
+            whole.step(lambda: update(model, optimizer, x, y))
+        before = float(last(memory, "complexity/feature_norm/train").value)
+        change(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        first, rest = Reference(model, x), Reference(model, x)
+        first.step(lambda: update(model, optimizer, x, y))
+        for _ in range(3):
+            rest.step(lambda: update(model, optimizer, x, y))
+    total = whole.total + first.last * before + rest.total  # those features were taken before the change
+    assert manager.run.step == 7
+    assert float(last(memory, "complexity/path_complexity/train").value) == pytest.approx(total, rel=1e-10)
+    length = whole.length + first.length + rest.length
+    assert float(last(memory, "complexity/path_length").value) == pytest.approx(length, rel=1e-10)
+
+
+@pytest.mark.parametrize("schedule", [every(1), every(3)], ids=["every step", "every 3"])
+def test_steps_that_are_not_finite_are_left_out_of_the_sums_and_told(schedule):
+    model, (x, y) = make("two layers"), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager, memory = watch(model, PathComplexity(schedule, trace="exact"), optimizer)
+    length = 0.0
+    with manager:
+        for step in range(12):
+            if step == 4:
+                kept = [p.detach().clone() for p in model.parameters()]
+                with torch.no_grad():
+                    model[0].weight.fill_(torch.nan)
+            if step == 7:
+                with torch.no_grad():
+                    for parameter, value in zip(model.parameters(), kept, strict=True):
+                        parameter.copy_(value)
+            reference = Reference(model, x)
+            reference.step(lambda: update(model, optimizer, x, y))
+            length += reference.length if math.isfinite(reference.length) else 0.0
+    values = {row.step: float(row.value) for row in memory.rows if row.name == "complexity/path_complexity/train"}
+    assert [step for step, value in values.items() if math.isnan(value)] == [s for s in (5, 6, 7) if s in values]
+    assert math.isfinite(values[12]) and float(last(memory, "complexity/path_length").value) == pytest.approx(length)
+    assert any("were not finite; the sums go on without them" in event.message for event in memory.events)

@@ -121,7 +121,7 @@ def test_segments_are_the_same_at_every_step_and_join_different_samples(mlp, inp
 def test_no_more_rows_go_through_the_model_than_it_is_known_to_bear(Sines, make_run, measured):
     model = Sines()
     measured(FourierSpectrum(), make_run(model, torch.randn(10, 1)))
-    assert max(model.rows) == 40 and sum(model.rows) == 16 * 64
+    assert max(model.rows) == 40 and sum(model.rows) == 10 + 10 + 16 * 64  # the batch whole, and in halves
 
 
 def test_half_precision_models_are_measured(inputs, make_run, measured):
@@ -173,7 +173,7 @@ def test_spectrum_rejects_what_cannot_be_measured(make_run, measured):
         FourierSpectrum(path=along, frequencies=[5, 10], amplitudes=[1, 2, 3])
     with pytest.raises(ValueError, match="`amplitudes` of the target must not be 0"):
         FourierSpectrum(path=along, frequencies=[5, 10], amplitudes=lambda z: torch.sin(2 * math.pi * 5 * z))
-    with pytest.raises(ValueError, match="must hold at least 2 samples to be joined, got 1"):
+    with pytest.raises(ValueError, match="holds one sample, and segments join two"):
         measured(FourierSpectrum(), make_run(nn.Linear(3, 1), torch.zeros(1, 3)))
     with pytest.raises(ValueError, match="no floating-point input"):
         measured(FourierSpectrum(), make_run(nn.Embedding(9, 2), torch.arange(6)))

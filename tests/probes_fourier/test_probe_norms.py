@@ -73,8 +73,12 @@ def test_only_what_certainly_is_a_chain_of_affine_maps_is_taken_for_one(model, c
 def test_measuring_norms_leaves_no_forward_hook_behind_also_after_a_failure(make_run, measured):
     model = Convolutional()
     measured(SpectralNorm(), make_run(model, torch.zeros(5, 1, 6, 7)))
-    with pytest.raises(RuntimeError):
-        measured(SpectralNorm(), make_run(model, torch.zeros(5, 3, 6, 7)))
+    left_out = []
+    run = make_run(model, torch.zeros(5, 3, 6, 7))
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: left_out.append(message))
+    norms = measured(SpectralNorm(), run)["spectral_norm/weight"].value
+    assert np.isnan(norms).any() and not np.isnan(norms).all()  # of convolutions, and of the others
+    assert "the model cannot be called with one sample" in left_out[0]
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -93,7 +97,7 @@ def test_norms_start_from_the_vectors_of_the_last_time_also_after_a_resume(monke
         probe_norms, "module_spectral_norm", lambda m, s, v, **k: started.append(v) or real(m, s, v, **k)
     )
     measured(second, run)
-    assert next(v for v in started if v is not None).equal(first.state_dict()["conv"])
+    assert next(v for v in started if v)["weight"].equal(first.state_dict()["conv"])
 
 
 def test_no_bound_is_given_for_attention(make_run, measured):
@@ -108,3 +112,47 @@ def test_no_bound_is_given_for_attention(make_run, measured):
     result = measured(SpectralNorm(), make_run(Attention(), torch.zeros(5, 3, 4)))
     assert list(result) == ["spectral_norm/weight"]
     assert result["spectral_norm/weight"].coords["layer"].values.tolist() == ["attention", "attention.out_proj"]
+
+
+def test_weights_are_measured_without_a_batch_and_convolutions_once_the_model_was_called(make_run, measured):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3))
+    run = make_run(model, torch.zeros(5, 1, 4, 4))
+    right = measured(SpectralNorm(), run)["spectral_norm/weight"].value
+    batches, run.batches = run.batches, {}
+    probe = SpectralNorm()
+    before = measured(probe, run)["spectral_norm/weight"]
+    assert np.isnan(before.value[0]) and before.value[1] == right[1]
+    run.shown = batches["train"]
+    after = measured(probe, run)["spectral_norm/weight"]
+    np.testing.assert_allclose(after.value, right, rtol=1e-4)
+    assert after.coords["layer"].values.tolist() == before.coords["layer"].values.tolist()
+
+
+def test_a_search_goes_on_from_turn_to_turn_where_a_turn_may_take_no_longer(make_run, measured):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 3))
+    run = make_run(model, torch.zeros(5, 3, 8, 8))
+    right = measured(SpectralNorm(), run)["spectral_norm/weight"].value
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: None, lambda: 0.0)
+    probe = SpectralNorm()
+    turns = [measured(probe, run) for _ in range(100)]
+    assert turns[0]["spectral_norm/unconverged"].value == 1 and turns[0]["spectral_norm/weight"].value[0] < right[0]
+    assert [turn["spectral_norm/weight"].value[0] for turn in turns] == pytest.approx(
+        sorted(turn["spectral_norm/weight"].value[0] for turn in turns), rel=1e-5
+    )
+    assert turns[-1]["spectral_norm/weight"].value[0] == pytest.approx(right[0], rel=1e-2)
+
+
+def test_large_matrices_are_searched(make_run, measured):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(600, 700, bias=False), nn.Linear(700, 3, bias=False))
+    run = make_run(model, torch.zeros(5, 600))
+    probe = SpectralNorm()
+    norms = measured(probe, run)["spectral_norm/weight"].value
+    right = [torch.linalg.matrix_norm(layer.weight.double(), 2).item() for layer in model]
+    np.testing.assert_allclose(norms, right, rtol=1e-4)
+    assert list(probe.state_dict()) == ["0"]
+    resumed = SpectralNorm()
+    resumed.load_state_dict(probe.state_dict())
+    np.testing.assert_allclose(measured(resumed, run)["spectral_norm/weight"].value, right, rtol=1e-4)

@@ -54,7 +54,9 @@ def test_radial_spectrum_takes_the_box_of_the_batch_by_default(Sines, make_run, 
 
 
 def test_radial_spectrum_rejects_inputs_of_another_size(mlp, inputs, make_run, measured):
-    with pytest.raises(ValueError, match=r"two numbers each, shape \(n, 2\), for a radial spectrum; got \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"two numbers each, shape \(n, 2\), for a radial spectrum; got rows of shape \(3,\)"
+    ):
         measured(RadialSpectrum(), make_run(mlp, inputs))
     with pytest.raises(ValueError, match="with low < high"):
         RadialSpectrum(box=((0, 0), (0, 1)))

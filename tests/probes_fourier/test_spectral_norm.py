@@ -167,3 +167,35 @@ def test_max_norm_bound_matches_the_formula_of_the_thesis():
 def test_max_norm_bound_rejects_convolutions():
     with pytest.raises(ValueError, match=r"`weights` must be one matrix for each layer, got shapes \[\(1, 1, 3\)\]"):
         max_norm_bound([torch.zeros(1, 1, 3)])
+
+
+@pytest.mark.parametrize("exponent", [-30, -19, -12, 0, 9, 19, 30])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Conv2d(2, 2, 3), (2, 6, 6)),
+        (lambda: nn.Conv1d(3, 4, 3, padding=1, stride=2), (3, 9)),
+        (lambda: nn.ConvTranspose2d(2, 3, 3), (2, 4, 4)),
+        (lambda: nn.Linear(1, 7), None),
+        (lambda: nn.Linear(600, 600), None),
+    ],
+)
+def test_norms_are_right_at_any_scale(make, shape, exponent):
+    torch.manual_seed(0)
+    module = make()
+    right = module_spectral_norm(module, shape)["weight"].norm.double()
+    with torch.no_grad():
+        module.weight.copy_((module.weight.double() * 10.0**exponent).float())
+    found = module_spectral_norm(module, shape)["weight"]
+    assert found.converged and found.norm.double() / 10.0**exponent == pytest.approx(right.item(), rel=2e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-19, 1e19, 1e30])
+def test_an_operator_of_any_scale_is_right(scale):
+    found = operator_spectral_norm(lambda x: scale * torch.stack([3 * x[0], x[1]]), (2,))
+    assert found.converged and found.norm.item() / scale == pytest.approx(3, rel=1e-5)
+
+
+def test_a_map_that_is_zero_has_norm_zero():
+    found = operator_spectral_norm(lambda x: 0 * x, (4,))
+    assert found.norm.item() == 0 and found.converged
