@@ -253,15 +253,13 @@ class Dispatcher:
             guard = unnoticed(self.run.model, self.run.optimizers)
             try:
                 with guard, torch.no_grad():
-                    seconds = min(self._seconds(batch.first(count)) / count for count in (2, 4))
+                    seconds = self._seconds(batch, limit / batch.n)
             except Exception:  # told when a probe calls the model
                 continue
             finally:
                 guard.restore()
-            if seconds * batch.n > limit:
-                fewer = max(LEAST_SAMPLES, int(limit / seconds))
-                if fewer >= batch.n:
-                    continue
+            fewer = max(LEAST_SAMPLES, int(limit / seconds))
+            if fewer < batch.n:
                 self.run.batches = {**self.run.batches, name: batch.first(fewer)}
                 self.plugins.tell(
                     "warning",
@@ -271,12 +269,20 @@ class Dispatcher:
                     f"probes.batches), which is taken whole, or overhead=None.",
                 )
 
-    def _seconds(self, batch: Batch) -> float:
-        """What a forward pass of a batch takes."""
-        call = batch.to(self.run.device)
-        start = time.perf_counter()
-        self.run.output(self.run.model(*call.args, **call.kwargs)).sum().item()
-        return time.perf_counter() - start
+    def _seconds(self, batch: Batch, enough: float) -> float:
+        """What a forward pass takes for each sample, from a few of them; looked at no more where it is ``enough``.
+
+        The least of several looks: the first call is slow, and so is any while the machine does something else.
+        """
+        least = math.inf
+        for count in (2, 4, 4, 8, 8, 8):
+            call = batch.first(count).to(self.run.device)
+            start = self.governor.clock()
+            self.run.output(self.run.model(*call.args, **call.kwargs)).sum().item()
+            least = min(least, (self.governor.clock() - start) / count)
+            if least <= enough:
+                break
+        return least
 
     def problem(self, error: Exception) -> None:
         """Something in the loop that keeps the batches from being known."""

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from .governor import CORE
+from .governor import CORE, Governor
 
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
     from .manager import ProbeManager
+    from .plugins import Plugin
 
 __all__ = ["report"]
 
@@ -38,8 +39,7 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
         lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
     if manager._first is not None and manager._first.wanted and not manager._first.done:
         lines.append("Batch      'train' will be the first batch of the loop")
-    budget = "no limit" if governor.overhead is None else f"at most {governor.overhead:.1%}"
-    lines.append(f"Overhead   {governor.share:.2%} of wall time so far ({budget})")
+    lines.append(f"Overhead   {_overhead(governor)}")
     if not dispatch.probes:
         lines.append("Probes     none: install a plugin, or pass probes=[...]")
     rows: list[tuple[str, ...]] = [
@@ -63,6 +63,9 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     troubles += manager._broken
     if troubles:
         lines += ["", "Not running"] + [f"  {trouble}" for trouble in troubles]
+    waiting = [f"  {plugin.key}: {text}" for plugin in dispatch.probes if (text := _waiting(dispatch, plugin))]
+    if waiting:
+        lines += ["", "Waiting, to stay within the budget", *waiting]
     refused = [plugin for plugin in dispatch.plugins.all if plugin.refusal and not plugin.problem]
     if refused:
         lines += ["", "Not measured"] + [f"  {plugin.key}: {plugin.refusal}" for plugin in refused]
@@ -75,3 +78,25 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     if dispatch.plugins.having("write"):
         lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
     return "\n".join(lines) + "\n"
+
+
+def _overhead(governor: Governor) -> str:
+    spent = f"{governor.total:.1f} s, {governor.total / max(governor.training, 1e-9):.1%} of the training time so far"
+    if governor.overhead is None:
+        return f"{spent} (no limit)"
+    return f"{spent} (at most {governor.overhead:.1%}, or {governor.head_start:g} s in all)"
+
+
+def _waiting(dispatch: Dispatcher, plugin: Plugin) -> str:
+    """How many turns of a probe were taken, of those that were due, and when the next comes; empty if all were."""
+    run, governor = dispatch.run, dispatch.governor
+    waits = plugin in dispatch.waiting(run.step) and bool(plugin.measured)
+    due = plugin.measured + plugin.failed + plugin.skipped + waits
+    if plugin.problem or not (plugin.skipped or waits):
+        return ""
+    text = f"{plugin.measured} of {due} due turns were taken"
+    if waits and run.step and governor.training > 0:
+        seconds = max(0.0, governor.next_turn([plugin.key]) - governor.clock())
+        step = run.step + seconds * run.step / governor.training
+        text += f"; the next at about step {float(f'{step:.2g}') if step >= 100 else step:.0f}"
+    return text
