@@ -186,8 +186,11 @@ def main() -> None:
         from .terminal import explained
         from .verify import verify as compared
 
+        given = list(arguments or [])
+        if given[:1] == ["--"]:  # the usual way to say that what follows is the script's
+            del given[0]
         verdict = compared(
-            script, arguments or [], steps, lambda message: None if as_json else console.print(message, style="dim")
+            script, given, steps, lambda message: None if as_json else console.print(message, style="dim")
         )
         told(as_json, {"equal": verdict.equal, **asdict(verdict)}, *explained(verdict, str(script)))
         raise typer.Exit(0 if verdict.equal else 1)

@@ -19,7 +19,9 @@ imported = 0.0
 HEAD_START = 30.0
 """Seconds that may be spent in any case."""
 GRACE = 2.0
-"""Seconds of the head start that are there at once; the rest comes no faster than half of the training time."""
+"""Seconds of the head start that are there at once."""
+PACE = 0.75
+"""How much of the training time the rest of the head start takes at most."""
 FIRST_TURN, FIRST_SHARE = 2.5, 0.05
 """What a first turn may be predicted to take: seconds, or this share of the training so far, whichever is more."""
 
@@ -30,9 +32,9 @@ class Governor:
     All that is spent, on attaching, measuring and writing, stays below an allowance: ``overhead`` times the training
     time, or ``head_start`` seconds, whichever is more. Early training matters most and comes before anything has been
     earned, so that the head start is given out evenly over the logarithm of the steps, until the share of the training
-    time has caught up with it; and no faster than half of the training time, but for two seconds:
+    time has caught up with it; and no faster than three quarters of the training time, but for two seconds:
 
-    .. math:: A(t) = \max\Big(o t, \min\Big(h \frac{\log(1 + s)}{\log(1 + s T / t)}, g + \frac t 2\Big)\Big),
+    .. math:: A(t) = \max\Big(o t, \min\Big(h \frac{\log(1 + s)}{\log(1 + s T / t)}, g + \frac 3 4 t\Big)\Big),
               \quad T = \frac h o
 
     with the training time t, the steps s, the overhead o, the head start h and g two seconds. So a script of ten
@@ -232,7 +234,7 @@ class Governor:
         if training > 0 and self.head_start:
             final = self.step * max(training, self.head_start / self.overhead) / training
             early = self.head_start * (math.log1p(self.step) / math.log1p(final) if self.step else 0.0)
-        return max(self.overhead * training, min(early, GRACE + training / 2))
+        return max(self.overhead * training, min(early, GRACE + PACE * training))
 
     def _head_start_reaches(self, seconds: float) -> float:
         """The training time, at the present pace of steps, when the head start is ``seconds``."""
@@ -242,7 +244,7 @@ class Governor:
         pace = self.step / training
         end = self.head_start / overhead
         spread = math.expm1(seconds / self.head_start * math.log1p(pace * end)) / pace
-        return max(min(spread, end), 2 * (seconds - GRACE))
+        return max(min(spread, end), (seconds - GRACE) / PACE)
 
     @property
     def training(self) -> float:

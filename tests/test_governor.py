@@ -3,7 +3,7 @@ import math
 import pytest
 from simulated import Clock
 
-from probes.governor import CORE, GRACE, HEAD_START, Governor
+from probes.governor import CORE, GRACE, HEAD_START, PACE, Governor
 
 
 def late(overhead=0.1):
@@ -80,17 +80,17 @@ def test_the_head_start_is_given_out_over_the_logarithm_of_the_steps():
         clock.now = 100.0 + seconds
         governor.step = 10 * seconds
         right = HEAD_START * math.log(1 + 10 * seconds) / math.log(6001)
-        assert governor.allowance() == pytest.approx(min(right, GRACE + seconds / 2))
+        assert governor.allowance() == pytest.approx(min(right, GRACE + PACE * seconds))
     clock.now += 600
     assert governor.allowance() == pytest.approx(60.0)
 
 
-def test_the_head_start_comes_no_faster_than_half_of_the_training_time():
+def test_the_head_start_comes_no_faster_than_training_goes_on():
     clock = Clock()
     governor = Governor(0.05, clock)
     clock.now += 10.0
     governor.step = 100_000
-    assert governor.allowance() == GRACE + 5.0
+    assert governor.allowance() == GRACE + PACE * 10.0
 
 
 @pytest.mark.parametrize("head_start", [-1, "30", math.inf, math.nan, True])

@@ -1,0 +1,206 @@
+"""What users call wrongly: one line each, with what was wrong, what was expected and what to pass."""
+
+import pytest
+import torch
+from loops import Memory, Norm, run_steps
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from probes import Measurement, Probe, ProbeManager, every, hookimpl
+from probes_ntk import TangentKernel
+
+INPUTS, TARGETS = torch.randn(8, 2), torch.randint(3, (8,))
+DATA = TensorDataset(INPUTS, TARGETS)
+
+
+def network():
+    return nn.Sequential(nn.Linear(2, 3))
+
+
+NORM = Norm()
+CONSTRUCTED = {
+    "overhead in words": ({"overhead": "5%"}, "`overhead` must be a share of training time between 0 and 1"),
+    "overhead in percent": ({"overhead": 5}, r"`overhead` must be a share .* \(0.05 is 5 %\)"),
+    "overhead True": ({"overhead": True}, "`overhead` must be a share"),
+    "negative head start": ({"head_start": -1}, "`head_start` must be a number of seconds, 0 or greater, got -1"),
+    "head start in words": ({"head_start": "30 s"}, "`head_start` must be a number of seconds"),
+    "batches for probes": ({"probes": {"train": INPUTS}}, r"`probes` must be a list of probes or names, got dict.*batches=\{'train'"),
+    "a pair for probes": ({"probes": (INPUTS, TARGETS)}, r"`probes` must be a list .* got tensors.*batches="),
+    "a loader for probes": ({"probes": DataLoader(DATA)}, r"`probes` must be a list .* got DataLoader.*batches="),
+    "a data set for probes": ({"probes": DATA}, r"`probes` must be a list .* got TensorDataset.*batches="),
+    "one probe": ({"probes": NORM}, r"`probes` must be a list of probes or names, got Norm. Write \["),
+    "one name": ({"probes": "fourier"}, r"got str. Write \['fourier'\]"),
+    "a class": ({"probes": [Norm]}, r"write Norm\(\) instead of the class"),
+    "a number": ({"probes": [5]}, "`probes` must hold Probe instances or names of installed probes, got int"),
+    "an unknown name": ({"probes": ["furrier"]}, "furrier.*fourier"),
+    "a probe twice": ({"probes": [NORM, NORM]}, "`probes` holds .*Norm.* twice"),
+    "a name twice": ({"probes": ["fourier", "fourier"]}, "`probes` holds 'fourier' twice"),
+    "one sink": ({"sinks": "hdf5"}, r"`sinks` must be a list of sinks or names, got str. Write \['hdf5'\]"),
+    "a sink that is none": ({"sinks": [5]}, r"`sinks` must hold sinks, objects with a method write\(run, measurements\)"),
+    "a class of sinks": ({"sinks": [Memory]}, r"write Memory\(\) instead of the class"),
+    "an unknown sink": ({"sinks": ["hdf"]}, "hdf5"),
+    "a batch alone": ({"batches": INPUTS}, r"`batches` must be a dict from names to batches, .* got Tensor"),
+    "a pair of batches": ({"batches": (INPUTS, TARGETS)}, "`batches` must be a dict from names to batches"),
+    "a name with a space": ({"batches": {"val set": INPUTS}}, "got 'val set'. Write 'val_set'"),
+    "a name that is none": ({"batches": {0: INPUTS}}, "got 0. Write '0'"),
+    "an empty name": ({"batches": {"": INPUTS}}, "got ''. Write 'test'"),
+    "a key for output": ({"output": "logits"}, "`output` must be a function of what the model returns, got str"),
+    "a number for log_dir": ({"log_dir": 5}, "`log_dir` must be a path, got 5"),
+    "a word for seed": ({"seed": "abc"}, "`seed` must be an integer, got 'abc'"),
+    "an unknown on_error": ({"on_error": "ignore"}, "`on_error` must be 'log' or 'raise', got 'ignore'"),
+    "no deadline": ({"deadline": 0}, "`deadline` must be a number of seconds greater than 0, got 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONSTRUCTED)
+def test_an_argument_that_is_wrong_is_told_in_one_line(name):
+    arguments, message = CONSTRUCTED[name]
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
+        ProbeManager(network(), **arguments)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet", "`model` must be a torch.nn.Module, got str"),
+        (nn.Linear, "`model` must be a torch.nn.Module, got type"),
+        (nn.ReLU(), r"`model` has no parameters \(ReLU\)"),
+        ([nn.Linear(2, 1)], "`model` must be a torch.nn.Module, got list"),
+    ],
+)
+def test_what_is_no_model_is_told(model, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ProbeManager(model)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        ("adam", "`optimizer` must be a torch.optim.Optimizer"),
+        (torch.optim.SGD, "`optimizer` must be a torch.optim.Optimizer"),
+        ([{"params": []}], "`optimizer` must be a torch.optim.Optimizer"),
+        (torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1), "holds no parameter of the watched model"),
+    ],
+)
+def test_what_is_no_optimizer_of_the_model_is_told(optimizer, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        ProbeManager(network(), [], sinks=[]).attach(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (5, r"`batches\['train'\]` must be a tensor of inputs"),
+        ("train.pt", "must be a tensor of inputs"),
+        ((INPUTS, TARGETS[:7]), "has 8 inputs but targets of shape"),
+        ((INPUTS, "labels"), "The targets of .* must be a tensor, got str"),
+        (INPUTS[:0], "at least one sample, got an empty tensor"),
+    ],
+)
+def test_what_is_no_batch_is_told(batch, message):
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
+        ProbeManager(network(), [], {"train": batch}, sinks=[]).attach()
+    assert "\n" not in str(raised.value)
+
+
+class Returns(Probe):
+    name = "returns"
+
+    def __init__(self, value):
+        super().__init__(every(1))
+        self.value = value
+
+    def measure(self, run, step):
+        return self.value
+
+
+def logged(caplog):
+    return [record.getMessage().splitlines()[0] for record in caplog.records]
+
+
+@pytest.mark.parametrize("value", [1.5, torch.ones(()), "loss", {"loss": 1.0}])
+def test_a_measure_that_returns_no_measurements_is_told(value, caplog):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [Returns(value)], sinks=[]).attach(optimizer):
+        run_steps(model, optimizer, 1)
+    assert any("measure must yield measurements, it returned" in line for line in logged(caplog))
+
+
+def test_a_measure_that_returns_one_measurement_is_taken():
+    model, sink = network(), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [Returns(Measurement("one", 1.0))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    assert sink.steps("one") == [0, 1, 2]
+
+
+class Undecorated:
+    def __init__(self):
+        self.rows, self.flushed = [], 0
+
+    def write(self, run, measurements):
+        self.rows += measurements
+
+    def flush(self):
+        self.flushed += 1
+
+
+class Misspelt(Undecorated):
+    def on_detatch(self, run):
+        pass
+
+
+class Wrapping(Undecorated):
+    @hookimpl(wrapper=True)
+    def flush(self):
+        yield
+
+
+class First(Undecorated):
+    @hookimpl(tryfirst=True)
+    def write(self, run, measurements):
+        pass
+
+
+def test_methods_of_a_sink_that_are_named_like_hooks_are_hooks():
+    model, sink = network(), Undecorated()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [Returns(Measurement("one", 1.0))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 3)
+    assert [row.step for row in sink.rows if row.name == "one"] == [0, 1, 2, 3] and sink.flushed
+
+
+@pytest.mark.parametrize(
+    ("sink", "message"),
+    [
+        (Misspelt, "implements unknown hook 'on_detatch'"),
+        (Wrapping, "hook 'flush' asks for wrapper=True, which does not hold here"),
+        (First, "hook 'write' asks for tryfirst=True, which does not hold here"),
+    ],
+)
+def test_hooks_that_would_not_be_called_as_asked_are_told(sink, message, caplog):
+    with ProbeManager(network(), [], sinks=[sink()]).attach() as manager:
+        report = manager.report()
+    assert any(message in line for line in logged(caplog))
+    if sink is not Misspelt:
+        assert message in report
+        with pytest.raises(ValueError, match=message):
+            ProbeManager(network(), [], sinks=[sink()], on_error="raise").attach()
+
+
+def test_a_tilde_in_log_dir_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with ProbeManager(network(), [], log_dir="~/runs/one").attach() as manager:
+        assert manager.run.log_dir == tmp_path / "runs" / "one"
+
+
+def test_a_batch_that_does_not_fit_the_model_is_told_in_one_line(caplog):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = {"train": (torch.randn(8, 5), TARGETS)}
+    with ProbeManager(model, [TangentKernel(every(1)), "fourier"], batches, sinks=[]).attach(optimizer):
+        run_steps(model, optimizer, 4)
+    lines = [line for line in logged(caplog) if "cannot measure" in line]
+    assert len(lines) == 2 and all("cannot be called with batch 'train', of shape (8, 5)" in line for line in lines)
