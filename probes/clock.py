@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -27,7 +28,7 @@ class OwnTime:
     """
 
     def __init__(self) -> None:
-        self._waited = 0.0
+        self._waited, self._last = 0.0, -math.inf
         self._threads = threading.local()
 
     def __call__(self) -> float:
@@ -35,7 +36,9 @@ class OwnTime:
         before = getattr(self._threads, "delay", delay)
         self._threads.delay = delay
         self._waited += max(0.0, delay - before)
-        return time.perf_counter() - self._waited
+        # A thread may lose its core between the two looks; the next call finds out, and must not go back for it.
+        self._last = max(self._last, time.perf_counter() - self._waited)
+        return self._last
 
     def _delay(self) -> float:
         """For how long this thread has waited for a core so far, in seconds."""

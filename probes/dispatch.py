@@ -435,7 +435,9 @@ class Dispatcher:
             nonlocal endless
             if isinstance(items, Measurement):
                 items = (items,)
-            if items is not None and (isinstance(items, str | Mapping | torch.Tensor) or not isinstance(items, Iterable)):
+            if items is not None and (
+                isinstance(items, str | Mapping | torch.Tensor) or not isinstance(items, Iterable)
+            ):
                 raise TypeError(f"measure must yield measurements, it returned {text_of(items)}")
             try:
                 for count, item in enumerate(items or ()):

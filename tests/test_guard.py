@@ -1,16 +1,21 @@
 """Each test does on purpose, inside the guard, what a careless probe would do."""
 
 import gc
+import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from probes.guard import ModelChanged, unnoticed
+from probes.digest import differences, of_process
+from probes.guard import SETTINGS, ModelChanged, unnoticed
 
 
 @pytest.fixture
@@ -218,3 +223,41 @@ def test_matmul_precision_set_by_the_newer_names_is_no_fault(model):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+CARELESS = {
+    "gradients enabled": lambda: torch.set_grad_enabled(False),
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "default device": lambda: torch.set_default_device("meta"),
+    "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
+    "anomaly mode": lambda: torch.autograd.set_detect_anomaly(True),
+    "matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "autocast": lambda: (torch.set_autocast_cache_enabled(False), torch.set_autocast_dtype("cpu", torch.float16)),
+    "attention backends": lambda: torch.backends.cuda.enable_flash_sdp(False),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "mkldnn": lambda: setattr(torch.backends.mkldnn, "enabled", False),
+    "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "denormal numbers": lambda: torch.set_flush_denormal(True),
+    "numpy errors": lambda: np.seterr(all="ignore"),
+    "warning filters": lambda: warnings.simplefilter("ignore"),
+    "garbage collection": lambda: (gc.set_threshold(1, 1, 1), gc.freeze()),
+    "recursion limit": lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1),
+    "working directory": lambda: os.chdir(tempfile.gettempdir()),
+    "tracing": lambda: sys.setprofile(lambda *_: None),
+    "signal handlers": lambda: signal.signal(signal.SIGUSR1, lambda *_: None),
+}
+
+
+def test_every_setting_has_a_careless_probe():
+    assert CARELESS.keys() == {setting.name for setting in SETTINGS}
+
+
+@pytest.mark.parametrize("name", CARELESS)
+def test_every_setting_that_is_compared_is_restored(name):
+    model = nn.Linear(2, 1)
+    before = dict(of_process())
+    with unnoticed(model):
+        CARELESS[name]()
+        changed = differences(before, dict(of_process()))
+    assert differences(before, dict(of_process())) == []
+    assert f"setting {name}" in changed

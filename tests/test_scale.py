@@ -244,7 +244,7 @@ class Slow(Probe):
 
 
 def test_a_manager_attached_many_times_has_one_first_turn_and_one_account(model, optimizer):
-    manager = ProbeManager(model, [Slow(every(1))], sinks=[], overhead=0.01)
+    manager = ProbeManager(model, [Slow(every(1))], sinks=[], overhead=0.01, head_start=0)
     turns = 0
     for _ in range(20):
         with manager.attach(optimizer):

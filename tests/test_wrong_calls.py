@@ -24,7 +24,7 @@ CONSTRUCTED = {
     "overhead True": ({"overhead": True}, "`overhead` must be a share"),
     "negative head start": ({"head_start": -1}, "`head_start` must be a number of seconds, 0 or greater, got -1"),
     "head start in words": ({"head_start": "30 s"}, "`head_start` must be a number of seconds"),
-    "batches for probes": ({"probes": {"train": INPUTS}}, r"`probes` must be a list of probes or names, got dict.*batches=\{'train'"),
+    "batches for probes": ({"probes": {"train": INPUTS}}, r"`probes` must be a list .* got dict.*batches=\{'train'"),
     "a pair for probes": ({"probes": (INPUTS, TARGETS)}, r"`probes` must be a list .* got tensors.*batches="),
     "a loader for probes": ({"probes": DataLoader(DATA)}, r"`probes` must be a list .* got DataLoader.*batches="),
     "a data set for probes": ({"probes": DATA}, r"`probes` must be a list .* got TensorDataset.*batches="),

@@ -84,8 +84,8 @@ def test_the_axis_of_every_chart_is_the_step(tmp_path):
 
 
 def test_the_scripts_own_run_loses_no_row_and_is_still_active(tmp_path):
+    (tmp_path / "script").mkdir()  # wandb looks for it in init, and would take another
     mine = wandb.init(project="mine", dir=str(tmp_path / "script"), reinit="create_new")
-    (tmp_path / "script").mkdir(exist_ok=True)
     step = iter(range(100))
     try:
         train(tmp_path / "run", "wandb", between=lambda: mine.log({"loss": 1.0}, step=next(step)))
