@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from probes import CannotMeasure
 from probes.precision import to_float64
 
 __all__ = ["Centering", "as_blocks", "as_matrix", "center", "center_targets"]

@@ -11,6 +11,7 @@ import probes_ntk.engine
 import probes_ntk.gram
 import probes_ntk.parts
 import probes_ntk.plan
+from probes import CannotMeasure
 from probes.batches import Batch
 from probes_ntk import estimate_trace, tangent_diagonal, tangent_kernel
 from probes_ntk.call import Call
@@ -260,7 +261,10 @@ def test_plan_is_used_again_only_where_it_fits(monkeypatch):
     monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)  # and one that only a later example has
     torch.nn.Module.__delattr__(model, "forward")
     plan = check(None, x, True)
-    model.forward = lambda x: model[2](torch.tanh(model[0](x)) + (x @ model[0].weight.T if x[0, 0] > 0 else 0))
+    some = lambda x: x[:, :1].relu() if (x[:, 0] > 0).any() else None  # noqa: E731
+    model.forward = lambda x: model[2](
+        torch.tanh(model[0](x)) + (0 if some(x) is None else some(x) * (x @ model[0].weight.T))
+    )
     assert len({bool(value) for value in x[:, 0] > 0}) == 2
     check(plan, x, False)
     held = [item for item in vars(plan).values() if isinstance(item, torch.Tensor | nn.Module)]
@@ -316,7 +320,7 @@ def noisy(m, x):
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), "dropout in training mode.*random.*eval"),
         (Do(lambda m, x: nn.functional.dropout(m.l(x)), l=nn.Linear(3, 2)), "output is random"),
         (Do(noisy, l=nn.Linear(3, 2)), "output is random"),
-        (Do(lambda m, x: m.l(x) - m.l(x).mean(0), l=nn.Linear(3, 2)), "examples interact"),
+        (Do(lambda m, x: m.l(x) - m.l(x).mean(0), l=nn.Linear(3, 2)), r"Examples interact.*\(first seen in the model: Do\)"),
         (Do(lambda m, x: m.l(x)[:, :, None], l=nn.Linear(3, 2)), r"\(n, c\) or \(n,\).*output="),
         (Do(lambda m, x: m.l(x).mean(), l=nn.Linear(3, 2)), r"\(n, c\) or \(n,\)"),
         (Do(lambda m, x: m.l(x).detach(), l=nn.Linear(3, 2)), "depend on no trainable parameter"),
@@ -340,5 +344,6 @@ def test_refused_arguments():
         tangent_kernel(model, x, outputs="mean")
     with pytest.raises(ValueError, match="rows of the same shape"):
         tangent_kernel(model, x, torch.randn(6, 4))
-    with pytest.raises(TypeError, match="floating-point"):
-        tangent_kernel(Do(lambda m, x: m.l(x).argmax(1), l=model), x)
+    for output in (None, lambda result: result):
+        with pytest.raises(CannotMeasure, match=r"floating-point.*Pass output="):
+            tangent_kernel(Do(lambda m, x: m.l(x).argmax(1), l=model), x, output=output)
