@@ -72,9 +72,9 @@ def why_not_a_function(
                     )
                 where = "" if model is None else _first_mixing(model, forward, batch, piece)
                 return (
-                    f"Examples interact: the output for an example is another among other examples "
-                    f"({where or 'batch statistics, attention or routing over the batch, a scale of the whole batch'})."
-                    f" What would be measured is no function of one example. Measure a part of the model that treats "
+                    f"Examples interact: the output for an example is another among other examples, "
+                    f"{where or 'by batch statistics, attention or routing over the batch, or a scale of the batch'}. "
+                    f"What would be measured is no function of one example. Measure a part of the model that treats "
                     f"examples alone."
                 )
     return ""
@@ -129,7 +129,7 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
 
         return hook
 
-    names = {module: f"{name or 'the model'}: {type(module).__name__}" for name, module in model.named_modules()}
+    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules()}
     handles = [module.register_forward_hook(keep(name)) for module, name in names.items()]
     try:
         forward(batch)
@@ -143,5 +143,5 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
             break
         if len(whole) == batch.n and len(apart) == len(piece):
             if _differ(apart, whole[piece.to(whole.device)], _limits(whole)):
-                return f"first seen in {name}"
+                return f"first seen in the output of {name}"
     return ""

@@ -143,8 +143,7 @@ class Call:
             result = self.output(result)
         if not result.is_floating_point():
             raise CannotMeasure(f"`model` must return floating-point outputs, got {result.dtype}. Pass output=.")
-        chosen = None if self.outputs is None or isinstance(self.outputs, str) else list(self.outputs)
-        if result.shape[:1] != (batch.n,) or (result.ndim > 2 and chosen is None):
+        if result.shape[:1] != (batch.n,) or (result.ndim > 2 and self.outputs is None):
             last = ", as lambda result: result[:, -1] (or result.logits[:, -1]) does" if result.ndim == 3 else ""
             raise CannotMeasure(
                 f"`model` must return outputs of shape (n, c) or (n,) on n = {batch.n} examples, got shape "
@@ -153,11 +152,11 @@ class Call:
         result = result.reshape(batch.n, -1)
         if self.outputs is None:
             return result
-        if chosen is None:
+        if isinstance(self.outputs, str):
             if self.outputs != "sum":
                 raise ValueError(f"`outputs` must be output indices, 'sum' or None, got {self.outputs!r}.")
             return result.sum(1, keepdim=True)
-        c = result.shape[1]
+        c, chosen = result.shape[1], list(self.outputs)
         if not chosen or any(not -c <= index < c for index in chosen):
             raise ValueError(f"`outputs` must be indices of the model's {c} outputs, at least one, got {chosen}.")
         return result[:, chosen]
