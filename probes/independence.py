@@ -141,7 +141,7 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
     for (name, whole), (same, apart) in zip(together, seen, strict=False):
         if name != same:
             break
-        if len(whole) == batch.n and len(apart) == len(piece):
-            if _differ(apart, whole[piece.to(whole.device)], _limits(whole)):
-                return f"first seen in the output of {name}"
+        of_examples = len(whole) == batch.n and len(apart) == len(piece)
+        if of_examples and _differ(apart, whole[piece.to(whole.device)], _limits(whole)):
+            return f"first seen in the output of {name}"
     return ""

@@ -1,4 +1,4 @@
-"""Whether a model is a function of its examples: couplings of every kind are seen, and rounding is not taken for one."""
+"""Whether a model is a function of its examples: couplings of every kind are seen, and rounding is told from them."""
 
 import pytest
 import torch

@@ -108,7 +108,8 @@ def centered_labels(labels: Tensor, dtype: torch.dtype, centering: Centering) ->
     """
     y = center_targets(labels, centering)
     eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
-    return y * (y.norm() > ROUNDING * eps * labels.norm())
+    centered: Tensor = y * (y.norm() > ROUNDING * eps * labels.norm())
+    return centered
 
 
 def centered_alignment(centered: Tensor, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ _SIDE = 256
 """Rows of the matrix on which the time that matrices take is measured."""
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Choice:
     """What a kernel is of."""
 
     samples: int
@@ -69,8 +70,9 @@ def choose(
         outputs: That many, instead.
 
     Example:
-        >>> choose((100, 784), None, 0)[:2]
-        (100, [68, 178, 371, 401, 441, 471, 537, 636, 651, 714])
+        >>> choice = choose((100, 784), None, 0)
+        >>> choice.samples, choice.outputs
+        (100, [60, 81, 107, 167, 313, 361, 367, 578, 626, 772])
     """
     width, n = math.prod(shape[1:]), min(shape[0], samples or ROWS)
     count = min(width, outputs or max(LEAST_OUTPUTS, ROWS // n))
@@ -120,7 +122,7 @@ def labels_of(targets: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
 
 
 def _label_columns(targets: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """The output, among the flattened ones, of each label: ``(n, P)``; -1 for an ignored one, too large for a wrong one.
+    """Which of the flattened outputs each label stands for, ``(n, P)``: -1 if ignored, too large if wrong.
 
     None where the targets are no class labels that go with outputs of this shape.
     """
@@ -213,7 +215,10 @@ def matrix_cost() -> tuple[float, float]:
     matrix = torch.randn(_SIDE, _SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     matrix = matrix @ matrix.T
     times = []
-    for work in (lambda: torch.linalg.eigvalsh(matrix), lambda: (matrix - matrix.mean(0)).norm()):
+    works: list[Callable[[], Tensor]] = [
+        lambda: torch.linalg.eigvalsh(matrix), lambda: (matrix - matrix.mean(0)).norm(),
+    ]  # fmt: skip
+    for work in works:
         work()
         start = time.perf_counter()
         work()

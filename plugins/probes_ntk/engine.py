@@ -103,9 +103,9 @@ def tangent_kernel(
             taken in pairs of blocks, at the cost of more passes.
 
     Returns:
-        In the dtype of the model, or float32 where that is a half precision, on its device. In float64, evaluated with
-        a copy of the parameters in float64, where centring would leave less than 0.1 % of a float32 kernel of one batch:
-        its rounding would be most of what is left, as for inputs whose mean is far larger than their spread.
+        In the dtype of the model, or float32 where that is a half precision, on its device. Where centring would leave
+        less than 0.1 % of the float32 kernel of a batch, as for inputs whose mean is far larger than their spread, it
+        is evaluated with a copy of the parameters in float64 and returned in float64: rounding would show.
 
     Raises:
         CannotMeasure: A ValueError: the kernel would be meaningless (batch normalisation or dropout in training mode,

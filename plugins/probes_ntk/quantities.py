@@ -1,9 +1,9 @@
-"""What :class:`~probes_ntk.TangentKernel` says of one kernel. A number that is undefined is NaN, and no other is lost."""
+"""What TangentKernel says of one kernel. A number that is undefined is NaN, and no other is lost for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -142,16 +142,17 @@ def _or_nan(quantity: Callable[[Tensor], Tensor], of: Tensor, *shape: int) -> Te
     """A quantity, NaN where it is undefined."""
     try:
         return quantity(of).cpu()
-    except (CannotMeasure, torch.linalg.LinAlgError):
+    except (CannotMeasure, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         return NAN.expand(shape)
 
 
-class _Labels(NamedTuple):
+@dataclass(frozen=True)
+class _Labels:
     """The labels of those samples that have one."""
 
     matrix: Tensor
     """Shape ``(c, m)``."""
-    index: Tensor | None
+    labelled: Tensor | None
     """Of these samples, shape ``(m,)``; None for all."""
     dtype: torch.dtype
     """Of the targets."""
@@ -160,8 +161,8 @@ class _Labels(NamedTuple):
 
     def aligned(self, kernel: Tensor, centering: Centering, centered: Tensor | None = None) -> Tensor:
         """Alignment with a kernel, which is centred already where ``centered`` is given; NaN where undefined."""
-        if self.index is not None:
-            index = self.index.to(kernel.device)
+        if self.labelled is not None:
+            index = self.labelled.to(kernel.device)
             kernel, centered = kernel[:, index][..., index], None
         centered = center(kernel, centering) if centered is None else centered
         y = centered_labels(self.matrix, self.dtype, centering).to(centered.device)
@@ -175,13 +176,18 @@ def _labels(name: str, targets: Tensor, choice: Choice, centering: Centering, no
     except CannotMeasure as error:
         notes.append(f"The targets of batch {name!r} have no alignment with its kernel: {error}. {given} that do.")
         return None
+    if not labelled.any():
+        notes.append(
+            f"The targets of batch {name!r} are -100 in every sample, which losses ignore. {given} that do not."
+        )
+        return None
     index, words = None, ""
     if not labelled.all():
         index = labelled.nonzero()[:, 0]
         matrix, words = matrix[:, labelled], f", of the {len(index)} samples without a label of -100"
     if not centered_labels(matrix, targets.dtype, centering).any():
         notes.append(f"The targets of batch {name!r} are all alike: nothing is aligned with them. {given} that differ.")
-    return None if not matrix.numel() else _Labels(matrix, index, targets.dtype, words)
+    return _Labels(matrix, index, targets.dtype, words)
 
 
 def _pictures(batch: Batch, centered: Tensor, count: int) -> Iterator[tuple[Tensor, dict[str, Axis]]]:

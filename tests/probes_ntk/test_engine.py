@@ -522,10 +522,10 @@ def test_a_model_in_training_mode_keeps_its_buffers_and_is_one_function(name):
     for i in range(len(x)):  # each from the same buffers
         model.load_state_dict(state)
         out = model(x[i : i + 1])[0]
-        rows.append([torch.cat([g.flatten() for g in torch.autograd.grad(o, list(parameters.values()), retain_graph=True)])
-                     for o in out])  # fmt: skip
+        gradients = [torch.autograd.grad(o, list(parameters.values()), retain_graph=True) for o in out]
+        rows.append(torch.stack([torch.cat([g.flatten() for g in one]) for one in gradients]))
     model.load_state_dict(state)
-    j = torch.stack([torch.stack(row) for row in rows], 1)
+    j = torch.stack(rows, 1)
     assert relative(kernel, torch.einsum("aip,bjp->aibj", j, j)) <= 1e-10
     assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", kernel)) <= 1e-10
     estimate_trace(model, x)
