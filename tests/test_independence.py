@@ -91,6 +91,16 @@ def test_rounding_to_8_bits_on_a_scale_of_its_own_is_not_taken_for_coupling(dtyp
         assert reason(model, torch.randn(40, 3, 16, 16, dtype=dtype)) == ""
 
 
+def test_rounding_of_large_outputs_is_not_taken_for_coupling():
+    """Their spread is a millionth of them."""
+    torch.manual_seed(0)
+    model = nn.Linear(300, 3)
+    x = 1e5 + 1e-1 * torch.randn(40, 300)
+    outputs = model(x)
+    assert (outputs - outputs.mean(0)).abs().max() < 1e-4 * outputs.abs().max()
+    assert reason(model, x) == ""
+
+
 def test_a_large_constant_hides_no_coupling():
     torch.manual_seed(0)
     model = Do(lambda m, x: 1e3 + m.h(x - 0.1 * x.mean(0)), h=linear()).double()
