@@ -179,9 +179,9 @@ def affordable(
     """
     start = time.perf_counter()
     m, before, last = 1, 0.0, 0.0
-    while 2 * m <= choice.samples and (m <= 2 or last < limit / 20):
+    while 2 * m <= choice.samples and last < limit / 20:
         m, before = 2 * m, last
-        last = min(_seconds(kernel, m) for _ in range(2 if m == 2 else 1))  # at first, what is done only once
+        last = _seconds(kernel, m)
     square = max(0.0, 2 * (last - 2 * before) / m**2) if m > 2 else 0.0
     linear = max(0.0, (last - square * m**2) / m)
     eigen, passes = matrix_cost()

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
+import torch
+from torch import nn
+
 from probes import CannotMeasure
 from probes.measurement import Measurement
 from probes.probe import Probe
@@ -151,6 +154,7 @@ class TangentKernel(Probe):
         limit = getattr(run, "first_turn_limit", math.inf) / count
         size = self._sizes.get(name)
         if size is None and limit < math.inf and run.hands == 1 and outputs.isfinite().all():
+            tangent_kernel(nn.LayerNorm(2), torch.eye(2))  # what a process does once is not a part of the time
             fixed = self.num_samples is not None, self.num_outputs is not None
             n, c = affordable(lambda m: self._kernel(run, name, choice, m), choice, len(run.layers), limit, fixed)
             size = self._sizes[name] = [n, c, list(choice.shape)]

@@ -175,9 +175,12 @@ def test_a_first_turn_fits_its_limit_and_later_turns_keep_its_size():
     state, size = probe.state_dict(), result["ntk/eigenvalues/train"].value.shape
     resumed = TangentKernel()
     resumed.load_state_dict(state)
+    assert size != (2,)
     for later in (probe, resumed):
         again, _ = told_by(later, run_of(Slow(), limit=1e-6, train=batch))
         assert again["ntk/eigenvalues/train"].value.shape == size
+    least, _ = told_by(TangentKernel(), run_of(Slow(), limit=1e-6, train=batch))
+    assert least["ntk/eigenvalues/train"].value.shape == (2,)
     asked, _ = told_by(TangentKernel(num_samples=20, num_outputs=2), run_of(Slow(), limit=1e-6, train=batch))
     assert asked["ntk/eigenvalues/train"].value.shape == (40,)
 
