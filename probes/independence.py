@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .batches import Batch
+from .batches import Batch, tensors
 
 __all__ = ["why_not_a_function"]
 
 Forward = Callable[[Batch], Tensor]
 
-TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""How far outputs may differ from rounding alone, relative to the largest of them: another number of rows is summed up
-in another order, and what a model computes in a lower precision inside is rounded to that."""
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""What rounding may change, relative to the largest output. Another number of rows is summed up in another order: up to
+1e-6 was seen in float32, 4e-15 in float64, where a model may still compute a part in float32."""
+
+ONE, HALF = 3e-3, 1e-3
+"""By how much one number, and half of the numbers, may differ besides, relative to the spread of the outputs: what a
+model rounds inside, to 8 bits say, falls to the other side for a few. A scale of the whole batch in place of its own
+changes nearly all numbers, by 1e-3 in 8 bits."""
 
 
-def why_not_a_function(forward: Forward, batch: Batch, outputs: Tensor | None = None) -> str:
+def why_not_a_function(
+    forward: Forward, batch: Batch, outputs: Tensor | None = None, model: nn.Module | None = None
+) -> str:
     """Why the output for an example is not a function of it alone; empty if it is one, as far as can be seen.
 
-    The examples are evaluated again in two halves, in random order: of examples that look at their neighbours, at
-    their place, at the largest of them or at how many there are, the outputs then differ.
+    The examples are evaluated again in random order, first a half of them, then a half of the others, and so on down
+    to a single one; eight or fewer one by one. Outputs of examples that look at their neighbours, at their place, at
+    the largest of them or at how many there are then differ.
 
     Args:
         forward: The model's output on a batch, one row for each sample.
         batch: The examples.
         outputs: Of them all together, if they are there already.
+        model: Where to look for the module that mixes examples, to name it.
 
     Returns:
         The reason, in a sentence or two that also say what to do.
 
-    Cost: one forward pass of the examples; two where ``outputs`` are not given.
+    Cost: one forward pass of the examples, in about log2(n) pieces; two passes where ``outputs`` are not given.
 
     Example:
         >>> batch = Batch((torch.tensor([[1.0], [2.0], [4.0]]),))
@@ -43,42 +53,95 @@ def why_not_a_function(forward: Forward, batch: Batch, outputs: Tensor | None = 
     """
     with torch.no_grad():
         together = forward(batch) if outputs is None else outputs.detach()
-        order = torch.randperm(batch.n, generator=torch.Generator().manual_seed(0))
-        for half in (order[: batch.n // 2], order[batch.n // 2 :]):
-            if not len(half):
-                continue
+        limits = _limits(together)
+        for piece in _pieces(batch.n):
             try:
-                apart = forward(batch.select(half))
+                apart = forward(batch.select(piece))
             except Exception as error:
                 return (
-                    f"Examples cannot be told apart: the model takes all {batch.n} together, but not {len(half)} of "
+                    f"Examples cannot be told apart: the model takes all {batch.n} together, but not {len(piece)} of "
                     f"them ({type(error).__name__}: {first_line(error)}). Either another argument is about all of them "
                     f"(edges, an adjacency matrix), or they interact."
                 )
-            if apart.shape[1:] != together.shape[1:] or _differ(apart, together[half.to(together.device)], together):
-                if _differ(forward(batch), together, together):
+            if _differ(apart, together[piece.to(together.device)], limits):
+                if _differ(forward(batch), together, limits):
                     return (
                         "The output is random: the same examples evaluated twice give two outputs (the model samples "
                         "in forward, or drops out functionally). What would be measured is the noise. Let forward "
                         "sample only `if self.training`, or pass output=, a function that picks what is not random."
                     )
+                where = "" if model is None else _first_mixing(model, forward, batch, piece)
                 return (
-                    "Examples interact: the output for an example is another among other examples (batch statistics, "
-                    "attention or routing over the batch, a scale of the whole batch). What would be measured is no "
-                    "function of one example. Measure a part of the model that treats examples alone."
+                    f"Examples interact: the output for an example is another among other examples, "
+                    f"{where or 'by batch statistics, attention or routing over the batch, or a scale of the batch'}. "
+                    f"What would be measured is no function of one example. Measure a part of the model that treats "
+                    f"examples alone."
                 )
     return ""
 
 
 def first_line(error: BaseException) -> str:
-    """Of its message, at most 200 letters."""
+    """The first line of an error's message, at most 200 letters of it."""
     text = next(iter(str(error).strip().splitlines()), "")
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def _differ(one: Tensor, other: Tensor, together: Tensor) -> bool:
-    finite = together.isfinite()
-    scale = together.abs().where(finite, 0).max()
+def _pieces(n: int) -> list[Tensor]:
+    """All examples in random order: a half, a half of the rest, and so on; of few, each alone."""
+    rest = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    if n <= 8:
+        return list(rest.split(1))
+    pieces = []
+    while len(rest):
+        size = -(-len(rest) // 2)
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    return pieces
+
+
+def _limits(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """How far one number, and half of the numbers, may be from these outputs."""
+    finite = outputs.detach().where(outputs.isfinite(), 0)
+    rounding = ROUNDING.get(outputs.dtype, 1e-5) * finite.abs().max()
+    spread = (finite - finite.mean(0)).abs().max()
+    return rounding + ONE * spread, rounding + HALF * spread
+
+
+def _differ(one: Tensor, other: Tensor, limits: tuple[Tensor, Tensor]) -> bool:
+    if one.shape != other.shape:
+        return True
     both = one.isfinite() & other.isfinite()
     differences = (one - other).abs().where(both, 0)
-    return bool((differences > TOLERANCES.get(together.dtype, 1e-3) * scale).any())
+    if not differences.numel():
+        return False
+    return bool((differences.max() > limits[0]) | (differences.median() > limits[1]))
+
+
+def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tensor) -> str:
+    """The first module, in the order of the calls, whose outputs for the same examples differ."""
+    seen: list[tuple[str, Tensor]] = []
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, args: Any, result: Any) -> None:
+            first = next((leaf for leaf in tensors(result) if leaf.ndim and leaf.is_floating_point()), None)
+            if first is not None:
+                seen.append((name, first.detach()))
+
+        return hook
+
+    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules()}
+    handles = [module.register_forward_hook(keep(name)) for module, name in names.items()]
+    try:
+        forward(batch)
+        together, seen = seen, []
+        forward(batch.select(piece))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for (name, whole), (same, apart) in zip(together, seen, strict=False):
+        if name != same:
+            break
+        of_examples = len(whole) == batch.n and len(apart) == len(piece)
+        if of_examples and _differ(apart, whole[piece.to(whole.device)], _limits(whole)):
+            return f"first seen in the output of {name}"
+    return ""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probes import CannotMeasure
 from probes.precision import to_float64
 
-from .centering import Centering, as_matrix, center, center_targets
+from .centering import ROUNDING, Centering, as_matrix, center, center_targets
 
 __all__ = ["alignment", "centered_alignment", "cka", "debiased_cka", "label_matrix"]
 
-_ROUNDING = 1e-12
-"""What centring leaves of a kernel of equal rows, relative to the kernel, is below."""
 _ZERO = "The kernel is zero (once centred): it is aligned with nothing."
 
 
@@ -28,7 +27,7 @@ def label_matrix(targets: Tensor, c: int) -> Tensor:
         Shape ``(c, n)``, float64.
 
     Raises:
-        ValueError: If a label is not among the c classes, or the shape does not fit.
+        CannotMeasure: A ValueError: a label is not among the c classes, or the shape does not fit.
 
     Example:
         >>> label_matrix(torch.tensor([0, 1, 1]), 2).tolist()
@@ -39,13 +38,13 @@ def label_matrix(targets: Tensor, c: int) -> Tensor:
     if flat.shape[1] == c:
         return to_float64(flat).T
     if flat.shape[1] != 1 or flat.is_floating_point():
-        raise ValueError(
+        raise CannotMeasure(
             f"`targets` must be n class labels (integers) or numbers of shape (n, {c}) for {c} outputs, got shape "
             f"{tuple(targets.shape)}, {targets.dtype}."
         )
     labels = flat[:, 0].long()
     if n and not (int(labels.min()) >= 0 and int(labels.max()) < c):
-        raise ValueError(
+        raise CannotMeasure(
             f"`targets` must be class labels from 0 to {c - 1}, for {c} outputs; got labels from {int(labels.min())} "
             f"to {int(labels.max())}. Leave out samples to be ignored."
         )
@@ -70,7 +69,7 @@ def alignment(kernel: Tensor, targets: Tensor, centering: Centering) -> Tensor:
 
     Raises:
         ValueError: If there are not as many targets as examples, all targets are alike (once centred), or the centred
-            kernel is zero.
+            kernel is zero; the last two are a CannotMeasure.
 
     Cost: a few passes over the kernel.
 
@@ -87,33 +86,44 @@ def alignment(kernel: Tensor, targets: Tensor, centering: Centering) -> Tensor:
     c, n = centered.shape[:2]
     if len(targets) != n:
         raise ValueError(f"`targets` must hold one target for each of the kernel's {n} examples, got {len(targets)}.")
-    labels = label_matrix(targets, c).to(centered.device)
-    y = center_targets(labels, centering)
-    if not y.square().sum() > labels.square().sum() * torch.finfo(torch.float64).eps:
-        raise ValueError(
+    y = centered_labels(label_matrix(targets, c), targets.dtype, centering).to(centered.device)
+    if not y.any():
+        raise CannotMeasure(
             f"`targets` are all alike once centred ({centering!r}): nothing can be aligned with them. Take a batch of "
             f"more than one class."
         )
-    result = centered_alignment(kernel, centered, y)
+    result = centered_alignment(centered, y)
     if result.isnan():
-        raise ValueError(_ZERO)
+        raise CannotMeasure(_ZERO)
     return result
 
 
-def centered_alignment(kernel: Tensor, centered: Tensor, y: Tensor) -> Tensor:
-    """Alignment of a kernel that is centred already with targets that are; NaN where centring left only rounding.
+def centered_labels(labels: Tensor, dtype: torch.dtype, centering: Centering) -> Tensor:
+    """Labels centred as :func:`~probes_ntk.center` centres features; zero where only rounding is left.
 
     Args:
-        kernel: As it was.
+        labels: Shape ``(c, n)``, float64.
+        dtype: In which the targets were given.
+        centering: Of the kernel.
+    """
+    y = center_targets(labels, centering)
+    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+    centered: Tensor = y * (y.norm() > ROUNDING * eps * labels.norm())
+    return centered
+
+
+def centered_alignment(centered: Tensor, y: Tensor) -> Tensor:
+    """Alignment of a centred kernel with centred targets; NaN where either is zero.
+
+    Args:
         centered: From :func:`~probes_ntk.center`, shape ``(c, n, c, n)``.
-        y: From :func:`~probes_ntk.center_targets`, shape ``(c, n)``.
+        y: Shape ``(c, n)``.
 
     Returns:
         Scalar, float64; nothing is awaited from the device.
     """
-    norm = centered.norm()
-    aligned = torch.einsum("ai,aibj,bj->", y, centered, y) / (norm * y.square().sum())
-    return torch.where(norm > _ROUNDING * kernel.norm(), aligned.clamp(0, 1), torch.nan)
+    aligned: Tensor = torch.einsum("ai,aibj,bj->", y, centered, y) / (centered.norm() * y.square().sum())
+    return aligned.clamp(0, 1)
 
 
 def cka(kernel: Tensor, other: Tensor, centering: Centering) -> Tensor:
@@ -142,8 +152,8 @@ def cka(kernel: Tensor, other: Tensor, centering: Centering) -> Tensor:
     _check_same(kernel, other)
     one, two = center(kernel, centering), center(other, centering)
     one_norm, two_norm = one.norm(), two.norm()
-    _check_norm(one_norm, kernel)
-    _check_norm(two_norm, other)
+    if not (one_norm > 0 and two_norm > 0):
+        raise CannotMeasure(_ZERO)
     aligned: Tensor = (one * two).sum() / (one_norm * two_norm)
     return aligned
 
@@ -182,7 +192,7 @@ def debiased_cka(kernel: Tensor, other: Tensor) -> Tensor:
         raise ValueError(f"`kernel` must have at least 4 rows for an unbiased estimate, got {len(one)}.")
     norms = _unbiased_hsic(one, one) * _unbiased_hsic(two, two)
     if not norms > 0:
-        raise ValueError(
+        raise CannotMeasure(
             "`kernel` or `other` has an unbiased HSIC with itself that is not positive: off its diagonal it is as good "
             "as constant, or there are too few examples."
         )
@@ -203,8 +213,3 @@ def _check_same(kernel: Tensor, other: Tensor) -> None:
             f"`other` must have the shape of `kernel`, {tuple(kernel.shape)}, on the same examples; got "
             f"{tuple(other.shape)}."
         )
-
-
-def _check_norm(norm: Tensor, kernel: Tensor) -> None:
-    if not norm > _ROUNDING * kernel.norm():
-        raise ValueError(_ZERO)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map, tree_map_only
 
+from probes import CannotMeasure
 from probes.batches import Batch
 from probes.capture import pick_output
 
@@ -39,7 +40,7 @@ class Call:
     output: Callable[[Any], Tensor]
     outputs: Outputs
     tensors: Mapping[str, Tensor]
-    """Parameters and buffers in float32, for a model in half precision; else empty."""
+    """Parameters and buffers in a higher precision than the model's, where that is wanted; else empty."""
     signs: Tensor | None = None
     """Of each example and output, shape ``(n, c)``, where one signed sum takes the place of the outputs."""
 
@@ -55,35 +56,48 @@ class Call:
         """The call, once everything that would make the kernel meaningless is ruled out."""
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not parameters:
-            raise ValueError(
+            raise CannotMeasure(
                 "`model` has no trainable parameter, so it has no tangent features. Set requires_grad of those that "
                 "are trained."
             )
         for name, module in model.named_modules():
-            coupled = isinstance(module, _BatchNorm | nn.modules.instancenorm._InstanceNorm) and module.training
-            if coupled and isinstance(module, _BatchNorm):
-                raise ValueError(
+            if isinstance(module, _BatchNorm) and module.training:
+                raise CannotMeasure(
                     f"`model` has batch normalisation in training mode ({name!r}): the output of an example depends "
                     f"on the others in the batch, so k(x, x') is not a function of x and x'. Call model.eval() first."
                 )
+            if isinstance(module, _BatchNorm) and module.running_mean is None:
+                raise CannotMeasure(
+                    f"`model` has batch normalisation without running statistics ({name!r}: {type(module).__name__}): "
+                    f"in eval mode too the output of an example depends on the others in the batch, so k(x, x') is not "
+                    f"a function of x and x'. Make it with track_running_stats=True, or take another normalisation."
+                )
             if isinstance(module, _DropoutNd) and module.training and module.p > 0:
-                raise ValueError(
+                raise CannotMeasure(
                     f"`model` has dropout in training mode ({name!r}): its output is random, and so would the kernel "
                     f"be. Call model.eval() first."
                 )
             if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
-                raise ValueError(f"`model` has dropout in training mode ({name!r}). Call model.eval() first.")
-        batch, tensors = _batch(inputs), {}
+                raise CannotMeasure(f"`model` has dropout in training mode ({name!r}). Call model.eval() first.")
+        batch = _batch(inputs)
         rows = batch.n
         if other is not None:
             batch = _together(batch, _batch(other))
-        if any(parameter.dtype in _HALF for parameter in parameters):
-            tensors = {
-                name: tensor.detach().to(_single(tensor)).requires_grad_(tensor.requires_grad)
-                for name, tensor in (*model.named_parameters(), *model.named_buffers())
-            }
-            batch = _map_batch(batch, lambda leaf: leaf.to(_single(leaf)))
-        return cls(model, batch, rows, output or pick_output, outputs, tensors)
+        call = cls(model, batch, rows, output or pick_output, outputs, {})
+        return call.at_least(torch.float32) if any(p.dtype in _HALF for p in parameters) else call
+
+    def at_least(self, dtype: torch.dtype) -> Call:
+        """The same call with all floating-point numbers in this precision, or in the higher one that they have."""
+
+        def higher(tensor: Tensor) -> Tensor:
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                return tensor
+            return tensor.to(torch.promote_types(tensor.dtype, dtype))
+
+        args, kwargs = tree_map_only(Tensor, higher, (self.batch.args, dict(self.batch.kwargs)))
+        named = (*self.model.named_parameters(), *self.model.named_buffers())
+        tensors = {name: higher(tensor.detach()).requires_grad_(tensor.requires_grad) for name, tensor in named}
+        return replace(self, batch=Batch(args, kwargs), tensors=tensors)
 
     @cached_property
     def parameters(self) -> dict[str, Tensor]:
@@ -104,31 +118,45 @@ class Call:
 
     def forward(self, batch: Batch) -> Tensor:
         """The chosen outputs on a batch, differentiable. Shape ``(n, c)``."""
-        with _plain_backward(self.model):
+        result = self._outputs(batch, graph=True)
+        if not result.requires_grad:
+            raise CannotMeasure(
+                "The outputs of `model` depend on no trainable parameter: there are no tangent features."
+            )
+        return result
+
+    def evaluate(self, batch: Batch) -> Tensor:
+        """The chosen outputs on a batch, without a graph where the model can do without. Shape ``(n, c)``."""
+        try:
+            return self._outputs(batch, graph=False)
+        except RuntimeError:  # it differentiates in its own forward
+            return self._outputs(batch, graph=True).detach()
+
+    def _outputs(self, batch: Batch, graph: bool) -> Tensor:
+        with _plain_backward(self.model), torch.set_grad_enabled(graph), _own_buffers(self.model):
             if self.tensors:
-                result = torch.func.functional_call(self.model, dict(self.tensors), batch.args, dict(batch.kwargs))
+                parameters = dict(self.model.named_parameters())
+                own = {name: t if name in parameters else t.clone() for name, t in self.tensors.items()}
+                result = torch.func.functional_call(self.model, own, batch.args, dict(batch.kwargs))
             else:
                 result = self.model(*batch.args, **batch.kwargs)
             result = self.output(result)
         if not result.is_floating_point():
-            raise TypeError(f"`model` must return floating-point outputs, got {result.dtype}. Pass output=.")
-        if result.ndim not in (1, 2) or len(result) != batch.n:
+            raise CannotMeasure(f"`model` must return floating-point outputs, got {result.dtype}. Pass output=.")
+        if result.shape[:1] != (batch.n,) or (result.ndim > 2 and self.outputs is None):
             last = ", as lambda result: result[:, -1] (or result.logits[:, -1]) does" if result.ndim == 3 else ""
-            raise ValueError(
+            raise CannotMeasure(
                 f"`model` must return outputs of shape (n, c) or (n,) on n = {batch.n} examples, got shape "
                 f"{tuple(result.shape)}. Pass output=, a function that picks or reshapes such a tensor{last}."
             )
-        if not result.requires_grad:
-            raise ValueError("The outputs of `model` depend on no trainable parameter: there are no tangent features.")
-        result = result[:, None] if result.ndim == 1 else result
+        result = result.reshape(batch.n, -1)
         if self.outputs is None:
             return result
         if isinstance(self.outputs, str):
             if self.outputs != "sum":
                 raise ValueError(f"`outputs` must be output indices, 'sum' or None, got {self.outputs!r}.")
             return result.sum(1, keepdim=True)
-        chosen = list(self.outputs)
-        c = result.shape[1]
+        c, chosen = result.shape[1], list(self.outputs)
         if not chosen or any(not -c <= index < c for index in chosen):
             raise ValueError(f"`outputs` must be indices of the model's {c} outputs, at least one, got {chosen}.")
         return result[:, chosen]
@@ -140,15 +168,6 @@ def _batch(inputs: Any) -> Batch:
     if isinstance(inputs, Mapping):
         return Batch((), inputs)
     return Batch(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
-
-
-def _single(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.dtype in _HALF else tensor.dtype
-
-
-def _map_batch(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
-    args, kwargs = tree_map_only(Tensor, function, (batch.args, dict(batch.kwargs)))
-    return Batch(args, kwargs)
 
 
 def _together(batch: Batch, other: Batch) -> Batch:
@@ -186,6 +205,34 @@ def _plain_backward(model: nn.Module) -> Iterator[None]:
                 backend.enabled = False  # type: ignore[attr-defined]
         stack.enter_context(_no_checkpoints())
         yield
+
+
+@contextmanager
+def _own_buffers(model: nn.Module) -> Iterator[None]:
+    """Let a forward pass change copies of the buffers: statistics, the vectors of a power iteration.
+
+    Every pass starts from the same buffers, and what its graph has saved stays as it was then.
+    """
+    copies: dict[int, Tensor] = {}  # a buffer may have several names
+    tables: list[tuple[dict[str, Tensor | None], dict[str, Tensor | None]]] = []
+    scripted: list[tuple[Tensor, Tensor]] = []
+    try:
+        for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # its table cannot be changed
+                scripted += [(buffer, buffer.detach().clone()) for _, buffer in module.named_buffers(recurse=False)]
+                continue
+            table = module._buffers
+            tables.append((table, dict(table)))
+            for name, buffer in table.items():
+                if buffer is not None and not is_lazy(buffer):
+                    table[name] = copies.setdefault(id(buffer), buffer.clone())
+        yield
+    finally:
+        for table, before in tables:
+            table.clear()
+            table.update(before)
+        for buffer, copy in scripted:
+            buffer.data.copy_(copy)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ three ways (``gram.py``). Parameters with a use that is not known go one example
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from probes import CannotMeasure
+from probes.independence import first_line
+from probes.precision import to_float64
 
 from .call import Call
 from .plan import Plan, make_plan, purpose
@@ -27,6 +32,8 @@ __all__ = [
 ]  # fmt: skip
 
 MEMORY = 4 << 30
+LEFT = 1e-3
+"""Of a float32 kernel: when centring leaves less than this of it, as of inputs with a large mean, rounding shows."""
 
 
 class TangentGram(NamedTuple):
@@ -80,7 +87,7 @@ def tangent_kernel(
 
     over all trainable parameters, as they are used: tied or repeated parameters count as one. The layers' parts, one
     for each module that holds parameters of its own, sum to the kernel. The model must be in eval mode where that
-    matters, and is left as it was; nothing is drawn, no ``.grad`` is touched.
+    matters, and is left as it was; nothing is drawn, no ``.grad`` and no buffer is touched.
 
     Args:
         model: Any eager model whose examples do not interact.
@@ -89,21 +96,30 @@ def tangent_kernel(
         other: Of n' further examples, for K(x, x'), with rows of the same shapes.
         output: Picks the output tensor, ``(n, c)`` or ``(n,)``, from what the model returns; by default the tensor
             itself, its ``logits``, or the first of a tuple.
-        outputs: Indices of the outputs wanted, or ``"sum"`` for the kernel of the sum of all outputs (c = 1).
+        outputs: Indices of the outputs wanted, or ``"sum"`` for the kernel of the sum of all outputs (c = 1). With
+            either the outputs may have any shape ``(n, ...)``; indices are those of the flattened outputs of a sample.
         layers: Whether to keep the parts of the layers, each as large as the kernel.
         memory: Bytes that may be used besides the model, the results included. More examples than fit at once are
             taken in pairs of blocks, at the cost of more passes.
 
     Returns:
-        In the dtype of the model, or float32 where that is a half precision, on its device.
+        In the dtype of the model, or float32 where that is a half precision, on its device. Where centring would leave
+        less than 0.1 % of the float32 kernel of a batch, as for inputs whose mean is far larger than their spread, it
+        is evaluated with a copy of the parameters in float64 and returned in float64: rounding would show.
 
     Raises:
-        ValueError: If the kernel would be meaningless (batch normalisation or dropout in training mode, random or
-            coupled examples, no trainable parameter, outputs of the wrong shape), or does not fit ``memory``.
-        TypeError: If the outputs are no floating-point numbers.
+        CannotMeasure: A ValueError: the kernel would be meaningless (batch normalisation or dropout in training mode,
+            random or coupled examples, no trainable parameter, a parameter that the model does not name, outputs of
+            the wrong shape or dtype), or does not fit ``memory``.
+        ValueError: If an argument is none of those above.
 
-    Cost: one forward pass, c backward passes to the layers' outputs and, for each weight, the least of three counts of
-    operations (see ``gram.py``); for parameters used in unknown ways, n forward and n c backward passes of one example.
+    Warns:
+        UserWarning: If float64 is needed and the model cannot be evaluated in it.
+
+    Cost: two forward passes without a graph, to see that examples do not interact; one forward pass, c backward passes
+    to the layers' outputs and, for each weight, the least of three counts of operations (see ``gram.py``); for
+    parameters used in unknown ways, n forward and n c backward passes of one example. Three times that where float64
+    is needed.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -116,8 +132,35 @@ def tangent_kernel(
         al. (2018); evaluation orders: Novak et al. (2022), *Fast finite width neural tangent kernel*.
     """
     call = Call.of(model, inputs, output, outputs, other=other)
+    return _precise(call, _evaluate(call, memory, layers), memory, layers)
+
+
+def _evaluate(call: Call, memory: float, layers: bool) -> TangentGram:
     plan = make_plan(call, memory, kernel=True, layers=layers)
     return TangentGram(*_by_layer(plan, kernel_sweep(call, plan), layers))
+
+
+def _precise(call: Call, gram: TangentGram, memory: float, layers: bool) -> TangentGram:
+    """The kernel, or the same in float64 where float32 is not enough for what centring leaves."""
+    kernel = gram.kernel
+    if kernel.dtype != torch.float32 or kernel.device.type == "mps" or call.rows < max(2, call.batch.n):
+        return gram
+    blocks = kernel.diagonal(dim1=0, dim2=2).double()  # (n, n, c): of each output
+    trace, mean = blocks.diagonal().sum(), blocks.sum() / call.rows
+    if not trace - mean < LEFT * trace:
+        return gram
+    try:
+        return _evaluate(call.at_least(torch.float64), memory, layers)
+    except CannotMeasure:
+        raise
+    except Exception as error:
+        warnings.warn(
+            f"Centring leaves {max(0.0, float(1 - mean / trace)):.1g} of the tangent kernel, of which rounding in "
+            f"float32 is a part that shows, and `model` cannot be evaluated in float64 ({type(error).__name__}: "
+            f"{first_line(error)}). Give inputs of mean zero, or let forward take its dtype from its arguments.",
+            stacklevel=3,
+        )
+        return gram
 
 
 class Division(NamedTuple):
@@ -134,6 +177,7 @@ def divide_kernel(
     count: int,
     *,
     output: Callable[[Any], Tensor] | None = None,
+    outputs: Sequence[int] | None = None,
     memory: float = MEMORY,
 ) -> Division:
     """The tangent kernel with its layers' parts, to be evaluated in pieces.
@@ -154,14 +198,15 @@ def divide_kernel(
         >>> torch.equal(gram.kernel, tangent_kernel(model, x, layers=True).kernel)
         True
     """
-    call = Call.of(model, inputs, output)
+    call = Call.of(model, inputs, output, outputs)
     plan = make_plan(call, memory, kernel=True, layers=True)
     groups: list[list[str]] = [[] for _ in range(min(count, len(plan.layers)))]
     for layer in sorted(plan.layers, key=lambda layer: -plan.work[layer]):
         min(groups, key=lambda group: sum(plan.work[other] for other in group)).append(layer)
 
     def join(parts: Sequence[Mapping[str, Tensor]]) -> TangentGram:
-        return TangentGram(*_by_layer(plan, {k: v.to(call.device) for part in parts for k, v in part.items()}, True))
+        merged = {layer: part.to(call.device) for some in parts for layer, part in some.items()}
+        return _precise(call, TangentGram(*_by_layer(plan, merged, True)), memory, True)
 
     return Division([partial(kernel_sweep, call, plan, group) for group in groups if group], join)
 
@@ -257,8 +302,9 @@ def estimate_trace(
     total, parts = _by_layer(plan, diagonal_sweep(call, plan), layers)
     norms = torch.stack([total, *parts.values()])[:, 0]
     differences = norms[:, n:] - norms[:, twice.to(norms.device)]
-    variances = differences.square().mean(1) / 2  # of one example's norm over the signs
-    errors = (variances * (n - m + m / 2)).sqrt()
+    # Of one example's norm over the signs. Squares of what fits into float32 do not.
+    variances = to_float64(differences).square().mean(1) / 2
+    errors = (variances * (n - m + m / 2)).sqrt().to(norms)
     # The second time counts as a half of its example's mean.
     values = norms[:, :n].sum(1) + differences.sum(1) / 2
     return TraceEstimate(

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probes.precision import to_float64
+
 from .call import Call
 from .spectrum import Eigenfunctions
 
@@ -144,7 +146,7 @@ def perturbation_effects(
     """
     call = Call.of(model, inputs, output)
     tensors = dict(call.tensors) or dict(model.named_parameters())
-    before = call.forward(call.batch).detach()
+    before = call.evaluate(call.batch)
     effects = []
     for direction in directions:
         unknown = direction.keys() - tensors.keys()
@@ -154,10 +156,10 @@ def perturbation_effects(
             name: tensor + size * direction[name].to(tensor) if name in direction else tensor
             for name, tensor in tensors.items()
         }
-        effects.append((replace(call, tensors=moved).forward(call.batch).detach() - before).norm())
+        effects.append(to_float64(replace(call, tensors=moved).evaluate(call.batch) - before).norm().to(before))
     return torch.stack(effects)
 
 
 def _unit(direction: dict[str, Tensor]) -> dict[str, Tensor]:
-    length = torch.stack([tensor.norm() for tensor in direction.values()]).norm()
-    return {name: tensor / length for name, tensor in direction.items()}
+    length = torch.stack([to_float64(tensor).norm() for tensor in direction.values()]).norm()
+    return {name: tensor / length.to(tensor) for name, tensor in direction.items()}

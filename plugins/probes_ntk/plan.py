@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from probes import CannotMeasure
 from probes.batches import tensors
+from probes.independence import why_not_a_function
 
 from .backward import backward
 from .call import Call
@@ -70,10 +72,13 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     """Try the call on a few examples.
 
     Raises:
-        ValueError: If examples interact or are random, or nothing fits ``memory``.
+        ValueError: If ``memory`` is not positive.
+        CannotMeasure: If examples interact or are random, a parameter is hidden, or nothing fits ``memory``.
     """
     if not memory > 0:
         raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
+    if reason := why_not_a_function(call.evaluate, call.batch, model=call.model):
+        raise CannotMeasure(reason)
     candidates: list[set[Layout]] | None = None
     signature: list[tuple[str, str | None, str | None]] = []
     unknown = set()
@@ -81,7 +86,7 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         trial = _Trial(call, m)
         if candidates is None:
             first, signature = trial, [use.signature for use in trial.uses]
-            _check_same(call, trial.out)
+            _check_all_known(call, trial.graph.strangers)
         elif signature != [use.signature for use in trial.uses]:
             candidates = [set() for _ in signature]
             break
@@ -121,11 +126,10 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
             break
         block //= 2
     if block < 1:
-        raise ValueError(
+        raise CannotMeasure(
             f"`memory` of {memory / 1e9:.3g} GB is too little: the kernel of n = {call.rows} examples and c = {c} "
             f"outputs, with its parts, takes {fixed / 1e9:.3g} GB, and the gradients of {sides} examples "
-            f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, fewer examples, or outputs=, the "
-            f"indices of some outputs, or outputs='sum'."
+            f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, or take fewer examples or outputs."
         )
     wanted = purpose(call, memory, kernel, layers)
     work = dict.fromkeys(ordered, 0.0)
@@ -255,13 +259,14 @@ class _Trial:
         return parameters if kernel else 0.0, t * weight / o
 
 
-def _check_same(call: Call, together: Tensor) -> None:
-    alone = call.forward(call.batch.select(torch.tensor([0]))).detach()
-    scale = together.detach().abs().max()
-    tolerance = 10 * math.sqrt(torch.finfo(together.dtype).eps)
-    if bool(((alone[0] - together.detach()[0]).abs().max() > tolerance * scale) & scale.isfinite()):
-        raise ValueError(
-            "The output of `model` for an example is another when it is evaluated again among other examples: either "
-            "examples interact (batch statistics, attention over the batch), or the output is random (functional "
-            "dropout, noise). The kernel of two examples would be meaningless. Call model.eval(), or remove the cause."
-        )
+def _check_all_known(call: Call, strangers: list[nn.Parameter]) -> None:
+    """Whether the outputs depend on a parameter that the model does not name: its part would be left out."""
+    inputs = {id(leaf) for leaf in tensors((call.batch.args, call.batch.kwargs))}
+    for parameter in strangers:
+        if id(parameter) not in inputs:
+            raise CannotMeasure(
+                f"The outputs of `model` depend on a parameter of shape {tuple(parameter.shape)} that requires a "
+                f"gradient and is not among model.parameters() (kept in a list, or of another module): its part of the "
+                f"kernel would be missing. Register it (nn.ModuleList, nn.ParameterList), or set its requires_grad to "
+                f"False if it is not trained."
+            )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from probes import CannotMeasure
 from probes.precision import to_float64
 
 from .centering import as_blocks, as_matrix
@@ -184,7 +185,7 @@ def _normalised(eigenvalues: Tensor) -> Tensor:
     values = to_float64(eigenvalues).clamp_min(0)
     total = values.sum(-1, keepdim=True)
     if not (torch.isfinite(total) & (total > 0)).all():
-        raise ValueError(
+        raise CannotMeasure(
             "`eigenvalues` must be finite and not all zero: a kernel that is zero (a model whose outputs do not depend "
             "on its parameters) has no distribution of eigenvalues."
         )

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from probes import CannotMeasure
+
 from .backward import backward
 from .call import Call
 from .parts import Collector
@@ -158,10 +160,10 @@ def _general(
     each = plan.outputs * count * torch.finfo(plan.dtype).bits / 8
     size = min(plan.block, int(plan.memory / 4 / each))
     if size < 1:
-        raise ValueError(
+        raise CannotMeasure(
             f"`memory` of {plan.memory / 1e9:.3g} GB is too little: {len(names)} parameters ({', '.join(names[:3])}, "
             f"...) are used in ways that take the derivatives of each example, {each / 1e9:.3g} GB for one. Pass "
-            f"memory={4 * each:.3g} or more, or fewer outputs=."
+            f"memory={4.4 * each:.3g} or more, or take fewer outputs."
         )
     blocks = _blocks(left, size)
     for index, first in enumerate(blocks):

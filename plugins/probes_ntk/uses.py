@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from .operands import Columns, Direct, Operand, convolution, embedding, norm
@@ -112,11 +112,15 @@ class Graph(NamedTuple):
     """Whether rows are moved about depending on the data."""
     cuts: dict[int, GradientEdge]
     """Places that all gradients to the first k uses go through, by k."""
+    strangers: list[nn.Parameter]
+    """Parameters in the graph that are none of those given."""
 
 
 def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
-    """Walk the graph of ``out``."""
+    """Walk the graph of ``out``, down to the parameters."""
     names = {id(parameter): name for name, parameter in parameters.items()}
+    # In a copy of a scripted module the parameters are themselves results of an operation.
+    made = {(p.grad_fn, p.output_nr): name for name, p in parameters.items() if p.grad_fn is not None}
     order: list[Any] = []
     seen: set[Any] = set()
     stack: list[tuple[Any, bool]] = [(out.grad_fn, False)]
@@ -127,23 +131,26 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
         elif node is not None and node not in seen:
             seen.add(node)
             stack.append((node, True))
-            stack.extend((following, False) for following, _ in node.next_functions if following not in seen)
+            stack.extend((edge[0], False) for edge in node.next_functions if edge[0] not in seen and edge not in made)
 
-    source: dict[Any, str] = {}  # a node whose output is a parameter, perhaps transposed
+    source: dict[Any, str] = dict(made)  # a result that is a parameter, perhaps transposed
     flipped: set[Any] = set()
     below: set[Any] = set()  # nodes with a use at or below them
     uses: list[Use] = []
     known: dict[str, bool] = {}
+    strangers: list[nn.Parameter] = []
     routing = False
     for node in order:
         variable = getattr(node, "variable", None)
         if variable is not None:
             if id(variable) in names:
-                source[node] = names[id(variable)]
+                source[node, 0] = names[id(variable)]
+            elif isinstance(variable, nn.Parameter):
+                strangers.append(variable)
             continue
         name = node.name()
         routing = routing or name.startswith(_ROUTING)
-        edges = [source.get(following) for following, _ in node.next_functions]
+        edges = [source.get(edge) for edge in node.next_functions]
         reached = any(following in below for following, _ in node.next_functions)
         if reached:
             below.add(node)
@@ -151,7 +158,7 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
             continue
         inner = node.next_functions[0][0]
         if edges[0] and parameters[edges[0]].ndim == 2 and _is_transpose(node) and inner not in flipped:
-            source[node] = edges[0]
+            source[node, 0] = edges[0]
             flipped.add(node)
             continue
         use = _known(node, edges, [following in flipped for following, _ in node.next_functions], parameters)
@@ -160,7 +167,7 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
             use.entry, use.index = not reached, len(uses)
             below.add(node)
             uses.append(use)
-    return Graph(uses, known, routing, _cuts(order, below, uses))
+    return Graph(uses, known, routing, _cuts(order, below, uses), strangers)
 
 
 def _cuts(order: list[Any], below: set[Any], uses: list[Use]) -> dict[int, GradientEdge]:

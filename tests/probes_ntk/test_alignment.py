@@ -116,3 +116,12 @@ def test_cka_refuses_kernels_of_different_shapes_and_of_nothing():
         debiased_cka(torch.eye(3), torch.eye(3))
     with pytest.raises(ValueError, match="not positive"):
         debiased_cka(torch.eye(5), torch.eye(5))
+
+
+def test_targets_that_differ_by_rounding_are_alike():
+    kernel = torch.eye(6)
+    targets = 0.1 + torch.finfo(torch.float32).eps * torch.arange(6.0) / 20
+    assert len(targets.unique()) > 1
+    with pytest.raises(ValueError, match="all alike"):
+        alignment(kernel, targets, "outputs")
+    assert alignment(kernel, targets.double() + 1e-6 * torch.arange(6), "outputs") > 0

@@ -53,3 +53,13 @@ def test_bad_input_is_refused(kernel, how, message):
 def test_targets_refuse_an_unknown_centring():
     with pytest.raises(ValueError, match="got 'mean'"):
         center_targets(torch.ones(1, 2), "mean")
+
+
+@pytest.mark.parametrize("how", ["outputs", "all"])
+def test_of_equal_features_nothing_is_left_but_what_is_rounding_in_the_dtype(how):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.finfo(torch.float32).eps * torch.randn(12, 12, dtype=torch.float64, generator=generator)
+    kernel = (100 * (1 + noise + noise.T))[None, :, None]
+    assert not center(kernel.float(), how).any()
+    assert center(kernel, how).any()  # in float64 these are features
+    assert not center(torch.full((1, 5, 1, 5), 0.1, dtype=torch.float64), how).any()

@@ -1,6 +1,8 @@
 """The tangent kernel against a Jacobian made one example and one output at a time."""
 
+import copy
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -11,8 +13,21 @@ import probes_ntk.engine
 import probes_ntk.gram
 import probes_ntk.parts
 import probes_ntk.plan
+from probes import CannotMeasure
 from probes.batches import Batch
-from probes_ntk import estimate_trace, tangent_diagonal, tangent_kernel
+from probes_ntk import (
+    alignment,
+    center,
+    cka,
+    effective_rank,
+    eigenfunctions,
+    eigenvalues,
+    estimate_trace,
+    perturbation_effects,
+    right_singular_vectors,
+    tangent_diagonal,
+    tangent_kernel,
+)
 from probes_ntk.call import Call
 from probes_ntk.gram import Factors
 from probes_ntk.operands import Convolution
@@ -260,7 +275,10 @@ def test_plan_is_used_again_only_where_it_fits(monkeypatch):
     monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)  # and one that only a later example has
     torch.nn.Module.__delattr__(model, "forward")
     plan = check(None, x, True)
-    model.forward = lambda x: model[2](torch.tanh(model[0](x)) + (x @ model[0].weight.T if x[0, 0] > 0 else 0))
+    some = lambda x: x[:, :1].relu() if (x[:, 0] > 0).any() else None  # noqa: E731
+    model.forward = lambda x: model[2](
+        torch.tanh(model[0](x)) + (0 if some(x) is None else some(x) * (x @ model[0].weight.T))
+    )
     assert len({bool(value) for value in x[:, 0] > 0}) == 2
     check(plan, x, False)
     held = [item for item in vars(plan).values() if isinstance(item, torch.Tensor | nn.Module)]
@@ -316,7 +334,10 @@ def noisy(m, x):
         (nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), "dropout in training mode.*random.*eval"),
         (Do(lambda m, x: nn.functional.dropout(m.l(x)), l=nn.Linear(3, 2)), "output is random"),
         (Do(noisy, l=nn.Linear(3, 2)), "output is random"),
-        (Do(lambda m, x: m.l(x) - m.l(x).mean(0), l=nn.Linear(3, 2)), "examples interact"),
+        (
+            Do(lambda m, x: m.l(x) - m.l(x).mean(0), l=nn.Linear(3, 2)),
+            r"Examples interact.*first seen in the output of the model \(Do\)",
+        ),
         (Do(lambda m, x: m.l(x)[:, :, None], l=nn.Linear(3, 2)), r"\(n, c\) or \(n,\).*output="),
         (Do(lambda m, x: m.l(x).mean(), l=nn.Linear(3, 2)), r"\(n, c\) or \(n,\)"),
         (Do(lambda m, x: m.l(x).detach(), l=nn.Linear(3, 2)), "depend on no trainable parameter"),
@@ -340,5 +361,182 @@ def test_refused_arguments():
         tangent_kernel(model, x, outputs="mean")
     with pytest.raises(ValueError, match="rows of the same shape"):
         tangent_kernel(model, x, torch.randn(6, 4))
-    with pytest.raises(TypeError, match="floating-point"):
-        tangent_kernel(Do(lambda m, x: m.l(x).argmax(1), l=model), x)
+    for output in (None, lambda result: result):
+        with pytest.raises(CannotMeasure, match=r"floating-point.*Pass output="):
+            tangent_kernel(Do(lambda m, x: m.l(x).argmax(1), l=model), x, output=output)
+
+
+def test_every_refusal_is_one_that_the_core_tells_in_a_line():
+    x = torch.randn(6, 3)
+    for model in (
+        nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).train(),
+        nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train(),
+        Do(lambda m, x: m.l(x) - m.l(x).mean(0), l=nn.Linear(3, 2)),
+        Do(lambda m, x: m.l(x).mean(), l=nn.Linear(3, 2)),
+        nn.Linear(3, 2).requires_grad_(False),
+    ):
+        with pytest.raises(CannotMeasure) as caught:
+            tangent_kernel(model, x)
+        assert "\n" not in str(caught.value)
+
+
+def test_batch_normalisation_without_running_statistics_is_named_and_no_mode_is_blamed():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    with pytest.raises(
+        CannotMeasure, match=r"without running statistics \('1': BatchNorm1d\).*track_running_stats=True"
+    ) as e:
+        tangent_kernel(model, torch.randn(6, 3))
+    assert "model.eval()" not in str(e.value)
+
+
+def test_the_advice_about_memory_works():
+    torch.manual_seed(0)
+    general = Do(lambda m, x: torch.einsum("ni,ijk,nk->nj", x, m.w, x), w=torch.randn(64, 64, 64))
+    for model, x, memory in ((nn.Linear(3, 2), torch.randn(6, 3), 1e6), (general, torch.randn(6, 64), 1.5e8)):
+        with pytest.raises(CannotMeasure) as caught:
+            tangent_kernel(model, x, memory=memory)
+        advised = float(re.search(r"Pass memory=([\d.e+]+) or more", str(caught.value))[1])
+        assert relative(tangent_kernel(model, x, memory=advised).kernel, tangent_kernel(model, x).kernel) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_copies_of_scripted_modules_are_as_exact_as_the_module():
+    """The parameters of such a copy are no leaves of the graph."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(5, 3).double()
+    expected = tangent_kernel(plain, x, layers=True)
+    for model in (
+        copy.deepcopy(nn.Sequential(torch.jit.script(plain[:2]), plain[2])),
+        copy.deepcopy(torch.jit.script(plain)),
+        copy.deepcopy(copy.deepcopy(nn.Sequential(plain[0], torch.jit.script(plain[1:])))),
+    ):
+        found = tangent_kernel(model, x, layers=True)
+        assert relative(found.kernel, expected.kernel) <= 1e-14
+        for part, other in zip(found.layers.values(), expected.layers.values(), strict=True):
+            assert relative(part, other) <= 1e-14
+        assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", expected.kernel)) <= 1e-14
+
+
+def test_a_parameter_that_trains_and_is_not_of_the_model_is_told_and_an_unused_one_is_none():
+    torch.manual_seed(0)
+    x, hidden = torch.randn(5, 3), [nn.Linear(3, 4)]
+    model = Do(lambda m, x: m.l(torch.tanh(hidden[0](x))), l=nn.Linear(4, 2), idle=nn.Linear(3, 3))
+    with pytest.raises(
+        CannotMeasure, match=r"a parameter of shape \((4, 3|4,)\).*not among model.parameters\(\).*ModuleList"
+    ):
+        tangent_kernel(model, x)
+    hidden[0].requires_grad_(False)
+    assert list(tangent_kernel(model, x, layers=True).layers) == ["l"]
+    assert tangent_kernel(nn.Linear(3, 2), nn.Parameter(x)).kernel.shape == (2, 5, 2, 5)  # an input is none either
+
+
+def mean_off(name, offset):
+    """A float32 model, inputs whose mean is far from zero, and what the kernel says of them in each precision."""
+    torch.manual_seed(0)
+    models = {
+        "mlp": nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)),
+        "conv": nn.Sequential(nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)),
+        "normed": nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)),
+    }
+    model, x, labels = models[name], torch.randn(20, 8) + offset, torch.randint(3, (20,))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        kernel = tangent_kernel(model.to(dtype), x.to(dtype)).kernel
+        for how in ("outputs", "all"):
+            values = eigenvalues(center(kernel, how))
+            found += [values.sum(), effective_rank(values), alignment(kernel, labels, how)]
+    return torch.stack(found).chunk(2)
+
+
+@pytest.mark.parametrize("offset", [0, 3, 30, 100, 300, 1000, 3000, 10000])
+@pytest.mark.parametrize("name", ["mlp", "conv", "normed"])
+def test_what_centring_leaves_of_a_float32_kernel_is_right_within_a_percent(name, offset):
+    single, double = mean_off(name, offset)
+    torch.testing.assert_close(single, double, rtol=1e-2, atol=0)
+
+
+def test_a_model_that_float64_breaks_is_measured_in_float32_with_a_warning():
+    torch.manual_seed(0)
+    model = Do(lambda m, x: m.l(x) + torch.ones(len(x), 8) @ m.w, l=nn.Linear(8, 3), w=torch.randn(8, 3))
+    with pytest.warns(UserWarning, match=r"cannot be evaluated in float64 \(RuntimeError"):
+        assert tangent_kernel(model, torch.randn(20, 8) + 1e3).kernel.dtype == torch.float32
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e9, 1e12])
+def test_large_inputs_overflow_no_square(scale):
+    torch.manual_seed(0)
+    model, labels = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randint(3, (20,))
+    x = scale * torch.randn(20, 8)
+    single = tangent_kernel(model, x).kernel
+    estimate = estimate_trace(model, x)
+    direction = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    effect = perturbation_effects(model, x, [direction], 1e8)
+    double = tangent_kernel(model.double(), x.double()).kernel
+    assert alignment(single, labels, "outputs").item() == pytest.approx(
+        alignment(double, labels, "outputs").item(), rel=1e-4
+    )
+    assert cka(single, double, "all").item() == pytest.approx(1, rel=1e-6)
+    trace = torch.einsum("aiai->", double).item()
+    assert 0 < estimate.standard_error < trace and estimate.trace.item() == pytest.approx(trace, rel=0.5)
+    assert torch.isfinite(effect).all()
+
+
+class Counting(nn.Module):
+    """Its output depends on a buffer that every call changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.l = nn.Linear(3, 2)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x):
+        self.scale.mul_(1.5)
+        return self.l(x) * self.scale
+
+
+@pytest.mark.parametrize("name", ["instance", "spectral", "spectral_hook", "counting"])
+def test_a_model_in_training_mode_keeps_its_buffers_and_is_one_function(name):
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
+    model = (
+        {
+            "instance": lambda: nn.Sequential(norm, nn.Tanh(), nn.Flatten(), nn.Linear(108, 2)),
+            "spectral": lambda: nn.Sequential(
+                nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)), nn.Linear(4, 2)
+            ),
+            "spectral_hook": lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 4)), nn.Linear(4, 2)),
+            "counting": Counting,
+        }[name]()
+        .double()
+        .train()
+    )
+    x = torch.randn((4, 3, 6, 6) if name == "instance" else (6, 3), dtype=torch.float64)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    parameters = dict(model.named_parameters())
+    kernel = tangent_kernel(model, x).kernel
+    assert torch.equal(kernel, tangent_kernel(model, x).kernel)
+    rows = []
+    for i in range(len(x)):  # each from the same buffers
+        model.load_state_dict(state)
+        out = model(x[i : i + 1])[0]
+        gradients = [torch.autograd.grad(o, list(parameters.values()), retain_graph=True) for o in out]
+        rows.append(torch.stack([torch.cat([g.flatten() for g in one]) for one in gradients]))
+    model.load_state_dict(state)
+    j = torch.stack(rows, 1)
+    assert relative(kernel, torch.einsum("aip,bjp->aibj", j, j)) <= 1e-10
+    assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", kernel)) <= 1e-10
+    estimate_trace(model, x)
+    perturbation_effects(model, x, [parameters], 0.1)
+    list(right_singular_vectors(model, x, eigenfunctions(kernel), 1))
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_chosen_outputs_may_be_of_any_shape():
+    torch.manual_seed(0)
+    model, x = Do(lambda m, x: m.l(x).view(-1, 2, 3), l=nn.Linear(3, 6)).double(), torch.randn(5, 3).double()
+    whole = tangent_kernel(model.l, x).kernel
+    assert torch.equal(tangent_kernel(model, x, outputs=[1, 5]).kernel, whole[[1, 5]][:, :, [1, 5]])
+    assert relative(tangent_kernel(model, x, outputs="sum").kernel, whole.sum((0, 2))[None, :, None]) <= 1e-14

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import probes_ntk.probe
+from probes import CannotMeasure
 from probes.batches import Batch
 from probes.run import Run
 from probes_ntk import (
@@ -28,6 +29,13 @@ def run_of(model, **batches):
 
 def measured(probe, run):
     return {measurement.name: measurement for measurement in probe.measure(run, 0)}
+
+
+def told_by(probe, run):
+    """What the probe measures, and what it says that it has left out."""
+    told = []
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
+    return measured(probe, run), told
 
 
 @pytest.fixture
@@ -77,18 +85,14 @@ def test_batches_without_targets_have_no_alignment(model, batches):
     assert "ntk/trace/train" in result and not any("alignment" in name for name in result)
 
 
-def test_labels_of_every_position_have_no_alignment_with_the_outputs_of_one_and_it_is_told(model, batches):
-    told = []
+def test_labels_that_do_not_go_with_the_outputs_cost_the_alignment_alone(model, batches):
     run = run_of(model, train=batches["train"].with_targets(torch.zeros(12, 7, dtype=torch.long)))
-    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
-    result = measured(TangentKernel(), run)
-    assert "ntk/trace/train" in result and "ntk/layer_trace/train" in result
-    assert not any("alignment" in name for name in result)
-    whole = measured(
-        TangentKernel(), run_of(model, train=batches["train"].with_targets(torch.eye(3).long().repeat(4, 1)))
-    )
-    assert "ntk/alignment/train" in whole  # numbers, one for each output
-    assert len(told) == 1 and "'train' are (7,) labels a sample, and the outputs 3 numbers" in told[0]
+    result, told = told_by(TangentKernel(), run)
+    assert result["ntk/trace/train"].value > 0 and (result["ntk/layer_trace/train"].value > 0).all()
+    assert np.isnan(result["ntk/alignment/train"].value) and np.isnan(result["ntk/layer_alignment/train"].value).all()
+    assert len(told) == 1 and "they are (7,) labels a sample, and the outputs 3 numbers. Pass batches=" in told[0]
+    numbers = batches["train"].with_targets(torch.eye(3).long().repeat(4, 1))  # one for each output
+    assert measured(TangentKernel(), run_of(model, train=numbers))["ntk/alignment/train"].value > 0
 
 
 def test_only_the_batches_and_samples_asked_for(model, batches):
@@ -101,7 +105,7 @@ def test_kernels_of_many_outputs_stay_small_by_default():
     torch.manual_seed(0)
     model = nn.Linear(2, 50)
     result = measured(TangentKernel(), run_of(model, train=Batch((torch.randn(30, 2),))))
-    assert result["ntk/eigenvalues/train"].value.shape == (1000,)
+    assert result["ntk/eigenvalues/train"].value.shape == (990,)  # 33 of the 50 outputs of all samples
 
 
 def test_the_kernel_is_computed_once_for_all_probes_of_a_step(model, batches, monkeypatch):
@@ -151,16 +155,17 @@ def test_pictures_of_eigenfunctions_stand_upright_whatever_the_order_of_the_grid
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [
-        (torch.rand(6, 2), 1, r"over a grid: every x with every y once\. The 6 inputs have 6 different x and 6"),
-        (torch.rand(6, 3), 1, r"inputs of two numbers, shape \(n, 2\), got \(6, 3\)"),
+        (torch.rand(6, 2), 1, r"over a grid: every x with every y once. The 6 inputs have 6 different x and 6"),
+        (torch.rand(6, 3), 1, r"inputs of two numbers, shape (n, 2), got (6, 3)"),
         (torch.rand(6, 2), 2, "a model of one output, this one has 2"),
     ],
 )
-def test_pictures_are_refused_where_there_is_no_plane(inputs, outputs, message):
+def test_where_there_is_no_plane_no_picture_is_drawn_and_all_else_is_measured(inputs, outputs, message):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(inputs.shape[1], 4), nn.Tanh(), nn.Linear(4, outputs))
-    with pytest.raises(ValueError, match=message):
-        measured(TangentKernel(eigenfunctions=1), run_of(model, train=Batch((inputs,))))
+    result, told = told_by(TangentKernel(eigenfunctions=1), run_of(model, train=Batch((inputs,))))
+    assert result["ntk/effective_rank/train"].value > 1 and "ntk/eigenfunction_1/train" not in result
+    assert len(told) == 1 and message in told[0]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +173,114 @@ def test_pictures_are_refused_where_there_is_no_plane(inputs, outputs, message):
     [
         ({"centering": "mean"}, "'none', 'outputs', 'all', got 'mean'"),
         ({"num_samples": 1}, "at least 2, got 1"),
+        ({"num_outputs": 0}, "at least 1, got 0"),
         ({"eigenfunctions": -1}, "number of pictures, got -1"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments, message):
     with pytest.raises(ValueError, match=message):
         TangentKernel(**arguments)
+
+
+UNDEFINED = {"alignment", "alignment_uncentered", "layer_alignment"}
+
+
+def undefined(result, batch="train"):
+    """The quantities of which a number is NaN."""
+    return {name.split("/")[1] for name, m in result.items() if name.endswith(batch) and np.isnan(m.value).any()}
+
+
+@pytest.mark.parametrize(
+    ("targets", "lost", "message"),
+    [
+        (torch.zeros(12, dtype=torch.long), {"alignment", "layer_alignment"}, "are all alike"),
+        (torch.full((12, 3), 0.1), {"alignment", "layer_alignment"}, "are all alike"),
+        (torch.full((12,), -100), UNDEFINED, "are -100 in every sample"),
+        (torch.tensor([0, 1, 5] * 4), UNDEFINED, "labels from 0 to 5 are not all among its classes"),
+        (torch.tensor([0, 1, -1] * 4), UNDEFINED, "labels from -1 to 1 are not"),
+        (torch.zeros(12, 5), UNDEFINED, "(5,) numbers a sample"),
+    ],
+)
+def test_targets_that_nothing_aligns_with_cost_the_alignment_alone(model, batches, targets, lost, message):
+    result, told = told_by(TangentKernel(), run_of(model, train=batches["train"].with_targets(targets)))
+    assert undefined(result) == lost and len(result) == 11
+    assert len(told) == 1 and message in told[0] and "Pass batches={'train': (inputs, targets)}" in told[0]
+
+
+@pytest.mark.parametrize("centering", ["none", "outputs", "all"])
+def test_samples_with_a_label_that_losses_ignore_are_left_out_of_the_alignment(model, batches, centering):
+    inputs, labels = batches["train"].inputs, batches["train"].targets.clone()
+    labels[[1, 4, 5]] = -100
+    keep = labels >= 0
+    result, told = told_by(TangentKernel(centering=centering), run_of(model, train=Batch((inputs,), targets=labels)))
+    gram = tangent_kernel(model, inputs[keep], layers=True)
+
+    def check(quantity, expected):
+        np.testing.assert_allclose(result[f"ntk/{quantity}/train"].value, expected, rtol=1e-5)
+
+    check("alignment", alignment(gram.kernel, labels[keep], centering))
+    check("alignment_uncentered", alignment(gram.kernel, labels[keep], "none"))
+    check("layer_alignment", [alignment(part, labels[keep], centering) for part in gram.layers.values()])
+    assert not told and "of the 9 samples without a label of -100" in result["ntk/alignment/train"].estimator
+    assert result["ntk/eigenvalues/train"].value.shape == (36,)
+
+
+@pytest.mark.parametrize("how", ["dead", "nan", "one output"])
+def test_while_the_kernel_is_undefined_its_numbers_are_nan_and_later_they_are_back(model, batches, how):
+    probe, run = TangentKernel(), run_of(model, **batches)
+    before, _ = told_by(probe, run)
+    kept = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        if how == "dead":
+            model[1] = nn.ReLU()
+            model[0].bias.sub_(1e3)
+            model[2].bias.zero_()
+        elif how == "nan":
+            model[0].weight.fill_(float("nan"))
+        else:
+            model[4].bias[1] = float("inf")
+    run.end()
+    during, told = told_by(probe, run)
+    assert during.keys() == before.keys()
+    assert all(during[name].value.shape == before[name].value.shape for name in before)
+    assert np.isnan(during["ntk/effective_rank/train"].value)
+    if how == "dead":
+        assert during["ntk/trace/train"].value == 0 and not told
+    else:
+        assert undefined(during) == {name.split("/")[1] for name in before} and "are not finite" in told[0]
+    model[1] = nn.Tanh()
+    model.load_state_dict(kept)
+    run.end()
+    after, _ = told_by(probe, run)
+    assert all(np.array_equal(after[name].value, before[name].value) for name in before)
+
+
+def test_a_batch_of_one_sample_is_refused_in_a_line_and_costs_no_other(model, batches):
+    one = Batch((torch.randn(1, 4),), targets=torch.tensor([0]))
+    with pytest.raises(CannotMeasure, match=r"'train' is of one sample.*Pass batches=\{'train': \(inputs, targets\)\}"):
+        measured(TangentKernel(), run_of(model, train=one))
+    result, told = told_by(TangentKernel(), run_of(model, train=one, test=batches["test"]))
+    assert {name.rsplit("/", 1)[1] for name in result} == {"test"} and not undefined(result, "test")
+    assert len(told) == 1 and "'train' is of one sample" in told[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_streams_go_on_when_the_model_changes_its_dtype(model, batches, dtype):
+    probe = TangentKernel()
+    before = measured(probe, run_of(model, **batches))
+    cast = {
+        name: Batch((batch.inputs.to(dtype),), targets=batch.targets) for name, batch in batches.items()
+    }  # what the core does
+    after = measured(probe, run_of(model.to(dtype), **cast))
+    assert before.keys() == after.keys()
+    for name, old in before.items():
+        new = after[name]
+        assert (new.value.shape, new.dims, new.unit) == (old.value.shape, old.dims, old.unit)
+        assert ("float64" if dtype == torch.float64 else "float32") in new.estimator
+    assert after["ntk/trace/train"].value == pytest.approx(before["ntk/trace/train"].value, rel=0.05)
+
+
+def test_a_kernel_that_takes_float64_says_so(model, batches):
+    far = Batch((batches["train"].inputs + 1e4,), targets=batches["train"].targets)
+    result = measured(TangentKernel(), run_of(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), train=far))
+    assert "float64" in result["ntk/trace/train"].estimator and not undefined(result)

@@ -1,0 +1,226 @@
+"""Which samples and outputs the kernel of the probe is of, where those of a batch are too many."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probes import CannotMeasure
+from probes.precision import to_float64
+
+__all__ = ["ROWS", "Choice", "affordable", "choose", "labels_of", "matrix_cost"]
+
+ROWS, LEAST_OUTPUTS, LEAST_SAMPLES = 1000, 10, 10
+IGNORED = -100
+"""The label that the losses of torch ignore by default."""
+_SIDE = 256
+"""Rows of the matrix on which the time that matrices take is measured."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a kernel is of."""
+
+    samples: int
+    """The first so many of the batch."""
+    outputs: list[int] | None
+    """Indices into the flattened outputs of a sample; None for all, of shape ``(n, c)`` or ``(n,)``."""
+    shape: tuple[int, ...]
+    """Of all outputs of all samples of the batch."""
+
+    @property
+    def width(self) -> int:
+        """Number of outputs that a sample has."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def count(self) -> int:
+        """c: how many of them are chosen."""
+        return self.width if self.outputs is None else len(self.outputs)
+
+    @property
+    def words(self) -> str:
+        """How many samples and outputs, and which."""
+        if self.outputs is None or self.count == self.width:
+            return f"{self.samples} samples and {self.count} outputs"
+        named = ", ".join(map(str, self.outputs[:20])) + (", ..." if self.count > 20 else "")
+        return (
+            f"{self.samples} samples and {self.count} of {self.width} outputs, drawn once, those of frequent labels "
+            f"first ({named})"
+        )
+
+
+def choose(
+    shape: tuple[int, ...], targets: Tensor | None, seed: int, samples: int | None = None, outputs: int | None = None
+) -> Choice:
+    """At most 1000 rows: of many outputs ten, or as many as go with all samples; then as many samples as go with them.
+
+    Which outputs is drawn from the seed. Those of labels that occur come before others, the most frequent first.
+
+    Args:
+        shape: Of the outputs of the batch, ``(n, ...)``.
+        targets: Of the batch.
+        seed: Of the run.
+        samples: That many, instead.
+        outputs: That many, instead.
+
+    Example:
+        >>> choice = choose((100, 784), None, 0)
+        >>> choice.samples, choice.outputs
+        (100, [60, 81, 107, 167, 313, 361, 367, 578, 626, 772])
+    """
+    width, n = math.prod(shape[1:]), min(shape[0], samples or ROWS)
+    count = min(width, outputs or max(LEAST_OUTPUTS, ROWS // n))
+    n = n if samples else min(n, max(LEAST_SAMPLES, ROWS // count))
+    if count == width:
+        return Choice(n, None if len(shape) <= 2 else list(range(width)), shape)
+    order = torch.randperm(width, generator=torch.Generator().manual_seed(seed))
+    columns = None if targets is None else _label_columns(targets, shape)
+    if columns is not None:
+        valid = columns[(columns >= 0) & (columns < width)]
+        frequency = torch.bincount(valid.cpu(), minlength=width)
+        order = order[frequency[order].argsort(descending=True, stable=True)]
+    return Choice(n, sorted(order[:count].tolist()), shape)
+
+
+def labels_of(targets: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
+    """The matrix that stands beside the chosen outputs, and which samples have labels.
+
+    Numbers, one for each output, are taken as they are. Class labels are taken one-hot: one of each sample beside
+    outputs ``(n, c)``; one of each position beside ``(n, T, c)`` or ``(n, c, height, width)``.
+
+    Args:
+        targets: Of the samples.
+        choice: What the kernel is of.
+
+    Returns:
+        Shape ``(c, n)``, float64; and ``(n,)``: False for samples with a label of -100, which losses ignore.
+
+    Raises:
+        CannotMeasure: If the targets do not go with the outputs, or a label is none of the classes.
+    """
+    n, width = len(targets), choice.width
+    chosen = torch.tensor(range(width) if choice.outputs is None else choice.outputs, device=targets.device)
+    flat = targets.detach().reshape(n, -1)
+    if flat.shape[1] == width:
+        return to_float64(flat)[:, chosen].T, torch.ones(n, dtype=torch.bool, device=targets.device)
+    columns = _label_columns(targets, choice.shape)
+    if columns is None:
+        each = f"{tuple(targets.shape[1:])} {'numbers' if targets.is_floating_point() else 'labels'} a sample"
+        raise CannotMeasure(f"they are {each}, and the outputs {' x '.join(map(str, choice.shape[1:])) or 1} numbers")
+    if bool((columns >= width).any()):
+        labels = targets[targets != IGNORED]
+        raise CannotMeasure(f"labels from {int(labels.min())} to {int(labels.max())} are not all among its classes")
+    where = (columns[:, None, :] == chosen[:, None]).any(2)  # (n, c)
+    positions = _positions(choice.shape, targets)[chosen]
+    return to_float64(where).T, (columns >= 0)[:, positions].all(1)
+
+
+def _label_columns(targets: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Which of the flattened outputs each label stands for, ``(n, P)``: -1 if ignored, too large if wrong.
+
+    None where the targets are no class labels that go with outputs of this shape.
+    """
+    if targets.is_floating_point() or targets.is_complex() or len(shape) < 2 or math.prod(shape[1:]) == 1:
+        return None
+    labels = targets.detach().reshape(len(targets), -1).long()
+    positions = labels.shape[1]
+    dim = _class_dim(shape, targets)
+    if dim is None:
+        return None
+    classes, place = shape[dim], torch.arange(positions, device=labels.device)
+    columns = labels * positions + place if dim == 1 else place * classes + labels
+    columns = columns.where((labels >= 0) & (labels < classes), math.prod(shape[1:]))
+    return columns.where(labels != IGNORED, -1)
+
+
+def _class_dim(shape: tuple[int, ...], targets: Tensor) -> int | None:
+    """In which dimension of the outputs the classes are."""
+    given = tuple(targets.shape[1:])
+    if len(shape) == 2:
+        return 1 if given in ((), (1,)) else None
+    first, last = given == shape[2:], given == shape[1:-1]
+    if first and last:  # as many positions as classes: sequences have their classes last, images first
+        return -1 if len(shape) == 3 else 1
+    return 1 if first else -1 if last else None
+
+
+def _positions(shape: tuple[int, ...], targets: Tensor) -> Tensor:
+    """The position, among those with a label, of each of the flattened outputs."""
+    width, dim = math.prod(shape[1:]), _class_dim(shape, targets)
+    index = torch.arange(width, device=targets.device)
+    assert dim is not None
+    return index % (width // shape[1]) if dim == 1 else index // shape[-1]
+
+
+def affordable(
+    kernel: Callable[[int], object], choice: Choice, layers: int, limit: float, fixed: tuple[bool, bool]
+) -> tuple[int, int]:
+    """The largest part of a choice whose turn is predicted to take no longer than ``limit`` seconds.
+
+    The kernels of 2, 4, 8 and more samples are timed until one takes a twentieth of the limit. The last two tell what
+    grows with the samples and what with their square; the eigenvalues are timed on a small matrix, and grow with the
+    cube of its rows. Samples are given up first, down to 10, then outputs.
+
+    Args:
+        kernel: Evaluates the kernel of the first so many samples.
+        choice: What it would be of.
+        layers: How many kernels of layers are centred.
+        limit: Seconds.
+        fixed: Whether samples, and outputs, are as the user has asked for.
+
+    Returns:
+        How many samples and outputs.
+    """
+    start = time.perf_counter()
+    m, before, last = 1, 0.0, 0.0
+    while 2 * m <= choice.samples and last < limit / 20:
+        m, before = 2 * m, last
+        last = _seconds(kernel, m)
+    square = max(0.0, 2 * (last - 2 * before) / m**2) if m > 2 else 0.0
+    linear = max(0.0, (last - square * m**2) / m)
+    eigen, passes = matrix_cost()
+    left = limit - (time.perf_counter() - start)
+
+    def fits(n: int, c: int) -> bool:
+        part, rows = n * c / choice.count, n * c
+        return linear * part + square * part**2 + eigen * rows**3 + passes * rows**2 * (layers + 2) <= left
+
+    n, c = choice.samples, choice.count
+    while not fits(n, c):
+        if not fixed[0] and n > LEAST_SAMPLES:
+            n = max(LEAST_SAMPLES, n * 4 // 5)
+        elif not fixed[1] and c > 1:
+            n, c = choice.samples, c // 2
+        elif not fixed[0] and n > 2:
+            n -= 1
+        else:
+            break
+    return n, c
+
+
+def _seconds(kernel: Callable[[int], object], m: int) -> float:
+    start = time.perf_counter()
+    kernel(m)
+    return time.perf_counter() - start
+
+
+def matrix_cost() -> tuple[float, float]:
+    """Seconds that eigenvalues take, for each cube of the rows, and that centring takes, for each square."""
+    matrix = torch.randn(_SIDE, _SIDE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = matrix @ matrix.T
+    times = []
+    works: list[Callable[[], Tensor]] = [
+        lambda: torch.linalg.eigvalsh(matrix), lambda: (matrix - matrix.mean(0)).norm(),
+    ]  # fmt: skip
+    for work in works:
+        work()
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return times[0] / _SIDE**3, 4 * times[1] / _SIDE**2

@@ -1,0 +1,216 @@
+"""What TangentKernel says of one kernel. A number that is undefined is NaN, and no other is lost for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes import CannotMeasure
+from probes.batches import Batch
+from probes.measurement import Axis, Measurement
+
+from .alignment import centered_alignment, centered_labels
+from .centering import Centering, center
+from .choice import Choice, labels_of
+from .engine import TangentGram
+from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
+
+__all__ = ["quantities"]
+
+TRACE_RATIOS = (0.04, 0.08, 0.16)
+NAN = torch.full((), torch.nan, dtype=torch.float64)
+
+
+def quantities(
+    name: str,
+    batch: Batch,
+    choice: Choice,
+    gram: TangentGram | None,
+    layers: Sequence[str],
+    centering: Centering,
+    pictures: int,
+    notes: list[str],
+) -> Iterator[Measurement]:
+    """Yield all measurements of a kernel.
+
+    Args:
+        name: Of the batch.
+        batch: The samples of the kernel.
+        choice: What it is of.
+        gram: The kernel; None where the outputs are not finite.
+        layers: Names for the axis of layers.
+        centering: Of the features.
+        pictures: Number of eigenfunctions to draw.
+        notes: What is left out, and why, is appended.
+    """
+    n, c = choice.samples, choice.count
+    if gram is None or not gram.kernel.isfinite().all():
+        gram = None
+        notes.append(f"On batch {name!r} the outputs or their derivatives are not finite, and neither is the kernel.")
+    precision = "" if gram is None else f", {str(gram.kernel.dtype).removeprefix('torch.')}"
+    how = f"exact kernel of {choice.words}{precision}; features centred: {centering}"
+    centered = None if gram is None else center(gram.kernel, centering)
+    values = NAN.expand(n * c) if centered is None else _or_nan(eigenvalues, centered, n * c)
+
+    def measurement(
+        quantity: str,
+        value: Tensor,
+        unit: str = "1",
+        dims: tuple[str, ...] = (),
+        coords: dict[str, Axis] | None = None,
+        estimator: str = how,
+        description: str = "",
+    ) -> Measurement:
+        return Measurement(
+            f"ntk/{quantity}/{name}",
+            value,
+            dims=dims,
+            coords=coords,
+            unit=unit,
+            estimator=estimator,
+            num_samples=n,
+            description=description,
+        )
+
+    unit = "output^2 / parameter^2"
+    index = {"eigenvalue": Axis(np.arange(1, n * c + 1), "index")}
+    yield measurement("eigenvalues", values, unit, ("eigenvalue",), index, description="eigenvalues")
+    yield measurement("max_eigenvalue", values[0], unit, description="largest eigenvalue")
+    yield measurement("mean_eigenvalue", values.mean(), unit, description="mean eigenvalue")
+    yield measurement("median_eigenvalue", values.quantile(0.5), unit, description="median eigenvalue")
+    yield measurement("trace", values.sum(), unit, description="trace of the kernel")
+    yield measurement(
+        "effective_rank", _or_nan(effective_rank, values), description="exp of the entropy of the spectrum"
+    )
+    ks = {max(1, round(share * n * c)): share for share in TRACE_RATIOS}
+    yield measurement(
+        "trace_ratio",
+        torch.stack([_or_nan(lambda values, k=k: trace_ratio(values, k), values) for k in ks]),  # type: ignore[misc]
+        dims=("ratio",),
+        coords={"ratio": Axis(np.array([f"T_{k} ({share:.0%})" for k, share in ks.items()]))},
+        description="share of the trace in the largest k eigenvalues",
+    )
+    parts = {} if gram is None else gram.layers
+    labels = None if batch.targets is None else _labels(name, batch.targets, choice, centering, notes)
+    axis = {"layer": Axis(np.array(layers))}
+    untrained = NAN if gram is None else torch.zeros_like(NAN)
+    traces, aligned = [], []
+    for layer in layers:
+        part = parts.get(layer)
+        part_centered = None if part is None else center(part, centering)
+        traces.append(untrained if part_centered is None else torch.einsum("aiai->", part_centered).cpu())
+        # NaN for a layer that the function does not depend on (dead units).
+        aligned.append(NAN if part is None or labels is None else labels.aligned(part, centering, part_centered))
+    yield measurement(
+        "layer_trace", torch.stack(traces), unit, ("layer",), axis, description="trace of the kernel of a layer"
+    )
+    if batch.targets is not None:
+        words = f"{how}; with stacked labels{labels.words if labels else ''}"
+        whole, uncentered = NAN, NAN
+        if gram is not None and labels is not None:
+            whole, uncentered = labels.aligned(gram.kernel, centering, centered), labels.aligned(gram.kernel, "none")
+        yield measurement(
+            "alignment", whole, estimator=words, description="alignment of the kernel with the labels",
+        )  # fmt: skip
+        yield measurement(
+            "alignment_uncentered",
+            uncentered,
+            estimator=words.replace(f"centred: {centering}", "centred: none"),
+            description="alignment of the kernel, not centred, with the labels",
+        )
+        yield measurement(
+            "layer_alignment", torch.stack(aligned), "1", ("layer",), axis, words,
+            "alignment of the kernel of a layer with the labels",
+        )  # fmt: skip
+    if pictures and centered is not None:
+        try:
+            drawn = list(_pictures(batch, centered, pictures))
+        except CannotMeasure as error:
+            notes.append(f"{error} None is drawn for batch {name!r}.")
+            return
+        for j, (picture, coords) in enumerate(drawn, 1):
+            yield measurement(
+                f"eigenfunction_{j}", picture, "1", ("y", "x"), coords, description=f"eigenfunction {j} of the kernel"
+            )
+
+
+def _or_nan(quantity: Callable[[Tensor], Tensor], of: Tensor, *shape: int) -> Tensor:
+    """A quantity, NaN where it is undefined."""
+    try:
+        return quantity(of).cpu()
+    except (CannotMeasure, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        return NAN.expand(shape)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The labels of those samples that have one."""
+
+    matrix: Tensor
+    """Shape ``(c, m)``."""
+    labelled: Tensor | None
+    """Of these samples, shape ``(m,)``; None for all."""
+    dtype: torch.dtype
+    """Of the targets."""
+    words: str
+    """For the estimator."""
+
+    def aligned(self, kernel: Tensor, centering: Centering, centered: Tensor | None = None) -> Tensor:
+        """Alignment with a kernel, which is centred already where ``centered`` is given; NaN where undefined."""
+        if self.labelled is not None:
+            index = self.labelled.to(kernel.device)
+            kernel, centered = kernel[:, index][..., index], None
+        centered = center(kernel, centering) if centered is None else centered
+        y = centered_labels(self.matrix, self.dtype, centering).to(centered.device)
+        return centered_alignment(centered, y).cpu()
+
+
+def _labels(name: str, targets: Tensor, choice: Choice, centering: Centering, notes: list[str]) -> _Labels | None:
+    given = f"Pass batches={{{name!r}: (inputs, targets)}} with targets"
+    try:
+        matrix, labelled = labels_of(targets, choice)
+    except CannotMeasure as error:
+        notes.append(f"The targets of batch {name!r} have no alignment with its kernel: {error}. {given} that do.")
+        return None
+    if not labelled.any():
+        notes.append(
+            f"The targets of batch {name!r} are -100 in every sample, which losses ignore. {given} that do not."
+        )
+        return None
+    index, words = None, ""
+    if not labelled.all():
+        index = labelled.nonzero()[:, 0]
+        matrix, words = matrix[:, labelled], f", of the {len(index)} samples without a label of -100"
+    if not centered_labels(matrix, targets.dtype, centering).any():
+        notes.append(f"The targets of batch {name!r} are all alike: nothing is aligned with them. {given} that differ.")
+    return _Labels(matrix, index, targets.dtype, words)
+
+
+def _pictures(batch: Batch, centered: Tensor, count: int) -> Iterator[tuple[Tensor, dict[str, Axis]]]:
+    """The first eigenfunctions, over the grid of the inputs."""
+    place, coords = _grid(batch, len(centered))
+    shape = [len(coords[dim].values) for dim in ("y", "x")]
+    for function in eigenfunctions(centered).functions[:count, 0]:
+        yield torch.empty_like(function).index_copy_(0, place.to(function.device), function).reshape(shape), coords
+
+
+def _grid(batch: Batch, c: int) -> tuple[Tensor, dict[str, Axis]]:
+    """Where each sample stands in a picture, rows upwards in y, and the coordinates of the picture."""
+    inputs = batch.inputs
+    if c != 1:
+        raise CannotMeasure(f"`eigenfunctions` are drawn for a model of one output, this one has {c}.")
+    if inputs is None or inputs.ndim != 2 or inputs.shape[1] != 2:
+        shape = None if inputs is None else tuple(inputs.shape)
+        raise CannotMeasure(f"`eigenfunctions` are drawn over inputs of two numbers, shape (n, 2), got {shape}.")
+    (xs, column), (ys, row) = (np.unique(inputs[:, axis].cpu().numpy(), return_inverse=True) for axis in (0, 1))
+    place = torch.from_numpy(row * len(xs) + column)
+    if len(xs) * len(ys) != len(inputs) or len(np.unique(place)) != len(inputs):
+        raise CannotMeasure(
+            f"`eigenfunctions` are drawn over a grid: every x with every y once. The {len(inputs)} inputs have "
+            f"{len(xs)} different x and {len(ys)} different y. Pass a batch that is a grid, and its num_samples."
+        )
+    return place, {"y": Axis(ys, "input"), "x": Axis(xs, "input")}
