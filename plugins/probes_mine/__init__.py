@@ -45,3 +45,6 @@ from .gaussian import gaussian_anchor as gaussian_anchor
 from .gaussian import gaussian_mutual_information as gaussian_mutual_information
 from .gaussian import normal_scores as normal_scores
 from .nearest_neighbors import ksg as ksg
+
+# of the samples
+from .repeats import repeated_rows as repeated_rows

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from probes.precision import to_float64
 
+from .repeats import clustered_standard_error
+
 __all__ = ["ChannelInformation", "noisy_channel_information"]
 
 
@@ -24,7 +26,9 @@ class ChannelInformation(NamedTuple):
     upper_error: Tensor
 
 
-def noisy_channel_information(features: Tensor, noise: Tensor, std: float | Tensor) -> ChannelInformation:
+def noisy_channel_information(
+    features: Tensor, noise: Tensor, std: float | Tensor, groups: Tensor | None = None
+) -> ChannelInformation:
     r"""Bounds of the information that noisy features keep of the input.
 
     .. math:: I(X; T) = \mathbb E \Big[ \log \frac{p(t | x)}{p(t)} \Big], \quad
@@ -39,6 +43,8 @@ def noisy_channel_information(features: Tensor, noise: Tensor, std: float | Tens
         features: f(x), shape ``(n, ...)``.
         noise: Standard normal, of the same shape.
         std: :math:`\sigma`.
+        groups: Which samples are copies of each other, see :func:`repeated_rows`, shape ``(n,)``: all copies of a
+            sample are left out with it.
 
     Returns:
         Both bounds; each holds for the expectation over samples.
@@ -74,7 +80,9 @@ def noisy_channel_information(features: Tensor, noise: Tensor, std: float | Tens
     densities = -squares / 2
     own = densities.diagonal().clone()
     lower = own - torch.logsumexp(densities, 1) + math.log(n)
-    densities.diagonal().fill_(-math.inf)
-    upper = own - torch.logsumexp(densities, 1) + math.log(n - 1)
-    root = math.sqrt(n)
-    return ChannelInformation(lower.mean(), upper.mean(), lower.std() / root, upper.std() / root)
+    groups = (torch.arange(n) if groups is None else groups).to(features.device)
+    copies = groups[:, None] == groups
+    densities.masked_fill_(copies, -math.inf)
+    upper = own - torch.logsumexp(densities, 1) + (n - copies.sum(1)).double().log()
+    errors = (clustered_standard_error(terms, groups) for terms in (lower, upper))
+    return ChannelInformation(lower.mean(), upper.mean(), *(lower.new_tensor(error) for error in errors))

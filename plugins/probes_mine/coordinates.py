@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .gaussian import normal_scores
+from .product import Product, log_partition
+from .screening import NUM_COSINES, cosines, dependent_components, emphasis
 
 __all__ = [
     "Coordinates",
@@ -26,6 +28,12 @@ MAX_DEGREE = 4
 MAX_RADIAL_SIZE = 130
 """Numbers of a side times polynomials, above which canonical correlations of so many are mostly noise."""
 MAX_RADIAL_PAIRS = 16
+MAX_SCREENED = 16
+"""Components of a side whose functions may make up variates."""
+SHRINKAGE = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""Of squared correlations, which few samples overstate."""
+MAX_CORRELATION = math.sqrt(1 - 1e-5)
+"""Beyond, the Gaussian critic is steeper than float32 resolves."""
 MARGIN = 0.005
 """In nats, by which a choice must be better than a simpler one."""
 
@@ -45,19 +53,24 @@ class Coordinates(NamedTuple):
     """Of each pair of variates, zero where it may be noise. Shape ``(m, 1, k)``."""
 
 
-def coordinates(x: Tensor, y: Tensor, train: Tensor, test: Tensor, shifts: list[int]) -> Coordinates:
+def coordinates(
+    x: Tensor, y: Tensor, train: Tensor, test: Tensor, product: Product, distinct: float = 1.0
+) -> Coordinates:
     """The coordinates for critics that train on ``train`` and are told of ``test``.
 
     What is chosen among, by the value on the test rows of the Gaussian critic of :func:`gaussian_terms` on the
     canonical variates: normal scores of the components, or of independent components; variates linear in those, or
-    with coefficients that are polynomials of a radius.
+    with coefficients that are polynomials of a radius; or linear in those and in functions of the components that
+    depend on one of the other side, see :func:`dependent_components`; and how far to shrink the correlations. The
+    network sees these components larger than the others.
 
     Args:
         x: Shape ``(n, d_x)``, no component constant.
         y: Shape ``(n, d_y)``, no component constant.
         train: Rows that each critic trains on, shape ``(m, n_train)``.
         test: Rows that it is told of, shape ``(m, n_test)``.
-        shifts: Of the test rows, for independent pairs.
+        product: Which pairs of test rows are independent.
+        distinct: How many different samples there are for each row.
     """
     radial = radial_features(x), radial_features(y)
     candidates = [(x, y)]
@@ -67,13 +80,29 @@ def coordinates(x: Tensor, y: Tensor, train: Tensor, test: Tensor, shifts: list[
     for one, other in candidates:
         scores = normal_scores(one), normal_scores(other)
         white = [torch.stack([_whitened(side, rows) for rows in train]) for side in scores]
-        pairs = _pairs(white[0], white[1], train)
-        value = float(_gaussian_bounds(*pairs, test, shifts)[-1]) if pairs[0].shape[2] else 0.0
+        pairs = _pairs(white[0], white[1], train, distinct)
+        value, pairs = _best_value(pairs, test, product)
         # What is simpler is only left for something better than the noise of the comparison.
         if value > most + MARGIN:
             most, best, chosen = value, pairs, white
     assert best is not None
 
+    def variates(sides: list[Tensor]) -> float:
+        """Value with the canonical variates of these sides, which are kept if it is better."""
+        nonlocal most, best
+        if min(side.shape[2] for side in sides) == 0:
+            return -math.inf
+        u, v, correlations = _pairs(sides[0], sides[1], train, distinct, MAX_RADIAL_PAIRS)
+        if u.shape[2] == 0:
+            return -math.inf
+        u, v = (torch.stack([normal_scores(one) for one in side]) for side in (u, v))
+        # Further pairs may be functions of the first, which a Gaussian would count twice.
+        value, pairs = _best_value((u, v, correlations), test, product)
+        if value > most + MARGIN:
+            most, best = value, pairs
+        return value
+
+    linear = most
     radii = [0, 1] if radial[0].shape[1] or radial[1].shape[1] else []
     for degree in range(1, MAX_DEGREE + 1):
         if max(x.shape[1], y.shape[1]) * (degree + 1) > MAX_RADIAL_SIZE:
@@ -84,21 +113,19 @@ def coordinates(x: Tensor, y: Tensor, train: Tensor, test: Tensor, shifts: list[
                 _with_radial_polynomials(side, r[:, radius : radius + 1], degree)
                 for side, r in zip(chosen, radial, strict=True)
             ]
-            pairs = _pairs(widened[0], widened[1], train, MAX_RADIAL_PAIRS)
-            if pairs[0].shape[2] == 0:
-                continue
-            u, v = (torch.stack([normal_scores(one) for one in side]) for side in pairs[:2])
-            # Further pairs may be functions of the first, which a Gaussian would count twice.
-            bounds = _gaussian_bounds(u, v, pairs[2], test, shifts)
-            number = int(bounds.argmax()) + 1
-            values.append((float(bounds.max()), radius))
-            if values[-1][0] > most + MARGIN:
-                most = values[-1][0]
-                best = u[..., :number], v[..., :number], pairs[2][..., :number]
-        if not values:
+            values.append((variates(widened), radius))
+        if not values or max(values)[0] == -math.inf:
             break
         radii = [max(values)[1]]
-    inputs = [torch.cat([side, r.expand(len(train), -1, -1)], 2) for side, r in zip(chosen, radial, strict=True)]
+
+    around = most > linear  # whether a radius matters
+    strengths = dependent_components(chosen[0], chosen[1], train, distinct)
+    if all(bool(strength.any()) for strength in strengths):
+        variates([_functions(side, strength) for side, strength in zip(chosen, strengths, strict=True)])
+    inputs = [
+        torch.cat([side, r.expand(len(train), -1, -1)], 2) * emphasis(strength, r.shape[1], around)
+        for side, r, strength in zip(chosen, radial, strengths, strict=True)
+    ]
     return Coordinates(inputs[0], inputs[1], *best)
 
 
@@ -260,7 +287,18 @@ def _with_radial_polynomials(white: Tensor, radial: Tensor, degree: int) -> Tens
     return torch.cat([p * white for p in scaled], 2)
 
 
-def _pairs(x: Tensor, y: Tensor, train: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def _functions(side: Tensor, strength: Tensor) -> Tensor:
+    """The components that depend on one of the other side most, for any critic, and functions of them; zero for a
+    critic for which one of them does not."""
+    chosen = strength.sum(0).topk(min(MAX_SCREENED, int((strength.sum(0) > 0).sum()))).indices
+    found = (strength[:, None, chosen] > 0).to(side)
+    side = side[..., chosen]
+    return torch.cat([side * found, cosines(side) * found.repeat_interleave(NUM_COSINES, 2)], 2)
+
+
+def _pairs(
+    x: Tensor, y: Tensor, train: Tensor, distinct: float, most: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Canonical variates ``(m, n, k)`` of both sides, fitted to the training rows, and correlations ``(m, 1, k)``.
 
     As many as are above noise for one of the critics, at most ``most``.
@@ -278,18 +316,39 @@ def _pairs(x: Tensor, y: Tensor, train: Tensor, most: int | None = None) -> tupl
         sides.append((side - mean, samples, whitening))
     (all_x, train_x, white_x), (all_y, train_y, white_y) = sides
     u, s, vh = torch.linalg.svd(white_x @ (train_x.mT @ train_y / n) @ white_y, full_matrices=False)
-    kept = torch.where(s > noise_edge(x.shape[2], y.shape[2], n), s.clamp(max=0.9999), 0.0)
+    edge = noise_edge(x.shape[2], y.shape[2], max(1, int(n * distinct)))
+    kept = torch.where(s > edge, s.clamp(max=MAX_CORRELATION), 0.0)
     k = min(int((kept > 0).sum(1).max()), most or kept.shape[1])
     return all_x @ (white_x @ u[..., :k]), all_y @ (white_y @ vh.mT[..., :k]), kept[:, None, :k]
 
 
-def _gaussian_bounds(x: Tensor, y: Tensor, correlations: Tensor, test: Tensor, shifts: list[int]) -> Tensor:
+def _best_value(
+    pairs: tuple[Tensor, Tensor, Tensor], test: Tensor, product: Product
+) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
+    """The greatest value on the test rows, with the correlations shrunk and as many of the pairs as make it so."""
+    x, y, correlations = pairs
+    if correlations.shape[2] == 0:
+        return 0.0, pairs
+    most = -math.inf
+    for shrinkage in (0.0, *SHRINKAGE):
+        shrunk = correlations * math.sqrt(1 - shrinkage)
+        bounds = _gaussian_bounds(x, y, shrunk, test, product)
+        if float(bounds.max()) <= most + MARGIN:
+            break
+        most, number = float(bounds.max()), int(bounds.argmax()) + 1
+        best = x[..., :number], y[..., :number], shrunk[..., :number]
+    return most, best
+
+
+def _gaussian_bounds(x: Tensor, y: Tensor, correlations: Tensor, test: Tensor, product: Product) -> Tensor:
     """Donsker-Varadhan value on the test rows of the Gaussian critic of the first 1, ... k pairs. Shape ``(k,)``."""
     values = []
     for m, rows in enumerate(test):
         a, b, c = gaussian_terms(x[m, rows], y[m, rows], correlations[m])
         joint = (a + b + c * y[m, rows]).cumsum(1)
-        marginal = torch.stack([a + b.roll(shift, 0) + c * y[m, rows].roll(shift, 0) for shift in shifts]).cumsum(2)
-        log_mean = torch.logsumexp(marginal, (0, 1)) - math.log(len(shifts) * len(rows))
-        values.append(joint.mean(0) - log_mean)
+        marginal = torch.stack(
+            [a + b.roll(shift, 0) + c * y[m, rows].roll(shift, 0) for shift in product.shifts]
+        ).cumsum(2)
+        copies = None if product.copies is None else product.copies[m : m + 1]
+        values.append(joint.mean(0) - log_partition(joint[None], marginal[None], product._replace(copies=copies))[0])
     return torch.stack(values).mean(0)

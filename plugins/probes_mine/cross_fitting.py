@@ -22,8 +22,15 @@ class Folds(NamedTuple):
     """No row twice; what does not divide by m is in no test. Shape ``(m, n // m)``."""
 
 
-def split(n: int, m: int, generator: torch.Generator) -> Folds:
-    """A random partition of n rows into m folds.
+def split(n: int, m: int, generator: torch.Generator, groups: Tensor | None = None) -> Folds:
+    """A random partition of n rows into m folds, none of which shares a group with another.
+
+    Args:
+        n: Number of rows.
+        m: Number of folds.
+        generator: Draws it.
+        groups: Number of the group of each row, from 0 without gaps, shape ``(n,)``; by default each is its own. Folds
+            are then as large as the smallest of m parts of whole groups, and rows beyond that are in no test.
 
     Example:
         >>> folds = split(10, 5, torch.Generator().manual_seed(0))
@@ -31,9 +38,26 @@ def split(n: int, m: int, generator: torch.Generator) -> Folds:
         (torch.Size([5, 8]), torch.Size([5, 2]), 10)
     """
     order = torch.randperm(n, generator=generator, device="cpu")
+    if groups is not None and int(groups.max()) + 1 < n:
+        return _split_groups(order, m, groups)
     size = n // m
     test = order[: m * size].view(m, size)
     train = torch.stack([torch.cat([order[: i * size], order[(i + 1) * size :]]) for i in range(m)])
+    return Folds(train, test)
+
+
+def _split_groups(order: Tensor, m: int, groups: Tensor) -> Folds:
+    sizes = groups.bincount()
+    # Groups in random order, larger ones first: each goes to the part that has fewest rows.
+    ranked = torch.unique(groups[order], return_inverse=True)[1].new_zeros(len(sizes))
+    ranked[groups[order.flip(0)]] = torch.arange(len(order) - 1, -1, -1)
+    rows, part = [0] * m, torch.zeros(len(sizes), dtype=torch.long)
+    for group in sorted(range(len(sizes)), key=lambda g: (-int(sizes[g]), int(ranked[g]))):
+        part[group] = least = rows.index(min(rows))
+        rows[least] += int(sizes[group])
+    of_row = part[groups[order]]
+    test = torch.stack([order[of_row == i][: min(rows)] for i in range(m)])
+    train = torch.stack([order[of_row != i][: len(order) - max(rows)] for i in range(m)])
     return Folds(train, test)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,39 +12,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from .bounds import (
-    donsker_varadhan_bound,
-    f_divergence_bound,
-    info_nce_bound,
-    jensen_shannon_bound,
-    log_mean_exp,
-    smile_estimate,
-)
+from .bounds import jensen_shannon_bound
 from .categorical import categorical_information
-from .coordinates import coordinates, gaussian_terms
+from .coordinates import coordinates, gaussian_terms, noise_edge
 from .critics import StackedCritics
 from .cross_fitting import Training, fit, split
-from .gaussian import gaussian_anchor, normal_scores
+from .gaussian import gaussian_anchor, gaussian_mutual_information, normal_scores
 from .labels import NUM_FOLDS, label_information
 from .nearest_neighbors import ksg_terms
+from .product import Product, draw_product, log_partition, tempered
+from .repeats import clustered_standard_error, repeated_rows
 
 __all__ = ["Flag", "Method", "MutualInformationResult", "mutual_information"]
 
 Method = Literal["mine", "nwj", "smile", "info_nce", "jensen_shannon", "ksg"]
-Flag = Literal["saturated", "not_converged", "few_samples"]
+Flag = Literal["saturated", "not_converged", "few_samples", "repeated_rows"]
 
 MIN_SAMPLES = 20
 SMILE_CLIP = 5.0
-
-Bound = Callable[[Tensor, Tensor], Tensor]
-BOUNDS: dict[Method, tuple[Bound, Bound]] = {
-    "mine": (donsker_varadhan_bound, donsker_varadhan_bound),
-    "nwj": (f_divergence_bound, f_divergence_bound),
-    "smile": (jensen_shannon_bound, smile_estimate),
-    "info_nce": (info_nce_bound, info_nce_bound),
-    "jensen_shannon": (jensen_shannon_bound, donsker_varadhan_bound),
-}
-"""What a critic maximizes, and what it is told by."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +38,29 @@ class MutualInformationResult:
 
     value: float
     """In nats: a lower bound evaluated on samples the critic has not seen, except for ``"ksg"`` and ``"smile"``, which
-    bound nothing. Sampling alone can make it slightly negative."""
+    bound nothing. Never above the logarithm of the number of different samples and, but for ``"ksg"``, never below 0:
+    a critic that held-out samples do not support is replaced by the constant one, whose value is exactly 0."""
     standard_error: float
-    """Of ``value`` over the samples. How far the bound is below the mutual information it does not say."""
+    """Of ``value`` over the different samples. How far the bound is below the mutual information it does not say."""
     interval: tuple[float, float]
-    """95 % confidence interval of the bound, not of the mutual information, which may lie above."""
+    """95 % confidence interval of the bound, not of the mutual information, which may lie above. Its upper end is at
+    least what the samples do not exclude: the upper end of ``gaussian``; the dependence that so many independent
+    samples seem to have; infinity where the value is saturated."""
     gaussian: float | None
     """What :func:`gaussian_anchor` says: near ``value`` where the dependence is that of a Gaussian, and to be trusted
-    instead of it where that is so and ``value`` is saturated. None where a side is discrete."""
+    instead of it where that is so and ``value`` is saturated. Infinite where a component follows from the other side
+    without noise. None where a side is discrete."""
     flags: tuple[Flag, ...]
     """``"saturated"``: above half the logarithm of the number of held-out samples, where no lower bound can be trusted
     and the value may exceed the truth. ``"not_converged"``: training ended while the value still rose.
-    ``"few_samples"``: below 1,000, or 20 for each component."""
+    ``"few_samples"``: below 1,000, or 20 for each component, copies counted once. ``"repeated_rows"``: some samples are
+    copies of others, see :func:`repeated_rows`; they are kept together. If they are no copies but values of classes,
+    pass ``discrete_x=True, discrete_y=True``; if there are fewer than ten different ones, that is assumed."""
     method: Method
     held_out: bool
     """Whether every sample was evaluated by a critic that had not seen it; ``"ksg"`` has no critic."""
     num_samples: int
+    """As given, with copies."""
     steps: int
     """Steps of training."""
 
@@ -91,6 +83,7 @@ def mutual_information(
     method: Method = "mine",
     discrete_x: bool | None = None,
     discrete_y: bool | None = None,
+    groups: Any | None = None,
     max_steps: int = 2000,
 ) -> MutualInformationResult:
     r"""Mutual information of two variables from samples, in nats.
@@ -103,8 +96,11 @@ def mutual_information(
     independent components), whitened, and the distance from the middle. A critic is the closed form for Gaussians, in
     canonical variates (whose coefficients may depend on that distance), plus a network that starts at zero. So for
     dependences near a Gaussian one it is right from the start; independent samples leave it at zero; tails and scales
-    do not matter. Between coordinates, and when to stop, the held-out value itself decides, once for all five: a choice
-    among a few, which is worth far less than the standard error.
+    do not matter. In many dimensions all pairs of components are screened for dependence of whatever kind, and those
+    that show some are what the critic sees large; what only three components together show may be missed. Between
+    coordinates, how far to shrink correlations, when to stop, and by what to scale the critic down, the held-out value
+    itself decides, once for all five: a choice among a few, which is worth far less than the standard error. One choice
+    is the constant critic, so the value is not negative.
 
     A discrete side is told by its distribution given the other: :math:`\mathbb E[\log q(y | x) / p(y)]`, with q a
     cross-fitted classifier, or, if both are, the table of counts without the sample in question. The sum over classes
@@ -121,6 +117,8 @@ def mutual_information(
         discrete_x: Whether x is a class; by default if it is one column of booleans, strings, or integers with at most
             n / 20 different values.
         discrete_y: Whether y is.
+        groups: Numbers or names, shape ``(n,)``: samples of one group are not independent (copies, several of one
+            subject), and stay on one side of training and evaluation. By default found by :func:`repeated_rows`.
         max_steps: Steps of training at most.
 
     Returns:
@@ -129,7 +127,7 @@ def mutual_information(
 
     Raises:
         ValueError: If lengths differ, there are fewer than 20 samples, a value is not finite, ``method`` is unknown,
-            or is ``"ksg"`` with a discrete side.
+            or is ``"ksg"`` with a discrete side, or ``groups`` has another length.
         TypeError: If a dtype is complex or not numeric.
 
     Cost: about 5 s of one CPU thread for 10,000 samples in few dimensions; beyond a hundred dimensions eigenvalue
@@ -162,41 +160,73 @@ def mutual_information(
             )
         if n < MIN_SAMPLES:
             raise ValueError(f"At least {MIN_SAMPLES} samples are needed to hold some out, got {n}.")
+        both = first.discrete and second.discrete
+        if groups is None:
+            groups = torch.arange(n) if both else repeated_rows(first.values, second.values)
+        else:
+            groups = _groups(groups, n)
+        num_groups = int(groups.max()) + 1
         flags: list[Flag] = []
-        if n < max(1000, 20 * (first.size + second.size)):
+        if num_groups < max(1000, 20 * (first.size + second.size)):
             flags.append("few_samples")
+        if num_groups < n:
+            flags.append("repeated_rows")
+        if num_groups < 2 * NUM_FOLDS:  # too few to hold some out: what repeats must be classes
+            groups, num_groups = torch.arange(n), n
 
         discrete = first.discrete or second.discrete
-        gaussian = None if discrete else float(gaussian_anchor(first.values, second.values).value)
-        steps, held_out = 0, True
+        gaussian, gaussian_error = None, 0.0
+        if not discrete:
+            anchor = gaussian_anchor(first.values, second.values, num_groups)
+            gaussian = float(anchor.value)
+            gaussian_error = math.sqrt(float(anchor.correlations.square().sum()) / num_groups)
+        steps, held_out, rows = 0, True, groups
         if method == "ksg":
             if discrete:
                 raise ValueError("`method` 'ksg' needs continuous sides, got a discrete one. Use 'mine'.")
-            terms = ksg_terms(normal_scores(first.values), normal_scores(second.values))
-            held_out = False
+            kept = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
+            terms = ksg_terms(normal_scores(first.values[kept]), normal_scores(second.values[kept]))
+            held_out, rows = False, groups[kept]
         elif min(first.size, second.size) == 0:
-            terms = first.values.new_zeros(n)  # one of them is constant
-        elif first.discrete and second.discrete and method == "mine":
+            terms = torch.zeros(n, dtype=torch.float64, device="cpu")  # one of them is constant
+        elif both and method == "mine":
             terms = categorical_information(first.values[:, 0].long(), second.values[:, 0].long())
         else:
             generator = torch.Generator().manual_seed(seed)
             if discrete and method == "mine":
                 features, classes = (second, first) if first.discrete else (first, second)
                 labels = classes.values[:, 0].long()
-                terms, training, _ = label_information(
-                    features.values, labels, generator, max_steps=max_steps, device=device
+                found = label_information(
+                    features.values, labels, generator, groups=groups, max_steps=max_steps, device=device
                 )
+                terms, training, rows = found.terms, found.training, groups[found.rows]
             else:
-                terms, training = _by_critic(first.numeric(), second.numeric(), method, generator, max_steps, device)
+                terms, rows, training = _by_critic(
+                    first.numeric(), second.numeric(), groups, method, generator, max_steps, device
+                )
             steps = training.steps
             if not training.converged:
                 flags.append("not_converged")
-        value = float(terms.mean())
-        error = float(terms.std()) / math.sqrt(len(terms))
-    if held_out and not discrete and value > math.log(n / NUM_FOLDS) / 2:
+        value, error = float(terms.mean()), clustered_standard_error(terms, rows)
+    width = 1.96 * error
+    low, high = value - width, value + width
+    # What hides in so many independent samples, and so in these.
+    edge = noise_edge(first.size, second.size, num_groups)
+    high = max(high, float(gaussian_mutual_information(min(edge, 1.0))))
+    if gaussian is not None:
+        # Nothing that was seen speaks against it, and it may be all there is.
+        high = max(high, gaussian + 1.96 * gaussian_error)
+    if not discrete and value > math.log(num_groups / NUM_FOLDS) / 2:
         flags.append("saturated")
-    interval = (value - 1.96 * error, value + 1.96 * error)
-    return MutualInformationResult(value, error, interval, gaussian, tuple(flags), method, held_out, n, steps)
+        high = math.inf
+    return MutualInformationResult(value, error, (low, high), gaussian, tuple(flags), method, held_out, n, steps)
+
+
+def _groups(given: Any, n: int) -> Tensor:
+    groups = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+    if groups.shape != (n,):
+        raise ValueError(f"`groups` must hold one number or name for each of the {n} samples, got {groups.shape}.")
+    return torch.from_numpy(np.unique(groups, return_inverse=True)[1].astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -252,13 +282,25 @@ def _side(samples: Any, name: str, discrete: bool | None) -> _Side:
 
 
 def _by_critic(
-    x: Tensor, y: Tensor, method: Method, generator: torch.Generator, max_steps: int, device: torch.device
-) -> tuple[Tensor, Training]:
-    """Terms whose mean is the value of the bound, and whose deviation is that of the value times the root of n."""
-    folds = split(len(x), NUM_FOLDS, generator)
-    size = folds.test.shape[1]
-    # Shifted by different numbers, no pair of test rows appears twice, nor with itself.
-    frame = coordinates(x, y, *folds, _shifts(size, 8, generator))
+    x: Tensor,
+    y: Tensor,
+    groups: Tensor,
+    method: Method,
+    generator: torch.Generator,
+    max_steps: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Training]:
+    """Terms whose mean is the value of the bound, and whose deviation is that of the value times the root of n; the
+    groups of their samples; and how training went."""
+    folds = split(len(x), NUM_FOLDS, generator, groups)
+    size, num_groups = folds.test.shape[1], int(groups.max()) + 1
+    partners = groups[folds.test]
+
+    def product(number: int) -> Product:
+        return draw_product(partners, number, num_groups, generator)
+
+    few = max(4, min(64, 4000 // size))  # partners at a look: enough that no near pair is missed in few samples
+    frame = coordinates(x, y, *folds, product(max(8, few)), num_groups / len(x))
     a, b, c = gaussian_terms(frame.pairs_x, frame.pairs_y, frame.correlations)
     critics = StackedCritics(
         NUM_FOLDS, frame.x.shape[2], frame.y.shape[2], generator, offset=1.0 if method == "nwj" else 0.0
@@ -266,45 +308,86 @@ def _by_critic(
     parts = (frame.x, frame.y, a.sum(2), b.sum(2), c, frame.pairs_y)
     sides = [part.to(device, torch.float32) for part in parts]
     train, test = (rows.to(device) for rows in folds)
-    maximized, told = (torch.vmap(bound) for bound in BOUNDS[method])
+    js = torch.vmap(jensen_shannon_bound)
 
     def values(rows: Tensor, shifts: Sequence[int]) -> tuple[Tensor, Tensor]:
         x, y, *gaussian = (_take(side, rows) for side in sides)
         return critics(x, y, gaussian, shifts)  # type: ignore[no-any-return]
 
     def loss(rows: Tensor) -> Tensor:
-        return -maximized(*values(rows, _shifts(rows.shape[1], 4, generator))).sum()
+        shifts = _shifts(rows.shape[1], 4, generator)
+        joint, marginal = values(rows, shifts)
+        if method in ("smile", "jensen_shannon"):
+            return -js(joint, marginal).sum()
+        return -_bounds(joint, marginal, Product(shifts, None, 1 / num_groups), method).sum()
 
     def held_out() -> float:
-        return float(told(*values(test, _shifts(size, 4, generator))).mean())
+        pairs = product(few)
+        return float(_bounds(*values(test, pairs.shifts), pairs.to(device), method).mean())
 
     training = fit(critics, loss, held_out, train, generator, max_steps=max_steps)
-    shifts = _shifts(size, 64, generator)
-    scores = [values(test, shifts[start : start + 8]) for start in range(0, len(shifts), 8)]
+    pairs = product(64)
+    scores = [values(test, pairs.shifts[start : start + 8]) for start in range(0, len(pairs.shifts), 8)]
     joint, marginal = scores[0][0].cpu().double(), torch.cat([part[1] for part in scores], 1).cpu().double()
-    terms = [_terms(one, other, shifts, method) for one, other in zip(joint, marginal, strict=True)]
-    return torch.cat(terms), training
+    start = 1.0 if method == "nwj" else 0.0  # the trivial critic
+
+    def scaled(scale: float) -> tuple[Tensor, Tensor]:
+        return start + scale * (joint - start), start + scale * (marginal - start)
+
+    scale = tempered(lambda scale: float(_bounds(*scaled(scale), pairs, method).mean()))
+    terms = _terms(*scaled(scale), pairs, method) if scale > 0 else torch.zeros_like(joint)
+    return terms.flatten(), partners.flatten(), training
 
 
-def _terms(joint: Tensor, marginal: Tensor, shifts: Sequence[int], method: Method) -> Tensor:
+def _bounds(joint: Tensor, marginal: Tensor, product: Product, method: Method) -> Tensor:
+    """Value of the bound for each critic, shape ``(m,)``, from what :class:`StackedCritics` returns."""
+    if method == "info_nce":
+        return _contrasts(joint, marginal, product).mean(1)
+    if method == "smile":
+        marginal = marginal.clamp(-SMILE_CLIP, SMILE_CLIP)
+    log_mean = log_partition(joint, marginal, product)
+    return joint.mean(1) - ((log_mean - 1).exp() if method == "nwj" else log_mean)
+
+
+def _contrasts(joint: Tensor, marginal: Tensor, product: Product) -> Tensor:
+    count: Tensor | float = float(marginal.shape[1] + 1)
+    if product.copies is not None:
+        marginal = marginal.masked_fill(product.copies, -math.inf)
+        count = 1.0 + (~product.copies).sum(1)
+    log_count = count.log() if isinstance(count, Tensor) else math.log(count)
+    return joint - torch.logsumexp(torch.cat([joint[:, None], marginal], 1), 1) + log_count
+
+
+def _terms(joint: Tensor, marginal: Tensor, product: Product, method: Method) -> Tensor:
     """What each test sample adds to the value: through its pair, and through all pairs with its x or its y.
 
     Args:
-        joint: Shape ``(n,)``.
-        marginal: The value for x_i and the y shift rows before, shape ``(s, n)``.
-        shifts: s of them.
+        joint: Shape ``(m, n)``.
+        marginal: The value for x_i and the y shift rows before, shape ``(m, s, n)``.
+        product: Which pairs these are.
         method: Whose value.
+
+    Returns:
+        Shape ``(m, n)``; the mean of each row is that of :func:`_bounds`.
     """
     if method == "info_nce":
-        return joint - torch.logsumexp(torch.cat([joint[None], marginal]), 0) + math.log(len(marginal) + 1)
+        return _contrasts(joint, marginal, product)
     if method == "smile":
         marginal = marginal.clamp(-SMILE_CLIP, SMILE_CLIP)
-    if method == "nwj":
-        subtracted, weights = (marginal - 1).exp().mean(), (marginal - 1).exp()
-    else:
-        subtracted, weights = log_mean_exp(marginal), (marginal - log_mean_exp(marginal)).exp()
-    by_y = torch.stack([row.roll(-shift) for row, shift in zip(weights, shifts, strict=True)])
-    return joint - subtracted - (weights.mean(0) - weights.mean()) - (by_y.mean(0) - weights.mean())
+    log_mean = log_partition(joint, marginal, product)[:, None]
+    reference = torch.ones_like(log_mean) if method == "nwj" else log_mean
+    subtracted = (log_mean - 1).exp() if method == "nwj" else log_mean
+    weights = (marginal - reference[:, None]).exp()
+    if product.copies is not None:  # the others count for more, as in the mean
+        independent = (~product.copies).to(weights)
+        weights = weights * independent / independent.mean((1, 2), keepdim=True).clamp_min(1 / weights.numel())
+    by_y = torch.stack([row.roll(-shift, 1) for row, shift in zip(weights.unbind(1), product.shifts, strict=True)], 1)
+    by_x, by_y = weights.mean(1), by_y.mean(1)
+    # Where pairs drawn together make up the partition function, a sample is in it by its own pair.
+    own = product.own * (joint - reference).exp()
+    limited = own.mean(1, keepdim=True) > by_x.mean(1, keepdim=True)
+    by_x, by_y = (torch.where(limited, own, side) for side in (by_x, by_y))
+    return joint - subtracted - (by_x - by_x.mean(1, keepdim=True)) - (by_y - by_y.mean(1, keepdim=True))
 
 
 def _shifts(n: int, number: int, generator: torch.Generator) -> list[int]:

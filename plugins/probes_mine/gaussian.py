@@ -126,7 +126,7 @@ class GaussianAnchor(NamedTuple):
     """Canonical correlations of the normal scores, those below the edge of what independent samples show set to 0."""
 
 
-def gaussian_anchor(x: Tensor, y: Tensor) -> GaussianAnchor:
+def gaussian_anchor(x: Tensor, y: Tensor, num_samples: int | None = None) -> GaussianAnchor:
     r"""Mutual information of the Gaussian copula: from the canonical correlations of normal scores.
 
     Exact, up to sampling, where some increasing map of each component makes x and y jointly Gaussian, however large the
@@ -137,9 +137,11 @@ def gaussian_anchor(x: Tensor, y: Tensor) -> GaussianAnchor:
     Args:
         x: Shape ``(n, d_x)``.
         y: Shape ``(n, d_y)``.
+        num_samples: How many of them are different, if not all: independent samples that are repeated show larger
+            correlations.
 
     Returns:
-        In nats.
+        In nats; infinite where a component follows from the other side without noise.
 
     Raises:
         ValueError: If the shapes do not fit, or a value is not finite.
@@ -155,7 +157,8 @@ def gaussian_anchor(x: Tensor, y: Tensor) -> GaussianAnchor:
         is that of the spectrum of Wachter (1980).
     """
     found = canonical_correlations(normal_scores(x), normal_scores(y))
-    n = len(x)
+    found = torch.where(found > 1 - 1e-12, 1.0, found)  # but for rounding
+    n = num_samples or len(x)
     edge = 1.1 * (math.sqrt(x.shape[1] / n) + math.sqrt(y.shape[1] / n)) + 1 / math.sqrt(n)
     kept = torch.where(found > edge, found, 0.0)
-    return GaussianAnchor(gaussian_mutual_information(kept), kept)
+    return GaussianAnchor(gaussian_mutual_information(kept).abs(), kept)  # no -0

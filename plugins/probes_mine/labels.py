@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from .coordinates import whitened_features
 from .critics import StackedClassifiers
 from .cross_fitting import Training, fit, split
+from .product import tempered
 
 __all__ = ["LabelInformation", "label_information"]
 
@@ -21,10 +22,12 @@ class LabelInformation(NamedTuple):
     """What :func:`label_information` finds."""
 
     terms: Tensor
-    """Of each sample, in nats, float64; their mean is the value. Shape ``(n',)``, n' the largest multiple of 5."""
+    """Of each held-out sample, in nats, float64; their mean is the value. Shape ``(n',)``, n' a multiple of 5."""
     training: Training
     state: dict[str, Tensor]
     """Of the classifiers, to start from when features have changed a little."""
+    rows: Tensor
+    """Which sample each term belongs to. Shape ``(n',)``."""
 
 
 def label_information(
@@ -32,6 +35,7 @@ def label_information(
     labels: Tensor,
     generator: torch.Generator,
     *,
+    groups: Tensor | None = None,
     start: dict[str, Tensor] | None = None,
     max_steps: int = 2000,
     every: int = 50,
@@ -42,13 +46,16 @@ def label_information(
 
     .. math:: I(X; Y) \ge \mathbb E \Big[ \log \frac{q(y | x)}{p(y)} \Big]
 
-    At most the entropy of the labels. As all that follows from features by maps of each sample alone, it is about what
-    a classifier of two hidden layers finds in so many samples, not about what is there in principle.
+    At most the entropy of the labels, and at least zero: a common scale of the logits, one number for all five, is
+    chosen by the value itself, so that classifiers that are of no use or too sure of themselves are held back. As all
+    that follows from features by maps of each sample alone, it is about what a classifier of two hidden layers finds in
+    so many samples, not about what is there in principle.
 
     Args:
         features: Shape ``(n, d)``, no component constant.
         labels: Codes from 0, shape ``(n,)``.
         generator: Draws folds, batches and initial weights. Folds are the same for generators of the same seed.
+        groups: Which samples are copies of each other, see :func:`repeated_rows`: they stay in one fold.
         start: State of an earlier call with as many features and classes and the same seed, or else the classifiers
             would have seen what they are told of.
         max_steps: Steps of training at most.
@@ -59,7 +66,7 @@ def label_information(
     Reference:
         Barber & Agakov, "The IM algorithm", NeurIPS 2003.
     """
-    folds = split(len(labels), NUM_FOLDS, generator)
+    folds = split(len(labels), NUM_FOLDS, generator, groups)
     x = whitened_features(features, folds.train).to(device, torch.float32)
     train, test = (rows.to(device) for rows in folds)
     prior = (labels.bincount().double() / len(labels)).log().to(device, torch.float32)
@@ -77,6 +84,14 @@ def label_information(
         network, lambda rows: cross_entropies(rows).mean() * NUM_FOLDS, lambda: -float(cross_entropies(test).mean()),
         train, generator, max_steps=max_steps, every=every, patience=patience,
     )  # fmt: skip
-    terms = -cross_entropies(test).detach().double() - prior.double()[labels[test].flatten()]
+    with torch.no_grad():
+        logits, told = network(x[fold, test]).cpu().double().flatten(0, 1), labels[test].cpu().flatten()
+    prior = prior.cpu().double()
+
+    def terms(scale: float) -> Tensor:
+        return -cross_entropy(scale * logits + prior, told, reduction="none") - prior[told]
+
+    scale = tempered(lambda scale: float(terms(scale).mean()))
     state = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    return LabelInformation(terms.cpu(), training, state)
+    found = terms(scale) if scale > 0 else torch.zeros(len(told), dtype=torch.float64, device="cpu")
+    return LabelInformation(found, training, state, folds.test.flatten())

@@ -15,6 +15,9 @@ from probes_mine.coordinates import (
     whitened_features,
 )
 from probes_mine.cross_fitting import split
+from probes_mine.product import Product
+
+OWN = 1e-6  # hardly any pair of the product is one that was drawn together
 
 
 def normal(*shape, seed=0):
@@ -83,10 +86,10 @@ def test_a_spiral_is_unwound():
     z, noise = normal(6000, 2), normal(6000, 2, seed=1)
     w = 0.8 * z + 0.6 * noise
     folds = split(6000, 5, torch.Generator().manual_seed(0))
-    found = coordinates(spiral(z, 0.25), spiral(w, -0.25), *folds, shifts=[1, 7, 50])
+    found = coordinates(spiral(z, 0.25), spiral(w, -0.25), *folds, Product([1, 7, 50], None, OWN))
     assert found.pairs_x.shape[2] == 2
     assert float((found.correlations - 0.8).abs().max()) < 0.05
-    flat = coordinates(spiral(z, 0.0), spiral(w, 0.0), *folds, shifts=[1, 7, 50])
+    flat = coordinates(spiral(z, 0.0), spiral(w, 0.0), *folds, Product([1, 7, 50], None, OWN))
     # Without a spiral the variates are linear: normal scores of a linear map have no radius in them.
     assert float((flat.correlations - 0.8).abs().max()) < 0.03
 
@@ -97,16 +100,16 @@ def test_a_mixture_of_what_is_no_gaussian_is_taken_apart(monkeypatch):
     turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
     x, y = torch.special.ndtr(z) @ turn, torch.special.ndtr(w) @ turn.T
     folds = split(6000, 5, torch.Generator().manual_seed(0))
-    apart = coordinates(x, y, *folds, shifts=[1, 7, 50]).correlations
+    apart = coordinates(x, y, *folds, Product([1, 7, 50], None, OWN)).correlations
     monkeypatch.setattr("probes_mine.coordinates.independent_components", lambda values: values)
-    mixed = coordinates(x, y, *folds, shifts=[1, 7, 50]).correlations
+    mixed = coordinates(x, y, *folds, Product([1, 7, 50], None, OWN)).correlations
     assert float((apart - 0.95).abs().max()) < 0.005
     assert float((apart - mixed).min()) > 0.001
 
 
 def test_independent_sides_have_no_pairs():
     folds = split(1000, 5, torch.Generator().manual_seed(0))
-    found = coordinates(normal(1000, 4), normal(1000, 4, seed=1), *folds, shifts=[1, 7])
+    found = coordinates(normal(1000, 4), normal(1000, 4, seed=1), *folds, Product([1, 7], None, OWN))
     assert found.pairs_x.shape == (5, 1000, 0) and found.correlations.shape == (5, 1, 0)
 
 
@@ -117,14 +120,17 @@ def test_independent_correlations_stay_below_the_edge():
         assert float(torch.linalg.svdvals(q.T @ r).max()) < noise_edge(6, 3, 500)
 
 
-def test_a_fit_does_not_look_at_which_y_its_test_rows_have():
-    x, y = normal(300, 1), normal(300, 1, seed=1)  # of one component: nothing is chosen among
+def test_a_fit_does_not_look_at_which_y_its_test_rows_have(monkeypatch):
+    # Of one component, and without what the held-out value chooses among: shrinkage, and functions of the components.
+    monkeypatch.setattr("probes_mine.coordinates.SHRINKAGE", ())
+    monkeypatch.setattr("probes_mine.coordinates.MAX_SCREENED", 0)
+    x, y = normal(300, 1), normal(300, 1, seed=1)
     y = 0.9 * x + 0.4 * y
     folds = split(300, 3, torch.Generator().manual_seed(0))
-    before = coordinates(x, y, *folds, shifts=[1, 2])
+    before = coordinates(x, y, *folds, Product([1, 2], None, OWN))
     swapped = y.clone()
     swapped[folds.test[0]] = y[folds.test[0].roll(1)]
-    after = coordinates(x, swapped, *folds, shifts=[1, 2])
+    after = coordinates(x, swapped, *folds, Product([1, 2], None, OWN))
     assert torch.allclose(before.x[0], after.x[0])
     assert torch.allclose(before.correlations[0], after.correlations[0])
     assert torch.allclose(before.pairs_x[0].abs(), after.pairs_x[0].abs())

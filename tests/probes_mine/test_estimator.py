@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from probes_mine import donsker_varadhan_bound, f_divergence_bound, mutual_information
-from probes_mine.estimator import _terms
+from probes_mine import mutual_information
+from probes_mine.estimator import _bounds, _terms
+from probes_mine.product import Product
 
 
 def gaussians(rho, d=1, n=2000, seed=0):
@@ -28,6 +29,7 @@ def test_gaussians(rho, d):
     assert found.held_out and found.flags == () and found.num_samples == 2000
     low, high = found.interval
     assert low == pytest.approx(found.value - 1.96 * found.standard_error) and low < found.value < high
+    assert low < truth(rho, d) < high < found.value + 0.15
 
 
 def test_independent_samples_have_none():
@@ -234,18 +236,145 @@ def test_ten_thousand_independent_samples_have_none(d):
         assert abs(mutual_information(*torch.randn(2, 10_000, d, generator=generator), seed=seed).value) <= 0.01
 
 
-def test_terms_count_each_sample_through_its_x_and_its_y():
+def dependent(kind, n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x, noise = torch.randn(2, n, 1, generator=generator, dtype=torch.float64)
+    both = torch.cat([x, noise], 1)
+    return {"x": (x, x), "-x": (x, -x), "noisy": (x, x + 0.1 * noise), "pair": (both, both)}[kind]
+
+
+@pytest.mark.parametrize("n", [20, 60, 200])
+@pytest.mark.parametrize("kind", ["x", "-x", "pair"])
+def test_without_noise_it_saturates_near_the_logarithm_of_n(kind, n):
+    found = mutual_information(*dependent(kind, n), max_steps=50)
+    # A kernel as narrow as n samples are apart misses some: less than a nat; beyond log n nothing can be certified.
+    assert math.log(n) - 1 < found.value <= math.log(n) + 1e-9
+    assert "saturated" in found.flags and found.interval[1] == found.gaussian == math.inf
+
+
+@pytest.mark.parametrize("n", [20, 60, 200])
+def test_strong_dependence_of_few_samples_is_not_missed(n):
+    # Gaussian: log(1 + 1 / 0.01) / 2, which is beyond half the logarithm of the n / 5 samples of a fold.
+    exact = math.log(101) / 2
+    for seed in range(3):
+        found = mutual_information(*dependent("noisy", n, seed), seed=seed, max_steps=50)
+        assert 0 < found.value <= math.log(n)
+        assert found.interval[0] <= exact <= found.interval[1] == math.inf and "saturated" in found.flags
+    assert n == 20 or found.value == pytest.approx(exact, abs=0.5)
+
+
+@pytest.mark.parametrize("method", ["nwj", "smile", "info_nce", "jensen_shannon", "ksg"])
+@pytest.mark.parametrize("kind", ["x", "noisy"])
+def test_no_method_is_negative_or_beyond_the_logarithm_of_n(kind, method):
+    found = mutual_information(*dependent(kind, 60), method=method, max_steps=50)
+    assert 1 < found.value <= math.log(60) + 1e-9
+
+
+@pytest.mark.parametrize("n", [20, 60, 200])
+def test_few_independent_samples_show_nothing_significant(n):
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        found = mutual_information(*torch.randn(2, n, 3, generator=generator), seed=seed, max_steps=50)
+        assert found.value >= 0 and found.interval[0] <= 0 <= found.interval[1]
+        # What so many samples cannot tell from nothing is not excluded.
+        assert found.interval[1] > 0.01
+
+
+def test_one_nonlinear_pair_of_twenty_is_found():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 2000, 20, generator=generator)
+    y[:, 0] = x[:, 0].abs() + 0.2 * torch.randn(2000, generator=generator)
+    found = mutual_information(x, y, max_steps=100)
+    # h(y) - h(noise): the density of |x| + 0.2 e is an integral in one dimension.
+    t = torch.linspace(-2, 8, 20_001, dtype=torch.float64)
+    a = torch.linspace(0, 8, 4001, dtype=torch.float64)
+    folded = 2 * (-a.square() / 2).exp() / math.sqrt(2 * math.pi) * (8 / 4000)
+    folded[0] /= 2
+    density = sum(
+        (w * (-(t - v).square() / 0.08).exp() / (0.2 * math.sqrt(2 * math.pi))) for v, w in zip(a, folded, strict=True)
+    )
+    exact = -float(torch.special.xlogy(density, density).sum() * (10 / 20_000))
+    exact -= math.log(0.2 * math.sqrt(2 * math.pi * math.e))
+    assert exact == pytest.approx(1.077, abs=0.001)
+    # After a hundred steps; a Gaussian sees nothing, and without the screening the critic learns noise.
+    assert exact - 0.25 < found.value < exact + 2 * found.standard_error
+    assert found.gaussian == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("d", [10, 20])
+def test_one_nonlinear_pair_among_many_is_told_almost_whole(d):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 2000, d, generator=generator)
+    y[:, 0] = x[:, 0].abs() + 0.2 * torch.randn(2000, generator=generator)
+    assert mutual_information(x, y).value == pytest.approx(1.077, abs=0.12)
+
+
+@pytest.mark.parametrize("times", [2, 10])
+def test_copies_do_not_inflate(times):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 300, 1, generator=generator)
+    rows = torch.arange(300).repeat(times)
+    found = mutual_information(x[rows], y[rows], max_steps=150)
+    assert "repeated_rows" in found.flags and found.num_samples == 300 * times
+    assert abs(found.value) < 0.03 and found.interval[0] <= 0
+    dependent = 0.8 * x + 0.6 * y
+    once, more = (mutual_information(x[r], dependent[r], max_steps=150) for r in (torch.arange(300), rows))
+    assert "repeated_rows" not in once.flags
+    # Other folds: within errors; which are those of 300 samples.
+    assert more.value == pytest.approx(once.value, abs=2 * once.standard_error)
+    assert more.standard_error == pytest.approx(once.standard_error, rel=0.35)
+
+
+def test_an_oversampled_minority_tells_nothing_of_itself():
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(600, 4, generator=generator), (torch.rand(600, generator=generator) < 0.1).long()
+    rows = torch.cat([torch.arange(600), labels.nonzero()[:, 0].repeat(8)])
+    found = mutual_information(x[rows], labels[rows], max_steps=200)
+    assert "repeated_rows" in found.flags and found.value < 0.03 and found.interval[0] <= 0
+
+
+def test_groups_may_be_given():
+    x, y = gaussians(0.8, n=300)
+    rows = torch.arange(300).repeat(2)
+    jittered = x[rows] + 1e-9 * torch.arange(600)[:, None]  # copies that are not equal
+    expected = mutual_information(x[rows], y[rows], max_steps=20)
+    found = mutual_information(jittered, y[rows], groups=rows, max_steps=20)
+    assert found.flags == expected.flags and found.standard_error == pytest.approx(expected.standard_error, rel=0.1)
+    with pytest.raises(ValueError, match="`groups` must hold one number or name for each of the 600 samples"):
+        mutual_information(jittered, y[rows], groups=rows[:5])
+
+
+@pytest.mark.parametrize("own", [0.1, 0.99])
+@pytest.mark.parametrize("copies", [False, True])
+def test_terms_count_each_sample_through_its_x_and_its_y(copies, own):
     generator = torch.Generator().manual_seed(0)
     table, shifts = torch.randn(7, 7, generator=generator, dtype=torch.float64), [2, 3, 6]
+    table.diagonal().add_(2.0)
+    group = [0, 1, 0, 2, 3, 4, 5] if copies else list(range(7))  # rows 0 and 2 are copies
+    pairs = [(i, (i - s) % 7) for s in shifts for i in range(7)]
+    kept = [(i, j) for i, j in pairs if group[i] != group[j]]
+    assert len(kept) == (20 if copies else 21)
     joint = table.diagonal()
     marginal = torch.stack([torch.stack([table[i, (i - shift) % 7] for i in range(7)]) for shift in shifts])
-    mean = sum(float(table[i, (i - s) % 7].exp()) for i in range(7) for s in shifts) / 21
-    found = _terms(joint, marginal, shifts, "mine")
+    mask = torch.tensor([group[i] == group[j] for i, j in pairs]).view(1, 3, 7) if copies else None
+    product = Product(shifts, mask, own)
+
+    # Of each pair in the mean over the product: those drawn together in their share, where that is more.
+    together = sum(own / 7 * float(value.exp()) for value in joint)
+    limited = together > sum(float(table[pair].exp()) for pair in kept) / len(kept)
+    assert limited == (own == 0.99)
+    weight = {(i, i): own / 7 for i in range(7)} if limited else {pair: 1 / len(kept) for pair in kept}
+    mean = sum(w * float(table[pair].exp()) for pair, w in weight.items())
+    found = _terms(joint[None], marginal[None], product, "mine")[0]
     for i in range(7):
-        with_x = sum(float(table[i, (i - s) % 7].exp()) for s in shifts) / 3 / mean
-        with_y = sum(float(table[(i + s) % 7, i].exp()) for s in shifts) / 3 / mean
+        with_x = sum(7 * w * float(table[pair].exp()) for pair, w in weight.items() if pair[0] == i) / mean
+        with_y = sum(7 * w * float(table[pair].exp()) for pair, w in weight.items() if pair[1] == i) / mean
         assert float(found[i]) == pytest.approx(float(joint[i]) - math.log(mean) - with_x - with_y + 2, abs=1e-12)
-    assert float(found.mean()) == pytest.approx(float(donsker_varadhan_bound(joint, marginal)), abs=1e-12)
-    assert float(_terms(joint, marginal, shifts, "nwj").mean()) == pytest.approx(
-        float(f_divergence_bound(joint, marginal)), abs=1e-12
-    )
+    assert float(found.mean()) == pytest.approx(float(joint.mean()) - math.log(mean), abs=1e-12)
+    for method in ("mine", "nwj", "smile", "info_nce"):
+        assert float(_terms(joint[None], marginal[None], product, method).mean()) == pytest.approx(
+            float(_bounds(joint[None], marginal[None], product, method)), abs=1e-12
+        )
+    nwj = float(joint.mean()) - mean / math.e
+    assert float(_bounds(joint[None], marginal[None], product, "nwj")) == pytest.approx(nwj, abs=1e-12)

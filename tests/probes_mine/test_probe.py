@@ -8,7 +8,7 @@ import torch
 from loops import Memory
 from torch import nn
 
-from probes import ProbeManager, at, every
+from probes import CannotMeasure, ProbeManager, at, every
 from probes.batches import Batch
 from probes.run import Run
 from probes_mine import MutualInformation, noisy_channel_information
@@ -127,7 +127,7 @@ def test_batches_of_few_samples_are_left_out_or_named():
     assert "information/targets/few" not in {m.name for m in probe.measure(run, 0)}
     del run.batches["train"]
     for one in (probe, MutualInformation(batches=["few"])):
-        with pytest.raises(ValueError, match="batches of fewer: few"):
+        with pytest.raises(CannotMeasure, match=r"'few'.* 10\. Pass batches="):
             list(one.measure(run, 0))
 
 
@@ -229,6 +229,102 @@ def test_training_is_not_changed():
     (expected, _), (found, sink) = go([]), go([MutualInformation(every(2))])
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert {m.name for m in sink.rows} >= {"information/plane/train", "information/targets/train"}
+
+
+def test_one_layer_without_numbers_leaves_the_others_theirs_and_recovers():
+    (x, y), model, probe = data(), mlp(), MutualInformation(noise=0.3)
+    expected = measured(probe, run_of(model, x, y))
+    probe = MutualInformation(noise=0.3)
+    with torch.no_grad():
+        weight = float(model[2].weight[0, 0])
+        for broken in (math.nan, math.inf):
+            model[2].weight[0, 0] = broken
+            found = measured(probe, run_of(model, x, y))
+            for name in ("inputs_lower", "inputs_upper", "noise", "targets"):
+                assert np.isnan(found[name].value).tolist() == [False, True, math.isnan(broken)]  # tanh(inf) = 1
+                assert found[name].value[0] == pytest.approx(expected[name].value[0], abs=0.1)
+        model[2].weight[0, 0] = weight
+    found = measured(probe, run_of(model, x, y))
+    assert found["targets"].value == pytest.approx(expected["targets"].value, abs=0.1)
+
+
+def test_ignored_labels_are_left_out():
+    (x, y), model = data(), mlp()
+    y[::3] = -100
+    found = measured(MutualInformation(layers=["0"]), run_of(model, x, y))["targets"].value[0]
+    kept = y != -100
+    alone = measured(MutualInformation(layers=["0"]), run_of(model, x[kept], y[kept]))["targets"].value[0]
+    # Other noise and folds; two hundred samples of a value of 0.8 have an error of about 0.03.
+    assert found == pytest.approx(alone, abs=0.15)
+    y[20:] = -100
+    assert np.isnan(measured(MutualInformation(layers=["0"]), run_of(model, x, y))["targets"].value).all()
+
+
+def test_labels_or_numbers_that_are_all_alike_tell_nothing():
+    x, y = data()
+    for targets in (torch.zeros_like(y), torch.ones(len(y))):
+        found = measured(MutualInformation(layers=["0"]), run_of(mlp(), x, targets))
+        assert found["targets"].value.tolist() == [0.0] and found["inputs_lower"].value[0] > 1
+
+
+def test_numbers_that_are_not_finite_leave_the_inputs_theirs():
+    x, y = data()
+    found = measured(MutualInformation(layers=["0"]), run_of(mlp(), x, y.float().masked_fill(y == 0, math.nan)))
+    assert np.isnan(found["targets"].value).all() and np.isfinite(found["inputs_upper"].value).all()
+
+
+def test_inputs_that_repeat_tell_nothing_of_random_targets():
+    x, _ = data(n=200)
+    generator = torch.Generator().manual_seed(1)
+    for targets in (torch.randint(0, 3, (200,), generator=generator), torch.randn(200, generator=generator)):
+        run = run_of(mlp(), x.repeat(4, 1), targets.repeat(4, *[1] * (targets.ndim - 1)))
+        found = measured(MutualInformation(layers=["0"], noise=0.05), run)
+        assert found["targets"].value[0] < 0.05
+        # 200 inputs, however often: of the 800 samples one knows which of 200 they come from.
+        assert found["inputs_lower"].value[0] == pytest.approx(math.log(200), abs=0.05)
+        assert found["inputs_upper"].value[0] > math.log(200) + 1
+
+
+class Sampling(nn.Module):
+    """Draws a code that only a head beside the output sees; or that all see."""
+
+    def __init__(self, aside):
+        super().__init__()
+        self.code, self.head, self.out, self.aside = nn.Linear(6, 4), nn.Linear(4, 2), nn.Linear(4, 3), aside
+
+    def forward(self, x):
+        code = self.code(x)
+        noisy = code + torch.randn_like(code)
+        self.head(noisy)
+        return self.out(code if self.aside else noisy)
+
+
+def test_a_layer_that_is_random_has_no_information_and_is_named():
+    (x, y), told = data(), []
+    torch.manual_seed(0)
+    run = run_of(Sampling(aside=True), x, y)
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
+    found = measured(MutualInformation(), run)
+    assert found["targets"].coords["layer"].values.tolist() == ["code", "head", "out"]
+    assert np.isnan(found["targets"].value).tolist() == [False, True, False]
+    assert len(told) == 1 and "Layers head give other activations for the same samples" in told[0]
+
+
+def test_a_model_that_is_random_is_refused():
+    with pytest.raises(CannotMeasure, match="The output is random"):
+        measured(MutualInformation(), run_of(Sampling(aside=False), *data()))
+
+
+def test_one_batch_that_is_refused_leaves_the_others_theirs():
+    (x, y), told = data(), []
+    run = run_of(mlp(), x, y)
+    run.batches["wide"] = Batch((torch.zeros(50, 7),))
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
+    names = {m.name for m in MutualInformation(layers=["0"]).measure(run, 0)}
+    assert "information/targets/train" in names and not any(name.endswith("wide") for name in names)
+    assert len(told) == 1 and "cannot be called with batch 'wide'" in told[0]
+    with pytest.raises(CannotMeasure, match="`batches` names 'none', which is no batch; there are: train, wide"):
+        list(MutualInformation(batches=["none"]).measure(run, 0))
 
 
 @pytest.mark.parametrize(
