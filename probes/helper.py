@@ -230,6 +230,8 @@ class Helper:
             raise Contributed
 
         self._tell_attached(plugin)
+        if (state := note["states"].get(plugin.key)) is not None:
+            self._plugins.call(plugin, "load_state_dict", state=state)
         run.begin(plugin.key)
         run.lend(note["hands"], do)
         try:

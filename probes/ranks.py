@@ -232,10 +232,7 @@ class Team:
         given = [p for p in chosen if self.ranks and _givable(p) and p.key not in self._mine]
         # All work on one that takes longer than all others together, and can be divided; the others are dealt out.
         total = sum(governor.cost(plugin.key) for plugin in chosen)
-        joint = [
-            p for p in given
-            if p.key in run.spreads and "state_dict" not in p.hooks and 2 * governor.cost(p.key) > total
-        ]  # fmt: skip
+        joint = [p for p in given if p.key in run.spreads and 2 * governor.cost(p.key) > total]
         given = [plugin for plugin in given if plugin not in joint] if len(chosen) - len(joint) > 1 else []
         # The dearest first: what is left for the end is short.
         given.sort(key=lambda plugin: -governor.cost(plugin.key))

@@ -256,7 +256,8 @@ class Run:
         """
         outputs = self.evaluate(batch)
         reason = self.shared(
-            ("check_examples", batch), lambda: why_not_a_function(self.forward, self.batch(batch), outputs)
+            ("check_examples", batch),
+            lambda: why_not_a_function(self.forward, self.batch(batch), outputs, model=self.model),
         )
         if reason:
             raise CannotMeasure(f"On batch {batch!r}: {reason}")

@@ -12,6 +12,7 @@ import pytest
 from probes import open_run
 
 ROOT = Path(__file__).parents[1]
+SOURCES = (ROOT, ROOT / "plugins", ROOT / "integrations")
 SCENARIOS = ("ddp", "fsdp", "tied", "resumed", "two_models", "refused", "uneven", "faults", "alone")
 NOT_RUNNING = "Not running: "
 
@@ -22,7 +23,7 @@ def launch(out, *scenarios, ranks=2, seconds=300, **environment):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
          ROOT / "tests" / "ranks_script.py", out, *scenarios],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=out, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), **environment},
     )  # fmt: skip
     try:
         output, _ = process.communicate(timeout=seconds)
