@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .batches import Batch, tensors
 
-__all__ = ["why_not_a_function"]
+__all__ = ["differ", "first_line", "why_not_a_function"]
 
 Forward = Callable[[Batch], Tensor]
 
@@ -84,6 +84,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, at most 200 letters of it."""
     text = next(iter(str(error).strip().splitlines()), "")
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def differ(one: Tensor, other: Tensor) -> bool:
+    """Whether two evaluations of the same examples differ by more than rounding, where both are finite."""
+    return _differ(one, other, _limits(other))
 
 
 def _pieces(n: int) -> list[Tensor]:

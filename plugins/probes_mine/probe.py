@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from probes.batches import Batch, tensors
-from probes.independence import TOLERANCES
+from probes.independence import differ
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
@@ -219,7 +219,7 @@ class MutualInformation(Probe):
                 if not again:
                     kept[label] = features[few.to(features.device)].clone()
                     found[label] = self._look(features, samples, generator, f"{batch_name}/{name}", steps)
-                elif label in kept and _differ(features, kept[label]):
+                elif label in kept and differ(features, kept[label]):
                     random.append(label)
                     found[label] = _Layer.undefined()
 
@@ -385,13 +385,6 @@ def _too_few(found: str) -> str:
         f"At least {MIN_SAMPLES} samples are needed to hold some out; {found}. Pass batches={{'probe': (inputs, "
         f"targets)}} of a thousand to ProbeManager."
     )
-
-
-def _differ(again: Tensor, features: Tensor) -> bool:
-    """Beyond rounding, where both are finite."""
-    both = again.isfinite() & features.isfinite()
-    scale = features.abs().where(both, 0).max()
-    return bool(((again - features).abs().where(both, 0) > TOLERANCES.get(features.dtype, 1e-3) * scale).any())
 
 
 def _has_matrix(module: nn.Module) -> bool:
