@@ -36,7 +36,7 @@ CONSTRUCTED = {
     "a probe twice": ({"probes": [NORM, NORM]}, "`probes` holds .*Norm.* twice"),
     "a name twice": ({"probes": ["fourier", "fourier"]}, "`probes` holds 'fourier' twice"),
     "one sink": ({"sinks": "hdf5"}, r"`sinks` must be a list of sinks or names, got str. Write \['hdf5'\]"),
-    "a sink that is none": ({"sinks": [5]}, r"`sinks` must hold sinks, objects with a method write\(run, measurements\)"),
+    "a sink that is none": ({"sinks": [5]}, r"`sinks` must hold sinks, objects with a method write\(run"),
     "a class of sinks": ({"sinks": [Memory]}, r"write Memory\(\) instead of the class"),
     "an unknown sink": ({"sinks": ["hdf"]}, "hdf5"),
     "a batch alone": ({"batches": INPUTS}, r"`batches` must be a dict from names to batches, .* got Tensor"),
