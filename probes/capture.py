@@ -132,7 +132,8 @@ class FirstBatch:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        called, self._hidden = self._hidden and self._hidden(), None
+        called = self._hidden() if self._hidden is not None else None
+        self._hidden = None
         if called is not None:
             reveal(called, held=_MARK)
         self._unwatch()

@@ -95,7 +95,7 @@ def _pieces(n: int) -> list[Tensor]:
     """All examples in random order: a half, a half of the rest, and so on; of few, each alone."""
     rest = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     if n <= 8:
-        return list(rest.split(1))
+        return list(rest[:, None])
     pieces = []
     while len(rest):
         size = -(-len(rest) // 2)

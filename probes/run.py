@@ -31,8 +31,9 @@ class Event:
     """Something that happened to a plugin or to the run, and that a reader of the results must know."""
 
     kind: str
-    """``"fault"``, ``"quarantine"``, ``"refused"`` (what cannot be measured), ``"warning"``, ``"skipped"``, ``"interrupt"`` (the user's, which goes on to the
-    loop), ``"hang"`` (of a call, once it was over), ``"attach"`` or ``"detach"``."""
+    """``"fault"``, ``"quarantine"``, ``"refused"`` (what cannot be measured), ``"warning"``, ``"skipped"``,
+    ``"interrupt"`` (the user's, which goes on to the loop), ``"hang"`` (of a call, once it was over), ``"attach"`` or
+    ``"detach"``."""
     plugin: str
     """The plugin it happened to, with its distribution; empty when it concerns the run."""
     message: str

@@ -237,15 +237,15 @@ class PathComplexity(Probe):
         size = 1 + len(self._layers)
         if self._total is None:
             self._total = PathComplexitySum(size)
-        segment, value, error = self._segment or Segment.empty(size), None, None
         # Where the features are not finite there is no knot: the segment goes on to the next one where they are.
-        if bool(norms.isfinite().all()):
-            self._total.knot(norms, errors.square(), segment)
-            self._segment, value, error = None, self._total.value, self._total.standard_error
+        finite = bool(norms.isfinite().all())
+        if finite:
+            self._total.knot(norms, errors.square(), self._segment or Segment.empty(size))
+            self._segment = None
         if not recorded:
             return
-        missing = torch.full((size,), torch.nan, dtype=torch.float64)
-        value, error = (missing, missing) if value is None else (value, error)
+        undefined = torch.full((size,), torch.nan, dtype=torch.float64)
+        total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
         self._tell_undefined(run)
         batch = run.batch(self.batch)
         displacement = self._displacements(size)
@@ -253,7 +253,7 @@ class PathComplexity(Probe):
         sum_words = f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken"
         exact = "difference of the parameters, every step"
         rows: list[tuple[str, str, Tensor, Tensor | None, str, str, str]] = [
-            ("path_complexity", f"/{self.batch}", value, error, "output", sum_words,
+            ("path_complexity", f"/{self.batch}", *total, "output", sum_words,
              "sum of update norms times feature norms"),
             ("feature_norm", f"/{self.batch}", norms, errors, "output / parameter", trace_words,
              "Frobenius norm of the tangent features"),
@@ -286,7 +286,8 @@ class PathComplexity(Probe):
         return length if self._segment is None else length + self._segment.length.double().cpu()
 
     def _tell_undefined(self, run: Run) -> None:
-        count, self._undefined = 0 if self._undefined is None else int(self._undefined), None
+        count = 0 if self._undefined is None else int(self._undefined)
+        self._undefined = None
         if count:
             run.left_out(f"{count} updates up to step {run.step} were not finite; the sums go on without them.")
 

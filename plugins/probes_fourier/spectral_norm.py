@@ -67,7 +67,8 @@ def matrix_spectral_norm(weight: Tensor) -> Tensor:
         return matrix.new_tensor(torch.nan)
     if matrix.ndim == 1 or 1 in matrix.shape:
         scale = _scale(matrix)  # the squares would overflow from 1e19 on
-        return torch.linalg.vector_norm(matrix / scale) * scale
+        length: Tensor = torch.linalg.vector_norm(matrix / scale) * scale
+        return length
     singular_values: Tensor = torch.linalg.svdvals(matrix)
     return singular_values[0]
 
@@ -130,7 +131,7 @@ def operator_spectral_norm(
         if bool((forward(torch.zeros_like(v)).abs() > 0).any()):
             raise ValueError("`forward` must be linear, but it does not take 0 to 0; leave out its bias.")
 
-    start = time.perf_counter()
+    begun = time.perf_counter()
     tolerance = max(tol, 40 * torch.finfo(v.dtype).eps)
     v = v.flatten() / torch.linalg.vector_norm(v)
     with torch.no_grad():
@@ -149,11 +150,11 @@ def operator_spectral_norm(
 
     iterations, converged = 0, False
     square = v.new_zeros(())
-    while iterations < max_iterations and not converged and (not iterations or time.perf_counter() - start < seconds):
+    while iterations < max_iterations and not converged and (not iterations or time.perf_counter() - begun < seconds):
         basis, images = [v], [gram(v)]
         while (
             len(basis) < min(_KRYLOV, v.numel(), max_iterations - iterations)
-            and (len(basis) < 2 or time.perf_counter() - start < seconds)  # of one vector nothing better comes
+            and (len(basis) < 2 or time.perf_counter() - begun < seconds)  # of one vector nothing better comes
         ):
             new, span = images[-1], torch.stack(basis)
             for _ in range(2):  # twice is enough
