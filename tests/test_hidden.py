@@ -95,14 +95,18 @@ def test_two_managers_of_one_model_leave_it_as_it_was(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
-def test_a_watched_model_is_scripted_exported_traced_and_compiled(tmp_path):
-    model, optimizer = made()
+@pytest.mark.parametrize("kind", [nn.Sequential, OwnState])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_watched_model_is_scripted_exported_traced_and_compiled(steps, kind, tmp_path):
+    model, optimizer = made(kind)
     x = torch.randn(3, 4)
     with ProbeManager(model, ["spectral_norm"], log_dir=tmp_path, overhead=None).attach():
-        step(model, optimizer)
+        for _ in range(steps):
+            step(model, optimizer)
         right = model(x)
         others = [torch.jit.script(model), torch.fx.symbolic_trace(model), torch.compile(model, backend="eager")]
-        others.append(torch.export.export(model, (x,)).module())
+        others += [torch.export.export(model, (x,)).module(), torch.jit.trace(model, (x,))]
+        others.append(torch.jit.script(nn.Sequential(model)))
         for other in others:
             assert torch.equal(other(x), right)
 
