@@ -24,7 +24,7 @@ from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch, is_target, push, remove
 from .refusal import CannotMeasure
 
-__all__ = ["FirstBatch", "pick_output", "unwrap_model", "wrappers"]
+__all__ = ["FirstBatch", "check_rows", "pick_output", "unwrap_model", "wrappers"]
 
 FRESH_CALLS, CALLS = 20, 1000
 """Of the model in training, with no gradient there and in all, after which a step is missed."""
@@ -58,12 +58,58 @@ def pick_output(result: Any) -> Tensor:
         result = result[0]
     if isinstance(result, Tensor) and result.is_floating_point():
         return result
-    what = f"a tensor of {result.dtype}" if isinstance(result, Tensor) else f"{type(result).__name__}"
-    if isinstance(result, Mapping):
-        what += f" with keys {sorted(map(str, result))}"
     raise CannotMeasure(
-        f"The model returns {what}, in which no floating-point output tensor was found. "
-        f"Pass output=, a function that picks it, e.g. output=lambda result: result['scores']."
+        f"The model returns {_described(result)}, in which no floating-point output tensor was found. Pass output=, a "
+        f"function that picks it, e.g. output=lambda result: {_example(result)}."
+    )
+
+
+def _described(result: Any) -> str:
+    what = f"a tensor of {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
+    return f"{what} with keys {sorted(map(str, result))}" if isinstance(result, Mapping) else what
+
+
+def _example(result: Any) -> str:
+    """How to pick the first floating-point tensor that is in it, in code."""
+
+    def is_output(item: Any) -> bool:
+        return isinstance(item, Tensor) and item.is_floating_point() and item.ndim > 0
+
+    if isinstance(result, Tensor):
+        return "result.float()" if not result.is_complex() else "result.abs()"
+    entries = [(f"[{key!r}]", item) for key, item in result.items()] if isinstance(result, Mapping) else []
+    if isinstance(result, tuple | list):
+        entries = [(f"[{index}]", item) for index, item in enumerate(result)]
+    if not entries and hasattr(result, "__dict__"):
+        entries = [(f".{name}", item) for name, item in vars(result).items()]
+    found = next((where for where, item in entries if is_output(item)), None)
+    return f"result{found}" if found is not None else "result.scores, of a model that returns some"
+
+
+def check_rows(output: Tensor, n: int, model: nn.Module | None = None) -> None:
+    """Refuse an output that has not one row for each sample.
+
+    Raises:
+        CannotMeasure: If so, with what to pass.
+    """
+    if output.shape[:1] == (n,):
+        return
+    if output.ndim == 0:
+        parts = (
+            []
+            if model is None
+            else [name for name, part in model.named_children() if next(part.parameters(), None) is not None]
+        )
+        part = f"model.{parts[0]}" if parts and parts[0].isidentifier() else "model.network"
+        raise CannotMeasure(
+            f"The model returns one number for {n} samples, as one does that computes its loss inside. Watch the part "
+            f"that computes the outputs, e.g. ProbeManager({part}), with batches={{'train': (inputs, targets)}} as "
+            f"that part takes them; or let the model return its outputs too, and pick them with output=."
+        )
+    raise CannotMeasure(
+        f"The model's output must have one row for each of the {n} samples, got shape {tuple(output.shape)}. Pass "
+        f"output=, a function that picks such a tensor, or batches={{'train': (inputs, targets)}} whose tensors all "
+        f"have one row for each sample."
     )
 
 
@@ -164,7 +210,7 @@ class FirstBatch:
                 self._problem(error)
                 self.wanted = False
 
-    def _after(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if not (self._incomplete and torch.is_grad_enabled() and (self._args or self._kwargs)):
             return
         try:
@@ -173,11 +219,7 @@ class FirstBatch:
                 return
             batch = Batch(self._args, self._kwargs)
             rows = next(len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim)
-            if output.shape[:1] != (rows,):
-                raise CannotMeasure(
-                    f"The model's output must have one row for each of the {rows} samples, got shape "
-                    f"{tuple(output.shape)}. Pass output=, a function that picks such a tensor."
-                )
+            check_rows(output, rows, module)
         except Exception as error:
             with suppress(Exception):  # of a call without a tensor
                 self.shown = Batch(self._args, self._kwargs)
@@ -224,7 +266,7 @@ class _Hook(ForwardHook):
             owner._count(module)
             owner._before(args, kwargs)
         else:
-            owner._after(args, kwargs, result)
+            owner._after(module, args, kwargs, result)
 
     def __deepcopy__(self, memo: object) -> _Hook:
         return _Hook(None, self.method)

@@ -81,9 +81,9 @@ def why_not_a_function(
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 letters of it."""
-    text = next(iter(str(error).strip().splitlines()), "")
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    """The first sentence of an error's message, at most 120 letters of it."""
+    text = next(iter(str(error).strip().splitlines()), "").split(". ")[0]
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def differ(one: Tensor, other: Tensor) -> bool:

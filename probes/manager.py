@@ -222,14 +222,15 @@ class ProbeManager:
                 batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
         finally:
             guard.restore()
-        # Attached again, the run goes on: in the same files, on the same batches.
-        run.batches = {**run.batches, **batches}
+        # Attached again, the run goes on: in the same files, on the same batches, as many samples as fitted then.
+        kept = set(run.batches)
+        run.batches = {**batches, **run.batches}
         if run.step and run.resumed_from is None:
             run.resumed_from = run.step
         run.optimizers = list(self._given_optimizers)
         plugins = Plugins(self._governor, self._on_error, self._deadline)
         dispatch = Dispatcher(run, plugins, self._arrange)
-        dispatch.whole = {name for name, data in self._given_batches.items() if isinstance(data, Batch)}
+        dispatch.whole = kept | {name for name, data in self._given_batches.items() if isinstance(data, Batch)}
         run.config = self._config()
         for probe in self._probes:
             plugins.add(probe)

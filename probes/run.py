@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import Batch, tensors
+from .capture import check_rows
 from .independence import first_line, why_not_a_function
 from .refusal import CannotMeasure
 
@@ -210,11 +211,7 @@ class Run:
         else:
             result = torch.func.functional_call(self.model, dict(parameters), batch.args, dict(batch.kwargs))
         output = self.output(result)
-        if output.shape[:1] != (batch.n,):
-            raise CannotMeasure(
-                f"The model's output must have one row for each of the {batch.n} samples, got shape "
-                f"{tuple(output.shape)}. Pass output=, a function that picks such a tensor."
-            )
+        check_rows(output, batch.n, self.model)
         return output
 
     def evaluate(self, batch: str) -> Tensor:

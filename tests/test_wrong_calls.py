@@ -1,5 +1,7 @@
 """What users call wrongly: one line each, with what was wrong, what was expected and what to pass."""
 
+import re
+
 import pytest
 import torch
 from loops import Memory, Norm, run_steps
@@ -204,3 +206,59 @@ def test_a_batch_that_does_not_fit_the_model_is_told_in_one_line(caplog):
         run_steps(model, optimizer, 4)
     lines = [line for line in logged(caplog) if "cannot measure" in line]
     assert len(lines) == 2 and all("cannot be called with batch 'train', of shape (8, 5)" in line for line in lines)
+
+
+class Of(nn.Module):
+    """Returns what is asked for, of a network's outputs."""
+
+    def __init__(self, result):
+        super().__init__()
+        self.network, self.result = network(), result
+
+    def forward(self, x):
+        return self.result(self.network(x))
+
+
+class Named:
+    def __init__(self, values):
+        self.count, self.values = 3, values
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda y: {"loss": y.sum(), "scores": y}, r"dict with keys \['loss', 'scores'\].*result\['scores'\]"),
+        (lambda y: Named(y), r"The model returns Named.*e\.g\. output=lambda result: result\.values"),
+        (lambda y: (3, y), r"The model returns tuple.*e\.g\. output=lambda result: result\[1\]"),
+        (lambda y: y.argmax(1), r"a tensor of torch\.int64.*e\.g\. output=lambda result: result\.float\(\)"),
+        (lambda y: y.sum(), r"returns one number for 8 samples, .*e\.g\. ProbeManager\(model\.network\)"),
+        (lambda y: y.reshape(4, -1), r"must have one row for each of the 8 samples, got shape \(4, 6\)"),
+    ],
+)
+def test_an_output_that_cannot_be_used_is_told_with_what_to_pass_in_code(result, message, caplog):
+    model = Of(result)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [TangentKernel(every(1))], {"train": INPUTS}, sinks=[]).attach(optimizer):
+        for _ in range(2):
+            model.network(INPUTS).sum().backward()
+            optimizer.step()
+    lines = [line for line in logged(caplog) if "cannot measure" in line]
+    assert len(lines) == 1 and re.search(message, lines[0]), lines
+
+
+@pytest.mark.parametrize(
+    ("result", "output"),
+    [
+        (lambda y: {"loss": y.sum(), "scores": y}, lambda result: result["scores"]),
+        (lambda y: Named(y), lambda result: result.values),
+        (lambda y: (3, y), lambda result: result[1]),
+    ],
+)
+def test_the_advice_works_when_followed(result, output):
+    model, sink = Of(result), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probes = [TangentKernel(every(1))]
+    with ProbeManager(model, probes, {"train": (INPUTS, TARGETS)}, [sink], output=output).attach(optimizer):
+        model.network(INPUTS).sum().backward()
+        optimizer.step()
+    assert sink.steps("ntk/alignment/train") == [0, 1]
