@@ -252,8 +252,8 @@ class Dispatcher:
             self.whole.add(name)
             guard = unnoticed(self.run.model, self.run.optimizers)
             try:
-                with guard, torch.no_grad():
-                    seconds = self._seconds(batch, limit / batch.n)
+                with guard:
+                    seconds = self.run.sample_seconds(name)
             except Exception:  # told when a probe calls the model
                 continue
             finally:
@@ -268,21 +268,6 @@ class Dispatcher:
                     f"{seconds * batch.n:.1f} s. Pass batches={{{name!r}: Batch((inputs,), targets=targets)}} (of "
                     f"probes.batches), which is taken whole, or overhead=None.",
                 )
-
-    def _seconds(self, batch: Batch, enough: float) -> float:
-        """What a forward pass takes for each sample, from a few of them; looked at no more where it is ``enough``.
-
-        The least of several looks: the first call is slow, and so is any while the machine does something else.
-        """
-        least = math.inf
-        for count in (2, 4, 4, 8, 8, 8):
-            call = batch.first(count).to(self.run.device)
-            start = self.governor.clock()
-            self.run.output(self.run.model(*call.args, **call.kwargs)).sum().item()
-            least = min(least, (self.governor.clock() - start) / count)
-            if least <= enough:
-                break
-        return least
 
     def problem(self, error: Exception) -> None:
         """Something in the loop that keeps the batches from being known."""

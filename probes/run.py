@@ -12,15 +12,20 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
 from .capture import check_rows
+from .clock import OwnTime
 from .independence import first_line, why_not_a_function
 from .refusal import CannotMeasure
 
 __all__ = ["Contributed", "Event", "Run"]
 
 T = TypeVar("T")
+
+LOOKS = 5000
+"""Samples that take no longer than a first turn: where they do not, how long one takes is looked at once more."""
 
 
 class Contributed(BaseException):
@@ -206,13 +211,21 @@ class Run:
         Raises:
             CannotMeasure: If the output is not a floating-point tensor with one row for each sample.
         """
-        if parameters is None:
-            result = self.model(*batch.args, **batch.kwargs)
-        else:
-            result = torch.func.functional_call(self.model, dict(parameters), batch.args, dict(batch.kwargs))
+        try:
+            result = self._call(batch, parameters)
+        except RuntimeError as error:  # of a model that differentiates in its forward: forces, a physics loss
+            if torch.is_grad_enabled() or "does not require grad" not in str(error):
+                raise
+            with torch.enable_grad():
+                result = tree_map_only(Tensor, Tensor.detach, self._call(batch, parameters))
         output = self.output(result)
         check_rows(output, batch.n, self.model)
         return output
+
+    def _call(self, batch: Batch, parameters: Mapping[str, Tensor] | None) -> Any:
+        if parameters is None:
+            return self.model(*batch.args, **batch.kwargs)
+        return torch.func.functional_call(self.model, dict(parameters), batch.args, dict(batch.kwargs))
 
     def evaluate(self, batch: str) -> Tensor:
         """The model's output on the batch of that name, without gradients, computed once a step.
@@ -259,6 +272,22 @@ class Run:
         )
         if reason:
             raise CannotMeasure(f"On batch {batch!r}: {reason}")
+
+    def sample_seconds(self, batch: str) -> float:
+        """Seconds that a forward pass takes for each sample of the batch of that name, looked at on at most eight.
+
+        The least of several looks: the first call is slow, and so is any while the machine does something else.
+        """
+        given, clock, least = self.batch(batch), OwnTime(), math.inf
+        for count in (2, 4, 4, 8, 8):
+            part = given.first(count)
+            with torch.no_grad():
+                start = clock()
+                self.forward(part).sum().item()
+                least = min(least, (clock() - start) / part.n)
+            if least * LOOKS < self.first_turn_limit:
+                break
+        return least
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
         """``compute()``, done once a step for all probes that ask for the same ``key``; its cost is shared by them."""

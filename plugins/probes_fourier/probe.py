@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from probes.batches import Batch
-from probes.clock import OwnTime
 from probes.measurement import Axis, Measurement
 from probes.probe import Probe
 from probes.refusal import CannotMeasure
@@ -179,14 +178,7 @@ class FourierSpectrum(Probe):
             return
         limit, rows = run.first_turn_limit, self.num_segments * self.num_points
         if limit < math.inf:
-            seconds, clock = math.inf, OwnTime()
-            for count in (4, 4, 16, 16):  # the least: the first call is slow, and any while the machine does others
-                few = main_input(batch)[:count]
-                start = clock()
-                function_values(run, batch, few)
-                seconds = min(seconds, (clock() - start) / len(few))
-                if seconds * rows <= limit:
-                    break
+            seconds = run.sample_seconds(self.batch)
             if seconds * rows > limit:
                 self._shrink(run, int(limit / seconds), seconds * rows)
         self._sized = True

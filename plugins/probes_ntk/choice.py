@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from probes import CannotMeasure
+from probes.clock import OwnTime
 from probes.precision import to_float64
 
 __all__ = ["ROWS", "Choice", "affordable", "choose", "labels_of", "matrix_cost"]
 
 ROWS, LEAST_OUTPUTS, LEAST_SAMPLES = 1000, 10, 10
+SIZES = (8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 125, 160, 200, 250, 320, 400, 500, 640, 800)
+PLANNING, PRODUCTS = 60, 2.0
+"""Samples that go through the model before a kernel is begun; all that it takes, in passes of its samples."""
 IGNORED = -100
 """The label that the losses of torch ignore by default."""
 _SIDE = 256
@@ -159,16 +163,25 @@ def _positions(shape: tuple[int, ...], targets: Tensor) -> Tensor:
 
 
 def affordable(
-    kernel: Callable[[int], object], choice: Choice, layers: int, limit: float, fixed: tuple[bool, bool]
+    kernel: Callable[[int], object],
+    sample: float,
+    choice: Choice,
+    layers: int,
+    limit: float,
+    fixed: tuple[bool, bool],
 ) -> tuple[int, int]:
     """The largest part of a choice whose turn is predicted to take no longer than ``limit`` seconds.
 
-    The kernels of 2, 4, 8 and more samples are timed until one takes a twentieth of the limit. The last two tell what
-    grows with the samples and what with their square; the eigenvalues are timed on a small matrix, and grow with the
-    cube of its rows. Samples are given up first, down to 10, then outputs.
+    Where the passes through the model alone take a quarter of the limit, they tell: about 60 samples go through it
+    before the kernel is begun, then n forward and n c backward, and the products take about as long again. Otherwise
+    the kernels of 2, 4, 8 and more samples are timed until one takes a twentieth of the limit. The last two tell what
+    grows with the samples and what with their square. The eigenvalues are timed on a small matrix, and grow with the
+    cube of its rows. Samples are given up first, down to 10, then outputs, then samples down to 8; round numbers of
+    them, so that two runs are likely to take the same.
 
     Args:
         kernel: Evaluates the kernel of the first so many samples.
+        sample: Seconds that one sample takes to go through the model, a third of forward and backward.
         choice: What it would be of.
         layers: How many kernels of layers are centred.
         limit: Seconds.
@@ -176,38 +189,51 @@ def affordable(
 
     Returns:
         How many samples and outputs.
+
+    Raises:
+        CannotMeasure: If not even the least fits.
     """
-    start = time.perf_counter()
-    m, before, last = 1, 0.0, 0.0
-    while 2 * m <= choice.samples and last < limit / 20:
-        m, before = 2 * m, last
-        last = _seconds(kernel, m)
-    square = max(0.0, 2 * (last - 2 * before) / m**2) if m > 2 else 0.0
-    linear = max(0.0, (last - square * m**2) / m)
-    eigen, passes = matrix_cost()
-    left = limit - (time.perf_counter() - start)
+    clock = OwnTime()
 
-    def fits(n: int, c: int) -> bool:
+    def passes(n: int, c: int) -> float:
+        return sample * (PLANNING + PRODUCTS * n * (1 + 2 * c))
+
+    linear, square = 0.0, 0.0
+    heavy = passes(choice.samples, choice.count) > limit / 4
+    if not heavy:
+        m, before, last = 1, 0.0, 0.0
+        while 2 * m <= choice.samples and last < limit / 20:
+            m, before, last = 2 * m, last, math.inf
+            for _ in range(2):  # the first call of a model may take long for reasons of its own
+                begun = clock()
+                kernel(m)
+                last = min(last, clock() - begun)
+                if last < limit / 20:
+                    break
+        square = max(0.0, 2 * (last - 2 * before) / m**2) if m > 2 else 0.0
+        linear = max(0.0, (last - square * m**2) / m)
+    eigen, centring = matrix_cost()
+
+    def seconds(n: int, c: int) -> float:
         part, rows = n * c / choice.count, n * c
-        return linear * part + square * part**2 + eigen * rows**3 + passes * rows**2 * (layers + 2) <= left
+        own = passes(n, c) if heavy else linear * part + square * part**2
+        return own + eigen * rows**3 + centring * rows**2 * (layers + 2)
 
-    n, c = choice.samples, choice.count
-    while not fits(n, c):
-        if not fixed[0] and n > LEAST_SAMPLES:
-            n = max(LEAST_SAMPLES, n * 4 // 5)
-        elif not fixed[1] and c > 1:
-            n, c = choice.samples, c // 2
-        elif not fixed[0] and n > 2:
-            n -= 1
-        else:
-            break
-    return n, c
-
-
-def _seconds(kernel: Callable[[int], object], m: int) -> float:
-    start = time.perf_counter()
-    kernel(m)
-    return time.perf_counter() - start
+    samples = [choice.samples] if fixed[0] else [n for n in SIZES if n < choice.samples]
+    samples = sorted({*samples, choice.samples}, reverse=True)
+    outputs = [choice.count]
+    while not fixed[1] and outputs[-1] > 2:
+        outputs.append(max(2, outputs[-1] // 2))
+    enough = [n for n in samples if n >= LEAST_SAMPLES] or samples[:1]
+    for n, c in [(n, c) for c in outputs for n in enough] + [(n, outputs[-1]) for n in samples]:
+        if seconds(n, c) <= limit or (all(fixed) or (fixed[0] and c == outputs[-1])):
+            return n, c
+    n, c = samples[-1], outputs[-1]
+    raise CannotMeasure(
+        f"The kernel of {n} samples and {c} outputs alone is predicted to take {seconds(n, c):.1f} s, more than a "
+        f"first turn may. It is tried again when a twentieth of the training is as much; TangentKernel(num_samples="
+        f"{n}, num_outputs={c}) or overhead=None measures it at any cost."
+    )
 
 
 def matrix_cost() -> tuple[float, float]:

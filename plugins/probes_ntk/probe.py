@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from probes import CannotMeasure
+from probes.clock import OwnTime
 from probes.measurement import Measurement
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
 
+from .call import Call
 from .centering import Centering
 from .choice import Choice, affordable, choose
 from .engine import MEMORY, TangentGram, divide_kernel, tangent_kernel
@@ -154,9 +156,13 @@ class TangentKernel(Probe):
         limit = getattr(run, "first_turn_limit", math.inf) / count
         size = self._sizes.get(name)
         if size is None and limit < math.inf and run.hands == 1 and outputs.isfinite().all():
+            run.check_examples(name)  # of fewer samples than all, what interacts would fail
             tangent_kernel(nn.LayerNorm(2), torch.eye(2))  # what a process does once is not a part of the time
             fixed = self.num_samples is not None, self.num_outputs is not None
-            n, c = affordable(lambda m: self._kernel(run, name, choice, m), choice, len(run.layers), limit, fixed)
+            n, c = affordable(
+                lambda m: self._kernel(run, name, choice, m),
+                self._sample_seconds(run, name, choice), choice, len(run.layers), limit, fixed,
+            )  # fmt: skip
             size = self._sizes[name] = [n, c, list(choice.shape)]
         if size is not None and tuple(size[2]) == choice.shape:
             choice = choose(choice.shape, batch.targets, run.seed, size[0], size[1])
@@ -167,6 +173,16 @@ class TangentKernel(Probe):
                 f"{choice.width} outputs. TangentKernel(num_samples=..., num_outputs=...) takes others."
             )
         return choice
+
+    def _sample_seconds(self, run: Run, name: str, choice: Choice) -> float:
+        """Seconds that a sample takes forward, from passes forward and backward as the kernel has them."""
+        clock, least = OwnTime(), math.inf
+        for n in (2, 4):
+            begun = clock()
+            call = Call.of(run.model, run.batch(name).first(n), run.output, choice.outputs)
+            torch.autograd.grad(call.forward(call.batch).sum(), list(call.parameters.values()), allow_unused=True)
+            least = min(least, (clock() - begun) / call.batch.n / 3)
+        return least
 
     def _kernel(self, run: Run, name: str, choice: Choice, n: int) -> TangentGram:
         batch = run.batch(name).first(n)
