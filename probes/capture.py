@@ -150,7 +150,7 @@ class FirstBatch:
         self.done = False
         """Whether the first step is over."""
         self.paused = paused
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | _CompiledCall] = []
         self._hidden: weakref.ref[nn.Module] | None = None
 
     def watch(self, called: nn.Module) -> None:
@@ -159,6 +159,10 @@ class FirstBatch:
         before, after = _Hook(self, "_before"), _Hook(self, "_after")
         self._hidden = weakref.ref(called)
         hide(called, held=_MARK)
+        if (compiled := called.__dict__.get(_COMPILED)) is not None:
+            # Hooks would be a part of what model.compile() compiles, and it would be compiled again when they go.
+            self._handles.append(_CompiledCall(called, compiled, before, after))
+            return
         self._handles.append(called.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
         self._handles.append(called.register_forward_hook(after, with_kwargs=True))
 
@@ -215,7 +219,12 @@ class FirstBatch:
             return
         try:
             output = self._output(result)
-            if not output.requires_grad:
+            if not (isinstance(output, Tensor) and output.requires_grad):
+                if self._output is not pick_output and any(leaf.requires_grad for leaf in tensors(result)):
+                    raise CannotMeasure(
+                        "output= picks something that has no gradient. It must return a tensor that the model "
+                        "computed, as it is: not detached, rounded, or an argmax."
+                    )
                 return
             batch = Batch(self._args, self._kwargs)
             rows = next(len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim)
@@ -245,6 +254,32 @@ class FirstBatch:
         if self._watch is not None:
             remove(self._watch)
             self._watch = None
+
+
+_COMPILED = "_compiled_call_impl"
+
+
+class _CompiledCall:
+    """Takes the place of what ``model.compile()`` has put into a module, around which it calls our hooks."""
+
+    def __init__(self, module: nn.Module, compiled: Callable[..., Any], before: _Hook, after: _Hook) -> None:
+        self.module, self.compiled, self.before, self.after = weakref.ref(module), compiled, before, after
+        module.__dict__[_COMPILED] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self.module()
+        if module is None:
+            return self.compiled(*args, **kwargs)
+        self.before(module, args, kwargs)
+        result = self.compiled(*args, **kwargs)
+        self.after(module, args, kwargs, result)
+        return result
+
+    def remove(self) -> None:
+        """Put back what was there."""
+        module = self.module()
+        if module is not None and module.__dict__.get(_COMPILED) is self:
+            module.__dict__[_COMPILED] = self.compiled
 
 
 _MARK = object()

@@ -40,6 +40,9 @@ class OwnTime:
         self._last = max(self._last, time.perf_counter() - self._waited)
         return self._last
 
+    def __reduce__(self) -> tuple[type[OwnTime], tuple[()]]:
+        return OwnTime, ()  # a copy begins anew
+
     def _delay(self) -> float:
         """For how long this thread has waited for a core so far, in seconds."""
         try:

@@ -67,8 +67,9 @@ def why_not_a_function(
                 if _differ(forward(batch), together, limits):
                     return (
                         "The output is random: the same examples evaluated twice give two outputs (the model samples "
-                        "in forward, or drops out functionally). What would be measured is the noise. Let forward "
-                        "sample only `if self.training`, or pass output=, a function that picks what is not random."
+                        "in forward, drops out functionally, or keeps a state outside of its modules). What would be "
+                        "measured is the noise. Let forward do so only `if self.training`, or pass output=, a "
+                        "function that picks what is not random."
                     )
                 where = "" if model is None else _first_mixing(model, forward, batch, piece)
                 return (

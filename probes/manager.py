@@ -121,10 +121,10 @@ class ProbeManager:
             raise ValueError(f"`deadline` must be a number of seconds greater than 0, got {deadline!r}.")
         if on_error not in ("log", "raise"):
             raise ValueError(f"`on_error` must be 'log' or 'raise', got {on_error!r}.")
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"`seed` must be an integer, got {seed!r}.")
-        if log_dir is not None and not isinstance(log_dir, str | os.PathLike):
-            raise TypeError(f"`log_dir` must be a path, got {log_dir!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"`seed` must be an integer, 0 or greater and below 2**63, got {seed!r}.")
+        if log_dir is not None and (not isinstance(log_dir, str | os.PathLike) or "\0" in os.fspath(log_dir)):
+            raise ValueError(f"`log_dir` must be a path, got {log_dir!r}.")
         _check_list("probes", probes)
         _check_list("sinks", sinks)
         self._called = model

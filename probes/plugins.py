@@ -7,6 +7,7 @@ exception would keep the others from being called and would reach the user's loo
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import operator
 import os
@@ -100,17 +101,34 @@ class _PluginManager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         options = super().parse_hookimpl_opts(plugin, name)
-        if options is not None:
-            if asked := [option for option in _NOT_HONOURED if options.get(option)]:
-                raise ValueError(
-                    f"hook {name!r} asks for {asked[0]}=True, which does not hold here: every hook is called by "
-                    f"itself, in the order of the plugins, so that a fault of one keeps no other from being called. "
-                    f"Leave the option out"
-                )
+        if asked := [option for option in _NOT_HONOURED if options is not None and options.get(option)]:
+            raise ValueError(
+                f"hook {name!r} asks for {asked[0]}=True, which does not hold here: every hook is called by itself, in "
+                f"the order of the plugins, so that a fault of one keeps no other from being called. Leave the option "
+                f"out"
+            )
+        if name in HOOKS and callable(getattr(plugin, name, None)):
+            _check_arguments(plugin, name)
         # A method called on_something is meant as a hook: if there is none of that name, the author is told.
-        elif (name in HOOKS or name.startswith("on_")) and callable(getattr(plugin, name, None)):
+        if options is None and (name in HOOKS or name.startswith("on_")) and callable(getattr(plugin, name, None)):
             return dict.fromkeys((*_NOT_HONOURED, "optionalhook"), False) | {"specname": None}  # type: ignore[return-value]
         return options
+
+
+def _check_arguments(plugin: object, hook: str) -> None:
+    """Refuse a hook whose arguments have other names than they are passed by."""
+    try:
+        given = inspect.signature(getattr(plugin, hook)).parameters.values()
+    except (TypeError, ValueError):  # of something that does not tell
+        return
+    known = list(inspect.signature(getattr(hookspecs, hook)).parameters)
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wrong = [one.name for one in given if one.name not in known and one.default is one.empty and one.kind in named]
+    if wrong:
+        raise ValueError(
+            f"its method {hook} takes {', '.join(map(repr, wrong))}, but arguments are passed by name: write "
+            f"def {hook}({', '.join(['self', *known])}), or fewer of these"
+        )
 
 
 _NOT_HONOURED = ("wrapper", "hookwrapper", "tryfirst", "trylast")

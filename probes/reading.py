@@ -43,7 +43,7 @@ def open_run(path: str | Path) -> xarray.DataTree:
         import xarray
     except ImportError as error:
         raise ImportError("open_run needs xarray: pip install 'torch-probes[analysis]'") from error
-    path = Path(path)
+    path = Path(path).expanduser()
     file_path = path / "run.h5" if path.is_dir() else path
     if not file_path.exists():
         raise FileNotFoundError(

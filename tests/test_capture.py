@@ -311,3 +311,28 @@ def test_a_lazy_model_is_initialised_as_without_us():
         return [parameter.detach() for parameter in model.parameters()]
 
     assert all(torch.equal(one, other) for one, other in zip(weights(True), weights(False), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_model_that_was_compiled_in_place_is_seen_and_left_as_it_was(saved):
+    torch.manual_seed(0)
+    plain, watched = nn.Linear(2, 3), nn.Linear(2, 3)
+    watched.load_state_dict(plain.state_dict())
+    compiled = []
+    watched.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
+    before = watched._compiled_call_impl
+    x, y = torch.randn(5, 2), torch.randint(3, (5,))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (plain, watched)]
+    with ProbeManager(watched, [], sinks=[]).attach() as manager:
+        if saved:
+            assert "_compiled_call_impl" not in vars(copy.deepcopy(watched))
+        for _ in range(3):
+            for model, optimizer in zip((plain, watched), optimizers, strict=True):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+        batch = manager.run.batches["train"]
+        assert torch.equal(batch.inputs, x) and torch.equal(batch.targets, y)
+        assert watched._compiled_call_impl is before
+    assert torch.equal(plain.weight, watched.weight) and len(compiled) == 1

@@ -1,5 +1,6 @@
 """What users call wrongly: one line each, with what was wrong, what was expected and what to pass."""
 
+import copy
 import re
 
 import pytest
@@ -48,7 +49,9 @@ CONSTRUCTED = {
     "an empty name": ({"batches": {"": INPUTS}}, "got ''. Write 'test'"),
     "a key for output": ({"output": "logits"}, "`output` must be a function of what the model returns, got str"),
     "a number for log_dir": ({"log_dir": 5}, "`log_dir` must be a path, got 5"),
-    "a word for seed": ({"seed": "abc"}, "`seed` must be an integer, got 'abc'"),
+    "a word for seed": ({"seed": "abc"}, "`seed` must be an integer, .*got 'abc'"),
+    "a seed too large": ({"seed": 2**70}, r"`seed` must be an integer, 0 or greater and below 2\*\*63"),
+    "a log_dir that is none": ({"log_dir": "a\0b"}, "`log_dir` must be a path"),
     "an unknown on_error": ({"on_error": "ignore"}, "`on_error` must be 'log' or 'raise', got 'ignore'"),
     "no deadline": ({"deadline": 0}, "`deadline` must be a number of seconds greater than 0, got 0"),
 }  # fmt: skip
@@ -160,6 +163,11 @@ class Wrapping(Undecorated):
         yield
 
 
+class OtherNames(Undecorated):
+    def write(self, run, rows):
+        pass
+
+
 class First(Undecorated):
     @hookimpl(tryfirst=True)
     def write(self, run, measurements):
@@ -178,6 +186,10 @@ def test_methods_of_a_sink_that_are_named_like_hooks_are_hooks():
     ("sink", "message"),
     [
         (Misspelt, "implements unknown hook 'on_detatch'"),
+        (
+            OtherNames,
+            r"its method write takes 'rows', but arguments are passed by name: write def write(self, run, mea",
+        ),
         (Wrapping, "hook 'flush' asks for wrapper=True, which does not hold here"),
         (First, "hook 'write' asks for tryfirst=True, which does not hold here"),
     ],
@@ -188,7 +200,7 @@ def test_hooks_that_would_not_be_called_as_asked_are_told(sink, message, caplog)
     assert any(message in line for line in logged(caplog))
     if sink is not Misspelt:
         assert message in report
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=re.escape(message)):
             ProbeManager(network(), [], sinks=[sink()], on_error="raise").attach()
 
 
@@ -262,3 +274,19 @@ def test_the_advice_works_when_followed(result, output):
         model.network(INPUTS).sum().backward()
         optimizer.step()
     assert sink.steps("ntk/alignment/train") == [0, 1]
+
+
+def test_an_output_without_a_gradient_is_told(caplog):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [TangentKernel()], sinks=[], output=lambda y: y.detach()).attach() as manager:
+        run_steps(model, optimizer, 2)
+        assert "output= picks something that has no gradient" in manager.report()
+
+
+def test_a_manager_is_copied():
+    other = copy.deepcopy(ProbeManager(network(), []))
+    optimizer = torch.optim.SGD(other.run.model.parameters(), lr=0.1)
+    with other.attach(optimizer):
+        run_steps(other.run.model, optimizer, 1)
+    assert other.run.step == 1

@@ -21,7 +21,7 @@ from .broken_line import linear_regions, piecewise_linear_coefficients
 from .dft import amplitude, fourier_coefficients, grid, segment_points
 from .exact import breakpoints
 from .learned_function import double_function, function_values, main_input, path_inputs
-from .summaries import above_rounding, half_amplitude_steps, power_below, spectral_centroid
+from .summaries import above_rounding, half_amplitude_steps, power_below, rounded, spectral_centroid
 
 __all__ = ["FourierSpectrum"]
 
@@ -94,6 +94,8 @@ class FourierSpectrum(Probe):
         super().__init__(schedule)
         if path is not None and (exact or num_segments is not None):
             raise ValueError("`path` excludes exact= and num_segments=, which are for segments between samples.")
+        if path is not None and not callable(path):
+            raise TypeError(f"`path` must be a function of positions, got {path!r}.")
         if path is None and amplitudes is not None:
             raise ValueError("`amplitudes` of a target are known along a path only; pass path= too.")
         self.path, self.batch, self.exact = path, batch, exact
@@ -106,7 +108,10 @@ class FourierSpectrum(Probe):
                 f"`num_points` must be at least 2 and `num_segments` 1, got {num_points} and {num_segments}."
             )
         default = torch.arange(1, self.num_points // 2 + 1)
-        self.frequencies = torch.as_tensor(default if frequencies is None else frequencies, dtype=torch.float64)
+        try:
+            self.frequencies = torch.as_tensor(default if frequencies is None else frequencies, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"`frequencies` must be numbers, got {frequencies!r}.") from None
         if not exact:
             fourier_coefficients(torch.zeros(self.num_points), self.frequencies)  # refuses those above N/2
         self.targets = self._target_amplitudes(amplitudes)
@@ -160,7 +165,8 @@ class FourierSpectrum(Probe):
             "fourier/coefficients/path", coefficients.reshape(shape), unit="output",
             description="Fourier coefficient of the learned function", **about,
         )  # fmt: skip
-        yield from self._summaries(above_rounding(magnitude, values), "/path", "cycles per path", about)
+        moved = function_values(run, batch, rounded(inputs)).T - values
+        yield from self._summaries(above_rounding(magnitude, values, moved), "/path", "cycles per path", about)
         if self.targets is not None:
             now = half_amplitude_steps([step], relative[None])
             self._reached = now if self._reached is None else torch.minimum(self._reached, now)
@@ -228,7 +234,9 @@ class FourierSpectrum(Probe):
             values = flat.reshape(*points.shape[:2], -1)  # (S, N, c)
             coefficients = fourier_coefficients(values.mT, self.frequencies, detrend=True, window="hann").cpu()
             magnitude = amplitude(coefficients, self.frequencies, self.num_points)  # (S, c, K)
-            certain = above_rounding(magnitude, values)
+            some = points[0]
+            moved = function_values(run, batch, rounded(some)) - flat[: len(some)]
+            certain = above_rounding(magnitude, values, moved)
             estimator = f"DFT on {self.num_points} points of {self.num_segments} segments, detrended, Hann window"
         about: dict[str, Any] = {
             "coords": {"frequency": Axis(self.frequencies.numpy(), "cycles per segment")},

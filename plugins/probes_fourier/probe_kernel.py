@@ -64,6 +64,11 @@ class KernelSpectrum(Probe):
         run.check_examples(self.batch)
         if self._basis is None:
             inputs = main_input(run.batch(self.batch)).cpu()
+            if not bool(inputs.isfinite().all()):
+                raise CannotMeasure(
+                    f"Batch {self.batch!r} holds inputs that are not finite, which have no distances. Pass "
+                    f"batches={{{self.batch!r}: (inputs, targets)}} without them."
+                )
             try:
                 width = median_width(inputs) if self.sigma is None else self.sigma
             except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probes.independence import first_line
 from probes.measurement import Axis, Measurement
@@ -70,7 +71,13 @@ class SpectralNorm(Probe):
         if self._sizes is None:
             self._sizes = _input_sizes(run)
         norms, unconverged, matrices = self._norms(run)
-        self._layers = self._layers or list(norms)
+        if not self._layers:
+            self._layers = list(norms)
+            if others := _others(run.model, norms):
+                run.left_out(
+                    f"{len(others)} parameters that are matrices are of modules whose linear map is not known, and "
+                    f"not measured: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}."
+                )
         if not norms:
             return
         names = [*self._layers, *(name for name in norms if name not in self._layers)]
@@ -148,6 +155,18 @@ class SpectralNorm(Probe):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from those vectors."""
         self._vectors = dict(state)
+
+
+def _others(model: nn.Module, norms: dict[str, Tensor]) -> list[str]:
+    """The parameters of two dimensions or more that belong to no measured layer."""
+    of_layers = {name for name, module in model.named_modules() if (name or type(module).__name__) in norms}
+    of_layers |= {name.rpartition(".")[0] for name in norms}
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if not is_lazy(parameter) and parameter.ndim >= 2 and name.rpartition(".")[0] not in of_layers
+        and name.partition(".parametrizations.")[0] not in of_layers
+    ]  # fmt: skip
 
 
 def _is_searched(module: nn.Module) -> bool:

@@ -7,18 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["above_rounding", "half_amplitude_steps", "power_below", "spectral_centroid"]
+__all__ = ["above_rounding", "half_amplitude_steps", "power_below", "rounded", "spectral_centroid"]
 
 
-def above_rounding(amplitudes: Tensor, values: Tensor) -> Tensor:
+def above_rounding(amplitudes: Tensor, values: Tensor, moved: Tensor | None = None) -> Tensor:
     r"""Amplitudes that are more than what rounding alone leaves of a function; the others set to zero.
 
-    A function that is straight, or constant, up to rounding has a spectrum all the same, that of the rounding: about
-    :math:`\epsilon \max |f| / (2 \sqrt N)` at every frequency. What is below :math:`\epsilon \max |f|` says nothing.
+    A function that is straight, or constant, up to rounding has a spectrum all the same, that of the rounding. What is
+    below four times :math:`\epsilon \max |f|`, or below four times what the function moves by when its inputs are
+    rounded, says nothing.
 
     Args:
         amplitudes: Any shape.
         values: The function, in the dtype in which it was computed. Any shape.
+        moved: The function at inputs that were changed by their rounding (:func:`rounded`), at some of the points,
+            less the function there; where inputs lie far from zero, this is much more than the rounding of its values.
 
     Returns:
         In the unit of the function, of the shape of ``amplitudes``.
@@ -27,8 +30,21 @@ def above_rounding(amplitudes: Tensor, values: Tensor) -> Tensor:
         >>> above_rounding(torch.tensor([0.5, 1e-8]), torch.tensor([1.0, 1.5])).tolist()
         [0.5, 0.0]
     """
-    floor = torch.finfo(values.dtype).eps * values.detach().abs().max().to(amplitudes)
-    return torch.where(amplitudes <= floor, 0.0, amplitudes)
+    floor = torch.finfo(values.dtype).eps * values.detach().abs().max()
+    if moved is not None:
+        floor = torch.maximum(floor, moved.detach().abs().max())
+    return torch.where(amplitudes <= 4 * floor.to(amplitudes), 0.0, amplitudes)
+
+
+def rounded(inputs: Tensor) -> Tensor:
+    """Inputs each of which is changed by its rounding, up or down by turns of no period.
+
+    Example:
+        >>> bool((rounded(torch.ones(8)) != 1).all())
+        True
+    """
+    signs = torch.randint(0, 2, inputs.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return inputs * (1 + torch.finfo(inputs.dtype).eps * signs.to(inputs))
 
 
 def spectral_centroid(power: Tensor, frequencies: Tensor | Sequence[float]) -> Tensor:

@@ -60,6 +60,11 @@ class Call:
                 "`model` has no trainable parameter, so it has no tangent features. Set requires_grad of those that "
                 "are trained."
             )
+        if named := next((name for name, p in model.named_parameters() if p.requires_grad and p.is_complex()), None):
+            raise CannotMeasure(
+                f"`model` has complex parameters ({named!r}): the kernel is defined for real ones. Store real and "
+                f"imaginary part, torch.view_as_real, as the parameter."
+            )
         for name, module in model.named_modules():
             if isinstance(module, _BatchNorm) and module.training:
                 raise CannotMeasure(

@@ -125,11 +125,48 @@ def test_a_constant_function_has_no_mean_index_but_what_is_its_own(make_run, mea
     assert np.isnan(found["kernel_spectrum/centroid/train"].value)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e3, 1e4, 1e5])
+def test_a_function_that_is_straight_between_samples_far_from_zero_has_no_mean_frequency(offset, make_run, measured):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    nn.init.constant_(model[0].bias, 100.0)  # far on one side of every kink
+    for inputs in (torch.randn(16, 8) + offset, torch.randn(1, 8).repeat(16, 1) + offset):
+        found = measured(FourierSpectrum(), make_run(model, inputs))
+        exact = measured(FourierSpectrum(exact=True), make_run(model, inputs))
+        if exact["fourier/linear_regions/train"].value == 1:
+            assert np.isnan(found["fourier/centroid/train"].value), offset
+            assert np.isnan(found["fourier/low_frequency_power/train"].value), offset
+
+
+def test_a_function_that_bends_has_a_mean_frequency_far_from_zero_too(make_run, measured):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    inputs = torch.randn(16, 8)
+    near = measured(FourierSpectrum(), make_run(model, inputs))["fourier/centroid/train"].value
+    with torch.no_grad():
+        model[0].bias -= 1000 * model[0].weight.sum(1)
+    far = measured(FourierSpectrum(), make_run(model, inputs + 1000))["fourier/centroid/train"].value
+    assert far == pytest.approx(near, rel=1e-2)
+
+
+def test_inputs_that_are_not_finite_are_refused_with_the_reason(caplog):
+    x = torch.randn(8, 2)
+    x[3, 1] = math.nan
+    trained(nn.Linear(2, 3), [KernelSpectrum(every(1))], (x,), loss=lambda output: output.nan_to_num().square().mean())
+    assert caplog.text.count("holds inputs that are not finite, which have no distances") == 1
+
+
+@pytest.mark.parametrize("arguments", [{"path": 3}, {"frequencies": "a"}])
+def test_settings_of_the_wrong_kind_are_refused(arguments):
+    with pytest.raises(TypeError, match=next(iter(arguments))):
+        FourierSpectrum(**arguments)
+
+
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 def test_amplitudes_above_rounding_are_left_as_they_are(size):
     values = size * torch.tensor([1.0, -2.0])
     eps = torch.finfo(torch.float32).eps
-    amplitudes = size * torch.tensor([1.0, 1e-3, 2.1 * eps, 1.9 * eps])
+    amplitudes = size * torch.tensor([1.0, 1e-3, 8.1 * eps, 7.9 * eps])
     assert torch.equal(above_rounding(amplitudes, values), torch.cat([amplitudes[:3], torch.zeros(1)]))
 
 
