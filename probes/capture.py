@@ -292,7 +292,7 @@ class _Hook(ForwardHook):
         self.owner, self.method = (lambda: None) if owner is None else weakref.ref(owner), method
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any = None) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return  # traced as nothing: no graph break, no recompilation
         owner = self.owner()
         if owner is None or owner.done or owner.paused():
