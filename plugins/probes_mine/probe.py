@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from probes.batches import Batch, tensors
-from probes.independence import TOLERANCES
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
@@ -38,6 +37,8 @@ STEPS_FOR_NUMBERS = 3
 """Steps of a classifier that one of a critic costs."""
 COMPARED = 32
 """Samples that are evaluated twice to see whether a layer is random."""
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""By what two evaluations may differ, relative to the largest activation: other samples are summed in another order."""
 UNDEFINED = (math.nan, math.nan)
 
 
@@ -391,7 +392,7 @@ def _differ(again: Tensor, features: Tensor) -> bool:
     """Beyond rounding, where both are finite."""
     both = again.isfinite() & features.isfinite()
     scale = features.abs().where(both, 0).max()
-    return bool(((again - features).abs().where(both, 0) > TOLERANCES.get(features.dtype, 1e-3) * scale).any())
+    return bool(((again - features).abs().where(both, 0) > ROUNDING.get(features.dtype, 1e-3) * scale).any())
 
 
 def _has_matrix(module: nn.Module) -> bool:
