@@ -56,7 +56,8 @@ def categorical_information(
     both, alone = counts[x, y] - with_both, counts.sum(1)[x] - with_x
 
     def terms(smoothing: float) -> Tensor:
-        return ((both + smoothing * p[y]) / (alone + smoothing) / p[y]).log()
+        found: Tensor = ((both + smoothing * p[y]) / (alone + smoothing) / p[y]).log()
+        return found
 
     if smoothing is not None:
         return terms(smoothing)
@@ -67,4 +68,5 @@ def categorical_information(
 def _number_alike(*sides: Tensor) -> Tensor:
     """For each sample, how many agree with it on all sides."""
     codes, counts = torch.unique(torch.stack(sides), dim=1, return_inverse=True, return_counts=True)[1:]
-    return counts[codes].double()
+    alike: Tensor = counts[codes].double()
+    return alike

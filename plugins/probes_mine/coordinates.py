@@ -116,7 +116,8 @@ def coordinates(
     inputs = [torch.cat([side, r.expand(len(train), -1, -1)], 2) for side, r in zip(chosen, radial, strict=True)]
     strengths = _few_of_many(chosen[0], chosen[1], train, distinct)
     if strengths is not None:
-        found = _variates(*(_functions(*side) for side in zip(chosen, strengths, strict=True)), train, distinct)
+        one, other = (_functions(side, strength) for side, strength in zip(chosen, strengths, strict=True))
+        found = _variates(one, other, train, distinct)
         if found is not None:
             found = _best_value(found, test, product)[1]
             if _clearly_better(found, best, test, product):
@@ -386,7 +387,7 @@ def _gaussian_bound_terms(pairs: tuple[Tensor, Tensor, Tensor], test: Tensor, pr
 
 
 def _by_pair(u: Tensor, v: Tensor, correlations: Tensor, product: Product) -> tuple[Tensor, Tensor]:
-    """The Gaussian critic on pairs drawn together, ``(n, k)``, and shifted, ``(s, n, k)``, for each pair of variates."""
+    """The Gaussian critic for each pair of variates: on rows, ``(n, k)``, and on shifted ones, ``(s, n, k)``."""
     a, b, c = gaussian_terms(u, v, correlations)
     return a + b + c * v, torch.stack([a + b.roll(shift, 0) + c * v.roll(shift, 0) for shift in product.shifts])
 

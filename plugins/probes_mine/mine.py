@@ -148,12 +148,13 @@ class Mine:
         if self.bound == "f_divergence":
             reference = joint.new_ones(1, 1)
         terms = bound_terms(joint[None], marginal[None], product, reference)
-        value, flags = float(terms.mean()), []
-        if value > math.log(n) / 2:
-            flags.append("saturated")
+        value = float(terms.mean())
+        flags: tuple[Literal["saturated", "useless"], ...] = ()
         if value < 0:
-            flags.append("useless")
-        return MineEstimate(max(value, 0.0), float(terms.std()) / math.sqrt(n), n, tuple(flags))
+            flags = ("useless",)
+        elif value > math.log(n) / 2:
+            flags = ("saturated",)
+        return MineEstimate(max(value, 0.0), float(terms.std()) / math.sqrt(n), n, flags)
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimizer, moving average and count of steps, for a resume that goes on to the last bit."""
