@@ -272,7 +272,7 @@ def test_strong_dependence_of_few_samples_is_not_missed(n):
 def test_no_method_is_negative_or_beyond_the_logarithm_of_n(kind, method):
     found = mutual_information(*dependent(kind, 60), method=method, max_steps=50)
     assert 1 < found.value <= math.log(60) + 1e-9
-    for seed in range(3):
+    for seed in (6, 8):  # of which neighbours alone say -0.1
         independent = torch.randn(2, 40, 2, generator=torch.Generator().manual_seed(seed))
         assert 0 <= mutual_information(*independent, method=method, max_steps=20).value < 0.4
 
