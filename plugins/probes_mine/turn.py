@@ -82,8 +82,8 @@ def affordable(
         >>> free, dear = Costs(0.0, 0.0, 0.0), Costs(1e-9, 0.0, 1e-3)
         >>> affordable([100] * 3, 1000, free, 1.0)[:3]
         ([0, 1, 2], 1000, 500)
-        >>> affordable([1000] * 3, 1000, dear, 10.1)[:3], affordable([1000] * 3, 1000, dear, 5.1)[:3]
-        (([0, 2], 1000, 50), ([2], 1000, 100))
+        >>> affordable([1000] * 3, 1000, dear, 10.1205)[:3], affordable([1000] * 3, 1000, dear, 5.1005)[:3]
+        (([0, 2], 1000, 60), ([2], 1000, 100))
     """
     count = len(widths)
     sizes = [n]
