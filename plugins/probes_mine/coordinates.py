@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .gaussian import normal_scores
-from .product import Product, log_partition
+from .product import Product, bound_terms, log_partition
 from .screening import NUM_COSINES, cosines, dependent_components, emphasis
 
 __all__ = [
@@ -27,7 +27,7 @@ MAX_DEGREE = 4
 """Of the polynomials in the radius."""
 MAX_RADIAL_SIZE = 130
 """Numbers of a side times polynomials, above which canonical correlations of so many are mostly noise."""
-MAX_RADIAL_PAIRS = 16
+MAX_VARIATES = 16
 MAX_SCREENED = 16
 """Components of a side whose functions may make up variates."""
 SHRINKAGE = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -51,6 +51,8 @@ class Coordinates(NamedTuple):
     """Shape ``(m, n, k)``."""
     correlations: Tensor
     """Of each pair of variates, zero where it may be noise. Shape ``(m, 1, k)``."""
+    screened: bool = False
+    """Whether a few of many components make up the variates, and are what the network sees large."""
 
 
 def coordinates(
@@ -60,9 +62,10 @@ def coordinates(
 
     What is chosen among, by the value on the test rows of the Gaussian critic of :func:`gaussian_terms` on the
     canonical variates: normal scores of the components, or of independent components; variates linear in those, or
-    with coefficients that are polynomials of a radius; or linear in those and in functions of the components that
-    depend on one of the other side, see :func:`dependent_components`; and how far to shrink the correlations. The
-    network sees these components larger than the others.
+    with coefficients that are polynomials of a radius; and how far to shrink the correlations. Where at most half of
+    the components of a side depend on one of the other side, see :func:`dependent_components`, also variates linear in
+    those and in functions of them: if they are better by two standard errors, the network sees these components larger
+    than the others.
 
     Args:
         x: Shape ``(n, d_x)``, no component constant.
@@ -87,21 +90,6 @@ def coordinates(
             most, best, chosen = value, pairs, white
     assert best is not None
 
-    def variates(sides: list[Tensor]) -> float:
-        """Value with the canonical variates of these sides, which are kept if it is better."""
-        nonlocal most, best
-        if min(side.shape[2] for side in sides) == 0:
-            return -math.inf
-        u, v, correlations = _pairs(sides[0], sides[1], train, distinct, MAX_RADIAL_PAIRS)
-        if u.shape[2] == 0:
-            return -math.inf
-        u, v = (torch.stack([normal_scores(one) for one in side]) for side in (u, v))
-        # Further pairs may be functions of the first, which a Gaussian would count twice.
-        value, pairs = _best_value((u, v, correlations), test, product)
-        if value > most + MARGIN:
-            most, best = value, pairs
-        return value
-
     linear = most
     radii = [0, 1] if radial[0].shape[1] or radial[1].shape[1] else []
     for degree in range(1, MAX_DEGREE + 1):
@@ -113,19 +101,32 @@ def coordinates(
                 _with_radial_polynomials(side, r[:, radius : radius + 1], degree)
                 for side, r in zip(chosen, radial, strict=True)
             ]
-            values.append((variates(widened), radius))
-        if not values or max(values)[0] == -math.inf:
+            found = _variates(widened[0], widened[1], train, distinct)
+            if found is None:
+                continue
+            # Further pairs may be functions of the first, which a Gaussian would count twice.
+            value, pairs = _best_value(found, test, product)
+            values.append((value, radius))
+            if value > most + MARGIN:
+                most, best = value, pairs
+        if not values:
             break
         radii = [max(values)[1]]
 
-    around = most > linear  # whether a radius matters
-    strengths = dependent_components(chosen[0], chosen[1], train, distinct)
-    if all(bool(strength.any()) for strength in strengths):
-        variates([_functions(side, strength) for side, strength in zip(chosen, strengths, strict=True)])
-    inputs = [
-        torch.cat([side, r.expand(len(train), -1, -1)], 2) * emphasis(strength, r.shape[1], around)
-        for side, r, strength in zip(chosen, radial, strengths, strict=True)
-    ]
+    inputs = [torch.cat([side, r.expand(len(train), -1, -1)], 2) for side, r in zip(chosen, radial, strict=True)]
+    strengths = _few_of_many(chosen[0], chosen[1], train, distinct)
+    if strengths is not None:
+        one, other = (_functions(side, strength) for side, strength in zip(chosen, strengths, strict=True))
+        found = _variates(one, other, train, distinct)
+        if found is not None:
+            found = _best_value(found, test, product)[1]
+            if _clearly_better(found, best, test, product):
+                around = most > linear  # whether a radius matters
+                inputs = [
+                    side * emphasis(strength, r.shape[1], around)
+                    for side, r, strength in zip(inputs, radial, strengths, strict=True)
+                ]
+                return Coordinates(inputs[0], inputs[1], *found, screened=True)
     return Coordinates(inputs[0], inputs[1], *best)
 
 
@@ -287,6 +288,31 @@ def _with_radial_polynomials(white: Tensor, radial: Tensor, degree: int) -> Tens
     return torch.cat([p * white for p in scaled], 2)
 
 
+def _few_of_many(x: Tensor, y: Tensor, train: Tensor, distinct: float) -> tuple[Tensor, Tensor] | None:
+    """Strengths of the components, if at most half of one side's show a dependence at all; else nothing is gained."""
+    if max(x.shape[2], y.shape[2]) == 1:
+        return None
+    strengths = dependent_components(x, y, train, distinct)
+    shares = [float((strength > 0).any(0).double().mean()) for strength in strengths]
+    return strengths if 0 < min(shares) <= 0.5 else None
+
+
+def _variates(x: Tensor, y: Tensor, train: Tensor, distinct: float) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Normal scores of the canonical variates of functions; None if there are none above noise."""
+    u, v, correlations = _pairs(x, y, train, distinct, MAX_VARIATES)
+    if u.shape[2] == 0:
+        return None
+    return torch.stack([normal_scores(one) for one in u]), torch.stack([normal_scores(one) for one in v]), correlations
+
+
+def _clearly_better(
+    pairs: tuple[Tensor, Tensor, Tensor], others: tuple[Tensor, Tensor, Tensor], test: Tensor, product: Product
+) -> bool:
+    """Whether the first have the greater value on the test rows, by more than two standard errors of the difference."""
+    gain = _gaussian_bound_terms(pairs, test, product) - _gaussian_bound_terms(others, test, product)
+    return float(gain.mean()) > MARGIN + 2 * float(gain.std()) / math.sqrt(gain.numel())
+
+
 def _functions(side: Tensor, strength: Tensor) -> Tensor:
     """The components that depend on one of the other side most, for any critic, and functions of them; zero for a
     critic for which one of them does not."""
@@ -344,11 +370,27 @@ def _gaussian_bounds(x: Tensor, y: Tensor, correlations: Tensor, test: Tensor, p
     """Donsker-Varadhan value on the test rows of the Gaussian critic of the first 1, ... k pairs. Shape ``(k,)``."""
     values = []
     for m, rows in enumerate(test):
-        a, b, c = gaussian_terms(x[m, rows], y[m, rows], correlations[m])
-        joint = (a + b + c * y[m, rows]).cumsum(1)
-        marginal = torch.stack(
-            [a + b.roll(shift, 0) + c * y[m, rows].roll(shift, 0) for shift in product.shifts]
-        ).cumsum(2)
-        copies = None if product.copies is None else product.copies[m : m + 1]
-        values.append(joint.mean(0) - log_partition(joint[None], marginal[None], product._replace(copies=copies))[0])
+        joint, marginal = (part.cumsum(-1) for part in _by_pair(x[m, rows], y[m, rows], correlations[m], product))
+        own = _of_fold(product, m)
+        values.append(joint.mean(0) - log_partition(joint[None], marginal[None], own)[0])
     return torch.stack(values).mean(0)
+
+
+def _gaussian_bound_terms(pairs: tuple[Tensor, Tensor, Tensor], test: Tensor, product: Product) -> Tensor:
+    """What each test row adds to the value of all pairs, see :func:`bound_terms`. Shape ``(m, n_test)``."""
+    terms = []
+    for m, rows in enumerate(test):
+        parts = _by_pair(pairs[0][m, rows], pairs[1][m, rows], pairs[2][m], product)
+        joint, marginal = (part.sum(-1)[None] for part in parts)
+        terms.append(bound_terms(joint, marginal, _of_fold(product, m))[0])
+    return torch.stack(terms)
+
+
+def _by_pair(u: Tensor, v: Tensor, correlations: Tensor, product: Product) -> tuple[Tensor, Tensor]:
+    """The Gaussian critic for each pair of variates: on rows, ``(n, k)``, and on shifted ones, ``(s, n, k)``."""
+    a, b, c = gaussian_terms(u, v, correlations)
+    return a + b + c * v, torch.stack([a + b.roll(shift, 0) + c * v.roll(shift, 0) for shift in product.shifts])
+
+
+def _of_fold(product: Product, m: int) -> Product:
+    return product if product.copies is None else product._replace(copies=product.copies[m : m + 1])

@@ -73,11 +73,13 @@ def normal_scores(values: Tensor) -> Tensor:
         raise ValueError(f"`values` must have shape (n, d), got {tuple(values.shape)}.")
     if not bool(values.isfinite().all()):
         raise ValueError("`values` must be finite: NaN and infinity have no rank. Drop these samples.")
-    columns = to_float64(values).T.contiguous()
-    ordered = columns.sort(dim=1).values
-    below = torch.searchsorted(ordered, columns, right=False)
-    up_to = torch.searchsorted(ordered, columns, right=True)
-    ranks = (below + up_to + 1).double() / 2
+    ordered, order = to_float64(values).T.contiguous().sort(dim=1)
+    place = torch.arange(len(values), device=values.device).expand_as(order)
+    new = torch.ones_like(order, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = place.where(new, 0).cummax(1).values  # of the values that are equal to this one
+    last = place.where(new.roll(-1, 1), len(values)).flip(1).cummin(1).values.flip(1)
+    ranks = torch.empty_like(ordered).scatter_(1, order, (first + last).double() / 2 + 1)
     scores: Tensor = torch.special.ndtri((ranks - 0.5) / len(values)).T
     return scores
 

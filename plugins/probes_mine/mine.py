@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from probes.guard import random_states_kept
 from probes.precision import to_float64
 
-from .bounds import donsker_varadhan_bound, f_divergence_bound, log_mean_exp
+from .bounds import donsker_varadhan_bound, f_divergence_bound
 from .moving_average import LogMovingAverage, mine_surrogate
+from .product import Product, bound_terms
 
 __all__ = ["Bound", "Mine", "MineEstimate", "partners"]
 
@@ -25,11 +26,16 @@ class MineEstimate(NamedTuple):
     """The value of a bound on given samples."""
 
     value: float
-    """In nats."""
+    """In nats. At least 0, which a constant critic has, and at most the logarithm of ``num_samples``, which is about
+    what so many can certify: the partition function is at least what the pairs drawn together add in their share."""
     standard_error: float
     """Of ``value`` over the samples, for this critic: how far the bound is from the mutual information it does not
     say."""
     num_samples: int
+    flags: tuple[Literal["saturated", "useless"], ...] = ()
+    """``"saturated"``: above half the logarithm of ``num_samples``, where no lower bound can be trusted and the value
+    may exceed the truth. ``"useless"``: the critic is worse than a constant one (it is new, or knows other samples by
+    heart), and the value is that one's."""
 
 
 class Mine:
@@ -138,13 +144,17 @@ class Mine:
         finally:
             self.network.train(training)
         joint, marginal = rows[0], rows[1:]
-        # A sample counts in the mean of exponentials through all pairs with its x, and through all with its z, which
-        # stood elsewhere before it was shifted.
-        log_mean = log_mean_exp(marginal) if self.bound == "donsker_varadhan" else 1.0
-        by_x = (marginal - log_mean).exp()
-        by_z = torch.stack([row.roll(-shift) for row, shift in zip(by_x, shifts[1:], strict=True)])
-        error = (joint - by_x.mean(0) - by_z.mean(0)).std() / math.sqrt(n)
-        return MineEstimate(float(self._value(joint, marginal)), float(error), n)
+        product, reference = Product(shifts[1:], None, 1 / n), None
+        if self.bound == "f_divergence":
+            reference = joint.new_ones(1, 1)
+        terms = bound_terms(joint[None], marginal[None], product, reference)
+        value = float(terms.mean())
+        flags: tuple[Literal["saturated", "useless"], ...] = ()
+        if value < 0:
+            flags = ("useless",)
+        elif value > math.log(n) / 2:
+            flags = ("saturated",)
+        return MineEstimate(max(value, 0.0), float(terms.std()) / math.sqrt(n), n, flags)
 
     def state_dict(self) -> dict[str, Any]:
         """Network, optimizer, moving average and count of steps, for a resume that goes on to the last bit."""

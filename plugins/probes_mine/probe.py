@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from probes.batches import Batch, tensors
+from probes.clock import OwnTime
 from probes.independence import differ
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
@@ -24,6 +25,7 @@ from .channel import ChannelInformation, noisy_channel_information
 from .estimator import MIN_SAMPLES, mutual_information
 from .labels import NUM_FOLDS, label_information
 from .repeats import clustered_standard_error, repeated_rows
+from .turn import MOST_STEPS, STEPS_PER_TURN, Costs, affordable, work
 
 __all__ = ["MutualInformation"]
 
@@ -32,12 +34,14 @@ MAX_COMPONENTS = 64
 SAMPLES_PER_COMPONENT = 20
 IGNORED = -100
 """The label of samples that losses leave out."""
-STEPS_PER_TURN = 1500
-"""Of training, shared by the layers: a turn costs seconds however many there are."""
 STEPS_FOR_NUMBERS = 3
 """Steps of a classifier that one of a critic costs."""
+MOST_SAMPLES = 1000
 COMPARED = 32
 """Samples that are evaluated twice to see whether a layer is random."""
+TRIED = 5e8
+"""Additions and multiplications of a trial."""
+TRIED_STEPS = 50
 UNDEFINED = (math.nan, math.nan)
 
 
@@ -71,15 +75,18 @@ class MutualInformation(Probe):
     layer that is constant tells nothing: 0.
 
     Runs when named. Give it a batch of a thousand samples or more: ``batches={"probe": (x, y)}``. Costs three forward
-    passes, n^2 distances a layer, and some seconds of training in all, which the layers share: with many of them each
-    is trained less at a time, and gets better from one measurement to the next.
+    passes, n^2 inner products and n^3 operations a layer, and some seconds of training in all, which the layers share:
+    with many of them each is trained less at a time, and gets better from one measurement to the next. Where a budget
+    limits the first turn, one layer is tried, and what does not fit is left out, once for all turns: steps of training,
+    then layers, those that are measured being spread over the depth, then samples. What is asked for by ``layers`` and
+    ``num_samples`` is measured at any cost.
 
     Args:
         schedule: When it is due; by default log-spaced.
         batches: Names of the batches; by default all of 20 samples or more.
         layers: Names of modules whose outputs are T; by default all with a weight matrix, the last one included.
         noise: Standard deviation of the noise, in units of the root mean square deviation of the layer's activations.
-        num_samples: The first so many of each batch.
+        num_samples: The first so many of each batch; by default at most 1,000.
         cold_every: Measurements from one start anew to the next.
 
     Raises:
@@ -107,13 +114,13 @@ class MutualInformation(Probe):
         batches: Sequence[str] | None = None,
         layers: Sequence[str] | None = None,
         noise: float = 0.1,
-        num_samples: int = 1000,
+        num_samples: int | None = None,
         cold_every: int = 10,
     ) -> None:
         super().__init__(schedule)
         if not 0 < noise < math.inf:
             raise ValueError(f"`noise` must be positive, got {noise}: without it the information is infinite.")
-        if not num_samples >= MIN_SAMPLES:
+        if num_samples is not None and not num_samples >= MIN_SAMPLES:
             raise ValueError(f"`num_samples` must be at least {MIN_SAMPLES}, got {num_samples}.")
         if not cold_every >= 1:
             raise ValueError(f"`cold_every` must be at least 1, got {cold_every}.")
@@ -121,6 +128,8 @@ class MutualInformation(Probe):
         self.layers = None if layers is None else list(layers)
         self.noise, self.num_samples, self.cold_every = noise, num_samples, cold_every
         self._learned: dict[str, _Learned] = {}
+        self._turns: dict[str, dict[str, Any]] = {}
+        """What a turn does, by batch, where a first turn was limited."""
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers keep now, batch by batch."""
@@ -128,7 +137,7 @@ class MutualInformation(Probe):
         refused: list[str] = []
         for name in chosen:
             try:
-                yield from self._measure(run, name)
+                yield from self._measure(run, name, run.first_turn_limit / len(chosen))
             except CannotMeasure as error:
                 refused.append(str(error))
         if not chosen:
@@ -139,7 +148,7 @@ class MutualInformation(Probe):
         if refused:
             run.left_out(refused[0])
 
-    def _measure(self, run: Run, name: str) -> Iterator[Measurement]:
+    def _measure(self, run: Run, name: str, limit: float) -> Iterator[Measurement]:
         if name not in run.batches:
             raise CannotMeasure(
                 f"`batches` names {name!r}, which is no batch; there are: {', '.join(run.batches) or 'none'}. "
@@ -148,10 +157,15 @@ class MutualInformation(Probe):
         if run.batches[name].n < MIN_SAMPLES:
             raise CannotMeasure(_too_few(f"batch {name!r} has {run.batches[name].n}"))
         run.check_examples(name)
-        batch = run.batch(name).first(self.num_samples)
-        layers = self._activations(run, batch, name)
+        turn = self._turns.get(name)
+        batch = run.batch(name).first(self.num_samples or MOST_SAMPLES if turn is None else turn["samples"])
+        layers = self._activations(run, batch, name, limit)
         axis = {"layer": Axis(np.array(list(layers)))}
-        how = f"noise of {self.noise:g} of the layer's deviation, {batch.n} samples"
+        turn = self._turns.get(name)
+        n = batch.n if turn is None else turn["samples"]
+        how = f"noise of {self.noise:g} of the layer's deviation, {n} samples"
+        if turn is not None and turn["told"]:
+            how += f", {turn['told']}"
         found = list(layers.values())
 
         def stream(quantity: str, values: Any, estimator: str, **more: Any) -> Measurement:
@@ -160,13 +174,13 @@ class MutualInformation(Probe):
 
         lower = [float(layer.inputs.lower) for layer in found]
         yield stream(
-            "inputs_lower", lower, f"known density of the noise, at most log n; {how}", num_samples=batch.n,
+            "inputs_lower", lower, f"known density of the noise, at most log n; {how}", num_samples=n,
             standard_error=np.array([float(layer.inputs.lower_error) for layer in found]),
             description="information about the inputs, at least",
         )  # fmt: skip
         yield stream(
             "inputs_upper", [float(layer.inputs.upper) for layer in found],
-            f"known density of the noise, leaving one out; {how}", num_samples=batch.n,
+            f"known density of the noise, leaving one out; {how}", num_samples=n,
             standard_error=np.array([float(layer.inputs.upper_error) for layer in found]),
             description="information about the inputs, at most",
         )  # fmt: skip
@@ -175,22 +189,24 @@ class MutualInformation(Probe):
         if batch.targets is None:
             return
         targets = [layer.targets[0] for layer in found]
-        yield stream("targets", targets, f"lower bound, held out; {how}", num_samples=batch.n,
+        yield stream("targets", targets, f"lower bound, held out; {how}", num_samples=n,
                      standard_error=np.array([layer.targets[1] for layer in found]),
                      description="information about the targets, at least")  # fmt: skip
         plane = Axis(np.array(["I(X; T + noise), at least", "I(T + noise; Y), at least"]))
-        yield stream("plane", np.array([lower, targets]).T, how, num_samples=batch.n, dims=("layer", "plane"),
+        yield stream("plane", np.array([lower, targets]).T, how, num_samples=n, dims=("layer", "plane"),
                      coords={**axis, "plane": plane}, description="information plane")  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """The classifiers, for a resume that goes on to the last bit."""
-        return {"learned": {key: learned._asdict() for key, learned in self._learned.items()}}
+        """The classifiers, and what a turn does, for a resume that goes on to the last bit."""
+        learned = {key: learned._asdict() for key, learned in self._learned.items()}
+        return {"learned": learned, "turns": {name: dict(turn) for name, turn in self._turns.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._learned = {key: _Learned(**learned) for key, learned in state["learned"].items()}
+        self._turns = {name: dict(turn) for name, turn in state["turns"].items()}
 
-    def _activations(self, run: Run, batch: Batch, batch_name: str) -> dict[str, _Layer]:
+    def _activations(self, run: Run, batch: Batch, batch_name: str, limit: float) -> dict[str, _Layer]:
         """What is to be known of each layer, in order of execution; the activations of one at a time are held."""
         modules = dict(run.model.named_modules())
         unknown = [layer for layer in self.layers or [] if layer not in modules]
@@ -199,85 +215,142 @@ class MutualInformation(Probe):
                 f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}. It has: "
                 f"{', '.join(name for name in modules if name)}."
             )
+        turn = self._turns.get(batch_name)
         chosen = self.layers or [name for name, module in modules.items() if _has_matrix(module)]
-        generator, found = run.generator, {}
-        samples = _Samples.of(batch)
-        steps = max(1, STEPS_PER_TURN // max(1, len(chosen)))
+        if turn is not None:
+            chosen = [name for name in chosen if name in turn["layers"]]
         few = torch.arange(batch.n).flip(0)[:COMPARED]
         kept: dict[str, Tensor] = {}
+        found: dict[str, _Layer] = {}
         random: list[str] = []
+        generator, samples = run.generator, _Samples.of(batch)
 
-        def hook(name: str, again: bool) -> Any:
-            label = name or type(modules[name]).__name__
+        def keep(name: str, features: Tensor) -> None:
+            kept.pop(name, None)  # in order of execution
+            kept[name] = features.clone()
 
-            def see(module: nn.Module, args: Any, output: Any) -> None:
-                output = output[0] if isinstance(output, tuple) else output
-                n = len(few) if again else batch.n
-                if not (isinstance(output, Tensor) and output.is_floating_point() and output.shape[:1] == (n,)):
-                    return
-                features = output.detach().flatten(1)
-                if not again:
-                    kept[label] = features[few.to(features.device)].clone()
-                    found[label] = self._look(features, samples, generator, f"{batch_name}/{name}", steps)
-                elif label in kept and differ(features, kept[label]):
-                    random.append(label)
-                    found[label] = _Layer.undefined()
+        def look(name: str, features: Tensor) -> None:
+            nonlocal turn
+            if name not in kept or name in random:
+                return
+            if differ(features[few.to(features.device)], kept[name]):
+                random.append(name)
+                found[name] = _Layer.undefined()
+                return
+            varies = bool(features.isfinite().all()) and bool((features != features[:1]).any())
+            if turn is None and limit < math.inf and varies:
+                widths = {name: value[0].numel() for name, value in kept.items()}
+                turn = self._turns[batch_name] = self._turn(run, features, samples, widths, limit)
+            if turn is None:
+                steps = max(1, min(MOST_STEPS, STEPS_PER_TURN // max(1, len(chosen))))
+                found[name] = self._look(features, samples, generator, f"{batch_name}/{name}", steps)
+            elif name in turn["layers"]:
+                features, told = features[: turn["samples"]], samples.first(turn["samples"])
+                found[name] = self._look(features, told, generator, f"{batch_name}/{name}", turn["steps"])
 
-            return see
-
-        for again in (False, True):
-            handles = [modules[name].register_forward_hook(hook(name, again)) for name in chosen]
-            try:
-                with torch.no_grad():
-                    run.forward(batch.select(few) if again else batch)
-            finally:
-                for handle in handles:
-                    handle.remove()
+        _visit(run, batch.select(few), modules, chosen, keep)
+        _visit(run, batch, modules, chosen, look)
         if random:
+            labels = ", ".join(name or type(modules[name]).__name__ for name in random)
             run.left_out(
-                f"Layers {', '.join(random)} give other activations for the same samples (they draw random numbers, or "
-                f"look at the other samples of a batch), so that they are no function of an input: no information."
+                f"Layers {labels} give other activations for the same samples (they draw random numbers, or look at "
+                f"the other samples of a batch), so that they are no function of an input: no information."
             )
-        missing = [layer for layer in self.layers or [] if (layer or type(modules[layer]).__name__) not in found]
+        missing = [layer for layer in self.layers or [] if layer not in found]
         if missing or not found:
             which = ", ".join(map(repr, missing)) or "none of those with a weight matrix"
             raise CannotMeasure(
                 f"`layers` must be modules that return a tensor with a row for each of the {batch.n} samples, got "
                 f"{which}. Name others."
             )
-        return found
+        return {name or type(modules[name]).__name__: layer for name, layer in found.items()}
+
+    def _turn(
+        self, run: Run, features: Tensor, samples: _Samples, widths: dict[str, int], limit: float
+    ) -> dict[str, Any]:
+        """Choose, once, what a turn does: from the time that one layer takes."""
+        names, n, clock = list(widths), len(features), OwnTime()
+        # What a process does once is no part of the time.
+        label_information(torch.eye(40, 2), torch.arange(40) % 2, torch.Generator().manual_seed(0), max_steps=2)
+        begin = clock()
+        costs = self._costs(features, samples, clock)
+        left = max(0.0, limit - (clock() - begin))
+        given = {"all_layers": self.layers is not None, "all_samples": self.num_samples is not None}
+        turn = affordable(list(widths.values()), n, costs, left, **given)
+        whole = affordable(list(widths.values()), n, costs, math.inf, all_layers=True, all_samples=True)
+        layers, told = [names[i] for i in turn.layers], []
+        if len(layers) < len(names):
+            told.append(f"{len(layers)} of {len(names)} layers")
+        if turn.samples < n:
+            told.append(f"{turn.samples} of {n} samples")
+        if turn.steps < whole.steps:
+            told.append(f"{turn.steps} instead of {whole.steps} steps of training a layer and turn")
+        if told:
+            run.left_out(
+                f"Measured with {', '.join(told)}: all would take {whole.seconds:.0f} s a turn. `layers` and "
+                f"`num_samples` that are given are measured at any cost; overhead=None measures all."
+            )
+        return {"layers": layers, "samples": turn.samples, "steps": turn.steps, "told": ", ".join(told)}
+
+    def _costs(self, features: Tensor, samples: _Samples, clock: Callable[[], float]) -> Costs:
+        """Of a trial, which leaves nothing behind."""
+        generator, (n, width) = torch.Generator().manual_seed(0), features.shape
+        few = n
+        while few > 2 * MIN_SAMPLES and work(few, width) > TRIED:
+            few //= 2
+        start, learned = clock(), dict(self._learned)
+        self._look(features[:few], samples.first(few)._replace(targets=None), generator, "", 1)
+        algebra = (clock() - start) / work(few, width)
+        if samples.targets is None:
+            return Costs(algebra, 0.0, 0.0)
+        values = to_float64(features[:, : _most_components(n)])  # any so many components
+        layer, seconds = _Reduced(values, None, values), []
+        for steps in (1, TRIED_STEPS):
+            start = clock()
+            self._targets(layer, 1.0, samples, generator, "", steps)
+            seconds.append(clock() - start)
+            self._learned = dict(learned)
+        step = max((seconds[1] - seconds[0]) / (TRIED_STEPS - 1), seconds[1] / TRIED_STEPS / 10)
+        return Costs(algebra, max(0.0, min(seconds[0] - step, seconds[1] - TRIED_STEPS * step)), step)
 
     def _look(self, features: Tensor, samples: _Samples, generator: torch.Generator, key: str, steps: int) -> _Layer:
-        features = to_float64(features)
-        noise = torch.randn(features.shape, generator=generator, dtype=torch.float64).to(features.device)
         if not bool(features.isfinite().all()):
             return _Layer.undefined()
-        std = self.noise * float(features.var(0).mean().sqrt())
+        layer = _Reduced.of(to_float64(features))
+        std = self.noise * float(layer.features.var(0).mean().sqrt())
         if std == 0:  # a dead layer tells nothing
-            nothing = features.new_zeros(())
+            nothing = layer.features.new_zeros(())
             return _Layer(ChannelInformation(nothing, nothing, nothing, nothing), 0.0, (0.0, 0.0))
-        inputs = noisy_channel_information(features, noise, std, samples.groups)
+        noise = torch.randn(layer.scores.shape, generator=generator, dtype=torch.float64).to(features.device)
+        inputs = noisy_channel_information(layer.scores, noise, std, samples.groups)
         targets = (0.0, 0.0)
         if samples.targets is not None:
-            targets = self._targets(features + std * noise, samples, key, steps)
+            targets = self._targets(layer, std, samples, generator, key, steps)
         return _Layer(inputs, std, targets)
 
-    def _targets(self, features: Tensor, samples: _Samples, key: str, steps: int) -> tuple[float, float]:
+    def _targets(
+        self, layer: _Reduced, std: float, samples: _Samples, generator: torch.Generator, key: str, steps: int
+    ) -> tuple[float, float]:
         """Value and standard error of the information about the targets."""
         targets, rows = samples.targets, samples.told
         assert targets is not None
         if targets.is_floating_point() and not bool(targets.isfinite().all()):
             return UNDEFINED
-        features, targets = features[rows.to(features.device)], targets[rows.to(targets.device)]
+        targets = targets[rows.to(targets.device)]
         # Groups of the samples that have a target, without gaps.
         groups = torch.unique(samples.groups[rows], return_inverse=True)[1]
         if len(groups) < MIN_SAMPLES or int(groups.max()) + 1 < 2 * NUM_FOLDS:
             return UNDEFINED
         device = targets.device
+
+        def seen(frame: _Frame) -> Tensor:
+            """Components of the noisy layer; the noise of orthonormal ones is that of numbers. On the CPU."""
+            clean = frame.project(layer.features)[rows]
+            return clean + std * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+
         if targets.is_floating_point() or targets.numel() != len(targets):
-            components = _Frame.of(features)
             result = mutual_information(
-                components.project(features).to(device),
+                seen(layer.frame).to(device),
                 targets,
                 groups=groups,
                 max_steps=min(500, max(1, steps // STEPS_FOR_NUMBERS)),
@@ -287,21 +360,21 @@ class MutualInformation(Probe):
         if len(classes) < 2:
             return 0.0, 0.0
         held = self._learned.get(key)
-        if held is not None and not held.fits(features, len(classes)):
+        if held is not None and not held.fits(layer.features, len(classes)):
             held = None
         warm = None
         if held is not None:
             frame = _Frame(held.mean, held.components)
             warm = label_information(
-                frame.project(features), labels, torch.Generator().manual_seed(0), groups=groups, start=held.state,
+                seen(frame), labels, torch.Generator().manual_seed(0), groups=groups, start=held.state,
                 max_steps=min(100, steps), every=25, patience=2, device=device,
             )  # fmt: skip
             self._learned[key] = held = held._replace(state=warm.state, age=held.age + 1)
         if held is None or held.age % self.cold_every == 0:
-            frame = _Frame.of(features)
+            frame = layer.frame
             cold = label_information(
-                frame.project(features), labels, torch.Generator().manual_seed(0), groups=groups,
-                max_steps=min(600, steps), every=25, patience=6, device=device,
+                seen(frame), labels, torch.Generator().manual_seed(0), groups=groups,
+                max_steps=min(MOST_STEPS, steps), every=25, patience=6, device=device,
             )  # fmt: skip
             error = clustered_standard_error(cold.terms, groups[cold.rows])
             if warm is None or float(cold.terms.mean() - warm.terms.mean()) > 3 * error:
@@ -330,6 +403,12 @@ class _Samples(NamedTuple):
         rows = torch.cat([leaf.detach().reshape(batch.n, -1).cpu().double() for leaf in leaves], 1)
         other = rows if targets is None else targets.detach().reshape(batch.n, -1).cpu().double()
         return cls(targets, told, repeated_rows(rows, other))
+
+    def first(self, n: int) -> _Samples:
+        if n >= len(self.groups):
+            return self
+        groups = torch.unique(self.groups[:n], return_inverse=True)[1]
+        return _Samples(None if self.targets is None else self.targets[:n], self.told[self.told < n], groups)
 
 
 class _Layer(NamedTuple):
@@ -360,24 +439,73 @@ class _Frame(NamedTuple):
 
     mean: Tensor
     components: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor) -> _Frame:
-        mean = features.mean(0)
-        most = min(MAX_COMPONENTS, max(1, len(features) // SAMPLES_PER_COMPONENT))
-        if features.shape[1] <= most:
-            return cls(mean, torch.eye(features.shape[1], dtype=features.dtype, device=features.device))
-        centred = features - mean
-        if centred.shape[1] <= len(centred):
-            vectors = torch.linalg.eigh(centred.T @ centred).eigenvectors
-            return cls(mean, vectors[:, -most:])
-        vectors = torch.linalg.eigh(centred @ centred.T).eigenvectors[:, -most:]
-        components = centred.T @ vectors
-        return cls(mean, components / torch.linalg.vector_norm(components, dim=0).clamp_min(1e-300))
+    """Orthonormal. Shape ``(d, k)``."""
 
     def project(self, features: Tensor) -> Tensor:
         """On the CPU."""
         return ((features - self.mean) @ self.components).cpu()
+
+
+class _Reduced(NamedTuple):
+    """A layer in no more dimensions than there are samples: all distances are the same there, and noise is noise."""
+
+    features: Tensor
+    """Shape ``(n, d)``, float64."""
+    vectors: Tensor | None
+    """Of their inner products, where d > n; the largest last. Shape ``(n, n)``."""
+    scores: Tensor
+    """Shape ``(n, min(n, d))``."""
+
+    @classmethod
+    def of(cls, features: Tensor) -> _Reduced:
+        centred = features - features.mean(0)
+        if centred.shape[1] <= len(centred):
+            return cls(features, None, centred)
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        return cls(features, vectors, vectors * values.clamp_min(0).sqrt())
+
+    @property
+    def frame(self) -> _Frame:
+        """As many components as a classifier is given."""
+        mean, (n, d) = self.features.mean(0), self.features.shape
+        most = _most_components(n)
+        centred = self.features - mean
+        if d <= most:
+            return _Frame(mean, torch.eye(d, dtype=centred.dtype, device=centred.device))
+        if self.vectors is None:
+            return _Frame(mean, torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -most:])
+        components = centred.T @ self.vectors[:, -most:]
+        return _Frame(mean, components / torch.linalg.vector_norm(components, dim=0).clamp_min(1e-300))
+
+
+def _most_components(n: int) -> int:
+    return min(MAX_COMPONENTS, max(1, n // SAMPLES_PER_COMPONENT))
+
+
+def _visit(
+    run: Run,
+    batch: Batch,
+    modules: dict[str, nn.Module],
+    names: Sequence[str],
+    see: Callable[[str, Tensor], None],
+) -> None:
+    """Call ``see`` with the activations ``(n, d)`` of each layer that has a row for each sample."""
+
+    def hook(name: str) -> Any:
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            if isinstance(output, Tensor) and output.is_floating_point() and output.shape[:1] == (batch.n,):
+                see(name, output.detach().flatten(1))
+
+        return after
+
+    handles = [modules[name].register_forward_hook(hook(name)) for name in names]
+    try:
+        with torch.no_grad():
+            run.forward(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _too_few(found: str) -> str:

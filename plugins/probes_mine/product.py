@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Product", "draw_product", "log_partition", "tempered"]
+__all__ = ["Product", "bound_terms", "draw_product", "log_partition", "tempered"]
 
 
 LEAST = 1e-9
@@ -76,7 +76,38 @@ def log_partition(joint: Tensor, marginal: Tensor, product: Product) -> Tensor:
     return torch.maximum(others, own + math.log(product.own))
 
 
-def tempered(value: Callable[[float], float], steps: int = 14) -> float:
+def bound_terms(joint: Tensor, marginal: Tensor, product: Product, reference: Tensor | None = None) -> Tensor:
+    r"""What each sample adds to the bound of Donsker and Varadhan: through its pair, and through all pairs with its x
+    or its y.
+
+    .. math:: t_i = T_{ii} - \log Z - (w_{i \cdot} - \bar w) - (w_{\cdot i} - \bar w), \quad w_{ij} = e^{T_{ij}} / Z
+
+    Their mean is the value, their deviation that of the value times the root of n.
+
+    Args:
+        joint: Shape ``(m, n)``.
+        marginal: The value for x_i and the y shift rows before, shape ``(m, s, n)``.
+        product: Which pairs these are.
+        reference: Instead of log Z where the bound is that of Nguyen, Wainwright and Jordan: a tangent of the
+            logarithm, 1. Shape ``(m, 1)``.
+    """
+    log_mean = log_partition(joint, marginal, product)[:, None]
+    subtracted = log_mean if reference is None else (log_mean - reference).exp()
+    reference = log_mean if reference is None else reference
+    weights = (marginal - reference[:, None]).exp()
+    if product.copies is not None:  # the others count for more, as in the mean
+        independent = (~product.copies).to(weights)
+        weights = weights * independent / independent.mean((1, 2), keepdim=True).clamp_min(1 / weights.numel())
+    by_y = torch.stack([row.roll(-shift, 1) for row, shift in zip(weights.unbind(1), product.shifts, strict=True)], 1)
+    by_x, by_y = weights.mean(1), by_y.mean(1)
+    # Where pairs drawn together make up the partition function, a sample is in it by its own pair.
+    own = product.own * (joint - reference).exp()
+    limited = own.mean(1, keepdim=True) > by_x.mean(1, keepdim=True)
+    by_x, by_y = (torch.where(limited, own, side) for side in (by_x, by_y))
+    return joint - subtracted - (by_x - by_x.mean(1, keepdim=True)) - (by_y - by_y.mean(1, keepdim=True))
+
+
+def tempered(value: Callable[[float], float], steps: int = 10) -> float:
     """The scale s between 0 and 1 of a critic at which its held-out value, concave in s and zero at zero, is greatest.
 
     One number for all folds: a critic that is too sure of itself is made less so, and one that is of no use becomes the
@@ -88,9 +119,17 @@ def tempered(value: Callable[[float], float], steps: int = 14) -> float:
     """
     if value(1.0) >= value(0.95):
         return 1.0 if value(1.0) > LEAST else 0.0
-    low, high = 0.0, 1.0
+    # By the golden section: what one step has looked at, the next needs again.
+    low, high, ratio = 0.0, 1.0, (math.sqrt(5) - 1) / 2
+    left, right = 1 - ratio, ratio
+    at_left, at_right = value(left), value(right)
     for _ in range(steps):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        low, high = (left, high) if value(left) < value(right) else (low, right)
-    best = (low + high) / 2
-    return best if value(best) > LEAST else 0.0
+        if at_left < at_right:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = value(right)
+        else:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = value(left)
+    return (left if at_left > at_right else right) if max(at_left, at_right) > LEAST else 0.0

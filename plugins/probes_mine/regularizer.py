@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
 
@@ -41,8 +42,10 @@ class MutualInformationRegularizer(Probe):
     one backward pass through what z comes from, by :meth:`tap`.
 
     As a probe, ``ProbeManager(model, probes=[regularizer])`` records ``mine/information``, the value of the last
-    term, and after clipping ``mine/clip_ratio``, ``mine/main_gradient_norm`` and ``mine/information_gradient_norm``;
-    its state goes into the manager's checkpoint. Without a manager, save :meth:`state_dict`.
+    term as far as it can be one (a critic that lags behind gives less than 0, one that knows the batch by heart more
+    than the logarithm of its size; what is added to the loss is not cut off), and after clipping ``mine/clip_ratio``,
+    ``mine/main_gradient_norm`` and ``mine/information_gradient_norm``; its state goes into the manager's checkpoint.
+    Without a manager, save :meth:`state_dict`.
 
     Args:
         network: The statistics network, called with x and z.
@@ -98,6 +101,7 @@ class MutualInformationRegularizer(Probe):
         self.mine = Mine(network, rate=rate, optimizer=optimizer, seed=seed)
         self._calls = 0
         self._information: Tensor | None = None
+        self._pairs = 1
         self._clipping: AdaptedGradient | None = None
 
     def update(self, x: Tensor, z: Tensor) -> None:
@@ -125,7 +129,7 @@ class MutualInformationRegularizer(Probe):
         finally:
             network.train(training)
         value = donsker_varadhan_bound(joint, marginal)
-        self._information = value.detach()
+        self._information, self._pairs = value.detach(), len(z)
         return value
 
     def __call__(self, x: Tensor, z: Tensor) -> Tensor:
@@ -176,8 +180,10 @@ class MutualInformationRegularizer(Probe):
         """Yield the values of the last term."""
         if self._information is not None:
             yield Measurement(
-                "mine/information", self._information, unit="nats",
-                estimator="Donsker-Varadhan bound on the last batch", description="information, at least",
+                "mine/information", self._information.clamp(0, math.log(self._pairs)), unit="nats",
+                num_samples=self._pairs, description="information that the critic sees",
+                estimator="Donsker-Varadhan bound on the last batch, which the critic may have trained on; cut off at "
+                "0 and at log n",
             )  # fmt: skip
         if self._clipping is not None:
             yield Measurement("mine/clip_ratio", self._clipping.ratio, description="of the information's gradient")

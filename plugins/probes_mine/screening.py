@@ -31,10 +31,11 @@ def cosines(scores: Tensor) -> Tensor:
         >>> (cosines(torch.tensor([0.0])).square().abs() + 0.1).int().tolist()
         [0, 2, 0, 2, 0, 2]
     """
-    angle = math.pi * torch.special.ndtr(scores)
-    harmonics = torch.arange(1, NUM_COSINES + 1, dtype=scores.dtype, device=scores.device)
-    functions: Tensor = (angle[..., None] * harmonics).cos().flatten(-2) * math.sqrt(2)
-    return functions
+    first = (math.pi * torch.special.ndtr(scores)).cos()
+    harmonics = [torch.ones_like(first), first]
+    while len(harmonics) <= NUM_COSINES:  # Chebyshev polynomials of the first
+        harmonics.append(2 * first * harmonics[-1] - harmonics[-2])
+    return torch.stack(harmonics[1:], -1).flatten(-2) * math.sqrt(2)
 
 
 def dependent_components(x: Tensor, y: Tensor, train: Tensor, distinct: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -66,12 +67,12 @@ def dependent_components(x: Tensor, y: Tensor, train: Tensor, distinct: float = 
     bar = _chi_square_quantile(NUM_COSINES**2, d_x * d_y)
     strengths = []
     for i in range(m):
-        sides = [cosines(side[i, rows[i]]) for side in (x, y)]
+        sides = [cosines(side[i, rows[i]].float()) for side in (x, y)]  # float32: a correlation to six digits
         one, other = ((side - side.mean(0)) / side.std(0, correction=0).clamp_min(1e-6) for side in sides)
         squares = (one.T @ other / len(one)).square()
         score = n * squares.view(d_x, NUM_COSINES, d_y, NUM_COSINES).sum((1, 3))
         strengths.append(torch.where(score > bar, score / n, 0.0))
-    strength = torch.stack(strengths)
+    strength = torch.stack(strengths).to(x)
     return strength.amax(2), strength.amax(1)
 
 

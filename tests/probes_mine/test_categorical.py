@@ -29,7 +29,8 @@ def test_independent_classes_do_not_look_dependent_however_many():
     outer = counts.sum(1, keepdim=True) * counts.sum(0)
     plug_in = float(torch.special.xlogy(counts, counts / outer).sum())
     assert plug_in > 0.07
-    assert -0.15 < float(categorical_information(x, y).mean()) < 0.01
+    assert -0.15 < float(categorical_information(x, y, smoothing=1.0).mean()) < 0.01
+    assert 0 <= float(categorical_information(x, y).mean()) < 0.01
 
 
 def test_approaches_the_plug_in_for_many_samples():
@@ -43,3 +44,25 @@ def test_approaches_the_plug_in_for_many_samples():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="same shape"):
         categorical_information(draw(5, 2), draw(4, 2))
+
+
+def test_independent_classes_are_never_below_zero():
+    for seed in range(20):
+        x, y = draw(50 + 30 * seed, 8, seed), draw(50 + 30 * seed, 5, seed + 100)
+        terms = categorical_information(x, y)
+        assert 0 <= float(terms.mean()) < 2.5 * float(terms.std()) / math.sqrt(len(x)) + 1e-12
+
+
+def test_groups_are_left_out_whole():
+    x, y, groups = draw(40, 3), draw(40, 2, seed=1), draw(40, 15, seed=2)
+    found = categorical_information(x, y, smoothing=2.0, groups=groups)
+    for i in range(40):
+        others = [j for j in range(40) if groups[j] != groups[i]]
+        p = sum(int(y[j] == y[i]) for j in range(40)) / 40
+        same = [j for j in others if x[j] == x[i]]
+        q = (sum(int(y[j] == y[i]) for j in same) + 2 * p) / (len(same) + 2)
+        assert float(found[i]) == pytest.approx(math.log(q / p), rel=1e-12)
+    # Pairs of independent classes, ten times: each pair says itself unless its copies are left out with it.
+    x, y, groups = draw(50, 20).repeat(10), draw(50, 20, seed=1).repeat(10), torch.arange(50).repeat(10)
+    assert float(categorical_information(x, y).mean()) > 0.5
+    assert float(categorical_information(x, y, groups=groups).mean()) < 0.05

@@ -15,7 +15,7 @@ from probes_mine.coordinates import (
     whitened_features,
 )
 from probes_mine.cross_fitting import split
-from probes_mine.product import Product
+from probes_mine.product import Product, draw_product
 
 OWN = 1e-6  # hardly any pair of the product is one that was drawn together
 
@@ -135,3 +135,20 @@ def test_a_fit_does_not_look_at_which_y_its_test_rows_have(monkeypatch):
     assert torch.allclose(before.correlations[0], after.correlations[0])
     assert torch.allclose(before.pairs_x[0].abs(), after.pairs_x[0].abs())
     assert not math.isclose(float(before.correlations[1, 0, 0]), float(after.correlations[1, 0, 0]), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "picked"), [("sparse", True), ("one each", False), ("linear", False)])
+def test_components_are_picked_where_few_of_many_matter_and_it_gains(kind, picked):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 1000, 6, generator=generator, dtype=torch.float64)
+    if kind == "linear":  # two of six, but nothing that the plain variates do not see
+        y[:, :2] += x[:, :2]
+    else:
+        few = 1 if kind == "sparse" else 6
+        y[:, :few] = x[:, :few].square() + 0.3 * y[:, :few]
+    folds = split(1000, 5, generator)
+    product = draw_product(folds.test, 8, 1000, generator)
+    found = coordinates(x, y, *folds, product)
+    assert found.screened == picked
+    spread = found.x[..., :6].square().mean((0, 1))
+    assert (spread.max() > 100 * spread.min()) == picked

@@ -67,18 +67,39 @@ def test_one_step_of_two_pairs_matches_the_gradient_written_out(bound):
 
 @pytest.mark.parametrize("bound", ["donsker_varadhan", "f_divergence"])
 def test_estimate_over_all_partners_matches_sums_written_out(bound):
-    x, z, w = draw(7, 3), draw(7, 2, 1), draw(3, 2, 2)
-    found = Mine(Table(w), bound=bound).estimate(x, z, shuffles=6, batch_size=4)
-    t = [[float(x[i] @ w @ z[j]) for j in range(7)] for i in range(7)]
+    x, z = draw(7, 3), draw(7, 2, 1)
+    w, offset = x.T @ z / 10, 1.0 if bound == "f_divergence" else 0.0
+    network = Table(w)
+    network.register_forward_hook(lambda module, args, output: output + offset)
+    found = Mine(network, bound=bound).estimate(x, z, shuffles=6, batch_size=4)
+    t = [[float(x[i] @ w @ z[j]) + offset for j in range(7)] for i in range(7)]
     others = [math.exp(t[i][j]) for i in range(7) for j in range(7) if i != j]
     mean = math.fsum(others) / 42
+    own = math.fsum(math.exp(t[i][i]) for i in range(7)) / 7
+    assert own / 7 < mean
     subtracted = math.log(mean) if bound == "donsker_varadhan" else mean / math.e
-    assert found.value == pytest.approx(math.fsum(t[i][i] for i in range(7)) / 7 - subtracted, rel=1e-10)
+    exact = math.fsum(t[i][i] for i in range(7)) / 7 - subtracted
+    assert exact > 0 and found.value == pytest.approx(exact, rel=1e-10)
     assert found.num_samples == 7
+
+
+def test_an_estimate_is_no_number_that_information_cannot_be():
+    x = torch.arange(20.0, dtype=torch.float64)[:, None]
+    for bound in ("donsker_varadhan", "f_divergence"):
+        narrow, wrong = Table(torch.ones(1, 1)), Table(-torch.ones(1, 1))
+        narrow.forward = lambda x, z: -1000 * (x - z).square().sum(1) + 50
+        found = Mine(narrow, bound=bound).estimate(x, x)
+        assert 0 <= found.value <= math.log(20) + 1e-9
+        if bound == "donsker_varadhan":
+            assert found.value == pytest.approx(math.log(20)) and found.flags == ("saturated",)
+        found = Mine(wrong, bound=bound).estimate(x, x)
+        assert found.value == 0 and found.flags == ("useless",)
+    assert Mine(LogRatio(0.6)).estimate(*gaussians(0.6, 500, 0)).flags == ()
 
 
 def test_donsker_varadhan_is_above_the_f_divergence_for_one_critic():
     x, z, w = draw(50, 3), draw(50, 2, 1), draw(3, 2, 2)
+    w = 0.1 * w + 0.2 * (x.T @ z / 50)
     values = [Mine(Table(w), bound=bound).estimate(x, z).value for bound in ("donsker_varadhan", "f_divergence")]
     assert values[0] > values[1]
 

@@ -10,9 +10,12 @@ from torch import nn
 
 from probes import CannotMeasure, ProbeManager, at, every
 from probes.batches import Batch
+from probes.clock import OwnTime
 from probes.run import Run
 from probes_mine import MutualInformation, noisy_channel_information
 from probes_mine.labels import label_information
+from probes_mine.probe import _Reduced, _Samples
+from probes_mine.turn import Costs, affordable
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -334,3 +337,97 @@ def test_one_batch_that_is_refused_leaves_the_others_theirs():
 def test_bad_arguments_are_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         MutualInformation(at([1]), **arguments)
+
+
+def limited(run, seconds):
+    told = []
+    run.bind(lambda plugin, needed: True, lambda plugin, message: told.append(message), lambda: seconds)
+    return told
+
+
+@pytest.fixture
+def slow_layers(monkeypatch):
+    """Layers that take 0.1 s each, and a millisecond for each step of training, as far as the probe can see."""
+    monkeypatch.setattr(MutualInformation, "_costs", lambda *args: Costs(0.0, 0.1, 1e-3))
+
+
+def deep(width=12):
+    return nn.Sequential(*[module for _ in range(9) for module in (nn.Linear(width, width), nn.Tanh())])
+
+
+@pytest.mark.usefixtures("slow_layers")
+def test_a_first_turn_that_is_limited_takes_fewer_layers_for_good_and_says_so():
+    x, y = data(n=100)
+    x = x.repeat(1, 2)
+    probe, run = MutualInformation(), run_of(model := deep(), x, y)
+    told = limited(run, 0.8)
+    first = measured(probe, run)["targets"]
+    assert first.coords["layer"].values.tolist() == ["0", "4", "8", "12", "16"]
+    assert "5 of 9 layers" in first.estimator and "5 of 9 layers" in told[0]
+    resumed = MutualInformation()
+    resumed.load_state_dict(torch.load(_saved(probe.state_dict()), weights_only=True))
+    for again in (probe, resumed):
+        found = measured(again, later := run_of(model, x, y, 1))["targets"]
+        assert (
+            found.coords["layer"].values.tolist() == ["0", "4", "8", "12", "16"] and found.estimator == first.estimator
+        )
+    told = limited(later, math.inf)
+    measured(resumed, later)
+    assert told == []
+
+
+@pytest.mark.usefixtures("slow_layers")
+def test_what_was_asked_for_is_measured_at_any_cost():
+    x, y = data(n=600)
+    run = run_of(mlp(), x, y)
+    limited(run, 0.01)
+    found = measured(MutualInformation(layers=["0", "2"], num_samples=600), run)["inputs_lower"]
+    assert found.coords["layer"].values.tolist() == ["0", "2"] and found.num_samples == 600
+    found = measured(MutualInformation(), run)["inputs_lower"]
+    assert found.coords["layer"].values.tolist() == ["4"] and found.num_samples == 300
+    assert "300 of 600 samples" in found.estimator
+
+
+def test_without_a_limit_or_within_it_nothing_is_left_out():
+    x, y = data(n=100)
+    free, ample = run_of(model := mlp(), x, y), run_of(model, x, y)
+    told = limited(ample, 1000.0)
+    values = [measured(MutualInformation(), run)["targets"] for run in (free, ample)]
+    assert values[0].value.tolist() == values[1].value.tolist() and values[0].estimator == values[1].estimator
+    assert told == []
+
+
+def test_a_trial_predicts_what_a_layer_takes():
+    x, y = torch.randn(400, 60), torch.arange(400) % 3
+    probe, clock = MutualInformation(), OwnTime()
+    samples = _Samples.of(Batch((x,), targets=y))
+    costs = min((probe._costs(x, samples, clock) for _ in range(3)), key=lambda costs: costs.step)
+    assert probe.state_dict()["learned"] == {}
+    seconds = []
+    for _ in range(3):
+        start = clock()
+        probe._look(x, samples, torch.Generator(), "", 150)
+        probe._learned.clear()
+        seconds.append(clock() - start)
+    predicted = affordable([60], 400, costs, math.inf)
+    assert predicted.steps == 600
+    expected = predicted.seconds - 450 * costs.step
+    assert expected / 3 < min(seconds) < expected * 3
+
+
+@pytest.mark.parametrize("width", [300, 3000])
+def test_fewer_dimensions_than_components_keep_distances_and_the_largest_components(width):
+    generator = torch.Generator().manual_seed(0)
+    scales = 0.9 ** torch.arange(width, dtype=torch.float64)
+    features = torch.randn(200, width, generator=generator, dtype=torch.float64) * scales + 5
+    layer = _Reduced.of(features)
+    assert layer.scores.shape == (200, min(200, width))
+    distances, expected = (
+        torch.cdist(one, one, compute_mode="donot_use_mm_for_euclid_dist") for one in (layer.scores, features)
+    )
+    torch.testing.assert_close(distances, expected, rtol=1e-6, atol=1e-6)  # eigenvalues are to 1e-16 of the largest
+    centred = features - features.mean(0)
+    largest = torch.linalg.svd(centred, full_matrices=False).S[:10].square()
+    torch.testing.assert_close(layer.frame.project(features).square().sum(0).flip(0), largest)
+    basis = layer.frame.components
+    torch.testing.assert_close(basis.T @ basis, torch.eye(10, dtype=torch.float64))

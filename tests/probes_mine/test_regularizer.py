@@ -126,6 +126,18 @@ def test_manager_records_it_like_a_probe():
     assert manager.run.step == 4  # the critic's own steps are no steps of the model
 
 
+@pytest.mark.parametrize(("scale", "told"), [(-1, 0), (1000, math.log(16))])
+def test_what_is_recorded_is_a_number_that_information_can_be(scale, told):
+    critic = nn.Module()
+    critic.forward = lambda x, z: -scale * (x - z).square().sum(1)
+    critic.unused = nn.Parameter(torch.zeros(1))
+    regularizer, x = MutualInformationRegularizer(critic), torch.arange(16.0)[:, None]
+    term = regularizer.information(x, x)
+    (measurement, *_) = regularizer.measure(None, 0)
+    assert measurement.value.item() == pytest.approx(told) and measurement.num_samples == 16
+    assert term < 0 if scale < 0 else term > 100  # what is added to the loss is not cut off
+
+
 @pytest.mark.parametrize(("mode", "grows"), [("max", True), ("min", False)])
 def test_it_raises_or_lowers_the_information_of_a_noisy_channel(mode, grows):
     """z = w x + noise, with a loss that holds w to 1: I = log(1 + w^2) / 2 goes up or down from there."""
