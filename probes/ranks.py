@@ -229,7 +229,9 @@ class Team:
     ) -> None:
         run, governor = dispatch.run, dispatch.governor
         note: dict[str, Any] = {"step": step, "tasks": [], "joint": [], "states": {}}
-        given = [p for p in chosen if self.ranks and _givable(p) and p.key not in self._mine]
+        # A first turn is rank 0's: what it may take there decides how much is measured on.
+        exact = governor.overhead is None
+        given = [p for p in chosen if self.ranks and _givable(p) and p.key not in self._mine and (p.measured or exact)]
         # All work on one that takes longer than all others together, and can be divided; the others are dealt out.
         total = sum(governor.cost(plugin.key) for plugin in chosen)
         joint = [p for p in given if p.key in run.spreads and 2 * governor.cost(p.key) > total]
