@@ -162,8 +162,8 @@ class Dispatcher:
                 self._fit_batches()
                 waited = not all(map(self._ready, self.probes))
                 self._arranged = True
-                if waited:
-                    self._next_due = step  # it is due now
+                if waited or self.team is not None:  # with other ranks, the next meeting is appointed from here
+                    self._next_due = step
             for plugin in self._steppers:
                 if not plugin.problem:
                     self.plugins.call(plugin, "on_step", run=self.run, step=step)

@@ -297,6 +297,9 @@ class PathComplexity(Probe):
         self._model, self._squares = None, []
         self._of, self._seen = {}, {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_of": {}, "_seen": {}}  # a copy is of other parameters
+
     def state_dict(self) -> dict[str, Any]:
         """The sums, what has been added since the last of them, and the initial parameters."""
         return {
