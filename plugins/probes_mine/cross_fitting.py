@@ -50,8 +50,8 @@ def _split_groups(order: Tensor, m: int, groups: Tensor) -> Folds:
     sizes = groups.bincount()
     # Groups in random order, larger ones first: each goes to the part that has fewest rows.
     ranked = torch.unique(groups[order], return_inverse=True)[1].new_zeros(len(sizes))
-    ranked[groups[order.flip(0)]] = torch.arange(len(order) - 1, -1, -1)
-    rows, part = [0] * m, torch.zeros(len(sizes), dtype=torch.long)
+    ranked[groups[order.flip(0)]] = torch.arange(len(order) - 1, -1, -1, device="cpu")
+    rows, part = [0] * m, torch.zeros(len(sizes), dtype=torch.long, device="cpu")
     for group in sorted(range(len(sizes)), key=lambda g: (-int(sizes[g]), int(ranked[g]))):
         part[group] = least = rows.index(min(rows))
         rows[least] += int(sizes[group])

@@ -167,7 +167,7 @@ def mutual_information(
             raise ValueError(f"At least {MIN_SAMPLES} samples are needed to hold some out, got {n}.")
         both = first.discrete and second.discrete
         if groups is None:
-            groups = torch.arange(n) if both else repeated_rows(first.values, second.values)
+            groups = torch.arange(n, device="cpu") if both else repeated_rows(first.values, second.values)
         else:
             groups = _groups(groups, n)
         num_groups = int(groups.max()) + 1
@@ -177,7 +177,7 @@ def mutual_information(
         if num_groups < n:
             flags.append("repeated_rows")
         if num_groups < 2 * NUM_FOLDS:  # too few to hold some out: what repeats must be classes
-            groups, num_groups = torch.arange(n), n
+            groups, num_groups = torch.arange(n, device="cpu"), n
 
         discrete = first.discrete or second.discrete
         gaussian, gaussian_error = None, 0.0

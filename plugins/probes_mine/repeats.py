@@ -39,11 +39,11 @@ def repeated_rows(x: Tensor, y: Tensor) -> Tensor:
         [0, 1, 0, 2]
     """
     n = len(x)
-    alone = torch.arange(n)
+    alone = torch.arange(n, device="cpu")
     codes = [torch.unique(side, dim=0, return_inverse=True)[1].cpu() if side.shape[1] else 0 * alone for side in (x, y)]
     joint = torch.unique(codes[0] * n + codes[1], return_inverse=True)[1]
     of_joint = joint.bincount()[joint]
-    group, copies = joint, torch.zeros(n, dtype=torch.bool)
+    group, copies = joint, torch.zeros(n, dtype=torch.bool, device="cpu")
     for side, code in zip((x, y), codes, strict=True):
         rows = code.bincount()[code]
         repeats = (rows > 1) & (rows <= max(2, n * LARGEST_SHARE))
@@ -54,7 +54,7 @@ def repeated_rows(x: Tensor, y: Tensor) -> Tensor:
             group, copies = code, repeats
             break
     # A copy is numbered by the first of its group, everything else by itself; then without gaps, in order.
-    first = torch.full((n,), n).scatter_reduce(0, group, alone, "amin")
+    first = torch.full((n,), n, device="cpu").scatter_reduce(0, group, alone, "amin")
     numbers: Tensor = torch.unique(torch.where(copies, first[group], alone), return_inverse=True)[1]
     return numbers
 
