@@ -297,8 +297,9 @@ class ProbeManager:
             wanted="train" not in run.batches,
             waiting=lambda calls: plugins.tell("warning", None, self._missed()),
         )
-        self._first.watch(self._called)
-        if not self._first.wanted:
+        if self._first.wanted:
+            self._first.watch(self._called)
+        else:  # no hook of ours: of a model that is compiled later it would stay in the graph
             dispatch.check_needs()
         # The manager lives as long as the model, also when the script keeps no reference to it.
         keep_alive(run.model, self)
