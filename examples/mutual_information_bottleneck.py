@@ -377,7 +377,7 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
                 values=shares,
             )
         )  # fmt: skip
-        by_critic = [1 - a["critic"] / b["critic"] for a, b in zip(mine, without, strict=True)]
+        by_critic = [1 - a["critic"] / (b["critic"] or math.nan) for a, b in zip(mine, without, strict=True)]
         findings.append(
             Finding(
                 f"I(X; Z) of test images as a fresh MINE reads it, {encoder} encoder", "lower",

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-__all__ = ["StepCounter", "unwrap_optimizer"]
+__all__ = ["StepCounter", "StepHook", "unwrap_optimizer"]
 
 UNCERTAIN = 1000
 """Updates that may have been skipped and were not asked about, at most."""
@@ -103,7 +103,7 @@ class StepCounter:
         self._certain: tuple[int, list[_Known]] = (0, [])
         """Step and round before those."""
         # The hooks refer weakly: an optimizer (or torch, for the global ones) must not keep the model alive.
-        post, pre = _Hook(self, "_after"), _Hook(self, "_before")
+        post, pre = StepHook(self, "_after"), StepHook(self, "_before")
         self._pre: list[torch.utils.hooks.RemovableHandle] = []
         self._post: list[torch.utils.hooks.RemovableHandle] = []
         # First: whatever interrupts what follows, nothing stays.
@@ -294,7 +294,7 @@ def _with_closure(call: _Call, then: Callable[[], None]) -> _Call | None:
     return (args[0], first, *args[2:]), kwargs
 
 
-class _Hook:
+class StepHook:
     """A step hook that holds its counter weakly, and returns nothing but a call with another closure."""
 
     def __init__(self, counter: StepCounter, method: str) -> None:

@@ -39,6 +39,7 @@ from .manager import ProbeManager
 from .measurement import Measurement
 from .probe import Probe
 from .sinks.recorder import Recorder as Recorder
+from .steps import StepHook
 
 __all__ = ["SUBJECTS", "Overdue", "Recorder", "Subject", "Trial", "hooks", "optimizer_hooks", "place", "refuses"]
 
@@ -298,8 +299,14 @@ def hooks(model: nn.Module) -> dict[str, int]:
 
 
 def optimizer_hooks(optimizers: Sequence[Optimizer]) -> list[int]:
-    """How many step hooks there are, of all optimizers and of each."""
-    tables: list[Any] = [_global_optimizer_post_hooks, _global_optimizer_pre_hooks]
+    """How many step hooks there are, of all optimizers and of each, that are not those of a manager.
+
+    A trial that was given up may keep its manager until that is collected, in the middle of another trial.
+    """
+    tables: list[Any] = [
+        [hook for hook in table.values() if not isinstance(hook, StepHook)]
+        for table in (_global_optimizer_post_hooks, _global_optimizer_pre_hooks)
+    ]
     for optimizer in optimizers:
         tables += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     return [len(table) for table in tables]

@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.overrides import _get_current_function_mode_stack
 
 from probes import Probe, ProbeManager, at, every
@@ -147,7 +148,8 @@ class Watch:
             digest["function modes"] = str(_get_current_function_mode_stack())
             digest["hooks"] = str(hooks(loop.called))
         if place == "detached":
-            digest["optimizer hooks"] = str(optimizer_hooks(loop.optimizers))
+            everyones = len(_global_optimizer_post_hooks), len(_global_optimizer_pre_hooks)
+            digest["optimizer hooks"] = str((optimizer_hooks(loop.optimizers), everyones))
             digest["attributes"] = str([sorted(vars(module)) for module in loop.called.modules()])
         self.trace.digests.append(digest)
 

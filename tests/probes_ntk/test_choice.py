@@ -28,7 +28,7 @@ def run_of(model, seed=0, limit=None, **batches):
 
 def told_by(probe, run):
     told = []
-    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message), run._first_turn_limit)
     return {measurement.name: measurement for measurement in probe.measure(run, 0)}, told
 
 
@@ -148,7 +148,7 @@ def test_a_turn_that_would_take_too_long_is_of_fewer_samples_then_of_fewer_outpu
     )
     n, c = fit(2.5, sample=0.01)  # passes alone tell: 60 and then twice n (1 + 2 c) of them
     assert n in SIZES and n >= 10 and 0.01 * (60 + 2 * n * (1 + 2 * c)) <= 2.5 < 0.01 * (60 + 2 * 100 * (1 + 2 * c))
-    with pytest.raises(CannotMeasure, match="The kernel of 8 samples and 2 outputs alone is predicted to take 1.4 s"):
+    with pytest.raises(CannotMeasure, match=r"The kernel of 8 samples and 2 outputs alone is predicted to take 1\.4 s"):
         fit(1.0, sample=0.01)
 
 
