@@ -1,6 +1,9 @@
 """A small model's training loop, a probe and a sink for it."""
 
+import gc
+
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from probes import Measurement, Probe, hookimpl
 
@@ -42,6 +45,13 @@ class Memory:
 
     def steps(self, name):
         return [row.step for row in self.rows if row.name == name]
+
+
+def step_hooks(collect=True):
+    """The step hooks of all optimizers; of other tests, only what is still alive and so will not go by itself."""
+    if collect:
+        gc.collect()
+    return {*_global_optimizer_pre_hooks, *_global_optimizer_post_hooks}
 
 
 def run_steps(model, optimizer, steps):

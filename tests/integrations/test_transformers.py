@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from integration_runs import Buffers, Outputs, assert_same_records, assert_same_weights, events, steps, weights
-from torch.optim.optimizer import _global_optimizer_post_hooks
+from loops import step_hooks
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from probes import ProbeManager, every, open_run
@@ -162,7 +162,7 @@ def test_after_an_exception_the_record_can_be_read_and_is_closed_with_the_model(
             if state.global_step == 5:
                 raise KeyboardInterrupt
 
-    before = len(_global_optimizer_post_hooks)
+    before = step_hooks()
     model, callback = language_model(), watching(tmp_path / "run")
     interrupted = trainer(model, tmp_path / "out", callback, Interrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -174,7 +174,7 @@ def test_after_an_exception_the_record_can_be_read_and_is_closed_with_the_model(
     gc.collect()
     with h5py.File(tmp_path / "run" / "run.h5") as file:
         assert file["outputs/train/step"][:].tolist() == list(range(6))
-    assert len(_global_optimizer_post_hooks) == before
+    assert step_hooks() <= before
 
 
 def test_a_second_training_goes_on_in_the_same_record(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import random
@@ -148,6 +149,7 @@ class Watch:
             digest["function modes"] = str(_get_current_function_mode_stack())
             digest["hooks"] = str(hooks(loop.called))
         if place == "detached":
+            gc.collect()  # of an earlier session, whatever is garbage
             everyones = len(_global_optimizer_post_hooks), len(_global_optimizer_pre_hooks)
             digest["optimizer hooks"] = str((optimizer_hooks(loop.optimizers), everyones))
             digest["attributes"] = str([sorted(vars(module)) for module in loop.called.modules()])
