@@ -74,6 +74,8 @@ class Dispatcher:
         self._wake_at: float = math.inf
         self._flush_at: float = math.inf
         self._noted: set[tuple[str, str]] = set()
+        self._undefined: list[str] = []
+        """The streams in which a turn has yielded NaN for the first time."""
         self._pending: list[tuple[Plugin, list[Measurement]]] = []
         """Rows, and the sinks that have not taken them yet."""
         self.whole: set[str] = set()
@@ -443,6 +445,13 @@ class Dispatcher:
         return not endless
 
     def _over(self, plugin: Plugin, step: int) -> None:
+        if undefined := self._undefined:  # in one line: what one of them lacks, others often lack too
+            self._undefined = []
+            names = ", ".join(map(repr, undefined[:3])) + (
+                f" and {len(undefined) - 3} more" if len(undefined) > 3 else ""
+            )
+            they = "it is recorded as it is" if len(undefined) == 1 else "they are recorded as they are"
+            self.plugins.tell("warning", plugin, f"Plugin {plugin.label} yielded NaN in {names}; {they}.")
         due = plugin.due
         while (due := plugin.schedule.next(due)) is not None and due <= step:  # type: ignore[union-attr,arg-type]
             plugin.skipped += 1
@@ -504,9 +513,7 @@ class Dispatcher:
         name = item.name
         if item.value.dtype.kind in "fc" and (name, "nan") not in self._noted and bool(np.isnan(item.value).any()):
             self._noted.add((name, "nan"))
-            self.plugins.tell(
-                "warning", plugin, f"Plugin {plugin.label} yielded NaN in {name!r}; it is recorded as it is."
-            )
+            self._undefined.append(name)
         if item.value.nbytes > LARGE_BYTES and (name, "large") not in self._noted:
             self._noted.add((name, "large"))
             self.plugins.tell(

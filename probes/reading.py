@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ def open_run(path: str | Path) -> xarray.DataTree:
     Raises:
         ImportError: If xarray is not installed.
         FileNotFoundError: If there is no such file.
+        TypeError: If ``path`` is not a path.
         ValueError: If it is not a run file, or is damaged.
 
     For example, ``open_run("runs/vgg19")["fourier/amplitude/train"].value.sel(frequency=5).plot()``.
@@ -43,6 +45,8 @@ def open_run(path: str | Path) -> xarray.DataTree:
         import xarray
     except ImportError as error:
         raise ImportError("open_run needs xarray: pip install 'torch-probes[analysis]'") from error
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"`path` must be the log directory of a run or its run.h5, got {path!r}.")
     path = Path(path).expanduser()
     file_path = path / "run.h5" if path.is_dir() else path
     if not file_path.exists():

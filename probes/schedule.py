@@ -104,10 +104,10 @@ def log_spaced(base: float = 5, factor: float = 1.15) -> Schedule:
         >>> [step for step in range(20) if step in log_spaced()]
         [0, 5, 6, 7, 8, 10, 11, 13, 15, 17]
     """
-    if not base >= 1:
-        raise ValueError(f"`base` of log_spaced(base, factor) must be at least 1, got {base!r}.")
-    if not factor > 1:
-        raise ValueError(f"`factor` of log_spaced(base, factor) must be greater than 1, got {factor!r}.")
+    if not (hasattr(base, "__float__") and base >= 1):
+        raise ValueError(f"`base` of log_spaced(base, factor) must be a number of at least 1, got {base!r}.")
+    if not (hasattr(factor, "__float__") and factor > 1):
+        raise ValueError(f"`factor` of log_spaced(base, factor) must be a number greater than 1, got {factor!r}.")
     return _LogSpaced(base, factor)
 
 

@@ -194,7 +194,8 @@ class _Run:
         error = ""
         if code or summary["error"]:
             lines = (place / "output").read_text(encoding="utf-8", errors="replace").splitlines()
-            error = f"{script} failed with exit code {code}. It ended with:\n" + "\n".join(lines[-30:])
+            last = "\n".join(lines[-30:]) or "(nothing was printed)"
+            error = f"{script} failed with exit code {code}. It ended with:\n{last}"
         elif not summary["attached"]:
             error = (
                 f"{script} never attaches a ProbeManager, so there is nothing to verify. Add "

@@ -9,7 +9,10 @@ from loops import Memory, Norm, run_steps
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from probes import Measurement, Probe, ProbeManager, every, hookimpl
+from probes import Measurement, Probe, ProbeManager, every, hookimpl, log_spaced, open_run
+from probes_complexity import Capacity, PathComplexity
+from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum
+from probes_mine import MutualInformation
 from probes_ntk import TangentKernel
 
 INPUTS, TARGETS = torch.randn(8, 2), torch.randint(3, (8,))
@@ -63,6 +66,27 @@ def test_an_argument_that_is_wrong_is_told_in_one_line(name):
     with pytest.raises((TypeError, ValueError), match=message) as raised:
         ProbeManager(network(), **arguments)
     assert "\n" not in str(raised.value)
+
+
+SETTINGS = {
+    TangentKernel: {"num_samples": 2.5, "num_outputs": "a", "eigenfunctions": 1.5, "memory": "1 GB"},
+    MutualInformation: {"num_samples": "all", "noise": "a", "cold_every": 2.5},
+    FourierSpectrum: {"num_points": 2.5, "num_segments": [3]},
+    RadialSpectrum: {"num_points": "a"},
+    KernelSpectrum: {"sigma": "a"},
+    PathComplexity: {"memory": [3]},
+    Capacity: {"margin_quantile": None, "epsilon": "a"},
+    log_spaced: {"base": None, "factor": "a"},
+    every: {"n": 2.5},
+    open_run: {"path": 3},
+}
+
+
+@pytest.mark.parametrize("function", SETTINGS)
+def test_a_setting_of_the_wrong_type_is_named(function):
+    for argument, value in SETTINGS[function].items():
+        with pytest.raises((TypeError, ValueError), match=f"`{argument}`.*got.*{re.escape(str(value))}"):
+            function(**{argument: value})
 
 
 @pytest.mark.parametrize(

@@ -90,8 +90,8 @@ class PathComplexity(Probe):
         super().__init__(schedule)
         if trace not in get_args(Trace):
             raise ValueError(f"`trace` must be one of {', '.join(map(repr, get_args(Trace)))}, got {trace!r}.")
-        if not memory > 0:
-            raise ValueError(f"`memory` must be a positive number of bytes, got {memory}.")
+        if not (hasattr(memory, "__float__") and memory > 0):
+            raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
         if self.schedule.next(-1) != 0:  # the first update needs the feature norm before it
             self.schedule = at([0]) | self.schedule
         if record is not None and not isinstance(record, Schedule):

@@ -115,12 +115,12 @@ class Capacity(Probe):
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(schedule)
-        if not 0 <= margin_quantile <= 1:
-            raise ValueError(f"`margin_quantile` must be between 0 and 1, got {margin_quantile}.")
-        if any(not p >= 1 for p in path_norms):
+        if not (hasattr(margin_quantile, "__float__") and 0 <= margin_quantile <= 1):
+            raise ValueError(f"`margin_quantile` must be a number between 0 and 1, got {margin_quantile!r}.")
+        if any(not (hasattr(p, "__float__") and p >= 1) for p in path_norms):
             raise ValueError(f"`path_norms` must be numbers of at least 1, got {list(path_norms)}.")
-        if not epsilon > 0:
-            raise ValueError(f"`epsilon` must be the positive size of a box, got {epsilon}.")
+        if not (hasattr(epsilon, "__float__") and epsilon > 0):
+            raise ValueError(f"`epsilon` must be the positive size of a box, got {epsilon!r}.")
         if max_pool not in get_args(MaxPool):
             raise ValueError(f"`max_pool` must be 'sum' or 'max', got {max_pool!r}.")
         self.batch, self.chain = batch, chain

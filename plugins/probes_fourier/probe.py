@@ -103,9 +103,11 @@ class FourierSpectrum(Probe):
         self.num_segments = num_segments if num_segments is not None else 4 if exact else 16
         self._given = num_points is not None or num_segments is not None or frequencies is not None or exact
         self._sized = False
-        if not (self.num_points >= 2 and self.num_segments >= 1):
+        sizes = self.num_points, self.num_segments
+        if not (all(hasattr(size, "__index__") for size in sizes) and sizes[0] >= 2 and sizes[1] >= 1):
             raise ValueError(
-                f"`num_points` must be at least 2 and `num_segments` 1, got {num_points} and {num_segments}."
+                f"`num_points` must be an integer of at least 2 and `num_segments` of at least 1, got "
+                f"{num_points!r} and {num_segments!r}."
             )
         default = torch.arange(1, self.num_points // 2 + 1)
         try:

@@ -54,8 +54,8 @@ class KernelSpectrum(Probe):
 
     def __init__(self, schedule: Schedule | None = None, *, batch: str = "train", sigma: float | None = None) -> None:
         super().__init__(schedule)
-        if sigma is not None and not sigma > 0:
-            raise ValueError(f"`sigma` must be positive, got {sigma!r}.")
+        if sigma is not None and not (hasattr(sigma, "__float__") and sigma > 0):
+            raise ValueError(f"`sigma` must be a positive number, got {sigma!r}.")
         self.batch, self.sigma = batch, sigma
         self._basis: tuple[float, KernelBasis] | None = None
 

@@ -56,8 +56,8 @@ class RadialSpectrum(Probe):
         super().__init__(schedule)
         if box is not None and not all(low < high for low, high in box):
             raise ValueError(f"`box` must be ((low, high), (low, high)) with low < high, got {box}.")
-        if not num_points >= 4:
-            raise ValueError(f"`num_points` must be at least 4, got {num_points}.")
+        if not (hasattr(num_points, "__index__") and num_points >= 4):
+            raise ValueError(f"`num_points` must be an integer of at least 4, got {num_points!r}.")
         self.box, self.num_points, self.batch = box, num_points, batch
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:

@@ -118,12 +118,14 @@ class MutualInformation(Probe):
         cold_every: int = 10,
     ) -> None:
         super().__init__(schedule)
-        if not 0 < noise < math.inf:
-            raise ValueError(f"`noise` must be positive, got {noise}: without it the information is infinite.")
-        if num_samples is not None and not num_samples >= MIN_SAMPLES:
-            raise ValueError(f"`num_samples` must be at least {MIN_SAMPLES}, got {num_samples}.")
-        if not cold_every >= 1:
-            raise ValueError(f"`cold_every` must be at least 1, got {cold_every}.")
+        if not (hasattr(noise, "__float__") and 0 < noise < math.inf):
+            raise ValueError(
+                f"`noise` must be a positive number, got {noise!r}: without it the information is infinite."
+            )
+        if num_samples is not None and not (hasattr(num_samples, "__index__") and num_samples >= MIN_SAMPLES):
+            raise ValueError(f"`num_samples` must be an integer of at least {MIN_SAMPLES}, got {num_samples!r}.")
+        if not (hasattr(cold_every, "__index__") and cold_every >= 1):
+            raise ValueError(f"`cold_every` must be an integer of at least 1, got {cold_every!r}.")
         self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
         self.layers = None if layers is None else list(layers)
         self.noise, self.num_samples, self.cold_every = noise, num_samples, cold_every

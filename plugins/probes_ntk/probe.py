@@ -94,14 +94,14 @@ class TangentKernel(Probe):
             raise ValueError(
                 f"`centering` must be one of {', '.join(map(repr, get_args(Centering)))}, got {centering!r}."
             )
-        if num_samples is not None and not num_samples >= 2:
-            raise ValueError(f"`num_samples` must be at least 2, got {num_samples}.")
-        if num_outputs is not None and not num_outputs >= 1:
-            raise ValueError(f"`num_outputs` must be at least 1, got {num_outputs}.")
-        if not eigenfunctions >= 0:
-            raise ValueError(f"`eigenfunctions` must be a number of pictures, got {eigenfunctions}.")
-        if not memory > 0:
-            raise ValueError(f"`memory` must be a positive number of bytes, got {memory}.")
+        if num_samples is not None and not (hasattr(num_samples, "__index__") and num_samples >= 2):
+            raise ValueError(f"`num_samples` must be an integer of at least 2, got {num_samples!r}.")
+        if num_outputs is not None and not (hasattr(num_outputs, "__index__") and num_outputs >= 1):
+            raise ValueError(f"`num_outputs` must be an integer of at least 1, got {num_outputs!r}.")
+        if not (hasattr(eigenfunctions, "__index__") and eigenfunctions >= 0):
+            raise ValueError(f"`eigenfunctions` must be a number of pictures, got {eigenfunctions!r}.")
+        if not (hasattr(memory, "__float__") and memory > 0):
+            raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
         self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
         self.centering: Centering = centering
         self.num_samples, self.num_outputs = num_samples, num_outputs

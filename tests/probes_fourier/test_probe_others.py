@@ -34,7 +34,7 @@ def test_kernel_spectrum_keeps_the_length_of_the_outputs(mlp, inputs, make_run, 
 
 
 def test_kernel_spectrum_rejects_a_width_of_zero():
-    with pytest.raises(ValueError, match="`sigma` must be positive, got 0"):
+    with pytest.raises(ValueError, match="`sigma` must be a positive number, got 0"):
         KernelSpectrum(sigma=0)
 
 
