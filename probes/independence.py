@@ -136,6 +136,12 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
         return hook
 
     names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules()}
+    sequence_first = {
+        name: type(part).__name__
+        for module, name in names.items()
+        for part in module.modules()
+        if getattr(part, "batch_first", None) is False
+    }
     handles = [module.register_forward_hook(keep(name)) for module, name in names.items()]
     try:
         forward(batch)
@@ -149,5 +155,8 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
             break
         of_examples = len(whole) == batch.n and len(apart) == len(piece)
         if of_examples and _differ(apart, whole[piece.to(whole.device)], _limits(whole)):
-            return f"first seen in the output of {name}"
+            seen_in = f"first seen in the output of {name}"
+            if first := sequence_first.get(name):
+                seen_in += f", which takes the steps of a sequence first: build {first} with batch_first=True"
+            return seen_in
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -59,25 +60,29 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += [""]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    troubles = [f"{plugin.key}: {plugin.problem}" for plugin in dispatch.plugins.all if plugin.problem]
-    troubles += manager._broken
-    if troubles:
-        lines += ["", "Not running"] + [f"  {trouble}" for trouble in troubles]
-    waiting = [f"  {plugin.key}: {text}" for plugin in dispatch.probes if (text := _waiting(dispatch, plugin))]
-    if waiting:
-        lines += ["", "Waiting, to stay within the budget", *waiting]
-    refused = [plugin for plugin in dispatch.plugins.all if plugin.refusal and not plugin.problem]
-    if refused:
-        lines += ["", "Not measured"] + [f"  {plugin.key}: {plugin.refusal}" for plugin in refused]
-    left_out = [plugin for plugin in dispatch.plugins.all if plugin.left_out]
-    if left_out:
-        lines += ["", "Left out"] + [f"  {plugin.key}: {plugin.left_out}" for plugin in left_out]
-    failed = [plugin for plugin in dispatch.plugins.all if plugin.last_failure and not plugin.problem]
-    if failed:
-        lines += ["", "Last failure"] + [f"  {plugin.key}: {plugin.last_failure}" for plugin in failed]
+    everyone = dispatch.plugins.all
+    broken = [f"  {message}" for message in manager._broken]
+    lines += _section("Not running", {plugin.key: plugin.problem for plugin in everyone}, broken)
+    lines += _section(
+        "Waiting, to stay within the budget", {plugin.key: _waiting(dispatch, plugin) for plugin in dispatch.probes}
+    )
+    running = [plugin for plugin in everyone if not plugin.problem]
+    lines += _section("Not measured", {plugin.key: plugin.refusal for plugin in running})
+    lines += _section("Left out", {plugin.key: plugin.left_out for plugin in everyone})
+    lines += _section("Last failure", {plugin.key: plugin.last_failure for plugin in running})
     if dispatch.plugins.having("write"):
         lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
     return "\n".join(lines) + "\n"
+
+
+def _section(title: str, texts: dict[str, str], more: Sequence[str] = ()) -> list[str]:
+    """What is to say of each plugin, the same once; nothing where there is nothing to say."""
+    plugins: dict[str, list[str]] = {}
+    for key, text in texts.items():
+        if text:
+            plugins.setdefault(text, []).append(key)
+    told = [f"  {', '.join(keys)}: {text}" for text, keys in plugins.items()] + list(more)
+    return ["", title, *told] if told else []
 
 
 def _overhead(governor: Governor) -> str:

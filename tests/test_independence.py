@@ -116,6 +116,20 @@ def test_the_module_that_mixes_examples_is_named_and_left_as_it_was():
     assert "batch statistics" in reason(model, torch.randn(20, 6))
 
 
+def test_a_model_that_takes_the_steps_of_a_sequence_first_is_named_as_such():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(2, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0])
+
+    model, batch = Tagger(), Batch((torch.randn(12, 6, 2),))
+    reason = why_not_a_function(lambda batch: model(*batch.args), batch, model=model)
+    assert "lstm (LSTM), which takes the steps of a sequence first: build LSTM with batch_first=True" in reason
+
+
 def test_random_outputs_are_told_from_coupled_ones():
     model = Do(lambda m, x: m.h(x) + torch.rand(len(x), 1), h=linear())
     assert "The output is random" in reason(model, torch.randn(20, 6))
