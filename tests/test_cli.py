@@ -1,18 +1,20 @@
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import pytest
 import torch
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
+from probes.cli import main
 from probes.terminal import sparkline
-
-COMMAND = [str(Path(sys.executable).parent / "probes")]
 
 
 class Spectrum(Probe):
@@ -32,11 +34,22 @@ def log_dir(tmp_path_factory):
 
 
 def call(*arguments):
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+    """What the command prints, run in this process: starting one takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch.object(sys, "argv", ["probes", *map(str, arguments)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    if isinstance(code, str):  # the interpreter prints it
+        code, _ = 1, err.write(code)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def test_list_names_the_installed_probes():
-    done = call("list")
+    command = Path(sys.executable).parent / "probes"
+    done = subprocess.run([command, "list"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "fourier" in done.stdout and "torch-probes" in done.stdout, done.stderr
 
 
