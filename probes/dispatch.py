@@ -445,13 +445,6 @@ class Dispatcher:
         return not endless
 
     def _over(self, plugin: Plugin, step: int) -> None:
-        if undefined := self._undefined:  # in one line: what one of them lacks, others often lack too
-            self._undefined = []
-            names = ", ".join(map(repr, undefined[:3])) + (
-                f" and {len(undefined) - 3} more" if len(undefined) > 3 else ""
-            )
-            they = "it is recorded as it is" if len(undefined) == 1 else "they are recorded as they are"
-            self.plugins.tell("warning", plugin, f"Plugin {plugin.label} yielded NaN in {names}; {they}.")
         due = plugin.due
         while (due := plugin.schedule.next(due)) is not None and due <= step:  # type: ignore[union-attr,arg-type]
             plugin.skipped += 1
@@ -459,6 +452,13 @@ class Dispatcher:
         if not plugin.failures["measure"] and not plugin.refusal:
             plugin.measured += 1
             plugin.last_step = step
+        if undefined := self._undefined:  # in one line: what one of them lacks, others often lack too
+            self._undefined = []
+            names = ", ".join(map(repr, undefined[:3])) + (
+                f" and {len(undefined) - 3} more" if len(undefined) > 3 else ""
+            )
+            they = "it is recorded as it is" if len(undefined) == 1 else "they are recorded as they are"
+            self.plugins.tell("warning", plugin, f"Plugin {plugin.label} yielded NaN in {names}; {they}.")
 
     @contextmanager
     def _kept(self, guard: unnoticed) -> Iterator[None]:
