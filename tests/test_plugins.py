@@ -96,6 +96,19 @@ def test_nan_is_recorded_and_told_once(model, optimizer, caplog):
     assert len(sink.steps("nan/value")) == 4 and caplog.text.count("yielded NaN in 'nan/value'") == 1
 
 
+def test_nan_in_several_streams_of_one_turn_are_told_in_one_line(model, optimizer, caplog):
+    class Undefined(Probe):
+        def measure(self, run, step):
+            for name in "abcde"[: 2 + 3 * step]:
+                yield Measurement(f"undefined/{name}", float("nan"))
+
+    with ProbeManager(model, [Undefined(every(1))], sinks=[Memory()], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    first, later = [record.getMessage() for record in caplog.records if "yielded NaN" in record.getMessage()]
+    assert first.endswith("yielded NaN in 'undefined/a', 'undefined/b'; they are recorded as they are.")
+    assert later.endswith("'undefined/c', 'undefined/d', 'undefined/e'; they are recorded as they are.")
+
+
 def test_ten_megabytes_a_step_are_recorded_and_told_once(model, optimizer, caplog, tmp_path):
     class Huge(Probe):
         def measure(self, run, step):

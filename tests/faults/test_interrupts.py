@@ -18,6 +18,9 @@ from probes.sinks.tensorboard import TensorBoardSink
 from probes_complexity import PathComplexity
 from probes_fourier import FourierSpectrum
 
+# A file that is read when its `with` is interrupted is closed by Python, which says that nobody else did.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.FileIO name='/proc/thread-self/:ResourceWarning")
+
 STEPS = 8
 OURS = ["probes/", "plugins/"]
 # A step whose hook is interrupted before it is counted is not counted: nothing can know of it then.

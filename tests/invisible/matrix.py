@@ -103,7 +103,7 @@ PROBES: dict[str, Callable[[nn.Module], Probe]] = {
 
 def brief(*arguments: Any, **settings: Any) -> Any:
     """Classifiers of a few updates: training them would take most of the time."""
-    return label_information(*arguments, **{**settings, "max_steps": 50})
+    return label_information(*arguments, **{**settings, "max_steps": 10})
 
 
 def last_layer(model: nn.Module) -> list[str]:

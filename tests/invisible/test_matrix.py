@@ -57,10 +57,7 @@ def test_a_lazy_model_gets_its_weights_from_the_loop():
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(
-            model, marks=[] if model in ("batch norm", "spectral norm", "attention", "lazy") else pytest.mark.slow
-        )
-        for model in MODELS
+        pytest.param(model, marks=[] if model in ("spectral norm", "lazy") else pytest.mark.slow) for model in MODELS
     ],
 )
 def test_each_probe_alone_changes_nothing(model, probe):
