@@ -56,9 +56,7 @@ def test_a_lazy_model_gets_its_weights_from_the_loop():
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize(
     "model",
-    [
-        pytest.param(model, marks=[] if model in ("spectral norm", "lazy") else pytest.mark.slow) for model in MODELS
-    ],
+    [pytest.param(model, marks=[] if model in ("spectral norm", "lazy") else pytest.mark.slow) for model in MODELS],
 )
 def test_each_probe_alone_changes_nothing(model, probe):
     assert run(Combination("SGD momentum", model, "evaluation", "eager"), [probe]) == ""
