@@ -65,11 +65,11 @@ def test_early_training_is_measured_before_anything_is_earned(model, optimizer):
         def measure(self, run, step):
             import time
 
-            time.sleep(0.02)
+            time.sleep(0.1)
             yield Measurement("slow/one", 1.0)
 
     sink = Memory()
-    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02, head_start=0.3).attach(optimizer):
+    with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02, head_start=2).attach(optimizer):
         run_steps(model, optimizer, 40)  # far too quick to earn a second turn
     steps = sink.steps("slow/one")
     assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/test_budget.py
