@@ -9,7 +9,6 @@ forward hooks: from then on a step costs nothing here.
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -198,7 +197,9 @@ class FirstBatch:
         """Count the calls of training that no step has followed; where gradients are added up, many may come."""
         if torch.is_grad_enabled():
             self.calls += 1
-            self._fresh += all(parameter.grad is None for parameter in itertools.islice(module.parameters(), 1))
+            # In a functional call, what stands for the parameters may be no leaf, and be warned of when asked.
+            first = next(module.parameters(), None)
+            self._fresh += first is not None and first.is_leaf and first.grad is None
             if self._fresh == FRESH_CALLS or self.calls == CALLS:
                 waiting, self._waiting = self._waiting, lambda calls: None
                 waiting(self.calls)
@@ -297,11 +298,15 @@ class _Hook(ForwardHook):
         owner = self.owner()
         if owner is None or owner.done or owner.paused():
             return
-        if self.method == "_before":
-            owner._count(module)
-            owner._before(args, kwargs)
-        else:
-            owner._after(module, args, kwargs, result)
+        try:
+            if self.method == "_before":
+                owner._count(module)
+                owner._before(args, kwargs)
+            else:
+                owner._after(module, args, kwargs, result)
+        except Exception as error:  # none of the loop's
+            owner.wanted = False
+            owner._problem(error)
 
     def __deepcopy__(self, memo: object) -> _Hook:
         return _Hook(None, self.method)

@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer, optimizer
@@ -48,25 +49,28 @@ class unnoticed:
     parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors
     that its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is
     refused meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the
-    attributes of every module, and what its plain containers hold: counts, losses and caches that a forward leaves
-    there. What is compiled runs eagerly meanwhile, since other shapes and modes would have it compiled again.
-    Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are set without
-    calling the user's ``train()``, which may do more than that. Parameters are not copied: the memory this costs is
-    that of the buffers. Nothing here synchronizes with an accelerator but the last look at whether parameters are
-    what they were.
+    attributes of every module, what its plain containers hold, nested ones too, and what tensors and arrays hold that
+    are among them: counts, losses and caches that a forward leaves there. What is compiled runs eagerly meanwhile,
+    since other shapes and modes would have it compiled again. What a script asks for to find its own faults (warnings
+    as errors, anomaly mode, numpy's errors, a refusal of what is not deterministic) is no fault of a measurement, and
+    is not asked of it. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are
+    set without calling the user's ``train()``, which may do more than that. Parameters, and tensors of more than 4 MiB
+    that are neither parameters nor buffers, are not copied: the memory this costs is that of the buffers. Nothing here
+    synchronizes with an accelerator but the last look at whether parameters are what they were.
 
     Args:
         model: The model.
         optimizers: Its optimizers, as far as they are known.
 
     Raises:
-        ModelChanged: If a parameter was changed in place: the one thing that is detected but not undone.
+        ModelChanged: If a parameter, or what else is not copied, was changed in place: that is detected, not undone.
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
         self._model, self._optimizers = model, optimizers
         self._undo: list[Undo] = []
-        self._versions: list[tuple[str, nn.Parameter, int | None]] = []
+        self._parameters: list[nn.Parameter] = []
+        self._versions: list[tuple[str, Tensor, int | None]] = []
         self._sums: dict[torch.device, Tensor] = {}
 
     def __enter__(self) -> None:
@@ -81,12 +85,12 @@ class unnoticed:
     ) -> None:
         self.restore()
         if error is None or isinstance(error, Exception):
-            changed = [name for name, parameter, version in self._versions if _version(parameter) != version]
-            sums = checksums([parameter for _, parameter, _ in self._versions])
+            changed = [name for name, tensor, version in self._versions if _version(tensor) != version]
+            sums = checksums(self._parameters)
             if changed or any(
                 device not in sums or not torch.equal(sums[device], before) for device, before in self._sums.items()
             ):
-                which = f"parameter {changed[0]!r}" if changed else "a parameter"
+                which = changed[0] if changed else "a parameter"
                 raise ModelChanged(f"{which} was changed in place; training is no longer what it would have been")
 
     def restore(self) -> None:
@@ -103,17 +107,19 @@ class unnoticed:
     def _save(self) -> None:
         undo, model = self._undo, self._model
         # A lazy module has parameters that are none yet.
-        parameters = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
-        self._versions = [(name, parameter, _version(parameter)) for name, parameter in parameters]
-        self._sums = checksums([parameter for _, parameter in parameters])
+        named = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
+        self._parameters = parameters = [parameter for _, parameter in named]
+        self._versions = [(f"parameter {name!r}", parameter, _version(parameter)) for name, parameter in named]
+        self._sums = checksums(parameters)
         _settings(undo)
+        _soften()
         _compiler(undo)
         _random_states(undo)
         _buffers(undo, model)
         _optimizers(undo, self._optimizers)
-        _modules(undo, model)
-        _parameters(undo, [parameter for _, parameter in parameters])
-        for device in {"cpu", *(parameter.device.type for _, parameter in parameters[:1])}:
+        self._versions += [(name, tensor, _version(tensor)) for name, tensor in _modules(undo, model)]
+        _parameters(undo, parameters)
+        for device in {"cpu", *(parameter.device.type for parameter in parameters[:1])}:
             if device != "meta" and torch.is_autocast_enabled(device):
                 undo.append(lambda device=device: torch.set_autocast_enabled(device, True))  # type: ignore[misc]
                 torch.set_autocast_enabled(device, False)
@@ -359,6 +365,22 @@ def _undo_of(setting: Setting) -> Undo:
     return lambda: None if setting.get() == before else setting.put(before)
 
 
+def _soften() -> None:
+    """Ask less of a measurement than the script may ask of itself to find its own faults; :data:`SETTINGS` are kept."""
+    if not strict and any(entry[0] == "error" for entry in warnings.filters):
+        _set_filters([("default", *entry[1:]) if entry[0] == "error" else entry for entry in warnings.filters])
+    if "raise" in np.geterr().values():
+        np.seterr(**{kind: "warn" if how == "raise" else how for kind, how in np.geterr().items()})
+    if torch.is_anomaly_enabled():
+        torch.autograd.set_detect_anomaly(False)
+    if torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+strict = False
+"""Whether warnings stay errors within the guard: in our own tests they do."""
+
+
 def _compiler(undo: list[Undo]) -> None:
     """Run what is compiled, the model or a part of it, eagerly: other shapes and modes would have it compiled again.
 
@@ -370,19 +392,44 @@ def _compiler(undo: list[Undo]) -> None:
         stance.append(torch.compiler.set_stance("force_eager"))
 
 
-def _modules(undo: list[Undo], model: nn.Module) -> None:
-    """Keep the attributes of every module, and what is in those that are plain containers.
+def _modules(undo: list[Undo], model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Keep the attributes of every module, and what is in those that are plain containers, tensors and arrays.
 
     Hooks, parameters and modes are among them, and what a forward leaves in its module: counts, losses, caches.
+
+    Returns:
+        The tensors that are too large to be copied, with names.
     """
-    attributes = [(module.__dict__, dict(module.__dict__)) for module in model.modules()]
-    containers = [value for _, before in attributes for value in before.values() if type(value) in _CONTAINERS]
+    attributes = [(name, module.__dict__, dict(module.__dict__)) for name, module in model.named_modules()]
+    registered = {id(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())}
+    containers: list[Any] = []
+    tensors: list[Tensor] = []
+    arrays: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    large: list[tuple[str, Tensor]] = []
+    seen: set[int] = set()
+    waiting = [(f"{name}.{key}" if name else key, value) for name, _, before in attributes
+               for key, value in before.items() if type(value) in _KEPT]  # fmt: skip
+    while waiting:
+        name, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if type(value) is Tensor:
+            if id(value) not in registered and not is_lazy(value):
+                (large.append((f"tensor {name!r}", value)) if value.nbytes > LARGE else tensors.append(value))
+        elif type(value) is np.ndarray:
+            if value.nbytes <= LARGE and not value.dtype.hasobject:
+                arrays.append((value, value.copy()))
+        else:
+            if type(value) is not tuple:
+                containers.append(value)
+            waiting += [(name, item) for item in _items(value) if type(item) in _KEPT]
     # Most of them are tables of hooks, and empty.
     empty = [value for value in containers if not value]
     contents = [(value, value.copy()) for value in containers if value]
 
     def restore() -> None:
-        for own, before in attributes:
+        for _, own, before in attributes:
             if own.keys() != before.keys() or any(map(operator.is_not, own.values(), before.values())):
                 own.clear()
                 own.update(before)
@@ -393,16 +440,24 @@ def _modules(undo: list[Undo], model: nn.Module) -> None:
             if len(value) != len(copy) or any(map(operator.is_not, _items(value), _items(copy))):
                 value.clear()
                 value.extend(copy) if isinstance(value, list | deque) else value.update(copy)
+        for array, numbers in arrays:
+            if array.tobytes() != numbers.tobytes():
+                array[...] = numbers
 
     undo.append(restore)
-    for own, before in attributes:
+    _tensors(undo, tensors)
+    for _, own, before in attributes:
         if before.get("training"):  # a compiled part has none of its own
             own["training"] = False
         if "forward" in before and "_original_forward" in before:  # accelerate's autocast is a part of the forward
             own["forward"] = before["_original_forward"]
+    return large
 
 
-_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
+_CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)
+_KEPT = {*_CONTAINERS, tuple, Tensor, np.ndarray}
+LARGE = 4 * 2**20
+"""Bytes of a tensor or an array beyond which it is not copied, unless it is a buffer."""
 
 
 def _items(container: Any) -> Iterable[Any]:
@@ -410,20 +465,44 @@ def _items(container: Any) -> Iterable[Any]:
 
 
 def _buffers(undo: list[Undo], model: nn.Module) -> None:
-    saved = [
-        (buffer, buffer.detach().clone())
-        for module in model.modules()
-        for buffer in module._buffers.values()
-        if buffer is not None and not is_lazy(buffer)
-    ]
+    _tensors(undo, [buffer for module in model.modules() for buffer in module._buffers.values()
+                    if buffer is not None and not is_lazy(buffer)])  # fmt: skip
+
+
+def _tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
+    """Keep what tensors hold."""
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors]
 
     def restore() -> None:
-        for buffer, copy in saved:
-            # Batch norm writes its statistics without raising their version, so all are written back; through .data,
+        for tensor, copy in saved:
+            # Batch norm writes its statistics without raising their version, so all are looked at; through .data,
             # which does not raise it either: a graph that the loop still holds stays valid.
-            buffer.data.copy_(copy)
+            data = tensor.data
+            # What is as it was is not written, since it may be memory that cannot be: a file that is only read.
+            if data.device.type == "cpu" and _same_bits(data, copy):
+                continue
+            with torch.inference_mode(tensor.is_inference()):
+                _put(data, copy)
 
     undo.append(restore)
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    if one.layout is not torch.strided or one.is_quantized or (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    numbers = [torch.view_as_real(item.resolve_conj()) if item.is_complex() else item for item in (one, other)]
+    integers = _INTEGERS[numbers[0].element_size()]
+    first, second = (item.resolve_neg().contiguous().view(integers) for item in numbers)
+    return torch.equal(first, second)
+
+
+def _put(tensor: Tensor, copy: Tensor) -> None:
+    """Write a tensor, in which ``expand`` may repeat elements: those are written once."""
+    if tensor.layout is torch.strided:
+        for dim, stride in enumerate(tensor.stride()):
+            if stride == 0 and tensor.shape[dim] > 1:
+                tensor, copy = tensor.narrow(dim, 0, 1), copy.narrow(dim, 0, 1)
+    tensor.copy_(copy)
 
 
 def _parameters(undo: list[Undo], parameters: list[nn.Parameter]) -> None:

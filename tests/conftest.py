@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from probes import guard
+
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
@@ -19,3 +21,8 @@ def model():
 @pytest.fixture
 def optimizer(model):
     return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.fixture(autouse=True)
+def warnings_of_measurements_are_errors(monkeypatch):
+    monkeypatch.setattr(guard, "strict", True)

@@ -79,6 +79,24 @@ def test_a_loss_that_cannot_be_seen_is_reported_with_what_to_pass():
     manager.detach()
 
 
+def test_a_functional_call_is_no_reason_for_a_warning():
+    model = net()  # whose parameters are then no leaves; warnings are errors here
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attached(model):
+        for _ in range(2):
+            weights = {name: parameter * 1 for name, parameter in model.named_parameters()}
+            F.cross_entropy(torch.func.functional_call(model, weights, (X,)), Y).backward()
+            optimizer.step()
+
+
+def test_a_fault_of_ours_in_the_forward_does_not_reach_the_loop(monkeypatch):
+    monkeypatch.setattr("probes.capture.FirstBatch._count", lambda *_: 1 / 0)
+    manager = attached(net())
+    train(manager.run.model, lambda out: F.cross_entropy(out, Y), X)
+    assert "ZeroDivisionError" in manager.report()
+    manager.detach()
+
+
 def test_labels_among_the_keyword_arguments_are_the_targets():
     class Model(nn.Module):
         def __init__(self):

@@ -1,5 +1,6 @@
 """Each test does on purpose, inside the guard, what a careless probe would do."""
 
+import collections
 import gc
 import os
 import random
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from probes import guard
 from probes.digest import differences, of_process
 from probes.guard import SETTINGS, ModelChanged, unnoticed
 
@@ -172,6 +174,77 @@ def test_what_a_forward_leaves_in_its_module_is_as_before():
     after = model.calls, list(model.seen), model.last["mean"], set(model.sizes), model.cache
     assert all(a is b or a == b for a, b in zip(before, after, strict=True)) and "forward" not in vars(model)
     assert all(one is other for one, other in zip(containers, [model.seen, model.last, model.sizes], strict=True))
+
+
+class Counting(nn.Linear):
+    """Changes in place what is neither a parameter nor a buffer."""
+
+    def __init__(self, size=1):
+        super().__init__(2, 2)
+        self.calls = torch.zeros(size)
+        self.state = (torch.zeros(2), [torch.zeros(2, dtype=torch.bfloat16)])
+        self.statistics = {"of": {"each": np.zeros(2), "all": [0]}}
+        self.counts = collections.Counter()
+
+    def forward(self, x):
+        self.calls += 1
+        self.state[0].fill_(torch.nan), self.state[1][0].add_(1)
+        self.statistics["of"]["each"] += 1
+        self.statistics["of"]["all"].append(1)
+        self.counts["calls"] += 1
+        return super().forward(x)
+
+
+def test_tensors_arrays_and_nested_containers_of_a_module_are_as_before():
+    model = Counting()
+    model.state[0].copy_(torch.tensor([-0.0, torch.nan]))
+    model(torch.ones(1, 2))
+    model.state[0].copy_(torch.tensor([-0.0, torch.nan]))
+    with unnoticed(model):
+        model(torch.ones(1, 2))
+        model.state[0].copy_(torch.tensor([0.0, 1.0]))
+    assert model.calls.item() == model.counts["calls"] == model.state[1][0][0].item() == 1
+    assert str(model.state[0].tolist()) == "[-0.0, nan]"
+    assert model.statistics["of"]["each"].tolist() == [1, 1] and model.statistics["of"]["all"] == [0, 1]
+
+
+def test_a_large_tensor_that_is_no_buffer_is_not_copied_but_its_change_is_detected():
+    with pytest.raises(ModelChanged, match="tensor 'calls' was changed in place"), unnoticed(model := Counting(2**21)):
+        model(torch.ones(1, 2))
+
+
+def test_a_buffer_in_memory_that_cannot_be_written_is_left_alone(tmp_path):
+    np.save(tmp_path / "table.npy", np.ones((4, 2), dtype=np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: the array is not writable
+        table = torch.from_numpy(np.load(tmp_path / "table.npy", mmap_mode="r"))
+    model = nn.Linear(2, 1)
+    model.register_buffer("table", table)
+    with unnoticed(model):
+        model(model.table)  # a write would end the process
+
+
+def test_a_buffer_that_repeats_its_elements_is_as_before():
+    model = nn.Linear(2, 1)
+    model.register_buffer("scale", torch.ones(1, 3).expand(2, 3))
+    with unnoticed(model):
+        model.scale[0].fill_(5)
+    assert model.scale.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_what_a_script_asks_for_to_find_its_own_faults_is_not_asked_of_a_measurement(monkeypatch):
+    monkeypatch.setattr(guard, "strict", False)
+    before = (np.geterr(), torch.is_anomaly_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    try:
+        np.seterr(all="raise"), torch.autograd.set_detect_anomaly(True), torch.use_deterministic_algorithms(True)
+        kept = dict(of_process())
+        with unnoticed(nn.Linear(2, 1)), warnings.catch_warnings(record=True) as told:
+            warnings.warn("of a library", stacklevel=1)
+            assert np.isinf(np.ones(1) / np.zeros(1)).all() and np.geterr()["divide"] == "warn"
+            assert not torch.is_anomaly_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert len(told) == 2 and dict(of_process()) == kept
+    finally:
+        np.seterr(**before[0]), torch.autograd.set_detect_anomaly(before[1]), torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("place", ["a part", "a part, in place", "the whole, in place"])
