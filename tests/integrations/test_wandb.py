@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -43,7 +44,17 @@ def train(log_dir, sink, steps=3, between=lambda: None):
 
 
 def records(folder):
-    """The records of the one run that was kept in a folder: a log of blocks of 32 KiB, as of LevelDB."""
+    """The records of the run that was kept in a folder and is over; a process of its own writes them, in time."""
+    for _ in range(1200):
+        found = list(written(folder))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"the end of the run is not written; there is: {found}")
+
+
+def written(folder):
+    """What is in its file, a log of blocks of 32 KiB, as of LevelDB."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     data, position, part = file.read_bytes(), 7, b""
     while position + 7 <= len(data):
