@@ -21,8 +21,9 @@ import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -49,8 +50,9 @@ class unnoticed:
     parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors
     that its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is
     refused meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the
-    attributes of every module, what its plain containers hold, nested ones too, and what tensors and arrays hold that
-    are among them: counts, losses and caches that a forward leaves there. What is compiled runs eagerly meanwhile,
+    attributes of every module, what its plain containers hold, nested ones too, and what tensors, arrays and random
+    generators hold that are among them: counts, losses and caches that a forward leaves there; in modules that the
+    model hides in a plain list, too. What is compiled runs eagerly meanwhile,
     since other shapes and modes would have it compiled again. What a script asks for to find its own faults (warnings
     as errors, anomaly mode, numpy's errors, a refusal of what is not deterministic) is no fault of a measurement, and
     is not asked of it. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are
@@ -115,10 +117,13 @@ class unnoticed:
         _soften()
         _compiler(undo)
         _random_states(undo)
-        _buffers(undo, model)
+        modules = _all_modules(model)
+        hidden = [parameter for name, module in modules.items() if name.startswith("(") for parameter in
+                  module._parameters.values() if parameter is not None and not is_lazy(parameter)]  # fmt: skip
+        _buffers(undo, modules.values())
         _optimizers(undo, self._optimizers)
-        self._versions += [(name, tensor, _version(tensor)) for name, tensor in _modules(undo, model)]
-        _parameters(undo, parameters)
+        self._versions += [(name, tensor, _version(tensor)) for name, tensor in _modules(undo, modules)]
+        _parameters(undo, [*parameters, *hidden])
         for device in {"cpu", *(parameter.device.type for parameter in parameters[:1])}:
             if device != "meta" and torch.is_autocast_enabled(device):
                 undo.append(lambda device=device: torch.set_autocast_enabled(device, True))  # type: ignore[misc]
@@ -369,8 +374,9 @@ def _soften() -> None:
     """Ask less of a measurement than the script may ask of itself to find its own faults; :data:`SETTINGS` are kept."""
     if not strict and any(entry[0] == "error" for entry in warnings.filters):
         _set_filters([("default", *entry[1:]) if entry[0] == "error" else entry for entry in warnings.filters])
-    if "raise" in np.geterr().values():
-        np.seterr(**{kind: "warn" if how == "raise" else how for kind, how in np.geterr().items()})
+    for kind, how in np.geterr().items():
+        if how == "raise":
+            np.seterr(**{kind: "warn"})  # type: ignore[arg-type]
     if torch.is_anomaly_enabled():
         torch.autograd.set_detect_anomaly(False)
     if torch.are_deterministic_algorithms_enabled():
@@ -392,16 +398,34 @@ def _compiler(undo: list[Undo]) -> None:
         stance.append(torch.compiler.set_stance("force_eager"))
 
 
-def _modules(undo: list[Undo], model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Keep the attributes of every module, and what is in those that are plain containers, tensors and arrays.
+def _all_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model by name, and those that it hides in plain containers, whose names begin with ``(``."""
+    modules = dict(model.named_modules())
+    seen = {id(module) for module in modules.values()}
+    waiting = list(modules.values())
+    while waiting:
+        for value in list(waiting.pop().__dict__.values()):
+            for item in _items(value) if type(value) in _CONTAINERS_AND_TUPLE else ():
+                if isinstance(item, nn.Module) and id(item) not in seen:
+                    for name, module in item.named_modules():
+                        if id(module) not in seen:
+                            seen.add(id(module))
+                            modules[f"(hidden {len(modules)}) {name}"] = module
+                            waiting.append(module)
+    return modules
+
+
+def _modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
+    """Keep the attributes of every module, and what is in those that are plain containers, tensors, arrays, generators.
 
     Hooks, parameters and modes are among them, and what a forward leaves in its module: counts, losses, caches.
 
     Returns:
         The tensors that are too large to be copied, with names.
     """
-    attributes = [(name, module.__dict__, dict(module.__dict__)) for name, module in model.named_modules()]
-    registered = {id(tensor) for tensor in itertools.chain(model.parameters(), model.buffers())}
+    attributes = [(name, module.__dict__, dict(module.__dict__)) for name, module in modules.items()]
+    registered = {id(tensor) for module in modules.values()
+                  for tensor in itertools.chain(module._parameters.values(), module._buffers.values())}  # fmt: skip
     containers: list[Any] = []
     tensors: list[Tensor] = []
     arrays: list[tuple[NDArray[Any], NDArray[Any]]] = []
@@ -417,6 +441,9 @@ def _modules(undo: list[Undo], model: nn.Module) -> list[tuple[str, Tensor]]:
         if type(value) is Tensor:
             if id(value) not in registered and not is_lazy(value):
                 (large.append((f"tensor {name!r}", value)) if value.nbytes > LARGE else tensors.append(value))
+        elif type(value) in _GENERATORS:
+            get, put = _GENERATORS[type(value)]
+            undo.append(partial(put, value, get(value)))
         elif type(value) is np.ndarray:
             if value.nbytes <= LARGE and not value.dtype.hasobject:
                 arrays.append((value, value.copy()))
@@ -455,7 +482,21 @@ def _modules(undo: list[Undo], model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 _CONTAINERS = (dict, OrderedDict, defaultdict, Counter, list, set, deque)
-_KEPT = {*_CONTAINERS, tuple, Tensor, np.ndarray}
+_CONTAINERS_AND_TUPLE = {*_CONTAINERS, tuple}
+_GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]]] = {
+    torch.Generator: (lambda generator: generator.get_state(), lambda generator, state: generator.set_state(state)),
+    random.Random: (lambda generator: generator.getstate(), lambda generator, state: generator.setstate(state)),
+    np.random.RandomState: (
+        lambda generator: generator.get_state(),
+        lambda generator, state: generator.set_state(state),
+    ),
+    np.random.Generator: (
+        lambda generator: generator.bit_generator.state,
+        lambda generator, state: setattr(generator.bit_generator, "state", state),
+    ),
+}
+"""How the state of a module's own generator is had and put back."""
+_KEPT = {*_CONTAINERS_AND_TUPLE, *_GENERATORS, Tensor, np.ndarray}
 LARGE = 4 * 2**20
 """Bytes of a tensor or an array beyond which it is not copied, unless it is a buffer."""
 
@@ -464,8 +505,8 @@ def _items(container: Any) -> Iterable[Any]:
     return itertools.chain(container, container.values()) if isinstance(container, dict) else container
 
 
-def _buffers(undo: list[Undo], model: nn.Module) -> None:
-    _tensors(undo, [buffer for module in model.modules() for buffer in module._buffers.values()
+def _buffers(undo: list[Undo], modules: Iterable[nn.Module]) -> None:
+    _tensors(undo, [buffer for module in modules for buffer in module._buffers.values()
                     if buffer is not None and not is_lazy(buffer)])  # fmt: skip
 
 

@@ -208,6 +208,35 @@ def test_tensors_arrays_and_nested_containers_of_a_module_are_as_before():
     assert model.statistics["of"]["each"].tolist() == [1, 1] and model.statistics["of"]["all"] == [0, 1]
 
 
+def test_generators_of_a_module_are_as_before():
+    class Drawing(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.own = [torch.Generator().manual_seed(1), random.Random(1), np.random.default_rng(1),
+                        np.random.RandomState(1)]  # fmt: skip
+
+        def draw(self):
+            first, *others = self.own
+            return [torch.rand(1, generator=first).item(), *(generator.random() for generator in others[:2]),
+                    others[2].rand()]  # fmt: skip
+
+    model = Drawing()
+    expected = Drawing().draw()
+    with unnoticed(model):
+        assert model.draw() == expected != model.draw()
+    assert model.draw() == expected
+
+
+def test_a_module_that_is_hidden_in_a_list_is_as_before():
+    model = nn.Linear(2, 2)
+    model.teacher = [teacher := nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())]
+    with unnoticed(model):
+        assert not teacher.training and not teacher[0].training
+        teacher.train()(torch.randn(8, 2)).sum().backward()
+    assert teacher[0].running_mean.tolist() == [0, 0] and teacher[0].num_batches_tracked == 0
+    assert teacher.training and teacher[0].weight.grad is None
+
+
 def test_a_large_tensor_that_is_no_buffer_is_not_copied_but_its_change_is_detected():
     with pytest.raises(ModelChanged, match="tensor 'calls' was changed in place"), unnoticed(model := Counting(2**21)):
         model(torch.ones(1, 2))
