@@ -93,13 +93,13 @@ def _(scene: Scene):
     scene.network = lambda: Frail(lambda output: output[:0])
 
 
-@fault("targets are out of range", "the batch", "failed in measure: ", slow=True)
+@fault("targets are out of range", "the batch", "have no alignment with its kernel: labels from 7 to 7", slow=True)
 def _(scene: Scene):
     shipped(scene)
     scene.batches["train"] = (torch.randn(24, 2), torch.full((24,), 7))
 
 
-@fault("a batch of one sample", "the batch", "failed in measure", slow=True)
+@fault("a batch of one sample", "the batch", "cannot measure: Batch 'train' is of one sample", slow=True)
 def _(scene: Scene):
     shipped(scene)
     scene.batches["train"] = (torch.randn(1, 2), torch.zeros(1, dtype=torch.long))
