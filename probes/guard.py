@@ -51,8 +51,8 @@ class unnoticed:
     that its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is
     refused meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the
     attributes of every module, what its plain containers hold, nested ones too, and what tensors, arrays and random
-    generators hold that are among them: counts, losses and caches that a forward leaves there; in modules that the
-    model hides in a plain list, too. What is compiled runs eagerly meanwhile,
+    generators hold that are among them, and objects of classes from the same package: counts, losses and caches that a
+    forward leaves there; in modules that the model hides in a plain list, too. What is compiled runs eagerly meanwhile,
     since other shapes and modes would have it compiled again. What a script asks for to find its own faults (warnings
     as errors, anomaly mode, numpy's errors, a refusal of what is not deterministic) is no fault of a measurement, and
     is not asked of it. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are
@@ -431,32 +431,39 @@ def _modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tuple[s
     arrays: list[tuple[NDArray[Any], NDArray[Any]]] = []
     large: list[tuple[str, Tensor]] = []
     seen: set[int] = set()
+    objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    is_kept = _is_kept({type(module).__module__.partition(".")[0] for module in modules.values()})
     waiting = [(f"{name}.{key}" if name else key, value) for name, _, before in attributes
-               for key, value in before.items() if type(value) in _KEPT]  # fmt: skip
+               for key, value in before.items() if is_kept(type(value))]  # fmt: skip
     while waiting:
         name, value = waiting.pop()
         if id(value) in seen:
             continue
         seen.add(id(value))
         if type(value) is Tensor:
-            if id(value) not in registered and not is_lazy(value):
-                (large.append((f"tensor {name!r}", value)) if value.nbytes > LARGE else tensors.append(value))
+            if id(value) not in registered:
+                copied = value.layout is torch.strided and value.nbytes <= LARGE
+                tensors.append(value) if copied else large.append((f"tensor {name!r}", value))
         elif type(value) in _GENERATORS:
             get, put = _GENERATORS[type(value)]
             undo.append(partial(put, value, get(value)))
         elif type(value) is np.ndarray:
             if value.nbytes <= LARGE and not value.dtype.hasobject:
                 arrays.append((value, value.copy()))
-        else:
+        elif type(value) in _CONTAINERS_AND_TUPLE:
             if type(value) is not tuple:
                 containers.append(value)
-            waiting += [(name, item) for item in _items(value) if type(item) in _KEPT]
+            if len(value) <= MANY:
+                waiting += [(name, item) for item in _items(value) if is_kept(type(item))]
+        else:
+            objects.append((value.__dict__, dict(value.__dict__)))
+            waiting += [(f"{name}.{key}", item) for key, item in value.__dict__.items() if is_kept(type(item))]
     # Most of them are tables of hooks, and empty.
     empty = [value for value in containers if not value]
     contents = [(value, value.copy()) for value in containers if value]
 
     def restore() -> None:
-        for _, own, before in attributes:
+        for own, before in itertools.chain((pair[1:] for pair in attributes), objects):
             if own.keys() != before.keys() or any(map(operator.is_not, own.values(), before.values())):
                 own.clear()
                 own.update(before)
@@ -497,8 +504,27 @@ _GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]
 }
 """How the state of a module's own generator is had and put back."""
 _KEPT = {*_CONTAINERS_AND_TUPLE, *_GENERATORS, Tensor, np.ndarray}
+MANY = 1000
+"""Entries of a container beyond which what is in them is not looked at: a table of data, not what a forward leaves."""
 LARGE = 4 * 2**20
 """Bytes of a tensor or an array beyond which it is not copied, unless it is a buffer."""
+
+
+def _is_kept(packages: set[str]) -> Callable[[type], bool]:
+    """Whether what is of a type is kept: also objects of a class that a package of the model's own classes defines."""
+    known = dict.fromkeys(_KEPT, True)
+    own = packages - {"torch", "builtins"}
+
+    def is_kept(kind: type) -> bool:
+        if kind not in known:
+            known[kind] = (
+                kind.__module__.partition(".")[0] in own
+                and getattr(kind, "__dictoffset__", 0) != 0
+                and not issubclass(kind, nn.Module | Tensor | Optimizer | type)
+            )
+        return known[kind]
+
+    return is_kept
 
 
 def _items(container: Any) -> Iterable[Any]:

@@ -208,6 +208,47 @@ def test_tensors_arrays_and_nested_containers_of_a_module_are_as_before():
     assert model.statistics["of"]["each"].tolist() == [1, 1] and model.statistics["of"]["all"] == [0, 1]
 
 
+class State:
+    def __init__(self):
+        self.calls, self.losses = 0, [torch.zeros(1)]
+
+
+def test_an_object_of_the_scripts_own_class_is_as_before():
+    class Stateful(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.state = State()
+
+        def forward(self, x):
+            self.state.calls += 1
+            self.state.losses[0] += 1
+            self.state.last = x
+            return super().forward(x)
+
+    model = Stateful()
+    model(torch.ones(1, 2))
+    with unnoticed(model):
+        model(torch.zeros(1, 2))
+    assert model.state.calls == model.state.losses[0].item() == model.state.last[0, 0].item() == 1
+
+
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_a_sparse_tensor_of_a_module_is_left_alone(layout):
+    model = nn.Linear(2, 2)
+    model.adjacency = getattr(torch.eye(2), layout)()
+    with unnoticed(model):
+        torch.sparse.mm(model.adjacency, model(torch.ones(2, 2)))
+
+
+def test_what_is_in_a_table_of_data_is_not_looked_at():
+    model = nn.Linear(2, 2)
+    model.rows = [[number] for number in range(2000)]
+    with unnoticed(model):
+        model.rows[0].append(1), model.rows.append([1])
+    assert len(model.rows) == 2000 and model.rows[0] == [0, 1]
+
+
 def test_generators_of_a_module_are_as_before():
     class Drawing(nn.Linear):
         def __init__(self):
