@@ -97,7 +97,7 @@ def check_rows(output: Tensor, n: int, model: nn.Module | None = None) -> None:
         parts = (
             []
             if model is None
-            else [name for name, part in model.named_children() if next(part.parameters(), None) is not None]
+            else [name for name, part in model.named_children() if next(iter(part.parameters()), None) is not None]
         )
         part = f"model.{parts[0]}" if parts and parts[0].isidentifier() else "model.network"
         raise CannotMeasure(
@@ -198,7 +198,7 @@ class FirstBatch:
         if torch.is_grad_enabled():
             self.calls += 1
             # In a functional call, what stands for the parameters may be no leaf, and be warned of when asked.
-            first = next(module.parameters(), None)
+            first = next(iter(module.parameters()), None)
             self._fresh += first is not None and first.is_leaf and first.grad is None
             if self._fresh == FRESH_CALLS or self.calls == CALLS:
                 waiting, self._waiting = self._waiting, lambda calls: None

@@ -52,7 +52,7 @@ class unnoticed:
     refused meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the
     attributes of every module, what its plain containers hold, nested ones too, and what tensors, arrays and random
     generators hold that are among them, and objects of classes from the same package: counts, losses and caches that a
-    forward leaves there; in modules that the model hides in a plain list, too. What is compiled runs eagerly meanwhile,
+    forward leaves there; in modules that the model does not register, too. What is compiled runs eagerly meanwhile,
     since other shapes and modes would have it compiled again. What a script asks for to find its own faults (warnings
     as errors, anomaly mode, numpy's errors, a refusal of what is not deterministic) is no fault of a measurement, and
     is not asked of it. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are
@@ -399,19 +399,21 @@ def _compiler(undo: list[Undo]) -> None:
 
 
 def _all_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model by name, and those that it hides in plain containers, whose names begin with ``(``."""
+    """The modules of a model by name, and those that it does not register, whose names begin with ``(``."""
     modules = dict(model.named_modules())
     seen = {id(module) for module in modules.values()}
-    waiting = list(modules.values())
+    waiting: list[Any] = [module.__dict__ for module in modules.values()]
     while waiting:
-        for value in list(waiting.pop().__dict__.values()):
-            for item in _items(value) if type(value) in _CONTAINERS_AND_TUPLE else ():
-                if isinstance(item, nn.Module) and id(item) not in seen:
-                    for name, module in item.named_modules():
-                        if id(module) not in seen:
-                            seen.add(id(module))
-                            modules[f"(hidden {len(modules)}) {name}"] = module
-                            waiting.append(module)
+        for item in list(_items(waiting.pop())):
+            if type(item) in _CONTAINERS_AND_TUPLE and item and len(item) <= MANY and id(item) not in seen:
+                seen.add(id(item))
+                waiting.append(item)
+            elif isinstance(item, nn.Module) and id(item) not in seen:
+                for name, module in item.named_modules():
+                    if id(module) not in seen:
+                        seen.add(id(module))
+                        modules[f"(hidden {len(modules)}) {name}"] = module
+                        waiting.append(module.__dict__)
     return modules
 
 
@@ -456,6 +458,8 @@ def _modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tuple[s
             if len(value) <= MANY:
                 waiting += [(name, item) for item in _items(value) if is_kept(type(item))]
         else:
+            if isinstance(value, dict | list | set | deque):
+                containers.append(value)
             objects.append((value.__dict__, dict(value.__dict__)))
             waiting += [(f"{name}.{key}", item) for key, item in value.__dict__.items() if is_kept(type(item))]
     # Most of them are tables of hooks, and empty.

@@ -112,7 +112,7 @@ class ProbeManager:
         self._governor = Governor(overhead, head_start=head_start)
         if not isinstance(model, nn.Module):
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
-        if next(model.parameters(), None) is None:
+        if next(iter(model.parameters()), None) is None:
             raise ValueError(f"`model` has no parameters ({type(model).__name__}): there is no training to watch.")
         _check_batches(batches)
         if output is not None and not callable(output):
@@ -216,12 +216,15 @@ class ProbeManager:
                 self._help()
             return
         run = self.run
-        guard = unnoticed(run.model)
         try:
-            with guard:
-                batches = {name: as_batch(data, seed=run.seed, name=name) for name, data in self._given_batches.items()}
-        finally:
-            guard.restore()
+            batches = self._batches()
+        except (TypeError, ValueError):
+            raise
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            self._give_up(error)
+            return
         # Attached again, the run goes on: in the same files, on the same batches, as many samples as fitted then.
         kept = set(run.batches)
         run.batches = {**batches, **run.batches}
@@ -247,8 +250,21 @@ class ProbeManager:
                 self.detach()
             if self._on_error == "raise" or not isinstance(error, Exception):
                 raise
-            self._inactive = f"could not attach, by an internal error: {text_of(error)}"
-            log.exception("The probes could not attach: an internal error. Training goes on without them.")
+            self._give_up(error)
+
+    def _batches(self) -> dict[str, Batch]:
+        guard = unnoticed(self.run.model)
+        try:
+            with guard:
+                return {
+                    name: as_batch(data, seed=self.run.seed, name=name) for name, data in self._given_batches.items()
+                }
+        finally:
+            guard.restore()
+
+    def _give_up(self, error: Exception) -> None:
+        self._inactive = f"could not attach, by an internal error: {text_of(error)}"
+        log.error("The probes could not attach: an internal error. Training goes on without them.", exc_info=error)
 
     def _open(self, dispatch: Dispatcher) -> None:
         run, plugins = self.run, dispatch.plugins

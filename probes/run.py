@@ -148,7 +148,7 @@ class Run:
     @property
     def device(self) -> torch.device:
         """The device of the first parameter."""
-        return next(self.model.parameters()).device
+        return next(iter(self.model.parameters())).device
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -161,7 +161,7 @@ class Run:
         return {
             name or type(module).__name__: module
             for name, module in self.model.named_modules()
-            if next(module.parameters(recurse=False), None) is not None
+            if next(iter(module.parameters(recurse=False)), None) is not None
         }
 
     @property

@@ -208,7 +208,7 @@ def test_tensors_arrays_and_nested_containers_of_a_module_are_as_before():
     assert model.statistics["of"]["each"].tolist() == [1, 1] and model.statistics["of"]["all"] == [0, 1]
 
 
-class State:
+class State(dict):
     def __init__(self):
         self.calls, self.losses = 0, [torch.zeros(1)]
 
@@ -222,6 +222,7 @@ def test_an_object_of_the_scripts_own_class_is_as_before():
         def forward(self, x):
             self.state.calls += 1
             self.state.losses[0] += 1
+            self.state["calls"] = self.state.calls
             self.state.last = x
             return super().forward(x)
 
@@ -230,6 +231,7 @@ def test_an_object_of_the_scripts_own_class_is_as_before():
     with unnoticed(model):
         model(torch.zeros(1, 2))
     assert model.state.calls == model.state.losses[0].item() == model.state.last[0, 0].item() == 1
+    assert model.state == {"calls": 1}
 
 
 @pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
@@ -268,9 +270,10 @@ def test_generators_of_a_module_are_as_before():
     assert model.draw() == expected
 
 
-def test_a_module_that_is_hidden_in_a_list_is_as_before():
-    model = nn.Linear(2, 2)
-    model.teacher = [teacher := nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())]
+@pytest.mark.parametrize("hide", [lambda module: module, lambda module: [module], lambda module: {"of": [(module,)]}])
+def test_a_module_that_is_not_registered_is_as_before(hide):
+    model, teacher = nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    object.__setattr__(model, "teacher", hide(teacher))
     with unnoticed(model):
         assert not teacher.training and not teacher[0].training
         teacher.train()(torch.randn(8, 2)).sum().backward()

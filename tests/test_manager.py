@@ -75,6 +75,25 @@ def test_early_training_is_measured_before_anything_is_earned(model, optimizer):
     assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/test_budget.py
 
 
+def test_a_model_whose_parameters_are_a_list_is_watched(optimizer):
+    class Listed(nn.Linear):
+        def parameters(self, recurse=True):
+            return list(super().parameters(recurse))
+
+    model = Listed(2, 1)
+    with ProbeManager(model, [Norm(every(1))], sinks=[sink := Memory()]).attach():
+        run_steps(model, torch.optim.SGD(model.parameters(), lr=0.1), 2)
+    assert sink.steps("norm/weight")
+
+
+def test_a_fault_of_the_guard_in_attach_does_not_stop_the_script(model, optimizer, monkeypatch, caplog):
+    monkeypatch.setattr("probes.guard._buffers", lambda *_: 1 / 0)
+    manager = ProbeManager(model, [Norm(every(1))], sinks=[]).attach(optimizer)
+    run_steps(model, optimizer, 2)
+    assert "could not attach" in caplog.text and "could not attach" in manager.report()
+    manager.detach()
+
+
 # ---------------------------------------------------------------------------------------------------- attach, detach
 
 

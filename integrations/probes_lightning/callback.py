@@ -149,7 +149,7 @@ class ProbesCallback(Callback):
         self._looked = True
         if "train" in self.manager.run.batches:
             return
-        names = [name for name, child in pl_module.named_children() if next(child.parameters(), None) is not None]
+        names = [name for name, child in pl_module.named_children() if next(iter(child.parameters()), None) is not None]
         log.warning(
             "The probes have seen no batch: the training step does not call %s (%s), or not with a batch of samples. "
             "Pass ProbesCallback(model=...) with the name of what it calls%s, or batches={'train': (inputs, targets)}.",
@@ -180,7 +180,7 @@ class ProbesCallback(Callback):
 
     def _watched(self, pl_module: LightningModule) -> nn.Module:
         if self._model is None:
-            holders = [child for child in pl_module.children() if next(child.parameters(), None) is not None]
+            holders = [child for child in pl_module.children() if next(iter(child.parameters()), None) is not None]
             whole = len(list(pl_module.parameters()))
             # A container is never called.
             if (

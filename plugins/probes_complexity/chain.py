@@ -113,7 +113,7 @@ def affine_layers(
     for use, after in zip(uses, [*uses[1:], None], strict=True):
         if isinstance(use.module, _BatchNorm) and not use.follows:
             raise NotDefined(f"`model` has a batch norm ({use.name!r}) that does not directly follow an affine layer.")
-        if not isinstance(use.module, AFFINE) and next(use.module.parameters(), None) is not None:
+        if not isinstance(use.module, AFFINE) and next(iter(use.module.parameters()), None) is not None:
             raise NotDefined(
                 f"`model` has a layer with parameters ({use.name!r}, {type(use.module).__name__}) that is not affine."
             )

@@ -253,7 +253,7 @@ def _convolution_norm(
 ) -> OperatorNorm:
     if input_shape is None:
         raise ValueError(f"`input_shape` must be given for a {type(module).__name__}: its norm depends on the size.")
-    weight = next(module.parameters())
+    weight = next(iter(module.parameters()))
     dtype = torch.promote_types(weight.dtype, torch.float32)
     state = {name: parameter.detach().to(dtype) for name, parameter in module.named_parameters()}
     if "bias" in state:

@@ -68,3 +68,9 @@ def test_refused(model):
         distance_from_initialization(model, {})
     with pytest.raises(ValueError, match=r"'first.bias', of shape \(3,\), it holds a tensor of shape \(1,\)"):
         distance_from_initialization(model, {**initial, "first.bias": torch.zeros(1)})
+
+
+def test_frobenius_norm_of_complex_parameters_counts_both_parts():
+    model = nn.Linear(2, 3, dtype=torch.cfloat, bias=False)
+    expected = model.weight.detach().abs().double().square().sum().sqrt()
+    torch.testing.assert_close(frobenius_norm(model), expected, rtol=1e-6, atol=0)
