@@ -54,6 +54,13 @@ class Call:
         other: Any = None,
     ) -> Call:
         """The call, once everything that would make the kernel meaningless is ruled out."""
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
+        if torch.is_inference_mode_enabled():
+            raise CannotMeasure(
+                "Tangent features are gradients, of which torch.inference_mode() keeps nothing. Call this outside of "
+                "it; under torch.no_grad() it may be."
+            )
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not parameters:
             raise CannotMeasure(

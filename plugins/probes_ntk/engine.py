@@ -71,6 +71,7 @@ class TraceEstimate(NamedTuple):
     """How it was evaluated; the next call goes faster with it."""
 
 
+@torch.enable_grad()  # whatever the caller has: without gradients there are no features
 def tangent_kernel(
     model: nn.Module,
     inputs: Any,
@@ -211,6 +212,7 @@ def divide_kernel(
     return Division([partial(kernel_sweep, call, plan, group) for group in groups if group], join)
 
 
+@torch.enable_grad()  # whatever the caller has: without gradients there are no features
 def tangent_diagonal(
     model: nn.Module,
     inputs: Any,
@@ -249,6 +251,7 @@ def tangent_diagonal(
     return TangentDiagonal(*_by_layer(plan, diagonal_sweep(call, plan), layers), plan)
 
 
+@torch.enable_grad()  # whatever the caller has: without gradients there are no features
 def estimate_trace(
     model: nn.Module,
     inputs: Any,

@@ -540,3 +540,17 @@ def test_chosen_outputs_may_be_of_any_shape():
     whole = tangent_kernel(model.l, x).kernel
     assert torch.equal(tangent_kernel(model, x, outputs=[1, 5]).kernel, whole[[1, 5]][:, :, [1, 5]])
     assert relative(tangent_kernel(model, x, outputs="sum").kernel, whole.sum((0, 2))[None, :, None]) <= 1e-14
+
+
+def test_the_callers_grad_mode_does_not_matter():
+    model, x = nn.Linear(2, 1), torch.randn(3, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(tangent_kernel(model, x).kernel[0, :, 0], x @ x.T + 1)
+        assert torch.is_grad_enabled() is False
+    with torch.inference_mode(), pytest.raises(CannotMeasure, match="outside of it"):
+        tangent_kernel(model, x)
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module, got function"):
+        tangent_kernel(lambda x: x, torch.randn(3, 2))
