@@ -542,10 +542,12 @@ def _buffers(undo: list[Undo], modules: Iterable[nn.Module]) -> None:
 
 def _tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
     """Keep what tensors hold."""
-    saved = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors if _has_memory(tensor)]
 
     def restore() -> None:
         for tensor, copy in saved:
+            if not _has_memory(tensor):
+                continue
             # Batch norm writes its statistics without raising their version, so all are looked at; through .data,
             # which does not raise it either: a graph that the loop still holds stays valid.
             data = tensor.data
@@ -556,6 +558,14 @@ def _tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
                 _put(data, copy)
 
     undo.append(restore)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor may be read: FSDP frees the storage of what it has gathered, and leaves the tensor as it was."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.numel() == 0:
+        return True
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (tensor.storage_offset() + last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
@@ -644,7 +654,7 @@ def checksums(parameters: list[nn.Parameter]) -> dict[torch.device, Tensor]:
         integers = _INTEGERS.get(parameter.element_size())
         # Of a distributed or a quantized parameter there is no such view.
         plain = type(parameter) is nn.Parameter and parameter.layout is torch.strided and not parameter.is_meta
-        if plain and integers is not None:
+        if plain and integers is not None and _has_memory(parameter):
             sums.setdefault(parameter.device, []).append(parameter.detach().view(integers).sum())
     return {device: torch.stack(values) for device, values in sums.items()}
 

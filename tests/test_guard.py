@@ -297,6 +297,25 @@ def test_a_buffer_in_memory_that_cannot_be_written_is_left_alone(tmp_path):
         model(model.table)  # a write would end the process
 
 
+@pytest.mark.parametrize("freed_within", [False, True])
+def test_a_tensor_whose_storage_was_freed_is_left_alone(freed_within):
+    """So FSDP leaves what it has gathered; a read would end the process."""
+    model, shape = nn.Linear(2, 1), (64, 1024)
+    model.gathered = torch.ones(shape)
+    model.register_buffer("table", torch.ones(shape))
+
+    def free():
+        for tensor in (model.gathered, model.table):
+            tensor.untyped_storage().resize_(0)
+
+    if not freed_within:
+        free()
+        model.weight.untyped_storage().resize_(0)
+    with unnoticed(model):
+        freed_within and free()
+    assert model.gathered.untyped_storage().nbytes() == 0 and model.gathered.shape == shape
+
+
 def test_a_buffer_that_repeats_its_elements_is_as_before():
     model = nn.Linear(2, 1)
     model.register_buffer("scale", torch.ones(1, 3).expand(2, 3))

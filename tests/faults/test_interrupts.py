@@ -135,8 +135,13 @@ def spread(count, number):
     return sorted({int(k) for k in np.linspace(0, count - 1, number)})
 
 
+def surely_there(count):
+    """Not the very last lines: a run has a few more or fewer of them than the one in which they were counted."""
+    return count * 49 // 50
+
+
 def test_after_an_interrupt_at_any_line_all_later_rows_are_right(undisturbed, tmp_path):
-    for k in spread(undisturbed[0], 12):
+    for k in spread(surely_there(undisturbed[0]), 12):
         check(tmp_path / str(k), k, undisturbed)
 
 
@@ -149,7 +154,7 @@ def test_after_an_interrupt_where_rows_are_handed_over_none_is_twice_there(undis
 
 @pytest.mark.slow
 def test_after_an_interrupt_at_any_of_many_lines_all_later_rows_are_right(undisturbed, tmp_path):
-    for k in spread(undisturbed[0], 400):
+    for k in spread(surely_there(undisturbed[0]), 400):
         check(tmp_path / str(k), k, undisturbed)
 
 
