@@ -144,7 +144,7 @@ class FirstBatch:
         self._output, self._n, self._problem = output, n, problem
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
-        self._watch: LossWatch | None = None
+        self._watch = LossWatch(self._found)
         self._called = False
         self.done = False
         """Whether the first step is over."""
@@ -169,6 +169,7 @@ class FirstBatch:
         """Look no further: the first step is done."""
         self.done = True
         self._unwatch()
+        self._watch.found = lambda targets, where: None  # holds us
         self._args, self._kwargs = (), {}
         # Hooks that were never called stay until close(): the model is called through torch.compile, in whose graph
         # they are nothing, but which would compile again if they went.
@@ -186,6 +187,7 @@ class FirstBatch:
         if called is not None:
             reveal(called, held=_MARK)
         self._unwatch()
+        self._watch.found = lambda targets, where: None
         self._args, self._kwargs = (), {}
 
     @property
@@ -216,7 +218,12 @@ class FirstBatch:
                 self.wanted = False
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        if not (self._incomplete and torch.is_grad_enabled() and (self._args or self._kwargs)):
+        if not self._incomplete:
+            return
+        if torch.is_grad_enabled() or module.training or self._watch.outputs:  # not in what only evaluates
+            self._watch.computed(result)
+            push(self._watch)
+        if not (torch.is_grad_enabled() and (self._args or self._kwargs)):
             return
         try:
             output = self._output(result)
@@ -242,9 +249,7 @@ class FirstBatch:
             self.batch = batch.with_targets(batch.kwargs[name])
             return
         self.batch = batch
-        self._watch = LossWatch(output, rows, self._found)
-        if not push(self._watch):
-            self._watch = None
+        self._watch.look_at(output, rows)
 
     def _found(self, targets: Tensor, where: str) -> None:
         if self.batch is not None and self.batch.targets is None:
@@ -252,9 +257,7 @@ class FirstBatch:
             self.batch = self.batch.with_targets(targets[: self._n].detach().clone())
 
     def _unwatch(self) -> None:
-        if self._watch is not None:
-            remove(self._watch)
-            self._watch = None
+        remove(self._watch)
 
 
 _COMPILED = "_compiled_call_impl"

@@ -565,7 +565,7 @@ def _has_memory(tensor: Tensor) -> bool:
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.numel() == 0:
         return True
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return (tensor.storage_offset() + last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    return bool((tensor.storage_offset() + last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes())
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:

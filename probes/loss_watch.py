@@ -10,12 +10,15 @@ import functools
 import inspect
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
+
+from .batches import tensors
 
 __all__ = ["LossWatch", "is_target", "push", "remove"]
 
@@ -54,12 +57,27 @@ _VIEWS = {
 
 
 class LossWatch(TorchFunctionMode):
-    """Sees the first loss of the output: a functional loss, also inside a loss module, or ``output - targets``."""
+    """Sees the first loss of the output: a functional loss, also inside a loss module, or ``output - targets``.
 
-    def __init__(self, output: Tensor, rows: int, found: Callable[[Tensor, str], None]) -> None:
+    What was computed from an output, detached or not, is no target: the largest logit that is taken off, a prediction
+    that another one is to agree with.
+    """
+
+    def __init__(self, found: Callable[[Tensor, str], None]) -> None:
         super().__init__()
-        self.rows, self.found, self.done = rows, found, False
-        self.outputs = [weakref.ref(output)]
+        self.rows, self.found, self.done = 0, found, False
+        self.outputs: list[weakref.ref[Tensor]] = []
+        """The output, and what is a view or an activation of it."""
+        self._computed: dict[int, weakref.ref[Tensor]] = {}
+
+    def look_at(self, output: Tensor, rows: int) -> None:
+        """Wait for the loss of this output."""
+        self.rows, self.outputs = rows, [weakref.ref(output)]
+
+    def computed(self, result: Any) -> None:
+        """Of what a model returns, and of all that comes of it, nothing is a target."""
+        for item in tensors(result):
+            self._computed[id(item)] = weakref.ref(item)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,30 +85,45 @@ class LossWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.done:
             return func(*args, **kwargs)
-        try:
-            derived = self._look(func, args, kwargs)
-        except Exception:  # a strange argument; the call itself must go on
-            derived = False
+        view = computed = False
+        with suppress(Exception):  # a strange argument; the call itself must go on
+            computed = any(self._is_computed(item) for item in tensors((args, kwargs)))
+            view = computed and self._look(func, args, kwargs)
         result = func(*args, **kwargs)
-        if derived and isinstance(result, Tensor):
+        if computed:
+            with suppress(Exception):
+                self.computed(args[0] if func is Tensor.__setitem__ else result)
+        if view and isinstance(result, Tensor):
             self.outputs.append(weakref.ref(result))
         return result
 
+    def _is_computed(self, item: Any) -> bool:
+        known = self._computed.get(id(item))
+        return known is not None and known() is item
+
     def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Look for targets in a call; whether what it gives is to be looked at as the output is."""
         given = [*args, *kwargs.values()]
         mine = [any(item is output() for output in self.outputs) for item in given]
         if not any(mine):
             return False
-        others = [item for item, own in zip(given, mine, strict=True) if not own]
-        if _compares(func) or func in _DIFFERENCES:
-            other = kwargs.get("target", next(iter(others), None))
-            if isinstance(other, Tensor) and self._flattened(func, other):
-                other = other.reshape(self.rows, -1)
-            if isinstance(other, Tensor) and is_target(other, self.rows):
-                self.done = True
-                name = getattr(func, "__name__", "a difference").strip("_")
-                self.found(other, f"output - targets ({name})" if func in _DIFFERENCES else name)
-        return func in _VIEWS
+        if not (_compares(func) or func in _DIFFERENCES):
+            return func in _VIEWS
+        own = given[mine.index(True)]
+        other = kwargs.get("target", next((item for item, is_own in zip(given, mine, strict=True) if not is_own), None))
+        if not isinstance(other, Tensor):
+            return False
+        if self._is_computed(other):
+            return func in _DIFFERENCES and not other.requires_grad  # shifted, by the largest logit for example
+        if func in _DIFFERENCES and other.numel() != own.numel():
+            return False  # by a constant, such as a bias
+        if self._flattened(func, other):
+            other = other.reshape(self.rows, -1)
+        if is_target(other, self.rows):
+            self.done = True
+            name = getattr(func, "__name__", "a difference").strip("_")
+            self.found(other, f"output - targets ({name})" if func in _DIFFERENCES else name)
+        return False
 
     def _flattened(self, func: Callable[..., Any], other: Tensor) -> bool:
         """Whether these are the targets of all positions of all sequences in one row, as for a language model."""

@@ -70,6 +70,42 @@ def test_inputs_and_targets_are_seen(loss, targets):
     manager.detach()
 
 
+def agreement(model):
+    """A loss with another of the model's own outputs first."""
+    return lambda out: F.mse_loss(model(X + 0.1), out.detach()) + F.cross_entropy(out, Y)
+
+
+def pseudo_labels(model):
+    with torch.no_grad():
+        labels = model(X + 0.1).argmax(1)
+    return lambda out: F.cross_entropy(out, labels)
+
+
+@pytest.mark.parametrize(
+    ("loss", "seen"),
+    [
+        (lambda model: lambda out: F.cross_entropy(out - out.detach().max(1, keepdim=True).values, Y), True),
+        (lambda model: lambda out: F.cross_entropy(out.sub(out.data.mean(1, keepdim=True).expand(6, 3)), Y), True),
+        (lambda model: lambda out: F.cross_entropy(out - torch.arange(3.0), Y), False),
+        (lambda model: lambda out: F.mse_loss(out, torch.stack([out.detach().argmax(1)] * 3, 1).float()), False),
+        (lambda model: lambda out: F.mse_loss(out, out.detach()) + F.cross_entropy(out, Y), True),
+        (lambda model: lambda out: (out - out.detach()).sum() + F.cross_entropy(out.log_softmax(1), Y), True),
+        (agreement, False),
+        (pseudo_labels, False),
+    ],
+)
+def test_what_was_computed_from_an_output_is_no_target(loss, seen):
+    model = net()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    out = model(X)
+    loss(model)(out).backward()
+    optimizer.step()
+    targets = manager.run.batches["train"].targets
+    assert torch.equal(targets, Y) if seen else targets is None
+    manager.detach()
+
+
 def test_a_loss_that_cannot_be_seen_is_reported_with_what_to_pass():
     model = net()
     manager = attached(model)
