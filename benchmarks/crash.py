@@ -36,7 +36,7 @@ from probes.discovery import load
 from probes.probe import Probe
 from probes.sinks.repair import repair_here
 
-STEPS, SAVE_EVERY = 120, 10
+SAVE_EVERY = 10
 SCHEDULES = {
     "fourier": every(4),
     "spectral_norm": log_spaced(),
@@ -55,7 +55,7 @@ def make_probes() -> list[Probe]:
     return [load(name)(schedule, **settings.get(name, {})) for name, schedule in SCHEDULES.items()]
 
 
-def train(directory: Path) -> None:
+def train(directory: Path, steps: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     dispatch.FLUSH_SECONDS = 0.1  # not 10: much shall lie past the checkpoint when the run is killed
     torch.set_num_threads(1)
@@ -78,7 +78,7 @@ def train(directory: Path) -> None:
         manager.load_state_dict(state["probes"])
         torch.set_rng_state(state["random"])
     with manager.attach(optimizer):
-        for step in range(start, STEPS + 1):
+        for step in range(start, steps + 1):
             if step % SAVE_EVERY == 0:
                 state = {
                     "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
@@ -86,7 +86,7 @@ def train(directory: Path) -> None:
                 }  # fmt: skip
                 torch.save(state, checkpoint.with_suffix(".new"))
                 os.replace(checkpoint.with_suffix(".new"), checkpoint)
-            if step == STEPS:
+            if step == steps:
                 break
             chosen = torch.randint(160, (16,))
             loss = F.cross_entropy(model(images[chosen]), labels[chosen])
@@ -95,7 +95,7 @@ def train(directory: Path) -> None:
             optimizer.step()
 
 
-def begin(directory: Path) -> int:
+def begin(directory: Path, steps: int) -> int:
     """The process id of a child that trains; it inherits the imports, which would take longer than the training."""
     child = os.fork()
     if child:
@@ -104,7 +104,7 @@ def begin(directory: Path) -> int:
     try:
         with (directory / "log").open("a") as log:
             os.dup2(log.fileno(), 2)
-            train(directory)
+            train(directory, steps)
         status = 0
     finally:
         os._exit(status)
@@ -158,14 +158,14 @@ def live_until(
 
 
 def until_finished(
-    directory: Path, whole: dict[str, xarray.Dataset], draw: random.Random, kills: int, longest: float
+    directory: Path, whole: dict[str, xarray.Dataset], draw: random.Random, kills: int, longest: float, steps: int
 ) -> Counter[str]:
     """Kill and resume one training until it has ended by itself; what was counted."""
     counts: Counter[str] = Counter()
     directory.mkdir()
     while True:
         look = draw.random() < 0.5
-        child = begin(directory)
+        child = begin(directory, steps)
         end = time.perf_counter() + (draw.uniform(0.02, longest) if counts["kills"] < kills else 600)
         reads, faults = live_until(directory, child, end, look, whole)
         os.kill(child, signal.SIGKILL)
@@ -247,22 +247,23 @@ def main() -> int:
     """Kill, compare, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120, help="of the training")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp())
     try:
-        return compare(root, arguments.kills, arguments.seed)
+        return compare(root, arguments.kills, arguments.steps, arguments.seed)
     finally:
         shutil.rmtree(root)
 
 
-def compare(root: Path, kills: int, seed: int = 0) -> int:
+def compare(root: Path, kills: int, steps: int, seed: int = 0) -> int:
     """The table; 0 if nothing is wrong."""
     torch.set_num_threads(1)
     draw = random.Random(seed)
     (root / "whole").mkdir()
     start = time.perf_counter()
-    os.waitpid(begin(root / "whole"), 0)
+    os.waitpid(begin(root / "whole", steps), 0)
     longest = (time.perf_counter() - start) / 2
     whole = streams(root / "whole")
     rows = sum(len(stream.step) for stream in whole.values())
@@ -270,9 +271,9 @@ def compare(root: Path, kills: int, seed: int = 0) -> int:
     finished = unequal = 0
     while counts["kills"] < kills:
         directory = root / f"killed-{finished}"
-        counts += until_finished(directory, whole, draw, kills - counts["kills"], longest)
+        counts += until_finished(directory, whole, draw, kills - counts["kills"], longest, steps)
         finished += 1
-        problem = wrong(streams(directory), whole, STEPS)
+        problem = wrong(streams(directory), whole, steps)
         unequal += bool(problem)
         if problem:
             print(f"  {directory.name}, at its end: {problem}")
@@ -294,7 +295,7 @@ def compare(root: Path, kills: int, seed: int = 0) -> int:
         f"finished files unlike the one of the whole run ({len(whole)} streams, {rows} rows)": unequal,
         **{f"runs that {name} of TensorBoard shows otherwise": len(runs) for name, runs in scalars.items()},
     }
-    print(f"\ntorch {torch.__version__}, {STEPS} steps, a checkpoint every {SAVE_EVERY}, all {len(SCHEDULES)} probes")
+    print(f"\ntorch {torch.__version__}, {steps} steps, a checkpoint every {SAVE_EVERY}, all {len(SCHEDULES)} probes")
     for what, count in table.items():
         print(f"{count:>8}  {what}")
     bad = ("bad files", "rows lost", "wrong reads", "failed starts")

@@ -9,6 +9,7 @@ _clock = _OwnTime()
 _begun = _clock()
 
 # attaching to a loop
+from .batches import Batch as Batch
 from .manager import ProbeManager as ProbeManager
 
 # writing a probe

@@ -155,7 +155,9 @@ def _from_dataset(dataset: Any, collate: Any, n: int, seed: int, name: str) -> B
 
 
 def _from_collated(data: Any, name: str) -> Batch:
-    data = _map_arrays(data)
+    given, data = data, _map_arrays(data)
+    if (empty := next((leaf for leaf in tensors(data) if leaf.ndim and len(leaf) == 0), None)) is not None:
+        raise ValueError(f"`batches[{name!r}]` is empty: it holds a tensor of shape {tuple(empty.shape)}.")
     if isinstance(data, Tensor):
         return Batch((data,))
     if isinstance(data, Mapping) and tensors(data):
@@ -164,7 +166,7 @@ def _from_collated(data: Any, name: str) -> Batch:
     if isinstance(data, Sequence) and not isinstance(data, str) and 1 <= len(data) <= 2 and tensors(data):
         inputs, targets = (*data, None)[:2]
         if targets is not None and not isinstance(targets, Tensor):
-            raise TypeError(f"The targets of `batches[{name!r}]` must be a tensor, got {type(targets).__name__}.")
+            raise TypeError(f"The targets of `batches[{name!r}]` must be a tensor, got {type(given[1]).__name__}.")
         if isinstance(inputs, Mapping):
             return _checked(Batch((), inputs, targets), name)
         return _checked(Batch(tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}, targets), name)

@@ -20,10 +20,11 @@ from torch.utils.hooks import RemovableHandle
 
 from .batches import Batch, tensors
 from .hidden import ForwardHook, hide, reveal
+from .independence import first_line
 from .loss_watch import LossWatch, is_target, push, remove
 from .refusal import CannotMeasure
 
-__all__ = ["FirstBatch", "check_rows", "pick_output", "unwrap_model", "wrappers"]
+__all__ = ["FirstBatch", "check_rows", "pick_output", "picked", "unwrap_model", "wrappers"]
 
 FRESH_CALLS, CALLS = 20, 1000
 """Of the model in training, with no gradient there and in all, after which a step is missed."""
@@ -63,6 +64,28 @@ def pick_output(result: Any) -> Tensor:
     )
 
 
+def picked(output: Callable[[Any], Tensor], result: Any) -> Tensor:
+    """``output`` of what a model returns.
+
+    Raises:
+        CannotMeasure: If it fails, or gives no floating-point tensor; the message shows one that works.
+    """
+    try:
+        found = output(result)
+    except CannotMeasure:
+        raise
+    except Exception as error:
+        why = f"fails on it ({type(error).__name__}: {first_line(error)})"
+    else:
+        if isinstance(found, Tensor) and found.is_floating_point():
+            return found
+        why = f"gives {_described(found)}"
+    raise CannotMeasure(
+        f"The model returns {_described(result)}, and output= {why}. It must be a function that picks the "
+        f"floating-point output tensor, e.g. output=lambda result: {_example(result)}."
+    )
+
+
 def _described(result: Any) -> str:
     what = f"a tensor of {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
     return f"{what} with keys {sorted(map(str, result))}" if isinstance(result, Mapping) else what
@@ -75,6 +98,8 @@ def _example(result: Any) -> str:
         return isinstance(item, Tensor) and item.is_floating_point() and item.ndim > 0
 
     if isinstance(result, Tensor):
+        if is_output(result):
+            return "result"
         return "result.float()" if not result.is_complex() else "result.abs()"
     entries = [(f"[{key!r}]", item) for key, item in result.items()] if isinstance(result, Mapping) else []
     if isinstance(result, tuple | list):
@@ -212,6 +237,11 @@ class FirstBatch:
         if self._incomplete and torch.is_grad_enabled():
             # Before the forward: it may change its inputs in place.
             try:
+                if any(torch._C._functorch.is_functorch_wrapped_tensor(leaf) for leaf in tensors((args, kwargs))):
+                    raise CannotMeasure(
+                        "The loop calls the model within torch.func (vmap, grad), where inputs cannot be kept. Pass "
+                        "batches={'train': (inputs, targets)}, as the model takes them outside of it."
+                    )
                 self._args, self._kwargs = _first_rows((args, kwargs), self._n)
             except Exception as error:
                 self._problem(error)
@@ -226,8 +256,8 @@ class FirstBatch:
         if not (torch.is_grad_enabled() and (self._args or self._kwargs)):
             return
         try:
-            output = self._output(result)
-            if not (isinstance(output, Tensor) and output.requires_grad):
+            output = picked(self._output, result)
+            if not output.requires_grad:
                 if self._output is not pick_output and any(leaf.requires_grad for leaf in tensors(result)):
                     raise CannotMeasure(
                         "output= picks something that has no gradient. It must return a tensor that the model "

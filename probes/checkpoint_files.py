@@ -77,7 +77,7 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> No
     try:
         model.load_state_dict(found)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model: {printable(str(error)).strip()}") from None
+        raise ValueError(f"{path} does not fit the model: {printable(' '.join(str(error).split()))}") from None
 
 
 def _common_prefix(weights: Mapping[str, Tensor]) -> list[str]:
@@ -92,6 +92,13 @@ def _load(file: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(file)
+    with file.open("rb") as stream:
+        begins = stream.read(4)
+    if begins[:2] not in (b"PK", b"\x80\x02"):  # a zip file, or before torch 1.6 a pickle
+        raise ValueError(
+            f"{file} is no checkpoint: neither torch.save nor safetensors writes such a file. Pass what the training "
+            f"saved, such as checkpoint-500.pt."
+        )
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -89,7 +89,7 @@ def main() -> None:
 
         directory = out or (path if path.is_dir() else path.parent) / "plots"
         files = [str(file) for file in save_plots(open_run(path), directory)]
-        told(as_json, files, *files)
+        told(as_json, files, *(files or [f"{path} holds no rows yet: there is nothing to draw."]))
 
     @app.command()
     def compare(
@@ -105,6 +105,8 @@ def main() -> None:
         from .reading import open_run
         from .terminal import differences
 
+        if not 0 <= tolerance < float("inf"):
+            raise ValueError(f"--tolerance must be a number from 0 on, such as 1e-6, got {tolerance}.")
         found = compared(open_run(first), open_run(second))
         off = [item for item in found if not item.within(tolerance)]
         rest = f"{len(found) - len(off)} of {len(found)} streams are equal" + (
@@ -224,4 +226,5 @@ def main() -> None:
     try:
         app()
     except (OSError, RuntimeError, ValueError, TypeError, ImportError) as error:
-        sys.exit(str(error))
+        file = getattr(error, "filename", None)
+        sys.exit(str(error) if file is None else f"{file}: {getattr(error, 'strerror', None) or error}.")

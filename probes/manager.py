@@ -114,7 +114,7 @@ class ProbeManager:
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         if next(iter(model.parameters()), None) is None:
             raise ValueError(f"`model` has no parameters ({type(model).__name__}): there is no training to watch.")
-        _check_batches(batches)
+        check_batches(batches)
         if output is not None and not callable(output):
             raise TypeError(f"`output` must be a function of what the model returns, got {type(output).__name__}.")
         if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0:
@@ -125,6 +125,8 @@ class ProbeManager:
             raise ValueError(f"`seed` must be an integer, 0 or greater and below 2**63, got {seed!r}.")
         if log_dir is not None and (not isinstance(log_dir, str | os.PathLike) or "\0" in os.fspath(log_dir)):
             raise ValueError(f"`log_dir` must be a path, got {log_dir!r}.")
+        if log_dir is not None and not os.fspath(log_dir):
+            raise ValueError("`log_dir` is empty. Pass a directory, such as '.', or nothing for runs/<date and time>.")
         _check_list("probes", probes)
         _check_list("sinks", sinks)
         self._called = model
@@ -638,7 +640,7 @@ class ProbeManager:
         )
 
 
-def _check_batches(batches: Any) -> None:
+def check_batches(batches: Any) -> None:
     if batches is None:
         return
     if not isinstance(batches, Mapping):
@@ -647,7 +649,7 @@ def _check_batches(batches: Any) -> None:
             f"got {type(batches).__name__}."
         )
     for name in batches:
-        if not isinstance(name, str) or not NAME.fullmatch(name):
+        if not isinstance(name, str) or "/" in name or not NAME.fullmatch(name):
             better = re.sub(r"[^a-zA-Z0-9]+", "_", str(name)).strip("_") or "test"
             raise ValueError(
                 f"`batches` must be named by letters, digits and _.=+@,()[]-, since the names become parts of paths in "

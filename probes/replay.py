@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from .batches import Batch
 from .checkpoint_files import Checkpoint, load_into, read_checkpoint
 from .discovery import default_names, load
-from .manager import ProbeManager
+from .independence import first_line
+from .manager import ProbeManager, check_batches
 from .measurement import Measurement
 from .run import Event
 from .schedule import Schedule, at
 from .sinks.recorder import Recorder
+from .workers import Located
 
 __all__ = ["Replayed", "replay"]
 
@@ -90,6 +92,7 @@ def replay(
         by_step[step], found = path, found or state
     if not by_step:
         raise ValueError("`checkpoints` must name at least one file.")
+    check_batches(batches)
     given = dict(batches or {})
     if found is not None:
         kept = {name: Batch(part["args"], part["kwargs"], part["targets"]) for name, part in found["batches"].items()}
@@ -226,7 +229,15 @@ def _measured(work: _Work, job: _Job) -> list[_Turn]:
 
 def _loaded(model: Model, checkpoint: Checkpoint, path: Path) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        made = model()
+        try:
+            made = model()
+        except Exception as error:
+            if isinstance(model, Located):
+                raise  # it names itself
+            raise ValueError(
+                f"`model`, called without arguments, fails: {type(error).__name__}: {first_line(error)}. It must make "
+                f"the model whose parameters are in the checkpoints."
+            ) from error
     if not isinstance(made, nn.Module):
         raise ValueError(f"`model` must be a function that returns a torch.nn.Module, got {type(made).__name__}.")
     load_into(made, checkpoint.weights, path)

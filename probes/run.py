@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
-from .capture import check_rows
+from .capture import check_rows, picked
 from .clock import OwnTime
 from .independence import first_line, why_not_a_function
 from .refusal import CannotMeasure
@@ -191,7 +191,10 @@ class Run:
 
         Raises:
             KeyError: If there is no batch of that name.
+            CannotMeasure: If the model is on the meta device.
         """
+        if self.device.type == "meta":
+            raise CannotMeasure("The model is on the meta device: its parameters hold no numbers to measure.")
         if name not in self.batches:
             raise KeyError(f"There is no batch {name!r}; there are: {', '.join(self.batches) or 'none'}.")
         batch, now = self.batches[name], self._dtype
@@ -218,7 +221,7 @@ class Run:
                 raise
             with torch.enable_grad():
                 result = tree_map_only(Tensor, Tensor.detach, self._call(batch, parameters))
-        output = self.output(result)
+        output = picked(self.output, result)
         check_rows(output, batch.n, self.model)
         return output
 
@@ -245,11 +248,19 @@ class Run:
                 except CannotMeasure:
                     raise
                 except Exception as error:
-                    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tensors((given.args, given.kwargs)))
+                    leaves = tensors((given.args, given.kwargs))
+                    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+                    whole = [str(tuple(leaf.shape)) for leaf in leaves if leaf.ndim and len(leaf) != given.n]
+                    rows = (
+                        f" What has not one row for each of the {given.n} samples is passed whole: {', '.join(whole)}; "
+                        f"let the model take samples in the first dimension."
+                        if whole
+                        else ""
+                    )
                     raise CannotMeasure(
                         f"The model cannot be called with batch {batch!r}, of shape {shapes} "
                         f"({type(error).__name__}: {first_line(error)}). Pass batches={{{batch!r}: (inputs, targets)}} "
-                        f"of the form in which the loop calls the model."
+                        f"of the form in which the loop calls the model.{rows}"
                     ) from error
 
         return self.shared(("evaluate", batch), compute)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .discovery import load_executor
+from .independence import first_line
 
 __all__ = ["Located", "locate", "workers"]
 
@@ -58,7 +59,7 @@ class Located:
     It is looked up when it is called, so that it can be sent to another process.
 
     Raises:
-        ValueError: If the text is not of that form, and when called, if there is no such function.
+        ValueError: If the text is not of that form, and when called, if there is no such function, or it fails.
         FileNotFoundError: When called, if there is no such file.
     """
 
@@ -72,7 +73,12 @@ class Located:
         function = locate(self.text)
         if not callable(function):
             raise ValueError(f"{self.text} is not a function but {function!r}.")
-        return function()
+        try:
+            return function()
+        except Exception as error:
+            raise ValueError(
+                f"{self.text}, called without arguments, fails: {type(error).__name__}: {first_line(error)}."
+            ) from error
 
 
 def locate(text: str) -> Any:
@@ -118,7 +124,9 @@ def _module(place: str) -> Any:
         sys.path.insert(0, str(path.parent))  # as when it is run: its neighbours can be imported
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, Exception):
+            raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {first_line(error)}.") from error
         raise
     return module

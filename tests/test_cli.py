@@ -70,6 +70,23 @@ def test_a_missing_run_is_one_line_and_an_exit_code(tmp_path):
     assert done.returncode == 1 and "nothing" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_places_that_cannot_be_written_and_runs_of_nothing_are_told(log_dir, tmp_path):
+    (tmp_path / "file").touch()
+    for command in ("plot", "export"):
+        done = call(command, log_dir, "--out", tmp_path / "file" / "below")
+        assert done.returncode == 1 and re.search(r"/file.*: (Not a directory|File exists)\.$", done.stderr), (
+            done.stderr
+        )
+    model = torch.nn.Linear(1, 1)
+    with ProbeManager(model, [], log_dir=tmp_path / "run").attach():
+        pass
+    done = call("plot", tmp_path / "run")
+    assert done.returncode == 0 and "holds no rows yet: there is nothing to draw" in done.stdout
+    for tolerance in ("-1", "nan"):
+        done = call("compare", log_dir, log_dir, "--tolerance", tolerance)
+        assert done.returncode == 1 and "--tolerance must be a number from 0 on" in done.stderr
+
+
 def test_a_missing_extra_is_named():
     script = "import sys; sys.modules['typer'] = None; from probes.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -139,6 +156,36 @@ def test_replay_measures_checkpoints(tmp_path):
     assert done.returncode == 1 and "must be file.py:name" in done.stderr
     done = call("replay", tmp_path / "step_1.pt", "--model", places["model"], "--out", tmp_path / "other")
     assert done.returncode == 1 and done.stderr.startswith(f"There is no file {tmp_path / 'step_1.pt'}")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "model", "batches", "message"),
+    [
+        ("step_0.pt", "script.py:sized", "script.py:batches", "script.py:sized, called without arguments, fails: Type"),
+        ("step_0.pt", "broken.py:model", "script.py:batches", "broken.py cannot be imported: SyntaxError: "),
+        ("step_0.pt", "script.py:model", "script.py:pair", "`batches` must be a dict"),
+        ("step_0.pt", "script.py:other", "script.py:batches", r"not fit the model: Error.* size mismatch for weight: "),
+        ("notes_1.txt", "script.py:model", "script.py:batches", r"notes_1\.txt is no checkpoint: neither torch\.save"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told_in_one_line(checkpoint, model, batches, message, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import torch\n"
+        "def model():\n    return torch.nn.Linear(2, 1)\n"
+        "def sized(size):\n    return torch.nn.Linear(size, 1)\n"
+        "def other():\n    return torch.nn.Linear(3, 1)\n"
+        "def batches():\n    return {'train': torch.ones(5, 2)}\n"
+        "def pair():\n    return torch.ones(5, 2), torch.ones(5)\n"
+    )
+    (tmp_path / "broken.py").write_text("def model(:\n")
+    (tmp_path / "notes_1.txt").write_text("not a checkpoint")
+    torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / "step_0.pt")
+    done = call(
+        "replay", tmp_path / checkpoint, "--model", tmp_path / model, "--batches", tmp_path / batches,
+        "--probes", "spectral_norm", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 1 and re.search(message, done.stderr), done.stderr
+    assert "\N{REPLACEMENT CHARACTER}" not in done.stderr and "\n" not in done.stderr.strip()
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def script_of(page):
     return "".join(body if kind == "sh" else f"cat > train.py <<'END'\n{body}END\n" for kind, body in blocks)
 
 
-@pytest.mark.parametrize("typed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["quick", "with mypy"])
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", [False, True], ids=["quick", "with mypy"])
 def test_every_command_of_the_page_runs(environment, tmp_path, typed):
     script = script_of(PAGE)
     assert script.count("\nmypy\n") == 1

@@ -10,10 +10,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from probes import Measurement, Probe, ProbeManager, every, hookimpl, log_spaced, open_run
-from probes_complexity import Capacity, PathComplexity
+from probes_complexity import Capacity, PathComplexity, fisher_rao_norm, sharpness
 from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum
-from probes_mine import MutualInformation
-from probes_ntk import TangentKernel
+from probes_mine import MutualInformation, mutual_information
+from probes_ntk import TangentKernel, alignment, center, effective_rank, eigenvalues, tangent_kernel
 
 INPUTS, TARGETS = torch.randn(8, 2), torch.randint(3, (8,))
 DATA = TensorDataset(INPUTS, TARGETS)
@@ -49,6 +49,8 @@ CONSTRUCTED = {
     "a pair of batches": ({"batches": (INPUTS, TARGETS)}, "`batches` must be a dict from names to batches"),
     "a name with a space": ({"batches": {"val set": INPUTS}}, "got 'val set'. Write 'val_set'"),
     "a name that is none": ({"batches": {0: INPUTS}}, "got 0. Write '0'"),
+    "a path for a name": ({"batches": {"a/b": INPUTS}}, "got 'a/b'. Write 'a_b'"),
+    "an empty log_dir": ({"log_dir": ""}, "`log_dir` is empty. Pass a directory"),
     "an empty name": ({"batches": {"": INPUTS}}, "got ''. Write 'test'"),
     "a key for output": ({"output": "logits"}, "`output` must be a function of what the model returns, got str"),
     "a number for log_dir": ({"log_dir": 5}, "`log_dir` must be a path, got 5"),
@@ -71,7 +73,7 @@ def test_an_argument_that_is_wrong_is_told_in_one_line(name):
 SETTINGS = {
     TangentKernel: {"num_samples": 2.5, "num_outputs": "a", "eigenfunctions": 1.5, "memory": "1 GB"},
     MutualInformation: {"num_samples": "all", "noise": "a", "cold_every": 2.5},
-    FourierSpectrum: {"num_points": 2.5, "num_segments": [3]},
+    FourierSpectrum: {"num_points": 2.5, "num_segments": [3], "frequencies": []},
     RadialSpectrum: {"num_points": "a"},
     KernelSpectrum: {"sigma": "a"},
     PathComplexity: {"memory": [3]},
@@ -124,7 +126,8 @@ def test_what_is_no_optimizer_of_the_model_is_told(optimizer, message):
         ("train.pt", "must be a tensor of inputs"),
         ((INPUTS, TARGETS[:7]), "has 8 inputs but targets of shape"),
         ((INPUTS, "labels"), "The targets of .* must be a tensor, got str"),
-        (INPUTS[:0], "at least one sample, got an empty tensor"),
+        ((INPUTS, [0, 1, 2]), "The targets of .* must be a tensor, got list"),
+        (INPUTS[:0], r"`batches\['train'\]` is empty: it holds a tensor of shape \(0, 2\)"),
     ],
 )
 def test_what_is_no_batch_is_told(batch, message):
@@ -306,6 +309,134 @@ def test_an_output_without_a_gradient_is_told(caplog):
     with ProbeManager(model, [TangentKernel()], sinks=[], output=lambda y: y.detach()).attach() as manager:
         run_steps(model, optimizer, 2)
         assert "output= picks something that has no gradient" in manager.report()
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda y: y["logits"], r"output= fails on it \(IndexError: .*e\.g\. output=lambda result: result\."),
+        (lambda y: [y], r"output= gives list\. It must be a function that picks"),
+    ],
+)
+def test_an_output_that_fails_is_told_as_that(output, message, given):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = {"train": (INPUTS, TARGETS)} if given else None
+    with ProbeManager(model, [TangentKernel()], batches, [], output=output).attach(optimizer) as manager:
+        run_steps(model, optimizer, 2)
+        assert re.search(message, manager.report())
+
+
+class Recurrent(nn.Module):
+    """Its state has the samples in the second dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(2, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x, state):
+        return self.head(self.recurrent(x, state)[0][:, -1])
+
+
+class Sparse(nn.Linear):
+    def forward(self, x):
+        return torch.sparse.mm(x, self.weight.T)
+
+
+def recurrent():
+    model, state = Recurrent(), torch.zeros(1, 128, 4)
+    return model, lambda: model(torch.randn(128, 5, 2), (state, state)).sum().backward()
+
+
+def sparse():
+    model = Sparse(2, 3)
+    return model, lambda: model(INPUTS.to_sparse()).sum().backward()
+
+
+def per_example():
+    """Gradients of each example, as differentially private training takes them."""
+    model = network()
+
+    def loss(parameters, x):
+        return torch.func.functional_call(model, parameters, (x[None],)).sum()
+
+    def backward():
+        named = dict(model.named_parameters())
+        gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(named, INPUTS)
+        for name, parameter in named.items():
+            parameter.grad = gradients[name].mean(0)
+
+    return model, backward
+
+
+def on_meta():
+    model = nn.Linear(2, 3, device="meta")
+    return model, lambda: model(torch.randn(8, 2, device="meta")).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (recurrent, r"passed whole: \(1, 128, 4\), \(1, 128, 4\); let the model take samples in the first dimension"),
+        (sparse, "Examples cannot be told apart"),
+        (per_example, "calls the model within torch.func"),
+        (on_meta, "on the meta device"),
+    ],
+)
+def test_calls_that_cannot_be_measured_are_no_fault_of_any_probe(case, message, caplog):
+    model, backward = case()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probes = [PathComplexity(every(1)), TangentKernel(every(1)), FourierSpectrum(every(1)), KernelSpectrum(every(1)),
+              MutualInformation(every(1)), "spectral_norm"]  # fmt: skip
+    with ProbeManager(model, probes, sinks=[], overhead=None).attach(optimizer) as manager:
+        for _ in range(4):
+            optimizer.zero_grad()
+            backward()
+            optimizer.step()
+        assert re.search(message, manager.report())
+        assert "Last failure" not in manager.report() and "quarantined" not in manager.report()
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_a_path_of_another_shape_is_told_in_one_line(caplog):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probes = [FourierSpectrum(every(1), path=lambda z: z[:, None])]
+    with ProbeManager(model, probes, {"train": INPUTS}, [], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 4)
+    (line,) = [line for line in logged(caplog) if "cannot measure" in line]
+    assert re.search(r"`path` must give inputs of shape \(2,\), as those of the batch, got \(1,\)", line)
+
+
+KERNEL = tangent_kernel(network(), INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: eigenvalues(KERNEL), "`kernel` must be a tensor, got TangentGram: pass its .kernel"),
+        (lambda: center(KERNEL, "outputs"), "pass its .kernel"),
+        (lambda: alignment(KERNEL, TARGETS, "outputs"), "pass its .kernel"),
+        (lambda: effective_rank(KERNEL.kernel), r"`eigenvalues` must be .* Pass eigenvalues\(kernel\)"),
+        (lambda: effective_rank(torch.eye(3)), r"Pass eigenvalues\(kernel\)"),
+        (lambda: tangent_kernel(network(), (INPUTS, TARGETS)), "pass the inputs alone, without the targets"),
+        (lambda: mutual_information(torch.randn(50), torch.randn(50), seed="a"), "`seed` must be an integer, got 'a'"),
+    ],
+)
+def test_a_wrong_call_of_a_function_is_told_in_one_line(call, message):
+    with pytest.raises((TypeError, ValueError), match=message) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+def test_the_mode_of_the_caller_does_not_matter(mode):
+    torch.manual_seed(0)
+    model = network()
+    expected = fisher_rao_norm(model, INPUTS), sharpness(model, INPUTS, TARGETS)
+    with mode():
+        assert (fisher_rao_norm(model, INPUTS), sharpness(model, INPUTS, TARGETS)) == expected
 
 
 def test_a_manager_is_copied():

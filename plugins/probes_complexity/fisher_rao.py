@@ -72,7 +72,8 @@ def fisher_rao_norm(
     if loss not in get_args(Likelihood):
         raise ValueError(f"`loss` must be one of {', '.join(map(repr, get_args(Likelihood)))}, got {loss!r}.")
     call = Call.of(model, inputs, output)
-    outputs, along = _derivative(call)
+    with torch.enable_grad():  # whatever the caller's mode
+        outputs, along = _derivative(call)
     return _norm(outputs, along, targets, loss)
 
 

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
+from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule, at
 from probes.sharded import is_sharded, local_part
@@ -137,7 +138,7 @@ class PathComplexity(Probe):
             self._find(run.model)
             self._sharded = is_sharded(run.model)
         kept, self._kept = self._kept, []
-        trainable = [item for item in self._parameters if item[2].requires_grad]
+        trainable = [item for item in self._parameters if item[2].requires_grad and not item[2].is_meta]
         if not self._sharded:
             self._keep_initial(trainable)
         if [name for name, _, _ in trainable] != self._names:
@@ -218,6 +219,7 @@ class PathComplexity(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Take the feature norm and yield what the sum is now."""
+        batch = run.batch(self.batch)
         recorded = self.record is None or self.record.next(step - 1) == step
         if recorded or self._model is not run.model:
             self._find(run.model)
@@ -228,7 +230,13 @@ class PathComplexity(Probe):
                 f"The sums lack {missing} updates between the last turn and the checkpoint, of which the checkpoint "
                 f"holds one rank's part only. Save checkpoints of a sharded model at steps where this probe is due."
             )
-        traces, variances, how = self._traces(run)
+        try:
+            traces, variances, how = self._traces(run)
+        except CannotMeasure:
+            raise
+        except Exception:
+            run.check_examples(self.batch)  # names what the model cannot be called with
+            raise
         # The root of an estimate is too small on average: undone to first order.
         norms = traces.clamp_min(0).sqrt()
         relative = torch.where(traces > 0, variances / traces.square(), 0.0)
@@ -247,7 +255,6 @@ class PathComplexity(Probe):
         undefined = torch.full((size,), torch.nan, dtype=torch.float64)
         total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
         self._tell_undefined(run)
-        batch = run.batch(self.batch)
         displacement = self._displacements(size)
         trace_words = f"{how} on {batch.n} samples"
         sum_words = f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken"

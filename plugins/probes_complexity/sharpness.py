@@ -76,7 +76,8 @@ def sharpness(
         """The loss at a point and the signs of its gradient there."""
         leaves = {name: tensor.requires_grad_() for name, tensor in point.items()}
         moved = replace(call, tensors={**fixed, **leaves})
-        value = loss(moved.forward(moved.batch), targets)
+        with torch.enable_grad():  # whatever the caller's mode
+            value = loss(moved.forward(moved.batch), targets)
         gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
         return float(to_float64(value.detach())), {
             name: gradient.sign_() for name, gradient in zip(leaves, gradients, strict=True)

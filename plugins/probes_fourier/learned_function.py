@@ -73,21 +73,20 @@ def path_inputs(path: Path, num_points: int, batch: Batch) -> Tensor:
     """The inputs on a path, at :func:`grid`, in the precision of :func:`main_input`.
 
     Raises:
-        TypeError: If the path does not give a tensor.
-        ValueError: If it does not give an input for each point, or not of the shape of the batch's.
+        CannotMeasure: If the path does not give a tensor with an input for each point, of the shape of the batch's.
     """
     own = main_input(batch)
     points = grid(num_points, dtype=own.dtype)
     inputs = path(points)
     if not isinstance(inputs, Tensor):
-        raise TypeError(f"`path` must give a tensor of inputs, got {type(inputs).__name__}.")
+        raise CannotMeasure(f"`path` must give a tensor of inputs, got {type(inputs).__name__}.")
     if inputs.shape[:1] != points.shape:
-        raise ValueError(
+        raise CannotMeasure(
             f"`path` must give an input for each of the {len(points)} points, shape ({len(points)}, ...), got shape "
             f"{tuple(inputs.shape)}."
         )
     if inputs.shape[1:] != own.shape[1:]:
-        raise ValueError(
+        raise CannotMeasure(
             f"`path` must give inputs of shape {tuple(own.shape[1:])}, as those of the batch, got "
             f"{tuple(inputs.shape[1:])}."
         )

@@ -114,6 +114,8 @@ class FourierSpectrum(Probe):
             self.frequencies = torch.as_tensor(default if frequencies is None else frequencies, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"`frequencies` must be numbers, got {frequencies!r}.") from None
+        if self.frequencies.ndim != 1 or not len(self.frequencies):
+            raise ValueError(f"`frequencies` must be a list of at least one number, got {frequencies!r}.")
         if not exact:
             fourier_coefficients(torch.zeros(self.num_points), self.frequencies)  # refuses those above N/2
         self.targets = self._target_amplitudes(amplitudes)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from probes import CannotMeasure
+
 __all__ = ["OperatorNorm", "matrix_spectral_norm", "module_spectral_norm", "operator_spectral_norm"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -63,6 +65,8 @@ def matrix_spectral_norm(weight: Tensor) -> Tensor:
             f"convolution."
         )
     matrix = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    if matrix.is_meta:
+        raise CannotMeasure("The matrix is on the meta device: it holds no numbers.")
     if not bool(matrix.isfinite().all()):  # a training that has diverged
         return matrix.new_tensor(torch.nan)
     if matrix.ndim == 1 or 1 in matrix.shape:

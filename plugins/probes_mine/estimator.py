@@ -152,6 +152,8 @@ def mutual_information(
     """
     if method not in get_args(Method):
         raise ValueError(f"`method` must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}.")
+    if not hasattr(seed, "__index__"):
+        raise TypeError(f"`seed` must be an integer, got {seed!r}.")
     if max_steps < 1:
         raise ValueError(f"`max_steps` must be at least 1, got {max_steps}.")
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")

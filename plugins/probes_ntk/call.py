@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_map, tree_map_only
 
 from probes import CannotMeasure
 from probes.batches import Batch
-from probes.capture import pick_output
+from probes.capture import pick_output, picked
+from probes.independence import first_line
 
 __all__ = ["Call"]
 
@@ -144,6 +145,17 @@ class Call:
         except RuntimeError:  # it differentiates in its own forward
             return self._outputs(batch, graph=True).detach()
 
+    def _called(self, batch: Batch) -> Any:
+        try:
+            return self.model(*batch.args, **batch.kwargs)
+        except TypeError as error:
+            if "positional argument" not in str(error):
+                raise
+            raise TypeError(
+                f"`model` does not take these {len(batch.args)} arguments ({first_line(error)}). A tuple is taken for "
+                f"the arguments of one call; pass the inputs alone, without the targets."
+            ) from error
+
     def _outputs(self, batch: Batch, graph: bool) -> Tensor:
         with _plain_backward(self.model), torch.set_grad_enabled(graph), _own_buffers(self.model):
             if self.tensors:
@@ -151,10 +163,8 @@ class Call:
                 own = {name: t if name in parameters else t.clone() for name, t in self.tensors.items()}
                 result = torch.func.functional_call(self.model, own, batch.args, dict(batch.kwargs))
             else:
-                result = self.model(*batch.args, **batch.kwargs)
-            result = self.output(result)
-        if not result.is_floating_point():
-            raise CannotMeasure(f"`model` must return floating-point outputs, got {result.dtype}. Pass output=.")
+                result = self._called(batch)
+            result = picked(self.output, result)
         if result.shape[:1] != (batch.n,) or (result.ndim > 2 and self.outputs is None):
             last = ", as lambda result: result[:, -1] (or result.logits[:, -1]) does" if result.ndim == 3 else ""
             raise CannotMeasure(

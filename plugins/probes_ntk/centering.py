@@ -88,6 +88,9 @@ def as_blocks(kernel: Tensor) -> Tensor:
         >>> as_blocks(torch.eye(3)).shape
         torch.Size([1, 3, 1, 3])
     """
+    if not isinstance(kernel, Tensor):
+        instead = "pass its .kernel" if isinstance(getattr(kernel, "kernel", None), Tensor) else "see tangent_kernel"
+        raise TypeError(f"`kernel` must be a tensor, got {type(kernel).__name__}: {instead}.")
     shape = tuple(kernel.shape)
     if not (len(shape) == 2 and shape[0] == shape[1]) and not (len(shape) == 4 and shape[:2] == shape[2:]):
         raise ValueError(

@@ -183,6 +183,13 @@ def trace_ratio(eigenvalues: Tensor, k: int) -> Tensor:
 
 def _normalised(eigenvalues: Tensor) -> Tensor:
     values = to_float64(eigenvalues).clamp_min(0)
+    shape = values.shape
+    blocks = values.ndim == 4 and shape[:2] == shape[2:]
+    if values.ndim == 0 or blocks or (values.ndim == 2 and len(values) > 1 and torch.equal(values, values.mT)):
+        raise ValueError(
+            f"`eigenvalues` must be those of a kernel, got what looks like a kernel itself, of shape {tuple(shape)}. "
+            f"Pass eigenvalues(kernel)."
+        )
     total = values.sum(-1, keepdim=True)
     if not (torch.isfinite(total) & (total > 0)).all():
         raise CannotMeasure(

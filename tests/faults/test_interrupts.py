@@ -235,15 +235,17 @@ def everything(model, optimizer):
 
 
 @pytest.mark.parametrize(
-    ("error", "autocast"),
+    ("error", "autocast", "lines"),
     [
-        (KeyboardInterrupt, False),
-        (torch.OutOfMemoryError, True),
-        pytest.param(MemoryError, False, marks=pytest.mark.slow),
-        pytest.param(KeyboardInterrupt, True, marks=pytest.mark.slow),
+        (KeyboardInterrupt, False, slice(0, None, 3)),
+        (torch.OutOfMemoryError, True, slice(1, None, 3)),
+        pytest.param(KeyboardInterrupt, False, slice(None), marks=pytest.mark.slow),
+        pytest.param(KeyboardInterrupt, True, slice(None), marks=pytest.mark.slow),
+        pytest.param(MemoryError, False, slice(None), marks=pytest.mark.slow),
+        pytest.param(torch.OutOfMemoryError, True, slice(None), marks=pytest.mark.slow),
     ],
 )
-def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(error, autocast):
+def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(error, autocast, lines):
     model, optimizer = start()
     model(torch.randn(4, 2)).sum().backward()
     model[1].eval()
@@ -266,7 +268,7 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
         before = everything(model, optimizer)
         count = guarded(None).count
         assert everything(model, optimizer) == before and count > 200
-        for k in range(count):
+        for k in range(count)[lines]:
             interrupt = guarded(k)
             assert everything(model, optimizer) == before, interrupt.line
 
