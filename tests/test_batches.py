@@ -98,7 +98,7 @@ class Empty(Dataset):
         ("abc", TypeError, "must be a tensor of inputs"),
         ((torch.zeros(3, 1), torch.zeros(2)), ValueError, "one target for each input"),
         ((torch.zeros(3, 1), "labels"), TypeError, "targets of `batches"),
-        (torch.zeros(0, 2), ValueError, "at least one sample"),
+        (torch.zeros(0, 2), ValueError, "is empty: it holds a tensor of shape"),
     ],
 )
 def test_as_batch_rejects(data, error, message):
