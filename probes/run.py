@@ -268,13 +268,13 @@ class Run:
     def check_examples(self, batch: str) -> None:
         """Refuse a model that is no function of one example: call it in a probe that evaluates the model.
 
-        The examples of the batch of that name are evaluated again in two halves, once a step for all probes.
+        The examples of the batch of that name are evaluated again in pieces, some twice; once a step for all probes.
 
         Raises:
             CannotMeasure: If the output is random, if it depends on the other examples of the batch, or if the model
                 cannot be called with the batch.
 
-        Cost: at most two forward passes of the batch, shared by the probes that ask.
+        Cost: at most two and a quarter forward passes of the batch, shared by the probes that ask.
         """
         outputs = self.evaluate(batch)
         reason = self.shared(

@@ -130,6 +130,16 @@ def test_a_model_that_takes_the_steps_of_a_sequence_first_is_named_as_such():
     assert "lstm (LSTM), which takes the steps of a sequence first: build LSTM with batch_first=True" in reason
 
 
+@pytest.mark.parametrize("n", [2, 6, 100])
+@pytest.mark.parametrize(
+    "noise", [lambda y: y * (1 + 1e-3 * torch.rand(())), lambda y: y + 1e-4 * torch.randn_like(y)], ids=["scale", "sum"]
+)
+def test_noise_that_is_small_is_seen_too(noise, n):
+    torch.manual_seed(0)
+    model = Do(lambda m, x: noise(m.h(x)), h=linear())
+    assert "The output is random" in reason(model, torch.randn(n, 6))
+
+
 def test_random_outputs_are_told_from_coupled_ones():
     model = Do(lambda m, x: m.h(x) + torch.rand(len(x), 1), h=linear())
     assert "The output is random" in reason(model, torch.randn(20, 6))
