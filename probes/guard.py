@@ -11,6 +11,8 @@ the caller has :meth:`unnoticed.restore`.
 
 from __future__ import annotations
 
+import argparse
+import array
 import gc
 import itertools
 import operator
@@ -20,11 +22,11 @@ import signal
 import sys
 import threading
 import warnings
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +34,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer, optimizer
 
 __all__ = ["ModelChanged", "SETTINGS", "Setting", "checksums", "random_states_kept", "unnoticed"]
@@ -116,6 +119,7 @@ class unnoticed:
         _settings(undo)
         _soften()
         _compiler(undo)
+        _parametrizations(undo)
         _random_states(undo)
         modules = _all_modules(model)
         hidden = [parameter for name, module in modules.items() if name.startswith("(") for parameter in
@@ -398,6 +402,17 @@ def _compiler(undo: list[Undo]) -> None:
         stance.append(torch.compiler.set_stance("force_eager"))
 
 
+def _parametrizations(undo: list[Undo]) -> None:
+    """Compute parametrized weights anew: what the script has cached belongs to its graph, which is used once."""
+    before = parametrize._cache_enabled, parametrize._cache
+
+    def restore() -> None:
+        parametrize._cache_enabled, parametrize._cache = before
+
+    undo.append(restore)
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+
+
 def _all_modules(model: nn.Module) -> dict[str, nn.Module]:
     """The modules of a model by name, and those that it does not register, whose names begin with ``(``."""
     modules = dict(model.named_modules())
@@ -442,13 +457,16 @@ def _modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tuple[s
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if type(value) is Tensor:
+        if type(value) in (Tensor, nn.Parameter):
             if id(value) not in registered:
                 copied = value.layout is torch.strided and value.nbytes <= LARGE
                 tensors.append(value) if copied else large.append((f"tensor {name!r}", value))
         elif type(value) in _GENERATORS:
             get, put = _GENERATORS[type(value)]
             undo.append(partial(put, value, get(value)))
+        elif type(value) in _BYTES:
+            if len(value) * getattr(value, "itemsize", 1) <= LARGE:
+                undo.append(partial(_put_bytes, value, value[:]))
         elif type(value) is np.ndarray:
             if value.nbytes <= LARGE and not value.dtype.hasobject:
                 arrays.append((value, value.copy()))
@@ -478,9 +496,9 @@ def _modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tuple[s
             if len(value) != len(copy) or any(map(operator.is_not, _items(value), _items(copy))):
                 value.clear()
                 value.extend(copy) if isinstance(value, list | deque) else value.update(copy)
-        for array, numbers in arrays:
-            if array.tobytes() != numbers.tobytes():
-                array[...] = numbers
+        for own_array, numbers in arrays:
+            if own_array.tobytes() != numbers.tobytes():
+                own_array[...] = numbers
 
     undo.append(restore)
     _tensors(undo, tensors)
@@ -507,11 +525,18 @@ _GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], object]
     ),
 }
 """How the state of a module's own generator is had and put back."""
-_KEPT = {*_CONTAINERS_AND_TUPLE, *_GENERATORS, Tensor, np.ndarray}
+_BYTES = (bytearray, array.array)
+_NAMESPACES = (SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap)
+_KEPT = {*_CONTAINERS_AND_TUPLE, *_GENERATORS, *_BYTES, *_NAMESPACES, Tensor, nn.Parameter, np.ndarray}
 MANY = 1000
 """Entries of a container beyond which what is in them is not looked at: a table of data, not what a forward leaves."""
 LARGE = 4 * 2**20
 """Bytes of a tensor or an array beyond which it is not copied, unless it is a buffer."""
+
+
+def _put_bytes(numbers: Any, before: Any) -> None:
+    if numbers != before:
+        numbers[:] = before
 
 
 def _is_kept(packages: set[str]) -> Callable[[type], bool]:
@@ -542,12 +567,14 @@ def _buffers(undo: list[Undo], modules: Iterable[nn.Module]) -> None:
 
 def _tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
     """Keep what tensors hold."""
-    saved = [(tensor, tensor.detach().clone()) for tensor in tensors if _has_memory(tensor)]
+    saved = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors if _has_memory(tensor)]
 
     def restore() -> None:
-        for tensor, copy in saved:
+        for tensor, before, copy in saved:
             if not _has_memory(tensor):
                 continue
+            if not (tensor.is_nested or _same_memory(tensor.data, before)):  # it was resized, or given other memory
+                tensor.data = before
             # Batch norm writes its statistics without raising their version, so all are looked at; through .data,
             # which does not raise it either: a graph that the loop still holds stays valid.
             data = tensor.data
@@ -562,14 +589,15 @@ def _tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
 
 def _has_memory(tensor: Tensor) -> bool:
     """Whether a tensor may be read: FSDP frees the storage of what it has gathered, and leaves the tensor as it was."""
-    if tensor.layout is not torch.strided or tensor.is_meta or tensor.numel() == 0:
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or tensor.numel() == 0:
         return True
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return bool((tensor.storage_offset() + last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes())
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    if one.layout is not torch.strided or one.is_quantized or (one.shape, one.dtype) != (other.shape, other.dtype):
+    plain = one.layout is torch.strided and not (one.is_quantized or one.is_nested)
+    if not plain or (one.shape, one.dtype) != (other.shape, other.dtype):
         return False
     numbers = [torch.view_as_real(item.resolve_conj()) if item.is_complex() else item for item in (one, other)]
     integers = _INTEGERS[numbers[0].element_size()]
@@ -579,7 +607,7 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 def _put(tensor: Tensor, copy: Tensor) -> None:
     """Write a tensor, in which ``expand`` may repeat elements: those are written once."""
-    if tensor.layout is torch.strided:
+    if tensor.layout is torch.strided and not tensor.is_nested:
         for dim, stride in enumerate(tensor.stride()):
             if stride == 0 and tensor.shape[dim] > 1:
                 tensor, copy = tensor.narrow(dim, 0, 1), copy.narrow(dim, 0, 1)

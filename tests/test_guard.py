@@ -1,5 +1,7 @@
 """Each test does on purpose, inside the guard, what a careless probe would do."""
 
+import argparse
+import array
 import collections
 import gc
 import os
@@ -8,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import types
 import warnings
 
 import numpy as np
@@ -232,6 +235,66 @@ def test_an_object_of_the_scripts_own_class_is_as_before():
         model(torch.zeros(1, 2))
     assert model.state.calls == model.state.losses[0].item() == model.state.last[0, 0].item() == 1
     assert model.state == {"calls": 1}
+
+
+KINDS = {
+    "a namespace": (lambda: types.SimpleNamespace(n=0), lambda s: vars(s).update(n=s.n + 1), lambda s: s.n),
+    "arguments": (lambda: argparse.Namespace(n=0), lambda s: vars(s).update(n=s.n + 1), lambda s: s.n),
+    "a UserDict": (lambda: collections.UserDict(n=0), lambda s: s.update(n=s["n"] + 1), lambda s: s["n"]),
+    "a ChainMap": (lambda: collections.ChainMap({"n": 0}), lambda s: s.update(n=s["n"] + 1), lambda s: s["n"]),
+    "an array": (lambda: array.array("d", [0]), lambda s: s.__setitem__(0, s[0] + 1), lambda s: s[0]),
+    "bytes": (lambda: bytearray(1), lambda s: s.__setitem__(0, s[0] + 1), lambda s: s[0]),
+    "a parameter in a list": (lambda: [nn.Parameter(torch.zeros(1))], lambda s: s[0].data.add_(1), lambda s: s[0].item()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_count_that_a_forward_keeps_is_as_before(kind):
+    make, count, read = KINDS[kind]
+    model = nn.Linear(2, 2)
+    model.state = make()
+    with unnoticed(model):
+        count(model.state)
+        assert read(model.state) == 1
+    assert read(model.state) == 0
+
+
+GROWS = {
+    "resized": lambda b: b.resize_(3).fill_(5),
+    "given other memory": lambda b: setattr(b, "data", torch.full((4,), 5.0)),
+    "made shorter": lambda b: b.resize_(1),
+}
+
+
+@pytest.mark.parametrize("how", GROWS)
+def test_a_buffer_that_a_forward_grows_is_as_before(how):
+    model = nn.Linear(2, 2)
+    model.register_buffer("seen", torch.ones(2))
+    memory = model.seen.data_ptr()
+    with unnoticed(model):
+        GROWS[how](model.seen)
+    assert model.seen.tolist() == [1, 1] and (model.seen.data_ptr() == memory or how == "resized")
+
+
+def test_a_nested_buffer_is_as_before():
+    model = nn.Linear(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: a prototype
+        model.register_buffer("rows", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+        with unnoticed(model):
+            model.rows[0].fill_(7)
+    assert model.rows[0].tolist() == [1, 1]
+
+
+def test_parametrized_weights_that_a_script_has_cached_are_computed_anew():
+    model = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    with torch.nn.utils.parametrize.cached():
+        cached = model.weight
+        with unnoticed(model):
+            assert model.weight is not cached
+            model.weight.sum().backward()
+        assert model.weight is cached
+        cached.sum().backward()
 
 
 @pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
