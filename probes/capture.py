@@ -21,13 +21,15 @@ from torch.utils.hooks import RemovableHandle
 from .batches import Batch, tensors
 from .hidden import ForwardHook, hide, reveal
 from .independence import first_line
-from .loss_watch import LossWatch, is_target, push, remove
+from .loss_watch import LossWatch, is_target
 from .refusal import CannotMeasure
 
 __all__ = ["FirstBatch", "check_rows", "pick_output", "picked", "unwrap_model", "wrappers"]
 
 FRESH_CALLS, CALLS = 20, 1000
 """Of the model in training, with no gradient there and in all, after which a step is missed."""
+EVALUATIONS = 20
+"""Forwards without gradients of a model in eval mode, after which it is not looked at what is done with the outputs."""
 _TARGET_NAMES = ("labels", "label", "targets", "target")
 
 
@@ -169,7 +171,10 @@ class FirstBatch:
         self._output, self._n, self._problem = output, n, problem
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
-        self._watch = LossWatch(self._found)
+        self._watch = LossWatch()
+        self._named = ""
+        """The argument by which the model was given its targets."""
+        self._evaluations, self._decided = 0, False
         self._called = False
         self.done = False
         """Whether the first step is over."""
@@ -193,12 +198,17 @@ class FirstBatch:
     def finish(self) -> None:
         """Look no further: the first step is done."""
         self.done = True
-        self._unwatch()
-        self._watch.found = lambda targets, where: None  # holds us
+        self._decide()
         self._args, self._kwargs = (), {}
         # Hooks that were never called stay until close(): the model is called through torch.compile, in whose graph
         # they are nothing, but which would compile again if they went.
-        if self._called:
+        if self._called and not self._watch.pushed:
+            self.close()
+
+    def leave(self) -> None:
+        """Called by a forward after the first step: the watch was in use at that step, or on another thread."""
+        self._watch.remove()
+        if not self._watch.pushed:
             self.close()
 
     def close(self) -> None:
@@ -211,14 +221,28 @@ class FirstBatch:
         self._hidden = None
         if called is not None:
             reveal(called, held=_MARK)
-        self._unwatch()
-        self._watch.found = lambda targets, where: None
+        self._watch.stop()
         self._args, self._kwargs = (), {}
 
     @property
     def _incomplete(self) -> bool:
         # A forward without a loss may be a dry run, before the loop: a later one that has a loss is preferred.
-        return self.wanted and (self.batch is None or self.batch.targets is None)
+        found = bool(self._named or self._watch.candidates)
+        return self.wanted and not self._decided and (self.batch is None or not found)
+
+    def _decide(self) -> None:
+        """Take the targets that were seen, and look for no others."""
+        self._watch.stop()
+        if self._decided or self.batch is None:
+            return
+        self._decided = True
+        if (found := self._watch.targets()) is not None:
+            targets, self.loss = found
+        elif self._named and not self._watch.candidates:
+            targets, self.loss = self.batch.kwargs[self._named], f"the argument {self._named!r} of the model"
+        else:
+            return
+        self.batch = self.batch.with_targets(targets[: self._n].detach().clone())
 
     def _count(self, module: nn.Module) -> None:
         """Count the calls of training that no step has followed; where gradients are added up, many may come."""
@@ -230,10 +254,13 @@ class FirstBatch:
             if self._fresh == FRESH_CALLS or self.calls == CALLS:
                 waiting, self._waiting = self._waiting, lambda calls: None
                 waiting(self.calls)
+                self._watch.stop()  # steps may never come, and looking takes time
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._called = True
-        self._unwatch()  # never under the model's forward
+        self._watch.remove()  # never under the model's forward
+        if self.batch is not None and not self._incomplete:
+            self._decide()  # of the first of several forwards that has a loss
         if self._incomplete and torch.is_grad_enabled():
             # Before the forward: it may change its inputs in place.
             try:
@@ -250,9 +277,11 @@ class FirstBatch:
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if not self._incomplete:
             return
-        if torch.is_grad_enabled() or module.training or self._watch.outputs:  # not in what only evaluates
-            self._watch.computed(result)
-            push(self._watch)
+        self._watch.computed(result)
+        evaluates = not (torch.is_grad_enabled() or module.training or self._watch.looks())
+        self._evaluations += evaluates
+        if not evaluates or self._evaluations <= EVALUATIONS:
+            self._watch.begin()
         if not (torch.is_grad_enabled() and (self._args or self._kwargs)):
             return
         try:
@@ -273,21 +302,9 @@ class FirstBatch:
             self._problem(error)
             self.wanted = False
             return
-        name = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), None)
-        if name is not None:
-            self.loss = f"the argument {name!r} of the model"
-            self.batch = batch.with_targets(batch.kwargs[name])
-            return
+        self._named = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), "")
         self.batch = batch
         self._watch.look_at(output, rows)
-
-    def _found(self, targets: Tensor, where: str) -> None:
-        if self.batch is not None and self.batch.targets is None:
-            self.loss = where
-            self.batch = self.batch.with_targets(targets[: self._n].detach().clone())
-
-    def _unwatch(self) -> None:
-        remove(self._watch)
 
 
 _COMPILED = "_compiled_call_impl"
@@ -329,6 +346,8 @@ class _Hook(ForwardHook):
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             return  # traced as nothing: no graph break, no recompilation
         owner = self.owner()
+        if owner is not None and owner.done:
+            owner.leave()
         if owner is None or owner.done or owner.paused():
             return
         try:

@@ -618,11 +618,11 @@ class ProbeManager:
         if first is not None and not first.done:
             if first.wanted and first.batch is None and not final:
                 return  # the optimizer runs the forward itself (a closure): it will be there after the step
+            first.finish()
             if first.batch is not None:
                 self.run.batches = {"train": first.batch, **self.run.batches}
                 self._loss = first.loss
             self.run.shown = first.shown
-            first.finish()
         dispatch.check_needs()
 
     def _seen(self, optimizer: Optimizer) -> None:

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -81,12 +82,53 @@ def pseudo_labels(model):
     return lambda out: F.cross_entropy(out, labels)
 
 
+def greedy(model):
+    """Labels of the model's own, in evaluation mode, by way of a list."""
+    model.eval()
+    with torch.no_grad():
+        labels = model(X + 0.1).argmax(1).tolist()
+    model.train()
+    return lambda out: F.cross_entropy(out, torch.tensor(labels))
+
+
+def replayed(model):
+    buffer = torch.randn(6, 3)
+    with torch.no_grad():
+        buffer[:, :].copy_(model(X + 0.1))
+    return lambda out: F.mse_loss(out, buffer)
+
+
+def evaluated(model):
+    model.eval()
+    with torch.no_grad():
+        labels = model(X + 0.1).argmax(1)
+    model.train()
+    return lambda out: F.cross_entropy(out, labels)
+
+
+NOISE, OFFSET, OTHER = torch.randn(6, 3), torch.randn(6, 1), Y.roll(1)
+
+
 @pytest.mark.parametrize(
     ("loss", "seen"),
     [
+        (greedy, False),
+        (replayed, False),
+        (evaluated, False),
+        (lambda model: lambda out: F.mse_loss(NOISE - out, torch.randn(6, 3)), False),
+        (lambda model: lambda out: (((out - NOISE) - torch.randn(6, 3)) ** 2).mean(), False),
+        (lambda model: lambda out: F.mse_loss(out[:, :1] - OFFSET, torch.randn(6, 1)), False),
+        (
+            lambda model: lambda out: F.l1_loss(out.softmax(1), torch.full((6, 3), 1 / 3)) + F.cross_entropy(out, Y),
+            True,
+        ),
+        (lambda model: lambda out: F.mse_loss(out, NOISE) + F.cross_entropy(out, Y), True),
+        (lambda model: lambda out: F.cross_entropy(out, Y) + F.cross_entropy(out, Y.clone(), reduction="sum"), True),
+        (lambda model: lambda out: 0.3 * F.cross_entropy(out, Y) + 0.7 * F.cross_entropy(out, OTHER), False),
+        (lambda model: lambda out: F.mse_loss(out, NOISE) + F.mse_loss(out, 2 * NOISE), False),
         (lambda model: lambda out: F.cross_entropy(out - out.detach().max(1, keepdim=True).values, Y), True),
         (lambda model: lambda out: F.cross_entropy(out.sub(out.data.mean(1, keepdim=True).expand(6, 3)), Y), True),
-        (lambda model: lambda out: F.cross_entropy(out - torch.arange(3.0), Y), False),
+        (lambda model: lambda out: F.cross_entropy(out - torch.arange(3.0), Y), True),
         (lambda model: lambda out: F.mse_loss(out, torch.stack([out.detach().argmax(1)] * 3, 1).float()), False),
         (lambda model: lambda out: F.mse_loss(out, out.detach()) + F.cross_entropy(out, Y), True),
         (lambda model: lambda out: (out - out.detach()).sum() + F.cross_entropy(out.log_softmax(1), Y), True),
@@ -157,7 +199,7 @@ def test_the_batch_is_at_most_a_hundred_samples_and_a_copy():
     model, x = net(), torch.randn(300, 4)
     manager = attached(model)
     kept = x[:100].clone()
-    train(model, lambda out: F.mse_loss(out, torch.zeros(300, 3)), x)
+    train(model, lambda out: F.mse_loss(out, x[:, :3]), x)
     x.zero_()
     assert torch.equal(manager.run.batches["train"].inputs, kept)
     assert manager.run.batches["train"].targets.shape == (100, 3)
@@ -193,6 +235,96 @@ class Mine(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         Mine.calls += 1
         return func(*args, **(kwargs or {}))
+
+
+def test_labels_that_only_steer_the_model_are_no_targets():
+    class Conditional(nn.Linear):
+        def forward(self, x, labels):
+            return super().forward(x) + labels[:, None]
+
+    model = Conditional(4, 4)
+    manager = attached(model)
+    train(model, lambda out: F.mse_loss(out, X.flip(1)), X, labels=Y)
+    assert torch.equal(manager.run.batches["train"].targets, X.flip(1))
+    manager.detach()
+
+
+COMPILED = {
+    "loss": lambda: torch.compile(lambda out: F.cross_entropy(out, Y) + out.sum(), backend="eager", fullgraph=True),
+    "difference": lambda: torch.compile(lambda out: (out - Y[:, None]).sin().mean(), backend="eager", fullgraph=True),
+    "other model": lambda: (lambda other: lambda out: F.softplus(-other(out)).mean())(
+        torch.compile(net(3, 1), backend="eager", fullgraph=True)
+    ),
+    "condition": lambda: lambda out: torch.cond(
+        out.sum() > 0, lambda o: o.pow(2).mean(), lambda o: o.abs().mean(), (out,)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo's own
+@pytest.mark.parametrize("what", COMPILED)
+def test_what_is_compiled_after_the_forward_is_compiled_as_without_us(what):
+    def losses(watched):
+        torch._dynamo.reset(), torch._dynamo.utils.counters.clear()
+        model, loss, seen = net(), COMPILED[what](), []
+        manager = attached(model) if watched else None
+        train(model, lambda out: (seen.append(value := loss(out)), value)[1], X, steps=3)
+        if watched:
+            manager.detach()
+        return [value.item() for value in seen], dict(torch._dynamo.utils.counters["stats"])
+
+    assert losses(True) == losses(False)
+    assert not _get_current_function_mode_stack() and not torch._dynamo.callback_handler.start_callbacks
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_device_of_a_block_ends_with_it(device):
+    model = net()
+    manager = attached(model)
+    with torch.device(device):
+        loss = model(X).pow(2).mean()
+    assert torch.zeros(1).device.type == "cpu"
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    manager.detach()
+    assert torch.zeros(1).device.type == "cpu" and not _get_current_function_mode_stack()
+
+
+def test_an_optimizer_that_steps_in_the_backward_pass_leaves_nothing_on_the_stack():
+    model = net()
+    optimizers = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: optimizers[p].step())
+    manager = attached(model)
+    for _ in range(3):
+        F.cross_entropy(model(X), Y).backward()
+    assert not _get_current_function_mode_stack() and not model._forward_pre_hooks
+    assert torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
+
+
+def test_a_forward_in_another_thread_leaves_nothing_on_its_stack():
+    model, optimizer = net(), None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager = attached(model)
+    with ThreadPoolExecutor(1) as other:
+        for _ in range(3):
+            loss = other.submit(lambda: F.cross_entropy(model(X), Y)).result()
+            loss.backward()
+            optimizer.step()
+        assert not other.submit(_get_current_function_mode_stack).result()
+    assert not model._forward_pre_hooks
+    manager.detach()
+
+
+def test_where_no_step_comes_the_loop_is_watched_no_more():
+    model = net()
+    manager = attached(model)
+    for _ in range(30):
+        F.cross_entropy(model(X), Y).backward()
+        model.zero_grad()
+    assert not _get_current_function_mode_stack()
+    manager.detach()
 
 
 def test_a_users_function_modes_may_begin_and_end_anywhere():
