@@ -192,6 +192,15 @@ class FirstBatch:
             # Hooks would be a part of what model.compile() compiles, and it would be compiled again when they go.
             self._handles.append(_CompiledCall(called, compiled, before, after))
             return
+        if isinstance(called, torch.jit.ScriptModule):  # torch refuses forward pre-hooks on it
+            self.wanted = False
+            self._problem(
+                CannotMeasure(
+                    "The model is a ScriptModule, of whose calls nothing is seen. Pass batches={'train': (inputs, "
+                    "targets)}, or the model before torch.jit.script."
+                )
+            )
+            return
         self._handles.append(called.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
         self._handles.append(called.register_forward_hook(after, with_kwargs=True))
 

@@ -68,11 +68,12 @@ def test_a_batch_is_whole_where_that_is_asked_for(arguments):
     assert set(batch_sizes(sink)) == {100}
 
 
-def test_a_quick_model_is_tried_on_two_samples_and_no_more():
+def test_a_quick_model_is_tried_on_a_few_samples_and_no_more():
     model, rows = Slow(0.0), []  # a list of the model's own would be as before, after a probe has looked
     model.register_forward_hook(lambda module, args, output: rows.append(len(output)))
     sink, _ = trained(model, steps=1, probes=[Rows(every(1))], batches={"train": torch.randn(100, 2)})
-    assert set(batch_sizes(sink)) == {100} and rows == [10, 2]
+    assert set(batch_sizes(sink)) == {100} and rows[:2] == [10, 2]
+    assert max(rows[1:]) <= 8  # more than two only where the first look was slow, on a busy machine
 
 
 def test_a_resumed_run_measures_on_as_many_as_before():
@@ -109,6 +110,17 @@ def test_a_turn_that_fits_at_no_size_is_refused_and_comes_later():
     )
     (refused,) = [event.message for event in sink.events if event.kind == "refused"]
     assert "16 points alone would take 3" in refused and "overhead=None measures at any cost" in refused
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "most"), [(3, 2**17, 128), (2**20, 2, 64), (2**23, 1, 16)])
+def test_what_would_fill_the_memory_is_measured_on_fewer_points(inputs, outputs, most):
+    model, probe, sink = nn.Linear(inputs, outputs, bias=False), FourierSpectrum(every(5)), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [probe], {"train": Batch((torch.randn(2, inputs),))}, [sink]).attach(optimizer):
+        model.weight.sum().backward()
+        optimizer.step()
+    assert probe.num_segments * probe.num_points <= most and probe.num_points >= 16
+    assert sink.steps("fourier/amplitude/train") and any("numbers of inputs" in e.message for e in sink.events)
 
 
 def test_settings_that_were_given_are_obeyed():

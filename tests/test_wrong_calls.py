@@ -370,11 +370,17 @@ def per_example():
     return model, backward
 
 
+def scripted():
+    model = torch.jit.script(network())
+    return model, lambda: model(INPUTS).sum().backward()
+
+
 def on_meta():
     model = nn.Linear(2, 3, device="meta")
     return model, lambda: model(torch.randn(8, 2, device="meta")).sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize(
     ("case", "message"),
     [
@@ -382,6 +388,7 @@ def on_meta():
         (sparse, "Examples cannot be told apart"),
         (per_example, "calls the model within torch.func"),
         (on_meta, "on the meta device"),
+        (scripted, "The model is a ScriptModule, of whose calls nothing is seen. Pass batches="),
     ],
 )
 def test_calls_that_cannot_be_measured_are_no_fault_of_any_probe(case, message, caplog):

@@ -27,6 +27,8 @@ __all__ = ["FourierSpectrum"]
 
 LEAST_SEGMENTS, LEAST_POINTS = 4, 16
 """Before points are taken from each segment; on each segment in any case."""
+MOST_INPUTS, MOST_OUTPUTS = 2**26, 2**24
+"""Numbers in all points together, and in all outputs: a quarter of a gigabyte, and what takes a second."""
 
 
 class FourierSpectrum(Probe):
@@ -186,28 +188,35 @@ class FourierSpectrum(Probe):
         """Choose, once, how many segments and points a turn affords: from the time that a few rows take."""
         if self._given or self._sized:
             return
+        inputs, outputs = main_input(batch)[0].numel(), run.evaluate(self.batch)[0].numel()
+        most = max(LEAST_POINTS, min(MOST_INPUTS // inputs, MOST_OUTPUTS // outputs))
+        rows = self.num_segments * self.num_points
+        if rows > most:
+            self._shrink(run, most, f"is {rows * inputs:,} numbers of inputs and {rows * outputs:,} of outputs")
+            self._sized = False  # the time is still to be looked at
         limit, rows = run.first_turn_limit, self.num_segments * self.num_points
         if limit < math.inf:
             seconds = run.sample_seconds(self.batch)
             if seconds * rows > limit:
-                self._shrink(run, int(limit / seconds), seconds * rows)
+                affordable = int(limit / seconds)
+                if affordable < LEAST_POINTS:
+                    raise CannotMeasure(
+                        f"{LEAST_POINTS} points alone would take {seconds * LEAST_POINTS:.1f} s, more than a first "
+                        f"turn may. It is tried again later, when a twentieth of the training is as much; "
+                        f"overhead=None measures at any cost."
+                    )
+                self._shrink(run, affordable, f"would take {seconds * rows:.0f} s a turn")
         self._sized = True
 
-    def _shrink(self, run: Run, rows: int, seconds: float) -> None:
+    def _shrink(self, run: Run, rows: int, why: str) -> None:
         before = self.num_segments, self.num_points
-        if rows < LEAST_POINTS:
-            least = seconds * LEAST_POINTS / (before[0] * before[1])
-            raise CannotMeasure(
-                f"{LEAST_POINTS} points alone would take {least:.1f} s, more than a first turn may. It is tried again "
-                f"later, when a twentieth of the training is as much; overhead=None measures at any cost."
-            )
         points = self.num_points
         while points > LEAST_POINTS and rows < LEAST_SEGMENTS * points:
             points //= 2
         self._resize(max(1, min(self.num_segments, rows // points)), points)
         run.left_out(
             f"Measured on {self.num_segments} segments of {self.num_points} points instead of {before[0]} of "
-            f"{before[1]}, which would take {seconds:.0f} s a turn. FourierSpectrum(num_segments={before[0]}, "
+            f"{before[1]}, which {why}. FourierSpectrum(num_segments={before[0]}, "
             f"num_points={before[1]}) measures on all of them."
         )
 
