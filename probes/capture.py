@@ -1,10 +1,12 @@
 """What the loop shows of its data: the inputs and targets of the first training batch, kept to measure on.
 
 Nothing is asked of the user. Inputs come from a forward pre-hook on the object that the loop calls. Targets come from
-the keyword arguments of that call (``labels``), or from the loss: between the first training forward and the first
-optimizer step, a torch function mode watches for a call that compares the model's output with another tensor. The mode
-calls everything as it is, is never active within the model's own forward, and is gone after the first step, as are the
-forward hooks: from then on a step costs nothing here.
+the loss, or else from the keyword arguments of that call (``labels``): between the first training forward and the first
+optimizer step, a torch function mode watches what the loop compares the model's output with. The mode calls everything
+as it is, is never active within the model's own forward, leaves as soon as anything is compiled, and is gone after the
+first step, as are the forward hooks: from then on a step costs nothing here. What cannot be told to be the targets is
+not taken for them: labels of the model's own making, several that differ, noise that is taken off. Not seen is what
+leaves torch and comes back, as an array, and what another module has computed.
 """
 
 from __future__ import annotations
