@@ -29,7 +29,7 @@ from .sharded import in_parts
 if TYPE_CHECKING:
     from .ranks import Team
 
-__all__ = ["Dispatcher", "Turn"]
+__all__ = ["Dispatcher", "Turn", "UNDEFINED"]
 
 Turn = tuple[Plugin, int, list[Measurement]]
 """A probe, how long after it was due it measured, and what."""
@@ -38,6 +38,8 @@ FLUSH_SECONDS = 10.0
 LARGE_BYTES = 4 * 2**20
 PASSES, LEAST_SAMPLES = 8, 8
 """Forward passes of a batch that fit into a first turn; of how many samples at least."""
+UNDEFINED = "yielded NaN in"
+"""The words by which a number without a value is told."""
 MAX_MEASUREMENTS = 100_000
 """Of one turn: a probe that yields more will not end."""
 
@@ -458,7 +460,7 @@ class Dispatcher:
                 f" and {len(undefined) - 3} more" if len(undefined) > 3 else ""
             )
             they = "it is recorded as it is" if len(undefined) == 1 else "they are recorded as they are"
-            self.plugins.tell("warning", plugin, f"Plugin {plugin.label} yielded NaN in {names}; {they}.")
+            self.plugins.tell("warning", plugin, f"Plugin {plugin.label} {UNDEFINED} {names}; {they}.")
 
     @contextmanager
     def _kept(self, guard: unnoticed) -> Iterator[None]:

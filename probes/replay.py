@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .batches import Batch
 from .checkpoint_files import Checkpoint, load_into, read_checkpoint
 from .discovery import default_names, load
+from .dispatch import UNDEFINED
 from .independence import first_line
 from .manager import ProbeManager, check_batches
 from .measurement import Measurement
@@ -82,7 +83,10 @@ def replay(
         ValueError: If there is no checkpoint, two are of one step, one does not fit the model, there is no batch, or a
             probe must see every update.
         FileNotFoundError: If a checkpoint is not there.
+        FileExistsError: If ``log_dir`` is a file.
     """
+    if log_dir is not None and Path(log_dir).is_file():
+        raise FileExistsError(f"{log_dir} is a file. Pass another place, a directory.")
     by_step: dict[int, Path] = {}
     found: Mapping[str, Any] | None = None
     for path in map(Path, checkpoints):
@@ -126,7 +130,8 @@ def replay(
                 step = steps.pop(0)
                 for _, turn in sorted(rows.pop(step), key=lambda item: item[0]):
                     dispatch.record(step, turn.measurements, turn.events)
-                    problems += [event.message for event in turn.events]
+                    # What is NaN was measured.
+                    problems += [event.message for event in turn.events if UNDEFINED not in event.message]
         return Replayed(manager.run.log_dir, dispatch.measured, list(dict.fromkeys(problems)))
 
 

@@ -117,6 +117,17 @@ def test_what_cannot_be_measured_is_told_and_the_rest_is_there(trained, tmp_path
     assert any("step 3 is too much" in message for message in tree["events"]["message"].values)
 
 
+class Undefined(Probe):
+    def measure(self, run, step):
+        yield Measurement("undefined", float("nan"))
+
+
+def test_a_number_without_a_value_is_no_problem(trained, tmp_path):
+    model, batches = (Located(f"{trained / 'script.py'}:{name}") for name in ("make_model", "make_batches"))
+    result = replay([trained / "a.pt"], model, [Undefined()], batches(), tmp_path)
+    assert result.problems == [] and result.measurements == 1
+
+
 def test_a_probe_whose_needs_are_not_met_is_told(trained, tmp_path):
     model = Located(f"{trained / 'script.py'}:make_model")
     inputs = Located(f"{trained / 'script.py'}:make_batches")()["train"][0]
@@ -147,6 +158,7 @@ def refuse(match, error, *arguments, **settings):
 
 def test_bad_arguments_are_refused(trained, tmp_path):
     model = Located(f"{trained / 'script.py'}:make_model")
+    refuse("is a file. Pass another place", FileExistsError, [trained / "a.pt"], model, log_dir=trained / "a.pt")
     refuse("must name at least one file", ValueError, [], model)
     refuse("both of step 3", ValueError, [trained / "a.pt", trained / "a.pt"], model)
     refuse("There is no batch to measure on", ValueError, [trained / "a.pt"], model)
