@@ -125,7 +125,7 @@ class Undefined(Probe):
 def test_a_number_without_a_value_is_no_problem(trained, tmp_path):
     model, batches = (Located(f"{trained / 'script.py'}:{name}") for name in ("make_model", "make_batches"))
     result = replay([trained / "a.pt"], model, [Undefined()], batches(), tmp_path)
-    assert result.problems == [] and result.measurements == 1
+    assert result.problems == [] and open_run(tmp_path)["undefined"]["step"].values.tolist() == [3]
 
 
 def test_a_probe_whose_needs_are_not_met_is_told(trained, tmp_path):
