@@ -67,9 +67,9 @@ class LossWatch(TorchFunctionMode):
     """Sees what the loop compares the output with: in functional losses, loss modules too, and ``output - targets``.
 
     What was computed from an output, detached or not, is no target: the largest logit that is taken off, a prediction
-    that another one is to agree with, labels that are the model's own. Nor is what is the same everywhere, and what is
-    taken off before the rest is compared with something else (noise, an offset). Where several are left, none is taken,
-    unless one alone holds classes.
+    that another one is to agree with, labels that are the model's own. Nor is what is taken off before the rest is
+    compared with something else (noise, an offset), or is the same everywhere, unless nothing else is compared with.
+    Where several are left, none is taken, unless one alone holds classes.
     """
 
     def __init__(self) -> None:
@@ -134,8 +134,8 @@ class LossWatch(TorchFunctionMode):
         for tensor, where in self.candidates:
             if not any(_equal(tensor, other) for other, _ in different):
                 different.append((tensor, where))
-        classes = [item for item in different if not item[0].is_floating_point()]
-        chosen = classes or different
+        different = [item for item in different if not _constant(item[0])] or different
+        chosen = [item for item in different if not item[0].is_floating_point()] or different
         return chosen[0] if len(chosen) == 1 else None
 
     def __torch_function__(
@@ -188,7 +188,7 @@ class LossWatch(TorchFunctionMode):
         if difference and other.numel() != own.numel():
             return True  # shifted by a constant, such as a bias
         target = other.reshape(self._rows, -1) if self._flattened(func, other) else other
-        if not is_target(target, self._rows) or _constant(target):
+        if not is_target(target, self._rows) or (difference and _constant(target)):
             return False
         name = getattr(func, "__name__", "a difference").strip("_")
         self.candidates.append((target, f"output - targets ({name})" if difference else name))
