@@ -253,7 +253,7 @@ class FirstBatch:
             targets, self.loss = self.batch.kwargs[self._named], f"the argument {self._named!r} of the model"
         else:
             return
-        self.batch = self.batch.with_targets(targets[: self._n].detach().clone())
+        self.batch = self.batch.with_targets(targets)
 
     def _count(self, module: nn.Module) -> None:
         """Count the calls of training that no step has followed; where gradients are added up, many may come."""
@@ -315,7 +315,7 @@ class FirstBatch:
             return
         self._named = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), "")
         self.batch = batch
-        self._watch.look_at(output, rows)
+        self._watch.look_at(output, rows, self._n)
 
 
 _COMPILED = "_compiled_call_impl"

@@ -573,7 +573,8 @@ def _tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
         for tensor, before, copy in saved:
             if not _has_memory(tensor):
                 continue
-            if not (tensor.is_nested or _same_memory(tensor.data, before)):  # it was resized, or given other memory
+            plain = type(before) is Tensor and not before.is_nested
+            if plain and not _same_memory(tensor.data, before):  # it was resized, or given other memory
                 tensor.data = before
             # Batch norm writes its statistics without raising their version, so all are looked at; through .data,
             # which does not raise it either: a graph that the loop still holds stays valid.
@@ -589,7 +590,8 @@ def _tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
 
 def _has_memory(tensor: Tensor) -> bool:
     """Whether a tensor may be read: FSDP frees the storage of what it has gathered, and leaves the tensor as it was."""
-    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta or tensor.numel() == 0:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_nested
+    if not plain or tensor.is_meta or tensor.numel() == 0:
         return True
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return bool((tensor.storage_offset() + last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes())

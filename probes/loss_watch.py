@@ -75,11 +75,11 @@ class LossWatch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.candidates: list[tuple[Tensor, str]] = []
-        """What may be the targets, and in which function it was seen."""
+        """Copies of what may be the targets, as the loop may write over it, and the function in which it was seen."""
         self.pushed = False
         """Whether it may be on a thread's stack still."""
         self._blind = False
-        self._rows = 0
+        self._rows = self._n = 0
         self._outputs: list[weakref.ref[Tensor]] = []
         """The output, and what is a view or an activation of it."""
         self._residuals: list[tuple[weakref.ref[Tensor], Tensor]] = []
@@ -88,9 +88,9 @@ class LossWatch(TorchFunctionMode):
         self._escaped = False
         """Whether what was computed has left torch, as numbers or arrays that may come back."""
 
-    def look_at(self, output: Tensor, rows: int) -> None:
-        """Wait for the loss of this output, and of no other."""
-        self._rows, self._outputs = rows, [weakref.ref(output)]
+    def look_at(self, output: Tensor, rows: int, n: int) -> None:
+        """Wait for the loss of this output, and of no other; keep the first ``n`` of its ``rows`` targets."""
+        self._rows, self._n, self._outputs = rows, n, [weakref.ref(output)]
         self.candidates, self._residuals = [], []
 
     def looks(self) -> bool:
@@ -145,6 +145,7 @@ class LossWatch(TorchFunctionMode):
         if self._blind:
             return func(*args, **kwargs)
         view = computed = False
+        before = len(self.candidates)
         with suppress(Exception):  # a strange argument; the call itself must go on
             computed = any(self._is_computed(item) for item in tensors((args, kwargs)))
             view = computed and self._look(func, args, kwargs)
@@ -158,7 +159,7 @@ class LossWatch(TorchFunctionMode):
                     self.computed((args[0], args[0]._base))
         if view and isinstance(result, Tensor):
             self._outputs.append(weakref.ref(result))
-            if func in _DIFFERENCES and self.candidates:
+            if func in _DIFFERENCES and len(self.candidates) > before:
                 self._residuals.append((weakref.ref(result), self.candidates[-1][0]))
         return result
 
@@ -191,7 +192,8 @@ class LossWatch(TorchFunctionMode):
         if not is_target(target, self._rows) or (difference and _constant(target)):
             return False
         name = getattr(func, "__name__", "a difference").strip("_")
-        self.candidates.append((target, f"output - targets ({name})" if difference else name))
+        kept = target[: self._n].detach().clone()
+        self.candidates.append((kept, f"output - targets ({name})" if difference else name))
         return difference
 
     def _flattened(self, func: Callable[..., Any], other: Tensor) -> bool:

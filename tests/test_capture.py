@@ -123,6 +123,7 @@ NOISE, OFFSET, OTHER = torch.randn(6, 3), torch.randn(6, 1), Y.roll(1)
             True,
         ),
         (lambda model: lambda out: F.mse_loss(out, NOISE) + F.cross_entropy(out, Y), True),
+        (lambda model: lambda out: F.mse_loss(out, NOISE) + F.cross_entropy(out - out.detach(), Y), True),
         (lambda model: lambda out: -(torch.ones(6, 3) - out.sigmoid()).log().mean(), False),
         (lambda model: lambda out: F.cross_entropy(out, Y) + F.cross_entropy(out, Y.clone(), reduction="sum"), True),
         (lambda model: lambda out: 0.3 * F.cross_entropy(out, Y) + 0.7 * F.cross_entropy(out, OTHER), False),
@@ -236,6 +237,17 @@ class Mine(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         Mine.calls += 1
         return func(*args, **(kwargs or {}))
+
+
+def test_targets_are_those_of_the_loss_though_the_loop_writes_over_them():
+    model, labels = net(), Y.clone()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(X), labels).backward()
+    labels.zero_()
+    optimizer.step()
+    assert torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
 
 
 def test_targets_that_are_all_alike_are_taken_where_there_are_no_others():
