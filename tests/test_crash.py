@@ -24,7 +24,7 @@ def check_kills(kills, steps):
     counts = table("crash.py", "--kills", kills, "--steps", steps)
     assert counts["kills"] == kills and len(counts) == 10
     harmless = {"kills", "runs, each of which was killed and resumed until it ended", "reads while the run was writing"}
-    assert counts["reads while the run was writing"] > kills / 2
+    assert counts["reads while the run was writing"] >= kills / 2
     assert all(count == 0 or words in harmless or "before there was a file" in words for words, count in counts.items())
 
 

@@ -74,8 +74,9 @@ class Everything(Probe):
         yield Measurement("e/picture", np.ones((16, 16)), ("y", "x"))
 
 
-@pytest.mark.parametrize("turns", [600, pytest.param(2000, marks=pytest.mark.slow)])
-def test_measurements_that_are_written_are_not_kept(model, optimizer, turns, monkeypatch):
+@pytest.mark.slow
+def test_measurements_that_are_written_are_not_kept(model, optimizer, monkeypatch):
+    turns = 2000
     monkeypatch.setattr("probes.sinks.tensorboard.TensorBoardSink._draw", lambda *_: None)
     tracemalloc.start()  # before the rows that are kept for pictures, which later ones take the place of
     with ProbeManager(model, [Everything(every(1))], overhead=None).attach(optimizer) as manager:
@@ -213,7 +214,7 @@ def left_behind():
     }
 
 
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("given", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("times", [15, pytest.param(500, marks=pytest.mark.slow)])
 def test_attaching_and_detaching_many_times_leaves_nothing(model, optimizer, tmp_path, monkeypatch, given, times):
     def attach_and_detach(count):

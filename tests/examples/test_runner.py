@@ -52,7 +52,12 @@ def test_list_names_every_experiment_with_figure_and_presets():
         assert all(f"{preset}: {held.duration}" in printed for preset, held in experiment.presets.items())
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+LONG = ("feature_alignment", "feature_alignment_architectures", "feature_alignment_difficult", "complexity_channels")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in EXPERIMENTS]
+)
 def test_every_experiment_has_three_presets_and_a_smoke_run_that_judges_nothing(name, tmp_path):
     assert list(runner.experiment(name).presets) == ["smoke", "quick", "paper"]
     result = CliRunner().invoke(app, ["run", name, "--preset", "smoke", "--out", str(tmp_path)])

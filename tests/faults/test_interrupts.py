@@ -282,7 +282,7 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
         pytest.param(["probes/"], (), 1_000, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("given", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_attach_may_be_interrupted_at_any_line_and_leaves_nothing_behind(where, only, number, given, tmp_path):
     model, optimizer = start()
     others = step_hooks()

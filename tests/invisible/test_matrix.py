@@ -37,7 +37,12 @@ def test_the_selection_covers_every_pair_that_pytorch_trains():
             assert (frozenset(pair) in seen) == (pair not in REFUSED and pair[::-1] not in REFUSED), pair
 
 
-@pytest.mark.parametrize("combination", COVER, ids="-".join)
+# Every third in each run of the tests, the others with the slow ones.
+@pytest.mark.parametrize(
+    "combination",
+    [pytest.param(c, marks=[] if index % 3 == 0 else pytest.mark.slow) for index, c in enumerate(COVER)],
+    ids="-".join,
+)
 def test_all_probes_together_change_nothing(combination):
     assert run(combination) == ""
 
@@ -56,7 +61,7 @@ def test_a_lazy_model_gets_its_weights_from_the_loop():
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize(
     "model",
-    [pytest.param(model, marks=[] if model in ("spectral norm", "lazy") else pytest.mark.slow) for model in MODELS],
+    [pytest.param(model, marks=[] if model == "spectral norm" else pytest.mark.slow) for model in MODELS],
 )
 def test_each_probe_alone_changes_nothing(model, probe):
     assert run(Combination("SGD momentum", model, "evaluation", "eager"), [probe]) == ""

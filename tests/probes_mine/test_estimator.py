@@ -22,7 +22,7 @@ def truth(rho, d=1):
     return -d / 2 * math.log(1 - rho**2)
 
 
-@pytest.mark.parametrize(("rho", "d"), [(0.5, 1), (0.9, 1), (0.6, 3)])
+@pytest.mark.parametrize(("rho", "d"), [pytest.param(0.5, 1, marks=pytest.mark.slow), (0.9, 1), (0.6, 3)])
 def test_gaussians(rho, d):
     found = mutual_information(*gaussians(rho, d))
     assert found.value == pytest.approx(truth(rho, d), abs=0.05)
@@ -68,7 +68,10 @@ def test_seed_decides():
     assert first.value != other.value
 
 
-@pytest.mark.parametrize("method", ["nwj", "smile", "info_nce", "jensen_shannon", "ksg"])
+@pytest.mark.parametrize(
+    "method",
+    ["nwj", "ksg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("smile", "info_nce", "jensen_shannon"))],
+)
 def test_other_methods(method):
     found = mutual_information(*gaussians(0.7, 2, n=2000), method=method)
     assert found.value == pytest.approx(truth(0.7, 2), abs=0.08)
@@ -320,7 +323,7 @@ def test_one_nonlinear_pair_among_many_is_told_almost_whole(d):
     assert mutual_information(x, y).value == pytest.approx(1.077, abs=0.12)
 
 
-@pytest.mark.parametrize("times", [2, 10])
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_copies_do_not_inflate(times):
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 300, 1, generator=generator)

