@@ -274,7 +274,7 @@ class Run:
             CannotMeasure: If the output is random, if it depends on the other examples of the batch, or if the model
                 cannot be called with the batch.
 
-        Cost: at most two and a quarter forward passes of the batch, shared by the probes that ask.
+        Cost: at most two and an eighth forward passes of the batch, shared by the probes that ask.
         """
         outputs = self.evaluate(batch)
         reason = self.shared(
