@@ -51,7 +51,7 @@ def test_the_time_to_look_again_is_when_the_turn_can_be_afforded():
     assert governor.next_turn(["a"]) - clock.now == pytest.approx(280)
 
 
-@pytest.mark.parametrize("pace", [0.001, 0.01, 1.0])
+@pytest.mark.parametrize("pace", [pytest.param(0.001, marks=pytest.mark.slow), 0.01, 1.0])
 @pytest.mark.parametrize("spent", [0.5, 8.0, 29.5])
 def test_looking_when_told_to_misses_no_step_and_is_rare(pace, spent):
     def second_turn(everywhere):

@@ -166,7 +166,9 @@ def test_nothing_here_unpickles_or_evaluates():
                     assert any(word.arg == "weights_only" and word.value.value is True for word in node.keywords), where
 
 
-@pytest.mark.parametrize(("offset", "size"), [(24, 5000), (24, 2**64 - 8), (16, 0)])
+@pytest.mark.parametrize(
+    ("offset", "size"), [(24, 5000), *(pytest.param(*at, marks=pytest.mark.slow) for at in [(24, 2**64 - 8), (16, 0)])]
+)
 def test_an_inconsistent_heap_is_refused_before_hdf5_sees_it(run_file, offset, size):
     data = bytearray(run_file.read_bytes())
     heap = data.index(b"GCOL\x01")  # one heap collection: 16 bytes of head, then objects of 16 bytes and their data

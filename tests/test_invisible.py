@@ -104,7 +104,7 @@ def assert_same(first, second):
 SHIPPED = sorted(name for name, entry in installed().items() if entry.module.startswith("probes_"))
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("optimizer", ["SGD", pytest.param("Adam", marks=pytest.mark.slow), "AdamW"])
 @pytest.mark.parametrize("attach", ["global", "given"])
 def test_two_hundred_steps_with_all_probes_that_run_by_default_are_bitwise_equal(optimizer, attach, tmp_path):
     chosen = [load(name) for name in SHIPPED]

@@ -143,7 +143,13 @@ UNASSIGNED = "ProbeManager(model, overhead=None).attach(optimizer)"
 
 
 @pytest.mark.parametrize(
-    ("line", "end"), [(ASSIGNED, ""), (UNASSIGNED, ""), (ASSIGNED, "raise SystemExit(0)"), (UNASSIGNED, "del model")]
+    ("line", "end"),
+    [
+        (ASSIGNED, ""),
+        (UNASSIGNED, "del model"),
+        pytest.param(UNASSIGNED, "", marks=pytest.mark.slow),
+        pytest.param(ASSIGNED, "raise SystemExit(0)", marks=pytest.mark.slow),
+    ],
 )
 def test_a_script_that_never_detaches_loses_nothing(line, end, tmp_path):
     script = SCRIPT.format(line=line, end=end)

@@ -84,6 +84,7 @@ def test_the_page_lists_every_point_of_the_contract():
     assert points == ["point", "---", *POINTS]
 
 
+@pytest.mark.slow
 def test_the_worked_example_meets_the_contract_once_installed(environment, tmp_path):
     shutil.copytree(EXAMPLES / "probes-gradient-noise", tmp_path / "example")
     out = call(

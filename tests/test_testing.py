@@ -371,7 +371,18 @@ def results_of(bad):
         return {point: contract.result(point) for point in IN_PROCESS}
 
 
-@pytest.mark.parametrize(("point", "bad"), [(point, bad) for point, probes in BAD.items() for bad in probes])
+FIRST = [probes[0] for probes in BAD.values()]
+"""One for each point; the others are tried in the slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("point", "bad"),
+    [
+        pytest.param(point, bad, marks=[] if bad in FIRST else pytest.mark.slow)
+        for point, probes in BAD.items()
+        for bad in probes
+    ],
+)
 def test_a_bad_probe_is_reported_by_exactly_its_point(point, bad):
     results = results_of(bad)
     assert {name: result.found for name, result in results.items() if result.status == "failed"}.keys() == {point}
@@ -384,28 +395,31 @@ def test_every_point_has_a_probe_that_does_not_meet_it():
     assert {*BAD, "independent"} == set(POINTS)
 
 
+FOUND = [
+    (AcceptsAnything, "size='nonsense' is accepted; size=nan is accepted", "raise TypeError or ValueError"),
+    (WantsTargets, "a batch without targets: AttributeError", "Say in `needs`"),
+    (WantsInputs, "(integer inputs): AttributeError(\"'NoneType'", "Say in `needs`"),
+    (WantsBatch, "no batch: KeyError", "Say in `needs`"),
+    (ChangesWeights, "It changes an MLP: parameter '0.weight' was changed in place", "Work on copies"),
+    (DrawsAtSteps, "after update 1: random state of torch", "not guarded"),
+    (DrawsWhenMade, "Making it changes random state of torch", "not in __init__"),
+    (LeavesAHook, "after detach: hooks", "remove what you register"),
+    (DrawsWhenMeasuring, "beside another probe and with other global random states, good/mean is another at step 0",
+     "run.generator"),
+    (Forgets, "Resumed from a checkpoint of step 3, good/mean is another at step 4", "state_dict()"),
+    (SavesAnObject, "must be tensors, numbers, strings and containers of them, got object", "state_dict()"),
+    (HoldsALambda, "as it was made, cannot be pickled", "Keep no lambda"),
+    (LambdaOnTheModel, "The model, with the probe attached, cannot be pickled", "Keep no lambda"),
+    (CrashesOnNaN, "When parameters of an MLP become NaN, it ends in", "isfinite()"),
+    (NoUnit, "good/mean: its unit is ''; of what has none, it is '1'", 'unit="nats"'),
+    (OnlyNumbered, "good/mean: 'layer' has no coordinates", "coords="),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("bad", "found", "advice"),
-    [
-        (AcceptsAnything, "size='nonsense' is accepted; size=nan is accepted", "raise TypeError or ValueError"),
-        (WantsTargets, "a batch without targets: AttributeError", "Say in `needs`"),
-        (WantsInputs, "(integer inputs): AttributeError(\"'NoneType'", "Say in `needs`"),
-        (WantsBatch, "no batch: KeyError", "Say in `needs`"),
-        (ChangesWeights, "It changes an MLP: parameter '0.weight' was changed in place", "Work on copies"),
-        (DrawsAtSteps, "after update 1: random state of torch", "not guarded"),
-        (DrawsWhenMade, "Making it changes random state of torch", "not in __init__"),
-        (LeavesAHook, "after detach: hooks", "remove what you register"),
-        (DrawsWhenMeasuring, "beside another probe and with other global random states, good/mean is another at step 0",
-         "run.generator"),
-        (Forgets, "Resumed from a checkpoint of step 3, good/mean is another at step 4", "state_dict()"),
-        (SavesAnObject, "must be tensors, numbers, strings and containers of them, got object", "state_dict()"),
-        (HoldsALambda, "as it was made, cannot be pickled", "Keep no lambda"),
-        (LambdaOnTheModel, "The model, with the probe attached, cannot be pickled", "Keep no lambda"),
-        (CrashesOnNaN, "When parameters of an MLP become NaN, it ends in", "isfinite()"),
-        (NoUnit, "good/mean: its unit is ''; of what has none, it is '1'", 'unit="nats"'),
-        (OnlyNumbered, "good/mean: 'layer' has no coordinates", "coords="),
-    ],
-)  # fmt: skip
+    [pytest.param(*case, marks=[] if case[0] in FIRST else pytest.mark.slow) for case in FOUND],
+)
 def test_what_was_found_names_it_and_says_what_to_do(bad, found, advice):
     failed = [result for result in results_of(bad).values() if result.status == "failed"]
     assert found in failed[0].found and advice in failed[0].advice

@@ -145,7 +145,8 @@ def test_finished_seeds_are_not_trained_again_and_others_can_be_added(short, tmp
     assert json.loads((tmp_path / "results.json").read_text())["seeds"] == [0, 2]
 
 
-@pytest.mark.parametrize("parallel", [{"processes": 2}, pytest.param({"elsewhere": "ray"}, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", [{"processes": 2}, {"elsewhere": "ray"}])
 def test_seeds_trained_at_the_same_time_give_the_same_numbers(tmp_path, parallel):
     for folder, how in (("one", {}), ("other", parallel)):
         runner.run("spectral_bias", "smoke", seeds=[3, 4], out=tmp_path / folder, **how)

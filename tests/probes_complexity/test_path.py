@@ -64,7 +64,9 @@ def test_sum_is_by_hand():
 
 
 @pytest.mark.parametrize("sign_error", [0.0, 0.02], ids=["exact", "estimated"])
-@pytest.mark.parametrize("gap", [2, 3, 11, 50, "log"])
+@pytest.mark.parametrize(
+    "gap", [pytest.param(2, marks=pytest.mark.slow), 3, 11, pytest.param(50, marks=pytest.mark.slow), "log"]
+)
 @pytest.mark.parametrize("kind", ["fluctuates", "wanders"])
 def test_standard_error_covers(kind, gap, sign_error):
     knots = [0, *(int(5 * 1.15**k) for k in range(34))] if gap == "log" else list(range(0, STEPS + 1, gap))
