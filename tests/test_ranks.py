@@ -17,7 +17,7 @@ SCENARIOS = ("ddp", "fsdp", "tied", "resumed", "two_models", "refused", "uneven"
 NOT_RUNNING = "Not running: "
 
 
-def launch(out, *scenarios, ranks=2, seconds=300, **environment):
+def launch(out, *scenarios, ranks=2, seconds=1800, **environment):
     """Run scenarios under torchrun, each of whose calls must end in time."""
     process = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",

@@ -366,7 +366,7 @@ BAD = {
 @functools.cache
 def results_of(bad):
     few = SUBJECTS if bad in BAD["measures"] else SUBJECTS[:2]
-    contract = Contract(bad, few, deadline=3.0 if bad in (Loops, HangsOnNaN) else 60.0)
+    contract = Contract(bad, few, deadline=10.0 if bad in (Loops, HangsOnNaN) else 60.0)
     with mock.patch("probes.contract.COST_SAMPLES", (128,)):
         return {point: contract.result(point) for point in IN_PROCESS}
 

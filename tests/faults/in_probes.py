@@ -194,7 +194,7 @@ def _(scene: Scene):
 # ----------------------------------------------------------------------------------------- what it does to the training
 
 
-@fault("hangs for longer than the deadline", "measure", r"Training waited 1 s for measure of 'faulty'",
+@fault("hangs for longer than the deadline", "measure", r"Training waited \d+ s for measure of 'faulty'",
        look=lambda scene, run: in_log(scene, r"has been waiting .* for measure of .*time.sleep\(0.7\)"))  # fmt: skip
 def _(scene: Scene):
     scene.settings["deadline"] = 0.3

@@ -35,7 +35,7 @@ from probes import Measurement, Probe, ProbeManager, every, open_run
 
 STEPS = 12
 ROWS = STEPS + 1
-SECONDS = 60
+SECONDS = 600
 """After which a process counts as hanging."""
 
 

@@ -41,7 +41,7 @@ def test_training_on_two_ranks_is_what_it_is_without_and_is_measured_once(framew
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, ROOT / "tests" / "integrations" / "scripts" / "ranks.py", tmp_path, framework],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-5000:]
     for rank in (0, 1):
