@@ -29,13 +29,14 @@ class OwnTime:
 
     def __init__(self) -> None:
         self._waited, self._last = 0.0, -math.inf
-        self._threads = threading.local()
+        self._delays: dict[int, float] = {}
+        """By thread. Not a ``threading.local``, whose end waits for a lock of the interpreter."""
 
     def __call__(self) -> float:
         delay = self._delay()
-        before = getattr(self._threads, "delay", delay)
-        self._threads.delay = delay
-        self._waited += max(0.0, delay - before)
+        thread = threading.get_native_id()
+        self._waited += max(0.0, delay - self._delays.get(thread, delay))
+        self._delays[thread] = delay
         # A thread may lose its core between the two looks; the next call finds out, and must not go back for it.
         self._last = max(self._last, time.perf_counter() - self._waited)
         return self._last

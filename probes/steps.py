@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from .frames import current_frames
+
 __all__ = ["StepCounter", "StepHook", "unwrap_optimizer"]
 
 UNCERTAIN = 1000
@@ -339,7 +341,7 @@ def _remove_late(*handles: list[torch.utils.hooks.RemovableHandle]) -> None:
     Garbage is collected at any moment, and another optimizer's step would fail if a hook vanished meanwhile.
     """
     _late.extend(itertools.chain(*handles))
-    if not any(map(_within_a_step, sys._current_frames().values())):
+    if not any(map(_within_a_step, current_frames().values())):
         while _late:
             _late.pop().remove()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from .frames import current_frames
 
 __all__ = ["Watchdog"]
 
@@ -59,23 +61,27 @@ class Watchdog:
 
     def _start(self) -> None:
         self._over = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(self._over,), name="probes-watchdog", daemon=True)
+        # It refers to us weakly: nothing is to be looked at once the run is gone, however it has ended.
+        arguments = weakref.ref(self), self._over, self._deadline
+        thread = threading.Thread(target=_watch, args=arguments, name="probes-watchdog", daemon=True)
         self._thread = thread
         try:
             thread.start()
         except RuntimeError:  # no thread can be started, or the interpreter is ending: it is watched by no one
             self._thread = None
 
-    def _watch(self, over: threading.Event) -> None:
-        told = None
-        while not over.wait(self._deadline / 4):
-            call = self._call
-            if call is None or call is told:
-                continue
-            what, start, ident = call
-            seconds = time.monotonic() - start
-            if seconds >= self._deadline:
-                told = call
-                frame = sys._current_frames().get(ident)
-                stack = "".join(traceback.format_stack(frame)) if frame is not None else "(unknown)"
-                log.warning("Training has been waiting %.0f s for %s, which is here:\n%s", seconds, what, stack)
+
+def _watch(watchdog: weakref.ref[Watchdog], over: threading.Event, deadline: float) -> None:
+    told = None
+    while not over.wait(deadline / 4) and (looking := watchdog()) is not None:
+        call = looking._call
+        del looking
+        if call is None or call is told:
+            continue
+        what, start, ident = call
+        seconds = time.monotonic() - start
+        if seconds >= deadline:
+            told = call
+            frame = current_frames().get(ident)
+            stack = "".join(traceback.format_stack(frame)) if frame is not None else "(unknown)"
+            log.warning("Training has been waiting %.0f s for %s, which is here:\n%s", seconds, what, stack)

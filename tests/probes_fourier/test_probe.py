@@ -122,7 +122,7 @@ def test_no_more_rows_go_through_the_model_than_it_is_known_to_bear(Sines, make_
     model = Sines()
     measured(FourierSpectrum(), make_run(model, torch.randn(10, 1)))
     assert (
-        max(model.rows) == 40 and sum(model.rows) == 10 + 10 + 2 + 17 * 64
+        max(model.rows) == 40 and sum(model.rows) == 10 + 10 + 1 + 17 * 64
     )  # the batch whole, in pieces, one of them twice; one segment rounded
 
 
