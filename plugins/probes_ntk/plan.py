@@ -168,9 +168,12 @@ class _Trial:
         saved: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
-            if tensor.data_ptr() not in own:
-                storage = tensor.untyped_storage()
-                saved[storage.data_ptr()] = storage.nbytes()
+            try:
+                if tensor.data_ptr() not in own:
+                    storage = tensor.untyped_storage()
+                    saved[storage.data_ptr()] = storage.nbytes()
+            except RuntimeError:  # of a transform within forward: there is no memory of its own to look at
+                saved[-len(saved)] = tensor.numel() * tensor.element_size()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

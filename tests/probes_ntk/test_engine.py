@@ -87,6 +87,17 @@ def test_exact(name):
     assert relative(diagonal, rows.square().sum(2)) <= 1e-10
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # within torch.func.jvp
+def test_a_transform_within_forward():
+    body = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    model = Do(lambda m, x: sum(torch.func.jvp(m.body, (x,), (torch.ones_like(x),))), body=body)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    features, _ = jacobian(model, x)
+    kernel = tangent_kernel(model, x).kernel
+    assert relative(kernel, torch.einsum("aip,bjp->aibj", features, features)) <= 1e-12
+
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_between_two_batches_of_chosen_outputs(name):
     model, x = make(name)
