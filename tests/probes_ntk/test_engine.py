@@ -97,7 +97,6 @@ def test_a_transform_within_forward():
     assert relative(kernel, torch.einsum("aip,bjp->aibj", features, features)) <= 1e-12
 
 
-
 @pytest.mark.parametrize("name", MODELS)
 def test_between_two_batches_of_chosen_outputs(name):
     model, x = make(name)
