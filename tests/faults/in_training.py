@@ -81,7 +81,13 @@ def _(scene: Scene):
     scene.network = lambda: Frail(lambda output: output * torch.nan)
 
 
-@fault("the forward raises in eval mode only", "the model", "RuntimeError.'only in eval mode'.", own=True, slow=True)
+@fault(
+    "the forward raises in eval mode only",
+    "the model",
+    r"cannot measure: .*RuntimeError: only in eval mode",
+    own=True,
+    slow=True,
+)
 def _(scene: Scene):
     shipped(scene)
     scene.network = lambda: Frail(refuse)
