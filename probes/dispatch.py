@@ -90,7 +90,8 @@ class Dispatcher:
         self._steppers: list[Plugin] = []
         self._version = label(self)[1]
         plugins.bind(run)
-        run.bind(self.governor.affords_extra, plugins.left_out, lambda: self.governor.first_turn_limit)
+        governor = self.governor
+        run.bind(governor.affords_extra, plugins.left_out, lambda: governor.first_turn_limit, governor.clock)
 
     # ------------------------------------------------------------------------------------------------- from the loop
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,8 +90,10 @@ class Run:
         affords: Callable[[str, float], bool],
         left_out: Callable[[str, str], None],
         first_turn_limit: Callable[[], float] = lambda: math.inf,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """Called before the run: who decides what can be afforded, and who is told of what was left out."""
+        """Called before the run: who decides what can be afforded, who is told of what was left out, and the clock."""
+        self._clock = clock or OwnTime()
         self._affords, self._left_out, self._first_turn_limit = affords, left_out, first_turn_limit
 
     def lend(self, hands: int = 1, spread: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None = None) -> None:
@@ -303,9 +304,9 @@ class Run:
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
         """``compute()``, done once a step for all probes that ask for the same ``key``; its cost is shared by them."""
         if key not in self._cache:
-            start = time.perf_counter()
+            start = self._clock()
             self._cache[key] = compute()
-            self._shares[key] = (time.perf_counter() - start, [])
+            self._shares[key] = (self._clock() - start, [])
         users = self._shares[key][1]
         if self._probe not in users:
             users.append(self._probe)

@@ -177,6 +177,19 @@ def test_whatever_passes_inside_our_calls_is_booked():
     assert simulation.governor.spent[CORE] > 0.1 and simulation.governor.spent["sink"] > 0.1
 
 
+def test_what_probes_share_is_split_by_the_clock_of_the_budget():
+    """By another, which counts waiting for a core, the first would be booked less than nothing on a busy machine."""
+
+    class User(Costly):
+        def measure(self, run, step):
+            run.shared("kernel", lambda: setattr(self.clock, "now", self.clock.now + 1.0))
+            yield Measurement(f"{self.name}/value", 1.0)
+
+    simulation = Simulation(None, [User("a", at([0]), 0.0), User("b", at([0]), 0.0)])
+    simulation.attach().train(1.0, 1.0)
+    assert simulation.governor.spent["a"] == simulation.governor.spent["b"] == 0.5
+
+
 def test_what_writing_costs_is_part_of_a_turn():
     """Otherwise a cheap probe that yields much would take its part, and what its rows cost from all."""
     cheap, dear = Costly("cheap", every(1), 0.01), Costly("dear", every(1), 1.0)
