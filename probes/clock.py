@@ -33,12 +33,16 @@ class OwnTime:
         """By thread. Not a ``threading.local``, whose end waits for a lock of the interpreter."""
 
     def __call__(self) -> float:
-        delay = self._delay()
+        delay, before, now = self._delay(), -1.0, 0.0
+        for _ in range(4):  # a thread may lose its core between two looks: the time is right where it has not
+            if delay == before:
+                break
+            before, now = delay, time.perf_counter()
+            delay = self._delay()
         thread = threading.get_native_id()
         self._waited += max(0.0, delay - self._delays.get(thread, delay))
         self._delays[thread] = delay
-        # A thread may lose its core between the two looks; the next call finds out, and must not go back for it.
-        self._last = max(self._last, time.perf_counter() - self._waited)
+        self._last = max(self._last, now - self._waited)
         return self._last
 
     def __reduce__(self) -> tuple[type[OwnTime], tuple[()]]:

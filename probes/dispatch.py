@@ -263,7 +263,7 @@ class Dispatcher:
                 continue
             finally:
                 guard.restore()
-            fewer = max(LEAST_SAMPLES, int(limit / seconds))
+            fewer = max(LEAST_SAMPLES, int(limit / seconds) if seconds > 0 else batch.n)
             if fewer < batch.n:
                 self.run.batches = {**self.run.batches, name: batch.first(fewer)}
                 self.plugins.tell(

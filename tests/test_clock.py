@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,22 @@ def test_waiting_for_a_core_takes_none():
             process.wait()
     assert min(own for own, _ in ratios) < 1.2 < max(wall for _, wall in ratios)
     assert all(own <= wall for own, wall in ratios)
+
+
+def test_a_core_that_is_lost_while_it_is_read_is_no_time(monkeypatch):
+    now, waited, lost = [100.0], [0.0], [0.0]
+
+    def perf_counter():
+        now[0], waited[0], lost[0] = now[0] + lost[0], waited[0] + lost[0], 0.0
+        return now[0]
+
+    monkeypatch.setattr("probes.clock.time", SimpleNamespace(perf_counter=perf_counter))
+    monkeypatch.setattr(OwnTime, "_delay", lambda self: waited[0])
+    clock = OwnTime()
+    first, lost[0] = clock(), 5.0
+    second = clock()
+    now[0] += 1.0
+    assert second == first and clock() == first + 1.0
 
 
 def test_it_never_goes_backwards_whichever_thread_reads_it():

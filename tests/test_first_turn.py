@@ -76,6 +76,12 @@ def test_a_quick_model_is_tried_on_a_few_samples_and_no_more():
     assert max(rows[1:]) <= 8  # more than two only where the first look was slow, on a busy machine
 
 
+def test_a_model_too_quick_for_the_clock_is_measured_whole(monkeypatch):
+    monkeypatch.setattr("probes.run.Run.sample_seconds", lambda self, name: 0.0)
+    sink, _ = trained(Slow(0.0), steps=1, probes=[Rows(every(1))], batches={"train": torch.randn(100, 2)})
+    assert set(batch_sizes(sink)) == {100} and "fault" not in {event.kind for event in sink.events}
+
+
 def test_a_resumed_run_measures_on_as_many_as_before():
     batches = {"train": torch.randn(100, 2)}
     sink, state = trained(Slow(0.01), probes=[Rows(every(1))], batches=batches)
