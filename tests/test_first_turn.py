@@ -1,7 +1,5 @@
 """What a first turn costs is known before: of a slow model fewer samples are measured on, once, for good, and told."""
 
-import time
-
 import pytest
 import torch
 from loops import Memory
@@ -12,15 +10,33 @@ from probes.batches import Batch
 from probes_fourier import FourierSpectrum
 
 
+class Clock:
+    """Of the budget, and of what is looked at before a first turn: no test depends on how busy the machine is."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+clock = Clock()
+
+
+@pytest.fixture(autouse=True)
+def simulated(monkeypatch):
+    for module in ("run", "governor"):
+        monkeypatch.setattr(f"probes.{module}.OwnTime", lambda: clock)
+
+
 class Slow(nn.Module):
-    """Takes so many seconds for each row."""
+    """Takes so many seconds of that clock for each row."""
 
     def __init__(self, seconds):
         super().__init__()
         self.layer, self.seconds = nn.Linear(2, 1), seconds
 
     def forward(self, x):
-        time.sleep(self.seconds * len(x))
+        clock.now += self.seconds * len(x)
         return self.layer(x)
 
 
@@ -50,7 +66,7 @@ def batch_sizes(sink):
 def test_a_batch_of_a_slow_model_is_cut_once_and_told():
     sink, _ = trained(Slow(0.01), probes=[Rows(every(1))], batches={"train": torch.randn(100, 2)})
     sizes = batch_sizes(sink)
-    assert len(set(sizes)) == 1 and 8 <= sizes[0] < 40  # 2.5 s are eight passes of 31 rows
+    assert set(sizes) == {31}  # 2.5 s are eight passes of 31 rows
     (told,) = [event.message for event in sink.events if "samples of 100 are measured on" in event.message]
     assert told.startswith(f"Batch 'train': {sizes[0]} samples of 100") and "overhead=None" in told
 
@@ -72,8 +88,7 @@ def test_a_quick_model_is_tried_on_a_few_samples_and_no_more():
     model, rows = Slow(0.0), []  # a list of the model's own would be as before, after a probe has looked
     model.register_forward_hook(lambda module, args, output: rows.append(len(output)))
     sink, _ = trained(model, steps=1, probes=[Rows(every(1))], batches={"train": torch.randn(100, 2)})
-    assert set(batch_sizes(sink)) == {100} and rows[:2] == [10, 2]
-    assert max(rows[1:]) <= 8  # more than two only where the first look was slow, on a busy machine
+    assert set(batch_sizes(sink)) == {100} and rows == [10, 2]
 
 
 def test_a_model_too_quick_for_the_clock_is_measured_whole(monkeypatch):
@@ -100,7 +115,7 @@ def test_the_spectrum_of_a_slow_model_is_of_fewer_segments_and_points_for_good()
     sink, state = trained(model, probes=[FourierSpectrum(every(1))], batches={"train": Batch((torch.randn(8, 2),))})
     rows = [row for row in sink.rows if row.name == "fourier/amplitude/train"]
     segments, points = state["plugins"]["fourier"]["size"]
-    assert 16 <= points <= 32 and segments * points * 0.02 <= 2.6
+    assert points in (16, 32) and segments * points * 0.02 <= 2.5
     assert all(f"{points} points of {segments} segments" in row.estimator for row in rows) and len(rows) >= 1
     assert any(
         f"Measured on {segments} segments of {points} points instead of 16 of 64" in e.message for e in sink.events
