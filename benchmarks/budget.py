@@ -201,7 +201,8 @@ def attach(
     model: nn.Module, chosen: Any, budget: float, clock: Callable[[], float], optimizer: Any, imported: float
 ) -> Any:
     """An attached manager whose budget goes by ``clock``."""
-    from probes import governor, manager
+    from probes import manager
+    from probes.budget import governor
 
     governor.imported = imported  # by this clock
     manager.Governor = partial(governor.Governor, clock=clock)  # type: ignore[misc,assignment]

@@ -32,10 +32,11 @@ import torch.nn.functional as F
 import xarray
 from torch import nn
 
-from probes import ProbeManager, dispatch, every, log_spaced, open_run
-from probes.discovery import load
+from probes import ProbeManager, every, log_spaced, open_run
 from probes.probe import Probe
-from probes.sinks.repair import repair_here
+from probes.session import session as dispatch
+from probes.session.discovery import load
+from probes.sinks.hdf5.repair import repair_here
 
 SAVE_EVERY = 10
 SCHEDULES = {

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from examples.data import mnist_subset
 from probes import ProbeManager, open_run
+from probes.commands.terminal import summary
 from probes.plots import save_plots
-from probes.terminal import summary
 
 
 def make_model() -> nn.Module:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from probes.workers import workers
+from probes.replaying.workers import workers
 
 from . import EXPERIMENTS
 from .criteria import Finding

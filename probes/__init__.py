@@ -3,7 +3,7 @@
 # ruff: noqa: I001, E402 - grouped by subject, after the clock
 
 import torch as _torch  # noqa: F401 - the user's in any case: not what probes cost
-from .clock import OwnTime as _OwnTime
+from .budget.clock import OwnTime as _OwnTime
 
 _clock = _OwnTime()
 _begun = _clock()
@@ -28,6 +28,6 @@ from .schedule import log_spaced as log_spaced
 # reading the results
 from .reading import open_run as open_run
 
-from . import governor as _governor
+from .budget import governor as _governor
 
 _governor.imported = _clock() - _begun

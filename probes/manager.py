@@ -20,34 +20,32 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from . import checkpoint
 from .batches import Batch, as_batch
-from .capture import FirstBatch, pick_output, unwrap_model
-from .channel import Place
-from .discovery import BrokenPlugin, default_names, load, load_sink
-from .dispatch import Dispatcher
-from .governor import HEAD_START, Governor
-from .guard import random_states_kept, unnoticed
-from .helper import Helper
-from .lifetime import (
-    DetachAtExit,
-    LogDirTaken,
-    already_watching,
-    close_late,
-    keep_alive,
-    settle,
-    silence_in_children,
-    without_model,
-)
+from .budget.governor import HEAD_START, Governor
+from .guard.process import random_states_kept
+from .guard.unnoticed import unnoticed
+from .loop.first_batch import FirstBatch
+from .loop.steps import StepCounter
+from .loop.wrappers import shares_parameters, unwrap_model, unwrap_optimizer
 from .measurement import NAME
-from .plugins import DEADLINE, HOOKS, OnError, Plugin, Plugins, invoke, log, text_of
+from .outputs import pick_output
 from .probe import Probe
-from .ranks import Team
-from .report import report
+from .ranks.channel import Place
+from .ranks.helper import Helper
+from .ranks.team import Team
 from .run import Run
-from .steps import StepCounter, shares_parameters, unwrap_optimizer
+from .session import checkpoint
+from .session.calls import DEADLINE, Plugins
+from .session.discovery import BrokenPlugin, default_names, load, load_sink
+from .session.events import OnError, invoke, log, text_of
+from .session.lifetime import DetachAtExit, already_watching, close_late, keep_alive, silence_in_children, without_model
+from .session.plugin import Plugin
+from .session.plugins import HOOKS
+from .session.report import report
+from .session.session import Dispatcher
+from .sinks.log_dir import LogDirTaken, choose
 
-__all__ = ["ProbeManager"]
+__all__ = ["ProbeManager", "check_batches"]
 
 
 class ProbeManager:
@@ -368,7 +366,7 @@ class ProbeManager:
         resumed = Path(self._state["log_dir"]) if self._state is not None else run.log_dir if run.step else None
         asked = self._given_log_dir or resumed or Path("runs")
         try:
-            _, why = settle(self._given_log_dir, resumed, begin, strict=self._on_error == "raise")
+            _, why = choose(self._given_log_dir, resumed, begin, strict=self._on_error == "raise")
         except (OSError, LogDirTaken) as error:
             if self._on_error == "raise":
                 raise

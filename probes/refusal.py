@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CannotMeasure"]
+__all__ = ["CannotMeasure", "first_line"]
 
 
 class CannotMeasure(ValueError):
@@ -18,3 +18,9 @@ class CannotMeasure(ValueError):
         ...
         probes.refusal.CannotMeasure: One sample is no batch. Pass batches={'train': (inputs, targets)} with several.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first sentence of an error's message, at most 120 letters of it."""
+    text = next(iter(str(error).strip().splitlines()), "").split(". ")[0]
+    return text if len(text) <= 120 else f"{text[:120]}..."

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
-from .capture import check_rows, picked
-from .clock import OwnTime
-from .independence import first_line, why_not_a_function
-from .refusal import CannotMeasure
+from .budget.clock import OwnTime
+from .outputs import check_rows, picked, why_not_a_function
+from .refusal import CannotMeasure, first_line
 
 __all__ = ["Contributed", "Event", "Run"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from probes import guard
+from probes.guard import process
 
 
 @pytest.fixture
@@ -25,4 +25,4 @@ def optimizer(model):
 
 @pytest.fixture(autouse=True)
 def warnings_of_measurements_are_errors(monkeypatch):
-    monkeypatch.setattr(guard, "strict", True)
+    monkeypatch.setattr(process, "strict", True)

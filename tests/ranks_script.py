@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from probes import Measurement, Probe, ProbeManager, channel, every, hookimpl
+from probes import Measurement, Probe, ProbeManager, every, hookimpl
+from probes.ranks import channel
 from probes_complexity import Capacity, PathComplexity
 from probes_fourier import FourierSpectrum, KernelSpectrum, SpectralNorm
 from probes_mine import MutualInformation

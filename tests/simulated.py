@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from probes import Measurement, Probe, hookimpl
-from probes.dispatch import Dispatcher
-from probes.governor import Governor
-from probes.plugins import Plugins
+from probes.budget.governor import Governor
 from probes.run import Run
+from probes.session.calls import Plugins
+from probes.session.session import Dispatcher
 
 
 class Clock:

@@ -170,7 +170,7 @@ def test_a_functional_call_is_no_reason_for_a_warning():
 
 
 def test_a_fault_of_ours_in_the_forward_does_not_reach_the_loop(monkeypatch):
-    monkeypatch.setattr("probes.capture.FirstBatch._count", lambda *_: 1 / 0)
+    monkeypatch.setattr("probes.loop.first_batch.FirstBatch._count", lambda *_: 1 / 0)
     manager = attached(net())
     train(manager.run.model, lambda out: F.cross_entropy(out, Y), X)
     assert "ZeroDivisionError" in manager.report()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from probes import ProbeManager
-from probes.discovery import BrokenPlugin, installed, load
+from probes.session.discovery import BrokenPlugin, installed, load
 
 GOOD = """
 from probes import Measurement, Probe

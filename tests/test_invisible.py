@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from probes import Measurement, Probe, ProbeManager, every
-from probes.discovery import installed, load
+from probes.session.discovery import installed, load
 
 
 class Nasty(Probe):

@@ -87,7 +87,7 @@ def test_a_model_whose_parameters_are_a_list_is_watched(optimizer):
 
 
 def test_a_fault_of_the_guard_in_attach_does_not_stop_the_script(model, optimizer, monkeypatch, caplog):
-    monkeypatch.setattr("probes.guard._buffers", lambda *_: 1 / 0)
+    monkeypatch.setattr("probes.guard.unnoticed.keep_buffers", lambda *_: 1 / 0)
     manager = ProbeManager(model, [Norm(every(1))], sinks=[]).attach(optimizer)
     run_steps(model, optimizer, 2)
     assert "could not attach" in caplog.text and "could not attach" in manager.report()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probes import Axis, Measurement
-from probes.packing import from_plain, pack, to_plain, unpack
+from probes.ranks.packing import from_plain, pack, to_plain, unpack
 
 
 def test_a_tree_of_tensors_and_numbers_roundtrip():

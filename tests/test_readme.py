@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from probes.discovery import SINKS, installed
+from probes.session.discovery import SINKS, installed
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.M | re.S)

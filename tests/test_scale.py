@@ -22,12 +22,12 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, open_run
-from probes.guard import unnoticed
-from probes.lifetime import DetachAtExit
+from probes.guard.unnoticed import unnoticed
 from probes.run import Run
-from probes.sinks import hdf5
+from probes.session.lifetime import DetachAtExit
 from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.table import Table
+from probes.sinks.hdf5 import sink as hdf5
+from probes.sinks.hdf5.table import Table
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -165,7 +165,7 @@ sink.on_detach(run)
 
 
 def test_when_hdf5_could_hold_no_more_the_sink_ends_and_the_file_is_sound(tmp_path, monkeypatch):
-    monkeypatch.setattr("probes.sinks.run_file.MAX_METADATA", 2**20)
+    monkeypatch.setattr("probes.sinks.hdf5.run_file.MAX_METADATA", 2**20)
     run, sink = Run(nn.Linear(1, 1), tmp_path, seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
     sink.on_attach(run)
     sink.write(run, scalars([f"name{index}" for index in range(600)], 0))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from probes import Measurement, ProbeManager, hookimpl
-from probes.lifetime import isolated
 from probes.run import Run
+from probes.session.lifetime import isolated
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
 

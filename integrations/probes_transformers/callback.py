@@ -20,7 +20,7 @@ except ImportError as error:
     ) from error
 
 from probes import ProbeManager
-from probes.lifetime import isolated
+from probes.session.lifetime import isolated
 
 __all__ = ["STATE_NAME", "ProbesCallback"]
 

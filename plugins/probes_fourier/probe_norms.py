@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probes.independence import first_line
 from probes.measurement import Axis, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
+from probes.refusal import first_line
 from probes.run import Run
 from probes.schedule import Schedule
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from probes.batches import Batch, tensors
-from probes.clock import OwnTime
-from probes.independence import differ
+from probes.budget.clock import OwnTime
 from probes.measurement import Axis, Measurement
+from probes.outputs import differ
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.refusal import CannotMeasure

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probes import CannotMeasure
 from probes.batches import tensors
-from probes.independence import why_not_a_function
+from probes.outputs import why_not_a_function
 
 from .backward import backward
 from .call import Call

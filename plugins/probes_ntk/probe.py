@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from probes import CannotMeasure
-from probes.clock import OwnTime
+from probes.budget.clock import OwnTime
 from probes.measurement import Measurement
 from probes.probe import Probe
 from probes.run import Run

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from probes import Measurement, Probe, discovery, every
+from probes import Measurement, Probe, every
 from probes import manager as manager_module
 from probes.schedule import Schedule
+from probes.session import discovery
 
 from .scene import STEPS, Scene, Witness, fault
 

@@ -18,10 +18,10 @@ from loops import Memory
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub.io import gfile
 
-from probes import hookimpl, lifetime
-from probes.sinks import run_file, table
+from probes import hookimpl
+from probes.session import lifetime
 from probes.sinks import tensorboard as tensorboard_module
-from probes.sinks.hdf5 import HDF5Sink
+from probes.sinks.hdf5 import HDF5Sink, run_file, table
 from probes.sinks.tensorboard import TensorBoardSink
 
 from .scene import ROWS, STEPS, Scene, fault

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from probes import Measurement, discovery, every
+from probes import Measurement, every
+from probes.session import discovery
 
 from .in_probes import out_says
 from .operators import numbers

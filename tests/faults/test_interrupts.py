@@ -12,7 +12,7 @@ from loops import Memory, run_steps, step_hooks
 from torch import nn
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
-from probes.guard import unnoticed
+from probes.guard.unnoticed import unnoticed
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
 from probes_complexity import PathComplexity
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.FileIO name='
 
 STEPS = 8
 OURS = ["probes/", "plugins/"]
+LOOP = ["probes/loop/first_batch.py", "probes/loop/steps.py"]
 # A step whose hook is interrupted before it is counted is not counted: nothing can know of it then.
 COUNTING = ("_after", "_before", "__call__", "_watched", "_nested", "shares_parameters")
 
@@ -251,7 +252,7 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
     model[1].eval()
 
     def guarded(k):
-        interrupt = At(k, ["probes/guard.py"], error)
+        interrupt = At(k, ["probes/guard/"], error)
         guard = unnoticed(model, [optimizer])
         try:
             with interrupt, guard:
@@ -277,8 +278,17 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
     ("where", "only", "number"),
     [
         (["probes/"], (), 16),
-        (["probes/capture.py", "probes/steps.py"], ("__init__", "watch"), 60),  # where hooks are registered
-        pytest.param(["probes/capture.py", "probes/steps.py"], ("__init__", "watch"), 10_000, marks=pytest.mark.slow),
+        (
+            ["probes/loop/first_batch.py", "probes/loop/steps.py"],
+            ("__init__", "watch"),
+            60,
+        ),  # where hooks are registered
+        pytest.param(
+            ["probes/loop/first_batch.py", "probes/loop/steps.py"],
+            ("__init__", "watch"),
+            10_000,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["probes/manager.py"], (), 10_000, marks=pytest.mark.slow),
         pytest.param(["probes/"], (), 1_000, marks=pytest.mark.slow),
     ],

@@ -12,7 +12,7 @@ from filelock import FileLock
 from loops import Memory, Norm, run_steps
 
 from probes import Probe, ProbeManager, every, open_run
-from probes.watchdog import Watchdog
+from probes.session.watchdog import Watchdog
 
 SPAWNING = """
 import sys

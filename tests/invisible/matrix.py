@@ -20,8 +20,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.overrides import _get_current_function_mode_stack
 
 from probes import Probe, ProbeManager, at, every
-from probes.digest import differences, of_model, of_optimizer, of_process, of_random_states
-from probes.trials import Recorder, hooks, optimizer_hooks
+from probes.checking.trials import Recorder, hooks, optimizer_hooks
+from probes.guard.fingerprint import differences, of_model, of_optimizer, of_process, of_random_states
 from probes_complexity import Capacity, PathComplexity
 from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum, SpectralNorm
 from probes_mine import MutualInformation

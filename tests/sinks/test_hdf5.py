@@ -14,8 +14,9 @@ from torch import nn
 from probes.measurement import Axis, Measurement
 from probes.reading import open_run
 from probes.run import Event, Run
-from probes.sinks import hdf5
-from probes.sinks.hdf5 import HDF5Sink, holds_run
+from probes.sinks.hdf5 import HDF5Sink
+from probes.sinks.hdf5 import sink as hdf5
+from probes.sinks.hdf5.sink import holds_run
 
 
 def new_run(log_dir: Path, run_id: str = "a1", **settings) -> Run:

@@ -1,0 +1,123 @@
+"""How ranks tell each other something without a collective: notes in the store that every process group has."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from ..session.events import text_of
+from .packing import pack, unpack
+
+__all__ = ["Channel", "Lost", "Place", "side_group"]
+
+PART = 4 << 20
+"""Bytes of a note that the store takes at once."""
+
+
+@dataclass
+class Place:
+    """Where the managers of all ranks that belong together find each other: the same on every rank."""
+
+    number: int = field(default_factory=itertools.count().__next__)
+    """In the order in which managers were attached."""
+    round: int = 0
+    concluded: bool = False
+
+    def enter(self) -> Channel:
+        """Begin another round, if one has been."""
+        if self.concluded:
+            self.round, self.concluded = self.round + 1, False
+        return Channel(f"probes/{self.number}/{self.round}")
+
+
+class Lost(RuntimeError):
+    """The store is gone."""
+
+
+class Channel:
+    """Notes from rank to rank, by name, in the store of the default process group; only :meth:`wait` waits.
+
+    Raises:
+        Lost: From every method, if the store cannot be reached.
+    """
+
+    patience = 30.0
+    """Seconds that a rank waits for another that works, at most, before it goes on without it."""
+    punctual = 5.0
+    """Seconds that it waits for one that should be there, for replicas of a model leave each update together."""
+    first = 600.0
+    """Seconds for what takes nobody knows how long: a probe's first turn, and all of them before the first update."""
+
+    def __init__(self, prefix: str) -> None:
+        with _reaching():
+            store = dist.distributed_c10d._get_default_store()
+            with suppress(Exception):  # a connection of its own, where torch has that: torch's threads use the other
+                store = store.clone()  # type: ignore[attr-defined,unused-ignore]
+            self.store: Any = dist.distributed_c10d.PrefixStore(prefix, store)
+
+    def post(self, key: str, tree: Any) -> None:
+        """Leave a note; it is there when it is complete."""
+        data = pack(tree)
+        with _reaching():
+            for part in range(-(-len(data) // PART)):
+                self.store.set(f"{key}/{part}", data[part * PART : (part + 1) * PART])
+            self.store.set(key, str(-(-len(data) // PART)))
+
+    def has(self, key: str) -> bool:
+        """Whether a note is there."""
+        with _reaching():
+            return bool(self.store.check([key]))
+
+    def read(self, key: str) -> Any:
+        """A note that is there."""
+        with _reaching():
+            data = b"".join(self.store.get(f"{key}/{part}") for part in range(int(self.store.get(key))))
+        return unpack(data)
+
+    def erase(self, key: str) -> None:
+        """Take a note away."""
+        with suppress(Exception):  # not every store can
+            if self.has(key):
+                parts = int(self.store.get(key))
+                for name in (key, *(f"{key}/{part}" for part in range(parts))):
+                    self.store.delete_key(name)
+
+    def claim(self, key: str) -> bool:
+        """Whether this rank is the first to ask for it."""
+        with _reaching():
+            return bool(self.store.add(key, 1) == 1)
+
+    def wait(self, *keys: str, seconds: float | None = None, gone: Callable[[], bool] = lambda: False) -> str | None:
+        """The first note that is there; None when there is none in time, or who should leave it is ``gone``."""
+        end, pause = time.monotonic() + (self.patience if seconds is None else seconds), 1e-4
+        while True:
+            last = gone() or time.monotonic() >= end  # asked before the notes: what was left before going counts
+            for key in keys:
+                if self.has(key):
+                    return key
+            if last:
+                return None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise Lost(f"the ranks cannot reach each other: {text_of(error)}") from error
+
+
+def side_group(channel: Channel, members: list[int]) -> Any:
+    """A group of our own, on the CPU, each of whose calls ends in time."""
+    store = dist.distributed_c10d.PrefixStore("gloo", channel.store)
+    place = members.index(dist.get_rank())
+    return dist.ProcessGroupGloo(store, place, len(members), timedelta(seconds=channel.patience))
