@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-__all__ = ["COST_SAMPLES", "DUE", "NotChecked", "Result", "Unmet"]
+from ..probe import Probe
+from ..schedule import every
+from .cost import Cost, turn_cost
+from .subjects import SUBJECTS, Subject
+from .trials import Overdue, Trial
+
+__all__ = ["COST_SAMPLES", "DUE", "Evidence", "NotChecked", "Result", "Unmet"]
 
 DUE = 2
 """Every so many steps the probe measures in a trial."""
-
-
 COST_SAMPLES = (32, 128, 512)
 
 
@@ -35,3 +43,77 @@ class Result:
     found: str
     advice: str
     """What to do; empty if it is met."""
+
+
+class Evidence:
+    """The trainings that the points look at, each made once, when it is first asked for.
+
+    Args:
+        probe: A class, which is made without arguments, or an instance, which is copied and stays as it is.
+        subjects: The models to try it on.
+        deadline: Seconds that a training of five steps may take with the probe.
+
+    Raises:
+        TypeError: If it is not a probe.
+    """
+
+    def __init__(
+        self, probe: type[Probe] | Probe, subjects: Sequence[Subject] = SUBJECTS, deadline: float = 60.0
+    ) -> None:
+        self.cls = probe if isinstance(probe, type) else type(probe)
+        if not issubclass(self.cls, Probe):
+            raise TypeError(f"`probe` must be a subclass of probes.Probe, or an instance of one, got {probe!r}.")
+        self.given, self.subjects, self.deadline = probe, tuple(subjects), deadline
+
+    def make(self) -> Probe:
+        """A fresh probe, due at every other step."""
+        if isinstance(self.given, type):
+            return self.given(every(DUE))
+        made = copy.deepcopy(self.given)
+        made.schedule = every(DUE)
+        return made
+
+    def trial(self, subject: Subject, **settings: Any) -> Trial:
+        """A training of a subject with a fresh probe."""
+        return Trial(subject, self.make(), deadline=self.deadline, **settings)
+
+    @cached_property
+    def pairs(self) -> list[tuple[Trial, Trial]]:
+        """Of each subject a training without the probe and one with it; none after one that did not end."""
+        done: list[tuple[Trial, Trial]] = []
+        for subject in self.subjects:
+            try:
+                probed = self.trial(subject)
+            except Exception as error:
+                raise NotChecked(f"the probe cannot be made: {error!r}") from error
+            done.append((Trial(subject).run(), probed.run()))
+            if isinstance(probed.error, Overdue):
+                break
+        return done
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Those with the probe."""
+        return [probed for _, probed in self.pairs]
+
+    @cached_property
+    def measured(self) -> list[Trial]:
+        """Those that the probe has measured in; at least one."""
+        found = [trial for trial in self.trials if trial.error is None and trial.rows]
+        if not found:
+            raise NotChecked("it measured on none of the models")
+        return found
+
+    @cached_property
+    def costs(self) -> list[Cost]:
+        """Of a turn, by the number of samples, on the first subject that the probe measures."""
+        subject = self.measured[0].subject
+        return [turn_cost(lambda n=n: self.trial(subject, samples=n)) for n in COST_SAMPLES]  # type: ignore[misc]
+
+    def require(self, point: str) -> None:
+        """Go on only if another point is met: what fails there would fail here again.
+
+        Raises:
+            NotChecked: If it is not.
+        """
+        raise NotImplementedError

@@ -22,8 +22,7 @@ from ..measurement import Axis, Measurement
 from ..probe import Probe
 from ..run import Run
 from ..schedule import at, every
-from .contract import Contract
-from .evidence import COST_SAMPLES, NotChecked, Unmet
+from .evidence import COST_SAMPLES, Evidence, NotChecked, Unmet
 from .trials import Overdue, Trial, place, refuses
 
 __all__ = ["POINTS"]
@@ -41,7 +40,7 @@ CUT = 3
 """The step of the checkpoint from which a trial is resumed."""
 
 
-def refuses_bad_settings(contract: Contract) -> str:
+def refuses_bad_settings(contract: Evidence) -> str:
     """Is made without arguments, or with a schedule, and refuses bad settings with TypeError or ValueError.
 
     Those are: a schedule that is none; for a setting that is a number, by its default or annotation, a word and NaN;
@@ -77,7 +76,7 @@ def refuses_bad_settings(contract: Contract) -> str:
     return f"{tried} bad settings refused"
 
 
-def finishes(contract: Contract) -> str:
+def finishes(contract: Evidence) -> str:
     """Every turn ends."""
     for trial in contract.trials:
         if isinstance(trial.error, Overdue):
@@ -89,7 +88,7 @@ def finishes(contract: Contract) -> str:
     return f"{len(contract.trials)} trainings ended"
 
 
-def measures(contract: Contract) -> str:
+def measures(contract: Evidence) -> str:
     """Measures every model whose batch has what it needs, or refuses it on purpose, in words."""
     contract.require("finishes")
     measured: list[str] = []
@@ -122,7 +121,7 @@ def measures(contract: Contract) -> str:
     return "; ".join([f"measures {', '.join(measured)}", *others])
 
 
-def unnoticed(contract: Contract) -> str:
+def unnoticed(contract: Evidence) -> str:
     """Training with it is, to the last bit, what it is without: weights, states, random numbers, settings, hooks."""
     contract.require("finishes")
     before = dict([*of_random_states(), *of_process()])
@@ -154,7 +153,7 @@ def unnoticed(contract: Contract) -> str:
     return f"equal at {points} points of {len(contract.trials)} trainings"
 
 
-def deterministic(contract: Contract) -> str:
+def deterministic(contract: Evidence) -> str:
     """The same seed gives the same numbers, whatever else draws from the global random states, whichever probes run."""
     for trial in contract.measured[:2]:
         again = contract.trial(trial.subject, drawn=5000, others=[_Neighbour(every(1))]).run()
@@ -165,7 +164,7 @@ def deterministic(contract: Contract) -> str:
     return f"{sum(len(trial.rows) for trial in contract.measured[:2])} measurements twice"
 
 
-def resumable(contract: Contract) -> str:
+def resumable(contract: Evidence) -> str:
     """A run that is interrupted and resumed from its checkpoint goes on to the same numbers."""
     contract.require("deterministic")
     advice = (
@@ -187,7 +186,7 @@ def resumable(contract: Contract) -> str:
     return f"from step {CUT} of {trial.step}"
 
 
-def copyable(contract: Contract) -> str:
+def copyable(contract: Evidence) -> str:
     """It can be copied and pickled, before and after it has measured, and so can the model while it is attached."""
     advice = (
         "Keep no lambda, generator, file, lock or tensor with a graph in the probe (detach() it), nor on the model."
@@ -207,7 +206,7 @@ def copyable(contract: Contract) -> str:
     return "the probe before and after measuring, the model in between"
 
 
-def nan_safe(contract: Contract) -> str:
+def nan_safe(contract: Evidence) -> str:
     """When parameters become NaN or infinite it yields what it yields, or refuses in words: no crash, no hang."""
 
     def fill(value: float) -> Callable[[nn.Module], object]:
@@ -230,7 +229,7 @@ def nan_safe(contract: Contract) -> str:
     return f"{tried} trainings that diverge"
 
 
-def units(contract: Contract) -> str:
+def units(contract: Evidence) -> str:
     """Every measurement has a unit and a description, its dimensions coordinates with units; the class a docstring."""
     wrong = []
     if not (contract.cls.__doc__ or "").strip():
@@ -255,7 +254,7 @@ def units(contract: Contract) -> str:
     return f"{len(streams)} stream{'s' * (len(streams) > 1)}"
 
 
-def independent(contract: Contract) -> str:
+def independent(contract: Evidence) -> str:
     """Importing it imports no training framework: probes measure, integrations adapt."""
     script = (
         "import sys, importlib\n"
@@ -277,7 +276,7 @@ def independent(contract: Contract) -> str:
     return contract.cls.__module__
 
 
-def costs(contract: Contract) -> str:
+def costs(contract: Evidence) -> str:
     """What a turn costs, by the number of samples; it is told, and judged by nobody."""
     try:
         found = contract.costs
@@ -293,7 +292,7 @@ def costs(contract: Contract) -> str:
     )
 
 
-POINTS: dict[str, Callable[[Contract], str]] = {
+POINTS: dict[str, Callable[[Evidence], str]] = {
     "settings": refuses_bad_settings,
     "finishes": finishes,
     "measures": measures,
