@@ -155,7 +155,7 @@ class ProbeManager:
         self._inactive = ""
         self._place: Place | None = None
         self._helper: Helper | None = None
-        """On every rank but the first, where rank 0 can be helped."""
+        """On every rank but the first: what hands over its part of a model that is sharded."""
         self._state: dict[str, Any] | None = None
         self._last_state: dict[str, Any] | None = None
         self._dispatch: Dispatcher | None = None
@@ -211,7 +211,7 @@ class ProbeManager:
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         if several and self._inactive in ("", OTHER_RANK):
             self._place = self._place or Place()
-        if self._inactive:  # one process measures and writes; the others help, or train as if nothing were attached
+        if self._inactive:  # one process measures and writes; the others hand over their shards, if they have any
             if several and self._inactive == OTHER_RANK:
                 self._help()
             return
@@ -326,7 +326,7 @@ class ProbeManager:
         silence_in_children(self)
 
     def _help(self) -> None:
-        """Measure for rank 0 what it asks for."""
+        """Hand over what rank 0 needs of a sharded model."""
         if self._helper is not None:
             self._helper.close()
         assert self._place is not None
@@ -335,7 +335,7 @@ class ProbeManager:
                 self.wrapper, self.run, self._probes, self._given_optimizers, self._place, self._deadline
             )
         except Exception as error:
-            log.info("This rank does not help rank 0 to measure: %s", text_of(error))
+            log.info("This rank hands nothing to rank 0: %s", text_of(error))
         else:
             keep_alive(self.run.model, self)
 
@@ -463,8 +463,7 @@ class ProbeManager:
     def report(self) -> str:
         """What is watched, what is not and what to pass, and what each probe has cost so far; a text to print."""
         if self._inactive:
-            helps = f" This rank has taken {self._helper.taken} turns of probes." if self._helper is not None else ""
-            return f"Inactive: {self._inactive}.{helps}\n"
+            return f"Inactive: {self._inactive}.\n"
         if self._dispatch is None:
             return getattr(self, "_last_report", "") or "Not attached. Call attach(), or attach(optimizer).\n"
         return report(self, self._dispatch)

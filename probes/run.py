@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,16 +18,12 @@ from .budget.clock import OwnTime
 from .outputs import check_rows, picked, why_not_a_function
 from .refusal import CannotMeasure, first_line
 
-__all__ = ["Contributed", "Event", "Run"]
+__all__ = ["Event", "Run"]
 
 T = TypeVar("T")
 
 LOOKS = 5000
 """Samples that take no longer than a first turn: where they do not, how long one takes is looked at once more."""
-
-
-class Contributed(BaseException):
-    """Ends a turn of which this rank does some pieces only."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +75,6 @@ class Run:
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
         self._dtypes: dict[str, tuple[Batch, torch.dtype]] = {}
         """Of the model, when each batch was first asked for."""
-        self.spreads: set[str] = set()
-        """The probes that have asked whether other ranks work with them."""
-        self.lend()
         self.bind(lambda plugin, seconds: True, lambda plugin, message: None)
 
     def bind(
@@ -95,11 +88,6 @@ class Run:
         self._clock = clock or OwnTime()
         self._affords, self._left_out, self._first_turn_limit = affords, left_out, first_turn_limit
 
-    def lend(self, hands: int = 1, spread: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None = None) -> None:
-        """Called before a turn on which several ranks work, and without arguments after it."""
-        self._hands = hands
-        self._spread = spread or (lambda pieces: [piece() for piece in pieces])
-
     def begin(self, plugin: str) -> None:
         """Called before a plugin is: draws and costs are its own from here."""
         self._probe = plugin
@@ -110,20 +98,6 @@ class Run:
         self._cache.clear()
         self._shares.clear()
         return shares
-
-    @property
-    def hands(self) -> int:
-        """How many ranks work on this turn: into more pieces it need not be divided."""
-        self.spreads.add(self._probe)
-        return self._hands
-
-    def spread(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
-        """What all ``pieces`` return, done by all ranks that work on this turn: tensors, numbers, dicts, lists of them.
-
-        They may be on the CPU. The pieces must be the same on all ranks: decide by the model, the batches,
-        :attr:`hands` and :attr:`generator` alone. Only the first call in a turn is spread.
-        """
-        return self._spread(pieces)
 
     def affords(self, seconds: float) -> bool:
         """Whether work that a sink may leave out, and that takes so long, fits the budget now.

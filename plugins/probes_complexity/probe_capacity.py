@@ -98,7 +98,6 @@ class Capacity(Probe):
     name = "capacity"
     needs = frozenset({"targets"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,

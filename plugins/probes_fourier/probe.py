@@ -79,7 +79,6 @@ class FourierSpectrum(Probe):
 
     name = "fourier"
     needs = frozenset({"inputs"})
-    any_rank = True
 
     def __init__(
         self,

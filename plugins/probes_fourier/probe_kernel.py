@@ -50,7 +50,6 @@ class KernelSpectrum(Probe):
 
     name = "kernel_spectrum"
     needs = frozenset({"inputs"})
-    any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, batch: str = "train", sigma: float | None = None) -> None:
         super().__init__(schedule)

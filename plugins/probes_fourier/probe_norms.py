@@ -56,7 +56,6 @@ class SpectralNorm(Probe):
     """
 
     name = "spectral_norm"
-    any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, chain: bool | None = None) -> None:
         super().__init__(schedule)

@@ -48,7 +48,6 @@ class RadialSpectrum(Probe):
     name = "radial_spectrum"
     needs = frozenset({"inputs"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self, schedule: Schedule | None = None, *, box: Box | None = None, num_points: int = 64, batch: str = "train"

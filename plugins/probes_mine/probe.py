@@ -105,7 +105,6 @@ class MutualInformation(Probe):
     name = "mutual_information"
     needs = frozenset({"batch"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from ..session.events import text_of
-from .packing import pack, unpack
 
-__all__ = ["Channel", "Lost", "Place", "side_group"]
+__all__ = ["Channel", "Lost", "Place", "pack", "side_group", "unpack"]
 
 PART = 4 << 20
 """Bytes of a note that the store takes at once."""
+
+
+def pack(tree: Any) -> bytes:
+    """Tensors, numbers, strings and containers of them as bytes.
+
+    Example:
+        >>> unpack(pack({"x": torch.arange(3), 1: (None, 0.1)}))
+        {'x': tensor([0, 1, 2]), 1: (None, 0.1)}
+    """
+    torch.save(tree, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> Any:
+    """What :func:`pack` was given, with tensors on the CPU; nothing that is read is executed."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 @dataclass
@@ -28,17 +45,18 @@ class Place:
     number: int = field(default_factory=itertools.count().__next__)
     """In the order in which managers were attached."""
     round: int = 0
-    concluded: bool = False
+    taken: bool = False
+    """Whether the ranks have found each other in this round."""
 
     def enter(self) -> Channel:
         """Begin another round, if one has been."""
-        if self.concluded:
-            self.round, self.concluded = self.round + 1, False
+        if self.taken:
+            self.round, self.taken = self.round + 1, False
         return Channel(f"probes/{self.number}/{self.round}")
 
 
 class Lost(RuntimeError):
-    """The store is gone."""
+    """The store is gone, or a rank."""
 
 
 class Channel:
@@ -49,11 +67,9 @@ class Channel:
     """
 
     patience = 30.0
-    """Seconds that a rank waits for another that works, at most, before it goes on without it."""
-    punctual = 5.0
-    """Seconds that it waits for one that should be there, for replicas of a model leave each update together."""
+    """Seconds that a rank waits for another, at most, before it goes on without it."""
     first = 600.0
-    """Seconds for what takes nobody knows how long: a probe's first turn, and all of them before the first update."""
+    """Seconds for what takes nobody knows how long: all of the probes' first turns, before the first update."""
 
     def __init__(self, prefix: str) -> None:
         with _reaching():
@@ -89,16 +105,11 @@ class Channel:
                 for name in (key, *(f"{key}/{part}" for part in range(parts))):
                     self.store.delete_key(name)
 
-    def claim(self, key: str) -> bool:
-        """Whether this rank is the first to ask for it."""
-        with _reaching():
-            return bool(self.store.add(key, 1) == 1)
-
-    def wait(self, *keys: str, seconds: float | None = None, gone: Callable[[], bool] = lambda: False) -> str | None:
-        """The first note that is there; None when there is none in time, or who should leave it is ``gone``."""
-        end, pause = time.monotonic() + (self.patience if seconds is None else seconds), 1e-4
+    def wait(self, *keys: str, seconds: float) -> str | None:
+        """The first note that is there; None when there is none in time."""
+        end, pause = time.monotonic() + seconds, 1e-4
         while True:
-            last = gone() or time.monotonic() >= end  # asked before the notes: what was left before going counts
+            last = time.monotonic() >= end  # asked before the notes: what was left just in time counts
             for key in keys:
                 if self.has(key):
                     return key

@@ -1,9 +1,9 @@
 """Models of which no rank holds all parameters: measured on a whole, or refused with what to do.
 
 The forward pass of a model under ``fully_shard`` is a collective: a rank that measured on it alone would wait for ever.
-Rank 0 therefore keeps a copy of the modules, of their original classes and without parameters; for a meeting of the
-ranks it is given whole plain parameters, put together from the shards, in the precision in which the optimizer updates
-them. What all ranks do for that is to hand over their shards; afterwards the whole parameters are gone.
+Rank 0 therefore keeps a copy of the modules, of their original classes and without parameters; when the ranks gather it
+is given whole plain parameters, put together from the shards, in the precision in which the optimizer updates them.
+What all ranks do for that is to hand over their shards; afterwards the whole parameters are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..loop.sharding import distributed
-from .packing import pack, unpack
+from .channel import pack, unpack
 
 __all__ = ["Whole", "local_part", "receive_note", "send", "send_note"]
 
@@ -81,7 +81,7 @@ def send(model: nn.Module, group: Any) -> None:
 
 
 def send_note(tree: Any, group: Any) -> None:
-    """Send rank 0 what :func:`~probes.ranks.packing.pack` takes."""
+    """Send rank 0 what :func:`~probes.ranks.channel.pack` takes."""
     data = pack(tree)
     group.send([torch.tensor([len(data)])], 0, 0).wait()
     group.send([torch.frombuffer(bytearray(data), dtype=torch.uint8)], 0, 0).wait()

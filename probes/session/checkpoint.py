@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .plugin import Plugin
     from .session import Dispatcher
 
-__all__ = ["check", "restore", "save"]
+__all__ = ["check", "plain", "restore", "save"]
 
 VERSION = 1
 
@@ -43,10 +43,10 @@ def save(dispatch: Dispatcher) -> dict[str, Any]:
 
 
 def _state(plugins: Plugins, plugin: Plugin) -> Any:
-    return plugins.call(plugin, "state_dict", consume=_plain)
+    return plugins.call(plugin, "state_dict", consume=plain)
 
 
-def _plain(state: Any, where: str = "its state") -> Any:
+def plain(state: Any, where: str = "its state") -> Any:
     """A state, made sure to be one that a checkpoint can hold: the user's ``torch.save`` must not fail over it.
 
     Raises:
@@ -54,10 +54,10 @@ def _plain(state: Any, where: str = "its state") -> Any:
     """
     if isinstance(state, Mapping):
         for key, item in state.items():
-            _plain(item, f"{where}[{key!r}]")
+            plain(item, f"{where}[{key!r}]")
     elif isinstance(state, list | tuple):
         for index, item in enumerate(state):
-            _plain(item, f"{where}[{index}]")
+            plain(item, f"{where}[{index}]")
     elif state is not None and not isinstance(state, Tensor | int | float | complex | str | bytes):
         raise TypeError(f"{where} must be tensors, numbers, strings and containers of them, got {type(state).__name__}")
     return state

@@ -141,7 +141,7 @@ class Dispatcher:
             with self.governor.own():
                 self._arrange()
                 self._fit_batches()
-                if self.team is not None and not self._begun and not self.team.conclude(self):
+                if self.team is not None and not self._begun and not self.team.set_up(self):
                     self.team = None
             self._begun = True
             self._work(self.run.step)
@@ -168,7 +168,7 @@ class Dispatcher:
                 self._fit_batches()
                 waited = not all(map(self._ready, self.probes))
                 self._arranged = True
-                if waited or self.team is not None:  # with other ranks, the next meeting is appointed from here
+                if waited or self.team is not None:  # with other ranks, the next gathering is agreed on from here
                     self._next_due = step
             for plugin in self._steppers:
                 if not plugin.problem:
@@ -341,12 +341,12 @@ class Dispatcher:
         turns: list[Turn] = []
         self.run.end()  # an interrupt may have kept it from being done
         try:
-            if self.team is None or self.team.apart(step):
+            if self.team is None:
                 for plugin in self.waiting(step):
                     if self.governor.affords(plugin.key):
                         turns.append(self.turn(plugin, step))
-            elif self.team.meets(step):
-                self.team.measure(self, step, turns)
+            elif self.team.gathers(step):
+                self.team.gather(self, step, turns)
         finally:  # after an interrupt too, what the others have measured is written
             self._share_costs()
             if turns:
@@ -408,14 +408,6 @@ class Dispatcher:
                 taken.clear()
         finally:
             self._over(plugin, step)  # after an interrupt too
-        return plugin, delay, taken
-
-    def taken_elsewhere(self, plugin: Plugin, step: int, items: list[Measurement], wall_time: float) -> Turn:
-        """Take what a probe has yielded on another rank, as if it had been here."""
-        plugin.failures["measure"] = 0
-        delay = step - (plugin.due or 0)
-        taken = [accepted for item in items if (accepted := self._accept(plugin, item, step, wall_time)) is not None]
-        self._over(plugin, step)
         return plugin, delay, taken
 
     def take(self, plugin: Plugin, step: int, consume: Callable[[Any], object]) -> bool:
@@ -544,19 +536,19 @@ class Dispatcher:
                 continue
             if plugin.due > step or not self._arranged:
                 self._next_due = min(self._next_due, plugin.due)
-        wake = math.inf
+        wait = math.inf
         if waiting := keys(self.waiting(step)):
             if settle:
                 self.governor.settle(step, waiting)
             self.governor.step = step
-            # Wall time runs at least as fast as that of the budget: what comes of it is no later than it should be.
-            wake = self._wall() + self.governor.next_turn(waiting) - self.governor.clock()
+            wait = self.governor.next_turn(waiting) - self.governor.clock()
         if self.team is not None and self._begun:
-            meeting = self.team.appoint(self, self._next_due, wake, self._arranged)
-            if meeting is not None:
-                self._next_due = meeting
+            agreed = self.team.agree(self, self._next_due, wait, self._arranged)
+            if agreed is not None:
+                self._next_due = agreed
                 return
-        self._wake_at = min(self._wake_at, wake)
+        # Wall time runs at least as fast as that of the budget: what comes of it is no later than it should be.
+        self._wake_at = min(self._wake_at, self._wall() + wait)
 
     def refuse(self, probes: Iterable[Plugin], reason: str) -> None:
         """Do not run these probes, and say why."""
