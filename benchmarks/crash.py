@@ -34,7 +34,7 @@ from torch import nn
 
 from probes import ProbeManager, every, log_spaced, open_run
 from probes.probe import Probe
-from probes.session import session as dispatch
+from probes.session import accounts
 from probes.session.discovery import load
 from probes.sinks.hdf5.repair import repair_here
 
@@ -59,7 +59,7 @@ def make_probes() -> list[Probe]:
 
 def train(directory: Path, steps: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
-    dispatch.FLUSH_SECONDS = 0.1  # not 10: much shall lie past the checkpoint when the run is killed
+    accounts.FLUSH_SECONDS = 0.1  # not 10: much shall lie past the checkpoint when the run is killed
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = nn.Sequential(

@@ -42,7 +42,7 @@ from .session.lifetime import DetachAtExit, already_watching, close_late, keep_a
 from .session.plugin import Plugin
 from .session.plugins import HOOKS
 from .session.report import report
-from .session.session import Dispatcher
+from .session.session import Session
 from .sinks.log_dir import LogDirTaken, choose
 
 __all__ = ["ProbeManager", "check_batches"]
@@ -158,7 +158,7 @@ class ProbeManager:
         """On every rank but the first: what hands over its part of a model that is sharded."""
         self._state: dict[str, Any] | None = None
         self._last_state: dict[str, Any] | None = None
-        self._dispatch: Dispatcher | None = None
+        self._session: Session | None = None
         self._first: FirstBatch | None = None
         self._counter: StepCounter | None = None
         self._loss = "given" if "train" in self._given_batches else ""
@@ -187,14 +187,14 @@ class ProbeManager:
             OSError, RuntimeError: With ``on_error="raise"``, if ``log_dir`` cannot be written, holds another run or
                 belongs to another process.
         """
-        if self._dispatch is not None:
+        if self._session is not None:
             raise RuntimeError("This ProbeManager is attached already. Call detach() first.")
         self._governor.go()
         try:
             with self._governor.own(), random_states_kept():
                 self._attach(optimizer)
         finally:
-            if self._dispatch is None:
+            if self._session is None:
                 self._governor.stop()
         return self
 
@@ -232,20 +232,20 @@ class ProbeManager:
             run.resumed_from = run.step
         run.optimizers = list(self._given_optimizers)
         plugins = Plugins(self._governor, self._on_error, self._deadline)
-        dispatch = Dispatcher(run, plugins, self._arrange)
-        dispatch.whole = kept | {name for name, data in self._given_batches.items() if isinstance(data, Batch)}
+        whole = kept | {name for name, data in self._given_batches.items() if isinstance(data, Batch)}
+        session = Session(run, plugins, self._arrange, whole)
         run.config = self._config()
         for probe in self._probes:
             plugins.add(probe)
         for sink in self._make_sinks():
             plugins.add(sink)
-        self._dispatch = dispatch
+        self._session = session
         try:
-            self._open(dispatch)
+            self._open(session)
         except BaseException as error:
             try:
                 with suppress(Exception):
-                    dispatch.forget()  # nothing was measured: there is nothing to write, nor to tell
+                    session.forget()  # nothing was measured: there is nothing to write, nor to tell
             finally:
                 self.detach()
             if self._on_error == "raise" or not isinstance(error, Exception):
@@ -266,13 +266,13 @@ class ProbeManager:
         self._inactive = f"could not attach, by an internal error: {text_of(error)}"
         log.error("The probes could not attach: an internal error. Training goes on without them.", exc_info=error)
 
-    def _open(self, dispatch: Dispatcher) -> None:
-        run, plugins = self.run, dispatch.plugins
+    def _open(self, session: Session) -> None:
+        run, plugins = self.run, session.plugins
         if self._sinks != []:
             self._open_sinks(plugins)
         if self._state is not None:
             try:
-                checkpoint.restore(self._state, dispatch)
+                checkpoint.restore(self._state, session)
             except Exception as error:
                 if self._on_error == "raise":
                     raise
@@ -288,14 +288,14 @@ class ProbeManager:
                 f"both take time. Call detach() of the first manager before the second attaches, or use it as "
                 f"`with manager.attach():`.",
             )
-        dispatch.attach()
+        session.attach()
         self._counter = StepCounter(
             run.model,
             self._given_optimizers,
-            dispatch.before_first,
-            dispatch.after_step,
-            dispatch.least_due,
-            before_step=dispatch.before_step if plugins.having("before_step") else None,
+            session.before_first,
+            session.after_step,
+            session.least_due,
+            before_step=session.before_step if plugins.having("before_step") else None,
             new=self._seen,
             notice=lambda message: plugins.tell("warning", None, message),
         )
@@ -303,20 +303,20 @@ class ProbeManager:
         self._counter.resume(run.step)
         if self._place is not None:
             with suppress(Exception):  # of a backend without a store
-                dispatch.team = Team(self.wrapper, self._place)
-        dispatch.missed = self._missed
+                session.team = Team(self.wrapper, self._place, session.turns)
+        session.missed = self._missed
         self._first = FirstBatch(
             run.output,
             100,
-            dispatch.problem,
-            lambda: dispatch.busy,
+            session.turns.block,
+            lambda: session.turns.busy,
             wanted="train" not in run.batches,
             waiting=lambda calls: plugins.tell("warning", None, self._missed()),
         )
         if self._first.wanted:
             self._first.watch(self._called)
         else:  # no hook of ours: of a model that is compiled later it would stay in the graph
-            dispatch.check_needs()
+            session.turns.check_needs()
         # The manager lives as long as the model, also when the script keeps no reference to it.
         keep_alive(run.model, self)
         self._at_exit = DetachAtExit(self)
@@ -393,25 +393,25 @@ class ProbeManager:
             self.run.step = self._counter.settle()
             self._counter.remove()
             self._counter = None
-        if (dispatch := self._dispatch) is None:
+        if (session := self._session) is None:
             return
         try:
-            self._keep_state(dispatch)
+            self._keep_state(session)
         finally:
-            self._close(dispatch)
+            self._close(session)
 
-    def _keep_state(self, dispatch: Dispatcher) -> None:
+    def _keep_state(self, session: Session) -> None:
         """A checkpoint may be made after detach, too."""
         self._last_state = None
-        if not dispatch.abandoned:
+        if not session.abandoned:
             with suppress(Exception):
-                self._last_state = checkpoint.save(dispatch)
+                self._last_state = checkpoint.save(session)
 
-    def _close(self, dispatch: Dispatcher) -> None:
+    def _close(self, session: Session) -> None:
         try:
-            dispatch.detach()
+            session.detach()
         finally:  # after an interrupt too, everything is closed
-            self._dispatch = None
+            self._session = None
             keep_alive(self.run.model, self, remove=True)
             if hasattr(self, "_finalizer"):
                 self._finalizer.detach()
@@ -419,7 +419,7 @@ class ProbeManager:
             self._governor.stop()
             self._state = None
             self.run.resumed_from = None
-        self._last_report = report(self, dispatch)
+        self._last_report = report(self, session)
 
     def __enter__(self) -> ProbeManager:
         return self
@@ -448,12 +448,12 @@ class ProbeManager:
         """
         if self._inactive:
             return
-        if self._dispatch is None or self._counter is None:
+        if self._session is None or self._counter is None:
             log.warning("manager.step() counts nothing before attach() and after detach().")
             return
-        self._dispatch.step_by_hand()
+        self._session.step_by_hand()
         if not self._counter.by_hand():
-            self._dispatch.plugins.tell(
+            self._session.plugins.tell(
                 "warning", None, "manager.step() counts nothing here: a torch optimizer updates the model, and its "
                 "steps are counted by themselves. Leave the calls out."
             )  # fmt: skip
@@ -464,9 +464,9 @@ class ProbeManager:
         """What is watched, what is not and what to pass, and what each probe has cost so far; a text to print."""
         if self._inactive:
             return f"Inactive: {self._inactive}.\n"
-        if self._dispatch is None:
+        if self._session is None:
             return getattr(self, "_last_report", "") or "Not attached. Call attach(), or attach(optimizer).\n"
-        return report(self, self._dispatch)
+        return report(self, self._session)
 
     def _repr_html_(self) -> str:
         """The report, for notebooks; names may hold anything, and are text."""
@@ -483,19 +483,19 @@ class ProbeManager:
         """
         if self._inactive:
             return {}
-        if self._dispatch is None:
+        if self._session is None:
             if (state := self._state or self._last_state) is None:
                 raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")
             return dict(state)
         try:
             if self._counter is not None:
                 self.run.step = self._counter.settle()
-            self._dispatch.flush()
-            return checkpoint.save(self._dispatch)
+            self._session.accounts.flush()
+            return checkpoint.save(self._session)
         except Exception as error:
             if self._on_error == "raise":
                 raise
-            self._dispatch.plugins.tell("fault", None, f"The probes' part of a checkpoint could not be made, and a run "
+            self._session.plugins.tell("fault", None, f"The probes' part of a checkpoint could not be made, and a run "
                                         f"resumed from it starts a new record: {text_of(error)}.")  # fmt: skip
             return {}
 
@@ -514,11 +514,11 @@ class ProbeManager:
             log.warning("The checkpoint holds nothing of the probes: a new record begins at this step.")
             return
         checkpoint.check(state)
-        attached = self._dispatch is not None
+        attached = self._session is not None
         if attached:
-            if self.run.step or self._dispatch.measured:  # type: ignore[union-attr]
+            if self.run.step or self._session.accounts.measured:  # type: ignore[union-attr]
                 raise RuntimeError("load_state_dict() must be called before the first step, best before attach().")
-            self._dispatch.forget()  # type: ignore[union-attr]
+            self._session.forget()  # type: ignore[union-attr]
             self.detach()
             asked = self._given_log_dir is not None and self._given_log_dir.absolute() == self.run.log_dir
             if not asked and self._state is None and self._sinks != []:
@@ -607,8 +607,8 @@ class ProbeManager:
 
     def _arrange(self, final: bool = False) -> None:
         """Take over the first batch, when there is one, and say which probes cannot run; called at the first step."""
-        first, dispatch = self._first, self._dispatch
-        if dispatch is None:
+        first, session = self._first, self._session
+        if session is None:
             return
         if (first is None or first.done) and not final:
             return
@@ -620,7 +620,7 @@ class ProbeManager:
                 self.run.batches = {"train": first.batch, **self.run.batches}
                 self._loss = first.loss
             self.run.shown = first.shown
-        dispatch.check_needs()
+        session.turns.check_needs()
 
     def _seen(self, optimizer: Optimizer) -> None:
         """Take an optimizer that has made its first step among those of the run."""

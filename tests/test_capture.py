@@ -408,7 +408,7 @@ def test_output_picks_from_what_the_model_returns():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     F.cross_entropy(model(X)["scores"], Y).backward()
     optimizer.step()
-    assert torch.equal(manager.run.batches["train"].targets, Y) and manager._dispatch.measured == 2
+    assert torch.equal(manager.run.batches["train"].targets, Y) and manager._session.accounts.measured == 2
     manager.detach()
 
 
@@ -467,7 +467,7 @@ def test_a_compiled_wrapper_is_seen_when_it_is_given():
     compiled = torch.compile(model, backend="eager")
     manager = ProbeManager(compiled, probes=[Seen(every(1))], sinks=[], overhead=None).attach()
     train(compiled, lambda out: F.cross_entropy(out, Y), X)
-    assert manager.run.model is model and manager._dispatch.measured == 3
+    assert manager.run.model is model and manager._session.accounts.measured == 3
     assert all("_orig_mod" not in name for name in manager.run.layers)
     manager.detach()
 
@@ -513,7 +513,7 @@ def test_a_lazy_model_is_initialised_as_without_us():
         model(X)
         train(model, lambda out: F.cross_entropy(out, Y), X)
         if manager is not None:
-            assert manager._dispatch.measured == 3
+            assert manager._session.accounts.measured == 3
             manager.detach()
         return [parameter.detach() for parameter in model.parameters()]
 

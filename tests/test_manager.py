@@ -275,7 +275,7 @@ def test_the_users_directory_is_kept_open_for_one_process_only(model, optimizer,
 def test_a_forked_child_leaves_the_files_alone(model, optimizer, tmp_path):
     with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer) as manager:
         run_steps(model, optimizer, 2)
-        manager._dispatch.flush()
+        manager._session.accounts.flush()
         run_steps(model, optimizer, 1)
         child = os.fork()
         if child == 0:
@@ -307,7 +307,7 @@ def test_shared_results_are_computed_once_and_their_cost_is_split(model, optimiz
     manager = ProbeManager(model, [User(at([0])), User(at([0]))], sinks=[], overhead=None)
     with manager.attach(optimizer):
         run_steps(model, optimizer, 1)
-        first, second = (manager._dispatch.governor.spent[key] for key in ("User", "User-2"))
+        first, second = (manager._session.governor.spent[key] for key in ("User", "User-2"))
     assert calls == [0] and min(first, second) >= 0.025  # half of the sleep, whatever else the machine does
 
 

@@ -85,7 +85,7 @@ def test_measurements_that_are_written_are_not_kept(model, optimizer, monkeypatc
         with Usage() as more:
             run_steps(model, optimizer, turns - 520)
             manager.state_dict()
-        rows = manager._dispatch.measured
+        rows = manager._session.accounts.measured
     assert rows == 4 * (turns + 1)
     assert more.objects < 2000 and more.bytes < 500_000
 
@@ -250,5 +250,5 @@ def test_a_manager_attached_many_times_has_one_first_turn_and_one_account(model,
     for _ in range(20):
         with manager.attach(optimizer):
             run_steps(model, optimizer, 1)
-            turns += manager._dispatch.probes[0].measured
+            turns += manager._session.turns.probes[0].measured
     assert 1 <= turns < 6 and manager._governor.spent["Slow"] >= 0.03 * turns

@@ -118,8 +118,8 @@ class StateRecorder:
             attach(manager, *arguments, **settings)
             self.attached += 1
             self.models.append(weakref.ref(manager.run.model))
-            if manager._dispatch is not None:
-                self.plugins += manager._dispatch.probes
+            if manager._session is not None:
+                self.plugins += manager._session.turns.probes
             return manager
 
         ProbeManager.__init__, ProbeManager.attach = made, attached  # type: ignore[method-assign,assignment]

@@ -24,7 +24,7 @@ from ..loop import sharding
 from ..session.checkpoint import plain
 from ..session.events import text_of
 from ..session.plugin import Plugin
-from ..session.session import Dispatcher, Turn
+from ..session.turns import Turn, Turns
 from .channel import Lost, Place, side_group
 from .membership import DETACHED, joins_parts, sees_updates, signature
 from .shards import Whole, receive_note
@@ -40,10 +40,12 @@ class Team:
     Args:
         called: The object that the loop calls.
         place: Where the ranks find each other.
+        turns: Those of the run.
     """
 
-    def __init__(self, called: nn.Module, place: Place) -> None:
-        self._called, self._place = called, place
+    def __init__(self, called: nn.Module, place: Place, turns: Turns) -> None:
+        self._called, self._place, self._turns = called, place, turns
+        self._run, self._plugins, self._governor = turns.run, turns.plugins, turns.plugins.governor
         self._channel = place.enter()
         self._members: list[int] = []
         """All ranks that hold a part, rank 0 too."""
@@ -55,47 +57,49 @@ class Team:
         """Whether that one is over."""
         self._whole: Whole | None = None
 
-    def set_up(self, dispatch: Dispatcher) -> bool:
+    def set_up(self) -> bool:
         """At the first update: whether there is anything to do together. What cannot be measured is refused."""
-        run, together = dispatch.run, False
+        run, together = self._run, False
         if reason := sharding.refusal(self._called, run.model):
-            dispatch.refuse(dispatch.probes, reason)
+            self._turns.refuse(self._turns.probes, reason)
         elif sharding.is_sharded(run.model):
             try:
-                together = self._set_up(dispatch)
+                together = self._set_up()
                 self._step, self._place.taken = run.step, True
                 if dist.get_world_size() > 1:
                     note = {"together": together, "run_id": run.run_id, "seed": run.seed, "step": run.step}
                     self._channel.post("set up", note)
             except Lost as error:
-                dispatch.refuse(dispatch.probes, f"the model is sharded, and {error}.")
+                self._turns.refuse(self._turns.probes, f"the model is sharded, and {error}.")
                 return False
         return together
 
-    def _set_up(self, dispatch: Dispatcher) -> bool:
-        run, plugins = dispatch.run, dispatch.plugins
+    def _set_up(self) -> bool:
+        run = self._run
         self._members = sharding.ranks(run.model)
         others = [rank for rank in self._members if rank]
         if 0 not in self._members:
             return False
-        mine = signature(plugins, run.model)
+        mine = signature(self._plugins, run.model)
         notes = {rank: self._channel.read(f"here/{rank}") for rank in others if self._channel.has(f"here/{rank}")}
         self._others = [rank for rank, note in notes.items() if note == mine]
         if len(self._others) < len(others):
-            dispatch.refuse(
-                dispatch.probes,
+            self._turns.refuse(
+                self._turns.probes,
                 f"the model is sharded over {len(self._members)} ranks, and of the others {len(self._others)} take "
                 f"part. Make the same ProbeManager, and call attach() before the first step, on every rank.",
             )
             return False
-        each = [plugin for plugin in dispatch.probes if sees_updates(plugin) and not joins_parts(plugin)]
-        dispatch.refuse(
+        each = [plugin for plugin in self._turns.probes if sees_updates(plugin) and not joins_parts(plugin)]
+        self._turns.refuse(
             each, "it looks at every update, of which each rank sees a part only: the model is sharded (fully_shard)."
         )
         try:
             self._whole = Whole(run.model)
         except Exception as error:
-            dispatch.refuse(dispatch.probes, f"the modules of the sharded model could not be copied: {text_of(error)}.")
+            self._turns.refuse(
+                self._turns.probes, f"the modules of the sharded model could not be copied: {text_of(error)}."
+            )
             return False
         return True
 
@@ -103,42 +107,47 @@ class Team:
         """Whether the ranks gather at this step: nothing is measured at others."""
         return step >= self._step and not self._gathered
 
-    def gather(self, dispatch: Dispatcher, step: int, turns: list[Turn]) -> None:
-        """Have the due probes measure on the whole model, and append their turns."""
+    def gather(self, step: int, taken: list[Turn]) -> bool:
+        """Have the due probes measure on the whole model; whether the ranks stay together.
+
+        Args:
+            step: This one.
+            taken: To which their turns are appended.
+        """
         self._gathered = True
-        governor, chosen = dispatch.governor, list[Plugin]()
-        for plugin in dispatch.waiting(step):
-            if governor.affords(plugin.key, besides=[other.key for other in chosen]):
+        chosen: list[Plugin] = []
+        for plugin in self._turns.waiting(step):
+            if self._governor.affords(plugin.key, besides=[other.key for other in chosen]):
                 chosen.append(plugin)
         joining = [plugin for plugin in chosen if joins_parts(plugin)]
         assert self._whole is not None
         try:
-            self._look_round(dispatch)
+            self._look_round()
             if len(self._others) < len(self._members) - 1:
                 raise Lost("not all of its ranks take part any more")
             note = {"step": step, "gather": bool(chosen), "parts": [plugin.key for plugin in joining]}
             self._channel.post(f"gathering/{self._gathering}", note)
             if not chosen:
-                return
-            parts = [{plugin.key: dispatch.plugins.call(plugin, "rank_part", consume=plain) for plugin in joining}]
+                return True
+            parts = [{plugin.key: self._plugins.call(plugin, "rank_part", consume=plain) for plugin in joining}]
             parts += self._fill(self._whole, bool(joining))
         except Lost as error:
             self._whole.empty()
-            self._give_up(dispatch, str(error))
-            return
-        model, guard = dispatch.run.model, unnoticed(dispatch.run.model)
+            return self._give_up(str(error))
+        model, guard = self._run.model, unnoticed(self._run.model)
         try:
-            dispatch.run.model = self._whole.model
+            self._run.model = self._whole.model
             with guard:
-                dispatch.tell_attached()
+                self._turns.attach_late()
                 for plugin in joining:
-                    dispatch.plugins.call(plugin, "join_parts", parts=[part[plugin.key] for part in parts])
+                    self._plugins.call(plugin, "join_parts", parts=[part[plugin.key] for part in parts])
                 for plugin in chosen:
-                    turns.append(dispatch.turn(plugin, step))
+                    taken.append(self._turns.take(plugin, step))
         finally:
             guard.restore()
-            dispatch.run.model = model
+            self._run.model = model
             self._whole.empty()
+        return True
 
     def _fill(self, whole: Whole, joining: bool) -> list[Any]:
         """Put the model together; what the other ranks hand over of updates, where that is asked for."""
@@ -151,47 +160,44 @@ class Team:
         except Exception as error:
             raise Lost(f"its shards could not be put together: {text_of(error)}") from error
 
-    def _look_round(self, dispatch: Dispatcher) -> None:
+    def _look_round(self) -> None:
         for rank in list(self._others):
             if self._channel.has(f"left/{rank}"):
                 reason = self._channel.read(f"left/{rank}")
                 self._others.remove(rank)
                 kind = "detach" if reason == DETACHED else "warning"
-                dispatch.plugins.tell(kind, None, f"Rank {rank} {reason}: rank 0 goes on without it.")
+                self._plugins.tell(kind, None, f"Rank {rank} {reason}: rank 0 goes on without it.")
 
-    def _give_up(self, dispatch: Dispatcher, reason: str) -> None:
-        dispatch.team = None
-        dispatch.refuse(dispatch.probes, f"the model is sharded, and {reason}.")
+    def _give_up(self, reason: str) -> bool:
+        self._turns.refuse(self._turns.probes, f"the model is sharded, and {reason}.")
         self.end()
+        return False
 
-    def agree(self, dispatch: Dispatcher, due: float, wait: float, arranged: bool) -> float | None:
+    def agree(self, due: float, wait: float) -> int | None:
         """When to gather next, left for the others: at a step that is due, or when a postponed turn may be affordable.
 
         Args:
-            dispatch: The dispatcher.
             due: The next step of a schedule.
             wait: Seconds until a postponed turn can be afforded; infinite where none waits.
-            arranged: Whether the batches are known, after the first update.
 
         Returns:
             The step; None if there is nothing more to do together.
         """
         if not self._gathered:
             return self._step
-        step, governor = dispatch.run.step, dispatch.governor
+        step, governor = self._run.step, self._governor
         if wait < math.inf:
             pace = (governor.elapsed - governor.total) / max(1, step)
             due = min(due, step + min(max(1, int(wait / max(pace, 1e-6)) + 1), MAX_STEPS_AHEAD))
-        following = step + 1 if not arranged else None if due == math.inf else max(step + 1, int(due))
+        following = step + 1 if not self._turns.arranged else None if due == math.inf else max(step + 1, int(due))
         try:
             self._channel.post(f"next/{self._gathering}", following)
         except Lost as error:
-            self._give_up(dispatch, str(error))
+            self._give_up(str(error))
             return None
         for name in ("gathering", "next"):  # every rank has left that one
             self._channel.erase(f"{name}/{self._gathering - 2}")
         if following is None:
-            dispatch.team = None
             return None
         self._gathering, self._step, self._gathered = self._gathering + 1, following, False
         return following

@@ -22,7 +22,7 @@ from ..refusal import first_line
 from ..run import Event
 from ..schedule import Schedule, at
 from ..session.discovery import default_names, load
-from ..session.session import UNDEFINED
+from ..session.turns import UNDEFINED
 from ..sinks.recorder import Recorder
 from .checkpoint_files import Checkpoint, load_into, read_checkpoint
 from .workers import Located
@@ -115,8 +115,8 @@ def replay(
     jobs = _jobs(chosen, [(step, by_step[step]) for step in steps])
     problems: list[str] = []
     with manager.attach():
-        dispatch = manager._dispatch
-        if dispatch is None:
+        session = manager._session
+        if session is None:
             raise RuntimeError(manager.report())
         manager.run.config["probes"] = {type(probe).__name__: vars(probe) for probe in chosen}
         waiting: dict[int, int] = {step: sum(step in dict(job.checkpoints) for job in jobs) for step in steps}
@@ -129,10 +129,13 @@ def replay(
             while steps and not waiting[steps[0]]:  # in order, as soon as all of a step is there
                 step = steps.pop(0)
                 for _, turn in sorted(rows.pop(step), key=lambda item: item[0]):
-                    dispatch.record(step, turn.measurements, turn.events)
+                    manager.run.step = step
+                    session.accounts.record(turn.measurements)
+                    for event in turn.events:
+                        session.plugins.tell(event.kind, None, event.message)
                     # What is NaN was measured.
                     problems += [event.message for event in turn.events if UNDEFINED not in event.message]
-        return Replayed(manager.run.log_dir, dispatch.measured, list(dict.fromkeys(problems)))
+        return Replayed(manager.run.log_dir, session.accounts.measured, list(dict.fromkeys(problems)))
 
 
 @dataclass
@@ -222,11 +225,11 @@ def _measured(work: _Work, job: _Job) -> list[_Turn]:
         manager = ProbeManager(model, probes, work.batches, [sink], folder, None, work.output, work.seed)
         manager.run.step, manager.run.resumed_from = step, -1
         with manager.attach():
-            dispatch = manager._dispatch
-            assert dispatch is not None
+            session = manager._session
+            assert session is not None
             for step, path in job.checkpoints:
                 load_into(model, read_checkpoint(path).weights, path)
-                dispatch.measure_at(step)
+                session.measure_at(step)
                 turns.append(_Turn(step, sink.rows, [event for event in sink.events if event.kind != "attach"]))
                 sink.rows, sink.events = [], []
     return turns

@@ -12,16 +12,16 @@ from ..batches import Batch
 if TYPE_CHECKING:
     from .calls import Plugins
     from .plugin import Plugin
-    from .session import Dispatcher
+    from .session import Session
 
 __all__ = ["check", "plain", "restore", "save"]
 
 VERSION = 1
 
 
-def save(dispatch: Dispatcher) -> dict[str, Any]:
+def save(session: Session) -> dict[str, Any]:
     """The state of a run, whose sinks have flushed."""
-    run, plugins = dispatch.run, dispatch.plugins
+    run, plugins = session.run, session.plugins
     states = {plugin.key: _state(plugins, plugin) for plugin in plugins.having("state_dict")}
     return {
         "version": VERSION,
@@ -29,13 +29,13 @@ def save(dispatch: Dispatcher) -> dict[str, Any]:
         "log_dir": str(run.log_dir),
         "seed": run.seed,
         "step": run.step,
-        "recorded": dispatch.recorded,
+        "recorded": session.recorded,
         "batches": {
             name: {"args": batch.args, "kwargs": dict(batch.kwargs), "targets": batch.targets}
             for name, batch in run.batches.items()
         },
-        "governor": dispatch.governor.state_dict(),
-        "due": {plugin.key: plugin.due for plugin in dispatch.probes},
+        "governor": session.governor.state_dict(),
+        "due": {plugin.key: plugin.due for plugin in session.turns.probes},
         "turns": {plugin.key: [plugin.measured, plugin.skipped, plugin.failed] for plugin in plugins.all},
         "plugins": states,
         "lost": [plugin.key for plugin in plugins.all if plugin.failures["state_dict"]],
@@ -87,17 +87,17 @@ def check(state: Any) -> None:
         )
 
 
-def restore(state: Mapping[str, Any], dispatch: Dispatcher) -> None:
+def restore(state: Mapping[str, Any], session: Session) -> None:
     """Take up a run where its checkpoint left it; the probes continue on the checkpoint's own batches."""
-    run, plugins = dispatch.run, dispatch.plugins
+    run, plugins = session.run, session.plugins
     # The first batch of the resumed loop is another one: what was measured on must stay the same.
     for name, parts in state["batches"].items():
         kept = Batch(parts["args"], parts["kwargs"], parts["targets"])
         given = run.batches.setdefault(name, kept)
-        if name not in dispatch.whole:
+        if name not in session.whole:
             run.batches[name] = given.first(kept.n)  # as many as fitted then
-        dispatch.whole.add(name)
-    dispatch.governor.load_state_dict(state["governor"])
+        session.whole.add(name)
+    session.governor.load_state_dict(state["governor"])
     for plugin in plugins.all:
         plugin.measured, plugin.skipped, plugin.failed = state["turns"].get(plugin.key, (0, 0, 0))
         if plugin.key in state["due"]:

@@ -117,7 +117,7 @@ def already_watching(manager: ProbeManager) -> ProbeManager | None:
         (
             other
             for other in _attached
-            if other is not manager and other._dispatch is not None and other.run.model is manager.run.model
+            if other is not manager and other._session is not None and other.run.model is manager.run.model
         ),
         None,
     )
@@ -126,14 +126,14 @@ def already_watching(manager: ProbeManager) -> ProbeManager | None:
 def _before_fork() -> None:
     # Python warns of a fork beside running threads; the next call into a plugin starts this one again.
     for manager in list(_attached):
-        if manager._dispatch is not None:
-            manager._dispatch.plugins.watchdog.stop()
+        if manager._session is not None:
+            manager._session.plugins.watchdog.stop()
 
 
 def _silence_all() -> None:
     for manager in list(_attached):
-        if manager._dispatch is not None:
-            manager._dispatch.forked()
+        if manager._session is not None:
+            manager._session.forked()
             manager._finalizer.detach()
 
 

@@ -12,14 +12,14 @@ from ..budget.governor import CORE, Governor
 if TYPE_CHECKING:
     from ..manager import ProbeManager
     from .plugin import Plugin
-    from .session import Dispatcher
+    from .session import Session
 
 __all__ = ["report"]
 
 
-def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
+def report(manager: ProbeManager, session: Session) -> str:
     """The report of an attached manager."""
-    run, governor = dispatch.run, dispatch.governor
+    run, governor = session.run, session.governor
     parameters = [p for p in run.model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
     count = sum(parameter.numel() for parameter in parameters)
     lines = [
@@ -41,36 +41,36 @@ def report(manager: ProbeManager, dispatch: Dispatcher) -> str:
     if manager._first is not None and manager._first.wanted and not manager._first.done:
         lines.append("Batch      'train' will be the first batch of the loop")
     lines.append(f"Overhead   {_overhead(governor)}")
-    if not dispatch.probes:
+    if not session.turns.probes:
         lines.append("Probes     none: install a plugin, or pass probes=[...]")
     rows: list[tuple[str, ...]] = [
         ("probe", "schedule", "turns", "skipped", "failed", "last step", "ms a turn", "share")
     ]
-    for plugin in dispatch.probes:
+    for plugin in session.turns.probes:
         spent = governor.spent[plugin.key]
         last = "-" if plugin.last_step is None else str(plugin.last_step)
         each = f"{1e3 * spent / (plugin.measured + plugin.failed):.1f}" if plugin.measured + plugin.failed else "-"
         share = f"{spent / max(governor.elapsed, 1e-9):.2%}"
         turns = (plugin.measured, plugin.skipped, plugin.failed)
         rows.append((plugin.key, repr(plugin.schedule), *map(str, turns), last, each, share))
-    for plugin in dispatch.plugins.having("write"):
+    for plugin in session.plugins.having("write"):
         share = f"{governor.spent[plugin.key] / max(governor.elapsed, 1e-9):.2%}"
         rows.append((plugin.key, "sink", "", "", str(plugin.failed), "", "", share))
     rows.append((CORE, "", "", "", "", "", "", f"{governor.spent[CORE] / max(governor.elapsed, 1e-9):.2%}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += [""]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    everyone = dispatch.plugins.all
+    everyone = session.plugins.all
     broken = [f"  {message}" for message in manager._broken]
     lines += _section("Not running", {plugin.key: plugin.problem for plugin in everyone}, broken)
     lines += _section(
-        "Waiting, to stay within the budget", {plugin.key: _waiting(dispatch, plugin) for plugin in dispatch.probes}
+        "Waiting, to stay within the budget", {plugin.key: _waiting(session, plugin) for plugin in session.turns.probes}
     )
     running = [plugin for plugin in everyone if not plugin.problem]
     lines += _section("Not measured", {plugin.key: plugin.refusal for plugin in running})
     lines += _section("Left out", {plugin.key: plugin.left_out for plugin in everyone})
     lines += _section("Last failure", {plugin.key: plugin.last_failure for plugin in running})
-    if dispatch.plugins.having("write"):
+    if session.plugins.having("write"):
         lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
     return "\n".join(lines) + "\n"
 
@@ -92,10 +92,10 @@ def _overhead(governor: Governor) -> str:
     return f"{spent} (at most {governor.overhead:.1%}, or {governor.head_start:g} s in all)"
 
 
-def _waiting(dispatch: Dispatcher, plugin: Plugin) -> str:
+def _waiting(session: Session, plugin: Plugin) -> str:
     """How many turns of a probe were taken, of those that were due, and when the next comes; empty if all were."""
-    run, governor = dispatch.run, dispatch.governor
-    waits = plugin in dispatch.waiting(run.step) and bool(plugin.measured)
+    run, governor = session.run, session.governor
+    waits = plugin in session.turns.waiting(run.step) and bool(plugin.measured)
     due = plugin.measured + plugin.failed + plugin.skipped + waits
     if plugin.problem or not (plugin.skipped or waits):
         return ""

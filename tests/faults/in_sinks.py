@@ -28,7 +28,7 @@ from .scene import ROWS, STEPS, Scene, fault
 
 
 def flush(scene: Scene) -> None:
-    scene.manager._dispatch.flush()
+    scene.manager._session.accounts.flush()
 
 
 def in_tensorboard(scene: Scene, run) -> None:
@@ -165,7 +165,7 @@ def _(scene: Scene):
 def _(scene: Scene):
     def break_it():
         tensorboard_module.CLOSE_SECONDS = 0.2
-        writer = next(p.implementation for p in scene.manager._dispatch.plugins.all if p.key == "tensorboard")._writer
+        writer = next(p.implementation for p in scene.manager._session.plugins.all if p.key == "tensorboard")._writer
         writer.close = lambda: time.sleep(3600)
 
     scene.at[STEPS] = break_it

@@ -72,7 +72,7 @@ def test_a_spawned_worker_watches_nothing_and_a_spawned_training_is_watched(tmp_
 def test_the_lock_is_still_held_after_a_forked_child_has_ended(model, optimizer, tmp_path):
     with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer) as manager:
         run_steps(model, optimizer, 1)
-        manager._dispatch.flush()
+        manager._session.accounts.flush()
         child = os.fork()
         if child == 0:
             manager.detach()

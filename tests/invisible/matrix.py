@@ -269,7 +269,7 @@ def check_probes(session: Session, combination: Combination, names: Sequence[str
     steps = session.loop.steps
     if session.manager.run.step != steps:
         raise Unequal(f"{steps} true updates, of which {session.manager.run.step} were counted as steps")
-    for name, plugin in zip(names, session.manager._dispatch.probes, strict=True):
+    for name, plugin in zip(names, session.manager._session.turns.probes, strict=True):
         due = [step for step in range(steps + 1) if step in plugin.schedule]
         measured = sorted({row.step for row in session.recorder.rows if row.probe == plugin.label})
         expected = REFUSALS.get((name, combination.model))
