@@ -96,7 +96,7 @@ class Simulation:
                 plugin.due = state["due"].get(plugin.key)
             self.step = self.session.run.step = self.session.run.resumed_from = state["step"]
             self.training = state["training"]
-        with self.governor.own():
+        with self.governor.charged_to_core():
             self.session.attach()
         return self
 

@@ -427,7 +427,7 @@ def test_copies_and_pickles_of_an_attached_model_do_not_call_us(when, tmp_path):
         assert other(X).shape == (6, 3) and "ProbeManager" not in repr(vars(other))
         train(other, lambda out: F.cross_entropy(out, Y), X)
     if when == "fresh":
-        assert manager._first.batch is None
+        assert manager._now._first.batch is None
     assert manager.run.step == step
     manager.detach()
 
@@ -447,10 +447,10 @@ def test_a_saved_model_loads_where_this_package_is_not_installed(tmp_path):
 
 
 @pytest.mark.parametrize("sinks", [[], None])
-def test_an_unassigned_manager_lives_as_long_as_the_model(sinks, tmp_path):
+def test_the_run_of_an_unassigned_manager_lives_as_long_as_the_model(sinks, tmp_path):
     model = net()
     manager = ProbeManager(model, probes=[Seen(every(1))], sinks=sinks, overhead=None, log_dir=tmp_path).attach()
-    gone = weakref.ref(manager)
+    gone = weakref.ref(manager._now)
     del manager
     gc.collect()
     train(model, lambda out: F.cross_entropy(out, Y), X)

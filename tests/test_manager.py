@@ -403,7 +403,7 @@ def test_a_probe_that_draws_when_made_and_attached_draws_nothing(model, optimize
         def on_attach(self, run):
             torch.rand(1)
 
-    monkeypatch.setattr("probes.manager.load", lambda name: Draws)
+    monkeypatch.setattr("probes.session.settings.load", lambda name, kind: Draws)
     probe = "draws" if named else Draws(every(1))
     before = torch.get_rng_state()
     with ProbeManager(model, [probe], sinks=[DrawingSink()]).attach(optimizer):

@@ -245,7 +245,7 @@ def counted(model, updates, **settings):
     for optimizer in updates:
         backward(model)
         optimizer() if callable(optimizer) else optimizer.step()
-        steps.append(watch.counter.settle())
+        steps.append(watch.counter.resolve())
     watch.counter.remove()
     assert watch.seen == sorted(set(watch.seen))
     return steps
@@ -287,7 +287,7 @@ def test_what_may_have_been_skipped_is_asked_for_in_time_and_not_hoarded(monkeyp
             optimizer.grad_scale = torch.ones(())
             optimizer.step()
             kept.append(len(watch.counter._uncertain))
-    assert max(kept) < 10 and watch.counter.settle() == 30 and watch.counter.settle() == 30
+    assert max(kept) < 10 and watch.counter.resolve() == 30 and watch.counter.resolve() == 30
 
 
 @pytest.mark.parametrize("attached", ["before", "after"])

@@ -103,11 +103,11 @@ class Governor:
         """Time spent by probes and sinks over time since attach."""
         return self.total / max(self.elapsed, 1e-9)
 
-    def stop(self) -> None:
+    def pause(self) -> None:
         """Nothing is watched from here on: this time does not count."""
         self._stopped = self.clock()
 
-    def go(self) -> None:
+    def resume(self) -> None:
         """Go on after :meth:`stop`."""
         if self._stopped is not None:
             self.start += self.clock() - self._stopped
@@ -121,7 +121,7 @@ class Governor:
         self._booked += seconds
 
     @contextmanager
-    def own(self) -> Iterator[None]:
+    def charged_to_core(self) -> Iterator[None]:
         """Book to the core what passes inside and is booked to no plugin."""
         start, before = self._open = self.clock(), self._booked
         try:
@@ -160,7 +160,7 @@ class Governor:
 
     # ----------------------------------------------------------------------------------------------- what is affordable
 
-    def settle(self, step: int, waiting: Iterable[str]) -> None:
+    def allot(self, step: int, waiting: Iterable[str]) -> None:
         """Give out what has been earned until ``step`` to the probes that wait for a turn, and to what sinks wait for.
 
         In equal parts, to each until it has what it waits for; the least need first, so that its rest goes to others.
@@ -180,7 +180,7 @@ class Governor:
             free -= part
 
     def affords(self, probe: str, besides: Iterable[str] = ()) -> bool:
-        """Whether the probe's next turn can be afforded now, ``besides`` those of others, after :meth:`settle`."""
+        """Whether the probe's next turn can be afforded now, ``besides`` those of others, after :meth:`allot`."""
         if self.overhead is None or probe not in self._costs:
             return True
         left = self._left() - sum(map(self.cost, besides))

@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from ..guard.fingerprint import Digest, of_model, of_optimizer, of_process, of_random_states
 from ..manager import ProbeManager
-from ..session.plugin import Plugin
+from ..session.plugins import Plugin
 
 __all__ = ["AT_THE_END", "ScriptRun"]
 
@@ -111,7 +111,8 @@ class StateRecorder:
             make(**given)
             manager = given["self"]
             if self.only is not None:
-                manager._probes = [probe for index, probe in enumerate(manager._probes) if index == self.only]
+                made = manager._settings.made_probes
+                manager._settings.made_probes = made[self.only : self.only + 1] if self.only >= 0 else []
 
         @functools.wraps(attach)
         def attached(manager: ProbeManager, *arguments: Any, **settings: Any) -> ProbeManager:

@@ -42,12 +42,11 @@ def main() -> None:
     @app.command("list")
     def list_(as_json: Annotated[bool, as_json_] = False) -> None:
         """The installed probes, sinks and executors, found through entry points."""
-        from ..session.discovery import EXECUTORS, GROUP, SINKS, installed, load, load_executor, load_sink
+        from ..session.discovery import KINDS, installed, load
 
         rows: list[dict[str, Any]] = []
-        loaders: dict[str, Any] = {"probe": load, "sink": load_sink, "executor": load_executor}
-        for kind, group in (("probe", GROUP), ("sink", SINKS), ("executor", EXECUTORS)):
-            for name, entry in installed(group).items():
+        for kind in KINDS:
+            for name, entry in installed(KINDS[kind][0]).items():
                 row: dict[str, Any] = {
                     "name": name,
                     "kind": kind,
@@ -60,7 +59,7 @@ def main() -> None:
                 if entry.dist:
                     row["distribution"] = f"{entry.dist.name} {entry.dist.version}"
                 try:
-                    found = loaders[kind](name)
+                    found = load(name, kind)
                 except ImportError as error:
                     row["error"] = str(error)
                     continue

@@ -107,7 +107,7 @@ class StepCounter:
         """Go on counting from a checkpoint's step."""
         self.step = step
 
-    def settle(self) -> int:
+    def resolve(self) -> int:
         """The exact step: asks the accelerator which updates it has skipped, if any may have been."""
         if self._uncertain:
             verdicts = [verdict for _, verdict in self._uncertain if verdict is not None]
@@ -212,7 +212,7 @@ class StepCounter:
             self._uncertain.append((known, verdict))
         self._count(known)
         if self._uncertain and (self.step >= self._due() or len(self._uncertain) >= UNCERTAIN):
-            self.settle()
+            self.resolve()
         if self.step > before:
             self._on_step(self.step)
 

@@ -32,7 +32,7 @@ def _safely(method: Callable[Concatenate[Helper, P], None]) -> Callable[Concaten
     """Whatever happens inside, the loop does not see it, unless it is the user's own interrupt."""
 
     @functools.wraps(method)
-    def safe(self: Helper, *arguments: P.args, **settings: P.kwargs) -> None:
+    def safe(self: Helper, /, *arguments: P.args, **settings: P.kwargs) -> None:
         try:
             method(self, *arguments, **settings)
         except BaseException as error:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ..session.calls import Plugins
 from ..session.events import text_of
-from ..session.plugin import Plugin
+from ..session.plugins import Plugin
 
 __all__ = ["DETACHED", "joins_parts", "sees_updates", "signature"]
 

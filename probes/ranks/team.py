@@ -23,7 +23,7 @@ from ..guard.unnoticed import unnoticed
 from ..loop import sharding
 from ..session.checkpoint import plain
 from ..session.events import text_of
-from ..session.plugin import Plugin
+from ..session.plugins import Plugin
 from ..session.turns import Turn, Turns
 from .channel import Lost, Place, side_group
 from .membership import DETACHED, joins_parts, sees_updates, signature

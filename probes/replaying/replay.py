@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import Batch
-from ..manager import ProbeManager, check_batches
+from ..manager import ProbeManager
 from ..measurement import Measurement
 from ..refusal import first_line
 from ..run import Event
 from ..schedule import Schedule, at
 from ..session.discovery import default_names, load
+from ..session.settings import check_batches
 from ..session.turns import UNDEFINED
 from ..sinks.recorder import Recorder
 from .checkpoint_files import Checkpoint, load_into, read_checkpoint

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ..refusal import first_line
-from ..session.discovery import load_executor
+from ..session.discovery import load
 
 __all__ = ["Located", "locate", "workers"]
 
@@ -38,7 +38,7 @@ def workers(processes: int = 1, elsewhere: str | None = None) -> Iterator[Execut
         raise ValueError(f"`processes` must be at least 1, got {processes}.")
     executor: Executor
     if elsewhere is not None:
-        executor = load_executor(elsewhere)()
+        executor = load(elsewhere, "executor")()
     elif processes == 1:
         yield None
         return

@@ -14,7 +14,7 @@ from ..measurement import Axis, Measurement
 from ..run import Run
 from .calls import Plugins
 from .discovery import label
-from .plugin import Plugin, keys
+from .plugins import Plugin, keys
 from .turns import Turn
 
 __all__ = ["Accounts"]

@@ -6,12 +6,15 @@ exception would keep the others from being called and would reach the user's loo
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from types import CodeType, FunctionType
 from typing import Any
 
 from .. import hookspecs
@@ -23,17 +26,13 @@ from ..run import Event, Run
 from ..schedule import Schedule, log_spaced
 from .discovery import GROUP, label
 from .events import OnError, invoke, log, text_of
-from .interrupts import codes_of_handlers
 from .needs import NEEDS
-from .plugin import Plugin, keys
-from .plugins import HOOKS, CheckedSchedule, PluginManager
-from .watchdog import Watchdog
+from .plugins import HOOKS, CheckedSchedule, Plugin, PluginManager, keys
+from .watchdog import DEADLINE, Watchdog
 
-__all__ = ["DEADLINE", "Plugins"]
+__all__ = ["Plugins"]
 
 QUARANTINE_AFTER = 3
-DEADLINE = 60.0
-"""Seconds after which it is told that a plugin's call is not over."""
 _WATCHED = {"on_attach", "measure", "write", "flush", "on_detach"}
 
 
@@ -194,7 +193,7 @@ class Plugins:
         """
         if isinstance(error, KeyboardInterrupt) or os.getpid() != self._process:
             return False
-        handlers, trace = codes_of_handlers(), error.__traceback__
+        handlers, trace = _codes_of_handlers(), error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code in handlers:
                 return False
@@ -270,3 +269,16 @@ class Plugins:
                 raise
             if not of_itself:
                 log.warning("Plugin %s failed in on_event: %s. Training goes on.", sink.label, text_of(error))
+
+
+def _codes_of_handlers() -> set[CodeType]:
+    """The code of every signal handler that is set."""
+    codes = set()
+    for number in signal.Signals:
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, functools.partial):
+            handler = handler.func
+        for function in (handler, getattr(handler, "__func__", None), getattr(type(handler), "__call__", None)):  # noqa: B004
+            if isinstance(function, FunctionType):
+                codes.add(function.__code__)
+    return codes

@@ -11,7 +11,7 @@ from ..batches import Batch
 
 if TYPE_CHECKING:
     from .calls import Plugins
-    from .plugin import Plugin
+    from .plugins import Plugin
     from .session import Session
 
 __all__ = ["check", "plain", "restore", "save"]

@@ -26,20 +26,26 @@ from ..probe import Probe
 
 __all__ = [
     "BrokenPlugin",
-    "EXECUTORS",
     "GROUP",
+    "KINDS",
     "SINKS",
     "default_names",
     "installed",
     "label",
     "load",
-    "load_executor",
-    "load_sink",
 ]
 
 GROUP = "probes"
 SINKS = "probes.sinks"
 EXECUTORS = "probes.executors"
+
+
+KINDS: dict[str, tuple[str, type[Any], str]] = {
+    "probe": (GROUP, Probe, "a subclass of probes.Probe"),
+    "sink": (SINKS, object, "a class with a hook `write`"),
+    "executor": (EXECUTORS, Executor, "a concurrent.futures.Executor"),
+}
+"""The entry-point group of each kind of plugin, and what a plugin of it must be."""
 
 
 class BrokenPlugin(ImportError):
@@ -78,54 +84,25 @@ def default_names() -> list[str]:
     return [name for part in chosen.split(",") if (name := part.strip())]
 
 
-def load(name: str) -> type[Probe]:
-    """The probe class registered under a name.
+def load(name: str, kind: str = "probe") -> type[Any]:
+    """The class registered under a name: a ``"probe"``, a ``"sink"`` or an ``"executor"``.
 
     Raises:
-        ValueError: If no probe of that name is installed.
-        BrokenPlugin: If it is installed but cannot be imported, or is not a :class:`Probe`.
+        ValueError: If nothing of that kind and name is installed.
+        BrokenPlugin: If it is installed but cannot be imported, or is not what it should be.
     """
-    entry, found = _loaded(name, GROUP, "probe")
-    if not (isinstance(found, type) and issubclass(found, Probe)):
-        raise BrokenPlugin(f"Plugin {_describe(entry)} must be a subclass of probes.Probe, got {found!r}.")
-    return found
-
-
-def load_sink(name: str) -> type[Any]:
-    """The sink class registered under a name.
-
-    Raises:
-        ValueError: If no sink of that name is installed.
-        BrokenPlugin: If it is installed but cannot be imported, or is not a class with a ``write`` hook.
-    """
-    entry, found = _loaded(name, SINKS, "sink")
-    if not isinstance(found, type) or not hasattr(found, "write"):
-        raise BrokenPlugin(f"Plugin {_describe(entry)} must be a class with a hook `write`, got {found!r}.")
-    return found
-
-
-def load_executor(name: str) -> type[Executor]:
-    """The class, an executor of ``concurrent.futures``, registered under a name.
-
-    Raises:
-        ValueError: If no executor of that name is installed.
-        BrokenPlugin: If it is installed but cannot be imported, or is none.
-    """
-    entry, found = _loaded(name, EXECUTORS, "executor")
-    if not (isinstance(found, type) and issubclass(found, Executor)):
-        raise BrokenPlugin(f"Plugin {_describe(entry)} must be a concurrent.futures.Executor, got {found!r}.")
-    return found
-
-
-def _loaded(name: str, group: str, kind: str) -> tuple[EntryPoint, Any]:
+    group, base, what = KINDS[kind]
     available = installed(group)
     if name not in available:
         raise ValueError(f"No {kind} is named {name!r}. Installed {kind}s: {', '.join(available) or 'none'}.")
     entry = available[name]
     try:
-        return entry, entry.load()
+        found = entry.load()
     except Exception as error:
         raise BrokenPlugin(f"Plugin {_describe(entry)} could not be loaded: {error!r}.") from error
+    if not (isinstance(found, type) and issubclass(found, base)) or (kind == "sink" and not hasattr(found, "write")):
+        raise BrokenPlugin(f"Plugin {_describe(entry)} must be {what}, got {found!r}.")
+    return found
 
 
 def label(plugin: object) -> tuple[str, str]:

@@ -1,34 +1,24 @@
-"""How long a manager lives and where it writes: as long as its model, in a directory of its own, in one process."""
+"""How long a run lives: as long as its model, in one process."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import nn
 
 from ..loop.hidden import hide, reveal
 from ..run import Run
+from .calls import Plugins
 from .events import invoke, log
-from .plugin import Plugin
+from .plugins import Plugin
 from .watchdog import Watchdog
 
-if TYPE_CHECKING:
-    from ..manager import ProbeManager
-
-__all__ = [
-    "DetachAtExit",
-    "already_watching",
-    "close_late",
-    "isolated",
-    "keep_alive",
-    "silence_in_children",
-    "without_model",
-]
+__all__ = ["Lifetime", "already_watching", "isolated"]
 
 
 @contextmanager
@@ -54,37 +44,64 @@ def isolated(where: str, on_error: str = "log", passing: tuple[type[Exception], 
         log.exception("The probes failed in %s. Training goes on.", where)
 
 
-def without_model(run: Run) -> Run:
+class Opened(Protocol):
+    """A run that has been opened: :class:`probes.session.opening.Attached`."""
+
+    run: Run
+    plugins: Plugins
+    ended: bool
+
+    def detach(self) -> None: ...
+    def forked(self) -> None: ...
+
+
+_opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+
+
+class Lifetime:
+    """Ends a run that nobody ends: with its model, or with the interpreter; and silences it in forked children.
+
+    The run lives as long as the model, which holds it, also when the script keeps no reference to its manager. Made
+    when the sinks are open: what is registered last for the end of the interpreter runs first, and h5py cannot write
+    any more after a handler of its own, registered when it was imported, has run.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._model, self._opened = weakref.ref(opened.run.model), weakref.ref(opened)
+        hide(opened.run.model, opened)
+        atexit.register(self._at_exit)
+        sinks, run = opened.plugins.having("write"), _without_model(opened.run)
+        self._finalizer = weakref.finalize(opened, _close_late, sinks, run, opened.plugins.watchdog, self._at_exit)
+        self._finalizer.atexit = False
+        _opened.add(opened)
+
+    def _at_exit(self) -> None:
+        if (opened := self._opened()) is not None:
+            opened.detach()
+
+    def end(self) -> None:
+        """The run has been ended."""
+        model, opened = self._model(), self._opened()
+        if model is not None:
+            reveal(model, opened)
+        self.forget()
+        atexit.unregister(self._at_exit)
+
+    def forget(self) -> None:
+        """Do nothing when the model goes."""
+        self._finalizer.detach()
+
+
+def _without_model(run: Run) -> Run:
     """The run as sinks need it to close, without what would keep the model alive."""
     late = Run(model=nn.Identity(), log_dir=run.log_dir, seed=run.seed, output=run.output, run_id=run.run_id)
     late.bind(run._affords, lambda plugin, message: None)  # the budget holds, but nobody is left to be told
     return late
 
 
-class DetachAtExit:
-    """Detaches a manager when the interpreter ends, if it is still there and attached.
-
-    Registered when the sinks are open: what is registered last runs first, and h5py cannot write any more after a
-    handler of its own, registered when it was imported, has run.
-    """
-
-    def __init__(self, manager: ProbeManager) -> None:
-        self.manager = weakref.ref(manager)
-        atexit.register(self)
-
-    def __call__(self) -> None:
-        manager = self.manager()
-        if manager is not None:
-            manager.detach()
-
-    def cancel(self) -> None:
-        """Do nothing at exit."""
-        atexit.unregister(self)
-
-
-def close_late(sinks: list[Plugin], run: Run, at_exit: DetachAtExit, watchdog: Watchdog) -> None:
+def _close_late(sinks: list[Plugin], run: Run, watchdog: Watchdog, at_exit: Callable[[], None]) -> None:
     """Write and close the files of a run that was never detached and whose model is gone."""
-    at_exit.cancel()
+    atexit.unregister(at_exit)
     watchdog.stop()
     for sink in sinks:
         for name in ("flush", "on_detach"):
@@ -95,46 +112,22 @@ def close_late(sinks: list[Plugin], run: Run, at_exit: DetachAtExit, watchdog: W
                     log.warning("Plugin %s failed in %s: %r.", sink.label, name, error)
 
 
-def keep_alive(model: nn.Module, manager: ProbeManager, remove: bool = False) -> None:
-    """Let the model hold the manager, which no copy and no pickle of the model shows."""
-    if remove:
-        reveal(model, manager)
-    else:
-        hide(model, manager)
-
-
-_attached: weakref.WeakSet[ProbeManager] = weakref.WeakSet()
-
-
-def silence_in_children(manager: ProbeManager) -> None:
-    """In a forked child (a loader's worker) the manager does nothing: the files belong to the parent."""
-    _attached.add(manager)
-
-
-def already_watching(manager: ProbeManager) -> ProbeManager | None:
-    """Another manager of this process that is attached to the same model."""
-    return next(
-        (
-            other
-            for other in _attached
-            if other is not manager and other._session is not None and other.run.model is manager.run.model
-        ),
-        None,
-    )
+def already_watching(model: nn.Module) -> Opened | None:
+    """A run of this process that is open and watches the same model."""
+    return next((opened for opened in _opened if not opened.ended and opened.run.model is model), None)
 
 
 def _before_fork() -> None:
     # Python warns of a fork beside running threads; the next call into a plugin starts this one again.
-    for manager in list(_attached):
-        if manager._session is not None:
-            manager._session.plugins.watchdog.stop()
+    for opened in list(_opened):
+        if not opened.ended:
+            opened.plugins.watchdog.stop()
 
 
 def _silence_all() -> None:
-    for manager in list(_attached):
-        if manager._session is not None:
-            manager._session.forked()
-            manager._finalizer.detach()
+    for opened in list(_opened):
+        if not opened.ended:
+            opened.forked()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,10 +1,13 @@
-"""One rule for hooks: a method that is named like a hook is one."""
+"""A probe or a sink of this run, and one rule for its hooks: a method that is named like a hook is one."""
 
 from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import pluggy
 
@@ -12,9 +15,42 @@ from .. import hookspecs
 from ..schedule import Schedule
 from .events import text_of
 
-__all__ = ["CheckedSchedule", "HOOKS", "PluginManager"]
+__all__ = ["CheckedSchedule", "HOOKS", "Plugin", "PluginManager", "has_hooks", "keys"]
 
 HOOKS = [name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "probes_spec")]
+
+
+@dataclass
+class Plugin:
+    """A registered probe or sink, and its accounts."""
+
+    key: str
+    """Its name in this run, unique."""
+    label: str
+    """Its name with its distribution, for messages."""
+    version: str
+    implementation: Any
+    hooks: dict[str, pluggy.HookImpl] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    due: int | None = None
+    problem: str = ""
+    """Why it does not run; empty while it does."""
+    left_out: str = ""
+    """What it did not do, to stay within the budget."""
+    last_failure: str = ""
+    refusal: str = ""
+    """Why its last turn could not be measured; empty if it could."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """In succession, of each hook."""
+    measured: int = 0
+    skipped: int = 0
+    failed: int = 0
+    last_step: int | None = None
+
+
+def keys(plugins: Iterable[Plugin]) -> list[str]:
+    """The names of plugins."""
+    return [plugin.key for plugin in plugins]
 
 
 class CheckedSchedule(Schedule):
@@ -75,3 +111,11 @@ def _check_arguments(plugin: object, hook: str) -> None:
 
 
 _NOT_HONOURED = ("wrapper", "hookwrapper", "tryfirst", "trylast")
+
+
+def has_hooks(item: object) -> bool:
+    """Whether an object has a method that is a hook."""
+    return any(
+        callable(getattr(item, name, None)) and (name in HOOKS or hasattr(getattr(item, name), "probes_impl"))
+        for name in dir(item)
+    )

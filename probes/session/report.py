@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from ..budget.governor import CORE, Governor
-
-if TYPE_CHECKING:
-    from ..manager import ProbeManager
-    from .plugin import Plugin
-    from .session import Session
+from .plugins import Plugin
+from .session import Session
 
 __all__ = ["report"]
 
 
-def report(manager: ProbeManager, session: Session) -> str:
-    """The report of an attached manager."""
+def report(
+    session: Session, missed: str = "", targets_seen_in: str = "", awaited: bool = False, broken: Sequence[str] = ()
+) -> str:
+    """The report of a run.
+
+    Args:
+        session: The run's.
+        missed: What is to say while no step has come.
+        targets_seen_in: Where the targets of the loop's first batch were seen.
+        awaited: Whether that batch is still to come.
+        broken: What could not be made.
+    """
     run, governor = session.run, session.governor
     parameters = [p for p in run.model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
     count = sum(parameter.numel() for parameter in parameters)
@@ -29,16 +35,16 @@ def report(manager: ProbeManager, session: Session) -> str:
             ", ".join(type(item).__name__ for item in run.optimizers) or "the model's optimizers (none has stepped yet)"
         ),
     ]
-    if not run.step and manager._first is not None and manager._first.calls:
-        lines.append(f"           {manager._missed()}")
+    if not run.step and missed:
+        lines.append(f"           {missed}")
     for name, batch in run.batches.items():
         if batch.targets is not None:
-            seen = f", seen in {manager._loss}" if name == "train" and manager._loss not in ("", "given") else ""
+            seen = f", seen in {targets_seen_in}" if name == "train" and targets_seen_in else ""
             targets = f"with targets{seen}"
         else:
             targets = f"without targets: pass batches={{{name!r}: (inputs, targets)}} if a probe needs them"
         lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
-    if manager._first is not None and manager._first.wanted and not manager._first.done:
+    if awaited:
         lines.append("Batch      'train' will be the first batch of the loop")
     lines.append(f"Overhead   {_overhead(governor)}")
     if not session.turns.probes:
@@ -61,8 +67,8 @@ def report(manager: ProbeManager, session: Session) -> str:
     lines += [""]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     everyone = session.plugins.all
-    broken = [f"  {message}" for message in manager._broken]
-    lines += _section("Not running", {plugin.key: plugin.problem for plugin in everyone}, broken)
+    problems = {plugin.key: plugin.problem for plugin in everyone}
+    lines += _section("Not running", problems, [f"  {message}" for message in broken])
     lines += _section(
         "Waiting, to stay within the budget", {plugin.key: _waiting(session, plugin) for plugin in session.turns.probes}
     )

@@ -13,10 +13,10 @@ from ..run import Run
 from .accounts import Accounts
 from .calls import Plugins
 from .events import invoke, log, text_of
-from .plugin import Plugin, keys
+from .plugins import Plugin, keys
 from .turns import Turn, Turns
 
-__all__ = ["Session"]
+__all__ = ["Session", "Together"]
 
 
 class Together(Protocol):
@@ -67,7 +67,7 @@ class Session:
         self.plugins.tell_sinks()
         self.plugins.tell("attach", None, f"Attached at step {self.run.step}{place}.")
         self.turns.attach()
-        self._plan(settle=False)  # to resume is no reason to give out what was earned at another moment
+        self._plan(allot=False)  # to resume is no reason to give out what was earned at another moment
 
     def least_due(self) -> int:
         """The least step at which an exact count of steps is needed."""
@@ -86,7 +86,7 @@ class Session:
         if self._silent:
             return
         try:
-            with self.governor.own():
+            with self.governor.charged_to_core():
                 self._arrange()
                 self._fit_batches()
                 if self.team is not None and not self._begun and not self.team.set_up():
@@ -146,8 +146,8 @@ class Session:
 
     def _work(self, step: int) -> None:
         """Let those measure whose turn can be afforded, and the sinks write what they measured."""
-        with self.governor.own():
-            self.governor.settle(step, keys(self.turns.waiting(step)))
+        with self.governor.charged_to_core():
+            self.governor.allot(step, keys(self.turns.waiting(step)))
             spent, taken = dict(self.governor.spent), list[Turn]()
             self.run.end()  # an interrupt may have kept it from being done
             try:
@@ -166,7 +166,7 @@ class Session:
                 self.accounts.flush()
             self._plan()
 
-    def _plan(self, settle: bool = True) -> None:
+    def _plan(self, allot: bool = True) -> None:
         """When to wake next: at a step, or when a postponed probe can be afforded or rows should be flushed."""
         step, turns = self.run.step, self.turns
         self._next_due, self._wake_at = math.inf, self.accounts.flush_at
@@ -175,8 +175,8 @@ class Session:
                 self._next_due = min(self._next_due, plugin.due)
         wait = math.inf
         if waiting := keys(turns.waiting(step)):
-            if settle:
-                self.governor.settle(step, waiting)
+            if allot:
+                self.governor.allot(step, waiting)
             self.governor.step = step
             wait = self.governor.next_turn(waiting) - self.governor.clock()
         if self.team is not None and self._begun:
@@ -208,7 +208,7 @@ class Session:
         if self.abandoned:
             return
         try:
-            with self.governor.own():
+            with self.governor.charged_to_core():
                 self.accounts.total(self.turns.probes)
                 if self.turns.probes and not self.run.step and not self.accounts.measured and self.missed:
                     self.plugins.tell("warning", None, f"Nothing was measured. {self.missed()}")
@@ -220,7 +220,7 @@ class Session:
             self._own_fault(error)
         finally:
             # The sinks last, and the last one first: it may tell the others of what it left out.
-            with self.governor.own():
+            with self.governor.charged_to_core():
                 self._close()
 
     def _close(self) -> None:

@@ -19,7 +19,7 @@ from ..run import Run
 from .calls import Plugins
 from .events import text_of
 from .needs import unmet_need
-from .plugin import Plugin
+from .plugins import Plugin
 from .streams import Streams
 
 __all__ = ["UNDEFINED", "Turn", "Turns"]

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 
 from ..loop.frames import current_frames
 
-__all__ = ["Watchdog"]
+__all__ = ["DEADLINE", "Watchdog"]
+
+DEADLINE = 60.0
+"""Seconds after which it is told that a call is not over."""
 
 log = logging.getLogger("probes")
 
