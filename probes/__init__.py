@@ -17,7 +17,7 @@ from .hookspecs import hookimpl as hookimpl
 from .measurement import Axis as Axis
 from .measurement import Measurement as Measurement
 from .probe import Probe as Probe
-from .refusal import CannotMeasure as CannotMeasure
+from .measurement import CannotMeasure as CannotMeasure
 from .run import Run as Run
 
 # when to measure

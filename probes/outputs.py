@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import Batch, tensors
-from .refusal import CannotMeasure, first_line
+from .measurement import CannotMeasure, first_line
 
 __all__ = ["differ", "why_not_a_function", "check_rows", "pick_output", "picked"]
 

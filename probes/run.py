@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
+from .measurement import CannotMeasure, first_line
 from .outputs import check_rows, picked, why_not_a_function
-from .refusal import CannotMeasure, first_line
 
 __all__ = ["Event", "Run"]
 

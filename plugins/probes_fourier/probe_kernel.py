@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 

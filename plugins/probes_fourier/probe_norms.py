@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, Measurement, first_line
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import first_line
 from probes.run import Run
 from probes.schedule import Schedule
 

@@ -13,11 +13,10 @@ from torch.nn.utils import parametrize
 
 from probes.batches import Batch, tensors
 from probes.budget.clock import OwnTime
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.outputs import differ
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 

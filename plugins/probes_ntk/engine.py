@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from probes import CannotMeasure
+from probes.measurement import first_line
 from probes.precision import to_float64
-from probes.refusal import first_line
 
 from .call import Call
 from .plan import Plan, make_plan, purpose

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..batches import Batch, tensors
+from ..measurement import CannotMeasure
 from ..outputs import check_rows, pick_output, picked
-from ..refusal import CannotMeasure
 from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch, is_target
 

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from ..batches import Batch
 from ..manager import ProbeManager
-from ..measurement import Measurement
-from ..refusal import first_line
+from ..measurement import Measurement, first_line
 from ..run import Event
 from ..schedule import Schedule, at
 from ..session.discovery import default_names, load

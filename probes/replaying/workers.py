@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..refusal import first_line
+from ..measurement import first_line
 from ..session.discovery import load
 
 __all__ = ["Located", "locate", "workers"]

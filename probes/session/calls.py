@@ -21,13 +21,12 @@ from .. import hookspecs
 from ..budget.governor import Governor
 from ..guard.process import random_states_kept
 from ..guard.unnoticed import ModelChanged
-from ..refusal import CannotMeasure
+from ..measurement import CannotMeasure
 from ..run import Event, Run
 from ..schedule import Schedule, log_spaced
 from .discovery import GROUP, label
 from .events import OnError, invoke, log, text_of
-from .needs import NEEDS
-from .plugins import HOOKS, CheckedSchedule, Plugin, PluginManager, keys
+from .plugins import HOOKS, NEEDS, CheckedSchedule, Plugin, PluginManager, keys
 from .watchdog import DEADLINE, Watchdog
 
 __all__ = ["Plugins"]

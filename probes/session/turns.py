@@ -13,13 +13,11 @@ from torch.nn.parameter import is_lazy
 from ..batches import Batch, tensors
 from ..guard.unnoticed import ModelChanged, unnoticed
 from ..loop.sharding import in_parts
-from ..measurement import Measurement
-from ..refusal import CannotMeasure, first_line
+from ..measurement import CannotMeasure, Measurement, first_line
 from ..run import Run
 from .calls import Plugins
 from .events import text_of
-from .needs import unmet_need
-from .plugins import Plugin
+from .plugins import Plugin, unmet_need
 from .streams import Streams
 
 __all__ = ["UNDEFINED", "Turn", "Turns"]
