@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import html
-import multiprocessing
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .budget.governor import HEAD_START
 from .guard.process import random_states_kept
-from .loop.hidden import hide, reveal
 from .loop.wrappers import shares_parameters, unwrap_model, unwrap_optimizer
 from .outputs import pick_output
 from .probe import Probe
 from .ranks.channel import Place
-from .ranks.helper import Helper
-from .ranks.team import Team
+from .ranks.joining import OTHER_RANK, help_rank_0, in_ranks, together, why_inactive
 from .run import Run
 from .session import checkpoint
 from .session.events import OnError, log, text_of
 from .session.opening import Attached, Inactive, read_batches
-from .session.session import Session, Together
+from .session.session import Session
 from .session.settings import Settings
-from .session.turns import Turns
 from .session.watchdog import DEADLINE
 
 __all__ = ["ProbeManager"]
@@ -166,15 +160,19 @@ class ProbeManager:
         if self._now is not None:
             self._now.detach()
             self._now = None
-        reason = _why_inactive()
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several and reason in ("", OTHER_RANK):
+        reason = why_inactive()
+        if in_ranks() and reason in ("", OTHER_RANK):
             self._place = self._place or Place()
+        settings, place, optimizers = self._settings, self._place, self._given_optimizers
         if reason:  # one process measures and writes; the others hand over their shards, if they have any
-            self._now = Inactive(reason, self._help() if several and reason == OTHER_RANK else lambda: None)
+            self._now = Inactive(reason)
+            if reason == OTHER_RANK and place is not None:
+                self._now.close = help_rank_0(
+                    self.wrapper, self.run, settings.made_probes, optimizers, place, settings.deadline
+                )
             return
         try:
-            batches = read_batches(self._settings, self.run)
+            batches = read_batches(settings, self.run)
         except (TypeError, ValueError):
             raise
         except Exception as error:
@@ -182,14 +180,14 @@ class ProbeManager:
             return
         try:
             self._now = Attached(
-                self._settings,
+                settings,
                 self.run,
                 self._governor,
                 batches,
-                self._given_optimizers,
+                optimizers,
                 self._resumed,
                 self.plain_closures,
-                self._together,
+                lambda turns: together(self.wrapper, place, turns),
             )
         except Exception as error:
             self._give_up(error)
@@ -199,32 +197,6 @@ class ProbeManager:
             raise error
         self._now = Inactive(f"could not attach, by an internal error: {text_of(error)}")
         log.error("The probes could not attach: an internal error. Training goes on without them.", exc_info=error)
-
-    def _together(self, turns: Turns) -> Together | None:
-        """What rank 0 does with the others."""
-        if self._place is not None:
-            with suppress(Exception):  # of a backend without a store
-                return Team(self.wrapper, self._place, turns)
-        return None
-
-    def _help(self) -> Callable[[], None]:
-        """On another rank, hand over what rank 0 needs of a sharded model; returns what ends it."""
-        settings, model = self._settings, self.run.model
-        assert self._place is not None
-        try:
-            helper = Helper(
-                self.wrapper, self.run, settings.made_probes, self._given_optimizers, self._place, settings.deadline
-            )
-        except Exception as error:
-            log.info("This rank hands nothing to rank 0: %s", text_of(error))
-            return lambda: None
-        hide(model, helper)  # it lives as long as the model
-
-        def close() -> None:
-            helper.close()
-            reveal(model, helper)
-
-        return close
 
     @property
     def _session(self) -> Session | None:
@@ -330,20 +302,3 @@ class ProbeManager:
         self.run.step, self.run.resumed_from = state["step"], state.get("recorded", state["step"])
         if session is not None:
             self.attach(self._given_optimizers or None)
-
-
-OTHER_RANK = "rank 0 measures and writes for all processes"
-
-
-def _why_inactive() -> str:
-    """Why nothing is watched in this process; empty if it is."""
-    if os.environ.get("PROBES", "").strip().lower() in ("off", "0", "false", "no"):
-        return "the environment variable PROBES switches the probes off"
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # The script is imported by a process that it has started, e.g. a loader's worker.
-        return "this process only imports the training script"
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        rank = torch.distributed.get_rank()
-    else:
-        rank = int(os.environ.get("RANK", "0") or 0)
-    return "" if rank == 0 else OTHER_RANK

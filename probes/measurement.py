@@ -175,10 +175,10 @@ class CannotMeasure(ValueError):
     the message says what was found, what is needed and what to pass.
 
     Example:
-        >>> raise CannotMeasure("One sample is no batch. Pass batches={'train': (inputs, targets)} with several.")
+        >>> raise CannotMeasure("One sample is no batch. Pass batches={'train': (inputs, targets)} of several.")
         Traceback (most recent call last):
         ...
-        probes.measurement.CannotMeasure: One sample is no batch. Pass batches={'train': (inputs, targets)} with several.
+        probes.measurement.CannotMeasure: One sample is no batch. Pass batches={'train': (inputs, targets)} of several.
     """
 
 

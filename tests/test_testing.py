@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from probes import Axis, Measurement, Probe
 from probes.batches import Batch
 from probes.checking.contract import Contract
+from probes.checking.deadline import Overdue
 from probes.checking.points import POINTS
-from probes.checking.trials import Overdue, refuses
+from probes.checking.trials import refuses
 from probes.commands import cli
 from probes.session.discovery import installed, load
 from probes.testing import SUBJECTS, NotChecked, ProbeContract, Subject, Trial, check, find

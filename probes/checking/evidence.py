@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..measurement import Measurement
 from ..probe import Probe
 from ..schedule import every
 from .cost import Cost, turn_cost
+from .deadline import Overdue
 from .subjects import SUBJECTS, Subject
-from .trials import Overdue, Trial
+from .trials import Trial, place
 
-__all__ = ["COST_SAMPLES", "DUE", "Evidence", "NotChecked", "Result", "Unmet"]
+__all__ = ["COST_SAMPLES", "DUE", "Evidence", "NotChecked", "Result", "Unmet", "same"]
 
 DUE = 2
 """Every so many steps the probe measures in a trial."""
@@ -117,3 +119,30 @@ class Evidence:
             NotChecked: If it is not.
         """
         raise NotImplementedError
+
+
+def same(expected: list[Measurement], trial: Trial, when: str, advice: str, before: Sequence[Measurement] = ()) -> None:
+    """That a trial, and what was measured ``before`` it, has the expected measurements, bit for bit."""
+    if trial.error is not None:
+        raise Unmet(f"{when} it ends in {trial.error!r} at {place(trial.error)}.", advice)
+    one = {(row.step, row.name): row for row in expected}
+    other = {(row.step, row.name): row for row in [*before, *trial.rows]}
+    for step, name in [*one, *(key for key in other if key not in one)]:
+        row, again = one.get((step, name)), other.get((step, name))
+        if row is None or again is None:
+            raise Unmet(f"{when} {name} at step {step} is {'missing' if again is None else 'there too'}.", advice)
+        if not (equal(row.value, again.value) and equal(row.standard_error, again.standard_error)):
+            raise Unmet(f"{when} {name} is another at step {step}: {brief(again.value)}, not {brief(row.value)}.",
+                        advice)  # fmt: skip
+
+
+def equal(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and one.shape == other.shape and bool(
+        ((one == other) | ((one != one) & (other != other))).all()
+    )  # fmt: skip
+
+
+def brief(value: Any) -> str:
+    return repr(value.item()) if value.size == 1 else f"an array with a mean of {value.mean():.9g}"

@@ -5,36 +5,24 @@ from __future__ import annotations
 import copy
 import inspect
 import io
-import os
-import subprocess
-import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from ..guard.fingerprint import differences, of_process, of_random_states
 from ..guard.unnoticed import ModelChanged
-from ..measurement import Axis, Measurement
+from ..measurement import Measurement
 from ..probe import Probe
 from ..run import Run
 from ..schedule import at, every
-from .evidence import COST_SAMPLES, Evidence, NotChecked, Unmet
-from .trials import Overdue, Trial, place, refuses
+from .deadline import Overdue
+from .evidence import Evidence, NotChecked, Unmet, same
+from .points_of_rows import costs, independent, nan_safe, units
+from .trials import place, refuses
 
 __all__ = ["POINTS"]
-
-FRAMEWORKS = (
-    "lightning", "pytorch_lightning", "transformers", "accelerate", "ignite", "wandb", "mlflow", "ray",
-)  # fmt: skip
-"""What the integrations adapt to; a probe leaves them to those."""
-
-
-NO_UNITS = ("", "-", "none", "unitless", "dimensionless", "n/a", "a.u.")
-
 
 CUT = 3
 """The step of the checkpoint from which a trial is resumed."""
@@ -157,7 +145,7 @@ def deterministic(contract: Evidence) -> str:
     """The same seed gives the same numbers, whatever else draws from the global random states, whichever probes run."""
     for trial in contract.measured[:2]:
         again = contract.trial(trial.subject, drawn=5000, others=[_Neighbour(every(1))]).run()
-        _same(
+        same(
             trial.rows, again, "Measured again, beside another probe and with other global random states,",
             "Draw from run.generator only, and read no clock, no id() and nothing that outlives the probe.",
         )  # fmt: skip
@@ -182,7 +170,7 @@ def resumable(contract: Evidence) -> str:
         kept = [row for row in cut.rows if row.step <= CUT]
         cut.run()  # on in vain, as before a crash
         resumed = contract.trial(trial.subject, checkpoint=checkpoint).run()
-        _same(trial.rows, resumed, f"Resumed from a checkpoint of step {CUT},", advice, before=kept)
+        same(trial.rows, resumed, f"Resumed from a checkpoint of step {CUT},", advice, before=kept)
     return f"from step {CUT} of {trial.step}"
 
 
@@ -206,92 +194,6 @@ def copyable(contract: Evidence) -> str:
     return "the probe before and after measuring, the model in between"
 
 
-def nan_safe(contract: Evidence) -> str:
-    """When parameters become NaN or infinite it yields what it yields, or refuses in words: no crash, no hang."""
-
-    def fill(value: float) -> Callable[[nn.Module], object]:
-        return lambda model: [parameter.fill_(value) for parameter in model.parameters()]
-
-    def one(model: nn.Module) -> None:
-        next(model.parameters()).view(-1)[0] = torch.inf
-
-    tried = 0
-    for trial in contract.measured[:2]:
-        for what, spoil in (("NaN", fill(torch.nan)), ("1e30, so that it overflows", fill(1e30)), ("infinite", one)):
-            error = contract.trial(trial.subject, spoil=spoil).run().error
-            if error is not None and not refuses(error):
-                raise Unmet(
-                    f"When parameters of {trial.subject.name} become {what}, it ends in {error!r} at {place(error)}.",
-                    "Yield NaN for what is not defined, torch.linalg and root finders do not take it: look with "
-                    "isfinite() first. Bound every iteration.",
-                )
-            tried += 1
-    return f"{tried} trainings that diverge"
-
-
-def units(contract: Evidence) -> str:
-    """Every measurement has a unit and a description, its dimensions coordinates with units; the class a docstring."""
-    wrong = []
-    if not (contract.cls.__doc__ or "").strip():
-        wrong.append("the class has no docstring, which `probes list` shows")
-    streams = {row.name: row for trial in contract.measured for row in trial.rows}
-    for name, row in streams.items():
-        if problem := _unit_problem(row.unit):
-            wrong.append(f"{name}: its unit {problem}")
-        if not row.description:
-            wrong.append(f"{name}: no description")
-        for dim, axis in row.coords.items():
-            if problem := _unit_problem(axis.unit):
-                wrong.append(f"{name}: the unit of {dim!r} {problem}")
-            elif _only_numbered(axis):
-                wrong.append(f"{name}: {dim!r} has no coordinates")
-    if wrong:
-        raise Unmet(
-            f"{'; '.join(wrong)}.",
-            'Pass unit="nats", or "1" of what is dimensionless, description="...", and for each dimension '
-            'coords={dim: Axis(values, unit)}, with the unit "index" of a mere index.',
-        )
-    return f"{len(streams)} stream{'s' * (len(streams) > 1)}"
-
-
-def independent(contract: Evidence) -> str:
-    """Importing it imports no training framework: probes measure, integrations adapt."""
-    script = (
-        "import sys, importlib\n"
-        "before = set(sys.modules)\n"
-        "importlib.import_module(sys.argv[1])\n"
-        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", script, contract.cls.__module__], capture_output=True, text=True,
-                          check=False, env=environment, timeout=600)  # fmt: skip
-    if done.returncode:
-        raise NotChecked(f"{contract.cls.__module__!r} cannot be imported by itself: {done.stderr[-300:].strip()}")
-    found = set(done.stdout.split()) & {*FRAMEWORKS, *(f"probes_{name}" for name in FRAMEWORKS)}
-    if found:
-        raise Unmet(
-            f"Importing {contract.cls.__module__} imports {', '.join(sorted(found))}.",
-            "Import it in the function that uses it: whoever has the probe installed pays for the import.",
-        )
-    return contract.cls.__module__
-
-
-def costs(contract: Evidence) -> str:
-    """What a turn costs, by the number of samples; it is told, and judged by nobody."""
-    try:
-        found = contract.costs
-    except (Exception, Overdue) as error:
-        if isinstance(error, NotChecked):
-            raise
-        samples = " or ".join(map(str, COST_SAMPLES))
-        raise Unmet(f"With {samples} samples it ends in {error!r} at {place(error)}.", "Take any number.") from error
-    return "; ".join(
-        f"{cost.samples} samples: {1e3 * cost.first:.1f} ms at first, {1e3 * cost.later:.1f} ms later, "
-        f"{cost.memory / 2**20:.3g} MiB"
-        for cost in found
-    )
-
-
 POINTS: dict[str, Callable[[Evidence], str]] = {
     "settings": refuses_bad_settings,
     "finishes": finishes,
@@ -311,18 +213,6 @@ Raises, each of them:
     Unmet: If the probe does not meet it.
     NotChecked: If another point, which it does not meet, keeps this one from being looked at.
 """
-
-
-class _Neighbour(Probe):
-    """Another probe, which draws and shares."""
-
-    name = "neighbour"
-
-    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
-        torch.rand(3, generator=run.generator), torch.rand(3)
-        for name in run.batches:
-            run.evaluate(name)
-        yield Measurement("neighbour/step", step, unit="steps")
 
 
 def _bad_settings(cls: type[Probe]) -> Iterator[tuple[str, Any]]:
@@ -345,35 +235,6 @@ def _kinds(annotation: Any) -> set[Any]:
     return {annotation} if typing.get_origin(annotation) is typing.Literal or not members else set(members)
 
 
-def _same(
-    expected: list[Measurement], trial: Trial, when: str, advice: str, before: Sequence[Measurement] = ()
-) -> None:
-    """That a trial, and what was measured ``before`` it, has the expected measurements, bit for bit."""
-    if trial.error is not None:
-        raise Unmet(f"{when} it ends in {trial.error!r} at {place(trial.error)}.", advice)
-    one = {(row.step, row.name): row for row in expected}
-    other = {(row.step, row.name): row for row in [*before, *trial.rows]}
-    for step, name in [*one, *(key for key in other if key not in one)]:
-        row, again = one.get((step, name)), other.get((step, name))
-        if row is None or again is None:
-            raise Unmet(f"{when} {name} at step {step} is {'missing' if again is None else 'there too'}.", advice)
-        if not (_equal(row.value, again.value) and _equal(row.standard_error, again.standard_error)):
-            raise Unmet(f"{when} {name} is another at step {step}: {_brief(again.value)}, not {_brief(row.value)}.",
-                        advice)  # fmt: skip
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
-    return one.dtype == other.dtype and one.shape == other.shape and bool(
-        ((one == other) | ((one != one) & (other != other))).all()
-    )  # fmt: skip
-
-
-def _brief(value: Any) -> str:
-    return repr(value.item()) if value.size == 1 else f"an array with a mean of {value.mean():.9g}"
-
-
 def _copied(item: Any, what: str, advice: str) -> Any:
     """A copy; pickling is tried too."""
     how = "pickled"
@@ -385,18 +246,13 @@ def _copied(item: Any, what: str, advice: str) -> Any:
         raise Unmet(f"{what} cannot be {how}: {error!r}.", advice) from error
 
 
-def _unit_problem(unit: Any) -> str:
-    if not isinstance(unit, str):
-        return f"must be a string, got {unit!r}"
-    if unit.strip().lower() in NO_UNITS:
-        return f"is {unit!r}; of what has none, it is '1'"
-    if unit != unit.strip() or unit[0] + unit[-1] in ("[]", "()", "{}"):
-        return f"is {unit!r}; write it without spaces and brackets around it"
-    return ""
+class _Neighbour(Probe):
+    """Another probe, which draws and shares."""
 
+    name = "neighbour"
 
-def _only_numbered(axis: Axis) -> bool:
-    """Whether a dimension has the coordinates that it gets when none are given."""
-    values = axis.values
-    numbered = values.dtype.kind in "iu" and np.array_equal(values, np.arange(len(values)))
-    return numbered and axis.unit == "1" and not axis.description
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        torch.rand(3, generator=run.generator), torch.rand(3)
+        for name in run.batches:
+            run.evaluate(name)
+        yield Measurement("neighbour/step", step, unit="steps")

@@ -11,15 +11,12 @@ import io
 import logging
 import os
 import random
-import signal
 import sys
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -29,19 +26,19 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..batches import Batch
-from ..budget.clock import OwnTime
 from ..guard.fingerprint import Digest, of_model, of_optimizer, of_process, of_random_states
 from ..guard.process import random_states_kept
 from ..guard.unnoticed import ModelChanged
-from ..loop.steps import StepHook
+from ..loop.step_hook import StepHook
 from ..manager import ProbeManager
 from ..measurement import Measurement
 from ..probe import Probe
 from ..session.discovery import label
 from ..sinks.recorder import Recorder as Recorder
+from .deadline import Overdue, limited
 from .subjects import Subject
 
-__all__ = ["Overdue", "Recorder", "Trial", "hooks", "optimizer_hooks", "place", "refuses"]
+__all__ = ["Recorder", "Trial", "hooks", "optimizer_hooks", "place", "refuses"]
 
 STEPS, SAMPLES, BATCH = 5, 32, 8
 
@@ -52,10 +49,6 @@ log = logging.getLogger("probes")
 
 
 # --------------------------------------------------------------------------------------------------------- one training
-
-
-class Overdue(BaseException):
-    """A training with a probe has not ended in time. Not an Exception: a probe that catches those must not catch it."""
 
 
 class Trial:
@@ -106,7 +99,7 @@ class Trial:
         """Train until a step, and end it there unless it is to go on."""
         with random_states_kept(), _quiet(), tempfile.TemporaryDirectory(prefix="probes-trial-") as directory:
             try:
-                with _limited(self.deadline):
+                with limited(self.deadline):
                     if not self._begun:
                         self._begin(Path(directory))
                     self._train(until)
@@ -191,7 +184,7 @@ class Trial:
     def _abandon(self) -> None:
         """Detach what has failed; that may fail too."""
         try:
-            with _limited(self.deadline):
+            with limited(self.deadline):
                 if self.manager is not None:
                     self.manager.detach()
         except (Exception, Overdue):
@@ -229,32 +222,6 @@ def optimizer_hooks(optimizers: Sequence[Optimizer]) -> list[int]:
     for optimizer in optimizers:
         tables += [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
     return [len(table) for table in tables]
-
-
-@contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raise :class:`Overdue` when it takes longer, where that can be done: in the main thread, on POSIX.
-
-    What never returns from a C library is not stopped; the watchdog tells where it is.
-    """
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    clock = OwnTime()
-    begun = clock()
-
-    def overdue(number: int, frame: FrameType | None) -> None:
-        if clock() - begun > 0.9 * seconds:  # what other work on the machine took does not count; it is asked again
-            raise Overdue(f"not over after {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, overdue)
-    remaining, interval = signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, remaining, interval)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,17 +28,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from .frames import current_frames
+from .step_hook import STEP, Call, StepHook, remove, remove_late
 from .wrappers import shares_parameters
 
-__all__ = ["StepCounter", "StepHook"]
+__all__ = ["StepCounter"]
 
 UNCERTAIN = 1000
 """Updates that may have been skipped and were not asked about, at most."""
-
-
-_STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
-"""Of the wrapper that torch puts around every ``step``."""
 
 
 class StepCounter:
@@ -94,14 +89,14 @@ class StepCounter:
         self._pre: list[torch.utils.hooks.RemovableHandle] = []
         self._post: list[torch.utils.hooks.RemovableHandle] = []
         # First: whatever interrupts what follows, nothing stays.
-        weakref.finalize(self, _remove_late, self._pre, self._post).atexit = False
+        weakref.finalize(self, remove_late, self._pre, self._post).atexit = False
         self._pre.append(register_optimizer_step_pre_hook(pre))
         self._post.append(register_optimizer_step_post_hook(post))
-        _remove_late()
+        remove_late()
 
     def remove(self) -> None:
         """Remove every step hook."""
-        _remove([*self._pre, *self._post])
+        remove([*self._pre, *self._post])
 
     def resume(self, step: int) -> None:
         """Go on counting from a checkpoint's step."""
@@ -173,7 +168,7 @@ class StepCounter:
         self._given.append(optimizer)
         return True
 
-    def _before(self, optimizer: Optimizer, call: _Call) -> _Call | None:
+    def _before(self, optimizer: Optimizer, call: Call) -> Call | None:
         if not self._watched(optimizer):
             return None
         if optimizer not in self._announced:  # what must see its first update is told before
@@ -189,12 +184,12 @@ class StepCounter:
             self._before_step()
         return changed
 
-    def _after(self, optimizer: Optimizer, call: _Call) -> None:
+    def _after(self, optimizer: Optimizer, call: Call) -> None:
         if not self._watched(optimizer) or self._nested():
             return
         if self._pre and self._before_step is None:
             # Here and not in _before: torch is iterating over the hooks there.
-            _remove(self._pre)
+            remove(self._pre)
             self._pre.clear()
         self._begun = True
         if (known := self._known.get(optimizer)) is None:
@@ -234,7 +229,7 @@ class StepCounter:
         """Whether this call comes from within another ``step`` of a watched optimizer."""
         frame, calls = sys._getframe(1), 0
         while frame is not None:
-            if frame.f_code is _STEP:
+            if frame.f_code is STEP:
                 args = frame.f_locals.get("args")
                 calls += 1 if args and isinstance(args[0], Optimizer) and self._watched(args[0]) else 0
                 if calls == 2:
@@ -258,11 +253,7 @@ class _Verdict:
     holds, looks = False, 0
 
 
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""The arguments of a ``step``, of which the first is the optimizer."""
-
-
-def _with_closure(call: _Call, then: Callable[[], None]) -> _Call | None:
+def _with_closure(call: Call, then: Callable[[], None]) -> Call | None:
     """The same call with a closure that calls ``then`` once, after its first call; None if there is no closure."""
     args, kwargs = call
     closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
@@ -279,51 +270,3 @@ def _with_closure(call: _Call, then: Callable[[], None]) -> _Call | None:
     if "closure" in kwargs:
         return args, {**kwargs, "closure": first}
     return (args[0], first, *args[2:]), kwargs
-
-
-class StepHook:
-    """A step hook that holds its counter weakly, and returns nothing but a call with another closure."""
-
-    def __init__(self, counter: StepCounter, method: str) -> None:
-        self.counter, self.method = weakref.ref(counter), method
-
-    def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if torch.compiler.is_compiling():  # of a compiled step: nothing of this belongs into its graph
-            _outside_the_graph(self.call, optimizer)
-            return None
-        return self.call(optimizer, (args, kwargs))
-
-    def call(self, optimizer: Optimizer, call: _Call = ((), {})) -> Any:
-        counter = self.counter()
-        return None if counter is None else getattr(counter, self.method)(optimizer, call)
-
-
-@torch._disable_dynamo  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
-def _outside_the_graph(call: Callable[[Optimizer], object], optimizer: Optimizer) -> None:
-    call(optimizer)
-
-
-def _remove(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
-
-
-_late: list[torch.utils.hooks.RemovableHandle] = []
-"""Of counters that are gone: their hooks do nothing."""
-
-
-def _remove_late(*handles: list[torch.utils.hooks.RemovableHandle]) -> None:
-    """Remove the hooks of a counter that is garbage, once torch is not going through them.
-
-    Garbage is collected at any moment, and another optimizer's step would fail if a hook vanished meanwhile.
-    """
-    _late.extend(itertools.chain(*handles))
-    if not any(map(_within_a_step, current_frames().values())):
-        while _late:
-            _late.pop().remove()
-
-
-def _within_a_step(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code is not _STEP:
-        frame = frame.f_back
-    return frame is not None
