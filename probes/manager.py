@@ -115,8 +115,6 @@ class ProbeManager:
         self._governor.begin()
         self._governor.pause()
 
-    # ------------------------------------------------------------------------------------------------ attach, detach
-
     def attach(self, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> ProbeManager:
         """Begin to watch; returns the manager, which is also a context manager that detaches.
 
@@ -243,8 +241,6 @@ class ProbeManager:
             log.warning("manager.step() counts nothing before attach() and after detach().")
         else:
             self._now.step()
-
-    # ------------------------------------------------------------------------------------------------ what is watched
 
     def report(self) -> str:
         """What is watched, what is not and what to pass, and what each probe has cost so far; a text to print."""

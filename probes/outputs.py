@@ -1,4 +1,7 @@
-"""Whether a model's output for an example is a function of that example: neither random, nor of the batch around it."""
+"""The output of a model: which tensor it is, and whether it is a function of one example.
+
+A function of one example is neither random, nor does it depend on the batch around the example.
+"""
 
 from __future__ import annotations
 

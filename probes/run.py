@@ -70,6 +70,8 @@ class Run:
     started afresh."""
 
     def __post_init__(self) -> None:
+        self.earlier: Callable[[], Mapping[str, Any]] = lambda: {}
+        """What the sessions before this one have recorded, by stream, as :func:`probes.open_run` reads it."""
         self._probe = ""
         self._cache: dict[Hashable, Any] = {}
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}

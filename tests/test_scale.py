@@ -24,9 +24,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, open_run
 from probes.guard.unnoticed import unnoticed
 from probes.run import Run
-from probes.session.lifetime import DetachAtExit
-from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.hdf5 import sink as hdf5
+from probes.session.lifetime import Lifetime
+from probes.sinks.hdf5 import HDF5Sink, writer
 from probes.sinks.hdf5.table import Table
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -121,7 +120,7 @@ def scalars(names, step):
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_many_names_are_kept_and_new_ones_do_not_open_the_old(tmp_path, count, monkeypatch):
     opened = []
-    monkeypatch.setattr(hdf5, "Table", lambda group: (opened.append(group.name), Table(group))[1])
+    monkeypatch.setattr(writer, "Table", lambda group: (opened.append(group.name), Table(group))[1])
     run, sink = Run(nn.Linear(1, 1), tmp_path, seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
     names = [f"group{index % 10}/name{index}" for index in range(count)]
     sink.on_attach(run)
@@ -205,7 +204,7 @@ def left_behind():
     return {
         "threads": threading.active_count(),
         "files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
-        "at exit": sum(type(item) is DetachAtExit for item in gc.get_objects()),
+        "at exit": sum(type(item) is Lifetime for item in gc.get_objects()),
         "finalizers": len(weakref.finalize._registry),
         "loggers": len(logging.root.manager.loggerDict),
         "handlers": len(logging.getLogger("probes").handlers) + len(logging.root.handlers),

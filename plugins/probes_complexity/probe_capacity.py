@@ -17,7 +17,7 @@ from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
 from probes_fourier import spectral_norm_product
-from probes_ntk.call import Call
+from probes_ntk import Call
 
 from .chain import NotDefined
 from .fisher_rao import Likelihood, _derivative, _norm

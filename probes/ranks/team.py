@@ -166,7 +166,7 @@ class Team:
                 reason = self._channel.read(f"left/{rank}")
                 self._others.remove(rank)
                 kind = "detach" if reason == DETACHED else "warning"
-                self._plugins.tell(kind, None, f"Rank {rank} {reason}: rank 0 goes on without it.")
+                self._plugins.record(kind, None, f"Rank {rank} {reason}: rank 0 goes on without it.")
 
     def _give_up(self, reason: str) -> bool:
         self._turns.refuse(self._turns.probes, f"the model is sharded, and {reason}.")

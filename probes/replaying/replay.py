@@ -132,7 +132,7 @@ def replay(
                     manager.run.step = step
                     session.accounts.record(turn.measurements)
                     for event in turn.events:
-                        session.plugins.tell(event.kind, None, event.message)
+                        session.plugins.record(event.kind, None, event.message)
                     # What is NaN was measured.
                     problems += [event.message for event in turn.events if UNDEFINED not in event.message]
         return Replayed(manager.run.log_dir, session.accounts.measured, list(dict.fromkeys(problems)))

@@ -51,7 +51,7 @@ class Plugins:
         self._process = os.getpid()
         self._manager = PluginManager(GROUP)
         self._manager.add_hookspecs(hookspecs)
-        self._told: set[tuple[str, str]] = set()
+        self._logged: set[tuple[str, str]] = set()
         self._early: list[Event] | None = []
         """What happened before the sinks were there."""
         self._run: Run | None = None
@@ -72,7 +72,7 @@ class Plugins:
                 raise
             plugin.problem = f"could not be registered: {error}"
             self.all.append(plugin)
-            self.tell("fault", None, f"Plugin {kind} could not be registered: {error}. Training goes on without it.")
+            self.record("fault", None, f"Plugin {kind} could not be registered: {error}. Training goes on without it.")
             return
         for caller in self._manager.get_hookcallers(implementation) or []:
             hook = next(impl for impl in caller.get_hookimpls() if impl.plugin is implementation)
@@ -82,7 +82,7 @@ class Plugins:
                 )
                 if self.on_error == "raise":
                     raise ValueError(message)
-                self.tell("fault", plugin, message)
+                self.record("fault", plugin, message)
             else:
                 plugin.hooks[caller.name] = hook
         self.all.append(plugin)
@@ -101,23 +101,23 @@ class Plugins:
         needs: Any = getattr(plugin.implementation, "needs", frozenset())
         plugin.schedule = CheckedSchedule(
             schedule if isinstance(schedule, Schedule) else log_spaced(),
-            lambda error: self.put_out(plugin, error, "its schedule failed"),
+            lambda error: self.disable(plugin, error, "its schedule failed"),
         )
         if schedule is not None and not isinstance(schedule, Schedule):
             wrong = f"`schedule` must be a schedule such as every(100), got {text_of(schedule)}"
-            self.put_out(plugin, TypeError(wrong), "its schedule is none")
+            self.disable(plugin, TypeError(wrong), "its schedule is none")
         elif not isinstance(needs, frozenset | set | list | tuple) or not NEEDS.issuperset(needs):
             wrong = f"`needs` must be a set of {', '.join(map(repr, sorted(NEEDS)))}, got {text_of(needs)}"
-            self.put_out(plugin, TypeError(wrong), "its needs are not known")
+            self.disable(plugin, TypeError(wrong), "its needs are not known")
 
-    def put_out(self, plugin: Plugin, error: BaseException, why: str) -> None:
+    def disable(self, plugin: Plugin, error: BaseException, why: str) -> None:
         """Call a plugin no more, since it cannot go on."""
         if self.on_error == "raise":
             raise error
         plugin.failed += 1
         plugin.last_failure = text_of(error)
         plugin.problem = f"{why}: {text_of(error)}"
-        self.tell("fault", plugin, f"Plugin {plugin.label} is not called: {why}: {text_of(error)}. Training goes on.")
+        self.record("fault", plugin, f"Plugin {plugin.label} is not called: {why}: {text_of(error)}. Training goes on.")
 
     def having(self, hook: str) -> list[Plugin]:
         """The working plugins that implement a hook, in the order in which they were given."""
@@ -175,14 +175,14 @@ class Plugins:
         finally:
             self.governor.charge(plugin.key, self.governor.clock() - start)
             if what and (seconds := time.monotonic() - began) >= self.deadline:
-                self.tell("hang", plugin, f"Training waited {seconds:.0f} s for {what}.")
+                self.record("hang", plugin, f"Training waited {seconds:.0f} s for {what}.")
 
     def interrupted(self, error: BaseException, where: str) -> None:
         """Record, once, an exception that is on its way to the user's loop."""
         if getattr(error, "_told_by_probes", None) != id(self):
             with suppress(AttributeError):
                 error._told_by_probes = id(self)  # type: ignore[attr-defined]
-            self.tell("interrupt", None, f"{text_of(error)} {where}: what was not done by then is missing, at this "
+            self.record("interrupt", None, f"{text_of(error)} {where}: what was not done by then is missing, at this "
                       f"step and in what a probe adds up.")  # fmt: skip
 
     def is_a_fault(self, error: BaseException) -> bool:
@@ -208,7 +208,7 @@ class Plugins:
         if (reason := str(error)) != plugin.refusal:
             plugin.refusal = reason
             log.debug("Plugin %s cannot measure:", plugin.label, exc_info=error)
-            self.tell("refused", plugin, f"Plugin {plugin.label} cannot measure: {reason}")
+            self.record("refused", plugin, f"Plugin {plugin.label} cannot measure: {reason}")
 
     def fault(self, plugin: Plugin, error: BaseException, where: str) -> None:
         """Record an exception of a plugin; the third in succession puts it out of service."""
@@ -218,30 +218,30 @@ class Plugins:
         plugin.failures[where] += 1
         plugin.last_failure = text = text_of(error)
         trace = "".join(traceback.format_exception(error))
-        self.tell(
+        self.record(
             "fault", plugin, f"Plugin {plugin.label} failed in {where}: {text}. Training goes on.", trace, once=text
         )
         if where == "load_state_dict":
-            self.put_out(plugin, error, "its state is lost")
+            self.disable(plugin, error, "its state is lost")
         elif isinstance(error, ModelChanged) or plugin.failures[where] >= QUARANTINE_AFTER:
             why = "it changed the model" if isinstance(error, ModelChanged) else (
                 f"{plugin.failures[where]} failures in a row"
             )  # fmt: skip
             plugin.problem = f"quarantined after {why}: {text}"
-            self.tell("quarantine", plugin, f"Plugin {plugin.label} is called no more in this run: {why}.")
+            self.record("quarantine", plugin, f"Plugin {plugin.label} is called no more in this run: {why}.")
 
-    def left_out(self, key: str, message: str) -> None:
+    def skip(self, key: str, message: str) -> None:
         """Record what a plugin did not do, once where it is the same again."""
         plugin = next(plugin for plugin in self.all if plugin.key == key)
         if message != plugin.left_out:
             plugin.left_out = message
-            self.tell("skipped", plugin, message)
+            self.record("skipped", plugin, message)
 
-    def tell(self, kind: str, plugin: Plugin | None, message: str, trace: str = "", once: str = "") -> None:
+    def record(self, kind: str, plugin: Plugin | None, message: str, trace: str = "", once: str = "") -> None:
         """Log a message (the same one only once) and record it as an event of the run."""
         key = (plugin.key if plugin else "", once or message)
-        if key not in self._told:
-            self._told.add(key)
+        if key not in self._logged:
+            self._logged.add(key)
             quiet = kind in ("attach", "detach", "skipped", "interrupt")
             level = logging.INFO if quiet else logging.WARNING
             log.log(level, "%s%s", message, f"\n{trace}" if trace else "")
@@ -251,16 +251,16 @@ class Plugins:
             self._early.append(event)
             return
         for sink in self.having("on_event"):
-            self._told_safely(sink, event, of_itself=sink is plugin)
+            self._record_in(sink, event, of_itself=sink is plugin)
 
-    def tell_sinks(self) -> None:
+    def record_early(self) -> None:
         """Hand over what happened before the sinks were there; from now on they are told at once."""
         early, self._early = self._early or [], None
         for event in early:
             for sink in self.having("on_event"):
-                self._told_safely(sink, event, of_itself=False)
+                self._record_in(sink, event, of_itself=False)
 
-    def _told_safely(self, sink: Plugin, event: Event, of_itself: bool) -> None:
+    def _record_in(self, sink: Plugin, event: Event, of_itself: bool) -> None:
         try:
             invoke(sink.hooks["on_event"], run=self._run, event=event)
         except BaseException as error:  # not through fault(), which would tell of it and come back here

@@ -107,6 +107,6 @@ def restore(state: Mapping[str, Any], session: Session) -> None:
                 plugin.due = plugin.schedule.next(run.step)
     for plugin in plugins.having("load_state_dict"):
         if plugin.key in state.get("lost", ()):
-            plugins.put_out(plugin, RuntimeError("it failed when the checkpoint was made"), "its state is lost")
+            plugins.disable(plugin, RuntimeError("it failed when the checkpoint was made"), "its state is lost")
         elif state["plugins"].get(plugin.key) is not None:
             plugins.call(plugin, "load_state_dict", state=state["plugins"][plugin.key])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
 from torch.optim import Optimizer
 
 from ..batches import Batch, as_batch
@@ -16,13 +16,13 @@ from ..budget.governor import Governor
 from ..guard.unnoticed import unnoticed
 from ..loop.first_batch import FirstBatch
 from ..loop.steps import StepCounter
+from ..reading import open_run
 from ..run import Run
-from ..sinks.log_dir import LogDirTaken, choose
 from . import checkpoint
 from .calls import Plugins
-from .events import invoke, text_of
+from .events import text_of
 from .lifetime import Lifetime, already_watching
-from .plugins import Plugin
+from .open_sinks import open_sinks
 from .report import report
 from .session import Session, Together
 from .settings import Settings
@@ -38,12 +38,10 @@ class Inactive:
     reason: str
     close: Callable[[], None] = lambda: None
     """Ends what this process does for another one."""
-    ended: bool = False
 
     def detach(self) -> None:
         """End it."""
         self.close()
-        self.ended = True
 
     def step(self) -> None:
         """Counts nothing."""
@@ -102,14 +100,15 @@ class Attached:
         run.optimizers = list(optimizers)
         self.plugins = Plugins(governor, settings.on_error, settings.deadline)
         self.session = Session(run, self.plugins, self._arrange, whole)
-        run.config = {**settings.config(), **_of_model(run.model)}
+        run.config = settings.config(run.model)
         for item in (*settings.made_probes, *settings.new_sinks()):
             self.plugins.add(item)
         try:
             self._open(plain_closures, together)
         except BaseException:
             try:
-                self.forget()  # nothing was measured: there is nothing to write, nor to tell
+                with suppress(Exception):
+                    self.session.forget()  # nothing was measured: there is nothing to write, nor to record
             finally:
                 self.detach()
             raise
@@ -117,23 +116,25 @@ class Attached:
     def _open(self, plain_closures: bool, together: Callable[[Turns], Together | None]) -> None:
         run, plugins, session = self.run, self.plugins, self.session
         if self.settings.sinks is None or self.settings.made_sinks:
-            self._open_sinks()
+            open_sinks(plugins, run, self.settings, self._resumed)
+        if run.resumed_from is not None:
+            run.earlier = functools.partial(_earlier, run.log_dir)
         if self._resumed is not None:
             try:
                 checkpoint.restore(self._resumed, session)
             except Exception as error:
                 if self.settings.on_error == "raise":
                     raise
-                plugins.tell(
+                plugins.record(
                     "fault",
                     None,
                     f"Not all of the checkpoint's state of the probes could be taken up, and what they measure may "
                     f"not go on from it: {text_of(error)}.",
                 )
         for message in self.settings.problems:
-            plugins.tell("fault", None, message)
+            plugins.record("fault", None, message)
         if (other := already_watching(run.model)) is not None:
-            plugins.tell(
+            plugins.record(
                 "warning",
                 None,
                 f"This process watches this model already, into {other.run.log_dir}, and goes on to: both measure, and "
@@ -149,7 +150,7 @@ class Attached:
             session.least_due,
             before_step=session.before_step if plugins.having("before_step") else None,
             new=self._stepped,
-            notice=lambda message: plugins.tell("warning", None, message),
+            notice=lambda message: plugins.record("warning", None, message),
         )
         self._counter.plain_closures = plain_closures
         self._counter.resume(run.step)
@@ -161,63 +162,13 @@ class Attached:
             session.turns.block,
             lambda: session.turns.busy,
             wanted="train" not in run.batches,
-            waiting=lambda calls: plugins.tell("warning", None, self._missed()),
+            waiting=lambda calls: plugins.record("warning", None, self._missed()),
         )
         if self._first.wanted:
             self._first.watch(self.settings.model)
         else:  # no hook of ours: of a model that is compiled later it would stay in the graph
             session.turns.check_needs()
         self._lifetime = Lifetime(self)
-
-    def _open_sinks(self) -> None:
-        """Find a directory that the sinks can use, and let them begin; one that fails on its own is disabled."""
-        run, plugins, settings = self.run, self.plugins, self.settings
-        sinks, strict = plugins.having("write"), settings.on_error == "raise"
-        hooks = {sink.key: hook for sink in sinks if (hook := sink.hooks.pop("on_attach", None))}
-        failed: dict[str, BaseException] = {}
-
-        def begin(log_dir: Path) -> None:
-            run.log_dir = log_dir
-            failed.clear()
-            begun: list[Plugin] = []
-            for sink in sinks:
-                try:
-                    if sink.key in hooks:
-                        invoke(hooks[sink.key], run=run)
-                    begun.append(sink)
-                except LogDirTaken:
-                    for other in begun:
-                        plugins.call(other, "on_detach", run=run)
-                    raise
-                except BaseException as error:
-                    if strict or not plugins.is_a_fault(error):
-                        raise
-                    failed[sink.key] = error
-
-        resumed = Path(self._resumed["log_dir"]) if self._resumed is not None else run.log_dir if run.step else None
-        asked = settings.directory or resumed or Path("runs")
-        try:
-            _, why = choose(settings.directory, resumed, begin, strict=strict)
-        except (OSError, LogDirTaken) as error:
-            if strict:
-                raise
-            plugins.tell(
-                "warning",
-                None,
-                f"Nothing is recorded: neither {asked} nor another directory can be written. Training goes on. {error}",
-            )
-            run.log_dir, failed = asked, {sink.key: error for sink in sinks} if settings.sinks is None else failed
-        else:
-            if why:
-                plugins.tell("warning", None, f"Results go to {run.log_dir}, not to {asked}: {why}")
-        for sink in sinks:
-            if sink.key in failed:
-                plugins.put_out(sink, failed[sink.key], "it cannot record")
-
-    def forget(self) -> None:
-        """Leave no trace of a run that has not begun."""
-        with suppress(Exception):
-            self.session.forget()
 
     def detach(self) -> None:
         """Remove every hook of ours, measure nothing more, write and close the files; a second time nothing."""
@@ -255,7 +206,7 @@ class Attached:
             return
         self.session.step_by_hand()
         if not self._counter.by_hand():
-            self.plugins.tell(
+            self.plugins.record(
                 "warning",
                 None,
                 "manager.step() counts nothing here: a torch optimizer updates the model, and its steps are counted by "
@@ -288,7 +239,7 @@ class Attached:
         except Exception as error:
             if self.settings.on_error == "raise":
                 raise
-            self.plugins.tell(
+            self.plugins.record(
                 "fault",
                 None,
                 f"The probes' part of a checkpoint could not be made, and a run resumed from it starts a new record: "
@@ -340,6 +291,8 @@ def read_batches(settings: Settings, run: Run) -> dict[str, Batch]:
         guard.restore()
 
 
-def _of_model(model: nn.Module) -> dict[str, Any]:
-    sizes = [p.numel() for p in model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
-    return {"model": type(model).__name__, "parameters": sum(sizes)}
+def _earlier(log_dir: Path) -> Mapping[str, Any]:
+    try:
+        return cast("Mapping[str, Any]", open_run(log_dir))
+    except (OSError, ValueError):
+        return {}

@@ -58,14 +58,14 @@ class Session:
         self._steppers: list[Plugin] = []
         plugins.bind(run)
         governor = self.governor
-        run.bind(governor.affords_extra, plugins.left_out, lambda: governor.first_turn_limit, governor.clock)
+        run.bind(governor.affords_extra, plugins.skip, lambda: governor.first_turn_limit, governor.clock)
 
     def attach(self) -> None:
         """Set the schedules and tell the plugins."""
         self._steppers = self.plugins.having("on_step")
         place = f"; results go to {self.run.log_dir}" if self.plugins.having("write") else ""
-        self.plugins.tell_sinks()
-        self.plugins.tell("attach", None, f"Attached at step {self.run.step}{place}.")
+        self.plugins.record_early()
+        self.plugins.record("attach", None, f"Attached at step {self.run.step}{place}.")
         self.turns.attach()
         self._plan(allot=False)  # to resume is no reason to give out what was earned at another moment
 
@@ -142,7 +142,7 @@ class Session:
         looked = fit_batches(self.run, self.whole, self.governor.first_turn_limit)
         self.whole |= looked.keys()
         for message in filter(None, looked.values()):
-            self.plugins.tell("warning", None, message)
+            self.plugins.record("warning", None, message)
 
     def _work(self, step: int) -> None:
         """Let those measure whose turn can be afforded, and the sinks write what they measured."""
@@ -199,7 +199,7 @@ class Session:
             f"The probes have stopped: an internal error. Training goes on; what was measured is kept. {text_of(error)}"
         )
         try:
-            self.plugins.tell("fault", None, message, "".join(traceback.format_exception(error)))
+            self.plugins.record("fault", None, message, "".join(traceback.format_exception(error)))
         except Exception:
             log.exception(message)
 
@@ -211,8 +211,8 @@ class Session:
             with self.governor.charged_to_core():
                 self.accounts.total(self.turns.probes)
                 if self.turns.probes and not self.run.step and not self.accounts.measured and self.missed:
-                    self.plugins.tell("warning", None, f"Nothing was measured. {self.missed()}")
-                self.plugins.tell("detach", None, f"Detached at step {self.run.step}.")
+                    self.plugins.record("warning", None, f"Nothing was measured. {self.missed()}")
+                self.plugins.record("detach", None, f"Detached at step {self.run.step}.")
                 self._disband()
                 self.accounts.flush()
                 self.governor.close()

@@ -90,13 +90,16 @@ class Settings:
             return self.made_sinks
         return [made for name in DEFAULT_SINKS if (made := self._made("sink", name)) is not None]
 
-    def config(self) -> dict[str, Any]:
-        """What the files record of them."""
+    def config(self, model: nn.Module) -> dict[str, Any]:
+        """What the files record of them, and of the model."""
 
         def settings(item: Any) -> dict[str, str]:
             return {name: text_of(value) for name, value in vars(item).items() if not name.startswith("_")}
 
+        sizes = [p.numel() for p in model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
         return {
+            "model": type(model).__name__,
+            "parameters": sum(sizes),
             "probes": {type(probe).__name__: settings(probe) for probe in self.made_probes},
             "overhead": self.overhead,
             "head_start": self.head_start,

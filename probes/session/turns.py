@@ -167,10 +167,10 @@ class Turns:
             plugin.failed += 1
             name = item.name if isinstance(item, Measurement) else ""
             if self._streams.is_new(name, f"misfit of {plugin.key}"):
-                self.plugins.tell("fault", plugin, f"Plugin {plugin.label} {wrong}. Training goes on.")
+                self.plugins.record("fault", plugin, f"Plugin {plugin.label} {wrong}. Training goes on.")
             return False
         if remark := self._streams.remark(item):
-            self.plugins.tell("warning", plugin, f"Plugin {plugin.label} {remark}")
+            self.plugins.record("warning", plugin, f"Plugin {plugin.label} {remark}")
         return True
 
     def _over(self, plugin: Plugin, step: int) -> None:
@@ -182,7 +182,7 @@ class Turns:
             plugin.measured += 1
             plugin.last_step = step
         if undefined := self._streams.undefined():
-            self.plugins.tell("warning", plugin, f"Plugin {plugin.label} {UNDEFINED} {undefined}.")
+            self.plugins.record("warning", plugin, f"Plugin {plugin.label} {UNDEFINED} {undefined}.")
 
     def refuse(self, probes: Iterable[Plugin], reason: str) -> None:
         """Do not run these probes, and say why."""
@@ -191,7 +191,7 @@ class Turns:
             plugin.problem = reason
         if refused:
             labels = ", ".join(plugin.label for plugin in refused)
-            self.plugins.tell("warning", None, f"Not running: {labels}. The reason: {reason}")
+            self.plugins.record("warning", None, f"Not running: {labels}. The reason: {reason}")
 
     def check_needs(self) -> None:
         """Name the probes that cannot run on the batches there are, and what to pass."""

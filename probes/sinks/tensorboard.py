@@ -165,12 +165,7 @@ class TensorBoardSink:
         if run.resumed_from is None:
             return None
         if self._earlier is None:
-            from ..reading import open_run
-
-            try:
-                self._earlier = open_run(run.log_dir)
-            except (OSError, ValueError):
-                self._earlier = {}
+            self._earlier = run.earlier()
         try:
             value = self._earlier[name]["value"]
         except KeyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,12 +18,12 @@ from filelock import FileLock, Timeout
 
 from ...measurement import Axis
 from ...run import Event
-from .run_file import FORMAT, create_own_tables, event_rows
+from .run_file import FORMAT, changing, create_own_tables, event_rows, make_room
 from .streams import coordinates, dimensions
 from .superblock import SUPERBLOCK, as_if_closed, check_heaps, closed_superblock, end_of_file
 from .table import Column, Table, attributes, create_table, cut_to_common_length, growing, refuse_foreign, tables
 
-__all__ = ["exclusive", "mend", "repair", "repair_here"]
+__all__ = ["add_event", "exclusive", "let_go", "mend", "repair", "repair_here"]
 
 SECONDS, BYTES_A_SECOND = 60.0, 2**20
 """How long a repair may take: in a damaged file HDF5 can go round in circles."""
@@ -208,3 +209,36 @@ def _whole_rows(column: Any, size: int) -> int:
         lambda chunk: ends.append(chunk.chunk_offset[0]) if chunk.byte_offset + chunk.size > size else None
     )
     return min(ends)
+
+
+def add_event(path: Path, event: Event, room: int) -> None:
+    """Add an event to a file that nobody has open; to a copy first, so as to damage nothing.
+
+    Args:
+        path: The file.
+        event: The event.
+        room: Bytes that must be free.
+    """
+    copy = path.with_suffix(".new")
+    try:
+        shutil.copyfile(path, copy)
+        make_room(copy, room)
+        mend(copy)
+        with changing(copy, "r+") as file:
+            Table(file["events"]).append(event_rows([event]))
+        os.replace(copy, path)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def let_go(descriptor: int | None, lock: FileLock | None) -> None:
+    """In a forked child: let what HDF5 writes to an open file go nowhere, and leave its lock to the parent."""
+    if descriptor is not None:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+    # Older versions of filelock unlock for the parent too; later ones have closed it in the child.
+    held: Any = getattr(lock, "_context", None)
+    if getattr(held, "lock_file_fd", None) is not None:
+        os.close(held.lock_file_fd)
+        held.lock_file_fd = None

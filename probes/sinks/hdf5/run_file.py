@@ -41,6 +41,7 @@ __all__ = [
     "release",
     "reserve",
     "same_file",
+    "what_is_missing",
 ]
 
 SCHEMA_NAME, SCHEMA_VERSION = "torch-probes", "2"
@@ -269,3 +270,15 @@ def _clipped(texts: Sequence[str], size: int) -> NDArray[Any]:
     """UTF-8 of at most ``size`` bytes, cut between characters."""
     whole = [text.encode(errors="replace")[:size].decode(errors="ignore").encode() for text in texts]
     return np.array(whole, dtype=_text(size))
+
+
+def what_is_missing(run: Run, path: Path, begun: bool) -> str:
+    """What a new file lacks of the run; empty if nothing."""
+    if begun:
+        return f"{path} was deleted while it was closed: what was recorded before step {run.step} is missing here."
+    if run.resumed_from is not None and run.resumed_from >= 0:
+        return (
+            f"The records of this run up to step {run.resumed_from} are missing here: there was no file {path} when "
+            f"the run was resumed."
+        )
+    return ""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...measurement import Axis, Measurement
-from .table import Column, create_table
+from .table import Column, create_table, cut_after, tables
 
-__all__ = ["coordinates", "create_stream", "dimensions", "first_of", "misfit", "rows_of"]
+__all__ = ["coordinates", "create_stream", "dimensions", "first_of", "misfit", "rows_of", "take_over"]
 
 Array = NDArray[Any]
 
@@ -110,6 +110,18 @@ def first_of(group: Any) -> Measurement:
         unit=value.attrs["units"],
         standard_error=zeros if "standard_error" in group else None,
     )
+
+
+def take_over(file: Any, resumed_from: int | None) -> dict[str, Measurement]:
+    """The first measurement of every stream that an earlier session has written, cut to where this one starts."""
+    first = {}
+    for table in tables(file):
+        name = table.name.strip("/")
+        if name != "sessions" and resumed_from is not None:
+            cut_after(table, resumed_from)
+        if name not in ("sessions", "events"):
+            first[name] = first_of(table)
+    return first
 
 
 def dimensions(dataset: Any) -> tuple[str, ...]:
