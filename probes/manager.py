@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 import shutil
@@ -16,14 +17,16 @@ from torch.optim import Optimizer
 
 from .budget.governor import HEAD_START
 from .guard.process import random_states_kept
-from .loop.wrappers import shares_parameters, unwrap_model, unwrap_optimizer
+from .loop.wrappers import given_optimizers, unwrap_model
 from .outputs import pick_output
 from .probe import Probe
 from .ranks.channel import Place
-from .ranks.joining import OTHER_RANK, help_rank_0, in_ranks, together, why_inactive
+from .ranks.helper import Helper
+from .ranks.team import Team
 from .run import Run
 from .session import checkpoint
 from .session.events import OnError, log, text_of
+from .session.lifetime import OTHER_RANK, in_ranks, why_inactive
 from .session.opening import Attached, Inactive, read_batches
 from .session.session import Session
 from .session.settings import Settings
@@ -147,27 +150,22 @@ class ProbeManager:
         return self
 
     def _attach(self, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
-        given = [] if optimizer is None else list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
-        self._given_optimizers = [unwrap_optimizer(item) for item in given]
-        for item in self._given_optimizers:
-            if not shares_parameters(item, self.run.model):
-                raise ValueError(
-                    f"`optimizer` ({type(item).__name__}) holds no parameter of the watched model "
-                    f"({type(self.run.model).__name__}). Pass the optimizer that trains this model."
-                )
+        self._given_optimizers = given_optimizers(optimizer, self.run.model)
         if self._now is not None:
             self._now.detach()
             self._now = None
         reason = why_inactive()
+        settings, optimizers = self._settings, self._given_optimizers
         if in_ranks() and reason in ("", OTHER_RANK):
             self._place = self._place or Place()
-        settings, place, optimizers = self._settings, self._place, self._given_optimizers
+        place = self._place
         if reason:  # one process measures and writes; the others hand over their shards, if they have any
             self._now = Inactive(reason)
             if reason == OTHER_RANK and place is not None:
-                self._now.close = help_rank_0(
-                    self.wrapper, self.run, settings.made_probes, optimizers, place, settings.deadline
-                )
+                try:
+                    self._now.close = Helper(self.wrapper, self.run, settings, optimizers, place).detach
+                except Exception as error:
+                    log.info("This rank hands nothing to rank 0: %s", text_of(error))
             return
         try:
             batches = read_batches(settings, self.run)
@@ -185,7 +183,7 @@ class ProbeManager:
                 optimizers,
                 self._resumed,
                 self.plain_closures,
-                lambda turns: together(self.wrapper, place, turns),
+                functools.partial(Team, self.wrapper, place, settings.signature(self.run.model)) if place else None,
             )
         except Exception as error:
             self._give_up(error)

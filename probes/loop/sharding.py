@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-__all__ = ["distributed", "in_parts", "is_sharded", "ranks", "refusal"]
+__all__ = ["PlainCopy", "distributed", "in_parts", "is_sharded", "ranks", "refusal", "shards"]
+
+_NOT_COPIED = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params", "_compiled_call_impl")
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -57,3 +64,120 @@ def distributed(model: nn.Module) -> Iterator[tuple[str, Any]]:
     module: Any = sys.modules.get("torch.distributed.tensor")
     if module is not None:  # or else there is none
         yield from ((name, p) for name, p in model.named_parameters() if isinstance(p, module.DTensor))
+
+
+def _shard(parameter: Any) -> tuple[int, int, Tensor] | None:
+    """Dimension and offset of this rank's part, and the part; None if it is a replica of another rank's."""
+    mesh = parameter.device_mesh
+    dim, offset, expected = 0, 0, list(parameter.shape)
+    for at, zero, size, place in zip(
+        mesh.get_coordinate(), _place_of_zero(mesh), mesh.mesh.shape, parameter.placements, strict=True
+    ):
+        if place.is_replicate():
+            if at != zero:
+                return None
+        else:  # as torch.chunk
+            dim, length = place.dim, expected[place.dim]
+            each = -(-length // size)
+            offset = min(at * each, length)
+            expected[dim] = min(each, length - offset)
+    local = parameter.to_local().detach()
+    if list(local.shape) != expected:
+        raise RuntimeError(f"a shard has shape {tuple(local.shape)}, where {tuple(expected)} was expected")
+    return dim, offset, local
+
+
+@functools.cache
+def _place_of_zero(mesh: Any) -> list[int]:
+    """Where rank 0 is in a mesh."""
+    place: list[int] = (mesh.mesh == 0).nonzero()[0].tolist()
+    return place
+
+
+def local_part(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of a parameter of a sharded model, such that every element is in the part of one rank only."""
+    if hasattr(parameter, "to_local"):
+        shard = _shard(parameter)
+        return parameter.to_local().detach()[:0] if shard is None else shard[2]
+    # Not sharded: the same on all ranks.
+    return parameter.detach() if torch.distributed.get_rank() == 0 else parameter.detach().reshape(-1)[:0]
+
+
+def shards(model: nn.Module) -> Iterator[tuple[str, Any, tuple[int, int, Tensor] | None]]:
+    for name, parameter in distributed(model):
+        yield name, parameter, _shard(parameter)
+
+
+class PlainCopy:
+    """The modules of a sharded model in their original classes, with parameters that hold nothing.
+
+    Args:
+        model: The sharded model, which is only read.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._twins: dict[int, tuple[Any, Any]] = {}
+        """Of every module, parameter and buffer, by its id: the original and ours."""
+        self.names = {name for name, _ in distributed(model)}
+        """The parameters that are sharded."""
+        self.renew()
+
+    @property
+    def model(self) -> nn.Module:
+        """The copy."""
+        model: nn.Module = self.of(self._model)
+        return model
+
+    def of(self, original: Any) -> Any:
+        """Our copy of a module, a parameter or a buffer."""
+        return self._twins[id(original)][1]
+
+    def renew(self) -> None:
+        """Every module as it is now, in its original class, without what ``fully_shard`` has added."""
+        modules = list(self._model.modules())
+        for module in modules:
+            self._twin(module, lambda module: object.__new__(_own_class(type(module))))
+        for parameter in self._model.parameters():
+            self._twin(
+                parameter, lambda p: nn.Parameter(torch.empty(0, dtype=p.dtype, device=p.device), p.requires_grad)
+            )
+        for buffer in self._model.buffers():
+            if not is_lazy(buffer):
+                self._twin(buffer, lambda buffer: torch.empty_like(buffer)).data = buffer.detach().clone()
+        for module in modules:
+            memo = {key: mine for key, (_, mine) in self._twins.items()}
+            kept = {name: value for name, value in vars(module).items() if not name.startswith(_NOT_COPIED)}
+            for name in _HOOKS:
+                kept[name] = type(kept[name])((key, hook) for key, hook in kept[name].items() if not _of_torch(hook))
+            mine = self._twins[id(module)][1]
+            vars(mine).clear()
+            for name, value in kept.items():
+                try:
+                    vars(mine)[name] = copy.deepcopy(value, memo)
+                except Exception:  # a lock, a group of processes, a tensor within a graph
+                    vars(mine)[name] = value
+
+    def _twin(self, original: Any, make: Any) -> Any:
+        if id(original) not in self._twins:
+            self._twins[id(original)] = original, make(original)
+        return self._twins[id(original)][1]
+
+    def empty(self) -> None:
+        """Let the parameters hold nothing."""
+        for original, mine in self._twins.values():
+            if isinstance(original, nn.Parameter):
+                mine.data = mine.data.new_empty(0)
+                mine.grad = None
+
+
+def _own_class(kind: type) -> type:
+    """The user's class, of which ``fully_shard`` has made another."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return next(base for base in kind.__mro__ if not issubclass(base, FSDPModule))
+
+
+def _of_torch(hook: Any) -> bool:
+    owner = getattr(hook, "__self__", None)
+    return type(owner).__name__ == "FSDPState" and type(owner).__module__.startswith("torch.distributed")

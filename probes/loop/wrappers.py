@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-__all__ = ["shares_parameters", "unwrap_model", "unwrap_optimizer", "wrappers"]
+__all__ = ["given_optimizers", "shares_parameters", "unwrap_model", "unwrap_optimizer", "wrappers"]
 
 
 def wrappers(model: nn.Module) -> list[nn.Module]:
@@ -45,3 +45,20 @@ def shares_parameters(optimizer: Optimizer, model: nn.Module | None) -> bool:
         return False
     own = set(map(id, model.parameters()))
     return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+
+
+def given_optimizers(given: Any, model: nn.Module) -> list[Optimizer]:
+    """The torch optimizers that a user has passed: one, several or none.
+
+    Raises:
+        TypeError, ValueError: If one is none, or trains another model.
+    """
+    several = given if isinstance(given, list | tuple) else [] if given is None else [given]
+    optimizers = [unwrap_optimizer(item) for item in several]
+    for item in optimizers:
+        if not shares_parameters(item, model):
+            raise ValueError(
+                f"`optimizer` ({type(item).__name__}) holds no parameter of the watched model "
+                f"({type(model).__name__}). Pass the optimizer that trains this model."
+            )
+    return optimizers

@@ -16,10 +16,7 @@ import torch.distributed as dist
 
 from ..session.events import text_of
 
-__all__ = ["Channel", "Lost", "Place", "pack", "side_group", "unpack"]
-
-PART = 4 << 20
-"""Bytes of a note that the store takes at once."""
+__all__ = ["DETACHED", "Channel", "Lost", "Place", "pack", "side_group", "unpack"]
 
 
 def pack(tree: Any) -> bytes:
@@ -36,6 +33,10 @@ def pack(tree: Any) -> bytes:
 def unpack(data: bytes) -> Any:
     """What :func:`pack` was given, with tensors on the CPU; nothing that is read is executed."""
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+DETACHED = "has detached"
+"""Why a rank has left that was asked to."""
 
 
 @dataclass
@@ -79,12 +80,9 @@ class Channel:
             self.store: Any = dist.distributed_c10d.PrefixStore(prefix, store)
 
     def post(self, key: str, tree: Any) -> None:
-        """Leave a note; it is there when it is complete."""
-        data = pack(tree)
+        """Leave a note, of moderate size."""
         with _reaching():
-            for part in range(-(-len(data) // PART)):
-                self.store.set(f"{key}/{part}", data[part * PART : (part + 1) * PART])
-            self.store.set(key, str(-(-len(data) // PART)))
+            self.store.set(key, pack(tree))
 
     def has(self, key: str) -> bool:
         """Whether a note is there."""
@@ -94,16 +92,12 @@ class Channel:
     def read(self, key: str) -> Any:
         """A note that is there."""
         with _reaching():
-            data = b"".join(self.store.get(f"{key}/{part}") for part in range(int(self.store.get(key))))
-        return unpack(data)
+            return unpack(self.store.get(key))
 
     def erase(self, key: str) -> None:
         """Take a note away."""
         with suppress(Exception):  # not every store can
-            if self.has(key):
-                parts = int(self.store.get(key))
-                for name in (key, *(f"{key}/{part}" for part in range(parts))):
-                    self.store.delete_key(name)
+            self.store.delete_key(key)
 
     def wait(self, *keys: str, seconds: float) -> str | None:
         """The first note that is there; None when there is none in time."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, Concatenate, ParamSpec
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch.distributed as dist
 from torch import nn
@@ -14,35 +13,17 @@ from torch.optim import Optimizer
 
 from ..budget.governor import Governor
 from ..loop import sharding
+from ..loop.hidden import hide, reveal
 from ..loop.steps import StepCounter
 from ..run import Run
 from ..session.calls import Plugins
 from ..session.checkpoint import plain
 from ..session.events import log, text_of
-from .channel import Place, side_group
-from .membership import DETACHED, joins_parts, sees_updates, signature
+from ..session.settings import Settings
+from .channel import DETACHED, Place, side_group
 from .shards import send, send_note
 
 __all__ = ["Helper"]
-
-P = ParamSpec("P")
-
-
-def _safely(method: Callable[Concatenate[Helper, P], None]) -> Callable[Concatenate[Helper, P], None]:
-    """Whatever happens inside, the loop does not see it, unless it is the user's own interrupt."""
-
-    @functools.wraps(method)
-    def safe(self: Helper, /, *arguments: P.args, **settings: P.kwargs) -> None:
-        try:
-            method(self, *arguments, **settings)
-        except BaseException as error:
-            with suppress(Exception):
-                self.leave(f"takes part no more, after {text_of(error)}")
-            if not self.plugins.is_a_fault(error):
-                raise
-            log.warning("Rank %d hands nothing more to rank 0. Training goes on. %s", self.rank, text_of(error))
-
-    return safe
 
 
 class Helper:
@@ -51,46 +32,34 @@ class Helper:
     Args:
         called: The object that the loop calls.
         run: Its run, which takes over seed and identity of rank 0's.
-        probes: The same as on rank 0.
+        settings: With the same probes as on rank 0.
         optimizers: As given to ``attach``.
         place: Where the ranks find each other.
-        deadline: Of a call into a probe.
     """
 
     def __init__(
-        self,
-        called: nn.Module,
-        run: Run,
-        probes: Sequence[object],
-        optimizers: list[Optimizer],
-        place: Place,
-        deadline: float,
+        self, called: nn.Module, run: Run, settings: Settings, optimizers: list[Optimizer], place: Place
     ) -> None:
         self.rank = dist.get_rank()
-        self.plugins = Plugins(Governor(None), "log", deadline)
-        for probe in probes:
+        self.plugins = Plugins(Governor(None), "log", settings.deadline)
+        for probe in settings.made_probes:
             self.plugins.add(probe)
-        self._called, self._run, self._place = called, run, place
-        self._channel = place.enter()
+        self._called, self._run, self._place, self._channel = called, run, place, place.enter()
         self._over, self._process = False, os.getpid()
         self._gathering, self._step, self._first = 0, 0, 0
         """Number of the next gathering, its step, and the step of the first."""
         self._asking = False
         """Whether the step of the next gathering is still to be heard."""
         self._group: Any = None
-        self._steppers = [plugin for plugin in self.plugins.all if sees_updates(plugin) and joins_parts(plugin)]
-        self._channel.post(f"here/{self.rank}", signature(self.plugins, run.model))
-        self._counter = StepCounter(
-            run.model,
-            optimizers,
-            self._before_first,
-            self._after_step,
-            self._due,
-            self._before_step if self._steppers else None,
-        )
+        self._steppers = [plugin for plugin in self.plugins.all if plugin.sees_updates and plugin.joins_parts]
+        self._channel.post(f"here/{self.rank}", settings.signature(run.model))
+        before_step = self._before_step if self._steppers else None
+        self._counter = StepCounter(run.model, optimizers, self._before_first, self._after_step, self._due, before_step)
+        hide(run.model, self)  # it lives as long as the model
 
-    def close(self) -> None:
+    def detach(self) -> None:
         """Take part no more."""
+        reveal(self._run.model, self)
         self._counter.remove()
         self.leave(DETACHED)
 
@@ -103,6 +72,18 @@ class Helper:
             with suppress(Exception):
                 self._channel.post(f"left/{self.rank}", reason)
 
+    @contextmanager
+    def _safely(self) -> Iterator[None]:
+        """Whatever happens inside, the loop does not see it, unless it is the user's own interrupt."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(Exception):
+                self.leave(f"takes part no more, after {text_of(error)}")
+            if not self.plugins.is_a_fault(error):
+                raise
+            log.warning("Rank %d hands nothing more to rank 0. Training goes on. %s", self.rank, text_of(error))
+
     def _due(self) -> int:
         return 2**62 if self._over else 0 if self._asking or self._steppers else self._step
 
@@ -111,15 +92,17 @@ class Helper:
             if hook in plugin.hooks and not plugin.problem:
                 self.plugins.call(plugin, hook, **arguments)
 
-    @_safely
     def _before_step(self) -> None:
         if not self._over:
-            self._call_steppers("before_step", run=self._run)
+            with self._safely():
+                self._call_steppers("before_step", run=self._run)
 
-    @_safely
     def _before_first(self) -> None:
-        if self._over:
-            return
+        if not self._over:
+            with self._safely():
+                self._set_up()
+
+    def _set_up(self) -> None:
         model = self._run.model
         if not sharding.is_sharded(model) or sharding.refusal(self._called, model) or 0 not in sharding.ranks(model):
             self.leave("has no part of the model that rank 0 lacks")
@@ -137,9 +120,9 @@ class Helper:
 
     def _after_step(self, step: int) -> None:
         if not self._over and os.getpid() == self._process:
-            self._take_part(step)
+            with self._safely():
+                self._take_part(step)
 
-    @_safely
     def _take_part(self, step: int) -> None:
         self._call_steppers("on_step", run=self._run, step=step)
         if step < self._step and not self._asking:

@@ -25,8 +25,7 @@ from ..session.checkpoint import plain
 from ..session.events import text_of
 from ..session.plugins import Plugin
 from ..session.turns import Turn, Turns
-from .channel import Lost, Place, side_group
-from .membership import DETACHED, joins_parts, sees_updates, signature
+from .channel import DETACHED, Lost, Place, side_group
 from .shards import Whole, receive_note
 
 __all__ = ["Team"]
@@ -40,11 +39,12 @@ class Team:
     Args:
         called: The object that the loop calls.
         place: Where the ranks find each other.
+        signature: What the probes must be on every rank.
         turns: Those of the run.
     """
 
-    def __init__(self, called: nn.Module, place: Place, turns: Turns) -> None:
-        self._called, self._place, self._turns = called, place, turns
+    def __init__(self, called: nn.Module, place: Place, signature: str, turns: Turns) -> None:
+        self._called, self._place, self._signature, self._turns = called, place, signature, turns
         self._run, self._plugins, self._governor = turns.run, turns.plugins, turns.plugins.governor
         self._channel = place.enter()
         self._members: list[int] = []
@@ -59,49 +59,47 @@ class Team:
 
     def set_up(self) -> bool:
         """At the first update: whether there is anything to do together. What cannot be measured is refused."""
-        run, together = self._run, False
+        run, turns = self._run, self._turns
         if reason := sharding.refusal(self._called, run.model):
-            self._turns.refuse(self._turns.probes, reason)
-        elif sharding.is_sharded(run.model):
-            try:
-                together = self._set_up()
-                self._step, self._place.taken = run.step, True
-                if dist.get_world_size() > 1:
-                    note = {"together": together, "run_id": run.run_id, "seed": run.seed, "step": run.step}
-                    self._channel.post("set up", note)
-            except Lost as error:
-                self._turns.refuse(self._turns.probes, f"the model is sharded, and {error}.")
-                return False
-        return together
+            turns.refuse(turns.probes, reason)
+        if reason or not sharding.is_sharded(run.model):
+            return False
+        try:
+            reason = self._obstacle()
+            self._step, self._place.taken = run.step, True
+            if dist.get_world_size() > 1:
+                note = {"together": not reason, "run_id": run.run_id, "seed": run.seed, "step": run.step}
+                self._channel.post("set up", note)
+        except Lost as error:
+            reason = f"the model is sharded, and {error}."
+        if reason:
+            turns.refuse(turns.probes, reason)
+        return not reason
 
-    def _set_up(self) -> bool:
-        run = self._run
+    def _obstacle(self) -> str:
+        """Why the model cannot be put together; empty if it can."""
+        run, turns = self._run, self._turns
         self._members = sharding.ranks(run.model)
         others = [rank for rank in self._members if rank]
+        mine = self._signature
+        here = [rank for rank in others if self._channel.has(f"here/{rank}")]
+        self._others = [rank for rank in here if self._channel.read(f"here/{rank}") == mine]
         if 0 not in self._members:
-            return False
-        mine = signature(self._plugins, run.model)
-        notes = {rank: self._channel.read(f"here/{rank}") for rank in others if self._channel.has(f"here/{rank}")}
-        self._others = [rank for rank, note in notes.items() if note == mine]
+            return "the model is sharded over other ranks than rank 0, which measures."
         if len(self._others) < len(others):
-            self._turns.refuse(
-                self._turns.probes,
+            return (
                 f"the model is sharded over {len(self._members)} ranks, and of the others {len(self._others)} take "
-                f"part. Make the same ProbeManager, and call attach() before the first step, on every rank.",
+                f"part. Make the same ProbeManager, and call attach() before the first step, on every rank."
             )
-            return False
-        each = [plugin for plugin in self._turns.probes if sees_updates(plugin) and not joins_parts(plugin)]
-        self._turns.refuse(
-            each, "it looks at every update, of which each rank sees a part only: the model is sharded (fully_shard)."
+        turns.refuse(
+            [plugin for plugin in turns.probes if plugin.sees_updates and not plugin.joins_parts],
+            "it looks at every update, of which each rank sees a part only: the model is sharded (fully_shard).",
         )
         try:
             self._whole = Whole(run.model)
         except Exception as error:
-            self._turns.refuse(
-                self._turns.probes, f"the modules of the sharded model could not be copied: {text_of(error)}."
-            )
-            return False
-        return True
+            return f"the modules of the sharded model could not be copied: {text_of(error)}."
+        return ""
 
     def gathers(self, step: int) -> bool:
         """Whether the ranks gather at this step: nothing is measured at others."""
@@ -119,7 +117,7 @@ class Team:
         for plugin in self._turns.waiting(step):
             if self._governor.affords(plugin.key, besides=[other.key for other in chosen]):
                 chosen.append(plugin)
-        joining = [plugin for plugin in chosen if joins_parts(plugin)]
+        joining = [plugin for plugin in chosen if plugin.joins_parts]
         assert self._whole is not None
         try:
             self._look_round()

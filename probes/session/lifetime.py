@@ -1,14 +1,16 @@
-"""How long a run lives: as long as its model, in one process."""
+"""In which process a run lives, and how long: as long as its model."""
 
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from ..loop.hidden import hide, reveal
@@ -18,7 +20,25 @@ from .events import invoke, log
 from .plugins import Plugin
 from .watchdog import Watchdog
 
-__all__ = ["Lifetime", "already_watching", "isolated"]
+__all__ = ["OTHER_RANK", "Lifetime", "already_watching", "in_ranks", "isolated", "why_inactive"]
+
+OTHER_RANK = "rank 0 measures and writes for all processes"
+
+
+def why_inactive() -> str:
+    """Why nothing is watched in this process; empty if it is."""
+    if os.environ.get("PROBES", "").strip().lower() in ("off", "0", "false", "no"):
+        return "the environment variable PROBES switches the probes off"
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # The script is imported by a process that it has started, e.g. a loader's worker.
+        return "this process only imports the training script"
+    rank = torch.distributed.get_rank() if in_ranks() else int(os.environ.get("RANK", "0") or 0)
+    return "" if rank == 0 else OTHER_RANK
+
+
+def in_ranks() -> bool:
+    """Whether this process trains with others."""
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Attached:
         optimizers: Those that were given.
         resumed: The state of a checkpoint, if the run goes on from one.
         plain_closures: Whether optimizers call their closures at the weights as they are.
-        together: Makes what rank 0 does with the other ranks, if anything.
+        team: Makes what rank 0 does with the other ranks, if there are any.
 
     Raises:
         Exception: Whatever keeps the run from being opened; nothing of it is left.
@@ -81,7 +81,7 @@ class Attached:
         optimizers: list[Optimizer],
         resumed: Mapping[str, Any] | None = None,
         plain_closures: bool = False,
-        together: Callable[[Turns], Together | None] = lambda turns: None,
+        team: Callable[[Turns], Together] | None = None,
     ) -> None:
         self.settings, self.run, self.governor, self._optimizers = settings, run, governor, optimizers
         self._resumed = resumed
@@ -104,7 +104,7 @@ class Attached:
         for item in (*settings.made_probes, *settings.new_sinks()):
             self.plugins.add(item)
         try:
-            self._open(plain_closures, together)
+            self._open(plain_closures, team)
         except BaseException:
             try:
                 with suppress(Exception):
@@ -113,7 +113,7 @@ class Attached:
                 self.detach()
             raise
 
-    def _open(self, plain_closures: bool, together: Callable[[Turns], Together | None]) -> None:
+    def _open(self, plain_closures: bool, team: Callable[[Turns], Together] | None) -> None:
         run, plugins, session = self.run, self.plugins, self.session
         if self.settings.sinks is None or self.settings.made_sinks:
             open_sinks(plugins, run, self.settings, self._resumed)
@@ -154,7 +154,9 @@ class Attached:
         )
         self._counter.plain_closures = plain_closures
         self._counter.resume(run.step)
-        session.team = together(session.turns)
+        if team is not None:
+            with suppress(Exception):  # of a backend without a store
+                session.team = team(session.turns)
         session.missed = self._missed
         self._first = FirstBatch(
             run.output,

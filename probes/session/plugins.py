@@ -48,6 +48,16 @@ class Plugin:
     failed: int = 0
     last_step: int | None = None
 
+    @property
+    def sees_updates(self) -> bool:
+        """Whether it looks at every update."""
+        return bool({"on_step", "before_step"} & self.hooks.keys())
+
+    @property
+    def joins_parts(self) -> bool:
+        """Whether it can look at the updates of a model of which each rank sees a part."""
+        return {"rank_part", "join_parts"} <= self.hooks.keys()
+
 
 def keys(plugins: Iterable[Plugin]) -> list[str]:
     """The names of plugins."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
 from ..budget.governor import HEAD_START, Governor
@@ -105,6 +109,12 @@ class Settings:
             "head_start": self.head_start,
             "on_error": self.on_error,
         }
+
+    def signature(self, model: nn.Module) -> str:
+        """What must be the same on all ranks that measure a model together: the model, the probes, their settings."""
+        shapes = [(name, None if is_lazy(p) else (list(p.shape), str(p.dtype))) for name, p in model.named_parameters()]
+        text = json.dumps([torch.__version__, type(model).__qualname__, self.config(model)["probes"], shapes])
+        return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()
 
     def _made(self, kind: str, item: Any) -> Any:
         """A probe or sink as it was given, or of that name; None where that cannot be made, or is not for all."""
