@@ -202,9 +202,9 @@ def attach(
 ) -> Any:
     """An attached manager whose budget goes by ``clock``."""
     from probes import manager
-    from probes.budget import governor
+    from probes.budget import spending
 
-    governor.imported = imported  # by this clock
+    spending.imported = imported  # by this clock
     manager.Governor = partial(governor.Governor, clock=clock)  # type: ignore[misc,assignment]
     made = manager.ProbeManager(model, chosen, log_dir=tempfile.mkdtemp(prefix="budget"), overhead=budget)
     return made.attach(optimizer)

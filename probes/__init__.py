@@ -28,6 +28,6 @@ from .schedule import log_spaced as log_spaced
 # reading the results
 from .reading import open_run as open_run
 
-from .budget import governor as _governor
+from .budget import spending as _spending
 
-_governor.imported = _clock() - _begun
+_spending.imported = _clock() - _begun

@@ -127,11 +127,6 @@ class Run:
         return next(iter(self.model.parameters())).device
 
     @property
-    def _dtype(self) -> torch.dtype:
-        """Of the first floating-point parameter."""
-        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-
-    @property
     def layers(self) -> dict[str, nn.Module]:
         """The modules that hold parameters of their own, by name, in the order of registration."""
         return {
@@ -173,7 +168,8 @@ class Run:
             raise CannotMeasure("The model is on the meta device: its parameters hold no numbers to measure.")
         if name not in self.batches:
             raise KeyError(f"There is no batch {name!r}; there are: {', '.join(self.batches) or 'none'}.")
-        batch, now = self.batches[name], self._dtype
+        batch = self.batches[name]
+        now = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         kept, dtype = self._dtypes.setdefault(name, (batch, now))
         if kept is not batch:  # another batch of that name
             self._dtypes[name] = (batch, now)

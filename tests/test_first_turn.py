@@ -24,7 +24,7 @@ clock = Clock()
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch):
-    monkeypatch.setattr("probes.budget.governor.OwnTime", lambda: clock)
+    monkeypatch.setattr("probes.budget.spending.OwnTime", lambda: clock)
 
 
 class Slow(nn.Module):

@@ -3,7 +3,7 @@ import math
 import pytest
 from simulated import Clock
 
-from probes.budget.governor import CORE, GRACE, HEAD_START, PACE, Governor
+from probes.budget.spending import CORE, GRACE, HEAD_START, PACE, Governor
 
 
 def late(overhead=0.1):
@@ -241,7 +241,7 @@ def test_the_budget_must_be_a_share(overhead):
 def test_importing_is_booked_once_and_is_no_training(monkeypatch):
     clock = Clock()
     governor = Governor(0.05, clock)
-    monkeypatch.setattr("probes.budget.governor.imported", 0.4)
+    monkeypatch.setattr("probes.budget.spending.imported", 0.4)
     clock.now += 0.1  # what the manager's constructor took
     governor.begin()
     assert governor.spent[CORE] == governor.elapsed == pytest.approx(0.5)

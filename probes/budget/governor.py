@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
-from .clock import OwnTime
+from .spending import Spending
 
-__all__ = ["CORE", "HEAD_START", "Governor"]
+__all__ = ["HEAD_START", "Governor"]
 
-CORE = "(core)"
-"""To whom is booked what is no plugin's: attaching, guarding, planning, telling of events."""
-imported = 0.0
-"""Seconds that importing probes took, until the first manager books them."""
 HEAD_START = 30.0
 """Seconds that may be spent in any case."""
 GRACE = 2.0
@@ -26,7 +20,7 @@ FIRST_TURN, FIRST_SHARE = 2.5, 0.05
 """What a first turn may be predicted to take: seconds, or this share of the training so far, whichever is more."""
 
 
-class Governor:
+class Governor(Spending):
     r"""Decides when a probe's turn can be afforded, and keeps the accounts.
 
     All that is spent, on attaching, measuring and writing, stays below an allowance: ``overhead`` times the training
@@ -66,75 +60,14 @@ class Governor:
         number = isinstance(head_start, int | float) and not isinstance(head_start, bool)
         if not (number and 0 <= head_start < math.inf):
             raise ValueError(f"`head_start` must be a number of seconds, 0 or greater, got {head_start!r}.")
-        self.overhead, self.head_start = overhead, head_start
-        self.clock = clock or OwnTime()
-        self.wall = clock or time.perf_counter
-        """A clock that is quicker to read, and runs at least as fast."""
-        self.start = self.clock()
-        self._stopped: float | None = None
-        self.step = 0
-        self.spent: dict[str, float] = defaultdict(float)
+        super().__init__(clock)
+        self.overhead, self.head_start, self.step = overhead, head_start, 0
         self.credits: dict[str, float] = defaultdict(float)
         """What each probe has saved for its next turn; below zero when its last one cost more than it had."""
         self._costs: dict[str, list[float]] = {}
         """Of the last three turns of each probe."""
         self._wanted: dict[str, float] = {}
         """What the sinks wait for with work that may be left out."""
-        self._booked = 0.0
-        self._open: tuple[float, float] | None = None
-        """The clock and what was booked, when the present stretch of time of ours began."""
-
-    @property
-    def elapsed(self) -> float:
-        """Time since attach, over all sessions, in seconds of the clock."""
-        return (self.clock() if self._stopped is None else self._stopped) - self.start
-
-    @property
-    def total(self) -> float:
-        """Time spent by all probes and sinks, in seconds, also what is being spent and not booked yet."""
-        unbooked = 0.0
-        if self._open is not None:
-            start, before = self._open
-            unbooked = self.clock() - start - (self._booked - before)
-        return sum(self.spent.values()) + unbooked
-
-    @property
-    def share(self) -> float:
-        """Time spent by probes and sinks over time since attach."""
-        return self.total / max(self.elapsed, 1e-9)
-
-    def pause(self) -> None:
-        """Nothing is watched from here on: this time does not count."""
-        self._stopped = self.clock()
-
-    def resume(self) -> None:
-        """Go on after :meth:`stop`."""
-        if self._stopped is not None:
-            self.start += self.clock() - self._stopped
-            self._stopped = None
-
-    # ---------------------------------------------------------------------------------------------------- the accounts
-
-    def charge(self, plugin: str, seconds: float) -> None:
-        """Book time spent by a plugin."""
-        self.spent[plugin] += seconds
-        self._booked += seconds
-
-    @contextmanager
-    def charged_to_core(self) -> Iterator[None]:
-        """Book to the core what passes inside and is booked to no plugin."""
-        start, before = self._open = self.clock(), self._booked
-        try:
-            yield
-        finally:
-            self._open = None
-            self.charge(CORE, self.clock() - start - (self._booked - before))
-
-    def begin(self) -> None:
-        """Book to the core what has passed so far, and what importing took."""
-        global imported
-        self.start, imported = self.start - imported, 0.0
-        self.charge(CORE, self.elapsed)
 
     def turn(self, probe: str, seconds: float, written: float = 0.0) -> None:
         """A probe has measured, at a cost that is booked: it pays from its credit, unless it was the first turn.
@@ -157,8 +90,6 @@ class Governor:
             return self._wanted[probe]
         last = self._costs.get(probe, [0.0])
         return min(last[-1], 2 * sorted(last)[(len(last) - 1) // 2])
-
-    # ----------------------------------------------------------------------------------------------- what is affordable
 
     def allot(self, step: int, waiting: Iterable[str]) -> None:
         """Give out what has been earned until ``step`` to the probes that wait for a turn, and to what sinks wait for.
@@ -247,11 +178,6 @@ class Governor:
         return max(min(spread, end), (seconds - GRACE) / PACE)
 
     @property
-    def training(self) -> float:
-        """The training time: since attach, without what was spent."""
-        return self.elapsed - self.total
-
-    @property
     def first_turn_limit(self) -> float:
         """Seconds that the first turn of a probe may be predicted to take; infinite where there is no budget."""
         return math.inf if self.overhead is None else max(FIRST_TURN, FIRST_SHARE * self.training)
@@ -261,8 +187,6 @@ class Governor:
 
     def _need(self, key: str) -> float:
         return self.cost(key) - self.credits.get(key, 0.0)
-
-    # ---------------------------------------------------------------------------------------------------------- resume
 
     def state_dict(self) -> dict[str, object]:
         """The accounts, for a resume."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..budget.governor import CORE
+from ..budget.spending import CORE
 from ..measurement import Axis, Measurement
 from ..run import Run
 from .calls import Plugins

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..budget.governor import CORE, Governor
+from ..budget.governor import Governor
+from ..budget.spending import CORE
 from .plugins import Plugin
 from .session import Session
 

@@ -242,13 +242,9 @@ class Session:
         if team is not None:
             team.end()
 
-    def silence(self) -> None:
-        """Do nothing any more, not even close files."""
-        self._silent = self.abandoned = True
-
     def forked(self) -> None:
         """In a forked child: the files are the parent's."""
-        self.silence()
+        self._silent = self.abandoned = True
         self.plugins.watchdog.forget()
         for plugin in self.plugins.all:
             if "on_fork" in plugin.hooks:
@@ -260,7 +256,7 @@ class Session:
         try:
             self._close()
         finally:
-            self.silence()
+            self._silent = self.abandoned = True
 
     def measure_at(self, step: int) -> None:
         """Let the probes measure the model as it is now: it was loaded, not trained."""

@@ -133,7 +133,12 @@ class RunFileWriter:
         if self.events:
             self._append("events", event_rows(self.events))
         for name in list(self.waiting):
-            rows = [measurement for measurement in self.waiting[name] if self._fits(measurement)]
+            first, rows = self._first.get(name), list[Measurement]()
+            for measurement in self.waiting[name] if first is not None else ():
+                if why := misfit(None, measurement, first):
+                    self.misfits.setdefault(name, why)
+                else:
+                    rows.append(measurement)
             self.lost += len(self.waiting[name]) - len(rows)
             self.waiting[name] = rows
             if rows:
@@ -185,15 +190,6 @@ class RunFileWriter:
         self._moved = path if there is False else self._moved
         log.warning(message)
         self.events.append(_event(run, message))
-
-    def _fits(self, measurement: Measurement) -> bool:
-        name = measurement.name
-        if name not in self._first:
-            return False
-        why = misfit(None, measurement, self._first[name])
-        if why:
-            self.misfits.setdefault(name, why)
-        return not why
 
     def _open(self, run: Run, path: Path, new: list[Measurement]) -> None:
         """Open the file in SWMR mode, with a table for each new stream; on the first time with a new session."""
