@@ -202,10 +202,11 @@ def attach(
 ) -> Any:
     """An attached manager whose budget goes by ``clock``."""
     from probes import manager
-    from probes.budget import spending
+    from probes.budget import governor, spending
+    from probes.session import settings
 
     spending.imported = imported  # by this clock
-    manager.Governor = partial(governor.Governor, clock=clock)  # type: ignore[misc,assignment]
+    settings.Governor = partial(governor.Governor, clock=clock)  # type: ignore[misc,assignment]
     made = manager.ProbeManager(model, chosen, log_dir=tempfile.mkdtemp(prefix="budget"), overhead=budget)
     return made.attach(optimizer)
 

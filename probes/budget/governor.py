@@ -145,9 +145,7 @@ class Governor(Spending):
         needs = {key: max(0.0, self._need(key)) for key in {*waiting, *self._wanted}}
         sharers = sum(need > 0 for need in needs.values())
         least = min((need for need in needs.values() if need > 0), default=0.0)
-        missing = min(
-            max(self.cost(key) - left, debt + sharers * least if needs[key] > 0 else 0.0) for key in waiting
-        )  # fmt: skip
+        missing = min(max(self.cost(key) - left, debt + sharers * least if needs[key] > 0 else 0.0) for key in waiting)
         if missing <= 0:
             return now
         wanted = self.allowance() + missing

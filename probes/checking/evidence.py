@@ -132,16 +132,19 @@ def same(expected: list[Measurement], trial: Trial, when: str, advice: str, befo
         if row is None or again is None:
             raise Unmet(f"{when} {name} at step {step} is {'missing' if again is None else 'there too'}.", advice)
         if not (equal(row.value, again.value) and equal(row.standard_error, again.standard_error)):
-            raise Unmet(f"{when} {name} is another at step {step}: {brief(again.value)}, not {brief(row.value)}.",
-                        advice)  # fmt: skip
+            raise Unmet(
+                f"{when} {name} is another at step {step}: {brief(again.value)}, not {brief(row.value)}.", advice
+            )
 
 
 def equal(one: Any, other: Any) -> bool:
     if one is None or other is None:
         return one is other
-    return one.dtype == other.dtype and one.shape == other.shape and bool(
-        ((one == other) | ((one != one) & (other != other))).all()
-    )  # fmt: skip
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and bool(((one == other) | ((one != one) & (other != other))).all())
+    )
 
 
 def brief(value: Any) -> str:

@@ -146,9 +146,11 @@ def deterministic(contract: Evidence) -> str:
     for trial in contract.measured[:2]:
         again = contract.trial(trial.subject, drawn=5000, others=[_Neighbour(every(1))]).run()
         same(
-            trial.rows, again, "Measured again, beside another probe and with other global random states,",
+            trial.rows,
+            again,
+            "Measured again, beside another probe and with other global random states,",
             "Draw from run.generator only, and read no clock, no id() and nothing that outlives the probe.",
-        )  # fmt: skip
+        )
     return f"{sum(len(trial.rows) for trial in contract.measured[:2])} measurements twice"
 
 

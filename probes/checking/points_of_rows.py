@@ -83,8 +83,14 @@ def independent(contract: Evidence) -> str:
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", script, contract.cls.__module__], capture_output=True, text=True,
-                          check=False, env=environment, timeout=600)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", script, contract.cls.__module__],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=600,
+    )
     if done.returncode:
         raise NotChecked(f"{contract.cls.__module__!r} cannot be imported by itself: {done.stderr[-300:].strip()}")
     found = set(done.stdout.split()) & {*FRAMEWORKS, *(f"probes_{name}" for name in FRAMEWORKS)}

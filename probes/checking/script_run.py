@@ -60,8 +60,12 @@ class ScriptRun:
         with (place / "output").open("w", encoding="utf-8") as output:
             code = subprocess.run(
                 [sys.executable, "-m", "probes.checking.script_run", json.dumps(settings), script, *arguments],
-                env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False,
-            ).returncode  # fmt: skip
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            ).returncode
         summary: dict[str, Any] = {"attached": 0, "updates": 0, "probes": [], "error": ""}
         if (place / "summary").exists():
             summary |= json.loads((place / "summary").read_text(encoding="utf-8"))
@@ -157,10 +161,14 @@ class StateRecorder:
         self.record(AT_THE_END)
         self.file.close()
         probes = [
-            {"name": plugin.key, "measured": plugin.measured, "failed": plugin.failed,
-             "problem": plugin.problem or plugin.last_failure}
+            {
+                "name": plugin.key,
+                "measured": plugin.measured,
+                "failed": plugin.failed,
+                "problem": plugin.problem or plugin.last_failure,
+            }
             for plugin in self.plugins
-        ]  # fmt: skip
+        ]
         summary = {"attached": self.attached, "updates": self.updates, "probes": probes, "error": error}
         (self.place / "summary").write_text(json.dumps(summary), encoding="utf-8")
 

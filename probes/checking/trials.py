@@ -148,9 +148,15 @@ class Trial:
         if self.probe is not None:
             batch = Batch((self.inputs,), targets=None if subject.lacks == "targets" else self.targets)
             self.manager = ProbeManager(
-                self.model, [*self.others, self.probe], {} if subject.lacks == "batch" else {"train": batch},
-                sinks=[self._recorder], log_dir=directory, overhead=None, on_error="raise", deadline=self.deadline,
-            )  # fmt: skip
+                self.model,
+                [*self.others, self.probe],
+                {} if subject.lacks == "batch" else {"train": batch},
+                sinks=[self._recorder],
+                log_dir=directory,
+                overhead=None,
+                on_error="raise",
+                deadline=self.deadline,
+            )
             if saved is not None:
                 self.manager.load_state_dict(saved["manager"])
             self.manager.attach(self.optimizer)
@@ -198,15 +204,19 @@ def _seed(number: int) -> None:
 def hooks(model: nn.Module) -> dict[str, int]:
     """How many hooks each module has, each parameter, and all modules together; those that have any."""
     tables = [name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name]
-    found = {f"{name} {table}": len(getattr(module, table)) for name, module in model.named_modules()
-             for table in tables}  # fmt: skip
+    found = {
+        f"{name} {table}": len(getattr(module, table)) for name, module in model.named_modules() for table in tables
+    }
     for name, parameter in model.named_parameters():
         found[f"tensor {name}"] = len(parameter._backward_hooks or {}) + len(
             getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
         )
     shared = nn.modules.module
-    found |= {name: len(table) for name, table in vars(shared).items()
-              if name.startswith("_global") and isinstance(table, dict)}  # fmt: skip
+    found |= {
+        name: len(table)
+        for name, table in vars(shared).items()
+        if name.startswith("_global") and isinstance(table, dict)
+    }
     return {name: count for name, count in found.items() if count}
 
 

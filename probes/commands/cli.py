@@ -111,8 +111,12 @@ def main() -> None:
         rest = f"{len(found) - len(off)} of {len(found)} streams are equal" + (
             f" to {tolerance:g} of their largest value." if tolerance else ", to the last bit."
         )
-        told(as_json, [{"equal": item not in off, **asdict(item)} for item in found],
-             *([differences(off)] if off else []), rest)  # fmt: skip
+        told(
+            as_json,
+            [{"equal": item not in off, **asdict(item)} for item in found],
+            *([differences(off)] if off else []),
+            rest,
+        )
         raise typer.Exit(1 if off else 0)
 
     @app.command()
@@ -168,11 +172,21 @@ def main() -> None:
         ):
             task = progress.add_task("")
             result = replay(
-                checkpoints, make, probes.split(",") if probes else None, given, out, seed=seed, executor=executor,
+                checkpoints,
+                make,
+                probes.split(",") if probes else None,
+                given,
+                out,
+                seed=seed,
+                executor=executor,
                 done=lambda count, total: progress.update(task, completed=count, total=total),
-            )  # fmt: skip
-        told(as_json, {**result._asdict(), "log_dir": str(result.log_dir)}, *result.problems,
-             f"{result.measurements} measurements: {result.log_dir}")  # fmt: skip
+            )
+        told(
+            as_json,
+            {**result._asdict(), "log_dir": str(result.log_dir)},
+            *result.problems,
+            f"{result.measurements} measurements: {result.log_dir}",
+        )
         raise typer.Exit(1 if result.problems else 0)
 
     # What comes after the script is the script's own.

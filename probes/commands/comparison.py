@@ -81,8 +81,14 @@ def _difference(name: str, first: Any, second: Any) -> Difference:
     relative = absolute / scale if scale else (0.0 if not absolute else float("inf"))
     where = np.flatnonzero(per_step)
     return Difference(
-        name, rows, len(common), len(where), common[where[0]] if len(where) else None, absolute, relative  # type: ignore[arg-type]
-    )  # fmt: skip
+        name,
+        rows,
+        len(common),
+        len(where),
+        common[where[0]] if len(where) else None,
+        absolute,
+        relative,  # type: ignore[arg-type]
+    )
 
 
 def _misfit(first: Any, second: Any) -> str:

@@ -76,9 +76,13 @@ def summary(path: str | Path) -> RichTable:
     from ..reading import open_run
 
     table = Table(
-        Column("stream", no_wrap=True), Column("rows", justify="right"), "axes", Column("over training", no_wrap=True),
-        "last value", box=None,
-    )  # fmt: skip
+        Column("stream", no_wrap=True),
+        Column("rows", justify="right"),
+        "axes",
+        Column("over training", no_wrap=True),
+        "last value",
+        box=None,
+    )
     for stream in streams(open_run(path)):
         axes = " x ".join(f"{size} {dim}" for dim, size in stream["axes"].items())
         least, greatest = stream["last_least"], stream["last_greatest"]
@@ -102,11 +106,15 @@ def differences(found: Sequence[Difference]) -> RichTable:
     table = Table(Column("stream", no_wrap=True), *right, "", box=None)
     for item in found:
         numbers = (
-            (str(item.different), "" if item.first is None else str(item.first), f"{item.absolute:.3g}",
-             f"{item.relative:.1e}")
+            (
+                str(item.different),
+                "" if item.first is None else str(item.first),
+                f"{item.absolute:.3g}",
+                f"{item.relative:.1e}",
+            )
             if item.common and not item.problem
             else ("",) * 4
-        )  # fmt: skip
+        )
         missing = "" if all(item.rows) else f"only in the {'second' if not item.rows[0] else 'first'}"
         cells = (item.stream, f"{item.rows[0]}, {item.rows[1]}", str(item.common), *numbers, item.problem or missing)
         table.add_row(*(escape(printable(cell)) for cell in cells))
@@ -128,8 +136,9 @@ def explained(verdict: Verdict, script: str) -> list[RichTable | str]:
         return [*parts, escape(verdict.error)]
     if verdict.difference is None:
         return [
-            *parts, f"Equal to the last bit: {verdict.updates} updates of {escape(script)}, with probes and without."
-        ]  # fmt: skip
+            *parts,
+            f"Equal to the last bit: {verdict.updates} updates of {escape(script)}, with probes and without.",
+        ]
     names = verdict.difference.names
     which = f"{verdict.difference.place}, in {', '.join(names[:10])}" if names else verdict.difference.place
     which += f" and {len(names) - 10} more" if len(names) > 10 else ""

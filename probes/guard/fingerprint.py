@@ -94,8 +94,11 @@ def of_process() -> Iterator[tuple[str, str]]:
 
 def differences(first: Mapping[str, str], second: Mapping[str, str]) -> list[str]:
     """The names of what differs between two digests, those that only one of them has included."""
-    return [name for name in [*first, *(name for name in second if name not in first)]
-            if first.get(name) != second.get(name)]  # fmt: skip
+    return [
+        name
+        for name in [*first, *(name for name in second if name not in first)]
+        if first.get(name) != second.get(name)
+    ]
 
 
 def _value_hash(value: Any) -> str:

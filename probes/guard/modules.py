@@ -65,8 +65,11 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
         The tensors that are too large to be copied, with names.
     """
     attributes = [(name, module.__dict__, dict(module.__dict__)) for name, module in modules.items()]
-    registered = {id(tensor) for module in modules.values()
-                  for tensor in itertools.chain(module._parameters.values(), module._buffers.values())}  # fmt: skip
+    registered = {
+        id(tensor)
+        for module in modules.values()
+        for tensor in itertools.chain(module._parameters.values(), module._buffers.values())
+    }
     containers: list[Any] = []
     tensors: list[Tensor] = []
     arrays: list[tuple[NDArray[Any], NDArray[Any]]] = []
@@ -74,8 +77,12 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
     seen: set[int] = set()
     objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
     is_kept = _is_kept({type(module).__module__.partition(".")[0] for module in modules.values()})
-    waiting = [(f"{name}.{key}" if name else key, value) for name, _, before in attributes
-               for key, value in before.items() if is_kept(type(value))]  # fmt: skip
+    waiting = [
+        (f"{name}.{key}" if name else key, value)
+        for name, _, before in attributes
+        for key, value in before.items()
+        if is_kept(type(value))
+    ]
     while waiting:
         name, value = waiting.pop()
         if id(value) in seen:

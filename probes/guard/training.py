@@ -18,8 +18,15 @@ __all__ = ["keep_buffers", "keep_optimizers", "keep_parameters", "keep_tensors"]
 
 
 def keep_buffers(undo: list[Undo], modules: Iterable[nn.Module]) -> None:
-    keep_tensors(undo, [buffer for module in modules for buffer in module._buffers.values()
-                    if buffer is not None and not is_lazy(buffer)])  # fmt: skip
+    keep_tensors(
+        undo,
+        [
+            buffer
+            for module in modules
+            for buffer in module._buffers.values()
+            if buffer is not None and not is_lazy(buffer)
+        ],
+    )
 
 
 def keep_tensors(undo: list[Undo], tensors: list[Tensor]) -> None:

@@ -107,8 +107,13 @@ class unnoticed:
         keep_parametrizations(undo)
         keep_random_states(undo)
         modules = all_modules(model)
-        hidden = [parameter for name, module in modules.items() if name.startswith("(") for parameter in
-                  module._parameters.values() if parameter is not None and not is_lazy(parameter)]  # fmt: skip
+        hidden = [
+            parameter
+            for name, module in modules.items()
+            if name.startswith("(")
+            for parameter in module._parameters.values()
+            if parameter is not None and not is_lazy(parameter)
+        ]
         keep_buffers(undo, modules.values())
         keep_optimizers(undo, self._optimizers)
         self._versions += [(name, tensor, _version(tensor)) for name, tensor in keep_modules(undo, modules)]

@@ -200,9 +200,11 @@ class LossWatch(TorchFunctionMode):
         """Whether these are the targets of all positions of all sequences in one row, as for a language model."""
         output = self._outputs[0]()
         return (
-            _compares(func) and output is not None and output.ndim == 3
+            _compares(func)
+            and output is not None
+            and output.ndim == 3
             and other.shape == (output.shape[0] * output.shape[1],)
-        )  # fmt: skip
+        )
 
 
 def is_target(candidate: Any, rows: int) -> bool:

@@ -182,8 +182,12 @@ class Plugins:
         if getattr(error, "_told_by_probes", None) != id(self):
             with suppress(AttributeError):
                 error._told_by_probes = id(self)  # type: ignore[attr-defined]
-            self.record("interrupt", None, f"{text_of(error)} {where}: what was not done by then is missing, at this "
-                      f"step and in what a probe adds up.")  # fmt: skip
+            self.record(
+                "interrupt",
+                None,
+                f"{text_of(error)} {where}: what was not done by then is missing, at this "
+                f"step and in what a probe adds up.",
+            )
 
     def is_a_fault(self, error: BaseException) -> bool:
         """Whether an exception is the plugin's own; the user's are interrupts, and what his signal handlers raise.
@@ -224,9 +228,11 @@ class Plugins:
         if where == "load_state_dict":
             self.disable(plugin, error, "its state is lost")
         elif isinstance(error, ModelChanged) or plugin.failures[where] >= QUARANTINE_AFTER:
-            why = "it changed the model" if isinstance(error, ModelChanged) else (
-                f"{plugin.failures[where]} failures in a row"
-            )  # fmt: skip
+            why = (
+                "it changed the model"
+                if isinstance(error, ModelChanged)
+                else (f"{plugin.failures[where]} failures in a row")
+            )
             plugin.problem = f"quarantined after {why}: {text}"
             self.record("quarantine", plugin, f"Plugin {plugin.label} is called no more in this run: {why}.")
 

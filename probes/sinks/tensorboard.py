@@ -191,8 +191,11 @@ class TensorBoardSink:
     def on_detach(self, run: Run) -> None:
         """Draw what was measured over the whole training, and close the event file."""
         try:
-            self._to_draw |= {name for name, rows in self._history.items()
-                              if len(rows) > 1 and rows[-1].step > self._drawn.get(name, -1)}  # fmt: skip
+            self._to_draw |= {
+                name
+                for name, rows in self._history.items()
+                if len(rows) > 1 and rows[-1].step > self._drawn.get(name, -1)
+            }
             self._draw_affordable(run)
             if self._to_draw:
                 run.left_out(

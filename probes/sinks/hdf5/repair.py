@@ -194,11 +194,15 @@ def _copy_table(old: Any, file: Any, name: str, size: int, lost: list[str]) -> N
     dims = {key: dimensions(column)[1:] for key, column in columns.items()}
     scales = {dim: Axis(*coordinates(old[dim])) for names in dims.values() for dim in names}
     table = create_table(
-        file, name,
-        {key: Column(column.dtype, dims[key], attributes(column))
-         for key, column in columns.items() if key not in ("step", "wall_time")},
+        file,
+        name,
+        {
+            key: Column(column.dtype, dims[key], attributes(column))
+            for key, column in columns.items()
+            if key not in ("step", "wall_time")
+        },
         scales,
-    )  # fmt: skip
+    )
     Table(table).append({key: column[:rows] for key, column in columns.items()})
 
 

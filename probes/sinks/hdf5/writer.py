@@ -172,8 +172,11 @@ class RunFileWriter:
         there = same_file(path, self._descriptor)
         if there is False:
             taken = path
-            path = next(other for count in range(2, 1000)
-                        if not (other := path.with_name(f"{path.stem}_{count}{path.suffix}")).exists())  # fmt: skip
+            path = next(
+                other
+                for count in range(2, 1000)
+                if not (other := path.with_name(f"{path.stem}_{count}{path.suffix}")).exists()
+            )
             message = f"{taken} was replaced by another file, which is left as it is; this run goes on in {path}."
         else:
             message = f"{path} was deleted while the run wrote it; it is written again, with what it held."
