@@ -208,7 +208,7 @@ def test_a_file_that_becomes_shorter_while_it_is_searched_does_not_kill_the_read
     heap = struct.pack("<5s3xQ", b"GCOL\x01", 4096) + struct.pack("<QQ", 0, 4080) + bytes(4096 - 32)
     path.write_bytes(heap + bytes(1 << 25) + heap)
     script = (
-        "import sys, os; from pathlib import Path; from probes.sinks import superblock\n"
+        "import sys, os; from pathlib import Path; from probes.sinks.hdf5 import superblock\n"
         "path = Path(sys.argv[1]); superblock._check_heap = lambda heap, start: os.truncate(path, 5000)\n"
         "superblock.check_heaps(path); print('alive')"
     )

@@ -185,14 +185,15 @@ class StepCounter:
         return changed
 
     def _after(self, optimizer: Optimizer, call: Call) -> None:
-        if not self._watched(optimizer) or self._nested():
+        known = self._known.get(optimizer)
+        if (known is None and not self._watched(optimizer)) or self._nested():
             return
         if self._pre and self._before_step is None:
             # Here and not in _before: torch is iterating over the hooks there.
             remove(self._pre)
             self._pre.clear()
         self._begun = True
-        if (known := self._known.get(optimizer)) is None:
+        if known is None:
             parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
             if self._round and not any(shares_parameters(other, self._model()) for other in self._known):
                 self._round = []  # those are of parameters that were replaced: this is no part of their step
@@ -227,13 +228,14 @@ class StepCounter:
 
     def _nested(self) -> bool:
         """Whether this call comes from within another ``step`` of a watched optimizer."""
-        frame, calls = sys._getframe(1), 0
+        frame, own = sys._getframe(1), True
         while frame is not None:
             if frame.f_code is STEP:
-                args = frame.f_locals.get("args")
-                calls += 1 if args and isinstance(args[0], Optimizer) and self._watched(args[0]) else 0
-                if calls == 2:
+                # The first is this call itself. To look at what is in a frame takes longer than all the rest.
+                args = None if own else frame.f_locals.get("args")
+                if args and isinstance(args[0], Optimizer) and self._watched(args[0]):
                     return True
+                own = False
             frame = frame.f_back  # type: ignore[assignment]
         return False
 
