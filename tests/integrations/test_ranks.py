@@ -50,7 +50,8 @@ def test_training_on_two_ranks_is_what_it_is_without_and_is_measured_once(framew
     assert steps(file.parent) == list(range(13))
     told = set(events(file.parent))
     if framework == "transformers":
-        assert told == {"attach", "detach", "skipped"}  # the last for labels of each position
+        # Of labels of each position there is no alignment: it is NaN, which is told, and why.
+        assert told == {"attach", "detach", "skipped", "warning"}
         assert len(list(tmp_path.rglob("probes.pt"))) == 2
     else:  # the ranks have the same batches, so that the mean of their gradients is that of each
         assert told == {"attach", "detach"}

@@ -35,15 +35,15 @@ def leaves(tree, where=""):
 
 
 @pytest.mark.parametrize(
-    ("script", "line", "least", "fault"),
+    ("script", "line"),
     [
-        # A logit for each position is no output that a kernel can be computed of: the log says what to pass.
-        pytest.param("language.py", LINE, 1, "Pass output=", id="language", marks=pytest.mark.slow),
-        pytest.param("language.py", LAST, 3, "", id="last word"),
-        pytest.param("images.py", LINE, 10, "", id="images", marks=pytest.mark.slow),
+        # The kernel is of some of its outputs, a logit for each position and word.
+        pytest.param("language.py", LINE, id="language", marks=pytest.mark.slow),
+        pytest.param("language.py", LAST, id="last word"),
+        pytest.param("images.py", LINE, id="images", marks=pytest.mark.slow),
     ],
 )
-def test_the_one_line_changes_no_bit_of_a_script_and_measures(script, line, least, fault, tmp_path):
+def test_the_one_line_changes_no_bit_of_a_script_and_measures(script, line, tmp_path):
     source = (SCRIPTS / script).read_text()
     assert "probes" not in source and source.count("# HERE\n") == 1
     bare, _ = run(source, script, tmp_path, "bare")
@@ -56,12 +56,11 @@ def test_the_one_line_changes_no_bit_of_a_script_and_measures(script, line, leas
     (folder,) = (tmp_path / "probed" / "runs").iterdir()
     tree = open_run(folder)
     streams = [node.path for node in tree.subtree if "value" in node.variables and not node.path.startswith("/probes/")]
-    faults = [
+    refused = [
         str(message)
         for kind, message in zip(tree["events"]["kind"].values, tree["events"]["message"].values, strict=True)
-        if str(kind) == "fault"
+        if str(kind) in ("fault", "refused")
     ]
-    assert len(streams) >= least, (streams, errors)
-    assert bool(faults) == bool(fault) and all(fault in message for message in faults), faults
+    assert len(streams) >= 9 and not refused, (streams, refused, errors)
     assert any(int(tree[path]["step"].values[0]) == 0 for path in streams)
     assert list(folder.glob("events.out.tfevents*"))
