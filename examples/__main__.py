@@ -15,7 +15,8 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from . import EXPERIMENTS, runner  # noqa: E402
+from . import EXPERIMENTS  # noqa: E402
+from .frame import runner  # noqa: E402
 
 app = typer.Typer(help="The experiments of the thesis.", add_completion=False, pretty_exceptions_enable=False)
 

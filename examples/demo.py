@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.data import mnist_subset
+from examples.frame.data import mnist_subset
 from probes import ProbeManager, open_run
 from probes.commands.terminal import summary
 from probes.plots import save_plots
