@@ -14,6 +14,7 @@ from probes_complexity import optimal_rescaling
 
 from ..frame.classification import Array
 from ..frame.criteria import Finding, spearman
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
@@ -108,33 +109,26 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Scatter], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     first = seeds[0]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for scaling in (0.99, 0.9, 0.0):  # at 1, the points are a thousand times further apart
-        index = settings.scalings.index(scaling)
-        points = first.solutions[index] - first.solutions[index].mean(0)
-        left.plot(*points.T, ".", markersize=4, label=f"scaling {scaling:g}")
-    left.set_aspect("equal", "datalim")
-    left.set(xlabel="along $v_1$", ylabel="along $v_{10}$", title="Minimum-norm interpolators, centred")
-    left.legend()
-    errors = right.twinx()
-    whitening = 1 - np.array(settings.scalings)
-    errors.plot(whitening, first.test_error.mean(1), "k--", label="test error")
-    right.semilogy(whitening, first.bound.mean(1), "C0", label="bound, A = Id")
-    right.semilogy(whitening, first.optimal_bound.mean(1), "C3", label="bound, optimal A")
-    right.set_xscale("symlog", linthresh=1e-3)
-    right.invert_xaxis()
-    right.set(xlabel="1 - scaling of the features", ylabel="bound (eq. 42)")
-    errors.set(ylabel="test error", ylim=(0, None))
-    lines = [*right.get_lines(), *errors.get_lines()]
-    right.legend(lines, [str(line.get_label()) for line in lines])
-    figure.savefig(folder / "fig_b_3.png", dpi=110)
-    plt.close(figure)
+    with figure(folder / "fig_b_3.png", 1, 2, size=(10, 4)) as (_, (left, right)):
+        for scaling in (0.99, 0.9, 0.0):  # at 1, the points are a thousand times further apart
+            index = settings.scalings.index(scaling)
+            points = first.solutions[index] - first.solutions[index].mean(0)
+            left.plot(*points.T, ".", markersize=4, label=f"scaling {scaling:g}")
+        left.set_aspect("equal", "datalim")
+        left.set(xlabel="along $v_1$", ylabel="along $v_{10}$", title="Minimum-norm interpolators, centred")
+        left.legend()
+        errors = right.twinx()
+        whitening = 1 - np.array(settings.scalings)
+        errors.plot(whitening, first.test_error.mean(1), "k--", label="test error")
+        right.semilogy(whitening, first.bound.mean(1), "C0", label="bound, A = Id")
+        right.semilogy(whitening, first.optimal_bound.mean(1), "C3", label="bound, optimal A")
+        right.set_xscale("symlog", linthresh=1e-3)
+        right.invert_xaxis()
+        right.set(xlabel="1 - scaling of the features", ylabel="bound (eq. 42)")
+        errors.set(ylabel="test error", ylim=(0, None))
+        lines = [*right.get_lines(), *errors.get_lines()]
+        right.legend(lines, [str(line.get_label()) for line in lines])
 
 
 EXPERIMENT = Experiment(

@@ -15,6 +15,7 @@ from probes_complexity import LinearPath, gradient_descent, supernat
 
 from ..frame.classification import Array
 from ..frame.criteria import Finding
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
@@ -109,23 +110,16 @@ def judge(settings: Settings, seeds: Sequence[dict[str, Array]]) -> list[Finding
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-    for index, method in enumerate(METHODS):
-        curves = np.stack([seed[method] for seed in seeds])
-        low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
-        label = method if index == 0 else f"SuperNat, kappa: {method}"
-        axis.plot(middle, color=f"C{index}", label=label, linestyle=":" if method == "trace" else "-")
-        axis.fill_between(range(len(middle)), low, high, color=f"C{index}", alpha=0.15, linewidth=0)
-    axis.set(xlabel="step", ylabel="test error (median, quartiles)", yscale="log", xscale="symlog")
-    axis.set_xlim(0, settings.steps)
-    axis.legend()
-    figure.savefig(folder / "fig_4_5.png", dpi=110)
-    plt.close(figure)
+    with figure(folder / "fig_4_5.png", size=(6.5, 4)) as (_, axis):
+        for index, method in enumerate(METHODS):
+            curves = np.stack([seed[method] for seed in seeds])
+            low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+            label = method if index == 0 else f"SuperNat, kappa: {method}"
+            axis.plot(middle, color=f"C{index}", label=label, linestyle=":" if method == "trace" else "-")
+            axis.fill_between(range(len(middle)), low, high, color=f"C{index}", alpha=0.15, linewidth=0)
+        axis.set(xlabel="step", ylabel="test error (median, quartiles)", yscale="log", xscale="symlog")
+        axis.set_xlim(0, settings.steps)
+        axis.legend()
 
 
 EXPERIMENT = Experiment(

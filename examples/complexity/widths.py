@@ -20,6 +20,7 @@ from probes_complexity import Capacity, PathComplexity
 from ..frame.classification import Accuracy, Array, Samples, Training, classify, random_labels
 from ..frame.criteria import Finding, enough, spearman
 from ..frame.data import mnist, mnist_subset
+from ..frame.figures import figure
 from ..frame.models import MLP
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
@@ -231,44 +232,32 @@ def draw_panels(
     panels: Mapping[str, tuple[Sequence[float], Sequence[int]]], seeds: Sequence[Curves], path: Path
 ) -> None:
     """Every measure over its value at the left end, mean of the logarithm over seeds."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(5.5 * len(panels), 5.2 if len(panels) > 1 else 6),
-        layout="constrained",
-        sharey=True,
-        squeeze=False,
-    )
-    styles: dict[str, dict[str, Any]] = {
-        "gap": {"color": "black", "linewidth": 3, "label": "generalization gap"},
-        "path complexity C": {"color": "C3", "linewidth": 2.2},
-    }
-    for axis, (label, (positions, chosen)) in zip(axes[0], panels.items(), strict=True):
-        for index, measure in enumerate(["gap", *MEASURES]):
-            values = np.array([seed[measure][chosen] for seed in seeds])
-            if not np.isfinite(values).all() or (values <= 0).any():
-                continue
-            logs = np.log(values / values[:, :1])
-            style = {"color": f"C{index + 2}", "linewidth": 1.2, "label": measure} | styles.get(measure, {})
-            mean, spread = np.exp(logs.mean(0)), np.exp(logs.std(0))
-            bars = np.stack([mean - mean / spread, mean * spread - mean])  # of the logarithm
-            axis.errorbar(positions, mean, bars, marker=".", capsize=2, **style)
-        if positions[0] > 0:
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(positions, [f"{position:g}" for position in positions])
-            axis.minorticks_off()
-        axis.set_yscale("log")
-        axis.set(xlabel=label)
-    axes[0][0].set_ylabel("relative to the leftmost network")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(panels), fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    size = (5.5 * len(panels), 5.2 if len(panels) > 1 else 6)
+    with figure(path, 1, len(panels), size=size, sharey=True, squeeze=False) as (picture, axes):
+        styles: dict[str, dict[str, Any]] = {
+            "gap": {"color": "black", "linewidth": 3, "label": "generalization gap"},
+            "path complexity C": {"color": "C3", "linewidth": 2.2},
+        }
+        for axis, (label, (positions, chosen)) in zip(axes[0], panels.items(), strict=True):
+            for index, measure in enumerate(["gap", *MEASURES]):
+                values = np.array([seed[measure][chosen] for seed in seeds])
+                if not np.isfinite(values).all() or (values <= 0).any():
+                    continue
+                logs = np.log(values / values[:, :1])
+                style = {"color": f"C{index + 2}", "linewidth": 1.2, "label": measure} | styles.get(measure, {})
+                mean, spread = np.exp(logs.mean(0)), np.exp(logs.std(0))
+                bars = np.stack([mean - mean / spread, mean * spread - mean])  # of the logarithm
+                axis.errorbar(positions, mean, bars, marker=".", capsize=2, **style)
+            if positions[0] > 0:
+                axis.set_xscale("log", base=2)
+                axis.set_xticks(positions, [f"{position:g}" for position in positions])
+                axis.minorticks_off()
+            axis.set_yscale("log")
+            axis.set(xlabel=label)
+        axes[0][0].set_ylabel("relative to the leftmost network")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        picture.legend(handles, labels, loc="outside lower center", ncols=len(panels), fontsize=9)
 
 
 EXPERIMENT = Experiment(

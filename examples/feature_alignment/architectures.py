@@ -18,13 +18,13 @@ from ..frame.classification import (
     Training,
     classify,
     kernel_schedule,
-    log_steps,
     photographs,
     series,
     standardized,
 )
 from ..frame.criteria import Finding, enough
 from ..frame.data import mnist, mnist_subset
+from ..frame.figures import figure, log_steps
 from ..frame.models import MLP, VGG, ResNet18, kaiming
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
@@ -122,13 +122,7 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(1, len(MODELS), figsize=(11, 3.8), layout="constrained")
+    with figure(folder / "fig_b_5.png", 1, len(MODELS), size=(11, 3.8), font=11, boxed=False) as (_, axes):
         for axis, (name, words) in zip(axes, MODELS.items(), strict=True):
             for number, seed in enumerate(seeds):
                 run = seed[name]
@@ -142,8 +136,6 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
             log_steps(axis)
         axes[0].set_ylabel("alignment, test set")
         axes[0].legend(fontsize=9)
-        figure.savefig(folder / "fig_b_5.png", dpi=110)
-        plt.close(figure)
 
 
 EXPERIMENT = Experiment(

@@ -17,13 +17,13 @@ from ..frame.classification import (
     Training,
     classify,
     kernel_schedule,
-    log_steps,
     random_labels,
     series,
     standardized,
 )
 from ..frame.criteria import Finding
 from ..frame.data import fashion_mnist, mnist, mnist_subset
+from ..frame.figures import figure, log_steps
 from ..frame.models import MLP, kaiming
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
@@ -177,42 +177,22 @@ def _reached(firsts: Sequence[dict[str, float]]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
-        for axis, (kind, words) in zip(axes, KINDS.items(), strict=True):
-            for number, seed in enumerate(seeds):
-                run = seed[kind]
-                for batch, color in (("easy", "C0"), ("difficult", "C3")):
-                    label = batch if not number else None
-                    axis.plot(run["step"], run[f"ntk/alignment/{batch}"], color=color, label=label, alpha=0.8)
-            axis.set(xlabel="training step", title=words)
-            log_steps(axis)
-        axes[0].set_ylabel("alignment with the labels")
-        axes[0].legend()
-        figure.savefig(folder / "fig_4_4.png", dpi=110)
-        plt.close(figure)
-
-        columns = len(settings.depths)
-        figure, axes = plt.subplots(
-            1, columns, figsize=(3.2 * columns, 3.4), sharey=True, squeeze=False, layout="constrained"
-        )
-        for axis, depth in zip(axes[0], settings.depths, strict=True):
-            for number, seed in enumerate(seeds):
-                run = seed[f"depth {depth}"]
-                for batch, color in (("easy", "C0"), ("difficult", "C3")):
-                    label = batch if not number else None
-                    axis.plot(run["step"], run[f"ntk/alignment/{batch}"], color=color, label=label, alpha=0.8)
-            axis.set(xlabel="training step", title=f"{depth} layers")
-            log_steps(axis)
-        axes[0, 0].set_ylabel("alignment with the labels")
-        axes[0, 0].legend()
-        figure.savefig(folder / "fig_b_7.png", dpi=110)
-        plt.close(figure)
+    depths = {f"depth {depth}": f"{depth} layers" for depth in settings.depths}
+    for path, size, panels in (
+        (folder / "fig_4_4.png", (10, 4), KINDS),
+        (folder / "fig_b_7.png", (3.2 * len(depths), 3.4), depths),
+    ):
+        with figure(path, 1, len(panels), size=size, font=11, boxed=False, sharey=True, squeeze=False) as (_, axes):
+            for axis, (name, words) in zip(axes[0], panels.items(), strict=True):
+                for number, seed in enumerate(seeds):
+                    run = seed[name]
+                    for batch, color in (("easy", "C0"), ("difficult", "C3")):
+                        label = batch if not number else None
+                        axis.plot(run["step"], run[f"ntk/alignment/{batch}"], color=color, label=label, alpha=0.8)
+                axis.set(xlabel="training step", title=words)
+                log_steps(axis)
+            axes[0, 0].set_ylabel("alignment with the labels")
+            axes[0, 0].legend()
 
 
 EXPERIMENT = Experiment(

@@ -17,6 +17,7 @@ from probes_ntk import TangentKernel
 
 from ..frame.classification import Accuracy, Array, Samples
 from ..frame.criteria import Finding, enough
+from ..frame.figures import figure
 from ..frame.models import MLP
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
@@ -160,34 +161,27 @@ def _list(values: Sequence[float], form: str) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Modes], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from matplotlib.patches import Circle
 
     first = seeds[0]
     rows = np.unique(np.linspace(0, len(first.steps) - 1, 5).round().astype(int))
     columns = [0, 1, 2, 3, 4, 6, 8, 11]
-    figure, axes = plt.subplots(
-        len(rows), len(columns), figsize=(1.45 * len(columns), 1.6 * len(rows)), layout="constrained"
-    )
-    for row, index in enumerate(rows):
-        for column, mode in enumerate(columns):
-            axis = axes[row, column]
-            picture = first.functions[index, mode]
-            bound = np.abs(picture).max()
-            axis.imshow(picture, origin="lower", extent=(-1, 1, -1, 1), cmap="RdBu_r", vmin=-bound, vmax=bound)
-            axis.add_patch(Circle((0, 0), math.sqrt(2 / math.pi), fill=False, linewidth=0.7, linestyle=":"))
-            axis.set(xticks=[], yticks=[])
-            if row == 0:
-                axis.set_title(f"{mode + 1}", fontsize=10)
-        axes[row, 0].set_ylabel(f"step {first.steps[index]}\n{first.ratio[index]:.2%}", fontsize=9)
-    figure.suptitle(
-        "Eigenfunctions of the tangent kernel (left: 20th eigenvalue / first; dotted: the class)", fontsize=10
-    )
-    figure.savefig(folder / "fig_4_1.png", dpi=110)
-    plt.close(figure)
+    size = (1.45 * len(columns), 1.6 * len(rows))
+    with figure(folder / "fig_4_1.png", len(rows), len(columns), size=size) as (picture, axes):
+        for row, index in enumerate(rows):
+            for column, mode in enumerate(columns):
+                axis = axes[row, column]
+                picture = first.functions[index, mode]
+                bound = np.abs(picture).max()
+                axis.imshow(picture, origin="lower", extent=(-1, 1, -1, 1), cmap="RdBu_r", vmin=-bound, vmax=bound)
+                axis.add_patch(Circle((0, 0), math.sqrt(2 / math.pi), fill=False, linewidth=0.7, linestyle=":"))
+                axis.set(xticks=[], yticks=[])
+                if row == 0:
+                    axis.set_title(f"{mode + 1}", fontsize=10)
+            axes[row, 0].set_ylabel(f"step {first.steps[index]}\n{first.ratio[index]:.2%}", fontsize=9)
+        picture.suptitle(
+            "Eigenfunctions of the tangent kernel (left: 20th eigenvalue / first; dotted: the class)", fontsize=10
+        )
 
 
 EXPERIMENT = Experiment(

@@ -14,6 +14,7 @@ from probes_ntk import center, eigenfunctions, eigenvalues, eigenvector_amplitud
 
 from ..frame.classification import Array
 from ..frame.criteria import Finding, spearman
+from ..frame.figures import figure
 from ..frame.models import MLP, kaiming
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
@@ -103,27 +104,19 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Waves], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     first = seeds[0]
-    with matplotlib.rc_context({"font.size": 11}):
-        figure, (waves, values) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    with figure(folder / "fig_b_2.png", 1, 2, size=(10, 4), font=11) as (picture, (waves, values)):
         index = np.arange(1, len(first.amplitudes) + 1)
         image = waves.pcolormesh(
             index, np.arange(first.amplitudes.shape[1]), first.amplitudes.T, cmap="viridis", rasterized=True
         )
         waves.set(xlabel="index of the eigenvector", ylabel="frequency (cycles)")
-        figure.colorbar(image, ax=waves, label="magnitude of the Fourier transform")
+        picture.colorbar(image, ax=waves, label="magnitude of the Fourier transform")
         for label, numbers in (("as it is", first.eigenvalues), ("features centred", first.centered)):
             values.semilogy(index, np.maximum(numbers / numbers[0], 1e-16), ".-", label=label)
         values.set(xlabel="index", ylabel="eigenvalue / first")
         values.grid(alpha=0.3)
         values.legend()
-        figure.savefig(folder / "fig_b_2.png", dpi=110)
-        plt.close(figure)
 
 
 EXPERIMENT = Experiment(

@@ -21,6 +21,7 @@ from probes_ntk import (
 
 from ..frame.classification import Array, Training, classify, photographs
 from ..frame.criteria import Finding, enough
+from ..frame.figures import figure
 from ..frame.models import VGG
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
@@ -95,20 +96,12 @@ def judge(settings: Settings, seeds: Sequence[dict[str, Array]]) -> list[Finding
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with matplotlib.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    with figure(folder / "fig_b_1.png", size=(7.5, 4), font=11, boxed=False) as (_, axis):
         first, count = seeds[0], len(seeds[0]["singular"])
         axis.bar(np.arange(count), first["singular"], label="right singular vectors of the tangent features")
         axis.bar(np.arange(count, 2 * count), first["random"], label="random directions")
         axis.set(xlabel="direction", ylabel=f"|change of the outputs|, step of {settings.size:g}")
         axis.legend()
-        figure.savefig(folder / "fig_b_1.png", dpi=110)
-        plt.close(figure)
 
 
 EXPERIMENT = Experiment(

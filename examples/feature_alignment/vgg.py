@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from probes_ntk import TangentKernel
@@ -17,18 +17,20 @@ from ..frame.classification import (
     Training,
     classify,
     kernel_schedule,
-    log_steps,
     photographs,
     random_labels,
     series,
 )
 from ..frame.criteria import Finding, enough
+from ..frame.figures import figure, log_steps, shades
 from ..frame.models import VGG
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 STREAMS = ("max_eigenvalue", "mean_eigenvalue", "median_eigenvalue", "effective_rank", "trace_ratio", "alignment")
 BATCHES = ("train", "test")
+GRID: dict[str, Any] = {"sharex": True, "sharey": "row", "squeeze": False}
+"""How the panels of a figure share their axes."""
 
 
 @dataclass(frozen=True)
@@ -177,20 +179,22 @@ def _lines(values: dict[str, list[float]]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fast = list(parts(settings))[: len(settings.noise)]
-    rank_rows = (("accuracy", None), ("eigenvalues", None), ("effective rank", None), ("trace ratio", None))
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(
-            len(rank_rows), len(fast), figsize=(3.6 * len(fast), 9), sharex=True, sharey="row", squeeze=False,
-            layout="constrained",
-        )  # fmt: skip
-        for column, name in enumerate(fast):
+    names = list(parts(settings))
+    fast, slow = names[: len(settings.noise)], names[len(settings.noise) :]
+    _spectra({name: seeds[0][name] for name in fast}, folder / "fig_4_2.png")
+    _alignments({name: seeds[0][name] for name in fast}, folder / "fig_4_3.png")
+    with figure(folder / "fig_b_8.png", size=(6.5, 4), boxed=False) as (_, axis):
+        for index, name in enumerate([*fast, *slow]):
             run = seeds[0][name]
+            _curve(axis, run["step"], run["ntk/effective_rank/train"], "-" if name in fast else "--", f"C{index}", name)
+        axis.set(xlabel="training step", ylabel="effective rank (train)")
+        axis.legend(fontsize=8)
+
+
+def _spectra(runs: dict[str, dict[str, Array]], path: Path) -> None:
+    rows = ("accuracy", "eigenvalues", "effective rank", "trace ratio")
+    with figure(path, len(rows), len(runs), size=(3.6 * len(runs), 9), boxed=False, **GRID) as (_, axes):
+        for column, (name, run) in enumerate(runs.items()):
             for batch, style in zip(BATCHES, ("-", "--"), strict=True):
                 _curve(axes[0, column], run["step"], run[f"accuracy/{batch}"], style, "C0", batch)
                 for color, stream in zip(("C3", "C0", "C2"), STREAMS[:3], strict=True):
@@ -203,48 +207,33 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
             axes[0, column].set_title(name, fontsize=10)
             axes[1, column].set_yscale("log")
             axes[3, column].set_xlabel("training step")
-        for axis, (label, _) in zip(axes[:, 0], rank_rows, strict=True):
+        for axis, label in zip(axes[:, 0], rows, strict=True):
             axis.set_ylabel(label)
             axis.legend(fontsize=8)
-        figure.savefig(folder / "fig_4_2.png", dpi=110)
-        plt.close(figure)
 
-        figure, axes = plt.subplots(
-            3, len(fast), figsize=(3.6 * len(fast), 7), sharex=True, sharey="row", squeeze=False, layout="constrained"
-        )
-        for column, name in enumerate(fast):
-            run = seeds[0][name]
-            for row, batch in enumerate(BATCHES):
-                _curve(
-                    axes[0, column], run["step"], run[f"ntk/alignment/{batch}"], "-" if not row else "--", "C0", batch
-                )
+
+def _alignments(runs: dict[str, dict[str, Array]], path: Path) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    with figure(path, 3, len(runs), size=(3.6 * len(runs), 7), boxed=False, **GRID) as (picture, axes):
+        for column, (name, run) in enumerate(runs.items()):
+            for row, (batch, style) in enumerate(zip(BATCHES, ("-", "--"), strict=True)):
+                _curve(axes[0, column], run["step"], run[f"ntk/alignment/{batch}"], style, "C0", batch)
                 layers = run[f"ntk/layer_alignment/{batch}"]
-                for layer, color in enumerate(plt.get_cmap("viridis")(np.linspace(0, 0.95, layers.shape[1]))):
+                for layer, color in enumerate(shades(layers.shape[1], 0.95)):
                     _curve(axes[1 + row, column], run["step"], layers[:, layer], "-", color, "")
             axes[0, column].set_title(name, fontsize=10)
             axes[2, column].set_xlabel("training step")
         for axis, label in zip(axes[:, 0], ("alignment", "of each layer, train", "of each layer, test"), strict=True):
             axis.set_ylabel(label)
         axes[0, 0].legend(fontsize=8)
-        last = layers.shape[1]
-        scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(1, last), "viridis")
-        figure.colorbar(scale, ax=axes[1:], label="layer, from input to output", aspect=40, pad=0.01)
-        figure.savefig(folder / "fig_4_3.png", dpi=110)
-        plt.close(figure)
-
-        slow = list(parts(settings))[len(settings.noise) :]
-        figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
-        for index, name in enumerate([*fast, *slow]):
-            run = seeds[0][name]
-            _curve(axis, run["step"], run["ntk/effective_rank/train"], "-" if name in fast else "--", f"C{index}", name)
-        axis.set(xlabel="training step", ylabel="effective rank (train)")
-        axis.legend(fontsize=8)
-        figure.savefig(folder / "fig_b_8.png", dpi=110)
-        plt.close(figure)
+        scale = ScalarMappable(Normalize(1, layers.shape[1]), "viridis")
+        picture.colorbar(scale, ax=axes[1:], label="layer, from input to output", aspect=40, pad=0.01)
 
 
-def _curve(axis: object, steps: Array, values: Array, style: str, color: object, label: str) -> None:
-    axis.plot(steps, values, style, color=color, label=label or None, linewidth=1.4)  # type: ignore[attr-defined]
+def _curve(axis: Any, steps: Array, values: Array, style: str, color: object, label: str) -> None:
+    axis.plot(steps, values, style, color=color, label=label or None, linewidth=1.4)
     log_steps(axis)
 
 

@@ -120,14 +120,6 @@ def series(folder: Path, names: Iterable[str]) -> dict[str, Array]:
     return found
 
 
-def log_steps(axis: Any) -> None:
-    """A logarithmic axis of steps that begins at 0, with ticks that do not touch."""
-    axis.set_xscale("symlog", linthresh=5, linscale=0.3)
-    axis.set_xticks([0, 10, 100, 1000, 10_000, 100_000], ["0", "10", "100", "1000", "10⁴", "10⁵"])
-    axis.set_xlim(0, max(line.get_xdata()[-1] for line in axis.lines))
-    axis.minorticks_off()
-
-
 def kernel_schedule() -> Schedule:
     """When the thesis measures the tangent kernel: at 0 and 5 * 1.15^k."""
     return log_spaced()

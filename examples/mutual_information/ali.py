@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 from probes_mine import DenseStatistics, MutualInformationRegularizer
 
 from ..frame.criteria import Finding, enough
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .gan import Array, dense, found, kl_from_uniform, modes, occupancy, samples_of
@@ -257,29 +258,22 @@ def _rows(values: dict[str, Array], digits: int) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     mode_of = [torch.cdist(torch.from_numpy(seeds[0][method]["data"][-1]), modes()).argmin(1) for method in METHODS]
 
     def panels(name: str, rows: dict[str, str], limit: float) -> None:
         size = (2.9 * len(METHODS), 2.9 * len(rows) + 0.3)
-        figure, axes = plt.subplots(len(rows), len(METHODS), figsize=size, layout="constrained", squeeze=False)
-        for row, (title, field) in zip(axes, rows.items(), strict=True):
-            for axis, method, color in zip(row, METHODS, mode_of, strict=True):
-                points = seeds[0][method][field][-1][:5000]
-                if field == "samples":
-                    axis.plot(*points.T, "k.", markersize=1)
-                else:
-                    axis.scatter(*points.T, s=1, c=color[:5000], cmap="nipy_spectral")
-                axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-                if axis in axes[0]:
-                    axis.set_title(method, fontsize=11)
-            row[0].set_ylabel(title)
-        figure.savefig(folder / name, dpi=110)
-        plt.close(figure)
+        with figure(folder / name, len(rows), len(METHODS), size=size, squeeze=False) as (_, axes):
+            for row, (title, field) in zip(axes, rows.items(), strict=True):
+                for axis, method, color in zip(row, METHODS, mode_of, strict=True):
+                    points = seeds[0][method][field][-1][:5000]
+                    if field == "samples":
+                        axis.plot(*points.T, "k.", markersize=1)
+                    else:
+                        axis.scatter(*points.T, s=1, c=color[:5000], cmap="nipy_spectral")
+                    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+                    if axis in axes[0]:
+                        axis.set_title(method, fontsize=11)
+                row[0].set_ylabel(title)
 
     panels("fig_5_6.png", {"reconstructions": "reconstructions", "samples": "samples"}, 5.5)
     panels("fig_c_1.png", {"embeddings": "codes"}, 3.5)

@@ -25,6 +25,7 @@ from probes_mine import ConvolutionalStatistics, MutualInformationRegularizer
 from ..frame.classification import Array
 from ..frame.criteria import Finding
 from ..frame.data import mnist, mnist_subset
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .generative import (
@@ -431,35 +432,28 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     first = seeds[0].models
     rows = {"images": first["ALI"].pictures["images"]}
     rows |= {method: model.pictures["reconstructions"] for method, model in first.items()}
     rows |= {f"{method}, samples": model.pictures["samples"] for method, model in first.items()}
-    figure, axes = plt.subplots(len(rows), 1, figsize=(7.5, 0.65 * len(rows)), layout="constrained")
-    for axis, (label, pictures) in zip(axes, rows.items(), strict=True):
-        strip = (np.concatenate(list(pictures), axis=2).transpose(1, 2, 0) + 1) / 2
-        axis.imshow(strip[..., 0] if strip.shape[2] == 1 else strip, cmap="gray", vmin=0, vmax=1, aspect="equal")
-        axis.set(xticks=[], yticks=[])
-        axis.set_ylabel(label, rotation=0, ha="right", va="center")
-    figure.savefig(folder / "reconstructions.png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    with figure(folder / "reconstructions.png", len(rows), size=(7.5, 0.65 * len(rows)), tight=True) as (_, axes):
+        for axis, (label, pictures) in zip(axes, rows.items(), strict=True):
+            strip = (np.concatenate(list(pictures), axis=2).transpose(1, 2, 0) + 1) / 2
+            axis.imshow(strip[..., 0] if strip.shape[2] == 1 else strip, cmap="gray", vmin=0, vmax=1, aspect="equal")
+            axis.set(xticks=[], yticks=[])
+            axis.set_ylabel(label, rotation=0, ha="right", va="center")
 
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(12, 3.6), layout="constrained")
-    for axis, (name, label) in zip(axes, METRICS.items(), strict=True):
-        for index, method in enumerate(settings.methods):
-            curves = np.stack([seed.models[method].metrics[name] for seed in seeds])
-            axis.plot(first[method].steps, curves.mean(0), color=f"C{index}", label=method)
-            axis.fill_between(first[method].steps, curves.min(0), curves.max(0), color=f"C{index}", alpha=0.15, lw=0)
-        axis.set(xlabel="step", ylabel=f"{label} of reconstructions")
-    axes[0].legend(fontsize=8)
-    figure.suptitle(f"mean and range of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)
-    figure.savefig(folder / "table_5_2.png", dpi=110)
-    plt.close(figure)
+    with figure(folder / "table_5_2.png", 1, len(METRICS), size=(12, 3.6)) as (picture, axes):
+        for axis, (name, label) in zip(axes, METRICS.items(), strict=True):
+            for index, method in enumerate(settings.methods):
+                curves = np.stack([seed.models[method].metrics[name] for seed in seeds])
+                axis.plot(first[method].steps, curves.mean(0), color=f"C{index}", label=method)
+                axis.fill_between(
+                    first[method].steps, curves.min(0), curves.max(0), color=f"C{index}", alpha=0.15, lw=0
+                )
+            axis.set(xlabel="step", ylabel=f"{label} of reconstructions")
+        axes[0].legend(fontsize=8)
+        picture.suptitle(f"mean and range of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)
 
 
 EXPERIMENT = Experiment(

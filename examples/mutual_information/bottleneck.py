@@ -19,6 +19,7 @@ from probes_mine import DenseStatistics, Mine, MutualInformationRegularizer, nor
 
 from ..frame.criteria import Finding, enough
 from ..frame.data import mnist, mnist_subset
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
@@ -401,45 +402,40 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    rows = np.arange(len(MODELS))
-    values = np.array([[seed[name]["error"] for seed in seeds] for name in MODELS])
-    left.errorbar(values.mean(1), rows, xerr=values.std(1), fmt="o", capsize=2, label="measured")
-    listed = [row for row, model in enumerate(MODELS.values()) if model.published]
-    published = [float(model.published) for model in MODELS.values() if model.published]
-    left.plot(published, listed, "kx", label="published (200 epochs)")
-    left.set_yticks(rows, list(MODELS))
-    left.set(xlabel="test error (%)")
-    left.invert_yaxis()
-    left.grid(axis="x", alpha=0.3)
-    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    places, names = np.arange(2 * len(ENCODERS)), []
-    for place, encoder in enumerate(ENCODERS):
-        for which, name in enumerate((f"{encoder}, beta = 0", f"MINE ({encoder})")):
-            names.append(name)
-            for index, (key, words) in enumerate(BOUNDS.items()):
-                if key in seeds[0][name]:
-                    spots = [2 * place + which + 0.15 * (index - 1)] * len(seeds)
-                    found = [seed[name][key] for seed in seeds]
-                    right.plot(found, spots, "<>o"[index], color=f"C{index}", label=words if not place + which else "")
-    size = 10_000 if settings.mnist else 1000
-    right.axvline(math.log(size), color="0.5", linestyle=":", label=f"log {size}")
-    right.set_yticks(places, names)
-    right.set(xlabel="I(X; Z) of test images (nats)", xscale="log")
-    low, high = right.get_xlim()
-    ticks = [tick for tick in (0.01, 0.1, 1, 2, 5, 10, 20, 100, 1000) if low <= tick <= high]
-    right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    right.minorticks_off()
-    right.invert_yaxis()
-    right.grid(axis="x", alpha=0.3)
-    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    figure.savefig(folder / "table_5_3.png", dpi=110)
-    plt.close(figure)
+    with figure(folder / "table_5_3.png", 1, 2, size=(11, 4.5)) as (_, (left, right)):
+        rows = np.arange(len(MODELS))
+        values = np.array([[seed[name]["error"] for seed in seeds] for name in MODELS])
+        left.errorbar(values.mean(1), rows, xerr=values.std(1), fmt="o", capsize=2, label="measured")
+        listed = [row for row, model in enumerate(MODELS.values()) if model.published]
+        published = [float(model.published) for model in MODELS.values() if model.published]
+        left.plot(published, listed, "kx", label="published (200 epochs)")
+        left.set_yticks(rows, list(MODELS))
+        left.set(xlabel="test error (%)")
+        left.invert_yaxis()
+        left.grid(axis="x", alpha=0.3)
+        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+        places, names = np.arange(2 * len(ENCODERS)), []
+        for place, encoder in enumerate(ENCODERS):
+            for which, name in enumerate((f"{encoder}, beta = 0", f"MINE ({encoder})")):
+                names.append(name)
+                for index, (key, words) in enumerate(BOUNDS.items()):
+                    if key in seeds[0][name]:
+                        spots = [2 * place + which + 0.15 * (index - 1)] * len(seeds)
+                        found = [seed[name][key] for seed in seeds]
+                        right.plot(
+                            found, spots, "<>o"[index], color=f"C{index}", label=words if not place + which else ""
+                        )
+        size = 10_000 if settings.mnist else 1000
+        right.axvline(math.log(size), color="0.5", linestyle=":", label=f"log {size}")
+        right.set_yticks(places, names)
+        right.set(xlabel="I(X; Z) of test images (nats)", xscale="log")
+        low, high = right.get_xlim()
+        ticks = [tick for tick in (0.01, 0.1, 1, 2, 5, 10, 20, 100, 1000) if low <= tick <= high]
+        right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        right.minorticks_off()
+        right.invert_yaxis()
+        right.grid(axis="x", alpha=0.3)
+        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
 
 
 EXPERIMENT = Experiment(

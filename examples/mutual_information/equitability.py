@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from probes_mine import DenseStatistics, Mine
 
 from ..frame.criteria import Finding, enough
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
@@ -154,11 +155,6 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     keys = {"MINE": "I(X; Y)", "truth": "truth"}
     maps = {
         title: np.array(
@@ -168,19 +164,18 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
         for title, key in keys.items()
     }  # fmt: skip
     top = max(values.max() for values in maps.values())
-    figure, axes = plt.subplots(2, 1, figsize=(2.5 + 0.8 * len(settings.sigmas), 5), layout="constrained", sharex=True)
-    for axis, (title, values) in zip(axes, maps.items(), strict=True):
-        image = axis.imshow(values, vmin=0, vmax=top, aspect="auto", cmap="viridis")
-        for (row, column), value in np.ndenumerate(values):
-            color = "w" if value < 0.6 * top else "k"
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
-        axis.set_xticks(range(len(settings.sigmas)), [f"{sigma:g}" for sigma in settings.sigmas])
-        axis.set_yticks(range(len(FUNCTIONS)), list(FUNCTIONS))
-        axis.set(ylabel="f(x)", title=title)
-    axes[-1].set_xlabel("sigma")
-    figure.colorbar(image, ax=axes, label="I(X; f(X) + sigma e) (nats)")
-    figure.savefig(folder / "fig_5_2.png", dpi=110)
-    plt.close(figure)
+    size = (2.5 + 0.8 * len(settings.sigmas), 5)
+    with figure(folder / "fig_5_2.png", 2, size=size, sharex=True) as (picture, axes):
+        for axis, (title, values) in zip(axes, maps.items(), strict=True):
+            image = axis.imshow(values, vmin=0, vmax=top, aspect="auto", cmap="viridis")
+            for (row, column), value in np.ndenumerate(values):
+                color = "w" if value < 0.6 * top else "k"
+                axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
+            axis.set_xticks(range(len(settings.sigmas)), [f"{sigma:g}" for sigma in settings.sigmas])
+            axis.set_yticks(range(len(FUNCTIONS)), list(FUNCTIONS))
+            axis.set(ylabel="f(x)", title=title)
+        axes[-1].set_xlabel("sigma")
+        picture.colorbar(image, ax=axes, label="I(X; f(X) + sigma e) (nats)")
 
 
 EXPERIMENT = Experiment(

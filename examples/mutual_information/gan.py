@@ -20,6 +20,7 @@ from torch.nn.functional import softplus
 from probes_mine import DenseStatistics, MutualInformationRegularizer
 
 from ..frame.criteria import Finding
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
@@ -333,33 +334,25 @@ def density(samples: Array, x: Array, y: Array, bandwidth: float) -> Array:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     for dataset in settings.steps:
         size = (2.4 * len(seeds) + 0.6, 5.2)
-        figure, axes = plt.subplots(
-            2, len(seeds), figsize=size, layout="constrained", squeeze=False, sharex=True, sharey=True
-        )
-        limit = 2.4 if dataset == "spiral" else 3 * SPACING
-        for row, method in enumerate(METHODS):
-            for column, seed in enumerate(seeds):
-                axis, samples = axes[row, column], seed[f"{dataset}, {method}"]["samples"][-1]
-                if dataset == "spiral":
-                    axis.plot(*arcs(500).T.numpy(), color="0.7", linewidth=3)
-                    axis.plot(*samples[:2000].T, ".", markersize=1.5, color=f"C{row}")
-                else:
-                    line = np.linspace(-limit, limit, 150)
-                    axis.imshow(density(samples, line, line, 0.15), extent=[-limit, limit] * 2, origin="lower")
-                    axis.plot(*modes().T.numpy(), "w.", markersize=2)
-                axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-                if row == 0:
-                    axis.set_title(f"run {column + 1}", fontsize=10)
-            axes[row, 0].set_ylabel(method)
-        figure.savefig(folder / ("fig_5_3.png" if dataset == "spiral" else "fig_5_4.png"), dpi=110)
-        plt.close(figure)
+        path = folder / ("fig_5_3.png" if dataset == "spiral" else "fig_5_4.png")
+        with figure(path, 2, len(seeds), size=size, squeeze=False, sharex=True, sharey=True) as (_, axes):
+            limit = 2.4 if dataset == "spiral" else 3 * SPACING
+            for row, method in enumerate(METHODS):
+                for column, seed in enumerate(seeds):
+                    axis, samples = axes[row, column], seed[f"{dataset}, {method}"]["samples"][-1]
+                    if dataset == "spiral":
+                        axis.plot(*arcs(500).T.numpy(), color="0.7", linewidth=3)
+                        axis.plot(*samples[:2000].T, ".", markersize=1.5, color=f"C{row}")
+                    else:
+                        line = np.linspace(-limit, limit, 150)
+                        axis.imshow(density(samples, line, line, 0.15), extent=[-limit, limit] * 2, origin="lower")
+                        axis.plot(*modes().T.numpy(), "w.", markersize=2)
+                    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+                    if row == 0:
+                        axis.set_title(f"run {column + 1}", fontsize=10)
+                axes[row, 0].set_ylabel(method)
 
 
 EXPERIMENT = Experiment(

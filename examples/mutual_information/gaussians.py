@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from probes_mine import DenseStatistics, Mine, gaussian_mutual_information, ksg
 
 from ..frame.criteria import Finding, enough
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
@@ -142,25 +143,20 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     dims = list(settings.correlations)
-    figure, axes = plt.subplots(1, len(dims), figsize=(5.5 * len(dims), 4), layout="constrained", squeeze=False)
-    for axis, d in zip(axes[0], dims, strict=True):
-        grid = settings.correlations[d]
-        line = np.linspace(min(grid), max(grid), 201)
-        axis.plot(line, [float(gaussian_mutual_information(torch.full((d,), rho))) for rho in line], "k", label="truth")
-        for index, method in enumerate(METHODS):
-            values = np.array([[seed[f"{d}, {rho:g}"][method] for rho in grid] for seed in seeds])
-            axis.errorbar(grid, values.mean(0), values.std(0), marker="o", capsize=2, color=f"C{index}", label=method,
-                          linestyle="none", markersize=5)  # fmt: skip
-        axis.set(xlabel="correlation", ylabel="mutual information (nats)", title=f"{d} + {d} dimensions")
-        axis.legend()
-    figure.savefig(folder / "fig_5_1.png", dpi=110)
-    plt.close(figure)
+    with figure(folder / "fig_5_1.png", 1, len(dims), size=(5.5 * len(dims), 4), squeeze=False) as (_, axes):
+        for axis, d in zip(axes[0], dims, strict=True):
+            grid = settings.correlations[d]
+            line = np.linspace(min(grid), max(grid), 201)
+            axis.plot(
+                line, [float(gaussian_mutual_information(torch.full((d,), rho))) for rho in line], "k", label="truth"
+            )
+            for index, method in enumerate(METHODS):
+                values = np.array([[seed[f"{d}, {rho:g}"][method] for rho in grid] for seed in seeds])
+                axis.errorbar(grid, values.mean(0), values.std(0), marker="o", capsize=2, color=f"C{index}", label=method,
+                              linestyle="none", markersize=5)  # fmt: skip
+            axis.set(xlabel="correlation", ylabel="mutual information (nats)", title=f"{d} + {d} dimensions")
+            axis.legend()
 
 
 EXPERIMENT = Experiment(

@@ -23,6 +23,7 @@ from probes_mine import ConvolutionalStatistics, MutualInformationRegularizer
 from ..frame.classification import Array
 from ..frame.criteria import Finding
 from ..frame.data import mnist, mnist_subset
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .generative import Classifier, Discriminator, Generator, Image, accuracy, entropy, fit, generator_of
@@ -285,31 +286,22 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     first = seeds[0]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
-    pictures = {"training data": first.real} | {method: first.trained[method].samples for method in METHODS}
-    for axis, (title, samples) in zip(axes, pictures.items(), strict=True):
-        axis.imshow(mosaic(samples))
-        axis.set(title=title, xticks=[], yticks=[])
-    figure.savefig(folder / "fig_5_5.png", dpi=110)
-    plt.close(figure)
+    with figure(folder / "fig_5_5.png", 1, 3, size=(11, 4)) as (_, axes):
+        pictures = {"training data": first.real} | {method: first.trained[method].samples for method in METHODS}
+        for axis, (title, samples) in zip(axes, pictures.items(), strict=True):
+            axis.imshow(mosaic(samples))
+            axis.set(title=title, xticks=[], yticks=[])
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    for index, method in enumerate(METHODS):
-        for seed, result in enumerate(seeds):
-            trained, label = result.trained[method], method if seed == 0 else None
-            axes[0].plot(trained.steps, trained.modes, color=f"C{index}", label=label, alpha=0.8)
-            axes[1].plot(trained.steps, trained.kl, color=f"C{index}", label=label, alpha=0.8)
-    axes[0].set(xlabel="step", ylabel=f"modes captured, of {settings.modes}")
-    axes[1].set(xlabel="step", ylabel="KL divergence to uniform (nats)", ylim=(0, None))
-    axes[1].legend(title=f"{len(seeds)} seeds" if len(seeds) > 1 else None)
-    figure.savefig(folder / "table_5_1.png", dpi=110)
-    plt.close(figure)
+    with figure(folder / "table_5_1.png", 1, 2, size=(10, 3.8)) as (_, axes):
+        for index, method in enumerate(METHODS):
+            for seed, result in enumerate(seeds):
+                trained, label = result.trained[method], method if seed == 0 else None
+                axes[0].plot(trained.steps, trained.modes, color=f"C{index}", label=label, alpha=0.8)
+                axes[1].plot(trained.steps, trained.kl, color=f"C{index}", label=label, alpha=0.8)
+        axes[0].set(xlabel="step", ylabel=f"modes captured, of {settings.modes}")
+        axes[1].set(xlabel="step", ylabel="KL divergence to uniform (nats)", ylim=(0, None))
+        axes[1].legend(title=f"{len(seeds)} seeds" if len(seeds) > 1 else None)
 
 
 def mosaic(samples: Array) -> Array:

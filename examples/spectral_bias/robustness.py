@@ -14,6 +14,7 @@ from probes import at, open_run
 from probes_fourier import SpectrumRobustness
 
 from ..frame.criteria import Finding, enough, spearman
+from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from . import learning_order
@@ -100,13 +101,7 @@ def judge(settings: Settings, seeds: Sequence[Retention]) -> list[Finding]:
 
 
 def draw(settings: Settings, seeds: Sequence[Retention], folder: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with matplotlib.rc_context({"font.size": 11}):
-        figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    with figure(folder / "fig_3_3.png", size=(7, 4.5), font=11) as (picture, axis):
         k, share = seeds[0].frequencies, np.mean([seed.share for seed in seeds], axis=0)
         image = axis.pcolormesh(
             np.arange(len(k)),
@@ -121,9 +116,7 @@ def draw(settings: Settings, seeds: Sequence[Retention], folder: Path) -> None:
         axis.set_xticks(np.arange(len(k)), [f"{frequency:g}" for frequency in k])
         axis.set(xlabel="frequency (cycles)", ylabel="perturbation δ (length in parameter space)")
         axis.set_title(f"Fig. 3.3, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}")
-        figure.colorbar(image, ax=axis, extend="max").set_label("amplitude / unperturbed amplitude")
-        figure.savefig(folder / "fig_3_3.png", dpi=110)
-        plt.close(figure)
+        picture.colorbar(image, ax=axis, extend="max").set_label("amplitude / unperturbed amplitude")
 
 
 EXPERIMENT = Experiment(
