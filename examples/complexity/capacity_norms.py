@@ -19,7 +19,7 @@ from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Random features of a Gaussian kernel on [-a, a]; the source leaves a and the scaling factors open."""
 
@@ -32,7 +32,12 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings(60, 60, num_train=10, num_subsamples=3), seeds=(0,), duration="2 s", judged=False),
+    "smoke": Preset(
+        Settings(num_points=60, num_features=60, num_train=10, num_subsamples=3),
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
+    ),
     "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 min"),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="4 min"),
 }
@@ -85,23 +90,38 @@ def judge(settings: Settings, seeds: Sequence[Scatter]) -> list[Finding]:
     times = [float(one[-1, 1] / one[-1, 0] / (one[0, 1] / one[0, 0])) for one in spread]
     return [
         Finding(
-            "Fig. B.3: bound with A = Id / with the optimal A, original features", "much larger", _list(looser),
-            ">= 10, every seed", min(looser) >= 10, looser,
+            "Fig. B.3: bound with A = Id / with the optimal A, original features",
+            "much larger",
+            _list(looser),
+            ">= 10, every seed",
+            min(looser) >= 10,
+            looser,
         ),
         Finding(
-            "Prop. B.7: the optimal bound is below that with A = Id", "a minimum",
-            f"{sum(below)} of {len(below)} seeds", "in every draw", all(below), below,
+            "Prop. B.7: the optimal bound is below that with A = Id",
+            "a minimum",
+            f"{sum(below)} of {len(below)} seeds",
+            "in every draw",
+            all(below),
+            below,
         ),
         Finding(
             "Fig. B.3: anisotropy of the solutions, rank correlation with the scaling (above 0)",
-            "grows", _list(growth),
-            ">= 0.9, every seed", min(growth) >= 0.9, growth,
+            "grows",
+            _list(growth),
+            ">= 0.9, every seed",
+            min(growth) >= 0.9,
+            growth,
         ),
         Finding(
-            "Fig. B.3: anisotropy of the solutions, original / white features", "grows", _list(times),
-            ">= 10, every seed", min(times) >= 10, times,
+            "Fig. B.3: anisotropy of the solutions, original / white features",
+            "grows",
+            _list(times),
+            ">= 10, every seed",
+            min(times) >= 10,
+            times,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _list(values: Sequence[float]) -> str:

@@ -16,7 +16,7 @@ from ..frame.task import Task
 from .widths import Curves, agreement, curves, draw_panels, fit, reached
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A VGG19 of several numbers of channels on CIFAR-10; the thesis goes up to four million parameters."""
 
@@ -31,11 +31,21 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings((2, 3), 0, 0, 10, goal=2.2, max_steps=10), seeds=(0,), duration="10 s", judged=False),
-    "quick": Preset(Settings((6, 8, 12, 16), 1000, 1000, 100, max_steps=4000, trace_every=10), seeds=(0, 1, 2),
-                    duration="50 min"),
+    "smoke": Preset(
+        Settings(widths=(2, 3), num_images=0, num_test=0, num_features=10, goal=2.2, max_steps=10),
+        seeds=(0,),
+        duration="10 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(
+            widths=(6, 8, 12, 16), num_images=1000, num_test=1000, num_features=100, max_steps=4000, trace_every=10
+        ),
+        seeds=(0, 1, 2),
+        duration="50 min",
+    ),
     "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
-}  # fmt: skip
+}
 
 
 def parts(settings: Settings) -> list[str]:

@@ -22,7 +22,7 @@ from ..frame.task import Task
 METHODS = ("gradient descent", "max", "norm", "trace")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """One signal feature and d noise features; the source leaves the learning rate and the test labels open."""
 

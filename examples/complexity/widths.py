@@ -26,7 +26,7 @@ from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Networks of one hidden layer of several widths, and one width with several shares of random labels.
 
@@ -47,10 +47,30 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(
-        Settings(0, 0, 20, (4, 8), (0.0, 1.0), 8, goal=2.2, max_steps=40), seeds=(0,), duration="5 s", judged=False
+        Settings(
+            num_images=0,
+            num_test=0,
+            num_features=20,
+            widths=(4, 8),
+            noise=(0.0, 1.0),
+            noisy_width=8,
+            goal=2.2,
+            max_steps=40,
+        ),
+        seeds=(0,),
+        duration="5 s",
+        judged=False,
     ),
     "quick": Preset(
-        Settings(1000, 2000, 100, (16, 64, 256, 1024), (0.0, 0.25, 0.5, 1.0), max_steps=20_000, trace_every=1),
+        Settings(
+            num_images=1000,
+            num_test=2000,
+            num_features=100,
+            widths=(16, 64, 256, 1024),
+            noise=(0.0, 0.25, 0.5, 1.0),
+            max_steps=20_000,
+            trace_every=1,
+        ),
         seeds=(0, 1, 2, 3, 4),
         duration="4 min",
     ),
@@ -174,16 +194,24 @@ def judge(settings: Settings, seeds: Sequence[Curves]) -> list[Finding]:
     return [
         reached(settings, seeds),
         Finding(
-            "Fig. 4.6, centre: C and the share of random labels, rank correlation", "follows the gap", _list(order),
-            "1, all seeds but one fifth", enough([value == 1 for value in order]), order,
+            "Fig. 4.6, centre: C and the share of random labels, rank correlation",
+            "follows the gap",
+            _list(order),
+            "1, all seeds but one fifth",
+            enough([value == 1 for value in order]),
+            order,
         ),
         Finding(
-            "Fig. 4.6, centre: C with all labels random / with none", "follows the gap", _list(growth),
-            ">= 2, all seeds but one fifth", enough([value >= 2 for value in growth]), growth,
+            "Fig. 4.6, centre: C with all labels random / with none",
+            "follows the gap",
+            _list(growth),
+            ">= 2, all seeds but one fifth",
+            enough([value >= 2 for value in growth]),
+            growth,
         ),
         agreement("Fig. 4.6, centre", seeds, noisy),
         agreement("Fig. 4.6, left", seeds, widths),
-    ]  # fmt: skip
+    ]
 
 
 def reached(settings: Any, seeds: Sequence[Curves]) -> Finding:
@@ -191,9 +219,13 @@ def reached(settings: Any, seeds: Sequence[Curves]) -> Finding:
     steps = [int(step) for seed in seeds for step in seed["steps"]]
     there = [bool(loss <= settings.goal) for seed in seeds for loss in seed["loss"]]
     return Finding(
-        f"networks trained to a cross-entropy of {settings.goal:g}", "all",
-        f"{sum(there)} of {len(there)}, in {min(steps)} to {max(steps)} steps", "all", all(there), steps,
-    )  # fmt: skip
+        f"networks trained to a cross-entropy of {settings.goal:g}",
+        "all",
+        f"{sum(there)} of {len(there)}, in {min(steps)} to {max(steps)} steps",
+        "all",
+        all(there),
+        steps,
+    )
 
 
 def agreement(panel: str, seeds: Sequence[Curves], chosen: Sequence[int]) -> Finding:
@@ -208,9 +240,11 @@ def agreement(panel: str, seeds: Sequence[Curves], chosen: Sequence[int]) -> Fin
     gaps = np.mean([seed["gap"][chosen] for seed in seeds], 0)
     text = f"gap {', '.join(f'{gap:.3f}' for gap in gaps)}\n" + "\n".join(lines)
     return Finding(
-        f"{panel}: rank correlation with the gap, mean of seeds", "C and Neyshabur et al. follow it, others do not",
-        text, values=found,
-    )  # fmt: skip
+        f"{panel}: rank correlation with the gap, mean of seeds",
+        "C and Neyshabur et al. follow it, others do not",
+        text,
+        values=found,
+    )
 
 
 def _list(values: Sequence[float]) -> str:

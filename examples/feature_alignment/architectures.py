@@ -32,7 +32,7 @@ from ..frame.task import Task
 MODELS = {"mlp": "MLP, MNIST", "vgg": "VGG19, CIFAR-10", "resnet": "ResNet18, CIFAR-10"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Channels, images and steps of the three; the MLP has 6 hidden layers of 80."""
 
@@ -46,8 +46,19 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings(2, 0, 0, 0, 8, 12, 6), seeds=(0,), duration="10 s", judged=False),
-    "quick": Preset(Settings(8, 10_000, 10_000, 1000, 40, 1200, 320), seeds=(0, 1, 2), duration="6 min"),
+    "smoke": Preset(
+        Settings(width=2, num_images=0, num_digits=0, num_test=0, num_kernel=8, digit_steps=12, steps=6),
+        seeds=(0,),
+        duration="10 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(
+            width=8, num_images=10_000, num_digits=10_000, num_test=1000, num_kernel=40, digit_steps=1200, steps=320
+        ),
+        seeds=(0, 1, 2),
+        duration="6 min",
+    ),
     "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
 }
 

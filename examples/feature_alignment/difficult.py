@@ -31,7 +31,7 @@ from ..frame.task import Task
 KINDS = {"random": "digits with random labels", "clothes": "clothes (Fashion-MNIST) among digits"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """An MLP on easy digits and fewer difficult images; depth counts its linear layers."""
 
@@ -50,12 +50,24 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(
-        Settings(1000, 100, 10, 12, 16, 4, depths=(2, 3), depths_width=16, depths_steps=12), seeds=(0,),
-        duration="10 s", judged=False,
+        Settings(
+            num_easy=1000,
+            num_difficult=100,
+            num_kernel=10,
+            steps=12,
+            width=16,
+            depth=4,
+            depths=(2, 3),
+            depths_width=16,
+            depths_steps=12,
+        ),
+        seeds=(0,),
+        duration="10 s",
+        judged=False,
     ),
     "quick": Preset(Settings(steps=1200, depths=(3, 6, 9), depths_steps=2000), seeds=(0, 1, 2), duration="4 min"),
     "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 h"),
-}  # fmt: skip
+}
 
 
 def parts(settings: Settings) -> dict[str, tuple[str, int, int, float, int]]:
@@ -63,10 +75,14 @@ def parts(settings: Settings) -> dict[str, tuple[str, int, int, float, int]]:
     both = {kind: (kind, settings.depth, settings.width, settings.learning_rate, settings.steps) for kind in KINDS}
     return both | {
         f"depth {depth}": (
-            "random", depth, settings.depths_width, settings.depths_learning_rate, settings.depths_steps,
+            "random",
+            depth,
+            settings.depths_width,
+            settings.depths_learning_rate,
+            settings.depths_steps,
         )
         for depth in settings.depths
-    }  # fmt: skip
+    }
 
 
 def sets(settings: Settings, kind: str, seed: int) -> tuple[Samples, Samples]:
@@ -153,7 +169,7 @@ def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> l
             + f"\nmeans {_list(means)}: {'grows' if (np.diff(means) > 0).all() else 'does not grow'} with depth",
             values={str(depth): values for depth, values in highest.items()},
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _first(steps: Array, values: Array) -> float:

@@ -26,7 +26,7 @@ SHOWN = 20
 """Eigenfunctions recorded; the figure shows every other of the first 12."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """An MLP with one output, gradient descent on the logistic loss of n points of a square, +1 inside a disk."""
 
@@ -39,7 +39,12 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings(50, 16, 3, 0.05, 8, (0, 5, 20)), seeds=(0,), duration="5 s", judged=False),
+    "smoke": Preset(
+        Settings(num_points=50, width=16, depth=3, learning_rate=0.05, grid=8, measured=(0, 5, 20)),
+        seeds=(0,),
+        duration="5 s",
+        judged=False,
+    ),
     "quick": Preset(Settings(grid=26), seeds=(0, 1, 2), duration="2 min"),
     "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="15 min"),
 }
@@ -93,10 +98,14 @@ def train(settings: Settings, task: Task) -> None:
     due, squares = at(settings.measured), plane(settings.grid)
     kernel = TangentKernel(due, batches=["grid"], num_samples=len(squares), eigenfunctions=SHOWN)
     manager = ProbeManager(
-        model, probes=[kernel, SignAccuracy(due, {"train": Samples(points, disk(points))})],
-        batches={"grid": Samples(squares, disk(squares)).batch}, log_dir=task.log_dir, overhead=None, seed=task.seed,
+        model,
+        probes=[kernel, SignAccuracy(due, {"train": Samples(points, disk(points))})],
+        batches={"grid": Samples(squares, disk(squares)).batch},
+        log_dir=task.log_dir,
+        overhead=None,
+        seed=task.seed,
         on_error="raise",
-    )  # fmt: skip
+    )
     task.resume(model=model, optimizer=optimizer, probes=manager)
     with manager.attach(optimizer):
         for _ in task.steps(max(settings.measured)):

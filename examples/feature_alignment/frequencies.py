@@ -20,7 +20,7 @@ from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A random MLP on equally spaced points of [0, 1)."""
 
@@ -30,7 +30,7 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings(20, 32, 3), seeds=(0,), duration="2 s", judged=False),
+    "smoke": Preset(Settings(num_points=20, width=32, depth=3), seeds=(0,), duration="2 s", judged=False),
     "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="5 s"),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="10 s"),
 }

@@ -27,7 +27,7 @@ from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A VGG11 trained for a while, then moved by a length along directions from a batch."""
 
@@ -41,8 +41,15 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings(2, 0, 0, 8, 6, 5), seeds=(0,), duration="5 s", judged=False),
-    "quick": Preset(Settings(8, 10_000, 1000, 40, 300), seeds=(0, 1, 2), duration="2 min"),
+    "smoke": Preset(
+        Settings(width=2, num_images=0, num_test=0, num_kernel=8, steps=6, num_directions=5),
+        seeds=(0,),
+        duration="5 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=300), seeds=(0, 1, 2), duration="2 min"
+    ),
     "paper": Preset(Settings(), seeds=(0,), duration="1 h"),
 }
 

@@ -33,7 +33,7 @@ GRID: dict[str, Any] = {"sharex": True, "sharey": "row", "squeeze": False}
 """How the panels of a figure share their axes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A VGG19 of some width on some images, of which shares have random labels, at two learning rates."""
 
@@ -49,8 +49,17 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings(2, 0, 0, 8, 6, (0.0, 0.5), slow_noise=(0.0,)), seeds=(0,), duration="10 s", judged=False),
-    "quick": Preset(Settings(8, 10_000, 1000, 40, 320), seeds=(0, 1, 2, 3, 4), duration="25 min"),
+    "smoke": Preset(
+        Settings(width=2, num_images=0, num_test=0, num_kernel=8, steps=6, noise=(0.0, 0.5), slow_noise=(0.0,)),
+        seeds=(0,),
+        duration="10 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=320),
+        seeds=(0, 1, 2, 3, 4),
+        duration="25 min",
+    ),
     "paper": Preset(Settings(), seeds=(0,), duration="800 h"),
 }
 
@@ -104,41 +113,61 @@ def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> l
     behind = [float(run["ntk/alignment/test"].max() / run["ntk/alignment/train"].max()) for run in noisy]
     return [
         _finding(
-            "Fig. 4.2: least effective rank / initial, clean labels", "< 0.1 (in 300,000 steps)", drop,
-            "train and test <= 0.35", [max(pair) <= 0.35 for pair in zip(*drop.values(), strict=True)],
+            "Fig. 4.2: least effective rank / initial, clean labels",
+            "< 0.1 (in 300,000 steps)",
+            drop,
+            "train and test <= 0.35",
+            [max(pair) <= 0.35 for pair in zip(*drop.values(), strict=True)],
         ),
         _finding(
-            "Fig. 4.2: largest eigenvalue, highest / lowest before", "> 100", growth,
-            "train and test >= 30", [min(pair) >= 30 for pair in zip(*growth.values(), strict=True)],
+            "Fig. 4.2: largest eigenvalue, highest / lowest before",
+            "> 100",
+            growth,
+            "train and test >= 30",
+            [min(pair) >= 30 for pair in zip(*growth.values(), strict=True)],
         ),
         Finding(
-            "Fig. 4.2: largest eigenvalue, highest / initial", "> 100 (in 300,000 steps)", _lines(from_start),
+            "Fig. 4.2: largest eigenvalue, highest / initial",
+            "> 100 (in 300,000 steps)",
+            _lines(from_start),
             values=from_start,
         ),
         _finding(
-            "Fig. 4.2: rise of the trace ratio of the top 4 %", "to > 0.7", ratio,
-            "train and test >= 0.2", [min(pair) >= 0.2 for pair in zip(*ratio.values(), strict=True)],
+            "Fig. 4.2: rise of the trace ratio of the top 4 %",
+            "to > 0.7",
+            ratio,
+            "train and test >= 0.2",
+            [min(pair) >= 0.2 for pair in zip(*ratio.values(), strict=True)],
         ),
         _finding(
-            "Fig. 4.2: least effective rank, train / test", "alike", {"ratio": alike},
-            "0.7 to 1.4", [0.7 <= value <= 1.4 for value in alike],
+            "Fig. 4.2: least effective rank, train / test",
+            "alike",
+            {"ratio": alike},
+            "0.7 to 1.4",
+            [0.7 <= value <= 1.4 for value in alike],
         ),
         _finding(
-            "Fig. 4.3: alignment with the labels / initial, clean labels", "0.03 to 0.27 train, 0.23 test",
+            "Fig. 4.3: alignment with the labels / initial, clean labels",
+            "0.03 to 0.27 train, 0.23 test",
             {"highest, train": aligned["train"], "highest, test": aligned["test"], "last, test": last},
-            "highest, train and test >= 2", [min(pair) >= 2 for pair in zip(*aligned.values(), strict=True)],
+            "highest, train and test >= 2",
+            [min(pair) >= 2 for pair in zip(*aligned.values(), strict=True)],
         ),
         Finding(
             f"Fig. 4.3: highest alignment test / train, {settings.noise[-1]:.0%} random labels",
-            "3.6 at the peak of test (0.09 against 0.025)", _list(behind), values=behind,
+            "3.6 at the peak of test (0.09 against 0.025)",
+            _list(behind),
+            values=behind,
         ),
         _finding(
             f"Fig. B.8: least effective rank (train) at rate {settings.slow_learning_rate:g} and "
-            f"{settings.learning_rate:g}", "about three times as high at the lower rate",
+            f"{settings.learning_rate:g}",
+            "about three times as high at the lower rate",
             {f"{settings.slow_learning_rate:g}": high, f"{settings.learning_rate:g}": low},
-            "higher at the lower rate", [one > other for one, other in zip(high, low, strict=True)],
+            "higher at the lower rate",
+            [one > other for one, other in zip(high, low, strict=True)],
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _minimum(run: dict[str, Array], batch: str) -> float:

@@ -92,9 +92,14 @@ def classify(
         model.parameters(), lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
     )
     manager = ProbeManager(
-        model, probes=probes, batches={name: given.batch for name, given in batches.items()}, log_dir=task.log_dir,
-        overhead=None, seed=task.seed, on_error="raise",
-    )  # fmt: skip
+        model,
+        probes=probes,
+        batches={name: given.batch for name, given in batches.items()},
+        log_dir=task.log_dir,
+        overhead=None,
+        seed=task.seed,
+        on_error="raise",
+    )
     task.resume(model=model, optimizer=optimizer, probes=manager)
     per_epoch = max(1, len(images) // training.batch_size)
     with manager.attach(optimizer):

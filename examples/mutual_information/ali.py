@@ -26,7 +26,7 @@ METHODS = ("ALI", "ALICE (l2)", "ALICE (adv.)", "ALI+MINE")
 DATASET = "25 Gaussians"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Bidirectional networks between points of the plane and codes.
 
@@ -60,13 +60,24 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(
-        Settings(6, 1000, 20, encoder=(8,), decoder=(8,), discriminator=(4,), critic=(8,), sample_every=2,
-                 num_samples=500),
-        seeds=(0,), duration="2 s", judged=False,
+        Settings(
+            steps=6,
+            num_train=1000,
+            batch_size=20,
+            encoder=(8,),
+            decoder=(8,),
+            discriminator=(4,),
+            critic=(8,),
+            sample_every=2,
+            num_samples=500,
+        ),
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
     ),
-    "quick": Preset(Settings(5000), seeds=(0,), duration="12 min"),
+    "quick": Preset(Settings(steps=5000), seeds=(0,), duration="12 min"),
     "paper": Preset(Settings(), seeds=(0, 1, 2), duration="25 h"),
-}  # fmt: skip
+}
 
 Results = dict[str, dict[str, Array]]
 """By method: ``reconstructions`` of ``data``, their ``codes``, and ``samples``, each of shape ``(3, n, 2)``."""
@@ -135,10 +146,12 @@ def _train(settings: Settings, part: Task, method: str) -> None:
     device, z_size = part.device, settings.z_size
     torch.manual_seed(part.seed)  # all methods start from the same weights
     model = Autoencoder(settings).to(device)
-    discriminators = nn.ModuleDict({
-        "code": Pairs(2 + z_size, settings.discriminator, settings.pieces),
-        "reconstruction": Pairs(4, settings.discriminator, settings.pieces),
-    }).to(device)  # fmt: skip
+    discriminators = nn.ModuleDict(
+        {
+            "code": Pairs(2 + z_size, settings.discriminator, settings.pieces),
+            "reconstruction": Pairs(4, settings.discriminator, settings.pieces),
+        }
+    ).to(device)
     critic = DenseStatistics(2, z_size, settings.critic, lambda: nn.LeakyReLU(settings.slope), 0, 0).to(device)
     regularizer = MutualInformationRegularizer(critic, mode="max", beta=settings.beta, optimizer=adam, seed=part.seed)
     parameters = list(model.parameters())
@@ -146,9 +159,12 @@ def _train(settings: Settings, part: Task, method: str) -> None:
     data = samples_of(DATASET, settings.num_train, generator_of(part.seed, 0))
 
     part.resume(
-        model=model, discriminators=discriminators, regularizer=regularizer, of_model=of_model,
+        model=model,
+        discriminators=discriminators,
+        regularizer=regularizer,
+        of_model=of_model,
         of_discriminators=of_discriminators,
-    )  # fmt: skip
+    )
     for step in part.steps(settings.steps):
         draws = generator_of(part.seed, 1, step)
         x = data[torch.randint(len(data), (settings.batch_size,), generator=draws)].to(device)

@@ -46,11 +46,17 @@ from .generative import (
 METHODS = ("ALI", "ALICE (l2)", "ALICE (adv.)", "ALI + MINE")
 METRICS = {"error": "Euclidean error", "accuracy": "accuracy (%)", "ms_ssim": "MS-SSIM"}
 PUBLISHED = {
-    "digits": {"error": (14.24, 3.20, 5.20, 9.73), "accuracy": (45.95, 99.03, 98.17, 96.10),
-               "ms_ssim": (0.97, 0.97, 0.98, 0.99)},
-    "faces": {"error": (53.75, 8.01, 92.56, 36.11), "accuracy": (57.49, 32.22, 48.95, 76.08),
-              "ms_ssim": (0.81, 0.93, 0.51, 0.99)},
-}  # fmt: skip
+    "digits": {
+        "error": (14.24, 3.20, 5.20, 9.73),
+        "accuracy": (45.95, 99.03, 98.17, 96.10),
+        "ms_ssim": (0.97, 0.97, 0.98, 0.99),
+    },
+    "faces": {
+        "error": (53.75, 8.01, 92.56, 36.11),
+        "accuracy": (57.49, 32.22, 48.95, 76.08),
+        "ms_ssim": (0.81, 0.93, 0.51, 0.99),
+    },
+}
 """Of the four methods."""
 SHOWN = 10
 """Images in a row of the figure."""
@@ -58,7 +64,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"leaky": partial(nn.LeakyReLU
 """The slope is that of DCGAN; the tables do not state it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Bidirectional networks between images in [-1, 1] and codes, by default those of tables C.4 to C.7.
 
@@ -93,18 +99,42 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(
-        Settings(data="subset", z_size=4, channels=(4, 8), dense=8, critic=(4,), batch_size=20, steps=4,
-                 measure_every=2, num_test=50, classifier_steps=10),
-        seeds=(0,), duration="3 s", judged=False,
+        Settings(
+            data="subset",
+            z_size=4,
+            channels=(4, 8),
+            dense=8,
+            critic=(4,),
+            batch_size=20,
+            steps=4,
+            measure_every=2,
+            num_test=50,
+            classifier_steps=10,
+        ),
+        seeds=(0,),
+        duration="3 s",
+        judged=False,
     ),
     "quick": Preset(
         # A quarter of the channels, half of the code and of the batch; the higher rate makes up for few steps.
-        Settings(("ALI", "ALI + MINE"), image=(1, 14, 14), z_size=64, channels=(16, 32), dense=128, critic=(16, 32),
-                 learning_rate=5e-4, batch_size=50, steps=2000, measure_every=250, num_test=2000),
-        seeds=(0, 1, 2), duration="10 min",
+        Settings(
+            methods=("ALI", "ALI + MINE"),
+            image=(1, 14, 14),
+            z_size=64,
+            channels=(16, 32),
+            dense=128,
+            critic=(16, 32),
+            learning_rate=5e-4,
+            batch_size=50,
+            steps=2000,
+            measure_every=250,
+            num_test=2000,
+        ),
+        seeds=(0, 1, 2),
+        duration="10 min",
     ),
     "paper": Preset(Settings(), seeds=(0, 1, 2), duration="170 h"),
-}  # fmt: skip
+}
 
 
 class Faces:
@@ -169,9 +199,12 @@ class Encoder(nn.Module):
         last, (height, width) = channels[-1], (sizes(side, len(channels))[-1] for side in image[1:])
         self.layers = nn.Sequential(
             *convolutions([image[0] + z_size, *channels], nn.ReLU),
-            nn.Conv2d(last, last, (height, width)), nn.BatchNorm2d(last), nn.ReLU(), nn.Flatten(),
+            nn.Conv2d(last, last, (height, width)),
+            nn.BatchNorm2d(last),
+            nn.ReLU(),
+            nn.Flatten(),
             nn.Linear(last, z_size),
-        )  # fmt: skip
+        )
         normal(self)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -206,9 +239,7 @@ class Fidelity(Probe):
         z_size: Numbers of a code, as many as of the encoder's noise.
     """
 
-    def __init__(
-        self, schedule: Schedule, classifier: nn.Module, images: Tensor, labels: Tensor, z_size: int
-    ) -> None:  # fmt: skip
+    def __init__(self, schedule: Schedule, classifier: nn.Module, images: Tensor, labels: Tensor, z_size: int) -> None:
         super().__init__(schedule)
         self.classifier, self.images, self.labels, self.z_size = classifier, images, labels, z_size
 
@@ -222,9 +253,9 @@ class Fidelity(Probe):
         n = len(found)
         error = (found - self.images).flatten(1).norm(dim=1).mean()
         right = 100 * accuracy(self.classifier, found, self.labels)
-        similar = torch.cat([
-            ms_ssim((x + 1) / 2, (y + 1) / 2) for x, y in zip(parts[0], torch.split(found, 500), strict=True)
-        ]).mean()  # fmt: skip
+        similar = torch.cat(
+            [ms_ssim((x + 1) / 2, (y + 1) / 2) for x, y in zip(parts[0], torch.split(found, 500), strict=True)]
+        ).mean()
         yield Measurement("reconstruction/error", error, num_samples=n, description="mean Euclidean distance")
         yield Measurement("reconstruction/accuracy", right, unit="%", num_samples=n)
         yield Measurement("reconstruction/ms_ssim", similar, num_samples=n)
@@ -282,9 +313,13 @@ def train(settings: Settings, task: Task) -> None:
     classifier = Classifier(settings.image, outputs).to(task.device)
     fit(task.part("classifier"), classifier, images, labels, settings.classifier_steps)
     for method in settings.methods:
-        adversaries(settings, task.part(method), method, images, Fidelity(
-            every(settings.measure_every), classifier, test, test_labels, settings.z_size
-        ))  # fmt: skip
+        adversaries(
+            settings,
+            task.part(method),
+            method,
+            images,
+            Fidelity(every(settings.measure_every), classifier, test, test_labels, settings.z_size),
+        )
     found = {"accuracy": 100 * accuracy(classifier, test, test_labels)}
     (task.folder / "classifier.json").write_text(json.dumps(found))
 
@@ -312,13 +347,22 @@ def adversaries(settings: Settings, task: Task, method: str, images: Images, fid
     x = fidelity.images[:SHOWN]
     noise = torch.randn(2, SHOWN, z_size, generator=generator_of(task.seed, 0))
     manager = ProbeManager(
-        model, probes=[fidelity, regularizer] if method == "ALI + MINE" else [fidelity],
-        batches={"train": Batch((x, noise[0]))}, log_dir=task.log_dir, overhead=None, seed=task.seed, on_error="raise",
-    )  # fmt: skip
+        model,
+        probes=[fidelity, regularizer] if method == "ALI + MINE" else [fidelity],
+        batches={"train": Batch((x, noise[0]))},
+        log_dir=task.log_dir,
+        overhead=None,
+        seed=task.seed,
+        on_error="raise",
+    )
     task.resume(
-        model=model, discriminator=discriminator, of_cycles=of_cycles, optimizer=optimizer,
-        of_discriminators=of_discriminators, probes=manager,
-    )  # fmt: skip
+        model=model,
+        discriminator=discriminator,
+        of_cycles=of_cycles,
+        optimizer=optimizer,
+        of_discriminators=of_discriminators,
+        probes=manager,
+    )
     with manager.attach(optimizer):
         for step in task.steps(settings.steps):
             draws = generator_of(task.seed, 1, step)

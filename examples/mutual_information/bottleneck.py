@@ -60,7 +60,7 @@ ENCODERS = ("Gaussian", "propagated", "additive")
 """Those that are trained without a compression and with MINE."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """As Alemi et al. (2016), to which the thesis refers for all but the statistics network."""
 
@@ -93,16 +93,27 @@ class Settings:
 # rate, were chosen on another seed.
 PRESETS = {
     "smoke": Preset(
-        Settings(units=16, code=8, epochs=1, samples=2, statistics=(8,), fresh_steps=2, mnist=False), seeds=(0,),
-        duration="2 s", judged=False,
+        Settings(units=16, code=8, epochs=1, samples=2, statistics=(8,), fresh_steps=2, mnist=False),
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
     ),
     "quick": Preset(
-        Settings(units=512, code=64, beta=0.1, epochs=4, learning_rate=1e-3, statistics=(256, 256), critic_steps=3,
-                 fresh_steps=600),
-        seeds=(0,), duration="15 min",
+        Settings(
+            units=512,
+            code=64,
+            beta=0.1,
+            epochs=4,
+            learning_rate=1e-3,
+            statistics=(256, 256),
+            critic_steps=3,
+            fresh_steps=600,
+        ),
+        seeds=(0,),
+        duration="15 min",
     ),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="14 days"),
-}  # fmt: skip
+}
 
 Results = dict[str, dict[str, Any]]
 """By model: test error in percent; where it is measured, the information in nats."""
@@ -126,10 +137,14 @@ class Network(nn.Module):
         self.learned, self.input_noise = "learned" in noise, settings.input_noise
         units = settings.units
         self.encoder = nn.Sequential(
-            nn.Linear(PIXELS + self.noise["propagated"], units), nn.ReLU(), nn.Dropout(dropout),
-            nn.Linear(units, units), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(PIXELS + self.noise["propagated"], units),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(units, units),
+            nn.ReLU(),
+            nn.Dropout(dropout),
             nn.Linear(units, (1 + self.learned) * settings.code),
-        )  # fmt: skip
+        )
         self.classifier = nn.Linear(settings.code, CLASSES)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -192,9 +207,13 @@ def fit(settings: Settings, part: Task, model: Model, images: Tensor, labels: Te
     if model.compression == "mine":
         critic = DenseStatistics(PIXELS, settings.code, settings.statistics).to(part.device)
         objects["regularizer"] = regularizer = MutualInformationRegularizer(
-            critic, mode="min", beta=settings.beta, critic_steps=1, seed=part.seed,
+            critic,
+            mode="min",
+            beta=settings.beta,
+            critic_steps=1,
+            seed=part.seed,
             optimizer=lambda parameters: torch.optim.Adam(parameters, lr=settings.critic_rate),
-        )  # fmt: skip
+        )
     part.resume(**objects)
     network.train()
     for step in part.steps(settings.epochs * per_epoch):
@@ -342,11 +361,12 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
     """
     findings = [
         Finding(
-            f"Table 5.3: test error of {name}", f"{model.published} %" if model.published else "",
+            f"Table 5.3: test error of {name}",
+            f"{model.published} %" if model.published else "",
             f"{_list([seed[name]['error'] for seed in seeds])} %",
         )
         for name, model in MODELS.items()
-    ]  # fmt: skip
+    ]
     baseline = [seed["baseline"]["error"] for seed in seeds]
     for encoder in ENCODERS:
         without = [seed[f"{encoder}, beta = 0"] for seed in seeds]
@@ -354,11 +374,14 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
         errors = [one["error"] for one in mine]
         findings.append(
             Finding(
-                f"test error of MINE ({encoder}) - baseline", "lower",
-                f"{_list([a - b for a, b in zip(errors, baseline, strict=True)], '+.2f')} points", "<= 0.2",
-                enough([a <= b + 0.2 for a, b in zip(errors, baseline, strict=True)]), errors,
+                f"test error of MINE ({encoder}) - baseline",
+                "lower",
+                f"{_list([a - b for a, b in zip(errors, baseline, strict=True)], '+.2f')} points",
+                "<= 0.2",
+                enough([a <= b + 0.2 for a, b in zip(errors, baseline, strict=True)]),
+                errors,
             )
-        )  # fmt: skip
+        )
         least = [tightest(one) for one in without]
         if encoder == "Gaussian":  # with what is surely there at beta = 0, what is surely not more with MINE
             most, which = [one["upper"] for one in mine], "upper bound with MINE, lower bound without"
@@ -373,19 +396,23 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
         ]
         findings.append(
             Finding(
-                f"bounds of I(X; Z) without a critic, {encoder} encoder, in nats", "lower",
+                f"bounds of I(X; Z) without a critic, {encoder} encoder, in nats",
+                "lower",
                 "\n".join([f"lower by {_list([100 * share for share in shares], '.1f')} % ({which})", *measured]),
                 values=shares,
             )
-        )  # fmt: skip
+        )
         by_critic = [1 - a["critic"] / (b["critic"] or math.nan) for a, b in zip(mine, without, strict=True)]
         findings.append(
             Finding(
-                f"I(X; Z) of test images as a fresh MINE reads it, {encoder} encoder", "lower",
-                f"lower by {_list([100 * share for share in by_critic], '.1f')} %", "lower by >= 30 %",
-                enough([share >= 0.3 for share in by_critic]), by_critic,
+                f"I(X; Z) of test images as a fresh MINE reads it, {encoder} encoder",
+                "lower",
+                f"lower by {_list([100 * share for share in by_critic], '.1f')} %",
+                "lower by >= 30 %",
+                enough([share >= 0.3 for share in by_critic]),
+                by_critic,
             )
-        )  # fmt: skip
+        )
     return findings
 
 

@@ -24,7 +24,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"x": lambda x: x, "x³": lam
 DIM = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """X uniform on (-1, 1) in each of two coordinates; the source states neither sigmas nor network nor training."""
 
@@ -37,11 +37,14 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings((0.5,), (8,), steps=20, num_test=200), seeds=(0,), duration="2 s", judged=False),
-    "quick": Preset(Settings((0.3, 0.5, 0.9)), seeds=(0, 1, 2), duration="5 min"),
-    "paper": Preset(Settings(tuple(round(0.1 * k, 1) for k in range(1, 10)), steps=20_000), seeds=(0, 1, 2),
-                    duration="2 h"),
-}  # fmt: skip
+    "smoke": Preset(
+        Settings(sigmas=(0.5,), hidden=(8,), steps=20, num_test=200), seeds=(0,), duration="2 s", judged=False
+    ),
+    "quick": Preset(Settings(sigmas=(0.3, 0.5, 0.9)), seeds=(0, 1, 2), duration="5 min"),
+    "paper": Preset(
+        Settings(sigmas=tuple(round(0.1 * k, 1) for k in range(1, 10)), steps=20_000), seeds=(0, 1, 2), duration="2 h"
+    ),
+}
 
 Results = dict[str, dict[str, Any]]
 """By cell, ``f, sigma``: the truth, and MINE's I(X; Y) and I(f(X); Y)."""
@@ -90,9 +93,10 @@ def train(settings: Settings, task: Task) -> None:
                 continue
             torch.manual_seed(task.seed)
             mine = Mine(
-                DenseStatistics(DIM, DIM, settings.hidden, nn.ReLU, 0, 0).to(task.device), seed=task.seed,
+                DenseStatistics(DIM, DIM, settings.hidden, nn.ReLU, 0, 0).to(task.device),
+                seed=task.seed,
                 optimizer=lambda parameters: torch.optim.Adam(parameters, lr=settings.learning_rate),
-            )  # fmt: skip
+            )
             part = task.part(f"{name}, sigma {sigma:g}, {label}")
             part.resume(mine=mine)
             for step in part.steps(settings.steps):
@@ -130,12 +134,13 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
                 f"Fig. 5.2: I(X; Y) for f = {name}, sigma = {sigma:g}, in nats",
                 "a heat map without numbers",
                 f"truth {truth:.3f}\nI(X; Y): {_list(of_x)}{of_function}",
-                "|MINE - truth| < 0.07" + ("" if name == "x" else ", |I(X; Y) - I(f(X); Y)| <= 0.05")
+                "|MINE - truth| < 0.07"
+                + ("" if name == "x" else ", |I(X; Y) - I(f(X); Y)| <= 0.05")
                 + ", all seeds but one fifth",
                 enough([a and b for a, b in zip(near, equal, strict=True)]),
                 {"I(X; Y)": of_x, "I(f(X); Y)": of_f},
             )
-        )  # fmt: skip
+        )
     for sigma in settings.sigmas:
         truths = [seeds[0][f"{name}, {sigma:g}"]["truth"] for name in FUNCTIONS]
         found_by_mine = [np.mean([seed[f"{name}, {sigma:g}"]["I(X; Y)"] for seed in seeds]) for name in FUNCTIONS]
@@ -158,11 +163,13 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     keys = {"MINE": "I(X; Y)", "truth": "truth"}
     maps = {
         title: np.array(
-            [[np.mean([seed[f"{name}, {sigma:g}"][key] for seed in seeds]) for sigma in settings.sigmas]
-             for name in FUNCTIONS]
+            [
+                [np.mean([seed[f"{name}, {sigma:g}"][key] for seed in seeds]) for sigma in settings.sigmas]
+                for name in FUNCTIONS
+            ]
         )
         for title, key in keys.items()
-    }  # fmt: skip
+    }
     top = max(values.max() for values in maps.values())
     size = (2.5 + 0.8 * len(settings.sigmas), 5)
     with figure(folder / "fig_5_2.png", 2, size=size, sharex=True) as (picture, axes):

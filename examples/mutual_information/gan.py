@@ -38,7 +38,7 @@ LEAST = 20
 """Generated samples of 10,000 that make a mode or an arc count as found."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Networks, data and optimizer of appendix C.1.2.
 
@@ -75,12 +75,23 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings({"spiral": 6, "25 Gaussians": 6}, 1000, 20, generator=(8, 8), discriminator=(8, 8),
-                             sample_every=2, num_samples=500),
-                    seeds=(0,), duration="2 s", judged=False),
-    "quick": Preset(Settings({"spiral": 2500, "25 Gaussians": 1500}), seeds=(0, 1, 2, 3, 4), duration="12 min"),
+    "smoke": Preset(
+        Settings(
+            steps={"spiral": 6, "25 Gaussians": 6},
+            num_train=1000,
+            batch_size=20,
+            generator=(8, 8),
+            discriminator=(8, 8),
+            sample_every=2,
+            num_samples=500,
+        ),
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
+    ),
+    "quick": Preset(Settings(steps={"spiral": 2500, "25 Gaussians": 1500}), seeds=(0, 1, 2, 3, 4), duration="12 min"),
     "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="30 min"),
-}  # fmt: skip
+}
 
 Array = NDArray[Any]
 Results = dict[str, dict[str, Any]]
@@ -186,7 +197,7 @@ def _train(settings: Settings, part: Task, dataset: str, method: str) -> None:
     discriminator = dense((2, *settings.discriminator, 1), settings.slope, False).to(part.device)
     statistics_network = DenseStatistics(
         settings.code_size, 2, settings.discriminator, lambda: nn.LeakyReLU(settings.slope), 0, 0
-    ).to(part.device)  # fmt: skip
+    ).to(part.device)
     std = settings.weight_std[dataset]
     if std is not None:
         for network in (generator, discriminator, statistics_network):
@@ -207,9 +218,12 @@ def _train(settings: Settings, part: Task, dataset: str, method: str) -> None:
         return prior[:, settings.noise_size :], samples
 
     part.resume(
-        generator=generator, discriminator=discriminator, regularizer=regularizer, of_generator=of_generator,
+        generator=generator,
+        discriminator=discriminator,
+        regularizer=regularizer,
+        of_generator=of_generator,
         of_discriminator=of_discriminator,
-    )  # fmt: skip
+    )
     for step in part.steps(settings.steps[dataset]):
         random = drawn(2 + step)
         real = data[torch.randint(len(data), (settings.batch_size,), generator=random)].to(part.device)
@@ -302,17 +316,21 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
                 {"GAN": gan_kl, "ratio": ratio},
             ),
             Finding(
-                "The divergence, mean of the last three samples", "", _both(gan_kl.mean(1), mine_kl.mean(1), 3),
+                "The divergence, mean of the last three samples",
+                "",
+                _both(gan_kl.mean(1), mine_kl.mean(1), 3),
             ),
-        ]  # fmt: skip
+        ]
     for dataset in settings.steps:
         information = [seed[f"{dataset}, GAN+MINE"]["information"] for seed in seeds]
         findings.append(
             Finding(
-                f"Mutual information of code and samples not trained on, {dataset}, nats", "", _list(information, 2),
+                f"Mutual information of code and samples not trained on, {dataset}, nats",
+                "",
+                _list(information, 2),
                 values=information,
             )
-        )  # fmt: skip
+        )
     return findings
 
 
@@ -328,7 +346,7 @@ def density(samples: Array, x: Array, y: Array, bandwidth: float) -> Array:
     """Kernel density estimate with Gaussian kernels on a grid, shape ``(len(y), len(x))``."""
     along_x, along_y = (
         np.exp(-(((line[:, None] - samples[:, i]) / bandwidth) ** 2) / 2) for i, line in enumerate((x, y))
-    )  # fmt: skip
+    )
     estimate: Array = along_y @ along_x.T / (len(samples) * 2 * math.pi * bandwidth**2)
     return estimate
 

@@ -22,7 +22,7 @@ from ..frame.task import Task
 METHODS = ("MINE", "MINE-f", "KSG")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Pairs of Gaussian vectors correlated component by component; the source states neither network nor training."""
 
@@ -39,12 +39,17 @@ class Settings:
 
 GRID = (-0.99, -0.9, -0.7, -0.5, -0.3, -0.1, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 PRESETS = {
-    "smoke": Preset(Settings({1: (0.5,)}, (8,), steps=20, num_test=200, num_neighbors=100), seeds=(0,),
-                    duration="2 s", judged=False),
-    "quick": Preset(Settings({1: (0.0, 0.5, 0.9), 20: (0.2, 0.5)}), seeds=(0, 1, 2), duration="8 min"),
-    "paper": Preset(Settings({1: GRID, 20: GRID}, steps=20_000, num_neighbors=10_000), seeds=(0, 1, 2),
-                    duration="3 h"),
-}  # fmt: skip
+    "smoke": Preset(
+        Settings(correlations={1: (0.5,)}, hidden=(8,), steps=20, num_test=200, num_neighbors=100),
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
+    ),
+    "quick": Preset(Settings(correlations={1: (0.0, 0.5, 0.9), 20: (0.2, 0.5)}), seeds=(0, 1, 2), duration="8 min"),
+    "paper": Preset(
+        Settings(correlations={1: GRID, 20: GRID}, steps=20_000, num_neighbors=10_000), seeds=(0, 1, 2), duration="3 h"
+    ),
+}
 
 Results = dict[str, dict[str, Any]]
 """By cell, ``d, rho``: the truth, and the estimate of each method."""
@@ -68,9 +73,11 @@ def train(settings: Settings, task: Task) -> None:
             torch.manual_seed(task.seed)
             network = DenseStatistics(d, d, settings.hidden, nn.ReLU, 0, 0).to(task.device)
             mine = Mine(
-                network, bound="donsker_varadhan" if method == "MINE" else "f_divergence", seed=task.seed,
+                network,
+                bound="donsker_varadhan" if method == "MINE" else "f_divergence",
+                seed=task.seed,
                 optimizer=lambda parameters: torch.optim.Adam(parameters, lr=settings.learning_rate),
-            )  # fmt: skip
+            )
             part = task.part(f"{d} dimensions, correlation {rho:g}, {method}")
             part.resume(mine=mine)
             for step in part.steps(settings.steps):
@@ -122,19 +129,25 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
             )
         )
     over = [one["MINE"] - one["truth"] for seed in seeds for one in seed.values() if one["truth"] <= 3]
-    looser = [
-        one["MINE"] >= one["f-divergence of MINE's critic"] - 1e-9 for seed in seeds for one in seed.values()
-    ]  # fmt: skip
+    looser = [one["MINE"] >= one["f-divergence of MINE's critic"] - 1e-9 for seed in seeds for one in seed.values()]
     findings += [
         Finding(
-            "MINE above the truth on fresh pairs, at most", "a lower bound", f"{max(over):+.3f}", "<= 0.1",
-            max(over) <= 0.1, over,
+            "MINE above the truth on fresh pairs, at most",
+            "a lower bound",
+            f"{max(over):+.3f}",
+            "<= 0.1",
+            max(over) <= 0.1,
+            over,
         ),
         Finding(
-            "for one critic, Donsker-Varadhan is at least the f-divergence", "tighter",
-            f"{sum(looser)} of {len(looser)}", "all", all(looser), looser,
+            "for one critic, Donsker-Varadhan is at least the f-divergence",
+            "tighter",
+            f"{sum(looser)} of {len(looser)}",
+            "all",
+            all(looser),
+            looser,
         ),
-    ]  # fmt: skip
+    ]
     return findings
 
 
@@ -153,8 +166,17 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
             )
             for index, method in enumerate(METHODS):
                 values = np.array([[seed[f"{d}, {rho:g}"][method] for rho in grid] for seed in seeds])
-                axis.errorbar(grid, values.mean(0), values.std(0), marker="o", capsize=2, color=f"C{index}", label=method,
-                              linestyle="none", markersize=5)  # fmt: skip
+                axis.errorbar(
+                    grid,
+                    values.mean(0),
+                    values.std(0),
+                    marker="o",
+                    capsize=2,
+                    color=f"C{index}",
+                    label=method,
+                    linestyle="none",
+                    markersize=5,
+                )
             axis.set(xlabel="correlation", ylabel="mutual information (nats)", title=f"{d} + {d} dimensions")
             axis.legend()
 

@@ -128,9 +128,7 @@ class Discriminator(nn.Module):
         normalized: bool = True,
     ) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            *convolutions([image[0], *channels], activation, normalized), nn.Flatten()
-        )  # fmt: skip
+        self.convolutions = nn.Sequential(*convolutions([image[0], *channels], activation, normalized), nn.Flatten())
         height, width = (sizes(side, len(channels))[-1] for side in image[1:])
         size = channels[-1] * height * width + z_size
         hidden = [] if dense is None else [nn.Linear(size, dense), activation()]

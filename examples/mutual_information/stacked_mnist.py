@@ -33,7 +33,7 @@ SHOWN = 64
 """Samples in a picture of Fig. 5.5."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Stacked MNIST, and what the thesis refers to Lin et al. (2017) for, from their code: Adam and its rates, codes,
     batches, two updates of the generator for one of the discriminator, images in [0, 1] although the generator ends in
@@ -73,18 +73,37 @@ class Settings:
 PRESETS = {
     "smoke": Preset(
         Settings(
-            (2, 14, 14), (4, 8), (4,), 8, steps=6, measure_every=3, num_train=300, num_test=500, classifier_steps=20,
+            image=(2, 14, 14),
+            channels=(4, 8),
+            critic=(4,),
+            dense=8,
+            steps=6,
+            measure_every=3,
+            num_train=300,
+            num_test=500,
+            classifier_steps=20,
             subset=True,
         ),
-        seeds=(0,), duration="2 s", judged=False,
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
     ),
     "quick": Preset(
-        Settings((2, 14, 14), (16, 32, 64), (8, 16), 128, steps=3000, measure_every=250,
-                 num_test=2600, classifier_steps=2400),
-        seeds=(0, 1, 2), duration="15 min",
+        Settings(
+            image=(2, 14, 14),
+            channels=(16, 32, 64),
+            critic=(8, 16),
+            dense=128,
+            steps=3000,
+            measure_every=250,
+            num_test=2600,
+            classifier_steps=2400,
+        ),
+        seeds=(0, 1, 2),
+        duration="15 min",
     ),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="470 h"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -195,20 +214,32 @@ def adversaries(
     # A step of the probes is an update of the generator.
     due = every(settings.measure_every * settings.generator_updates)
     regularizer = MutualInformationRegularizer(
-        critic.to(task.device), due, mode="max", beta=settings.beta, seed=task.seed,
+        critic.to(task.device),
+        due,
+        mode="max",
+        beta=settings.beta,
+        seed=task.seed,
         optimizer=partial(adam, learning_rate=settings.critic_rate),
-    )  # fmt: skip
+    )
     coverage = ModeCoverage(due, classifier, settings.num_test, settings.z_size)
     fixed = codes(SHOWN, settings.z_size, generator_of(task.seed, 1))
     with_mine = method == METHODS[1]
     manager = ProbeManager(
-        generator, probes=[coverage, regularizer] if with_mine else [coverage], batches={"train": Batch((fixed,))},
-        log_dir=task.log_dir, overhead=None, seed=task.seed, on_error="raise",
-    )  # fmt: skip
+        generator,
+        probes=[coverage, regularizer] if with_mine else [coverage],
+        batches={"train": Batch((fixed,))},
+        log_dir=task.log_dir,
+        overhead=None,
+        seed=task.seed,
+        on_error="raise",
+    )
     task.resume(
-        generator=generator, discriminator=discriminator, of_generator=of_generator, of_discriminator=of_discriminator,
+        generator=generator,
+        discriminator=discriminator,
+        of_generator=of_generator,
+        of_discriminator=of_discriminator,
         probes=manager,
-    )  # fmt: skip
+    )
     n = len(stacks) // settings.batch_size
     with manager.attach(of_generator):
         for step in task.steps(settings.steps):
@@ -266,23 +297,36 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
     ratios = [float(np.median(seed.clip_ratio)) for seed in seeds]
     return [
         Finding(
-            f"Table 5.1: modes captured, of {settings.modes}", "DCGAN: 99\nwith MINE: 1000 (of 1000)",
-            shown(count, 1), "mean with MINE >= mean without", bool(np.mean(count[mine]) >= np.mean(count[plain])),
+            f"Table 5.1: modes captured, of {settings.modes}",
+            "DCGAN: 99\nwith MINE: 1000 (of 1000)",
+            shown(count, 1),
+            "mean with MINE >= mean without",
+            bool(np.mean(count[mine]) >= np.mean(count[plain])),
             count,
         ),
         Finding(
-            "Table 5.1: KL divergence of the modes to uniform (nats)", "DCGAN: 3.40\nwith MINE: 0.05", shown(kl, 3),
-            "mean with MINE <= mean without", bool(np.mean(kl[mine]) <= np.mean(kl[plain])), kl,
+            "Table 5.1: KL divergence of the modes to uniform (nats)",
+            "DCGAN: 3.40\nwith MINE: 0.05",
+            shown(kl, 3),
+            "mean with MINE <= mean without",
+            bool(np.mean(kl[mine]) <= np.mean(kl[plain])),
+            kl,
         ),
         Finding(
-            "Accuracy of the classifier on test digits", "", ", ".join(f"{value:.4f}" for value in accuracies),
-            ">= 0.97, all", min(accuracies) >= 0.97, accuracies,
+            "Accuracy of the classifier on test digits",
+            "",
+            ", ".join(f"{value:.4f}" for value in accuracies),
+            ">= 0.97, all",
+            min(accuracies) >= 0.97,
+            accuracies,
         ),
         Finding(
-            "Share of the information's gradient left by adaptive clipping, median over training", "",
-            ", ".join(f"{value:.3f}" for value in ratios), values=ratios,
+            "Share of the information's gradient left by adaptive clipping, median over training",
+            "",
+            ", ".join(f"{value:.3f}" for value in ratios),
+            values=ratios,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:

@@ -27,9 +27,15 @@ def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
             first = fits[0]
             heat, lines = axes[0, column], axes[1, column]
             image = heat.pcolormesh(
-                first.steps, np.arange(len(first.frequencies)), np.mean([fit.amplitude for fit in fits], axis=0).T,
-                vmin=0, vmax=1, cmap="viridis", shading="nearest", rasterized=True,
-            )  # fmt: skip
+                first.steps,
+                np.arange(len(first.frequencies)),
+                np.mean([fit.amplitude for fit in fits], axis=0).T,
+                vmin=0,
+                vmax=1,
+                cmap="viridis",
+                shading="nearest",
+                rasterized=True,
+            )
             heat.set_yticks(np.arange(len(first.frequencies)), [f"{k:g}" for k in first.frequencies])
             half = np.median([fit.half for fit in fits], axis=0)
             reached = np.isfinite(half)

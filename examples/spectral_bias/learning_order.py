@@ -24,7 +24,7 @@ from .results import Fit, judge
 AMPLITUDES = ("equal", "increasing")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """A target of sines of these frequencies, on N equally spaced points, and the network that fits it."""
 
@@ -38,8 +38,27 @@ class Settings:
 
 
 PRESETS = {
-    "smoke": Preset(Settings((1, 2, 4), 32, 32, 4, 3e-3, 300, 25), seeds=(0,), duration="5 s", judged=False),
-    "quick": Preset(Settings(tuple(range(5, 35, 5)), 100, 128, 6, 1e-3, 6000, 25), seeds=(0, 1, 2), duration="1 min"),
+    "smoke": Preset(
+        Settings(
+            frequencies=(1, 2, 4), num_points=32, width=32, depth=4, learning_rate=3e-3, steps=300, measure_every=25
+        ),
+        seeds=(0,),
+        duration="5 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(
+            frequencies=tuple(range(5, 35, 5)),
+            num_points=100,
+            width=128,
+            depth=6,
+            learning_rate=1e-3,
+            steps=6000,
+            measure_every=25,
+        ),
+        seeds=(0, 1, 2),
+        duration="1 min",
+    ),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="2-3 h"),
 }
 
@@ -75,9 +94,14 @@ def fit(settings: Settings, task: Task, kind: str, probes: Sequence[Probe]) -> N
     model = MLP(1, settings.width, settings.depth, 1).to(task.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
     manager = ProbeManager(
-        model, probes=probes, batches={"train": Batch((z,), targets=y)}, log_dir=task.log_dir, overhead=None,
-        seed=task.seed, on_error="raise",
-    )  # fmt: skip
+        model,
+        probes=probes,
+        batches={"train": Batch((z,), targets=y)},
+        log_dir=task.log_dir,
+        overhead=None,
+        seed=task.seed,
+        on_error="raise",
+    )
     task.resume(model=model, optimizer=optimizer, probes=manager)
     with manager.attach(optimizer):
         for _ in task.steps(settings.steps):
@@ -90,9 +114,12 @@ def train(settings: Settings, task: Task) -> None:
     for kind in AMPLITUDES:
         due: Schedule = every(settings.measure_every)
         spectrum = FourierSpectrum(
-            due, path=lambda z: z[:, None], frequencies=settings.frequencies, amplitudes=amplitudes(settings, kind),
+            due,
+            path=lambda z: z[:, None],
+            frequencies=settings.frequencies,
+            amplitudes=amplitudes(settings, kind),
             num_points=settings.num_points,
-        )  # fmt: skip
+        )
         fit(settings, task.part(kind), kind, [spectrum, SpectralNorm(due), LearntFunction(due)])
 
 

@@ -110,9 +110,15 @@ def _order(panel: str, fits: list[Fit], equal: bool) -> Finding:
         f"Spearman >= 0.9, highest / lowest >= 8{', final amplitude of the lowest 0.85 to 1.15' if equal else ''}; "
         f"never reached counts as last",
         passed=enough(passed),
-        values={"half_amplitude_steps": half, "inversions": inverted, "spearman": order, "ratio": ratio,
-                "final_amplitude_of_lowest": lowest, "passed": passed},
-    )  # fmt: skip
+        values={
+            "half_amplitude_steps": half,
+            "inversions": inverted,
+            "spearman": order,
+            "ratio": ratio,
+            "final_amplitude_of_lowest": lowest,
+            "passed": passed,
+        },
+    )
 
 
 def _norms(panel: str, fits: list[Fit]) -> Finding:

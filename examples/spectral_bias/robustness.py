@@ -22,7 +22,7 @@ from . import learning_order
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The training of Experiment 1 with equal amplitudes, then perturbations of these lengths in parameter space."""
 
@@ -36,9 +36,18 @@ TRAINING = {name: preset.settings for name, preset in learning_order.PRESETS.ite
 PAPER = learning_order.Settings(frequencies=tuple(range(10, 55, 5)))
 
 PRESETS = {
-    "smoke": Preset(Settings(TRAINING["smoke"], (0.0, 1.0, 3.0), 5), seeds=(0,), duration="5 s", judged=False),
-    "quick": Preset(Settings(TRAINING["quick"], (0.0, 1.0, 2.0, 3.0, 4.0, 5.0), 30), seeds=(0, 1, 2), duration="1 min"),
-    "paper": Preset(Settings(PAPER), seeds=(0, 1, 2, 3, 4), duration="1 h"),
+    "smoke": Preset(
+        Settings(training=TRAINING["smoke"], deltas=(0.0, 1.0, 3.0), num_directions=5),
+        seeds=(0,),
+        duration="5 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(training=TRAINING["quick"], deltas=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0), num_directions=30),
+        seeds=(0, 1, 2),
+        duration="1 min",
+    ),
+    "paper": Preset(Settings(training=PAPER), seeds=(0, 1, 2, 3, 4), duration="1 h"),
 }
 
 
@@ -57,9 +66,13 @@ class Retention:
 
 def train(settings: Settings, task: Task) -> None:
     robustness = SpectrumRobustness(
-        at([settings.training.steps]), path=lambda z: z[:, None], frequencies=settings.training.frequencies,
-        deltas=settings.deltas, num_directions=settings.num_directions, num_points=settings.training.num_points,
-    )  # fmt: skip
+        at([settings.training.steps]),
+        path=lambda z: z[:, None],
+        frequencies=settings.training.frequencies,
+        deltas=settings.deltas,
+        num_directions=settings.num_directions,
+        num_points=settings.training.num_points,
+    )
     learning_order.fit(settings.training, task, "equal", [robustness])
 
 

@@ -73,7 +73,15 @@ def test_every_experiment_has_three_presets_and_a_smoke_run_that_judges_nothing(
 
 def test_the_paper_preset_is_the_setting_of_the_thesis():
     settings = learning_order.PRESETS["paper"].settings
-    assert settings == learning_order.Settings(tuple(range(5, 51, 5)), 200, 256, 6, 3e-4, 80_000, 100)
+    assert settings == learning_order.Settings(
+        frequencies=tuple(range(5, 51, 5)),
+        num_points=200,
+        width=256,
+        depth=6,
+        learning_rate=3e-4,
+        steps=80_000,
+        measure_every=100,
+    )
     assert len(learning_order.PRESETS["paper"].seeds) == 10
 
 

@@ -11,8 +11,15 @@ from torch import nn
 from examples.frame.task import Interruption, Task
 from examples.mutual_information import gan
 
-SHORT = gan.Settings({"25 Gaussians": 6}, 1000, 20, generator=(8, 8), discriminator=(8, 8), sample_every=2,
-                     num_samples=50)  # fmt: skip
+SHORT = gan.Settings(
+    steps={"25 Gaussians": 6},
+    num_train=1000,
+    batch_size=20,
+    generator=(8, 8),
+    discriminator=(8, 8),
+    sample_every=2,
+    num_samples=50,
+)
 
 
 def test_arcs_of_the_spiral_have_equal_lengths_and_turn_twice_out_to_five_thirds():
