@@ -1,8 +1,9 @@
 """The experiments of the thesis, run by name: ``python -m examples list``, ``python -m examples run NAME``.
 
 One folder a chapter, one file an experiment, read like its section: settings, target, probes, criteria, figures. It
-ends in an ``EXPERIMENT`` and is named here. ``frame/`` is what they share: ``task.py`` is a training loop that survives
-interruption, ``runner.py`` runs the seeds of an experiment, judges and draws.
+ends in an ``EXPERIMENT`` and is named here. A long one is a folder of its own, of which ``settings.py`` comes first.
+``frame/`` is what they share: ``task.py`` is a training loop that survives interruption, ``runner.py`` runs the seeds of
+an experiment, judges and draws.
 """
 
 EXPERIMENTS = {
@@ -20,11 +21,11 @@ EXPERIMENTS = {
     "capacity_norms": "complexity.capacity_norms",
     "mutual_information_gaussians": "mutual_information.gaussians",
     "mutual_information_equitability": "mutual_information.equitability",
-    "mutual_information_bottleneck": "mutual_information.bottleneck",
+    "mutual_information_bottleneck": "mutual_information.bottleneck.experiment",
     "mutual_information_gan": "mutual_information.gan",
     "mutual_information_ali": "mutual_information.ali",
-    "mutual_information_stacked_mnist": "mutual_information.stacked_mnist",
-    "mutual_information_ali_images": "mutual_information.ali_images",
-    "mutual_information_ali_celeba": "mutual_information.ali_celeba",
+    "mutual_information_stacked_mnist": "mutual_information.stacked_mnist.experiment",
+    "mutual_information_ali_images": "mutual_information.ali_images.digits",
+    "mutual_information_ali_celeba": "mutual_information.ali_images.celeba",
 }
 """What ``python -m examples list`` and ``python -m examples run NAME`` know, and the module of each."""

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import nn
 
 from examples.frame.task import Task
-from examples.mutual_information import ali_celeba as celeba
-from examples.mutual_information import ali_images as digits
-from examples.mutual_information.ali_images import ACTIVATIONS, METRICS, Encoder, Faces, Model, Results, ms_ssim
+from examples.mutual_information.ali_images import celeba, digits
+from examples.mutual_information.ali_images.digits import ACTIVATIONS, METRICS, Encoder, Faces, Model, Results, ms_ssim
 from examples.mutual_information.generative import Classifier, Discriminator
 from probes_mine import ConvolutionalStatistics
 

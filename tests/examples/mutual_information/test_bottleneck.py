@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
 from examples.frame.task import Task
-from examples.mutual_information import bottleneck
-from examples.mutual_information.bottleneck import MODELS, Network, Settings
+from examples.mutual_information.bottleneck import experiment as bottleneck
+from examples.mutual_information.bottleneck.experiment import MODELS, Network, Settings
 
 SMALL = Settings(units=16, code=5, epochs=1, batch_size=50, samples=2, statistics=(8,), propagated=3, mnist=False)
 

@@ -7,9 +7,17 @@ import torch
 from torch import nn
 
 from examples.frame.task import Task
-from examples.mutual_information import stacked_mnist as stacked
 from examples.mutual_information.generative import Classifier
-from examples.mutual_information.stacked_mnist import METHODS, PRESETS, Results, Training, kl_to_uniform, modes, mosaic
+from examples.mutual_information.stacked_mnist import experiment as stacked
+from examples.mutual_information.stacked_mnist.experiment import (
+    METHODS,
+    PRESETS,
+    Results,
+    Training,
+    kl_to_uniform,
+    modes,
+    mosaic,
+)
 
 
 def result(plain=(90, 0.8), mine=(100, 0.1), accuracy=0.98):

@@ -17,11 +17,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from probes_mine import DenseStatistics, Mine, MutualInformationRegularizer, normal_scores
 
-from ..frame.criteria import Finding, enough
-from ..frame.data import mnist, mnist_subset
-from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
-from ..frame.task import Task
+from ...frame.criteria import Finding, enough
+from ...frame.data import mnist, mnist_subset
+from ...frame.figures import figure
+from ...frame.runner import Experiment, Preset
+from ...frame.task import Task
 
 PIXELS, CLASSES = 784, 10
 

@@ -1,6 +1,6 @@
 """Adversarially learned inference reconstructs better when it maximizes mutual information: faces (Table 5.2).
 
-As ``mutual_information_ali_images``, with the networks of tables C.8 to C.11. CelebA is not downloaded: when it is not
+As ``digits.py``, with the networks of tables C.8 to C.11. CelebA is not downloaded: when it is not
 there the error tells what to get and where to put it; only the preset ``smoke``, on noise, does without.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..frame.runner import Experiment, Preset
-from .ali_images import EXPERIMENT as DIGITS
-from .ali_images import Settings
+from ...frame.runner import Experiment, Preset
+from .digits import EXPERIMENT as DIGITS
+from .digits import Settings
 
 FACES = Settings(
     data="faces",

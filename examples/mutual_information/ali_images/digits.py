@@ -22,13 +22,13 @@ from probes.run import Run
 from probes.schedule import Schedule, every
 from probes_mine import ConvolutionalStatistics, MutualInformationRegularizer
 
-from ..frame.classification import Array
-from ..frame.criteria import Finding
-from ..frame.data import mnist, mnist_subset
-from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
-from ..frame.task import Task
-from .generative import (
+from ...frame.classification import Array
+from ...frame.criteria import Finding
+from ...frame.data import mnist, mnist_subset
+from ...frame.figures import figure
+from ...frame.runner import Experiment, Preset
+from ...frame.task import Task
+from ..generative import (
     Classifier,
     Discriminator,
     Generator,
