@@ -2,8 +2,8 @@
 
 One folder a chapter, one file an experiment, read like its section: settings, target, probes, criteria, figures. It
 ends in an ``EXPERIMENT`` and is named here. A long one is a folder of its own, of which ``settings.py`` comes first.
-``frame/`` is what they share: ``task.py`` is a training loop that survives interruption, ``runner.py`` runs the seeds of
-an experiment, judges and draws.
+``frame/`` is what they share: ``task.py`` is a training loop that survives interruption, ``runner.py`` runs the seeds
+of an experiment, judges and draws.
 """
 
 EXPERIMENTS = {

@@ -12,8 +12,7 @@ import torch
 
 from probes_complexity import optimal_rescaling
 
-from ..frame.classification import Array
-from ..frame.criteria import Finding, spearman
+from ..frame.criteria import Array, Finding, spearman
 from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task

@@ -13,7 +13,7 @@ from ..frame.criteria import Finding
 from ..frame.models import VGG
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
-from .widths import Curves, agreement, curves, draw_panels, fit, reached
+from .gap import Curves, agreement, curves, draw_panels, fit, reached
 
 
 @dataclass(frozen=True, kw_only=True)

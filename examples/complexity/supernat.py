@@ -13,8 +13,7 @@ from torch import Tensor
 
 from probes_complexity import LinearPath, gradient_descent, supernat
 
-from ..frame.classification import Array
-from ..frame.criteria import Finding
+from ..frame.criteria import Array, Finding
 from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task

@@ -13,7 +13,6 @@ from probes_ntk import TangentKernel
 
 from ..frame.classification import (
     Accuracy,
-    Array,
     Samples,
     Training,
     classify,
@@ -22,7 +21,7 @@ from ..frame.classification import (
     series,
     standardized,
 )
-from ..frame.criteria import Finding, enough
+from ..frame.criteria import Array, Finding, enough
 from ..frame.data import mnist, mnist_subset
 from ..frame.figures import figure, log_steps
 from ..frame.models import MLP, VGG, ResNet18, kaiming

@@ -11,17 +11,8 @@ import torch
 
 from probes_ntk import TangentKernel
 
-from ..frame.classification import (
-    Array,
-    Samples,
-    Training,
-    classify,
-    kernel_schedule,
-    random_labels,
-    series,
-    standardized,
-)
-from ..frame.criteria import Finding
+from ..frame.classification import Samples, Training, classify, kernel_schedule, random_labels, series, standardized
+from ..frame.criteria import Array, Finding
 from ..frame.data import fashion_mnist, mnist, mnist_subset
 from ..frame.figures import figure, log_steps
 from ..frame.models import MLP, kaiming

@@ -15,8 +15,8 @@ from probes import ProbeManager, open_run
 from probes.schedule import at
 from probes_ntk import TangentKernel
 
-from ..frame.classification import Accuracy, Array, Samples
-from ..frame.criteria import Finding, enough
+from ..frame.classification import Accuracy, Samples
+from ..frame.criteria import Array, Finding, enough
 from ..frame.figures import figure
 from ..frame.models import MLP
 from ..frame.runner import Experiment, Preset

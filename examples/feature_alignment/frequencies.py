@@ -12,8 +12,7 @@ import torch
 from probes_fourier import grid
 from probes_ntk import center, eigenfunctions, eigenvalues, eigenvector_amplitudes, tangent_kernel
 
-from ..frame.classification import Array
-from ..frame.criteria import Finding, spearman
+from ..frame.criteria import Array, Finding, spearman
 from ..frame.figures import figure
 from ..frame.models import MLP, kaiming
 from ..frame.runner import Experiment, Preset

@@ -11,16 +11,10 @@ import torch
 
 from probes import Measurement, Probe, at, open_run
 from probes.run import Run
-from probes_ntk import (
-    eigenfunctions,
-    perturbation_effects,
-    random_directions,
-    right_singular_vectors,
-    tangent_kernel,
-)
+from probes_ntk import eigenfunctions, perturbation_effects, random_directions, right_singular_vectors, tangent_kernel
 
-from ..frame.classification import Array, Training, classify, photographs
-from ..frame.criteria import Finding, enough
+from ..frame.classification import Training, classify, photographs
+from ..frame.criteria import Array, Finding, enough
 from ..frame.figures import figure
 from ..frame.models import VGG
 from ..frame.runner import Experiment, Preset

@@ -11,17 +11,8 @@ import torch
 
 from probes_ntk import TangentKernel
 
-from ..frame.classification import (
-    Accuracy,
-    Array,
-    Training,
-    classify,
-    kernel_schedule,
-    photographs,
-    random_labels,
-    series,
-)
-from ..frame.criteria import Finding, enough
+from ..frame.classification import Accuracy, Training, classify, kernel_schedule, photographs, random_labels, series
+from ..frame.criteria import Array, Finding, enough
 from ..frame.figures import figure, log_steps, shades
 from ..frame.models import VGG
 from ..frame.runner import Experiment, Preset

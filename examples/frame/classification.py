@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from probes import Measurement, Probe, ProbeManager, open_run
@@ -17,12 +16,11 @@ from probes.batches import Batch
 from probes.run import Run
 from probes.schedule import Schedule, log_spaced
 
+from .criteria import Array
 from .data import cifar10, mnist_subset
 from .task import Task
 
 __all__ = ["Accuracy", "Samples", "Training", "classify", "photographs", "random_labels", "series", "standardized"]
-
-Array = NDArray[Any]
 
 
 class Samples(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a criterion of an experiment is made of: a finding, how many seeds must pass, rank correlation."""
+"""What a criterion of an experiment is made of: arrays, a finding, how many seeds must pass, rank correlation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Finding", "enough", "spearman"]
+__all__ = ["Array", "Finding", "enough", "spearman"]
+
+Array = NDArray[Any]
+"""What was measured, by numpy."""
 
 
 @dataclass(frozen=True)

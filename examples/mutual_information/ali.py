@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from torch.nn.functional import mse_loss
 
 from probes_mine import DenseStatistics, MutualInformationRegularizer
 
-from ..frame.criteria import Finding, enough
+from ..frame.criteria import Array, Finding, enough
 from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
-from .gan import Array, dense, found, kl_from_uniform, modes, occupancy, samples_of
-from .generative import entropy, generator_of, normal
+from .generative import dense, entropy, generator_of, normal
+from .maxout import Pairs
+from .plane import found, kl_from_uniform, modes, occupancy, samples_of
 
 METHODS = ("ALI", "ALICE (l2)", "ALICE (adv.)", "ALI+MINE")
 DATASET = "25 Gaussians"
@@ -81,38 +81,6 @@ PRESETS = {
 
 Results = dict[str, dict[str, Array]]
 """By method: ``reconstructions`` of ``data``, their ``codes``, and ``samples``, each of shape ``(3, n, 2)``."""
-
-
-class Maxout(nn.Module):
-    """The largest of several linear maps, for each output.
-
-    Example:
-        >>> Maxout(4, 3, pieces=5)(torch.zeros(2, 4)).shape
-        torch.Size([2, 3])
-    """
-
-    def __init__(self, inputs: int, outputs: int, pieces: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs * pieces)
-        self.pieces = pieces
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.linear(x).unflatten(1, (-1, self.pieces))
-        return maps.amax(2)
-
-
-class Pairs(nn.Module):
-    """The log odds of two inputs side by side, by layers of maxout."""
-
-    def __init__(self, inputs: int, hidden: Sequence[int], pieces: int) -> None:
-        super().__init__()
-        layers = [Maxout(before, after, pieces) for before, after in pairwise((inputs, *hidden))]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
-        normal(self)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        out: Tensor = self.layers(torch.cat([x, y], 1))
-        return out[:, 0]
 
 
 class Autoencoder(nn.Module):

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from probes_mine import DenseStatistics, MutualInformationRegularizer
 
-from ..frame.criteria import Finding
+from ..frame.criteria import Array, Finding
 from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
+from .generative import dense, initialize
+from .plane import DATASETS, NUM_ARCS, SPACING, arcs, density, found, kl_from_uniform, modes, occupancy, samples_of
 
-DATASETS = ("spiral", "25 Gaussians")
 METHODS = ("GAN", "GAN+MINE")
-SPACING = 2.0
-"""Between neighbours of the 5 by 5 grid of Gaussians; the source states none, this is that of ALI and PacGAN."""
-STD = 0.05
-"""Of each Gaussian."""
-TURNS, NOISE = 2, 0.1
-"""Of the spiral; the source states neither these nor its shape. They are those of the GAN that an author of the source
-trained on as many samples of a spiral: https://github.com/IshmaelBelghazi/ALI, ``create_spiral_data_streams``."""
-NUM_ARCS, POINTS_OF_ARC = 40, 25
-LEAST = 20
-"""Generated samples of 10,000 that make a mode or an arc count as found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,82 +81,8 @@ PRESETS = {
     "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="30 min"),
 }
 
-Array = NDArray[Any]
 Results = dict[str, dict[str, Any]]
 """By data set and method: the samples of the last steps, shape ``(3, n, 2)``, and the mutual information at the end."""
-
-
-def modes() -> Tensor:
-    """Centres of the 25 Gaussians, shape ``(25, 2)``."""
-    line = SPACING * torch.arange(-2.0, 3.0)
-    return torch.cartesian_prod(line, line)
-
-
-def spiral(turns: Tensor) -> Tensor:
-    """Points of the spiral after so many turns, whose radius grows from 1/3 by 2/3 in each. Shape ``(n, 2)``."""
-    angle = 2 * math.pi * turns
-    return (2 * turns + 1)[:, None] / 3 * torch.stack([angle.sin(), angle.cos()], 1)
-
-
-def arcs(n: int) -> Tensor:
-    """The middles of n arcs of the spiral, all of the same length, from the inside out. Shape ``(n, 2)``."""
-    turns = torch.linspace(0, TURNS, 100_001, dtype=torch.float64)
-    points = spiral(turns)
-    length = np.append(0, (points[1:] - points[:-1]).norm(dim=1).cumsum(0))
-    middles = np.interp((np.arange(n) + 0.5) / n * length[-1], length, turns)
-    return spiral(torch.from_numpy(middles)).float()
-
-
-def samples_of(dataset: str, n: int, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(n, 2, generator=generator)
-    if dataset == "spiral":
-        return spiral(TURNS * torch.rand(n, generator=generator)) + NOISE * noise
-    return modes()[torch.randint(25, (n,), generator=generator)] + STD * noise
-
-
-def occupancy(dataset: str, samples: Array) -> tuple[Array, Array]:
-    """How many samples are nearest to each mode, or arc of the spiral, and how many of them are near.
-
-    Near is within a quarter of the distance of neighbouring modes, or of neighbouring turns.
-    """
-    if dataset == "25 Gaussians":
-        middles, pieces, near = modes(), 1, SPACING / 4
-    else:
-        middles, pieces, near = arcs(NUM_ARCS * POINTS_OF_ARC), POINTS_OF_ARC, 2 / 3 / 4
-    distance, nearest = torch.cdist(torch.from_numpy(samples), middles).min(1)
-    n, index = len(middles) // pieces, nearest // pieces
-    return np.bincount(index, minlength=n), np.bincount(index[distance <= near], minlength=n)
-
-
-def kl_from_uniform(counts: Array) -> float:
-    """Kullback-Leibler divergence of a histogram from the uniform one, in nats.
-
-    Example:
-        >>> kl_from_uniform(np.array([5, 5, 0, 0])) == math.log(2)
-        True
-    """
-    share = counts[counts > 0] / counts.sum()
-    return float((share * np.log(share * len(counts))).sum())
-
-
-def found(counts: Array, num_samples: int) -> float:
-    """The fraction of modes or arcs that enough samples are near to."""
-    return float((counts >= LEAST * num_samples / 10_000).mean())
-
-
-def dense(sizes: Sequence[int], slope: float, normalized: bool) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes[:-1]):
-        layers += [nn.Linear(before, after), *[nn.BatchNorm1d(after)] * normalized, nn.LeakyReLU(slope)]
-    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
-
-
-def initialize(network: nn.Module, std: float) -> None:
-    """Draw the weights of linear layers from a normal distribution, and set their biases to zero."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
 
 
 def kept_steps(settings: Settings, dataset: str) -> list[int]:
@@ -340,15 +254,6 @@ def _both(gan: Array, mine: Array, digits: int) -> str:
 
 def _list(values: Any, digits: int) -> str:
     return ", ".join(f"{value:.{digits}f}" for value in values)
-
-
-def density(samples: Array, x: Array, y: Array, bandwidth: float) -> Array:
-    """Kernel density estimate with Gaussian kernels on a grid, shape ``(len(y), len(x))``."""
-    along_x, along_y = (
-        np.exp(-(((line[:, None] - samples[:, i]) / bandwidth) ** 2) / 2) for i, line in enumerate((x, y))
-    )
-    estimate: Array = along_y @ along_x.T / (len(samples) * 2 * math.pi * bandwidth**2)
-    return estimate
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the experiments on generated images share: the networks of DCGAN, and a classifier that judges images."""
+"""What the experiments that generate share: layers, the networks of DCGAN, and a classifier that judges images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ __all__ = [
     "Images",
     "accuracy",
     "convolutions",
+    "dense",
     "fit",
     "generator_of",
+    "initialize",
     "normal",
 ]
 
@@ -139,6 +141,22 @@ class Discriminator(nn.Module):
         features = self.convolutions(x)
         out: Tensor = self.output(features if z is None else torch.cat([features, z], 1))
         return out[:, 0]
+
+
+def dense(sizes: Sequence[int], slope: float, normalized: bool) -> nn.Sequential:
+    """Linear layers of these sizes with leaky ReLU in between, and batch normalization before it if ``normalized``."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes[:-1]):
+        layers += [nn.Linear(before, after), *[nn.BatchNorm1d(after)] * normalized, nn.LeakyReLU(slope)]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+def initialize(network: nn.Module, std: float) -> None:
+    """Draw the weights of linear layers from a normal distribution, and set their biases to zero."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
 
 
 def normal(model: nn.Module) -> None:

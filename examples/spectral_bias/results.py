@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from probes_fourier import half_amplitude_steps
 
-from ..frame.criteria import Finding, enough, spearman
+from ..frame.criteria import Array, Finding, enough, spearman
 
 __all__ = ["Fit", "judge"]
-
-Array = NDArray[Any]
 PANEL = {"equal": "3.1a, equal amplitudes", "increasing": "3.1b, increasing amplitudes"}
 
 

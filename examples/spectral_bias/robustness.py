@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from probes import at, open_run
 from probes_fourier import SpectrumRobustness
 
-from ..frame.criteria import Finding, enough, spearman
+from ..frame.criteria import Array, Finding, enough, spearman
 from ..frame.figures import figure
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from . import learning_order
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)

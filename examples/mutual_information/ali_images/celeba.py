@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ...frame.runner import Experiment, Preset
 from .digits import EXPERIMENT as DIGITS
-from .digits import Settings
+from .settings import Settings
 
 FACES = Settings(
     data="faces",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from examples.complexity import capacity_norms, channels, supernat, widths
+from examples.complexity import capacity_norms, channels, gap, supernat, widths
 
 
 def verdicts(findings):
@@ -55,7 +55,7 @@ def test_capacity_norms(changed, expected):
 def curves(settings, complexities, loss=0.009):
     """Networks of three widths, of which the last is the noisy one, then two more shares of random labels."""
     n = len(widths.parts(settings))
-    found = {label: np.linspace(1.0, 2.0, n) for label in widths.MEASURES}
+    found = {label: np.linspace(1.0, 2.0, n) for label in gap.MEASURES}
     found |= {"gap": np.array([0.12, 0.11, 0.1, 0.4, 0.9]), "loss": np.full(n, loss), "steps": np.full(n, 500.0)}
     return found | {"path complexity C": np.array(complexities)}
 
@@ -79,7 +79,7 @@ def test_complexity(changed, expected):
 
 def test_complexity_of_channels():
     settings = channels.Settings(widths=(4, 8))
-    seed = {label: np.array([2.0, 1.0]) for label in widths.MEASURES} | {"steps": np.full(2, 9.0)}
+    seed = {label: np.array([2.0, 1.0]) for label in gap.MEASURES} | {"steps": np.full(2, 9.0)}
     seed |= {"gap": np.array([0.7, 0.6]), "loss": np.full(2, 0.0), "number of parameters": np.array([1.0, 2.0])}
     seed["Neyshabur et al. 2019, two layers / margin"] = np.full(2, np.nan)  # not defined for more layers
     reached, right = channels.judge(settings, [seed])

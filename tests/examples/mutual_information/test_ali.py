@@ -7,13 +7,14 @@ from torch import nn
 
 from examples.frame.task import Interruption, Task
 from examples.mutual_information import ali
-from examples.mutual_information.gan import modes
+from examples.mutual_information.maxout import Maxout, Pairs
+from examples.mutual_information.plane import modes
 
 SHORT = ali.PRESETS["smoke"].settings
 
 
 def test_maxout_is_the_largest_of_its_linear_maps():
-    layer, x = ali.Maxout(3, 2, pieces=4), torch.randn(5, 3)
+    layer, x = Maxout(3, 2, pieces=4), torch.randn(5, 3)
     maps = (x @ layer.linear.weight.T + layer.linear.bias).reshape(5, 2, 4)
     torch.testing.assert_close(layer(x), maps.max(2).values)
 
@@ -27,7 +28,7 @@ def test_networks_are_those_of_ali():
     assert sizes(model.encoder) == [(4, 400), (400, 400), (400, 2)]
     assert sizes(model.decoder) == [(2, 400), *[(400, 400)] * 3, (400, 2)]
     assert sum(isinstance(one, nn.BatchNorm1d) for one in model.modules()) == 6
-    discriminator = ali.Pairs(4, settings.discriminator, settings.pieces)
+    discriminator = Pairs(4, settings.discriminator, settings.pieces)
     assert sizes(discriminator) == [(4, 1000), (200, 1000), (200, 1000), (200, 1)]
     assert discriminator(torch.zeros(7, 2), torch.zeros(7, 2)).shape == (7,)
     assert float(model.decoder[3].weight.detach().std()) == pytest.approx(0.02, rel=0.02)

@@ -10,8 +10,14 @@ from torch import nn
 
 from examples.frame.task import Task
 from examples.mutual_information.ali_images import celeba, digits
-from examples.mutual_information.ali_images.digits import ACTIVATIONS, METRICS, Encoder, Faces, Model, Results, ms_ssim
+from examples.mutual_information.ali_images.data import Faces, load
+from examples.mutual_information.ali_images.fidelity import METRICS, Fidelity, ms_ssim
+from examples.mutual_information.ali_images.networks import ACTIVATIONS, Encoder
+from examples.mutual_information.ali_images.results import Model, Results, judge
+from examples.mutual_information.ali_images.settings import METHODS, Settings
+from examples.mutual_information.ali_images.training import adversaries
 from examples.mutual_information.generative import Classifier, Discriminator
+from probes import every
 from probes_mine import ConvolutionalStatistics
 
 ATTRIBUTES = 40
@@ -37,17 +43,17 @@ def results(ali=(14.2, 46.0), mine=(9.7, 96.0)):
     ],
 )
 def test_judge(seeds, expected):
-    findings = digits.judge(digits.PRESETS["quick"].settings, [results(**changed) for changed in seeds])
+    findings = judge(digits.PRESETS["quick"].settings, [results(**changed) for changed in seeds])
     assert [finding.passed for finding in findings] == [*expected, None, None]
 
 
 def test_faces_are_not_judged_by_their_attributes():
-    findings = digits.judge(celeba.PRESETS["quick"].settings, [results(mine=(9.7, 10.0))])
+    findings = judge(celeba.PRESETS["quick"].settings, [results(mine=(9.7, 10.0))])
     assert [finding.passed for finding in findings] == [True, None, None, None]
     assert "ALI: 53.75" in findings[0].published
 
 
-@pytest.mark.parametrize(("settings", "maps"), [(digits.Settings(), [14, 7, 4, 1]), (celeba.FACES, [32, 16, 8, 4, 1])])
+@pytest.mark.parametrize(("settings", "maps"), [(Settings(), [14, 7, 4, 1]), (celeba.FACES, [32, 16, 8, 4, 1])])
 def test_encoders_have_the_sizes_of_tables_c4_and_c8(settings, maps):
     encoder, x = Encoder(settings.image, settings.z_size, settings.channels), torch.zeros(2, *settings.image)
     found, out = [], torch.cat([x, torch.zeros(2, settings.z_size, *x.shape[2:])], 1)
@@ -60,14 +66,14 @@ def test_encoders_have_the_sizes_of_tables_c4_and_c8(settings, maps):
     assert out.shape == (2, settings.z_size)
 
 
-@pytest.mark.parametrize(("settings", "flat"), [(digits.Settings(), 256 * 4 * 4), (celeba.FACES, 512 * 4 * 4)])
+@pytest.mark.parametrize(("settings", "flat"), [(Settings(), 256 * 4 * 4), (celeba.FACES, 512 * 4 * 4)])
 def test_discriminators_have_the_sizes_of_tables_c6_and_c10(settings, flat):
     network = Discriminator(settings.image, settings.channels, ACTIVATIONS["leaky"], settings.z_size, settings.dense)
     sizes = [(layer.in_features, layer.out_features) for layer in network.output if isinstance(layer, nn.Linear)]
     assert sizes == [(flat + settings.z_size, 1024), (1024, 1)]
 
 
-@pytest.mark.parametrize(("settings", "flat"), [(digits.Settings(), 256 * 4 * 4), (celeba.FACES, 128 * 4 * 4)])
+@pytest.mark.parametrize(("settings", "flat"), [(Settings(), 256 * 4 * 4), (celeba.FACES, 128 * 4 * 4)])
 def test_statistics_networks_have_the_sizes_of_tables_c7_and_c11(settings, flat):
     network = ConvolutionalStatistics(settings.image, settings.z_size, settings.critic)
     assert [layer.in_features for layer in network.output if isinstance(layer, nn.Linear)] == [flat]
@@ -164,18 +170,18 @@ def test_faces_that_are_not_there_are_named_with_where_to_get_them(tmp_path, mon
     expected = r"CelebA is not in .*celeba\. From https://mmlab.* download img_align_celeba\.zip, unpack it there"
     for preset in ("quick", "paper"):
         with pytest.raises(FileNotFoundError, match=expected):
-            digits.load(celeba.PRESETS[preset].settings, train=True)
+            load(celeba.PRESETS[preset].settings, train=True)
 
 
-@pytest.mark.parametrize("method", digits.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_training_that_stopped_goes_on_to_the_same_weights(tmp_path, method):
     settings = digits.PRESETS["smoke"].settings
-    images, labels = digits.load(settings, train=True)
+    images, labels = load(settings, train=True)
 
     def weights(folder, steps):
-        fidelity = digits.Fidelity(digits.every(2), Classifier((1, 28, 28)), images[:20], labels[:20], settings.z_size)
+        fidelity = Fidelity(every(2), Classifier((1, 28, 28)), images[:20], labels[:20], settings.z_size)
         task = Task(folder, 0, torch.device("cpu"))
-        digits.adversaries(replace(settings, steps=steps), task, method, images, fidelity)
+        adversaries(replace(settings, steps=steps), task, method, images, fidelity)
         return torch.load(folder / "checkpoint.pt")["objects"]["model"]
 
     weights(tmp_path / "broken", 3)
@@ -185,11 +191,11 @@ def test_training_that_stopped_goes_on_to_the_same_weights(tmp_path, method):
 
 def test_what_a_method_adds_changes_the_training(tmp_path):
     settings = replace(digits.PRESETS["smoke"].settings, steps=3)
-    images, labels = digits.load(settings, train=True)
+    images, labels = load(settings, train=True)
     trained = []
-    for method in digits.METHODS:
-        fidelity = digits.Fidelity(digits.every(9), Classifier((1, 28, 28)), images[:20], labels[:20], settings.z_size)
-        digits.adversaries(settings, Task(tmp_path / method, 0, torch.device("cpu")), method, images, fidelity)
+    for method in METHODS:
+        fidelity = Fidelity(every(9), Classifier((1, 28, 28)), images[:20], labels[:20], settings.z_size)
+        adversaries(settings, Task(tmp_path / method, 0, torch.device("cpu")), method, images, fidelity)
         state = torch.load(tmp_path / method / "checkpoint.pt")["objects"]["model"]
         trained.append(torch.cat([tensor.flatten() for tensor in state.values()]))
     assert not any(torch.equal(trained[i], trained[j]) for i in range(4) for j in range(i))

@@ -9,8 +9,10 @@ from examples.mutual_information.generative import (
     Generator,
     accuracy,
     convolutions,
+    dense,
     fit,
     generator_of,
+    initialize,
 )
 from probes_mine import ConvolutionalStatistics
 
@@ -82,3 +84,14 @@ def test_a_classifier_is_fit_to_classes_or_to_attributes(tmp_path, attributes):
     assert accuracy(classifier, images, labels) == 1
     assert accuracy(classifier, images[classes == 0], labels[classes == 1]) == 0
     assert not classifier.training and not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_initial_weights_of_linear_layers_are_normal_and_biases_zero():
+    network = dense((2, 300, 300, 1), 0.01, True)
+    initialize(network, 0.02)
+    network.requires_grad_(False)
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    assert [float(layer.weight.std()) for layer in linear] == pytest.approx([0.02] * 3, rel=0.2)
+    assert linear[1].weight.abs().max() > 4 * 0.02  # unlike uniform ones
+    assert not any(layer.bias.any() for layer in linear)
+    assert all((layer.weight == 1).all() for layer in network if isinstance(layer, nn.BatchNorm1d))

@@ -8,16 +8,10 @@ from torch import nn
 
 from examples.frame.task import Task
 from examples.mutual_information.generative import Classifier
-from examples.mutual_information.stacked_mnist import experiment as stacked
-from examples.mutual_information.stacked_mnist.experiment import (
-    METHODS,
-    PRESETS,
-    Results,
-    Training,
-    kl_to_uniform,
-    modes,
-    mosaic,
-)
+from examples.mutual_information.stacked_mnist.coverage import kl_to_uniform, modes
+from examples.mutual_information.stacked_mnist.experiment import PRESETS, adversaries, digits
+from examples.mutual_information.stacked_mnist.results import Results, Training, judge, mosaic
+from examples.mutual_information.stacked_mnist.settings import METHODS
 
 
 def result(plain=(90, 0.8), mine=(100, 0.1), accuracy=0.98):
@@ -41,17 +35,14 @@ def result(plain=(90, 0.8), mine=(100, 0.1), accuracy=0.98):
     ],
 )
 def test_judge(seeds, expected):
-    findings = stacked.judge(PRESETS["quick"].settings, [result(**changed) for changed in seeds])
+    findings = judge(PRESETS["quick"].settings, [result(**changed) for changed in seeds])
     assert [finding.passed for finding in findings] == [*expected, None]
 
 
 def test_the_last_step_is_judged():
     falling = result()
     last = {method: Training(t.steps, t.modes[::-1], t.kl, t.samples) for method, t in falling.trained.items()}
-    assert (
-        "1.0 (1.0)"
-        in stacked.judge(PRESETS["quick"].settings, [Results(1.0, falling.real, last, np.ones(1))])[0].measured
-    )
+    assert "1.0 (1.0)" in judge(PRESETS["quick"].settings, [Results(1.0, falling.real, last, np.ones(1))])[0].measured
 
 
 def test_kl_of_a_histogram_matches_its_definition():
@@ -90,13 +81,13 @@ def test_mosaic_puts_images_in_rows_and_channels_in_colours():
 @pytest.mark.parametrize("method", METHODS)
 def test_training_that_stopped_goes_on_to_the_same_weights(tmp_path, method):
     settings = PRESETS["smoke"].settings
-    images, _ = stacked.digits(settings, train=True)
+    images, _ = digits(settings, train=True)
     stacks = torch.randint(len(images), (300, 2), generator=torch.Generator().manual_seed(0))
 
     def weights(folder, steps):
         task = Task(folder, 0, torch.device("cpu"))
         changed = replace(settings, steps=steps, measure_every=2, num_test=20)
-        stacked.adversaries(changed, task, method, images, stacks, Classifier((1, 14, 14)))
+        adversaries(changed, task, method, images, stacks, Classifier((1, 14, 14)))
         return torch.load(folder / "checkpoint.pt")["objects"]["generator"]
 
     weights(tmp_path / "broken", 3)
