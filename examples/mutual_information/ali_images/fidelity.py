@@ -28,7 +28,7 @@ class Fidelity(Probe):
     Args:
         classifier: Of images.
         images: In [-1, 1].
-        labels: Of the images, as for :func:`~examples.generative.accuracy`.
+        labels: Of the images, as for :func:`~examples.mutual_information.generative.accuracy`.
         z_size: Numbers of a code, as many as of the encoder's noise.
     """
 

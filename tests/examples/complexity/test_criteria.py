@@ -34,9 +34,11 @@ def scatter(bound=1e3, optimal=0.5, growing=True):
     spread = np.linspace(1, 9, count) ** 2 if growing else np.linspace(9, 1, count)
     points = np.array([[-1.0, -1.0], [1.0, 1.0]])
     return capacity_norms.Scatter(
-        np.full((count, 2), 0.1), np.full((count, 2), bound), np.full((count, 2), optimal),
+        np.full((count, 2), 0.1),
+        np.full((count, 2), bound),
+        np.full((count, 2), optimal),
         points[None] * np.stack([np.ones(count), spread], 1)[:, None],
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

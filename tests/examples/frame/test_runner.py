@@ -91,8 +91,10 @@ def test_the_target_is_a_sum_of_sines_of_the_given_amplitudes():
     for kind, amplitudes in {"equal": np.ones(10), "increasing": np.arange(1, 11) / 10}.items():
         target = learning_order.target(settings, kind, seed=3)[:, 0].numpy()
         # Projected on sine and cosine, one frequency at a time.
-        found = [np.hypot(target @ np.sin(2 * np.pi * k * z), target @ np.cos(2 * np.pi * k * z)) / 100
-                 for k in settings.frequencies]  # fmt: skip
+        found = [
+            np.hypot(target @ np.sin(2 * np.pi * k * z), target @ np.cos(2 * np.pi * k * z)) / 100
+            for k in settings.frequencies
+        ]
         np.testing.assert_allclose(found, amplitudes, atol=1e-5)
 
 
@@ -190,8 +192,10 @@ def test_the_exit_code_says_whether_a_criterion_fails(short, tmp_path, passed, c
 def test_run_rejects_what_it_does_not_know(arguments, message, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "examples", "run", *arguments, "--out", tmp_path / "out"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
 

@@ -46,9 +46,7 @@ def test_all_networks_of_a_data_set_start_from_its_initial_weights(tmp_path, std
 def test_both_methods_start_from_the_same_weights_and_only_one_uses_the_regularizer(tmp_path):
     task = Task(tmp_path, 0, torch.device("cpu"))
     gan.train(SHORT, task)
-    states = [
-        torch.load(tmp_path / f"25 Gaussians, {method}" / "checkpoint.pt")["objects"] for method in gan.METHODS
-    ]  # fmt: skip
+    states = [torch.load(tmp_path / f"25 Gaussians, {method}" / "checkpoint.pt")["objects"] for method in gan.METHODS]
     plain, regularized = states
     assert [state["regularizer"]["mine"]["steps"] for state in states] == [0, 6]
     # After one step of Adam and the same real data, the discriminators can only differ through the generators.
