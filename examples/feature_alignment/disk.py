@@ -180,9 +180,9 @@ def draw(settings: Settings, seeds: Sequence[Modes], folder: Path) -> None:
         for row, index in enumerate(rows):
             for column, mode in enumerate(columns):
                 axis = axes[row, column]
-                picture = first.functions[index, mode]
-                bound = np.abs(picture).max()
-                axis.imshow(picture, origin="lower", extent=(-1, 1, -1, 1), cmap="RdBu_r", vmin=-bound, vmax=bound)
+                shape = first.functions[index, mode]
+                bound = np.abs(shape).max()
+                axis.imshow(shape, origin="lower", extent=(-1, 1, -1, 1), cmap="RdBu_r", vmin=-bound, vmax=bound)
                 axis.add_patch(Circle((0, 0), math.sqrt(2 / math.pi), fill=False, linewidth=0.7, linestyle=":"))
                 axis.set(xticks=[], yticks=[])
                 if row == 0:

@@ -47,8 +47,7 @@ def figure(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    style = {"font.size": font, "axes.spines.top": boxed, "axes.spines.right": boxed}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({"font.size": font, "axes.spines.top": boxed, "axes.spines.right": boxed}):
         picture, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
         try:
             yield picture, axes
