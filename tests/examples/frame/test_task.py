@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from examples import task as module
+from examples.frame import task as module
 from examples.frame.task import Interruption, Task
 
 CPU = torch.device("cpu")
