@@ -91,8 +91,8 @@ def digits(budget: float, seconds: float) -> dict[str, Any]:
     """The network of the demo, on its digits."""
     imported = import_probes()
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from examples.data import mnist_subset
     from examples.demo import make_model
+    from examples.frame.data import mnist_subset
 
     images, labels = mnist_subset()
 

@@ -103,8 +103,8 @@ def report(name: str, arguments: argparse.Namespace) -> None:
 
 def cifar10() -> None:
     """What a probe of a VGG19 of full width costs on real photographs."""
-    from examples.classification import photographs
-    from examples.models import VGG
+    from examples.frame.classification import photographs
+    from examples.frame.models import VGG
     from probes_ntk import alignment, center, effective_rank, eigenvalues, tangent_kernel
 
     torch.manual_seed(0)
