@@ -42,8 +42,9 @@ def test_the_tangent_kernel_is_that_of_gradients_one_at_a_time_in_float64_on_the
     gram = tangent_kernel(model, inputs, layers=True)
     diagonal = tangent_diagonal(model, inputs).diagonal
     # Every factor of an entry has gone through some ten rounded operations, and is summed over some hundred terms in an
-    # order that the device chooses; most of these errors cancel: a few tens of units of rounding.
-    tolerance = 32 * torch.finfo(dtype).eps * float(naive.abs().max())
+    # order that the device chooses; most of these errors cancel. On the CPU two units of rounding are left: of float32
+    # for a model in half precision, whose kernel is evaluated in float32.
+    tolerance = 32 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * float(naive.abs().max())
     assert gram.kernel.device.type == diagonal.device.type == DEVICE.type
     assert gram.kernel.dtype == torch.promote_types(dtype, torch.float32)
     assert float((gram.kernel.cpu().double() - naive).abs().max()) < tolerance
@@ -106,12 +107,20 @@ def test_exact_amplitudes_are_those_of_the_cpu():
     def rectified():
         return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 
-    rows, reference = (
-        measured(FourierSpectrum(every(1), exact=True, frequencies=[1, 2, 5]), device, torch.float32, rectified)
-        for device in (DEVICE, "cpu")
-    )
-    # Evaluated in float64 whatever the dtype; of step 0, at which the weights are equal to the last bit.
-    assert_close([row for row in rows if row.step == 0], [row for row in reference if row.step == 0], 1e-9)
+    exact, sampled = {"exact": True}, {"num_points": 4096, "num_segments": 4}
+    rows, on_cpu, by_sampling = (
+        values(
+            measured(FourierSpectrum(every(1), frequencies=[1, 2, 5], **how), device, dtype, rectified),
+            "fourier/amplitude_by_output/train",
+            0,
+        )
+        for device, dtype, how in (
+            (DEVICE, torch.float32, exact), ("cpu", torch.float32, exact), ("cpu", torch.float64, sampled),
+        )
+    )  # fmt: skip
+    # Evaluated in float64 whatever the dtype; of step 0, at which the weights are equal to the last bit. The transform
+    # of 4096 points, and the straight line taken off before it, have an error of the distance between two points.
+    assert np.abs(rows - on_cpu).max() < 1e-9 and np.abs(rows - by_sampling).max() < 1e-3 * rows.max()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
