@@ -82,12 +82,12 @@ def _difference(name: str, first: Any, second: Any) -> Difference:
     where = np.flatnonzero(per_step)
     return Difference(
         name,
-        rows,
+        rows,  # type: ignore[arg-type]
         len(common),
         len(where),
         common[where[0]] if len(where) else None,
         absolute,
-        relative,  # type: ignore[arg-type]
+        relative,
     )
 
 
