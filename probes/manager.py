@@ -174,17 +174,11 @@ class ProbeManager:
         except Exception as error:
             self._give_up(error)
             return
+        team = functools.partial(Team, self.wrapper, place, settings.signature(self.run.model)) if place else None
         try:
-            self._now = Attached(
-                settings,
-                self.run,
-                self._governor,
-                batches,
-                optimizers,
-                self._resumed,
-                self.plain_closures,
-                functools.partial(Team, self.wrapper, place, settings.signature(self.run.model)) if place else None,
-            )
+            # In two steps: an interrupt between them finds what is to be detached.
+            self._now = now = Attached(settings, self.run, self._governor, batches, optimizers, self._resumed)
+            now.open(self.plain_closures, team)
         except Exception as error:
             self._give_up(error)
 
@@ -257,7 +251,7 @@ class ProbeManager:
         Raises:
             RuntimeError: If the manager has not been attached yet.
         """
-        if self._session is None and self._resumed is not None:
+        if self._session is None and self._resumed is not None and not isinstance(self._now, Inactive):
             return dict(self._resumed)
         if self._now is None:
             raise RuntimeError("state_dict() needs an attached ProbeManager. Call attach() first.")

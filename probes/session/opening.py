@@ -65,11 +65,6 @@ class Attached:
         batches: Those that were given.
         optimizers: Those that were given.
         resumed: The state of a checkpoint, if the run goes on from one.
-        plain_closures: Whether optimizers call their closures at the weights as they are.
-        team: Makes what rank 0 does with the other ranks, if there are any.
-
-    Raises:
-        Exception: Whatever keeps the run from being opened; nothing of it is left.
     """
 
     def __init__(
@@ -80,13 +75,10 @@ class Attached:
         batches: Mapping[str, Batch],
         optimizers: list[Optimizer],
         resumed: Mapping[str, Any] | None = None,
-        plain_closures: bool = False,
-        team: Callable[[Turns], Together] | None = None,
     ) -> None:
         self.settings, self.run, self.governor, self._optimizers = settings, run, governor, optimizers
         self._resumed = resumed
-        self._last_state: dict[str, Any] | None = None
-        self._last_report = ""
+        self._last_state, self._last_report = dict[str, Any](), ""
         self._first: FirstBatch | None = None
         self._counter: StepCounter | None = None
         self._lifetime: Lifetime | None = None
@@ -103,6 +95,14 @@ class Attached:
         run.config = settings.config(run.model)
         for item in (*settings.made_probes, *settings.new_sinks()):
             self.plugins.add(item)
+
+    def open(self, plain_closures: bool = False, team: Callable[[Turns], Together] | None = None) -> None:
+        """Open the files and begin to watch; of a run that cannot be opened nothing is left.
+
+        Args:
+            plain_closures: Whether optimizers call their closures at the weights as they are.
+            team: Makes what rank 0 does with the other ranks, if there are any.
+        """
         try:
             self._open(plain_closures, team)
         except BaseException:
@@ -232,7 +232,7 @@ class Attached:
     def state_dict(self) -> dict[str, Any]:
         """What the run needs to go on from a checkpoint; files are flushed first. After the end as it was then."""
         if self.ended:
-            return dict(self._last_state or {})
+            return dict(self._last_state)
         try:
             if self._counter is not None:
                 self.run.step = self._counter.resolve()
