@@ -70,6 +70,7 @@ class ProbeManager:
             given name.
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(2, 1)
         >>> manager = ProbeManager(model, probes=[], sinks=[])
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -221,6 +222,7 @@ class ProbeManager:
         of the first call.
 
         Example:
+            >>> import torch
             >>> model = torch.nn.Linear(2, 1)
             >>> with ProbeManager(model, probes=[], sinks=[]).attach() as manager:
             ...     with torch.no_grad():

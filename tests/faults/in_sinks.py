@@ -19,8 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.tensorflow_stub.io import gfile
 
 from probes import hookimpl
-from probes.session import lifetime
-from probes.sinks import tensorboard as tensorboard_module
+from probes.sinks import log_dir, tensorboard_file
 from probes.sinks.hdf5 import HDF5Sink, run_file, table
 from probes.sinks.tensorboard import TensorBoardSink
 
@@ -77,7 +76,7 @@ def _(scene: Scene):
     def fail(*_):
         raise OSError(30, "Read-only file system")
 
-    lifetime._writable = fail
+    log_dir._writable = fail
 
 
 # ------------------------------------------------------------------------------------------------------- disk is full
@@ -164,7 +163,7 @@ def _(scene: Scene):
 @fault("closing TensorBoard's file hangs", "TensorBoard", "could not be closed within")
 def _(scene: Scene):
     def break_it():
-        tensorboard_module.CLOSE_SECONDS = 0.2
+        tensorboard_file.CLOSE_SECONDS = 0.2
         writer = next(p.implementation for p in scene.manager._session.plugins.all if p.key == "tensorboard")._writer
         writer.close = lambda: time.sleep(3600)
 

@@ -35,7 +35,7 @@ class Spoil(TorchDispatchMode):
         super().__init__()
         self.kind, self.k, self.count, self.done = kind, k, 0, ""
 
-    def __torch_session__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += 1
         now = self.k is not None and not self.done and self.count > self.k
         if now and self.kind == "out of memory":

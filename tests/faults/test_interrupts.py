@@ -147,7 +147,7 @@ def test_after_an_interrupt_at_any_line_all_later_rows_are_right(undisturbed, tm
 
 
 def test_after_an_interrupt_where_rows_are_handed_over_none_is_twice_there(undisturbed, tmp_path):
-    only = ("_write_pending",)
+    only = ("_write_waiting",)
     lines = watched(tmp_path / "all", None, only)[0].count
     for k in range(lines // 2, lines // 2 + 10):  # of some steps
         check(tmp_path / str(k), k, undisturbed, only)
