@@ -11,7 +11,8 @@ from loops import Memory, Norm, run_steps
 from simulated import Costly, CostlySink, Simulation
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, log_spaced, open_run
-from probes.budget.spending import CORE, GRACE, HEAD_START
+from probes.budget.governor import GRACE, HEAD_START
+from probes.budget.spending import CORE
 from probes.plots import save_plots
 from probes.schedule import Schedule
 

@@ -3,7 +3,8 @@ import math
 import pytest
 from simulated import Clock
 
-from probes.budget.spending import CORE, GRACE, HEAD_START, PACE, Governor
+from probes.budget.governor import GRACE, HEAD_START, PACE, Governor
+from probes.budget.spending import CORE
 
 
 def late(overhead=0.1):
