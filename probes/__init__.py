@@ -3,7 +3,7 @@
 # ruff: noqa: I001, E402 - grouped by subject, after the clock
 
 import torch as _torch  # noqa: F401 - the user's in any case: not what probes cost
-from .clock import OwnTime as _OwnTime
+from .budget.clock import OwnTime as _OwnTime
 
 _clock = _OwnTime()
 _begun = _clock()
@@ -17,7 +17,7 @@ from .hookspecs import hookimpl as hookimpl
 from .measurement import Axis as Axis
 from .measurement import Measurement as Measurement
 from .probe import Probe as Probe
-from .refusal import CannotMeasure as CannotMeasure
+from .measurement import CannotMeasure as CannotMeasure
 from .run import Run as Run
 
 # when to measure
@@ -28,6 +28,6 @@ from .schedule import log_spaced as log_spaced
 # reading the results
 from .reading import open_run as open_run
 
-from . import governor as _governor
+from .budget import spending as _spending
 
-_governor.imported = _clock() - _begun
+_spending.imported = _clock() - _begun

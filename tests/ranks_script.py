@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from probes import Measurement, Probe, ProbeManager, channel, every, hookimpl
+from probes import Measurement, Probe, ProbeManager, every, hookimpl
+from probes.ranks import channel
 from probes_complexity import Capacity, PathComplexity
 from probes_fourier import FourierSpectrum, KernelSpectrum, SpectralNorm
 from probes_mine import MutualInformation
@@ -137,7 +138,7 @@ def train(
         step(model, optimizer, inputs, targets)
     seen = {"digest": digest(model, optimizer), "rows": sink.rows}
     if manager is not None:
-        seen |= {"report": manager.report(), "helped": manager._helper.taken if manager._helper else None}
+        seen["report"] = manager.report()
         manager.detach()
     return seen | {"events": sink.events, "numbers": sink.numbers}
 
@@ -148,14 +149,8 @@ def given(seed):
 
 
 def ddp():
-    """All ranks, rank 0 alone, and none."""
-    return {
-        "all": train(all_probes()),
-        "bare": train(),
-        "budget": train(all_probes(), overhead=0.05),
-        "joint": train([TangentKernel(every(1)), Updates(every(1))]),
-        "two batches": train([TangentKernel(every(1))], batches={"train": given(1), "test": given(2)}),
-    }
+    """All ranks, and none."""
+    return {"all": train(all_probes()), "bare": train(), "budget": train(all_probes(), overhead=0.05)}
 
 
 def unwrapped():
@@ -207,9 +202,7 @@ def fsdp():
 
 
 class Failing(Probe):
-    """Whose turns fail, are interrupted or do not end on one rank."""
-
-    any_rank = True
+    """Whose turns fail or are interrupted on one rank."""
 
     def __init__(self, name, rank, what, schedule=None):
         super().__init__(schedule or every(1))
@@ -219,7 +212,23 @@ class Failing(Probe):
         yield Measurement(f"{self.name}/norm", next(run.model.parameters()).norm())
         if step == 3 and dist.get_rank() == self.__rank:
             self.__what()
-        time.sleep(0.02)  # so that both ranks get a turn
+
+
+class Parts(Updates):
+    """Of which rank 1 does something else than hand over its part of an update."""
+
+    name = "parts"
+
+    def __init__(self, what=lambda: 1):
+        super().__init__(every(1))
+        self.__what = what
+
+    def rank_part(self):
+        return self.__what() if dist.get_rank() == 1 and self._count == 3 else 1
+
+    def join_parts(self, parts):
+        if None in parts:
+            raise ValueError("a part is missing")
 
 
 def tied():
@@ -276,16 +285,12 @@ def fail():
     raise ValueError("on one rank only")
 
 
-def stubborn(what):
-    """Whatever of two probes a rank takes at step 3, on one rank ``what`` happens in it."""
-
-    def probes(rank):
-        return [Failing("one", rank, what), Failing("other", rank, what)]
-
-    return probes
+def two_probes(rank=None, what=None):
+    """At step 3 ``what`` happens on a rank."""
+    return [Failing("one", rank, what), Failing("other", rank, what)]
 
 
-def interrupted(rank):
+def interrupted(**settings):
     """The user presses Ctrl-C in a turn, and his loop goes on."""
     seen = {}
 
@@ -297,7 +302,7 @@ def interrupted(rank):
 
     globals()["step"], before = stepping, step
     try:
-        return train(stubborn(interrupt)(rank)) | seen
+        return train(two_probes(0, interrupt), **settings) | seen
     finally:
         globals()["step"] = before
 
@@ -305,47 +310,32 @@ def interrupted(rank):
 def faults():
     """Faults of one rank, which neither the other nor the training may see."""
     channel.Channel.patience = 3.0
-    seen = {"bare": train()}
-    for rank in (0, 1):
-        seen[f"fails on {rank}"] = train(stubborn(fail)(rank))
-        seen[f"interrupted on {rank}"] = interrupted(rank)
-    seen["slow"] = train(stubborn(lambda: time.sleep(5))(1))
-    ours = [Failing("one", None, fail), Failing("other", None, fail)]
-    seen["other probes"] = train(ours if dist.get_rank() else [*ours, Updates()])
-    for rank in (0, 1):
-        seen[f"leaves {rank}"] = leaves(rank)
-        seen[f"store {rank}"] = without_store(rank)
-    seen["drifts"] = train(stubborn(fail)(None), wrap=drifting, before=drift)
+    seen = {}
+    for kind, settings in (("ddp", {}), ("fsdp", {"wrap": shard(), "flat": True})):
+        seen[f"{kind} bare"] = train(**settings)
+        seen[f"{kind} right"] = train(two_probes(), **settings)
+        seen[f"{kind} fails"] = train(two_probes(0, fail), **settings)
+        seen[f"{kind} interrupted"] = interrupted(**settings)
+        for rank in (0, 1):
+            seen[f"{kind} leaves {rank}"] = leaves(rank, **settings)
+            seen[f"{kind} store {rank}"] = without_store(rank, **settings)
+    # of the last kind alone
+    seen["fsdp slow"] = train([*two_probes(), Parts(lambda: time.sleep(5))], **settings)
+    seen["fsdp part fails"] = train([*two_probes(), Parts(fail)], **settings)
+    seen["fsdp part is none"] = train([*two_probes(), Parts(object)], **settings)
+    seen["fsdp other probes"] = train(two_probes() if dist.get_rank() else [*two_probes(), Updates()], **settings)
     return seen
-
-
-_drifting = []
-
-
-def drifting(model):
-    _drifting[:] = [model]
-    return DistributedDataParallel(model)
-
-
-def drift(count):
-    if count == 4 and dist.get_rank() == 1:
-        with torch.no_grad():
-            next(_drifting[0].parameters()).add_(0.1)
 
 
 def alone():
     """Rank 0 attaches, and no other: the last, for managers find each other by their number."""
     return {
         "ddp": train(all_probes(), on=[0]),
-        "joint": train([TangentKernel(every(1)), Updates(every(1))], on=[0]),
-        "two batches": train([TangentKernel(every(1))], on=[0], batches={"train": given(1), "test": given(2)}),
         "fsdp": train(all_probes(), on=[0], wrap=shard(), flat=True),
-        "drifts": train(stubborn(fail)(None), on=[0], wrap=drifting, before=drift),
-        "faults": train(stubborn(fail)(None), on=[0]),
     }
 
 
-def leaves(rank):
+def leaves(rank, **settings):
     """One rank detaches, and trains on."""
     made = []
 
@@ -361,12 +351,12 @@ def leaves(rank):
 
     ProbeManager.attach = attach
     try:
-        return train(stubborn(fail)(None), before=before)
+        return train(two_probes(), before=before, **settings)
     finally:
         ProbeManager.attach = original
 
 
-def without_store(rank):
+def without_store(rank, **settings):
     """The store is gone from some step on."""
     original = channel.Channel.has
     gone = []
@@ -380,8 +370,9 @@ def without_store(rank):
     channel.Channel.has = has
     try:
         return train(
-            stubborn(fail)(None),
+            two_probes(),
             before=lambda count: gone.append(1) if count == 4 and dist.get_rank() == rank else None,
+            **settings,
         )
     finally:
         channel.Channel.has = original
@@ -390,7 +381,6 @@ def without_store(rank):
 def uneven():
     """A rank runs out of data."""
     seen = {}
-    channel.Channel.punctual = 2.0
     for name, probes in (("bare", None), ("probed", all_probes())):
         for rank in (0, 1):
             model = DistributedDataParallel(network(conv=False))
@@ -456,9 +446,8 @@ def resumed():
             if dist.get_rank() == 0:
                 torch.save(state, place)
             dist.barrier()
-        helped = manager._helper.taken if manager._helper else None
         manager.detach()
-        return {"digest": digest(model, optimizer)[:0], "rows": sink.rows, "events": sink.events, "helped": helped}
+        return {"rows": sink.rows, "events": sink.events}
 
     whole, begun = run(0, 8), run(0, 5, save=True)
     return {"whole": whole, "begun": begun, "resumed": run(5, 8, torch.load(place, weights_only=True))}

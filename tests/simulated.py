@@ -1,4 +1,4 @@
-"""Training runs on a clock of their own: the real dispatcher and governor, steps and turns that only cost time."""
+"""Training runs on a clock of their own: the real session and governor, steps and turns that only cost time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import nn
 
 from probes import Measurement, Probe, hookimpl
-from probes.dispatch import Dispatcher
-from probes.governor import Governor
-from probes.plugins import Plugins
+from probes.budget.governor import Governor
 from probes.run import Run
+from probes.session.calls import Plugins
+from probes.session.session import Session
 
 
 class Clock:
@@ -83,7 +83,7 @@ class Simulation:
         run.batches = {}
         self.governor = Governor(self.overhead, self.clock, self.head_start)
         plugins = Plugins(self.governor, "raise")
-        self.dispatch = Dispatcher(run, plugins, lambda final=False: None)
+        self.session = Session(run, plugins, lambda final=False: None)
         for plugin in (*self.probes, self.sink):
             plugin.clock = self.clock
             plugin.training = lambda: self.training
@@ -92,18 +92,18 @@ class Simulation:
     def attach(self, state=None):
         if state is not None:
             self.governor.load_state_dict(state["governor"])
-            for plugin in self.dispatch.plugins.all:
+            for plugin in self.session.plugins.all:
                 plugin.due = state["due"].get(plugin.key)
-            self.step = self.dispatch.run.step = self.dispatch.run.resumed_from = state["step"]
+            self.step = self.session.run.step = self.session.run.resumed_from = state["step"]
             self.training = state["training"]
-        with self.governor.own():
-            self.dispatch.attach()
+        with self.governor.charged_to_core():
+            self.session.attach()
         return self
 
     def state(self):
         return {
             "governor": self.governor.state_dict(),
-            "due": {plugin.key: plugin.due for plugin in self.dispatch.probes},
+            "due": {plugin.key: plugin.due for plugin in self.session.turns.probes},
             "step": self.step,
             "training": self.training,
         }
@@ -111,14 +111,14 @@ class Simulation:
     def train(self, seconds, step_time):
         """Until ``seconds`` of training; ``step_time`` is a number or a function of the training time."""
         if self.step == 0:
-            self.dispatch.before_first()
+            self.session.before_first()
         while self.training < seconds:
             took = step_time(self.training) if callable(step_time) else step_time
             self.clock.now += took
             self.training += took
             self.step += 1
             before = self.governor.total
-            self.dispatch.after_step(self.step)
+            self.session.after_step(self.step)
             if self.governor.total != before and self.overhead is not None:
                 self.excess.append((self.training, self.governor.total - self.promised))
         return self

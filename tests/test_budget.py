@@ -1,4 +1,4 @@
-"""The promise of the budget, on simulated training runs: the real dispatcher and governor, on a clock of their own."""
+"""The promise of the budget, on simulated training runs: the real session and governor, on a clock of their own."""
 
 import itertools
 import logging
@@ -11,7 +11,8 @@ from loops import Memory, Norm, run_steps
 from simulated import Costly, CostlySink, Simulation
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, log_spaced, open_run
-from probes.governor import CORE, GRACE, HEAD_START
+from probes.budget.governor import GRACE, HEAD_START
+from probes.budget.spending import CORE
 from probes.plots import save_plots
 from probes.schedule import Schedule
 
@@ -109,10 +110,10 @@ def test_a_short_script_takes_at_most_twice_as_long_and_a_minute_more_than_half_
 
 def test_the_first_turn_may_take_seconds_or_a_share_of_the_training_so_far():
     simulation = Simulation(0.05, [Costly("a", every(1), 0.1)], head_start=HEAD_START).attach()
-    assert simulation.dispatch.run.first_turn_limit == 2.5
+    assert simulation.session.run.first_turn_limit == 2.5
     simulation.train(200, 0.1)
-    assert simulation.dispatch.run.first_turn_limit == pytest.approx(10, rel=1e-2)
-    assert Simulation(None, []).attach().dispatch.run.first_turn_limit == math.inf
+    assert simulation.session.run.first_turn_limit == pytest.approx(10, rel=1e-2)
+    assert Simulation(None, []).attach().session.run.first_turn_limit == math.inf
 
 
 def test_a_dear_probe_is_not_starved_by_cheap_ones_that_are_always_due():
@@ -172,7 +173,7 @@ def test_whatever_passes_inside_our_calls_is_booked():
     simulation = Simulation(0.05, [Costly("a", schedule, 0.1)], CostlySink(0.01, 0.02))
     schedule.clock = simulation.clock
     simulation.attach().train(120, 0.05)
-    simulation.dispatch.detach()
+    simulation.session.detach()
     assert simulation.spent == pytest.approx(simulation.clock.now - 100.0 - simulation.training)
     assert simulation.governor.spent[CORE] > 0.1 and simulation.governor.spent["sink"] > 0.1
 
@@ -202,8 +203,8 @@ def test_what_is_waited_for_is_not_looked_at_every_step(monkeypatch):
     probe = Costly("dear", every(1), 1.0)
     simulation = Simulation(0.05, [probe])
     looked = []
-    work = simulation.dispatch._work
-    monkeypatch.setattr(simulation.dispatch, "_work", lambda step: (looked.append(step), work(step)))
+    work = simulation.session._work
+    monkeypatch.setattr(simulation.session, "_work", lambda step: (looked.append(step), work(step)))
     simulation.attach().train(600, 0.01)
     assert len(looked) < 20 * len(probe.turns) and len(looked) < simulation.step / 200
 
@@ -229,7 +230,7 @@ def test_a_turn_that_was_postponed_says_by_how_many_steps():
     probe = Costly("dear", every(10), 1.0)
     simulation = Simulation(0.05, [probe])
     sink = Memory()
-    simulation.dispatch.plugins.add(sink)
+    simulation.session.plugins.add(sink)
     simulation.attach().train(120, 0.05)
     delays = {row.step: int(row.value) for row in sink.rows if row.name == "probes/turn_delay/dear"}
     assert list(delays) == probe.steps and delays[0] == 0
@@ -237,7 +238,7 @@ def test_a_turn_that_was_postponed_says_by_how_many_steps():
     for step in probe.steps:
         assert step - delays[step] == due
         due = step // 10 * 10 + 10
-    (plugin,) = simulation.dispatch.probes
+    (plugin,) = simulation.session.turns.probes
     assert plugin.skipped + plugin.measured == due // 10
 
 

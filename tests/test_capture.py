@@ -170,7 +170,7 @@ def test_a_functional_call_is_no_reason_for_a_warning():
 
 
 def test_a_fault_of_ours_in_the_forward_does_not_reach_the_loop(monkeypatch):
-    monkeypatch.setattr("probes.capture.FirstBatch._count", lambda *_: 1 / 0)
+    monkeypatch.setattr("probes.loop.first_batch.FirstBatch._count", lambda *_: 1 / 0)
     manager = attached(net())
     train(manager.run.model, lambda out: F.cross_entropy(out, Y), X)
     assert "ZeroDivisionError" in manager.report()
@@ -408,7 +408,7 @@ def test_output_picks_from_what_the_model_returns():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     F.cross_entropy(model(X)["scores"], Y).backward()
     optimizer.step()
-    assert torch.equal(manager.run.batches["train"].targets, Y) and manager._dispatch.measured == 2
+    assert torch.equal(manager.run.batches["train"].targets, Y) and manager._session.accounts.measured == 2
     manager.detach()
 
 
@@ -427,7 +427,7 @@ def test_copies_and_pickles_of_an_attached_model_do_not_call_us(when, tmp_path):
         assert other(X).shape == (6, 3) and "ProbeManager" not in repr(vars(other))
         train(other, lambda out: F.cross_entropy(out, Y), X)
     if when == "fresh":
-        assert manager._first.batch is None
+        assert manager._now._first.batch is None
     assert manager.run.step == step
     manager.detach()
 
@@ -447,10 +447,10 @@ def test_a_saved_model_loads_where_this_package_is_not_installed(tmp_path):
 
 
 @pytest.mark.parametrize("sinks", [[], None])
-def test_an_unassigned_manager_lives_as_long_as_the_model(sinks, tmp_path):
+def test_the_run_of_an_unassigned_manager_lives_as_long_as_the_model(sinks, tmp_path):
     model = net()
     manager = ProbeManager(model, probes=[Seen(every(1))], sinks=sinks, overhead=None, log_dir=tmp_path).attach()
-    gone = weakref.ref(manager)
+    gone = weakref.ref(manager._now)
     del manager
     gc.collect()
     train(model, lambda out: F.cross_entropy(out, Y), X)
@@ -467,7 +467,7 @@ def test_a_compiled_wrapper_is_seen_when_it_is_given():
     compiled = torch.compile(model, backend="eager")
     manager = ProbeManager(compiled, probes=[Seen(every(1))], sinks=[], overhead=None).attach()
     train(compiled, lambda out: F.cross_entropy(out, Y), X)
-    assert manager.run.model is model and manager._dispatch.measured == 3
+    assert manager.run.model is model and manager._session.accounts.measured == 3
     assert all("_orig_mod" not in name for name in manager.run.layers)
     manager.detach()
 
@@ -513,7 +513,7 @@ def test_a_lazy_model_is_initialised_as_without_us():
         model(X)
         train(model, lambda out: F.cross_entropy(out, Y), X)
         if manager is not None:
-            assert manager._dispatch.measured == 3
+            assert manager._session.accounts.measured == 3
             manager.detach()
         return [parameter.detach() for parameter in model.parameters()]
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
-from probes.cli import main
-from probes.terminal import sparkline
+from probes.commands.cli import main
+from probes.commands.terminal import sparkline
 
 
 class Spectrum(Probe):
@@ -88,7 +88,7 @@ def test_places_that_cannot_be_written_and_runs_of_nothing_are_told(log_dir, tmp
 
 
 def test_a_missing_extra_is_named():
-    script = "import sys; sys.modules['typer'] = None; from probes.cli import main; main()"
+    script = "import sys; sys.modules['typer'] = None; from probes.commands.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "pip install 'torch-probes[analysis]'" in done.stderr
 

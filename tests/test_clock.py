@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from probes.clock import OwnTime
+from probes.budget.clock import OwnTime
 
 COUNTED = os.path.exists("/proc/thread-self/schedstat")
 
@@ -51,7 +51,7 @@ def test_a_core_that_is_lost_while_it_is_read_is_no_time(monkeypatch):
         now[0], waited[0], lost[0] = now[0] + lost[0], waited[0] + lost[0], 0.0
         return now[0]
 
-    monkeypatch.setattr("probes.clock.time", SimpleNamespace(perf_counter=perf_counter))
+    monkeypatch.setattr("probes.budget.clock.time", SimpleNamespace(perf_counter=perf_counter))
     monkeypatch.setattr(OwnTime, "_delay", lambda self: waited[0])
     clock = OwnTime()
     first, lost[0] = clock(), 5.0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
-from probes.comparison import compare
+from probes.commands.comparison import compare
 
 
 class Given(Probe):

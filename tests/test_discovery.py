@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from probes import ProbeManager
-from probes.discovery import BrokenPlugin, installed, load
+from probes.session.discovery import BrokenPlugin, installed, load
 
 GOOD = """
 from probes import Measurement, Probe
@@ -48,7 +48,7 @@ def test_a_third_partys_probe_runs_by_default_once_installed(distribution):
     distribution("toy", GOOD)
     manager = ProbeManager(nn.Linear(2, 1), sinks=[])
     assert "toy" in step(manager.run.model, manager)
-    assert manager.run.step == 1 and type(manager._probes[0]).__name__ == "Toy"
+    assert manager.run.step == 1 and type(manager._settings.made_probes[0]).__name__ == "Toy"
 
 
 @pytest.mark.parametrize("chosen", [None, ["bad"]])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
-from probes.export import export
+from probes.commands.export import export
 
 
 class Everything(Probe):

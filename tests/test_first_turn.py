@@ -24,8 +24,7 @@ clock = Clock()
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch):
-    for module in ("run", "governor"):
-        monkeypatch.setattr(f"probes.{module}.OwnTime", lambda: clock)
+    monkeypatch.setattr("probes.budget.spending.OwnTime", lambda: clock)
 
 
 class Slow(nn.Module):

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import textwrap
 
-from probes import frames
+from probes.loop import frames
 
 SCRIPT = """
 import gc, runpy, threading

@@ -3,7 +3,8 @@ import math
 import pytest
 from simulated import Clock
 
-from probes.governor import CORE, GRACE, HEAD_START, PACE, Governor
+from probes.budget.governor import GRACE, HEAD_START, PACE, Governor
+from probes.budget.spending import CORE
 
 
 def late(overhead=0.1):
@@ -24,7 +25,7 @@ def waits(governor, clock, probe, step=10**6):
     """How long until a probe that waits alone can afford its turn."""
     begin = clock.now
     while True:
-        governor.settle(step, [probe])
+        governor.allot(step, [probe])
         if governor.affords(probe):
             return clock.now - begin
         clock.now += 0.01
@@ -32,7 +33,7 @@ def waits(governor, clock, probe, step=10**6):
 
 def test_the_first_turn_of_a_probe_goes_at_once():
     governor = Governor(0.01, Clock())
-    governor.settle(0, ["a"])
+    governor.allot(0, ["a"])
     assert governor.affords("a")
 
 
@@ -47,7 +48,7 @@ def test_a_turn_waits_until_its_cost_is_earned():
 def test_the_time_to_look_again_is_when_the_turn_can_be_afforded():
     governor, clock = late(0.1)
     turn(governor, clock, "a", 20.0)
-    governor.settle(10**6, ["a"])
+    governor.allot(10**6, ["a"])
     assert governor.next_turn(["a"]) - clock.now == pytest.approx(280)
 
 
@@ -64,7 +65,7 @@ def test_looking_when_told_to_misses_no_step_and_is_rare(pace, spent):
             clock.now += pace
             if everywhere or clock.now >= wake:
                 looked += 1
-                governor.settle(step, ["a"])
+                governor.allot(step, ["a"])
                 if governor.affords("a"):
                     return step, looked
                 wake = governor.next_turn(["a"])
@@ -106,7 +107,7 @@ def test_a_cheap_probe_that_is_always_due_leaves_a_dear_one_its_part():
     turns = {"cheap": 0, "dear": 0}
     for step in range(10_000):
         clock.now += 1.0
-        governor.settle(step, turns)
+        governor.allot(step, turns)
         for probe, seconds in (("cheap", 1.0), ("dear", 30.0)):
             if governor.affords(probe):
                 turns[probe] += 1
@@ -119,14 +120,14 @@ def test_what_one_probe_does_not_need_goes_to_the_others():
     for probe in ("a", "b"):
         turn(governor, clock, probe, 6.0)  # all that was earned
     clock.now += 60.0
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     assert governor.credits["a"] == pytest.approx(6.0) and not governor.affords("b")
 
 
 def test_a_turn_that_costs_more_than_it_had_is_paid_from_the_next():
     governor, clock = late(0.1)
     turn(governor, clock, "a", 2.0)
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     turn(governor, clock, "a", 12.0)
     assert governor.credits["a"] == pytest.approx(-10.0)
     assert governor.cost("a") == 4.0  # one exception is not believed at once
@@ -145,7 +146,7 @@ def test_sinks_and_the_core_are_paid_first():
 def test_what_was_saved_is_not_spent_while_others_are_in_debt():
     governor, clock = late(0.1)
     turn(governor, clock, "a", 2.0)
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     assert governor.affords("a")
     clock.now += 100.0
     governor.charge("sink", 100.0)
@@ -157,20 +158,20 @@ def test_work_of_a_sink_that_may_be_left_out_gets_its_part():
     turn(governor, clock, "a", 12.0)
     assert not governor.affords_extra("sink", 2.0)
     clock.now += 30.0
-    governor.settle(1, ["a"])  # 3 s: half of it for each
+    governor.allot(1, ["a"])  # 3 s: half of it for each
     assert not governor.affords_extra("sink", 2.0) and not governor.affords("a")
     clock.now += 10.0
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     assert governor.affords_extra("sink", 2.0)
     governor.charge("sink", 2.0)
     clock.now += 2.0
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     assert governor.credits["a"] == pytest.approx(2.0) and "sink" not in governor.credits
 
 
 def test_what_is_spent_but_not_booked_yet_is_spent():
     governor, clock = late(0.1)  # 12 s were earned
-    with governor.own():
+    with governor.charged_to_core():
         assert governor.affords_extra("sink", 10.0)
         clock.now += 10.0
         assert governor.total == 10.0 and governor.elapsed - governor.total == 120.0
@@ -184,7 +185,7 @@ def test_at_the_end_what_was_saved_for_turns_is_free_for_the_sinks():
     governor, clock = late(0.1)
     turn(governor, clock, "a", 12.0)
     clock.now += 30.0
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     assert not governor.affords_extra("sink", 2.0)
     governor.close()
     assert governor.affords_extra("sink", 2.0) and not governor.affords_extra("sink", 4.0)
@@ -193,7 +194,7 @@ def test_at_the_end_what_was_saved_for_turns_is_free_for_the_sinks():
 def test_what_passes_in_our_calls_and_is_no_plugins_is_the_cores():
     clock = Clock()
     governor = Governor(0.1, clock)
-    with governor.own():
+    with governor.charged_to_core():
         clock.now += 1.0
         governor.charge("a", 0.75)
     assert governor.spent == {"a": 0.75, CORE: 0.25}
@@ -203,10 +204,10 @@ def test_time_that_is_not_watched_does_not_count():
     clock = Clock()
     governor = Governor(0.1, clock)
     clock.now += 5.0
-    governor.stop()
+    governor.pause()
     clock.now += 100.0
     assert governor.elapsed == 5.0
-    governor.go()
+    governor.resume()
     clock.now += 5.0
     assert governor.elapsed == 10.0
 
@@ -214,7 +215,7 @@ def test_time_that_is_not_watched_does_not_count():
 def test_without_a_budget_everything_goes():
     governor = Governor(None, Clock())
     turn(governor, governor.clock, "a", 1e9)
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     assert governor.affords("a") and governor.affords_extra("sink", 1e9)
     assert governor.next_turn(["a"]) == governor.clock.now
 
@@ -223,7 +224,7 @@ def test_accounts_survive_a_resume_and_what_resuming_costs_is_added():
     governor, clock = late(0.1)
     turn(governor, clock, "a", 14.0)
     clock.now += 7
-    governor.settle(1, ["a"])
+    governor.allot(1, ["a"])
     other = Governor(0.1, Clock())
     other.clock.now += 1.0
     other.charge(CORE, 1.0)
@@ -241,7 +242,7 @@ def test_the_budget_must_be_a_share(overhead):
 def test_importing_is_booked_once_and_is_no_training(monkeypatch):
     clock = Clock()
     governor = Governor(0.05, clock)
-    monkeypatch.setattr("probes.governor.imported", 0.4)
+    monkeypatch.setattr("probes.budget.spending.imported", 0.4)
     clock.now += 0.1  # what the manager's constructor took
     governor.begin()
     assert governor.spent[CORE] == governor.elapsed == pytest.approx(0.5)

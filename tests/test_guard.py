@@ -18,9 +18,10 @@ import pytest
 import torch
 from torch import nn
 
-from probes import guard
-from probes.digest import differences, of_process
-from probes.guard import SETTINGS, ModelChanged, unnoticed
+from probes.guard import process
+from probes.guard.fingerprint import differences, of_process
+from probes.guard.process import SETTINGS
+from probes.guard.unnoticed import ModelChanged, unnoticed
 
 
 @pytest.fixture
@@ -388,7 +389,7 @@ def test_a_buffer_that_repeats_its_elements_is_as_before():
 
 
 def test_what_a_script_asks_for_to_find_its_own_faults_is_not_asked_of_a_measurement(monkeypatch):
-    monkeypatch.setattr(guard, "strict", False)
+    monkeypatch.setattr(process, "strict", False)
     before = (np.geterr(), torch.is_anomaly_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
     try:
         np.seterr(all="raise"), torch.autograd.set_detect_anomaly(True), torch.use_deterministic_algorithms(True)
@@ -443,7 +444,7 @@ def test_matmul_precision_set_by_the_newer_names_is_no_fault(model):
     if not hasattr(torch.backends, "fp32_precision"):
         return  # this torch has the older names only
     script = (
-        "import torch\nfrom probes.guard import unnoticed\n"
+        "import torch\nfrom probes.guard.unnoticed import unnoticed\n"
         "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
         "with unnoticed(torch.nn.Linear(1, 1)):\n"
         "    torch.backends.cuda.matmul.fp32_precision = 'ieee'\n"

@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
+from probes.commands.terminal import summary
 from probes.plots import save_plots
-from probes.sinks import superblock
-from probes.sinks.repair import repair
-from probes.terminal import summary
+from probes.sinks.hdf5 import superblock
+from probes.sinks.hdf5.repair import repair
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "<img src=x onerror=alert(1)>"
@@ -181,7 +181,7 @@ def test_an_inconsistent_heap_is_refused_before_hdf5_sees_it(run_file, offset, s
 
 
 def test_a_file_that_keeps_hdf5_busy_for_ever_does_not_keep_repair(run_file, monkeypatch):
-    monkeypatch.setattr("probes.sinks.repair.SECONDS", 0.01)
+    monkeypatch.setattr("probes.sinks.hdf5.repair.SECONDS", 0.01)
     before = run_file.read_bytes()
     with pytest.raises(ValueError, match="damaged beyond repair: HDF5 came to no end within 0 s"):
         repair(run_file)
@@ -208,7 +208,7 @@ def test_a_file_that_becomes_shorter_while_it_is_searched_does_not_kill_the_read
     heap = struct.pack("<5s3xQ", b"GCOL\x01", 4096) + struct.pack("<QQ", 0, 4080) + bytes(4096 - 32)
     path.write_bytes(heap + bytes(1 << 25) + heap)
     script = (
-        "import sys, os; from pathlib import Path; from probes.sinks import superblock\n"
+        "import sys, os; from pathlib import Path; from probes.sinks.hdf5 import superblock\n"
         "path = Path(sys.argv[1]); superblock._check_heap = lambda heap, start: os.truncate(path, 5000)\n"
         "superblock.check_heaps(path); print('alive')"
     )

@@ -6,7 +6,7 @@ from probes_ntk_models import Do, models
 from torch import nn
 
 from probes.batches import Batch
-from probes.independence import why_not_a_function
+from probes.outputs import why_not_a_function
 
 MODELS = models()
 

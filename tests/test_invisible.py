@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from probes import Measurement, Probe, ProbeManager, every
-from probes.discovery import installed, load
+from probes.session.discovery import installed, load
 
 
 class Nasty(Probe):
@@ -86,9 +86,9 @@ def train(optimizer_name, tmp_path, probes, steps=200, attach="global", accumula
             model.train()
     result = digest(model, optimizer, generator)
     if manager is not None:
-        assert manager.run.step == steps and manager._dispatch.measured > 0
-        problems = [plugin.problem for plugin in manager._dispatch.plugins.all if plugin.problem]
-        assert not problems and not any(plugin.failed for plugin in manager._dispatch.plugins.all), problems
+        assert manager.run.step == steps and manager._session.accounts.measured > 0
+        problems = [plugin.problem for plugin in manager._session.plugins.all if plugin.problem]
+        assert not problems and not any(plugin.failed for plugin in manager._session.plugins.all), problems
         manager.detach()
         assert [len(module._forward_hooks) for module in model.modules()] == result[1][3]
     return result

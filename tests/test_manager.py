@@ -87,7 +87,7 @@ def test_a_model_whose_parameters_are_a_list_is_watched(optimizer):
 
 
 def test_a_fault_of_the_guard_in_attach_does_not_stop_the_script(model, optimizer, monkeypatch, caplog):
-    monkeypatch.setattr("probes.guard._buffers", lambda *_: 1 / 0)
+    monkeypatch.setattr("probes.guard.unnoticed.keep_buffers", lambda *_: 1 / 0)
     manager = ProbeManager(model, [Norm(every(1))], sinks=[]).attach(optimizer)
     run_steps(model, optimizer, 2)
     assert "could not attach" in caplog.text and "could not attach" in manager.report()
@@ -275,7 +275,7 @@ def test_the_users_directory_is_kept_open_for_one_process_only(model, optimizer,
 def test_a_forked_child_leaves_the_files_alone(model, optimizer, tmp_path):
     with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer) as manager:
         run_steps(model, optimizer, 2)
-        manager._dispatch.flush()
+        manager._session.accounts.flush()
         run_steps(model, optimizer, 1)
         child = os.fork()
         if child == 0:
@@ -307,7 +307,7 @@ def test_shared_results_are_computed_once_and_their_cost_is_split(model, optimiz
     manager = ProbeManager(model, [User(at([0])), User(at([0]))], sinks=[], overhead=None)
     with manager.attach(optimizer):
         run_steps(model, optimizer, 1)
-        first, second = (manager._dispatch.governor.spent[key] for key in ("User", "User-2"))
+        first, second = (manager._session.governor.spent[key] for key in ("User", "User-2"))
     assert calls == [0] and min(first, second) >= 0.025  # half of the sleep, whatever else the machine does
 
 
@@ -403,7 +403,7 @@ def test_a_probe_that_draws_when_made_and_attached_draws_nothing(model, optimize
         def on_attach(self, run):
             torch.rand(1)
 
-    monkeypatch.setattr("probes.manager.load", lambda name: Draws)
+    monkeypatch.setattr("probes.session.settings.load", lambda name, kind: Draws)
     probe = "draws" if named else Draws(every(1))
     before = torch.get_rng_state()
     with ProbeManager(model, [probe], sinks=[DrawingSink()]).attach(optimizer):

@@ -181,7 +181,7 @@ def test_keyboard_interrupt_in_a_measurement_reaches_the_user_and_leaves_no_trac
 def test_an_internal_error_stops_the_probes_and_not_the_training(model, optimizer, caplog, tmp_path, monkeypatch):
     manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer)
     run_steps(model, optimizer, 2)
-    monkeypatch.setattr(manager._dispatch, "_plan", lambda: 1 / 0)
+    monkeypatch.setattr(manager._session, "_plan", lambda: 1 / 0)
     run_steps(model, optimizer, 2)
     manager.detach()
     assert caplog.text.count("an internal error. Training goes on") == 1

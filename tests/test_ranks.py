@@ -55,24 +55,17 @@ def check_bits(scenario, *names, bare="bare"):
 
 
 def test_training_under_ddp_is_bit_for_bit_that_without_probes(seen):
-    check_bits(seen["ddp"], "all", "budget", "joint", "two batches")
+    check_bits(seen["ddp"], "all", "budget")
     for rank in (0, 1):
         assert seen["alone"][rank]["ddp"]["digest"] == seen["ddp"][rank]["bare"]["digest"]
 
 
-def test_ranks_share_the_turns_and_measure_what_rank_0_measures_alone(seen):
+def test_under_ddp_rank_0_measures_whether_the_others_attach_or_not(seen):
     first, second = (ranks["all"] for ranks in seen["ddp"])
     assert first["rows"] == seen["alone"][0]["ddp"]["rows"] and len(first["rows"]) == 180
-    assert second["helped"] > 0 and f"has taken {second['helped']} turns" in second["report"]
-    assert second["rows"] == {}
+    assert second["report"] == "Inactive: rank 0 measures and writes for all processes.\n" and second["rows"] == {}
     assert not events(first, "warning") and not events(first, "fault")
-
-
-@pytest.mark.parametrize("name", ["joint", "two batches"])
-def test_ranks_work_on_one_kernel_and_it_is_the_same_to_the_last_bit(seen, name):
-    first, second = (ranks[name] for ranks in seen["ddp"])
-    assert first["rows"] == seen["alone"][0][name]["rows"] and "ntk/layer_alignment/train@8" in first["rows"]
-    assert second["helped"] > 0 and not events(first, "warning")
+    assert not events(seen["alone"][0]["ddp"], "warning") and "report" not in seen["alone"][1]["ddp"]
 
 
 def test_within_a_budget_fewer_turns_are_taken_and_each_is_right(seen):
@@ -82,12 +75,6 @@ def test_within_a_budget_fewer_turns_are_taken_and_each_is_right(seen):
     assert {key: exact[key] for key in stateless if key in exact} == {
         key: value for key, value in stateless.items() if key in exact
     }
-
-
-def test_rank_0_alone_needs_nobody(seen):
-    first, second = seen["alone"]
-    assert len(first["ddp"]["rows"]) == 180 and not events(first["ddp"], "warning")
-    assert "report" not in second["ddp"]
 
 
 def test_a_sharded_model_trains_bit_for_bit_as_without_probes(seen):
@@ -139,10 +126,9 @@ def test_other_distributed_models_are_refused(seen, name, what):
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_been_interrupted(seen):
-    first, second = seen["resumed"]
+    first = seen["resumed"][0]
     assert first["begun"]["rows"] | first["resumed"]["rows"] == first["whole"]["rows"]
     assert not first["begun"]["rows"].keys() & first["resumed"]["rows"].keys()
-    assert second["resumed"]["helped"] > 0
 
 
 def test_two_models_have_a_manager_each(seen):
@@ -159,41 +145,41 @@ def test_a_rank_that_runs_out_of_data_keeps_nobody_waiting(seen, rank):
     assert len(first["rows"]) == (111 if rank == 0 else 180)
 
 
-def steps(run):
-    return sorted((key.split("/")[0], int(key.split("@")[1])) for key in run["rows"])
+KINDS = ["fails", "interrupted", "leaves 0", "leaves 1", "store 0", "store 1"]
+FAULTS = [f"{kind} {name}" for kind in ("ddp", "fsdp") for name in KINDS] + [
+    "fsdp slow", "fsdp part fails", "fsdp part is none", "fsdp other probes",
+]  # fmt: skip
+ROWS = {
+    "ddp interrupted": 16, "ddp leaves 0": 10,
+    "fsdp interrupted": 14, "fsdp leaves 0": 10, "fsdp leaves 1": 10, "fsdp store 0": 10,
+    "fsdp store 1": 10, "fsdp slow": 6, "fsdp other probes": 0,
+}  # fmt: skip
+"""Of 18: two probes, step 0 and eight updates. An interrupt keeps the ranks from agreeing on the next step, too."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["fails on 0", "fails on 1", "interrupted on 0", "interrupted on 1", "slow", "other probes", "leaves 0", "leaves 1",
-     "store 0", "store 1"],
-)  # fmt: skip
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_of_one_rank_changes_no_training_and_no_row(seen, name):
-    check_bits(seen["faults"], name)
-    run, right = seen["faults"][0][name], seen["alone"][0]["faults"]["rows"]
-    rows = {key: value for key, value in run["rows"].items() if not key.startswith("updates")}
-    missing = {"interrupted on 0": 2, "leaves 0": 8}.get(name, 0)
-    assert len(rows) == 18 - missing or name == "fails on 0"
-    if name not in ("interrupted on 0",):  # what was measured a step late
-        assert rows.items() <= right.items()
+    kind = name.split()[0]
+    check_bits(seen["faults"], name, bare=f"{kind} bare")
+    runs = seen["faults"][0]
+    rows = {key: value for key, value in runs[name]["rows"].items() if key.split("/")[0] in ("one", "other")}
+    assert len(rows) == ROWS.get(name, 18)
+    if "interrupted" not in name:  # what was measured a step late
+        assert rows.items() <= runs[f"{kind} right"]["rows"].items()
 
 
 def test_what_happened_to_a_rank_is_told(seen):
     runs = seen["faults"][0]
-    assert "failed on rank 1, and its turns stay on rank 0" in events(runs["fails on 1"], "warning")[0]
-    assert "after KeyboardInterrupt()" in events(runs["interrupted on 1"], "warning")[0]
-    assert "did not finish a turn of" in events(runs["slow"], "warning")[0]
-    assert "probes or model are not those of rank 0" in events(runs["other probes"], "warning")[0]
-    assert "Rank 1 has detached" in events(runs["leaves 1"], "detach")[0]
-    assert "cannot reach each other" in events(runs["store 0"], "warning")[0]
-    assert "cannot reach each other" in events(runs["store 1"], "warning")[0]
-    assert seen["faults"][0]["interrupted on 0"]["interrupt"] and seen["faults"][1]["interrupted on 1"]["interrupt"]
-
-
-def test_a_rank_with_other_parameters_is_not_believed(seen):
-    run = seen["faults"][0]["drifts"]
-    assert run["rows"] == seen["alone"][0]["drifts"]["rows"] and run["digest"] == seen["alone"][0]["drifts"]["digest"]
-    assert events(run, "warning") == ["Rank 1 holds other parameters than rank 0: rank 0 goes on without it."]
+    assert "Make the same ProbeManager" in events(runs["fsdp other probes"], "warning")[0]
+    assert "Rank 1 has detached" in events(runs["fsdp leaves 1"], "detach")[0]
+    assert "not all of its ranks take part any more" in events(runs["fsdp leaves 1"], "warning")[0]
+    assert "cannot reach each other" in events(runs["fsdp store 0"], "warning")[0]
+    assert "the model is sharded, and" in events(runs["fsdp store 1"], "warning")[0]
+    assert "could not be put together" in events(runs["fsdp slow"], "warning")[0]
+    for name in ("fsdp part fails", "fsdp part is none"):
+        assert "a part is missing" in events(runs[name], "fault")[0]
+    assert all(not events(run, "warning") for name, run in runs.items() if name.startswith("ddp"))
+    assert all(runs[f"{kind} interrupted"]["interrupt"] for kind in ("ddp", "fsdp"))
 
 
 @pytest.mark.slow
@@ -227,4 +213,3 @@ def test_a_model_sharded_over_two_ranks_and_replicated_over_two(tmp_path):
         assert value == replicas["rows"][key] or not key.endswith("@0")  # later, torch sums in another order
     key = "complexity/path_complexity/train@6"
     assert whole["numbers"][key] == pytest.approx(replicas["numbers"][key], rel=1e-5)
-    assert all(ranks["ddp"]["helped"] > 0 for ranks in seen[1:])

@@ -13,7 +13,7 @@ from probes.measurement import Axis, Measurement
 from probes.reading import open_run
 from probes.run import Run
 from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.repair import repair
+from probes.sinks.hdf5.repair import repair
 
 
 @pytest.fixture

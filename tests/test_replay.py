@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from probes import Measurement, Probe, ProbeManager, at, open_run
-from probes.checkpoint_files import load_into, read_checkpoint
-from probes.comparison import compare
-from probes.replay import replay
-from probes.workers import Located, workers
+from probes.commands.comparison import compare
+from probes.replaying.checkpoint_files import load_into, read_checkpoint
+from probes.replaying.replay import replay
+from probes.replaying.workers import Located, workers
 from probes_complexity import Capacity
 from probes_fourier import FourierSpectrum, SpectralNorm
 from probes_ntk import TangentKernel

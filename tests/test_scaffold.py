@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from ruff import find_ruff_bin
 
-from probes import cli
-from probes.contract import POINTS
-from probes.scaffold import scaffold
+from probes.checking.points import POINTS
+from probes.commands import cli
+from probes.commands.scaffold import scaffold
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "your_own_probe"
 PAGE = EXAMPLES / "README.md"
@@ -31,7 +31,7 @@ def environment(tmp_path_factory):
     for command in ("pip", "pytest", "mypy"):
         write_command(venv, command, f"python -m {command}")
     write_command(venv, "ruff", find_ruff_bin())
-    write_command(venv, "probes", "python -c 'from probes.cli import main; main()'")
+    write_command(venv, "probes", "python -c 'from probes.commands.cli import main; main()'")
     return {
         **os.environ, "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(venv),
         "PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -211,5 +211,7 @@ def test_the_templates_are_in_the_wheel(tmp_path):
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    templates = {str(path.relative_to(root)) for path in (root / "probes" / "template").rglob("*.template")}
+    templates = {
+        str(path.relative_to(root)) for path in (root / "probes" / "commands" / "template").rglob("*.template")
+    }
     assert len(templates) == 7 and templates <= set(zipfile.ZipFile(wheel).namelist())

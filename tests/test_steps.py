@@ -10,7 +10,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
 )
 
-from probes.steps import StepCounter, unwrap_optimizer
+from probes.loop.steps import StepCounter
+from probes.loop.wrappers import unwrap_optimizer
 
 
 class Watch:
@@ -244,7 +245,7 @@ def counted(model, updates, **settings):
     for optimizer in updates:
         backward(model)
         optimizer() if callable(optimizer) else optimizer.step()
-        steps.append(watch.counter.settle())
+        steps.append(watch.counter.resolve())
     watch.counter.remove()
     assert watch.seen == sorted(set(watch.seen))
     return steps
@@ -274,7 +275,7 @@ def test_an_optimizer_that_takes_over_goes_on_counting():
 
 
 def test_what_may_have_been_skipped_is_asked_for_in_time_and_not_hoarded(monkeypatch):
-    monkeypatch.setattr("probes.steps.UNCERTAIN", 10)
+    monkeypatch.setattr("probes.loop.steps.UNCERTAIN", 10)
     model = nn.Linear(2, 1)
     both = [torch.optim.SGD([parameter], lr=0.1, fused=True) for parameter in model.parameters()]
     watch = Watch(model, due=2**62)
@@ -286,7 +287,7 @@ def test_what_may_have_been_skipped_is_asked_for_in_time_and_not_hoarded(monkeyp
             optimizer.grad_scale = torch.ones(())
             optimizer.step()
             kept.append(len(watch.counter._uncertain))
-    assert max(kept) < 10 and watch.counter.settle() == 30 and watch.counter.settle() == 30
+    assert max(kept) < 10 and watch.counter.resolve() == 30 and watch.counter.resolve() == 30
 
 
 @pytest.mark.parametrize("attached", ["before", "after"])

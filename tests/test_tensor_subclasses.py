@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 from probes import Measurement, Probe, ProbeManager, every
-from probes.sharded import in_parts, is_sharded, refusal
+from probes.loop.sharding import in_parts, is_sharded, refusal
 
 
 class Norms(Probe):

@@ -15,12 +15,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from probes import Axis, Measurement, Probe, cli
+from probes import Axis, Measurement, Probe
 from probes.batches import Batch
-from probes.contract import POINTS, Contract
-from probes.discovery import installed, load
+from probes.checking.contract import Contract
+from probes.checking.deadline import Overdue
+from probes.checking.points import POINTS
+from probes.checking.trials import refuses
+from probes.commands import cli
+from probes.session.discovery import installed, load
 from probes.testing import SUBJECTS, NotChecked, ProbeContract, Subject, Trial, check, find
-from probes.trials import Overdue, refuses
 from probes_mine.estimator import mutual_information
 from probes_mine.labels import label_information
 
@@ -367,7 +370,7 @@ BAD = {
 def results_of(bad):
     few = SUBJECTS if bad in BAD["measures"] else SUBJECTS[:2]
     contract = Contract(bad, few, deadline=10.0 if bad in (Loops, HangsOnNaN) else 60.0)
-    with mock.patch("probes.contract.COST_SAMPLES", (128,)):
+    with mock.patch("probes.checking.evidence.COST_SAMPLES", (128,)):
         return {point: contract.result(point) for point in IN_PROCESS}
 
 
@@ -459,7 +462,7 @@ def brief(function):
 def test_every_shipped_probe_meets_the_contract(name, monkeypatch):
     monkeypatch.setattr("probes_mine.probe.label_information", brief(label_information))
     monkeypatch.setattr("probes_mine.probe.mutual_information", brief(mutual_information))
-    monkeypatch.setattr("probes.contract.COST_SAMPLES", (32, 64))
+    monkeypatch.setattr("probes.checking.evidence.COST_SAMPLES", (32, 64))
     # The other points of this one take half a minute: the slow test has them.
     brief_points = ["settings", "finishes", "measures", "unnoticed", "units"]
     results = check(load(name), brief_points if name == "mutual_information" else IN_PROCESS)

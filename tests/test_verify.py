@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from probes.terminal import explained
-from probes.verify import verify
+from probes.checking.verify import verify
+from probes.commands.terminal import explained
 
 SCRIPT = """
 import argparse, random, sys
@@ -78,7 +78,7 @@ def attach(*probes):
 
 
 def call(*arguments):
-    command = [sys.executable, "-c", "from probes.cli import main; main()", "verify", *map(str, arguments)]
+    command = [sys.executable, "-c", "from probes.commands.cli import main; main()", "verify", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

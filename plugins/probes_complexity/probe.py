@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probes.measurement import Axis, Measurement
+from probes.loop.sharding import is_sharded, local_part
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule, at
-from probes.sharded import is_sharded, local_part
 from probes_ntk import estimate_trace, layer_of, tangent_diagonal
 
 from .path import PathComplexitySum, Segment

@@ -11,14 +11,13 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from probes.batches import Batch
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
-from probes_fourier.lipschitz import spectral_norm_product
-from probes_ntk.call import Call
+from probes_fourier import spectral_norm_product
+from probes_ntk import Call
 
 from .chain import NotDefined
 from .fisher_rao import Likelihood, _derivative, _norm
@@ -98,7 +97,6 @@ class Capacity(Probe):
     name = "capacity"
     needs = frozenset({"targets"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from probes.batches import Batch
+from probes.measurement import CannotMeasure
 from probes.precision import to_float64
-from probes.refusal import CannotMeasure
 from probes.run import Run
 
 from .dft import grid

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from probes.batches import Batch
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
@@ -79,7 +78,6 @@ class FourierSpectrum(Probe):
 
     name = "fourier"
     needs = frozenset({"inputs"})
-    any_rank = True
 
     def __init__(
         self,

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
@@ -50,7 +49,6 @@ class KernelSpectrum(Probe):
 
     name = "kernel_spectrum"
     needs = frozenset({"inputs"})
-    any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, batch: str = "train", sigma: float | None = None) -> None:
         super().__init__(schedule)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probes.independence import first_line
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, Measurement, first_line
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
@@ -56,7 +55,6 @@ class SpectralNorm(Probe):
     """
 
     name = "spectral_norm"
-    any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, chain: bool | None = None) -> None:
         super().__init__(schedule)

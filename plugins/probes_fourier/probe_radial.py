@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
@@ -48,7 +47,6 @@ class RadialSpectrum(Probe):
     name = "radial_spectrum"
     needs = frozenset({"inputs"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self, schedule: Schedule | None = None, *, box: Box | None = None, num_points: int = 64, batch: str = "train"

@@ -51,7 +51,6 @@ class SpectrumRobustness(Probe):
     name = "robustness"
     needs = frozenset({"inputs"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from probes.batches import Batch, tensors
-from probes.clock import OwnTime
-from probes.independence import differ
-from probes.measurement import Axis, Measurement
+from probes.budget.clock import OwnTime
+from probes.measurement import Axis, CannotMeasure, Measurement
+from probes.outputs import differ
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
@@ -105,7 +104,6 @@ class MutualInformation(Probe):
     name = "mutual_information"
     needs = frozenset({"batch"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probes import CannotMeasure
-from probes.clock import OwnTime
+from probes.budget.clock import OwnTime
 from probes.precision import to_float64
 
 __all__ = ["ROWS", "Choice", "affordable", "choose", "labels_of", "matrix_cost"]

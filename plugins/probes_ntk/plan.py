@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from probes import CannotMeasure
 from probes.batches import tensors
-from probes.independence import why_not_a_function
+from probes.outputs import why_not_a_function
 
 from .backward import backward
 from .call import Call
-from .gram import operations
 from .layout import Layout, layouts
 from .parts import is_explicit, is_formed, roles
 from .uses import Use, find_uses
@@ -54,8 +53,6 @@ class Plan:
     """Ranges of uses, the last first. A backward pass goes through one of them at a time, with all outputs, so that not
     all gradients are held at once."""
     dtype: torch.dtype
-    work: dict[str, float]
-    """About how many operations the part of each layer takes, once the gradients are there."""
 
 
 def layer_of(model: nn.Module, parameter: str) -> str:
@@ -132,13 +129,8 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
             f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, or take fewer examples or outputs."
         )
     wanted = purpose(call, memory, kernel, layers)
-    work = dict.fromkeys(ordered, 0.0)
-    for use in first.uses:
-        if use.weight and use.weight in owners:
-            work[owners[use.weight]] += first.work(use, n, c)
     return Plan(
         wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype,
-        work,
     )  # fmt: skip
 
 
@@ -233,18 +225,6 @@ class _Trial:
             for bottom, top in segments
         )
         return chunk, segments, n * self.saved + most + passing
-
-    def work(self, use: Use, n: int, c: int) -> float:
-        """About how many operations the kernel of a weight takes, as it is used here."""
-        shape = self.gradients.get(use.index)
-        if shape is None or not use.weight:
-            return 0.0
-        weight, each = self.shapes[use.weight], shape.numel() / self.m
-        if use.kind not in ("matrix", "linear", "convolution"):
-            return (n * c) ** 2 * each
-        o = shape[1] if use.kind == "convolution" else shape[-1]
-        channels = weight[1] if use.kind == "convolution" else None
-        return min(operations(n, c, max(1, int(each / o)), o, max(1, weight.numel() // o), channels).values())
 
     def _held(self, use: Use, n: int, c: int, kernel: bool) -> tuple[float, float]:
         """Numbers held for a use: of each output and example until all have arrived; of each example of a chunk."""

@@ -8,7 +8,7 @@ from invisible.matrix import PROBES, Combination, Session, brief, refused
 from invisible.models import MODELS
 from invisible.optimizers import OPTIMIZERS
 from probes import open_run
-from probes.digest import differences
+from probes.guard.fingerprint import differences
 from probes.sinks.hdf5 import HDF5Sink
 
 BASE = Combination("AdamW foreach", "batch norm", "plain", "eager")

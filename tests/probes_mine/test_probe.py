@@ -10,7 +10,7 @@ from torch import nn
 
 from probes import CannotMeasure, ProbeManager, at, every
 from probes.batches import Batch
-from probes.clock import OwnTime
+from probes.budget.clock import OwnTime
 from probes.run import Run
 from probes_mine import MutualInformation, noisy_channel_information
 from probes_mine.labels import label_information

@@ -12,8 +12,7 @@ import xarray
 from sinks.test_hdf5 import at_step, layers, new_run, recorded, steps
 
 from probes.reading import open_run
-from probes.sinks import run_file
-from probes.sinks.hdf5 import HDF5Sink
+from probes.sinks.hdf5 import HDF5Sink, run_file
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from sinks.child_writer import SHAPES, expected, measured, new_run
 from probes.reading import open_run
 from probes.run import Event
 from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.repair import exclusive, repair, repair_here
-from probes.sinks.superblock import closed_superblock, lookup3
+from probes.sinks.hdf5.repair import exclusive, repair, repair_here
+from probes.sinks.hdf5.superblock import closed_superblock, lookup3
 
 
 def start(log_dir: Path, *arguments: str) -> subprocess.Popen:
