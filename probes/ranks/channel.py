@@ -16,23 +16,7 @@ import torch.distributed as dist
 
 from ..session.events import text_of
 
-__all__ = ["DETACHED", "Channel", "Lost", "Place", "pack", "side_group", "unpack"]
-
-
-def pack(tree: Any) -> bytes:
-    """Tensors, numbers, strings and containers of them as bytes.
-
-    Example:
-        >>> unpack(pack({"x": torch.arange(3), 1: (None, 0.1)}))
-        {'x': tensor([0, 1, 2]), 1: (None, 0.1)}
-    """
-    torch.save(tree, buffer := io.BytesIO())
-    return buffer.getvalue()
-
-
-def unpack(data: bytes) -> Any:
-    """What :func:`pack` was given, with tensors on the CPU; nothing that is read is executed."""
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+__all__ = ["DETACHED", "Channel", "Lost", "Place", "side_group"]
 
 
 DETACHED = "has detached"
@@ -80,9 +64,10 @@ class Channel:
             self.store: Any = dist.distributed_c10d.PrefixStore(prefix, store)
 
     def post(self, key: str, tree: Any) -> None:
-        """Leave a note, of moderate size."""
+        """Leave a note: tensors, numbers, strings and containers of them, of moderate size."""
         with _reaching():
-            self.store.set(key, pack(tree))
+            torch.save(tree, buffer := io.BytesIO())
+            self.store.set(key, buffer.getvalue())
 
     def has(self, key: str) -> bool:
         """Whether a note is there."""
@@ -90,9 +75,9 @@ class Channel:
             return bool(self.store.check([key]))
 
     def read(self, key: str) -> Any:
-        """A note that is there."""
+        """A note that is there, with tensors on the CPU; nothing in it is executed."""
         with _reaching():
-            return unpack(self.store.get(key))
+            return torch.load(io.BytesIO(self.store.get(key)), map_location="cpu", weights_only=True)
 
     def erase(self, key: str) -> None:
         """Take a note away."""
@@ -123,6 +108,5 @@ def _reaching() -> Iterator[None]:
 
 def side_group(channel: Channel, members: list[int]) -> Any:
     """A group of our own, on the CPU, each of whose calls ends in time."""
-    store = dist.distributed_c10d.PrefixStore("gloo", channel.store)
-    place = members.index(dist.get_rank())
+    store, place = dist.distributed_c10d.PrefixStore("gloo", channel.store), members.index(dist.get_rank())
     return dist.ProcessGroupGloo(store, place, len(members), timedelta(seconds=channel.patience))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from ..session.checkpoint import plain
 from ..session.events import log, text_of
 from ..session.settings import Settings
 from .channel import DETACHED, Place, side_group
-from .shards import send, send_note
+from .shards import layout, send
 
 __all__ = ["Helper"]
 
@@ -53,8 +54,9 @@ class Helper:
         self._group: Any = None
         self._steppers = [plugin for plugin in self.plugins.all if plugin.sees_updates and plugin.joins_parts]
         self._channel.post(f"here/{self.rank}", settings.signature(run.model))
-        before_step = self._before_step if self._steppers else None
-        self._counter = StepCounter(run.model, optimizers, self._before_first, self._after_step, self._due, before_step)
+        first, after = partial(self._safely, self._set_up), partial(self._safely, self._take_part)
+        before = partial(self._safely, self._call_steppers, "before_step") if self._steppers else None
+        self._counter = StepCounter(run.model, optimizers, first, after, self._due, before)
         hide(run.model, self)  # it lives as long as the model
 
     def detach(self) -> None:
@@ -72,11 +74,12 @@ class Helper:
             with suppress(Exception):
                 self._channel.post(f"left/{self.rank}", reason)
 
-    @contextmanager
-    def _safely(self) -> Iterator[None]:
-        """Whatever happens inside, the loop does not see it, unless it is the user's own interrupt."""
+    def _safely(self, part: Callable[..., None], *arguments: Any) -> None:
+        """Whatever happens in this part, the loop does not see it, unless it is the user's own interrupt."""
+        if self._over or os.getpid() != self._process:
+            return
         try:
-            yield
+            part(*arguments)
         except BaseException as error:
             with suppress(Exception):
                 self.leave(f"takes part no more, after {text_of(error)}")
@@ -87,20 +90,10 @@ class Helper:
     def _due(self) -> int:
         return 2**62 if self._over else 0 if self._asking or self._steppers else self._step
 
-    def _call_steppers(self, hook: str, **arguments: Any) -> None:
+    def _call_steppers(self, hook: str, **more: Any) -> None:
         for plugin in self._steppers:
             if hook in plugin.hooks and not plugin.problem:
-                self.plugins.call(plugin, hook, **arguments)
-
-    def _before_step(self) -> None:
-        if not self._over:
-            with self._safely():
-                self._call_steppers("before_step", run=self._run)
-
-    def _before_first(self) -> None:
-        if not self._over:
-            with self._safely():
-                self._set_up()
+                self.plugins.call(plugin, hook, run=self._run, **more)
 
     def _set_up(self) -> None:
         model = self._run.model
@@ -118,13 +111,8 @@ class Helper:
         self._counter.resume(note["step"])
         self._gather(self._step)
 
-    def _after_step(self, step: int) -> None:
-        if not self._over and os.getpid() == self._process:
-            with self._safely():
-                self._take_part(step)
-
     def _take_part(self, step: int) -> None:
-        self._call_steppers("on_step", run=self._run, step=step)
+        self._call_steppers("on_step", step=step)
         if step < self._step and not self._asking:
             return
         self._run.step = step
@@ -153,11 +141,10 @@ class Helper:
             self.leave(f"is at step {step} when rank 0 is at step {note['step']}")
             return
         if note["gather"]:
-            if self._group is None:
-                self._group = side_group(self._channel, sharding.ranks(self._run.model))
+            plugins = {plugin.key: plugin for plugin in self._steppers}
+            parts = {key: self.plugins.call(plugins[key], "rank_part", consume=plain) for key in note["parts"]}
+            mine = {"layout": layout(self._run.model), "parts": parts}
+            self._channel.post(f"hands over/{self._gathering}/{self.rank}", mine)
+            self._group = self._group or side_group(self._channel, sharding.ranks(self._run.model))
             send(self._run.model, self._group)
-            if note["parts"]:
-                plugins = {plugin.key: plugin for plugin in self._steppers}
-                parts = {key: self.plugins.call(plugins[key], "rank_part", consume=plain) for key in note["parts"]}
-                send_note(parts, self._group)
         self._asking = True

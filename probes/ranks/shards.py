@@ -14,47 +14,32 @@ import torch
 from torch import nn
 
 from ..loop.sharding import PlainCopy, shards
-from .channel import pack, unpack
 
-__all__ = ["Whole", "receive_note", "send", "send_note"]
+__all__ = ["Whole", "layout", "send"]
+
+Layout = list[tuple[str, int, int, list[int]]]
+
+
+def layout(model: nn.Module) -> Layout:
+    """Of each parameter of which this rank has a part: name, sharded dimension, offset and shape of the part."""
+    return [(name, dim, offset, list(local.shape)) for name, (dim, offset, local) in _parts(model)]
 
 
 def send(model: nn.Module, group: Any) -> None:
-    """Hand this rank's shards over to rank 0.
-
-    Raises:
-        RuntimeError: If rank 0 does not take them in time.
-    """
-    mine = [(name, shard) for name, _, shard in shards(model) if shard is not None and shard[2].numel()]
-    send_note([[name, dim, offset, list(local.shape)] for name, (dim, offset, local) in mine], group)
-    for _, (_, _, local) in mine:
+    """Hand this rank's parts over to rank 0, in the order of :func:`layout`; an error if it takes them not in time."""
+    for _, (_, _, local) in _parts(model):
         group.send([local.cpu().contiguous().reshape(-1).view(torch.uint8)], 0, 0).wait()
 
 
-def send_note(tree: Any, group: Any) -> None:
-    """Send rank 0 what :func:`~probes.ranks.channel.pack` takes."""
-    data = pack(tree)
-    group.send([torch.tensor([len(data)])], 0, 0).wait()
-    group.send([torch.frombuffer(bytearray(data), dtype=torch.uint8)], 0, 0).wait()
-
-
-def receive_note(rank: int, group: Any) -> Any:
-    """On rank 0, what another rank sends."""
-    size = torch.zeros(1, dtype=torch.int64)
-    group.recv([size], rank, 0).wait()
-    data = torch.empty(int(size), dtype=torch.uint8)
-    group.recv([data], rank, 0).wait()
-    return unpack(data.numpy().tobytes())
+def _parts(model: nn.Module) -> list[tuple[str, tuple[int, int, torch.Tensor]]]:
+    return [(name, shard) for name, _, shard in shards(model) if shard is not None and shard[2].numel()]
 
 
 class Whole(PlainCopy):
     """Rank 0's copy of a sharded model, whole between :meth:`fill` and :meth:`empty`."""
 
-    def fill(self, group: Any) -> None:
-        """Put the parameters together.
-
-        Args:
-            group: Over which the other ranks :func:`send`; None if there are none.
+    def fill(self, layouts: list[Layout], group: Any) -> None:
+        """Put the parameters together: of each other rank of the group its :func:`layout`, and what it sends.
 
         Raises:
             RuntimeError: If a rank does not send in time, or parts are missing.
@@ -72,8 +57,8 @@ class Whole(PlainCopy):
                 f"{min(missing)!r} is not sharded at this moment, so that what the optimizer has updated is not in the "
                 f"model: leave fully_shard's reshard_after_backward on"
             )
-        for rank in range(1, 1 if group is None else group.size()):
-            for name, dim, offset, shape in receive_note(rank, group):
+        for rank, parts in enumerate(layouts, 1):
+            for name, dim, offset, shape in parts:
                 part = torch.empty(shape, dtype=parameters[name].dtype)
                 group.recv([part.view(-1).view(torch.uint8)], rank, 0).wait()
                 parameters[name].narrow(dim, offset, shape[dim]).copy_(part)

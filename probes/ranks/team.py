@@ -26,7 +26,7 @@ from ..session.events import text_of
 from ..session.plugins import Plugin
 from ..session.turns import Turn, Turns
 from .channel import DETACHED, Lost, Place, side_group
-from .shards import Whole, receive_note
+from .shards import Whole
 
 __all__ = ["Team"]
 
@@ -56,6 +56,7 @@ class Team:
         self._gathered = False
         """Whether that one is over."""
         self._whole: Whole | None = None
+        self._group: Any = None
 
     def set_up(self) -> bool:
         """At the first update: whether there is anything to do together. What cannot be measured is refused."""
@@ -81,9 +82,8 @@ class Team:
         run, turns = self._run, self._turns
         self._members = sharding.ranks(run.model)
         others = [rank for rank in self._members if rank]
-        mine = self._signature
         here = [rank for rank in others if self._channel.has(f"here/{rank}")]
-        self._others = [rank for rank in here if self._channel.read(f"here/{rank}") == mine]
+        self._others = [rank for rank in here if self._channel.read(f"here/{rank}") == self._signature]
         if 0 not in self._members:
             return "the model is sharded over other ranks than rank 0, which measures."
         if len(self._others) < len(others):
@@ -106,12 +106,7 @@ class Team:
         return step >= self._step and not self._gathered
 
     def gather(self, step: int, taken: list[Turn]) -> bool:
-        """Have the due probes measure on the whole model; whether the ranks stay together.
-
-        Args:
-            step: This one.
-            taken: To which their turns are appended.
-        """
+        """Have the due probes measure on the whole model, and append their turns; whether the ranks stay together."""
         self._gathered = True
         chosen: list[Plugin] = []
         for plugin in self._turns.waiting(step):
@@ -128,9 +123,8 @@ class Team:
             if not chosen:
                 return True
             parts = [{plugin.key: self._plugins.call(plugin, "rank_part", consume=plain) for plugin in joining}]
-            parts += self._fill(self._whole, bool(joining))
+            parts += self._fill(self._whole)
         except Lost as error:
-            self._whole.empty()
             return self._give_up(str(error))
         model, guard = self._run.model, unnoticed(self._run.model)
         try:
@@ -147,16 +141,27 @@ class Team:
             self._whole.empty()
         return True
 
-    def _fill(self, whole: Whole, joining: bool) -> list[Any]:
-        """Put the model together; what the other ranks hand over of updates, where that is asked for."""
+    def _fill(self, whole: Whole) -> list[Any]:
+        """Put the model together; what each of the other ranks hands over of updates."""
         try:
-            if len(self._members) > 1 and not hasattr(self, "_group"):
-                self._group = side_group(self._channel, self._members)
-            group = getattr(self, "_group", None)
-            whole.fill(group)
-            return [receive_note(rank, group) for rank in range(1, len(self._members))] if joining else []
-        except Exception as error:
-            raise Lost(f"its shards could not be put together: {text_of(error)}") from error
+            notes = [self._handed_over(rank) for rank in self._members if rank]
+            if notes:
+                self._group = self._group or side_group(self._channel, self._members)
+            whole.fill([note["layout"] for note in notes], self._group)
+            return [note["parts"] for note in notes]
+        except BaseException as error:
+            whole.empty()
+            if isinstance(error, Exception):
+                raise Lost(f"its shards could not be put together: {text_of(error)}") from error
+            raise
+
+    def _handed_over(self, rank: int) -> Any:
+        key, seconds = f"hands over/{self._gathering}/{rank}", self._channel.patience
+        if self._channel.wait(key, f"left/{rank}", seconds=seconds) != key:
+            raise RuntimeError(f"rank {rank} has left or was not heard of for {seconds:.0f} s")
+        note = self._channel.read(key)
+        self._channel.erase(key)
+        return note
 
     def _look_round(self) -> None:
         for rank in list(self._others):
