@@ -15,10 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .budget.governor import HEAD_START
 from .guard.process import random_states_kept
 from .loop.wrappers import given_optimizers, unwrap_model
-from .outputs import pick_output
 from .probe import Probe
 from .ranks.channel import Place
 from .ranks.helper import Helper
@@ -29,8 +27,7 @@ from .session.events import OnError, log, text_of
 from .session.lifetime import OTHER_RANK, in_ranks, why_inactive
 from .session.opening import Attached, Inactive, read_batches
 from .session.session import Session
-from .session.settings import Settings
-from .session.watchdog import DEADLINE
+from .session.settings import Settings, watchers
 
 __all__ = ["ProbeManager"]
 
@@ -92,18 +89,20 @@ class ProbeManager:
         output: Callable[[Any], Tensor] | None = None,
         seed: int = 0,
         on_error: OnError = "log",
-        deadline: float = DEADLINE,
-        head_start: float = HEAD_START,
+        deadline: float = Settings.deadline,
+        head_start: float = Settings.head_start,
     ) -> None:
         self._settings = Settings(
             model, probes, batches, sinks, log_dir, overhead, output, seed, on_error, deadline, head_start
         )
+        for watcher in watchers:
+            watcher.made(self._settings)
         self._governor = self._settings.governor()
         self.run = Run(
             model=unwrap_model(model),
             log_dir=self._settings.directory or Path("runs"),
             seed=seed,
-            output=output or pick_output,
+            output=self._settings.picks,
             run_id=uuid.uuid4().hex,
         )
         self.plain_closures = False
@@ -148,6 +147,8 @@ class ProbeManager:
         finally:
             if self._session is None:
                 self._governor.pause()
+        for watcher in watchers:
+            watcher.attached(self.run, self._session.turns.probes if self._session else [])
         return self
 
     def _attach(self, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:

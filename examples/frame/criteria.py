@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 __all__ = ["Array", "Finding", "enough", "spearman"]
 
@@ -53,14 +54,6 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
         >>> spearman([1, 2, 3], [10, 30, float("inf")])
         1.0
     """
-
-    def ranks(values: ArrayLike) -> NDArray[np.float64]:
-        numbers = np.asarray(values, dtype=float)
-        below, equal = numbers[:, None] > numbers, numbers[:, None] == numbers
-        rank: NDArray[np.float64] = below.sum(1) + equal.sum(1) / 2
-        rank -= rank.mean()
-        return rank
-
-    a, b = ranks(x), ranks(y)
+    a, b = (ranks - ranks.mean() for ranks in (rankdata(x), rankdata(y)))
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return round(float(a @ b) / scale, 12) if scale else float("nan")

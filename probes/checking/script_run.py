@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-import inspect
 import json
 import os
 import random
@@ -13,6 +11,7 @@ import subprocess
 import sys
 import traceback
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ..guard.fingerprint import Digest, of_model, of_optimizer, of_process, of_random_states
-from ..manager import ProbeManager
+from ..run import Run
 from ..session.plugins import Plugin
+from ..session.settings import Settings, watchers
 
 __all__ = ["AT_THE_END", "ScriptRun"]
 
@@ -97,7 +97,7 @@ class StateRecorder:
         self.file = (place / "records").open("w", encoding="utf-8")
         self.models: list[weakref.ref[nn.Module]] = []
         self.counts: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
-        self.updates = self.attached = 0
+        self.updates = self.managers = 0
         self.plugins: list[Plugin] = []
         self.pid = os.getpid()
 
@@ -105,29 +105,19 @@ class StateRecorder:
         """Listen to every optimizer and every manager."""
         register_optimizer_step_pre_hook(self.before)
         register_optimizer_step_post_hook(self.after)
-        make, attach = ProbeManager.__init__, ProbeManager.attach
-        signature = inspect.signature(make)
+        watchers.append(self)
 
-        @functools.wraps(make)
-        def made(*arguments: Any, **settings: Any) -> None:
-            given = signature.bind(*arguments, **settings).arguments
-            given |= {"log_dir": self.place / f"results-{self.attached}", "overhead": None}
-            make(**given)
-            manager = given["self"]
-            if self.only is not None:
-                made = manager._settings.made_probes
-                manager._settings.made_probes = made[self.only : self.only + 1] if self.only >= 0 else []
+    def made(self, settings: Settings) -> None:
+        """Lift the budget, and let each manager write to a place of its own, with one probe alone if that is asked."""
+        settings.directory, settings.overhead = self.place / f"results-{self.managers}", None
+        if self.only is not None:
+            settings.made_probes = settings.made_probes[self.only : self.only + 1] if self.only >= 0 else []
 
-        @functools.wraps(attach)
-        def attached(manager: ProbeManager, *arguments: Any, **settings: Any) -> ProbeManager:
-            attach(manager, *arguments, **settings)
-            self.attached += 1
-            self.models.append(weakref.ref(manager.run.model))
-            if manager._session is not None:
-                self.plugins += manager._session.turns.probes
-            return manager
-
-        ProbeManager.__init__, ProbeManager.attach = made, attached  # type: ignore[method-assign,assignment]
+    def attached(self, run: Run, probes: Sequence[Plugin]) -> None:
+        """Look at this model too from now on."""
+        self.managers += 1
+        self.models.append(weakref.ref(run.model))
+        self.plugins += probes
 
     def before(self, optimizer: Optimizer, *_: object) -> None:
         self.record(f"before update {self.counts.get(optimizer, 0) + 1} of {type(optimizer).__name__}", optimizer)
@@ -169,7 +159,7 @@ class StateRecorder:
             }
             for plugin in self.plugins
         ]
-        summary = {"attached": self.attached, "updates": self.updates, "probes": probes, "error": error}
+        summary = {"attached": self.managers, "updates": self.updates, "probes": probes, "error": error}
         (self.place / "summary").write_text(json.dumps(summary), encoding="utf-8")
 
 

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
-from ..budget.governor import Governor
 from ..loop import sharding
 from ..loop.hidden import hide, reveal
 from ..loop.steps import StepCounter
@@ -42,7 +41,7 @@ class Helper:
         self, called: nn.Module, run: Run, settings: Settings, optimizers: list[Optimizer], place: Place
     ) -> None:
         self.rank = dist.get_rank()
-        self.plugins = Plugins(Governor(None), "log", settings.deadline)
+        self.plugins = Plugins(settings.governor(), "log", settings.deadline)
         for probe in settings.made_probes:
             self.plugins.add(probe)
         self._called, self._run, self._place, self._channel = called, run, place, place.enter()

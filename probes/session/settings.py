@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,13 @@ from ..guard.process import random_states_kept
 from ..measurement import NAME
 from ..outputs import pick_output
 from ..probe import Probe
+from ..run import Run
 from .discovery import BrokenPlugin, default_names, load
 from .events import OnError, text_of
-from .plugins import has_hooks
+from .plugins import Plugin, has_hooks
 from .watchdog import DEADLINE
 
-__all__ = ["Settings", "check_batches"]
+__all__ = ["Settings", "Watcher", "check_batches", "watchers"]
 
 DEFAULT_SINKS = ("hdf5", "tensorboard")
 _BATCHES_ARE = "What is measured on goes to batches={'train': (inputs, targets)}."
@@ -81,7 +82,7 @@ class Settings:
             named = default_names() if self.probes is None else self.probes
             self.made_probes = [made for item in named if (made := self._made("probe", item)) is not None]
         self.made_sinks = [made for item in self.sinks or () if (made := self._made("sink", item)) is not None]
-        self.output = self.output or pick_output
+        self.picks = self.output or pick_output
         self.batches = dict(self.batches or {})
 
     def governor(self) -> Governor:
@@ -142,6 +143,17 @@ class Settings:
             what = "Plugin" if kind == "probe" else "Sink"
             self.problems.append(f"{what} {item!r} could not be made: {text_of(error)}. Training goes on without it.")
             return None
+
+
+class Watcher(Protocol):
+    """Is told of every manager of this process: what it was given, and what it has attached."""
+
+    def made(self, settings: Settings) -> None: ...
+    def attached(self, run: Run, probes: Sequence[Plugin]) -> None: ...
+
+
+watchers: list[Watcher] = []
+"""``probes verify`` is one, in the process that runs the script."""
 
 
 def check_batches(batches: Any) -> None:
