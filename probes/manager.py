@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import os
 import shutil
 import uuid
@@ -243,7 +242,9 @@ class ProbeManager:
 
     def _repr_html_(self) -> str:
         """The report, for notebooks; names may hold anything, and are text."""
-        return f"<pre>{html.escape(self.report())}</pre>"
+        from html import escape
+
+        return f"<pre>{escape(self.report())}</pre>"
 
     def state_dict(self) -> dict[str, Any]:
         """What the run needs to go on from a checkpoint, to be saved in it; files are flushed first.

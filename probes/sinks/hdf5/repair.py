@@ -11,10 +11,9 @@ import weakref
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
-from filelock import FileLock, Timeout
 
 from ...measurement import Axis
 from ...run import Event
@@ -22,6 +21,9 @@ from .run_file import FORMAT, changing, create_own_tables, event_rows, make_room
 from .streams import coordinates, dimensions
 from .superblock import SUPERBLOCK, as_if_closed, check_heaps, closed_superblock, end_of_file
 from .table import Column, Table, attributes, create_table, cut_to_common_length, growing, refuse_foreign, tables
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 __all__ = ["add_event", "exclusive", "let_go", "mend", "repair", "repair_here"]
 
@@ -105,6 +107,8 @@ def exclusive(path: Path) -> FileLock:
     Raises:
         RuntimeError: If another process, or another manager of this one, holds it.
     """
+    from filelock import FileLock, Timeout  # here, so that to import the package stays quick
+
     lock = FileLock(path.with_suffix(".lock"), timeout=0, thread_local=False)
     try:
         lock.acquire()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from filelock import FileLock
 
 from ...measurement import Measurement
 from ...run import Event, Run
@@ -60,7 +59,7 @@ class RunFileWriter:
 
     def __init__(self, path: Path | None) -> None:
         self._given = path
-        self._lock: FileLock | None = None
+        self._lock: Any = None
         self._file: Any = None
         self._descriptor = -1
         self._moved: Path | None = None
