@@ -2,6 +2,8 @@
 
 # ruff: noqa: I001, E402 - grouped by subject, after the clock
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
+
 import torch as _torch  # noqa: F401 - the user's in any case: not what probes cost
 from .budget.clock import OwnTime as _OwnTime
 
@@ -25,8 +27,22 @@ from .schedule import at as at
 from .schedule import every as every
 from .schedule import log_spaced as log_spaced
 
-# reading the results
-from .reading import open_run as open_run
+# reading the results, for which h5py is needed: a training of which nothing is watched does without
+if _TYPE_CHECKING:
+    from .reading import open_run as open_run
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "open_run":
+        from .reading import open_run
+
+        return open_run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "open_run"]
+
 
 from .budget import spending as _spending
 

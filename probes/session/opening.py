@@ -16,7 +16,6 @@ from ..budget.governor import Governor
 from ..guard.unnoticed import unnoticed
 from ..loop.first_batch import FirstBatch
 from ..loop.steps import StepCounter
-from ..reading import open_run
 from ..run import Run
 from . import checkpoint
 from .calls import Plugins
@@ -294,6 +293,8 @@ def read_batches(settings: Settings, run: Run) -> dict[str, Batch]:
 
 
 def _earlier(log_dir: Path) -> Mapping[str, Any]:
+    from ..reading import open_run  # here, so that to import the package stays quick
+
     try:
         return cast("Mapping[str, Any]", open_run(log_dir))
     except (OSError, ValueError):
