@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..run import Run
 from ..sinks.log_dir import LogDirTaken, choose
@@ -66,6 +67,18 @@ def open_sinks(plugins: Plugins, run: Run, settings: Settings, resumed: Mapping[
     else:
         if why:
             plugins.record("warning", None, f"Results go to {run.log_dir}, not to {asked}: {why}")
+    if run.resumed_from is not None:
+        run.earlier = functools.partial(_earlier, run.log_dir)
     for sink in sinks:
         if sink.key in failed:
             plugins.disable(sink, failed[sink.key], "it cannot record")
+
+
+def _earlier(log_dir: Path) -> Mapping[str, Any]:
+    """What the run recorded before it was resumed, for a sink that draws it again."""
+    from ..reading import open_run  # here, so that to import the package stays quick
+
+    try:
+        return cast("Mapping[str, Any]", open_run(log_dir))
+    except (OSError, ValueError):
+        return {}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -116,8 +114,6 @@ class Attached:
         run, plugins, session = self.run, self.plugins, self.session
         if self.settings.sinks is None or self.settings.made_sinks:
             open_sinks(plugins, run, self.settings, self._resumed)
-        if run.resumed_from is not None:
-            run.earlier = functools.partial(_earlier, run.log_dir)
         if self._resumed is not None:
             try:
                 checkpoint.restore(self._resumed, session)
@@ -290,12 +286,3 @@ def read_batches(settings: Settings, run: Run) -> dict[str, Batch]:
             return {name: as_batch(data, seed=run.seed, name=name) for name, data in (settings.batches or {}).items()}
     finally:
         guard.restore()
-
-
-def _earlier(log_dir: Path) -> Mapping[str, Any]:
-    from ..reading import open_run  # here, so that to import the package stays quick
-
-    try:
-        return cast("Mapping[str, Any]", open_run(log_dir))
-    except (OSError, ValueError):
-        return {}
