@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 
 from .frames import current_frames
@@ -27,17 +28,18 @@ class StepHook:
     """A step hook that holds its counter weakly, and returns nothing but a call with another closure."""
 
     def __init__(self, counter: Any, method: str) -> None:
-        self.counter, self.method = weakref.ref(counter), method
+        self.counter, self.method = weakref.ref(counter), getattr(type(counter), method)
 
     def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if torch.compiler.is_compiling():  # of a compiled step: nothing of this belongs into its graph
+        if is_dynamo_compiling():  # of a compiled step: nothing of this belongs into its graph
             _outside_the_graph(self.call, optimizer)
             return None
-        return self.call(optimizer, (args, kwargs))
+        counter = self.counter()  # as in `call`: of what runs after every step each call counts
+        return None if counter is None else self.method(counter, optimizer, (args, kwargs))
 
-    def call(self, optimizer: Optimizer, call: Call = ((), {})) -> Any:
-        counter = self.counter()
-        return None if counter is None else getattr(counter, self.method)(optimizer, call)
+    def call(self, optimizer: Optimizer) -> None:
+        if (counter := self.counter()) is not None:
+            self.method(counter, optimizer, ((), {}))
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined,untyped-decorator,unused-ignore]

@@ -73,6 +73,8 @@ class StepCounter:
         self._before_first, self._on_step, self._due = before_first, on_step, due
         self._before_step = before_step
         self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
+        self._last: tuple[Callable[[], Optimizer | None], _Known | None] = (lambda: None), None
+        """The one that stepped last."""
         self._ranks = itertools.count()
         self._round: list[_Known] = []
         """Those that have made the present step."""
@@ -185,7 +187,10 @@ class StepCounter:
         return changed
 
     def _after(self, optimizer: Optimizer, call: Call) -> None:
-        known = self._known.get(optimizer)
+        # What runs after every step is kept short: a look at the last optimizer before one into the dictionary.
+        last, known = self._last
+        if last() is not optimizer:
+            known = self._known.get(optimizer)
         if (known is None and not self._watched(optimizer)) or self._nested():
             return
         if self._pre and self._before_step is None:
@@ -200,13 +205,20 @@ class StepCounter:
             known = self._known[optimizer] = _Known(next(self._ranks), parameters)
             if optimizer not in self._announced:
                 self._announce(optimizer)
+        if last() is not optimizer:
+            self._last = weakref.ref(optimizer), known
         before, found_inf = self.step, getattr(optimizer, "found_inf", None)
-        verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
-        if verdict is not None and not self._uncertain:
-            self._certain = self.step, self._round
-        if verdict is not None or self._uncertain:
-            self._uncertain.append((known, verdict))
-        self._count(known)
+        if found_inf is not None or self._uncertain:
+            verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
+            if verdict is not None and not self._uncertain:
+                self._certain = self.step, self._round
+            if verdict is not None or self._uncertain:
+                self._uncertain.append((known, verdict))
+        made = self._round
+        if len(made) == 1 and made[0] is known:  # the common case, without a call
+            self.step += 1
+        else:
+            self._count(known)
         if self._uncertain and (self.step >= self._due() or len(self._uncertain) >= UNCERTAIN):
             self.resolve()
         if self.step > before:
@@ -228,7 +240,7 @@ class StepCounter:
 
     def _nested(self) -> bool:
         """Whether this call comes from within another ``step`` of a watched optimizer."""
-        frame, own = sys._getframe(1), True
+        frame, own = sys._getframe(3), True  # of the step, or within it
         while frame is not None:
             if frame.f_code is STEP:
                 # The first is this call itself. To look at what is in a frame takes longer than all the rest.
