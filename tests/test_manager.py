@@ -72,7 +72,7 @@ def test_early_training_is_measured_before_anything_is_earned(model, optimizer):
     with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02, head_start=2).attach(optimizer):
         run_steps(model, optimizer, 40)  # far too quick to earn a second turn
     steps = sink.steps("slow/one")
-    assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/test_budget.py
+    assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/budget/test_budget.py
 
 
 def test_a_model_whose_parameters_are_a_list_is_watched(optimizer):

@@ -18,7 +18,7 @@ from probes.plots import save_plots
 from probes.sinks.hdf5 import superblock
 from probes.sinks.hdf5.repair import repair
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = "<img src=x onerror=alert(1)>"
 
 
