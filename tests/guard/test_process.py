@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -11,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import warm
 from torch import nn
 
 from probes.guard import process
@@ -75,7 +75,7 @@ def test_matmul_precision_set_by_the_newer_names_is_no_fault(model):
         "    torch.backends.cuda.matmul.fp32_precision = 'ieee'\n"
         "assert torch.backends.cuda.matmul.fp32_precision == 'tf32'\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = warm.run(script)
     assert done.returncode == 0, done.stderr
 
 
