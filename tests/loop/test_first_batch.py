@@ -3,14 +3,14 @@
 import copy
 import gc
 import pickle
-import subprocess
-import sys
 import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
+import warm
 from loop.watched import Seen, X, Y, attached, net, train
+from loops import Memory
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
@@ -98,11 +98,12 @@ def test_output_picks_from_what_the_model_returns():
             return {"scores": super().forward(x)}
 
     model = Model(4, 3)
-    manager = attached(model, output=lambda result: result["scores"])
+    sink = Memory()
+    manager = attached(model, output=lambda result: result["scores"], sinks=[sink])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     F.cross_entropy(model(X)["scores"], Y).backward()
     optimizer.step()
-    assert torch.equal(manager.run.batches["train"].targets, Y) and manager._session.accounts.measured == 2
+    assert torch.equal(manager.run.batches["train"].targets, Y) and sink.steps("seen/mean") == [0, 1]
     manager.detach()
 
 
@@ -132,11 +133,13 @@ def test_a_saved_model_loads_where_this_package_is_not_installed(tmp_path):
     torch.save(model, tmp_path / "model.pt")
     manager.detach()
     script = (
-        "import sys; sys.modules['probes'] = None\n"
+        "import sys\n"
+        "for name in [name for name in sys.modules if name.startswith('probes')]: del sys.modules[name]\n"
+        "sys.modules['probes'] = None\n"
         f"import torch; model = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
         "print(model(torch.ones(1, 4)).shape)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = warm.run(script, cwd=tmp_path)
     assert "torch.Size([1, 3])" in done.stdout, done.stderr
 
 
@@ -159,9 +162,10 @@ def test_the_run_of_an_unassigned_manager_lives_as_long_as_the_model(sinks, tmp_
 def test_a_compiled_wrapper_is_seen_when_it_is_given():
     model = net()
     compiled = torch.compile(model, backend="eager")
-    manager = ProbeManager(compiled, probes=[Seen(every(1))], sinks=[], overhead=None).attach()
+    sink = Memory()
+    manager = attached(compiled, sinks=[sink])
     train(compiled, lambda out: F.cross_entropy(out, Y), X)
-    assert manager.run.model is model and manager._session.accounts.measured == 3
+    assert manager.run.model is model and sink.steps("seen/mean") == [0, 1, 2]
     assert all("_orig_mod" not in name for name in manager.run.layers)
     manager.detach()
 
@@ -187,11 +191,12 @@ def test_a_lazy_model_is_initialised_as_without_us():
     def weights(watch):
         torch.manual_seed(0)
         model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
-        manager = attached(model) if watch else None
+        sink = Memory()
+        manager = attached(model, sinks=[sink]) if watch else None
         model(X)
         train(model, lambda out: F.cross_entropy(out, Y), X)
         if manager is not None:
-            assert manager._session.accounts.measured == 3
+            assert sink.steps("seen/mean") == [0, 1, 2]
             manager.detach()
         return [parameter.detach() for parameter in model.parameters()]
 

@@ -29,7 +29,7 @@ def train(model, loss, x, optimizer=None, steps=2, **call):
 
 
 def attached(model, **settings):
-    return ProbeManager(model, probes=[Seen(every(1))], sinks=[], overhead=None, **settings).attach()
+    return ProbeManager(model, probes=[Seen(every(1))], **{"sinks": [], "overhead": None, **settings}).attach()
 
 
 X = torch.arange(24.0).reshape(6, 4) / 24
