@@ -7,8 +7,6 @@ import gc
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -17,6 +15,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import warm
 from loops import Memory, Norm, run_steps
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
@@ -155,7 +154,7 @@ for step in range(2):
     sink.flush(run)
 sink.on_detach(run)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = warm.run(script)
     assert (done.returncode, done.stderr) == (0, "")
     import h5py
 

@@ -264,14 +264,14 @@ def _(scene: Scene):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert (scene.folder / "run/run.h5").read_bytes() == before  # not closed by HDF5 in the child
 
-    scene.at[5] = scene.at[8] = lambda: scene.manager._session.accounts.flush()
+    scene.at[5] = scene.at[8] = lambda: scene.manager.state_dict()
     scene.at[6] = scene.at[9] = fork
 
 
 @fault("the loop forks, and the child trains on", "the loop")
 def _(scene: Scene):
     def fork():
-        scene.manager._session.accounts.flush()
+        scene.manager.state_dict()
         child = os.fork()
         if child == 0:
             scene.at.clear()

@@ -56,7 +56,7 @@ def loop(model, optimizer, manager=None, interrupt=None):
             with interrupt or At(None, []):
                 optimizer.step()
                 if manager is not None and step % 3 == 2:
-                    manager._session.accounts.flush()
+                    manager.state_dict()
         except KeyboardInterrupt:
             caught.append(step)
             if updates(optimizer) == done:
@@ -170,10 +170,10 @@ def test_after_an_interrupt_at_any_line_of_writing_no_row_is_lost_or_twice_there
             for step in range(4):
                 optimizer.step()
                 if step == 1:
-                    manager._session.accounts.flush()
+                    manager.state_dict()
             try:
                 with interrupt:
-                    manager._session.accounts.flush()
+                    manager.state_dict()
             except KeyboardInterrupt:
                 pass
             optimizer.step()

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 from typer.testing import CliRunner
 
 from examples import EXPERIMENTS
@@ -27,12 +26,22 @@ SHORT = learning_order.Settings(frequencies=(1, 2, 4), num_points=32, width=8, d
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes ``spectral_bias`` an experiment of a moment, with other fields on demand."""
+def plain_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard's pictures, which would take most of the time of a short run, are of one black pixel."""
+    monkeypatch.setattr("probes.plots.pixels", lambda figure: np.zeros((1, 1, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch, plain_board: None) -> Callable[..., None]:
+    """Makes ``spectral_bias`` an experiment of a moment, with other fields on demand.
+
+    It draws no figures: the smoke run of each experiment does.
+    """
     presets = {"quick": Preset(SHORT, seeds=(0, 1), duration="1 s", judged=True)}
 
     def replace(**fields: Any) -> None:
-        experiment = dataclasses.replace(learning_order.EXPERIMENT, **{"presets": presets, **fields})
+        cheap = {"presets": presets, "draw": lambda settings, seeds, folder: None}
+        experiment = dataclasses.replace(learning_order.EXPERIMENT, **{**cheap, **fields})
         monkeypatch.setattr(runner, "experiment", lambda name: experiment)
 
     replace()
@@ -60,7 +69,7 @@ LONG = ("feature_alignment", "feature_alignment_architectures", "feature_alignme
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in EXPERIMENTS]
 )
-def test_every_experiment_has_three_presets_and_a_smoke_run_that_judges_nothing(name, tmp_path):
+def test_every_experiment_has_three_presets_and_a_smoke_run_that_judges_nothing(name, plain_board, tmp_path):
     assert list(runner.experiment(name).presets) == ["smoke", "quick", "paper"]
     result = CliRunner().invoke(app, ["run", name, "--preset", "smoke", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -190,12 +199,8 @@ def test_the_exit_code_says_whether_a_criterion_fails(short, tmp_path, passed, c
     ],
 )
 def test_run_rejects_what_it_does_not_know(arguments, message, tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "examples", "run", *arguments, "--out", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    script = "import runpy; runpy.run_module('examples', run_name='__main__', alter_sys=True)"  # python -m examples
+    result = warm.run(script, "run", *arguments, "--out", tmp_path / "out", cwd=ROOT)
     assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
 
@@ -214,6 +219,6 @@ def test_a_missing_package_is_named_with_how_to_install_it():
         "u.find_spec = lambda name, *rest: None if name == 'typer' else find(name, *rest)\n"
         "import examples.__main__"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    result = warm.run(script, cwd=ROOT)
     assert result.returncode == 1
     assert result.stderr.strip() == "The examples need typer: pip install 'torch-probes[examples]'"

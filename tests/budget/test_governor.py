@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from simulated import Clock
+from budget.simulated import Clock
 
 from probes.budget.governor import GRACE, HEAD_START, PACE, Governor
 from probes.budget.spending import CORE

@@ -1,6 +1,5 @@
 """Scenarios of several ranks, run by test_ranks.py under torchrun: each leaves what it saw, one file a rank."""
 
-import hashlib
 import json
 import os
 import signal
@@ -10,185 +9,20 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from ranks.training import Rows, Tied, Updates, all_probes, batches, digest, network, shard, step, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from probes import Measurement, Probe, ProbeManager, every, hookimpl
+from probes import Measurement, Probe, ProbeManager, every
 from probes.ranks import channel
-from probes_complexity import Capacity, PathComplexity
-from probes_fourier import FourierSpectrum, KernelSpectrum, SpectralNorm
-from probes_mine import MutualInformation
+from probes_complexity import PathComplexity
+from probes_fourier import FourierSpectrum, SpectralNorm
 from probes_ntk import TangentKernel
-
-STEPS = 8
-
-
-class Rows:
-    """A sink that keeps the bits of everything."""
-
-    def __init__(self):
-        self.rows, self.events, self.numbers = {}, [], {}
-
-    @hookimpl
-    def write(self, measurements):
-        for row in measurements:
-            if row.probe != "probes":
-                parts = [row.value, row.standard_error, *(axis.values for axis in row.coords.values())]
-                text = repr([None if part is None else (str(part.dtype), part.tobytes()) for part in parts])
-                key = f"{row.name}@{row.step}"
-                if row.name.startswith("complexity"):
-                    self.numbers[key] = [
-                        row.value.tolist(),
-                        None if row.standard_error is None else row.standard_error.tolist(),
-                    ]
-                    continue
-                assert key not in self.rows, key
-                self.rows[key] = hashlib.sha256(
-                    (text + repr((row.unit, row.estimator, row.num_samples))).encode()
-                ).hexdigest()
-
-    @hookimpl
-    def on_event(self, event):
-        self.events.append([event.kind, event.message])
-
-
-class Updates(Probe):
-    """Counts updates: must see all of them, on rank 0."""
-
-    name = "updates"
-
-    def __init__(self, schedule=None):
-        super().__init__(schedule)
-        self._count = 0
-
-    def on_step(self, run, step):
-        self._count += 1
-
-    def measure(self, run, step):
-        yield Measurement("updates", self._count)
-
-    def state_dict(self):
-        return {"count": self._count}
-
-    def load_state_dict(self, state):
-        self._count = state["count"]
-
-
-def all_probes():
-    return [
-        TangentKernel(every(2)), FourierSpectrum(every(2)), Updates(every(1)), SpectralNorm(every(1)),
-        KernelSpectrum(every(3)), MutualInformation(every(4)), Capacity(every(4)),
-    ]  # fmt: skip
-
-
-def network(conv=True):
-    torch.manual_seed(0)
-    if conv:
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(4 * 16, 3)
-        )
-    return nn.Sequential(nn.Linear(36, 33), nn.ReLU(), nn.Linear(33, 17), nn.ReLU(), nn.Linear(17, 3))
-
-
-def batches(steps=STEPS, flat=False):
-    generator = torch.Generator().manual_seed(100 + dist.get_rank())  # each rank its own
-    for _ in range(steps):
-        images = torch.randn(24, 1, 6, 6, generator=generator)
-        yield (images.flatten(1) if flat else images), torch.randint(3, (24,), generator=generator)
-
-
-def plain(tensor):
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def digest(model, optimizer):
-    """Of all that a training is made of, on this rank."""
-    state = [*model.state_dict().values(), *(v for s in optimizer.state.values() for v in s.values())]
-    bits = [
-        plain(item).detach().numpy().tobytes() if isinstance(item, torch.Tensor) else repr(item).encode()
-        for item in state
-    ]
-    return hashlib.sha256(b"".join([*bits, torch.get_rng_state().numpy().tobytes()])).hexdigest()
-
-
-def step(model, optimizer, inputs, targets):
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(model(inputs), targets).backward()
-    optimizer.step()
-
-
-def train(
-    probes=None,
-    on=range(99),
-    wrap=DistributedDataParallel,
-    flat=False,
-    steps=STEPS,
-    before=lambda count: None,
-    **settings,
-):
-    """Train, with probes on the ranks ``on``; what this rank saw."""
-    model = network(conv=not flat)
-    model = wrap(model) or model
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    sink, manager = Rows(), None
-    if probes is not None and dist.get_rank() in on:
-        manager = ProbeManager(model, probes, sinks=[sink], **{"overhead": None, **settings}).attach()
-    for count, (inputs, targets) in enumerate(batches(steps, flat)):
-        before(count)
-        step(model, optimizer, inputs, targets)
-    seen = {"digest": digest(model, optimizer), "rows": sink.rows}
-    if manager is not None:
-        seen["report"] = manager.report()
-        manager.detach()
-    return seen | {"events": sink.events, "numbers": sink.numbers}
-
-
-def given(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(20, 1, 6, 6, generator=generator), torch.randint(3, (20,), generator=generator)
 
 
 def ddp():
     """All ranks, and none."""
     return {"all": train(all_probes()), "bare": train(), "budget": train(all_probes(), overhead=0.05)}
-
-
-def unwrapped():
-    """Each rank its own training, and a wrapper that rank 0 is not told of."""
-    return {"bare": train(wrap=lambda model: None), "probed": train(all_probes(), wrap=lambda model: None)}
-
-
-class Tied(nn.Module):
-    """Tied weights, a user's forward pre-hook, a parametrization, buffers, a number that changes, a parameter alone."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder, self.decoder, self.head = nn.Linear(36, 10), nn.Linear(10, 36), nn.Linear(36, 3)
-        self.decoder.weight = nn.Parameter(torch.randn(36, 10) / 6)
-        self.norm = nn.BatchNorm1d(36)
-        self.scale, self.calls = nn.Parameter(torch.ones(1)), 0
-        nn.utils.parametrizations.weight_norm(self.encoder)
-        self.head.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
-
-    def forward(self, x):
-        self.calls += self.training
-        return self.head(self.norm(self.decoder(self.encoder(x).tanh()))) * self.scale + 0.01 * self.calls
-
-
-def shard(policy=None, mesh=None):
-    """fully_shard, layer by layer."""
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    def wrap(model):
-        arguments = {} if policy is None else {"mp_policy": MixedPrecisionPolicy(**policy)}
-        if mesh is not None:
-            arguments["mesh"] = mesh
-        for layer in model.children():
-            if next(layer.parameters(), None) is not None:
-                fully_shard(layer, **arguments)
-        return fully_shard(model, **arguments)
-
-    return wrap
 
 
 def fsdp():
@@ -233,15 +67,19 @@ class Parts(Updates):
 
 def tied():
     """A model with everything that a copy of its modules must know, sharded and not."""
-    global network
-    before, network = network, lambda conv: torch.manual_seed(0) and Tied()
-    probes = lambda: [TangentKernel(every(2)), SpectralNorm(every(2)), FourierSpectrum(every(2))]  # noqa: E731
-    try:
-        seen = {"bare": train(wrap=shard(), flat=True), "all": train(probes(), wrap=shard(), flat=True)}
-        seen["ddp"] = train(probes(), flat=True)
-    finally:
-        network = before
-    return seen
+
+    def make(conv):
+        torch.manual_seed(0)
+        return Tied()
+
+    def probes():
+        return [TangentKernel(every(2)), SpectralNorm(every(2)), FourierSpectrum(every(2))]
+
+    return {
+        "bare": train(wrap=shard(), flat=True, make=make),
+        "all": train(probes(), wrap=shard(), flat=True, make=make),
+        "ddp": train(probes(), flat=True, make=make),
+    }
 
 
 def hybrid():
@@ -294,17 +132,13 @@ def interrupted(**settings):
     """The user presses Ctrl-C in a turn, and his loop goes on."""
     seen = {}
 
-    def stepping(model, optimizer, inputs, targets, step=step):
+    def update(model, optimizer, inputs, targets):
         try:
             step(model, optimizer, inputs, targets)
         except KeyboardInterrupt:
             seen["interrupt"] = True
 
-    globals()["step"], before = stepping, step
-    try:
-        return train(two_probes(0, interrupt), **settings) | seen
-    finally:
-        globals()["step"] = before
+    return train(two_probes(0, interrupt), update=update, **settings) | seen
 
 
 def faults():

@@ -2,10 +2,9 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
+import warm
 
 from probes.checking.verify import verify
 from probes.commands.terminal import explained
@@ -78,8 +77,7 @@ def attach(*probes):
 
 
 def call(*arguments):
-    command = [sys.executable, "-c", "from probes.commands.cli import main; main()", "verify", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return warm.run("from probes.commands.cli import main; main()", "verify", *arguments)
 
 
 def test_an_equal_script_is_equal_with_its_arguments_and_leaves_no_results(script, tmp_path):

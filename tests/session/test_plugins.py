@@ -26,7 +26,7 @@ def test_a_raising_probe_is_told_once_and_put_out_of_service(model, optimizer, c
         assert "Broken: quarantined after 3 failures in a row" in manager.report()
     assert Broken.calls == 3 and sink.steps("norm/weight") == list(range(7))
     told = [record.message for record in caplog.records if "of my own" in record.message]
-    assert len(told) == 1 and "Plugin 'Broken' (tests.test_plugins" in told[0] and "Traceback" in told[0]
+    assert len(told) == 1 and "Plugin 'Broken' (tests.session.test_plugins" in told[0] and "Traceback" in told[0]
     assert [event.kind for event in sink.events] == ["attach", "fault", "fault", "fault", "quarantine", "detach"]
 
 

@@ -11,6 +11,7 @@ from unittest import mock
 import h5py
 import pytest
 import torch
+import warm
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
 from probes.commands.cli import main
@@ -89,7 +90,7 @@ def test_places_that_cannot_be_written_and_runs_of_nothing_are_told(log_dir, tmp
 
 def test_a_missing_extra_is_named():
     script = "import sys; sys.modules['typer'] = None; from probes.commands.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = warm.run(script)
     assert done.returncode == 1 and "pip install 'torch-probes[analysis]'" in done.stderr
 
 

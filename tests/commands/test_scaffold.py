@@ -16,7 +16,7 @@ from probes.checking.points import POINTS
 from probes.commands import cli
 from probes.commands.scaffold import scaffold
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "your_own_probe"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "your_own_probe"
 PAGE = EXAMPLES / "README.md"
 
 

@@ -1,4 +1,4 @@
-"""Several ranks: what ranks_script.py saw under torchrun, on two ranks of gloo."""
+"""Several ranks: what scenarios.py saw under torchrun, on two ranks of gloo."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import pytest
 
 from probes import open_run
 
-ROOT = Path(__file__).parents[1]
-SOURCES = (ROOT, ROOT / "plugins", ROOT / "integrations")
+ROOT = Path(__file__).parents[2]
+SOURCES = (ROOT, ROOT / "tests", ROOT / "plugins", ROOT / "integrations")
 SCENARIOS = ("ddp", "fsdp", "tied", "resumed", "two_models", "refused", "uneven", "faults", "alone")
 NOT_RUNNING = "Not running: "
 
@@ -21,7 +21,7 @@ def launch(out, *scenarios, ranks=2, seconds=1800, **environment):
     """Run scenarios under torchrun, each of whose calls must end in time."""
     process = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
-         ROOT / "tests" / "ranks_script.py", out, *scenarios],
+         ROOT / "tests" / "ranks" / "scenarios.py", out, *scenarios],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=out, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), **environment},
     )  # fmt: skip

@@ -2,14 +2,13 @@
 
 import ast
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import warm
 from rich.console import Console
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
@@ -18,7 +17,7 @@ from probes.plots import save_plots
 from probes.sinks.hdf5 import superblock
 from probes.sinks.hdf5.repair import repair
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = "<img src=x onerror=alert(1)>"
 
 
@@ -212,5 +211,5 @@ def test_a_file_that_becomes_shorter_while_it_is_searched_does_not_kill_the_read
         "path = Path(sys.argv[1]); superblock._check_heap = lambda heap, start: os.truncate(path, 5000)\n"
         "superblock.check_heaps(path); print('alive')"
     )
-    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True)
+    done = warm.run(script, path)
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

@@ -1,5 +1,6 @@
 """Plugins are found as third parties register them: real distributions on the import path."""
 
+import json
 import subprocess
 import sys
 
@@ -85,33 +86,48 @@ def test_a_broken_plugin_is_an_import_error(distribution):
         load("bad")
 
 
-def test_the_core_imports_no_plugin_and_no_optional_package():
-    script = (
-        "import sys, probes, probes.manager, probes.reading, probes.sinks.hdf5, probes.sinks.tensorboard\n"
-        "bad = [m for m in sys.modules if m.startswith('probes_') or m.partition('.')[0] in "
-        "('xarray', 'h5netcdf', 'matplotlib', 'rich', 'typer', 'sklearn', 'torchvision', 'tensorboard', 'lightning', "
-        "'pytorch_lightning', 'transformers', 'accelerate', 'ignite')]\n"
-        "print(bad)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+PLUGINS = {
+    "probes_fourier": set(),
+    "probes_ntk": set(),
+    "probes_mine": set(),
+    "probes_complexity": {"probes_fourier", "probes_ntk"},  # their pure functions
+}
+"""Each with the others that it may import."""
+IMPORTING = """
+import json, os, sys
+import probes, probes.manager, probes.reading, probes.sinks.hdf5, probes.sinks.tensorboard
+print(json.dumps([*sys.modules]), flush=True)
+for plugin in sys.argv[1:]:
+    if os.fork() == 0:  # so that each is imported where no other has been
+        __import__(plugin)
+        print(json.dumps([*sys.modules]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
 
 
-@pytest.mark.parametrize(
-    ("plugin", "allowed"),
-    [
-        ("probes_fourier", set()),
-        ("probes_ntk", set()),
-        ("probes_mine", set()),
-        ("probes_complexity", {"probes_fourier", "probes_ntk"}),  # their pure functions
-    ],
-)
-def test_plugins_import_only_what_the_map_says(plugin, allowed):
-    script = (
-        f"import sys, {plugin}\nprint(*sorted({{m.partition('.')[0] for m in sys.modules if m.startswith('probes_')}}))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) - {plugin} == allowed
+@pytest.fixture(scope="module")
+def imported():
+    """What a fresh interpreter has imported with the core, and then with each plugin."""
+    command = [sys.executable, "-c", IMPORTING, *PLUGINS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    modules = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(["core", *PLUGINS], modules, strict=True))
+
+
+def test_the_core_imports_no_plugin_and_no_optional_package(imported):
+    optional = {
+        "xarray", "h5netcdf", "matplotlib", "rich", "typer", "sklearn", "torchvision", "tensorboard", "lightning",
+        "pytorch_lightning", "transformers", "accelerate", "ignite",
+    }  # fmt: skip
+    assert "probes.manager" in imported["core"]
+    assert not [name for name in imported["core"] if name.startswith("probes_") or name.partition(".")[0] in optional]
+
+
+@pytest.mark.parametrize(("plugin", "allowed"), PLUGINS.items())
+def test_plugins_import_only_what_the_map_says(imported, plugin, allowed):
+    found = {name.partition(".")[0] for name in imported[plugin] if name.startswith("probes_")}
+    assert found == {plugin, *allowed}
 
 
 def test_what_is_installed_later_is_found(distribution):

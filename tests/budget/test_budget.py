@@ -5,10 +5,10 @@ import logging
 import math
 
 import pytest
+from budget.simulated import Costly, CostlySink, Simulation
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loops import Memory, Norm, run_steps
-from simulated import Costly, CostlySink, Simulation
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, log_spaced, open_run
 from probes.budget.governor import GRACE, HEAD_START
