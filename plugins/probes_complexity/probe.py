@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -254,36 +254,59 @@ class PathComplexity(Probe):
         undefined = torch.full((size,), torch.nan, dtype=torch.float64)
         total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
         self._tell_undefined(run)
-        displacement = self._displacements(size)
+        on_batch = partial(self._with_layers, num_samples=batch.n)
         trace_words = f"{how} on {batch.n} samples"
-        sum_words = f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken"
-        exact = "difference of the parameters, every step"
-        rows: list[tuple[str, str, Tensor, Tensor | None, str, str, str]] = [
-            ("path_complexity", f"/{self.batch}", *total, "output", sum_words,
-             "sum of update norms times feature norms"),
-            ("feature_norm", f"/{self.batch}", norms, errors, "output / parameter", trace_words,
-             "Frobenius norm of the tangent features"),
-            ("path_length", "", self._length(size), None, "parameter", exact, "sum of update norms"),
-            ("displacement", "", displacement, None, "parameter", "difference of the parameters",
-             "distance from the initial parameters"),
-        ]  # fmt: skip
+        yield from on_batch(
+            f"path_complexity/{self.batch}",
+            *total,
+            unit="output",
+            estimator=f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken",
+            description="sum of update norms times feature norms",
+        )
+        yield from on_batch(
+            f"feature_norm/{self.batch}",
+            norms,
+            errors,
+            unit="output / parameter",
+            estimator=trace_words,
+            description="Frobenius norm of the tangent features",
+        )
+        how = "difference of the parameters"
+        moved = partial(self._with_layers, unit="parameter")
+        yield from moved(
+            "path_length", self._length(size), estimator=f"{how}, every step", description="sum of update norms"
+        )
+        words = "distance from the initial parameters"
+        yield from moved("displacement", self._displacements(size), estimator=how, description=words)
         if self._update_norm is not None:
-            last = self._update_norm.double().cpu()[:1]
-            rows.append(("update_norm", "", last, None, "parameter", "difference of the parameters", "last update"))
-        axis = {"layer": Axis(np.array(self._layers))}
-        for quantity, suffix, values, errors_of, unit, estimator, description in rows:
-            samples = batch.n if suffix else None
-            error = None if errors_of is None else errors_of[0]
+            last = self._update_norm[0].double()
             yield Measurement(
-                f"complexity/{quantity}{suffix}", values[0], unit=unit, standard_error=error, estimator=estimator,
-                num_samples=samples, description=description,
-            )  # fmt: skip
-            if len(values) == size:
-                yield Measurement(
-                    f"complexity/layer_{quantity}{suffix}", values[1:], dims=("layer",), coords=axis, unit=unit,
-                    standard_error=None if errors_of is None else errors_of[1:], estimator=estimator,
-                    num_samples=samples, description=description,
-                )  # fmt: skip
+                "complexity/update_norm", last, unit="parameter", estimator=how, description="last update"
+            )
+
+    def _with_layers(
+        self,
+        name: str,
+        values: Tensor,
+        errors: Tensor | None = None,
+        *,
+        unit: str,
+        estimator: str,
+        description: str,
+        num_samples: int | None = None,
+    ) -> Iterator[Measurement]:
+        """Yield a quantity of the whole, which stands first in ``values``, and that of each layer."""
+        measured = partial(
+            Measurement, unit=unit, estimator=estimator, num_samples=num_samples, description=description
+        )
+        yield measured(f"complexity/{name}", values[0], standard_error=None if errors is None else errors[0])
+        yield measured(
+            f"complexity/layer_{name}",
+            values[1:],
+            dims=("layer",),
+            coords={"layer": Axis(np.array(self._layers))},
+            standard_error=None if errors is None else errors[1:],
+        )
 
     def _length(self, size: int) -> Tensor:
         """Length of the path up to now."""

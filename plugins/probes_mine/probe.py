@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,34 +168,45 @@ class MutualInformation(Probe):
         if turn is not None and turn["told"]:
             how += f", {turn['told']}"
         found = list(layers.values())
-
-        def stream(quantity: str, values: Any, estimator: str, **more: Any) -> Measurement:
-            more = {"dims": ("layer",), "coords": axis, "unit": "nats", **more}
-            return Measurement(f"information/{quantity}/{name}", np.array(values), estimator=estimator, **more)
-
+        per_layer = partial(Measurement, dims=("layer",), coords=axis)
+        information = partial(per_layer, unit="nats", num_samples=n)
         lower = [float(layer.inputs.lower) for layer in found]
-        yield stream(
-            "inputs_lower", lower, f"known density of the noise, at most log n; {how}", num_samples=n,
-            standard_error=np.array([float(layer.inputs.lower_error) for layer in found]),
+        yield information(
+            f"information/inputs_lower/{name}",
+            lower,
+            standard_error=[float(layer.inputs.lower_error) for layer in found],
+            estimator=f"known density of the noise, at most log n; {how}",
             description="information about the inputs, at least",
-        )  # fmt: skip
-        yield stream(
-            "inputs_upper", [float(layer.inputs.upper) for layer in found],
-            f"known density of the noise, leaving one out; {how}", num_samples=n,
-            standard_error=np.array([float(layer.inputs.upper_error) for layer in found]),
+        )
+        yield information(
+            f"information/inputs_upper/{name}",
+            [float(layer.inputs.upper) for layer in found],
+            standard_error=[float(layer.inputs.upper_error) for layer in found],
+            estimator=f"known density of the noise, leaving one out; {how}",
             description="information about the inputs, at most",
-        )  # fmt: skip
-        yield stream("noise", [layer.std for layer in found], "", unit="activation",
-                     description="standard deviation of the noise")  # fmt: skip
+        )
+        stds = [layer.std for layer in found]
+        words = "standard deviation of the noise"
+        yield per_layer(f"information/noise/{name}", stds, unit="activation", description=words)
         if batch.targets is None:
             return
         targets = [layer.targets[0] for layer in found]
-        yield stream("targets", targets, f"lower bound, held out; {how}", num_samples=n,
-                     standard_error=np.array([layer.targets[1] for layer in found]),
-                     description="information about the targets, at least")  # fmt: skip
+        yield information(
+            f"information/targets/{name}",
+            targets,
+            standard_error=[layer.targets[1] for layer in found],
+            estimator=f"lower bound, held out; {how}",
+            description="information about the targets, at least",
+        )
         plane = Axis(np.array(["I(X; T + noise), at least", "I(T + noise; Y), at least"]))
-        yield stream("plane", np.array([lower, targets]).T, how, num_samples=n, dims=("layer", "plane"),
-                     coords={**axis, "plane": plane}, description="information plane")  # fmt: skip
+        yield information(
+            f"information/plane/{name}",
+            np.array([lower, targets]).T,
+            dims=("layer", "plane"),
+            coords={**axis, "plane": plane},
+            estimator=how,
+            description="information plane",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The classifiers, and what a turn does, for a resume that goes on to the last bit."""
