@@ -70,6 +70,14 @@ class Measurement:
         ...                        coords={"frequency": Axis([5, 10], "cycles")})
         >>> spectrum.value.shape, spectrum.coords["frequency"].unit
         ((2,), 'cycles')
+
+        What several have in common is written once, by :func:`functools.partial`; each may say otherwise:
+
+        >>> from functools import partial
+        >>> measured = partial(Measurement, unit="nats", estimator="mean over the batch", num_samples=100)
+        >>> loss, error = measured("loss/train", 0.7), measured("error/train", 0.25, unit="1")
+        >>> loss.unit, error.unit, error.num_samples
+        ('nats', '1', 100)
     """
 
     name: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,36 +86,27 @@ class SpectralNorm(Probe):
             f"singular values of matrices; Krylov iteration to 1e-4 for matrices with no side up to {DIRECT}, and for "
             f"convolutions on their actual input size"
         )
-        yield Measurement(
+        measured = partial(Measurement, estimator=estimator)
+        yield measured(
             "spectral_norm/weight",
             every,
             dims=("layer",),
             coords={"layer": Axis(np.array(names))},
-            estimator=estimator,
             description="largest factor by which a layer stretches an input",
         )
         if unconverged is not None:
-            yield Measurement(
-                "spectral_norm/unconverged", unconverged, unit="layers", estimator=estimator,
+            yield measured(
+                "spectral_norm/unconverged",
+                unconverged,
+                unit="layers",
                 description="layers of which the search for the norm was given up, and is too small",
-            )  # fmt: skip
-        if is_chain(run.model) if self.chain is None else self.chain:
-            condition = "bound of the Lipschitz constant"
-            yield Measurement(
-                "lipschitz/spectral_norm_product",
-                spectral_norm_product(every),
-                unit="output per input",
-                estimator=estimator,
-                description=condition,
             )
+        if is_chain(run.model) if self.chain is None else self.chain:
+            bound = partial(measured, unit="output per input", description="bound of the Lipschitz constant")
+            yield bound("lipschitz/spectral_norm_product", spectral_norm_product(every))
             if len(matrices) == len(names):
-                yield Measurement(
-                    "lipschitz/max_norm",
-                    max_norm_bound(matrices),
-                    unit="output per input",
-                    estimator="largest magnitude of a weight, and all widths",
-                    description=condition,
-                )
+                how = "largest magnitude of a weight, and all widths"
+                yield bound("lipschitz/max_norm", max_norm_bound(matrices), estimator=how)
 
     def _norms(self, run: Run) -> tuple[dict[str, Tensor], int | None, list[Tensor]]:
         """The norm of each weight; how many searches were given up, None if nothing is searched; the matrices."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .coordinates import whitened_features
 from .critics import StackedClassifiers
 from .cross_fitting import Training, fit, split
+from .features import whitened_features
 from .product import tempered
 
 __all__ = ["LabelInformation", "label_information"]

@@ -148,8 +148,8 @@ def brief(function):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_probe_meets_the_contract(name, monkeypatch):
-    monkeypatch.setattr("probes_mine.probe.label_information", brief(label_information))
-    monkeypatch.setattr("probes_mine.probe.mutual_information", brief(mutual_information))
+    monkeypatch.setattr("probes_mine.layer_information.label_information", brief(label_information))
+    monkeypatch.setattr("probes_mine.layer_information.mutual_information", brief(mutual_information))
     monkeypatch.setattr("probes.checking.evidence.COST_SAMPLES", (32, 64))
     # The other points of this one take half a minute: the slow test has them.
     brief_points = ["settings", "finishes", "measures", "unnoticed", "units"]

@@ -300,7 +300,7 @@ def run(combination: Combination, names: Sequence[str] = tuple(PROBES), **settin
             return bare.refused
         session = Session(combination, names, **settings)
         try:
-            with mock.patch("probes_mine.probe.label_information", brief):
+            with mock.patch("probes_mine.layer_information.label_information", brief):
                 session.train()
             compare(bare, session.watch.trace, whole=False)
             check_probes(session, combination, names)
