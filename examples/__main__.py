@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -17,20 +18,38 @@ from rich.table import Table  # noqa: E402
 
 from . import EXPERIMENTS  # noqa: E402
 from .frame import runner  # noqa: E402
+from .frame.figures import formats  # noqa: E402
 
 app = typer.Typer(help="The experiments of the thesis.", add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command("list")
-def list_experiments() -> None:
-    """Every experiment, its figure, and how long its presets take."""
+def list_experiments(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Every experiment, its figures, and how long its presets take."""
+    experiments = {name: runner.experiment(name) for name in EXPERIMENTS}
+    if as_json:
+        listed = [
+            {
+                "name": name,
+                "figures": list(chosen.figures),
+                "summary": chosen.summary,
+                "presets": {
+                    preset: {"cost": held.duration, "seeds": len(held.seeds), "least_seeds": held.least_seeds}
+                    for preset, held in chosen.presets.items()
+                },
+            }
+            for name, chosen in experiments.items()
+        ]
+        print(json.dumps(listed, indent=1))
+        return
     table = Table()
-    for heading in ("name", "figure", "presets", "what"):
+    for heading in ("name", "figures", "presets", "what"):
         table.add_column(heading, no_wrap=heading == "name")
-    for name in EXPERIMENTS:
-        chosen = runner.experiment(name)
+    for name, chosen in experiments.items():
         presets = "\n".join(f"{preset}: {held.duration}" for preset, held in chosen.presets.items())
-        table.add_row(name, chosen.figure, presets, chosen.summary)
+        table.add_row(name, ", ".join(chosen.figures), presets, chosen.summary)
     Console().print(table)
 
 
@@ -43,12 +62,14 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of results; runs/NAME-PRESET when left out.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Seeds to train at the same time.")] = 1,
     ray: Annotated[bool, typer.Option("--ray", help="Train the seeds on a Ray cluster: RAY_ADDRESS, or here.")] = False,
+    svg: Annotated[bool, typer.Option("--svg", help="Figures as SVG too.")] = False,
 ) -> None:
     """Run an experiment, or go on with it: finished seeds are kept, the interrupted one continues."""
     try:
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         sys.exit(f"`--seeds` must be integers with commas between them, such as 0,1,2, got {seeds!r}.")
+    formats[1:] = [".svg"] if svg else []
     try:
         passed = runner.run(name, preset, numbers, device, out, processes=processes, elsewhere="ray" if ray else None)
     except (ValueError, FileNotFoundError, ImportError) as error:  # the latter: a data set that is not there

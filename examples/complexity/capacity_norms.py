@@ -151,7 +151,7 @@ def draw(settings: Settings, seeds: Sequence[Scatter], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. B.3",
+    figures=("B.3",),
     summary="The norm that measures capacity depends on the features and the task.",
     presets=PRESETS,
     train=train,

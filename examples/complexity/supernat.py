@@ -122,7 +122,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) ->
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 4.5",
+    figures=("4.5",),
     summary="SuperNat freezes before the noise where gradient descent overfits.",
     presets=PRESETS,
     train=train,

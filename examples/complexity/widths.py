@@ -140,7 +140,7 @@ def draw(settings: Settings, seeds: Sequence[Curves], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 4.6, left and centre",
+    figures=("4.6",),
     summary="The complexity of the path follows the generalization gap with width and label noise.",
     presets=PRESETS,
     train=train,

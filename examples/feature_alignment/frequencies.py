@@ -119,7 +119,7 @@ def draw(settings: Settings, seeds: Sequence[Waves], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. B.2",
+    figures=("B.2",),
     summary="The tangent kernel of a random network prefers low frequencies.",
     presets=PRESETS,
     train=train,

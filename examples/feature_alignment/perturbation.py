@@ -106,7 +106,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) ->
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. B.1",
+    figures=("B.1",),
     summary="The function moves along few directions of parameter space.",
     presets=PRESETS,
     train=train,

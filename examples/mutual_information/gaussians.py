@@ -182,7 +182,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 5.1",
+    figures=("5.1",),
     summary="MINE is near the mutual information of Gaussians in 20 dimensions, where nearest neighbours are not.",
     presets=PRESETS,
     train=train,

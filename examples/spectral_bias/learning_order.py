@@ -141,7 +141,7 @@ def read(settings: Settings, folder: Path, seed: int) -> dict[str, Fit]:
 
 
 EXPERIMENT = Experiment(
-    figure="Figs. 3.1, 3.2, A.1",
+    figures=("3.1", "3.2", "A.1"),
     summary="Lower frequencies are learned first, whatever their amplitude.",
     presets=PRESETS,
     train=train,

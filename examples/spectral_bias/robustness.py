@@ -129,7 +129,7 @@ def draw(settings: Settings, seeds: Sequence[Retention], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 3.3",
+    figures=("3.3",),
     summary="Low frequencies survive a perturbation of the parameters.",
     presets=PRESETS,
     train=train,
