@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial, reduce
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ from probes.run import Run
 from probes.schedule import Schedule, at
 from probes_ntk import estimate_trace, layer_of, tangent_diagonal
 
+from .initial import InitialParameters, square_norms
 from .path import PathComplexitySum, Segment
 
 __all__ = ["PathComplexity"]
@@ -101,10 +102,7 @@ class PathComplexity(Probe):
         self._total: PathComplexitySum | None = None
         self._segment: Segment | None = None
         self._update_norm: Tensor | None = None
-        self._initial: dict[str, Tensor] = {}
-        """Parameters before their first update, in host memory."""
-        self._of: dict[str, weakref.ref[nn.Parameter]] = {}
-        """The parameter that each of them is of."""
+        self._initial = InitialParameters()
         self._seen: dict[int, weakref.ref[nn.Parameter]] = {}
         """The parameters that optimizers hold, by id."""
         self._undefined: Tensor | None = None
@@ -139,7 +137,7 @@ class PathComplexity(Probe):
         kept, self._kept = self._kept, []
         trainable = [item for item in self._parameters if item[2].requires_grad and not item[2].is_meta]
         if not self._sharded:
-            self._keep_initial(trainable)
+            self._initial.keep(trainable)
         if [name for name, _, _ in trainable] != self._names:
             self._names = [name for name, _, _ in trainable]
             self._moving, self._rows = [(layer, parameter) for _, layer, parameter in trainable], None
@@ -164,16 +162,6 @@ class PathComplexity(Probe):
         """The trainable parameters, or this rank's part of them."""
         return [local_part(item) if self._sharded else item.detach() for _, item in self._moving]
 
-    def _keep_initial(self, trainable: Iterable[tuple[str, int, nn.Parameter]]) -> None:
-        for name, _, parameter in trainable:
-            initial, of = self._initial.get(name), self._of.get(name)
-            # Another parameter of that name begins where it is when it comes; one of a checkpoint goes on.
-            another = of is not None and of() is not parameter
-            if initial is None or another or initial.shape != parameter.shape:
-                self._initial[name] = parameter.detach().to("cpu", copy=True)
-            if of is None or another:
-                self._of[name] = weakref.ref(parameter)
-
     def on_step(self, run: Run, step: int) -> None:
         """Add the norm of the update."""
         if not self._before:
@@ -181,7 +169,7 @@ class PathComplexity(Probe):
         moved, self._before = self._before, []
         with torch.no_grad():
             torch._foreach_sub_(moved, self._values())
-            squares = _square_norms(moved)
+            squares = square_norms(moved)
         size = 1 + len(self._layers)
         if self._rows is None:
             self._rows = torch.tensor([1 + layer for layer, _ in self._moving], device=squares.device)
@@ -221,7 +209,7 @@ class PathComplexity(Probe):
         recorded = self.record is None or self.record.next(step - 1) == step
         if recorded or self._model is not run.model:
             self._find(run.model)
-        self._keep_initial(item for item in self._parameters if item[2].requires_grad)
+        self._initial.keep(item for item in self._parameters if item[2].requires_grad)
         if self._missing:
             missing, self._missing = self._missing, 0
             run.left_out(
@@ -269,7 +257,8 @@ class PathComplexity(Probe):
             "path_length", self._length(), estimator=f"{how}, every step", description="sum of update norms"
         )
         words = "distance from the initial parameters"
-        yield from moved("displacement", self._displacements(), estimator=how, description=words)
+        distances = self._initial.distances(self._parameters, len(self._layers))
+        yield from moved("displacement", distances, estimator=how, description=words)
         if self._update_norm is not None:
             last = self._update_norm[0].double()
             yield Measurement(
@@ -316,16 +305,17 @@ class PathComplexity(Probe):
         """Let go of the model."""
         self._parameters, self._names, self._moving, self._before = [], [], [], []
         self._model, self._squares = None, []
-        self._of, self._seen = {}, {}
+        self._seen = {}
+        self._initial.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_of": {}, "_seen": {}}  # a copy is of other parameters
+        return {**vars(self), "_seen": {}}  # a copy is of other parameters
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, what has been added since the last of them, and the initial parameters."""
         return {
             "layers": list(self._layers),
-            "initial": dict(self._initial),
+            "initial": dict(self._initial.values),
             "total": self._total.state_dict() if self._total is not None else None,
             # A copy: the next step adds to the segment in place.
             "segment": dict(vars(copy.deepcopy(self._segment))) if self._segment is not None else None,
@@ -337,7 +327,7 @@ class PathComplexity(Probe):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, to the last bit."""
-        self._layers, self._initial = list(state["layers"]), dict(state["initial"])
+        self._layers, self._initial.values = list(state["layers"]), dict(state["initial"])
         self._total = None
         if state["total"] is not None:
             self._total = PathComplexitySum(1 + len(self._layers))
@@ -395,28 +385,3 @@ class PathComplexity(Probe):
         zero = torch.zeros_like(whole)
         values = torch.stack([whole, *(parts.get(layer, zero) for layer in self._layers)])
         return to_float64(values).cpu()
-
-    def _displacements(self) -> Tensor:
-        """Distances of the parameters, and of those of each layer, from where they began."""
-        size = 1 + len(self._layers)
-        squares = torch.zeros(size, dtype=torch.float64)
-        moved = [item for item in self._parameters if item[0] in self._initial]
-        if moved:
-            differences = [
-                parameter.detach() - self._initial[name].to(parameter.device) for name, _, parameter in moved
-            ]
-            rows = torch.tensor([1 + layer for _, layer, _ in moved])
-            own = _square_norms(differences).double().cpu()
-            squares = torch.zeros(size + 1, dtype=torch.float64).index_add_(0, rows, own)[:size]
-            squares[0] = own.sum()
-        return squares.sqrt()
-
-
-def _square_norms(tensors: list[Tensor]) -> Tensor:
-    """Of each tensor, in float64 where the device has it. Shape ``(len(tensors),)``."""
-    device = tensors[0].device
-    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
-    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
-    if any(norm.device != device for norm in norms):
-        norms = tuple(norm.to(device) for norm in norms)
-    return torch.stack(norms).to(torch.float32 if device.type == "mps" else torch.float64).square_()

@@ -154,9 +154,11 @@ def _others(model: nn.Module, norms: dict[str, Tensor]) -> list[str]:
     return [
         name
         for name, parameter in model.named_parameters()
-        if not is_lazy(parameter) and parameter.ndim >= 2 and name.rpartition(".")[0] not in of_layers
+        if not is_lazy(parameter)
+        and parameter.ndim >= 2
+        and name.rpartition(".")[0] not in of_layers
         and name.partition(".parametrizations.")[0] not in of_layers
-    ]  # fmt: skip
+    ]
 
 
 def _is_searched(module: nn.Module) -> bool:

@@ -123,9 +123,7 @@ class MutualInformationRegularizer(Probe):
         training = network.training
         network.eval()
         try:
-            joint, marginal = (
-                torch.func.functional_call(network, frozen, (x, side)).flatten() for side in (z, other)
-            )  # fmt: skip
+            joint, marginal = (torch.func.functional_call(network, frozen, (x, side)).flatten() for side in (z, other))
         finally:
             network.train(training)
         value = donsker_varadhan_bound(joint, marginal)

@@ -242,8 +242,9 @@ def matrix_cost() -> tuple[float, float]:
     matrix = matrix @ matrix.T
     times = []
     works: list[Callable[[], Tensor]] = [
-        lambda: torch.linalg.eigvalsh(matrix), lambda: (matrix - matrix.mean(0)).norm(),
-    ]  # fmt: skip
+        lambda: torch.linalg.eigvalsh(matrix),
+        lambda: (matrix - matrix.mean(0)).norm(),
+    ]
     for work in works:
         work()
         start = time.perf_counter()

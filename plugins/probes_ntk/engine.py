@@ -26,9 +26,13 @@ from .plan import Plan, make_plan, purpose
 from .sweep import diagonal_sweep, kernel_sweep
 
 __all__ = [
-    "TangentDiagonal", "TangentGram", "TraceEstimate", "estimate_trace", "tangent_diagonal",
+    "TangentDiagonal",
+    "TangentGram",
+    "TraceEstimate",
+    "estimate_trace",
+    "tangent_diagonal",
     "tangent_kernel",
-]  # fmt: skip
+]
 
 MEMORY = 4 << 30
 LEFT = 1e-3

@@ -76,30 +76,8 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
     if reason := why_not_a_function(call.evaluate, call.batch, model=call.model):
         raise CannotMeasure(reason)
-    candidates: list[set[Layout]] | None = None
-    signature: list[tuple[str, str | None, str | None]] = []
-    unknown = set()
-    for m in _TRIALS:
-        trial = _Trial(call, m)
-        if candidates is None:
-            first, signature = trial, [use.signature for use in trial.uses]
-            _check_all_known(call, trial.graph.strangers)
-        elif signature != [use.signature for use in trial.uses]:
-            candidates = [set() for _ in signature]
-            break
-        owned = trial.owned()
-        # Layouts are compared by their inner size: the outer one is the same for any number of examples.
-        found = [layouts(rows) if rows is not None else set() for rows in owned]
-        candidates = found if candidates is None else [a & b for a, b in zip(candidates, found, strict=True)]
-        if all(len(each) <= 1 for each in candidates):
-            break
-    assert candidates is not None
-    chosen = [next(iter(each)) if len(each) == 1 else None for each in candidates]
-    if call.batch.n == 1:  # all rows are of the one example
-        chosen = [
-            Layout(1, layout.outer * layout.inner) if (layout := next(iter(c), None)) else None for c in candidates
-        ]
-    unknown |= {name for name, known in first.known.items() if not known}
+    first, chosen = _layouts(call)
+    unknown = {name for name, known in first.known.items() if not known}
     for use, layout in zip(first.uses, chosen, strict=True):
         if layout is None:
             unknown |= {name for name in (use.weight, use.bias) if name}
@@ -129,9 +107,29 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
             f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, or take fewer examples or outputs."
         )
     wanted = purpose(call, memory, kernel, layers)
+    signature = [use.signature for use in first.uses]
     return Plan(
         wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype,
     )  # fmt: skip
+
+
+def _layouts(call: Call) -> tuple[_Trial, list[Layout | None]]:
+    """The first trial, and whose the rows of each of its uses are, told from trials of several sizes."""
+    first = _Trial(call, _TRIALS[0])
+    _check_all_known(call, first.graph.strangers)
+    candidates = first.candidates()
+    for m in _TRIALS[1:]:
+        if all(len(each) <= 1 for each in candidates):
+            break
+        trial = _Trial(call, m)
+        if [use.signature for use in trial.uses] != [use.signature for use in first.uses]:
+            candidates = [set() for _ in candidates]
+            break
+        candidates = [a & b for a, b in zip(candidates, trial.candidates(), strict=True)]
+    if call.batch.n == 1:  # all rows are of the one example
+        some = [next(iter(each), None) for each in candidates]
+        return first, [None if layout is None else Layout(1, layout.outer * layout.inner) for layout in some]
+    return first, [next(iter(each)) if len(each) == 1 else None for each in candidates]
 
 
 def purpose(call: Call, memory: float, kernel: bool, layers: bool) -> Hashable:
@@ -176,6 +174,13 @@ class _Trial:
         self.widest = max([*saved.values(), 0]) / m
         self.shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
         self.gradients: dict[int, torch.Size] = {}
+
+    def candidates(self) -> list[set[Layout]]:
+        """The layouts that the rows of each use may have.
+
+        They are compared by their inner size: the outer one is the same for any number of examples.
+        """
+        return [layouts(rows) if rows is not None else set() for rows in self.owned()]
 
     def owned(self) -> list[Tensor | None]:
         """Whether each example has a gradient at each row, for each use."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -157,10 +158,8 @@ class TangentKernel(Probe):
             run.check_examples(name)  # of fewer samples than all, what interacts would fail
             tangent_kernel(nn.LayerNorm(2), torch.eye(2))  # what a process does once is not a part of the time
             fixed = self.num_samples is not None, self.num_outputs is not None
-            n, c = affordable(
-                lambda m: self._kernel(run, name, choice, m),
-                self._sample_seconds(run, name, choice), choice, len(run.layers), limit, fixed,
-            )  # fmt: skip
+            kernel, seconds = partial(self._kernel, run, name, choice), self._sample_seconds(run, name, choice)
+            n, c = affordable(kernel, seconds, choice, len(run.layers), limit, fixed)
             size = self._sizes[name] = [n, c, list(choice.shape)]
         if size is not None and tuple(size[2]) == choice.shape:
             choice = choose(choice.shape, batch.targets, run.seed, size[0], size[1])

@@ -122,7 +122,7 @@ class LossWatch(TorchFunctionMode):
         self._blind = True
         self.remove()
 
-    def _compiles(self, _: object) -> None:
+    def _compiles(self, *_: object) -> None:
         # Dynamo would trace this mode into the user's graph, and compile again when it is gone.
         self._blind = True
         if self.pushed:
