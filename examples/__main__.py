@@ -17,6 +17,7 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from . import EXPERIMENTS  # noqa: E402
+from .frame import gallery as pages  # noqa: E402
 from .frame import runner  # noqa: E402
 from .frame.figures import formats  # noqa: E402
 
@@ -78,6 +79,51 @@ def run(
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         sys.exit(130)
     raise typer.Exit(0 if passed else 1)
+
+
+RESULTS = Path(__file__).with_name("results")
+"""Results that are kept."""
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments of `list`; all when left out.")] = None,
+    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    processes: Annotated[int, typer.Option(min=1, help="Seeds to train at the same time.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Train the seeds on a Ray cluster: RAY_ADDRESS, or here.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of results that are kept.")] = RESULTS,
+) -> None:
+    """Run experiments, or go on with them, and keep their verdicts, numbers and figures."""
+    failed = []
+    for name in names or EXPERIMENTS:
+        out = Path("runs") / f"{name}-{preset}"
+        try:
+            passed = runner.run(name, preset, None, "cpu", out, processes=processes, elsewhere="ray" if ray else None)
+        except FileNotFoundError as error:  # a data set that is not there: the others can be run
+            print(f"{name} was not run: {error}", file=sys.stderr)
+            failed.append(name)
+            continue
+        except (ValueError, ImportError) as error:
+            sys.exit(str(error))
+        except KeyboardInterrupt:
+            print("\nStopped. The same command goes on from here.", file=sys.stderr)
+            sys.exit(130)
+        for picture in pages.keep(out, pages.kept(results, name, preset)):
+            print(f"{picture} is larger than {pages.MOST_BYTES // 1000} kB.", file=sys.stderr)
+        failed += [] if passed else [name]
+    if failed:
+        print(f"Failed: {', '.join(failed)}.")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def gallery(
+    results: Annotated[Path, typer.Option(help="Folder of results that are kept.")] = RESULTS,
+) -> None:
+    """Write the page of all results, README.md beside their folder."""
+    page = results.parent / "README.md"
+    page.write_text(pages.gallery({name: runner.experiment(name) for name in EXPERIMENTS}, results), encoding="utf-8")
+    print(page)
 
 
 if __name__ == "__main__":
