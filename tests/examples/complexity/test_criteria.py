@@ -29,7 +29,7 @@ def test_supernat(changed, expected):
     assert verdicts(supernat.judge(supernat.Settings(), [regression(**changed)] * 3)) == expected
 
 
-def scatter(bound=1e3, optimal=0.5, growing=True):
+def scatter(bound=5.0, optimal=0.4, growing=True, single=5.0, shuffled=(80.0, 0.8)):
     count = len(capacity_norms.Settings().scalings)
     spread = np.linspace(1, 9, count) ** 2 if growing else np.linspace(9, 1, count)
     points = np.array([[-1.0, -1.0], [1.0, 1.0]])
@@ -38,20 +38,33 @@ def scatter(bound=1e3, optimal=0.5, growing=True):
         np.full((count, 2), bound),
         np.full((count, 2), optimal),
         points[None] * np.stack([np.ones(count), spread], 1)[:, None],
+        np.full(2, single),
+        np.array([shuffled, shuffled]),
     )
 
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({}, [True] * 4),
-        ({"bound": 2.0}, [False, True, True, True]),
-        ({"bound": 0.4}, [False, False, True, True]),
-        ({"growing": False}, [True, True, False, False]),
+        ({}, [True] * 5),
+        ({"bound": 1.5, "single": 1.5}, [False, True, True, True, True]),
+        ({"shuffled": (5.0, 0.4)}, [False, False, True, True, True]),  # labels do not enter
+        ({"bound": 80.0, "single": 80.0, "optimal": 0.8}, [False, False, True, True, True]),  # labels are shuffled
+        ({"single": 5.3}, [True, True, False, True, True]),
+        ({"growing": False}, [True, True, True, False, False]),
     ],
 )
 def test_capacity_norms(changed, expected):
     assert verdicts(capacity_norms.judge(capacity_norms.Settings(), [scatter(**changed)] * 2)) == expected
+
+
+def test_the_bounds_of_shuffled_labels_fail():
+    settings = capacity_norms.Settings(num_subsamples=30, scalings=(0.0, 0.9, 1.0))
+    seed = capacity_norms.read(settings, None, 0)
+    assert verdicts(capacity_norms.judge(settings, [seed]))[:3] == [True, True, True]
+    mixed = seed._replace(bound=seed.bound.copy(), optimal_bound=seed.optimal_bound.copy())
+    mixed.bound[-1], mixed.optimal_bound[-1] = seed.shuffled.T
+    assert verdicts(capacity_norms.judge(settings, [mixed]))[:2] == [False, False]
 
 
 NEYSHABUR = "Neyshabur et al. 2019, two layers / margin"
