@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-device lint bench clean
 
 demo: .venv/.demo  ## train a small network for a minute, with probes attached by one line
 	$(BIN)/python -m examples.demo
 
-test: .venv/.dev  ## everything but the slow tests
+test: .venv/.dev  ## everything but the slow tests and those of an accelerator
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-slow: .venv/.dev  ## the slow and statistical tests
 	$(BIN)/python -m pytest -q -m slow
+
+test-device: .venv/.dev  ## on the accelerator that torch finds, or on the CPU
+	$(BIN)/python -m pytest -q -m device
 
 lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check .

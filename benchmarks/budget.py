@@ -91,8 +91,8 @@ def digits(budget: float, seconds: float) -> dict[str, Any]:
     """The network of the demo, on its digits."""
     imported = import_probes()
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from examples.data import mnist_subset
     from examples.demo import make_model
+    from examples.frame.data import mnist_subset
 
     images, labels = mnist_subset()
 
@@ -201,10 +201,12 @@ def attach(
     model: nn.Module, chosen: Any, budget: float, clock: Callable[[], float], optimizer: Any, imported: float
 ) -> Any:
     """An attached manager whose budget goes by ``clock``."""
-    from probes import governor, manager
+    from probes import manager
+    from probes.budget import governor, spending
+    from probes.session import settings
 
-    governor.imported = imported  # by this clock
-    manager.Governor = partial(governor.Governor, clock=clock)  # type: ignore[misc,assignment]
+    spending.imported = imported  # by this clock
+    settings.Governor = partial(governor.Governor, clock=clock)  # type: ignore[misc,assignment]
     made = manager.ProbeManager(model, chosen, log_dir=tempfile.mkdtemp(prefix="budget"), overhead=budget)
     return made.attach(optimizer)
 

@@ -32,10 +32,11 @@ import torch.nn.functional as F
 import xarray
 from torch import nn
 
-from probes import ProbeManager, dispatch, every, log_spaced, open_run
-from probes.discovery import load
+from probes import ProbeManager, every, log_spaced, open_run
 from probes.probe import Probe
-from probes.sinks.repair import repair_here
+from probes.session import accounts
+from probes.session.discovery import load
+from probes.sinks.hdf5.repair import repair_here
 
 SAVE_EVERY = 10
 SCHEDULES = {
@@ -58,7 +59,7 @@ def make_probes() -> list[Probe]:
 
 def train(directory: Path, steps: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
-    dispatch.FLUSH_SECONDS = 0.1  # not 10: much shall lie past the checkpoint when the run is killed
+    accounts.FLUSH_SECONDS = 0.1  # not 10: much shall lie past the checkpoint when the run is killed
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = nn.Sequential(

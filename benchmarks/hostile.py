@@ -27,8 +27,8 @@ import torch
 import xarray  # noqa: F401 - here, and not in each of the processes
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
-from probes.sinks.repair import repair
-from probes.sinks.superblock import lookup3
+from probes.sinks.hdf5.repair import repair
+from probes.sinks.hdf5.superblock import lookup3
 
 
 class Shapes(Probe):

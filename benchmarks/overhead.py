@@ -1,12 +1,13 @@
 """What it costs to be attached, beside bare PyTorch and beside peers that watch a training loop.
 
-Run: ``python benchmarks/overhead.py [--blocks 40] [--peers]``
+Run: ``python benchmarks/overhead.py [--blocks 40] [--peers] [--device cpu]``
 
 Every block trains the same model for some steps under each configuration in turn, in an order that changes from block
 to block; the first steps of a turn, in which the first batch is kept, are not counted. Printed is the CPU time of a
 step (of the process, one thread), as the median over blocks of the difference to the bare turn of the same block.
 The row ``control`` is bare PyTorch once more: its difference is the noise. The time of the hooks does not depend on the
-model, so the smallest model resolves it best.
+model, so the smallest model resolves it best. On an accelerator the time is wall time, from when it has nothing to do
+to when it has done all steps of the turn.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import itertools
 import random
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
+from devices import clock, missing
 from torch import Tensor, nn
 
 from probes import Measurement, Probe, ProbeManager, at
@@ -92,34 +93,38 @@ def cockpit_economy(model: nn.Module, optimizer: torch.optim.Optimizer) -> Abstr
 
 
 def turn(workload: Workload, watch: AbstractContextManager[object], warm_up: int = 5) -> float:
-    """CPU seconds of a step under a configuration."""
+    """Seconds of a step under a configuration, see :func:`devices.clock`."""
     model, optimizer, x, y, steps = workload
     with watch as after:
         log = after if callable(after) and not isinstance(after, ProbeManager) else None
         for step in range(warm_up + steps):
             if step == warm_up:
-                start = time.process_time()
+                start = clock(x.device)
             loss = F.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if log is not None:
                 log(loss.item())
-        return (time.process_time() - start) / steps
+        return (clock(x.device) - start) / steps
 
 
 def compare(
     workloads: Sequence[Callable[[], Workload]],
     configurations: Mapping[str, Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[object]]],
     blocks: int,
+    device: str = "cpu",
 ) -> None:
     """Measure and print the table."""
-    print(f"torch {torch.__version__}, 1 thread, {blocks} blocks; CPU time, median over blocks")
+    where = "1 thread" if device == "cpu" else device
+    what = "CPU time" if device == "cpu" else "wall time"
+    print(f"torch {torch.__version__}, {where}, {blocks} blocks; {what}, median over blocks")
     print(
         f"{'model':<14}{'configuration':<30}{'us a step':>12}{'more than bare':>18}{'standard error':>16}{'ratio':>9}"
     )
     for make in workloads:
-        workload = make()
+        model, optimizer, x, y, steps = make()
+        workload = model.to(device), optimizer, x.to(device), y.to(device), steps
         times: dict[str, list[float]] = {name: [] for name in configurations}
         failed: dict[str, str] = {}
         for block in range(blocks + 1):
@@ -155,7 +160,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=40)
     parser.add_argument("--peers", action="store_true", help="also Cockpit and wandb.watch, where they are installed")
+    parser.add_argument("--device", default="cpu", help="cuda, mps, xpu")
     arguments = parser.parse_args()
+    if why := missing(arguments.device):
+        print(why)
+        return
     torch.set_num_threads(1)
     torch.manual_seed(0)
     nothing: Callable[..., AbstractContextManager[object]] = lambda *_: nullcontext()  # noqa: E731
@@ -163,7 +172,7 @@ def main() -> None:
     if arguments.peers:
         configurations |= {"wandb.watch": wandb_watch, "Cockpit": cockpit_economy}
 
-    compare((smallest, mlp, resnet18), configurations, arguments.blocks)
+    compare((smallest, mlp, resnet18), configurations, arguments.blocks, arguments.device)
 
 
 if __name__ == "__main__":

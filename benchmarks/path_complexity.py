@@ -24,7 +24,7 @@ from probes import ProbeManager, at, every
 from probes_complexity import PathComplexity
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from examples.models import MLP, VGG
+from examples.frame.models import MLP, VGG
 
 Configuration = Callable[[nn.Module, torch.optim.Optimizer], AbstractContextManager[object]]
 

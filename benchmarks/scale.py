@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, open_run
-from probes.guard import unnoticed
+from probes.guard.unnoticed import unnoticed
 from probes.run import Run
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink

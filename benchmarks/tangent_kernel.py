@@ -1,6 +1,7 @@
 """The exact tangent kernel beside its peers: CPU time, peak memory, error, time over the floor.
 
-Run: ``python benchmarks/tangent_kernel.py [--workloads mlp vgg19] [--methods ours torch.func] [--repeats 3]``
+Run: ``python benchmarks/tangent_kernel.py [--workloads mlp vgg19] [--methods ours torch.func] [--repeats 3]
+[--device cpu]``
 
 Four workloads, n = 100 examples, c = 10 outputs, weights as initialized: an MLP 784-6x256-10, VGG19 without batch
 normalisation on images of 32 by 32, ResNet18 for such images, a transformer of 4 blocks of size 128 on 64 tokens. Every
@@ -15,6 +16,9 @@ examples; neural-tangents 0.6.5, structured derivatives in blocks, by ``--jax-py
 ``requirements-neural-tangents.txt``. Those that would take an hour compute a part, and the table says which: one pair
 of blocks of all pairs, or one of the c classes (c^2 times: nngeometry goes back c times for each class). A peer that
 fails is shown with its error.
+
+On an accelerator (``--device cuda``) the time is wall time, with nothing left to do before and after; on CUDA and XPU
+memory is the peak of what torch allocates there. neural-tangents and ``--cifar10`` run on the CPU only.
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
+from devices import clock, missing
 from tangent_kernel_workloads import C, floor, workload
 
 OURS = ("ours", "ours, no layers", "ours, diagonal", "ours, trace")
@@ -53,10 +58,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--jax-python", default="", help="a Python with requirements-neural-tangents.txt")
     parser.add_argument("--cifar10", action="store_true", help="VGG19 on 100 train and 100 test images, all threads")
+    parser.add_argument("--device", default="cpu", help="cuda, mps, xpu")
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "WORKLOAD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(*arguments.one, arguments.n, arguments.jax_python)))
+        device = torch.device(arguments.device)
+        print(json.dumps(measure(*arguments.one, arguments.n, arguments.jax_python, device)))
+        return
+    if why := missing(arguments.device):
+        print(why)
         return
     if arguments.cifar10:
         cifar10()
@@ -82,9 +92,17 @@ def report(name: str, arguments: argparse.Namespace) -> None:
     least = operations / rate
     table = Table(
         title=f"{name}: n = {arguments.n}, c = {C}; floor {operations / 1e9:.0f} GFLOP = {least:.2f} s at "
-        f"{rate / 1e9:.0f} GFLOP/s"
+        f"{rate / 1e9:.0f} GFLOP/s{'' if arguments.device == 'cpu' else f', on {arguments.device}'}"
     )
-    for heading in ("method", "CPU s", "over the floor", "times ours", "peak memory MB", "error", "remark"):
+    for heading in (
+        "method",
+        "CPU s" if arguments.device == "cpu" else "s",
+        "over the floor",
+        "times ours",
+        "peak memory MB",
+        "error",
+        "remark",
+    ):
         table.add_column(heading, justify="left" if heading in ("method", "remark") else "right")
     own = statistics.median(one["seconds"] for one in turns["ours"]) if turns.get("ours") else float("nan")
     for method, results in turns.items():
@@ -103,8 +121,8 @@ def report(name: str, arguments: argparse.Namespace) -> None:
 
 def cifar10() -> None:
     """What a probe of a VGG19 of full width costs on real photographs."""
-    from examples.classification import photographs
-    from examples.models import VGG
+    from examples.frame.classification import photographs
+    from examples.frame.models import VGG
     from probes_ntk import alignment, center, effective_rank, eigenvalues, tangent_kernel
 
     torch.manual_seed(0)
@@ -128,7 +146,7 @@ def cifar10() -> None:
 def turn(method: str, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--one", method, name, "--n", str(arguments.n)]
-    command += ["--jax-python", arguments.jax_python]
+    command += ["--jax-python", arguments.jax_python, "--device", arguments.device]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
     if done.returncode:
@@ -138,24 +156,27 @@ def turn(method: str, name: str, arguments: argparse.Namespace) -> dict[str, Any
     return result
 
 
-def measure(method: str, name: str, n: int, jax_python: str) -> dict[str, Any]:
+def measure(method: str, name: str, n: int, jax_python: str, device: torch.device) -> dict[str, Any]:
     torch.set_num_threads(1)
     if method == "rate":
-        return {"rate": gemm_rate()}
+        return {"rate": gemm_rate(device)}
     if method == "neural-tangents":
+        if device.type != "cpu":
+            raise SystemExit("not run: on the CPU only")
         return neural_tangents(name, n, jax_python)
     model, inputs = workload(name, n)
+    model, inputs = model.to(device), inputs.to(device)
     function, share, remark = METHODS[method](model, name, n)
-    small = workload(name, 2)[1]
+    small = workload(name, 2)[1].to(device)
     result: dict[str, Any] = {"remark": remark} if remark else {}
     kernel = function(small)  # the first call of a process pays for what torch sets up once
     if share == 1 and kernel.ndim == 4:
         result["error"] = error(kernel, name)
-    memory = resident()
-    reset_peak()
-    start = time.process_time()
+    memory = resident_on(device)
+    reset_peak_on(device)
+    start = clock(device)
     function(inputs)
-    return {"seconds": (time.process_time() - start) * share, "memory": peak() - memory, **result}
+    return {"seconds": (clock(device) - start) * share, "memory": peak_on(device) - memory, **result}
 
 
 def ours(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:
@@ -297,23 +318,24 @@ def error(kernel: Tensor, name: str) -> float:
     for tensors in zip(*gradients, strict=True):
         matrix = torch.stack([tensor.flatten() for tensor in tensors])
         reference += matrix @ matrix.T
-    kernel = kernel.double().reshape(len(gradients), len(gradients))
+    kernel = kernel.cpu().double().reshape(len(gradients), len(gradients))
     return float((kernel - reference).abs().max() / reference.abs().max())
 
 
-def gemm_rate(size: int = 2048) -> float:
+def gemm_rate(device: torch.device, size: int = 2048) -> float:
     """Operations a second of the best float32 matrix product whose error is below 1e-6."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     exact = a.double() @ b.double()
+    a, b = a.to(device), b.to(device)
     best = 0.0
     for precision in ("highest", "high", "medium"):
         torch.set_float32_matmul_precision(precision)
-        wrong = float((a @ b - exact).abs().max() / exact.abs().max())
+        wrong = float(((a @ b).cpu() - exact).abs().max() / exact.abs().max())
         times = []
         for _ in range(7):
-            start = time.process_time()
+            start = clock(device)
             a @ b
-            times.append(time.process_time() - start)
+            times.append(clock(device) - start)
         if wrong <= 1e-6:
             best = max(best, 2 * size**3 / statistics.median(times))
     return best
@@ -333,6 +355,18 @@ def reset_peak() -> None:
 def peak() -> float:
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def resident_on(device: torch.device) -> float:
+    return getattr(torch, device.type).memory_allocated() if device.type in ("cuda", "xpu") else resident()
+
+
+def reset_peak_on(device: torch.device) -> None:
+    getattr(torch, device.type).reset_peak_memory_stats() if device.type in ("cuda", "xpu") else reset_peak()
+
+
+def peak_on(device: torch.device) -> float:
+    return getattr(torch, device.type).max_memory_allocated() if device.type in ("cuda", "xpu") else peak()
 
 
 def installed(package: str, version: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from examples.models import VGG, ResNet18
+from examples.frame.models import VGG, ResNet18
 
 C = 10
 

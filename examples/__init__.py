@@ -1,30 +1,31 @@
 """The experiments of the thesis, run by name: ``python -m examples list``, ``python -m examples run NAME``.
 
-``task.py`` is a training loop that survives interruption, ``runner.py`` runs the seeds of an experiment, judges and
-draws, ``data.py`` and ``models.py`` are what experiments share, ``classification.py`` what those of chapter 4 do,
-``generative.py`` those of chapter 5 that generate images. Every other file is one experiment, read like its section:
-settings, target, probes, criteria, figures. It ends in an ``EXPERIMENT`` and is named here.
+One folder a chapter, one file an experiment, read like its section: settings, target, probes, criteria, figures. It
+ends in an ``EXPERIMENT`` and is named here. A long one is a folder of its own, of which ``settings.py`` comes first.
+``frame/`` is what they share: ``task.py`` is a training loop that survives interruption, ``runner.py`` runs the seeds
+of an experiment, judges and draws.
 """
 
-EXPERIMENTS = (
-    "spectral_bias",
-    "spectral_bias_robustness",
-    "feature_alignment",
-    "feature_alignment_architectures",
-    "feature_alignment_difficult",
-    "feature_alignment_disk",
-    "feature_alignment_frequencies",
-    "feature_alignment_perturbation",
-    "complexity",
-    "complexity_channels",
-    "supernat",
-    "capacity_norms",
-    "mutual_information_gaussians",
-    "mutual_information_equitability",
-    "mutual_information_bottleneck",
-    "mutual_information_gan",
-    "mutual_information_ali",
-    "mutual_information_stacked_mnist",
-    "mutual_information_ali_images",
-    "mutual_information_ali_celeba",
-)
+EXPERIMENTS = {
+    "spectral_bias": "spectral_bias.learning_order",
+    "spectral_bias_robustness": "spectral_bias.robustness",
+    "feature_alignment": "feature_alignment.vgg",
+    "feature_alignment_architectures": "feature_alignment.architectures",
+    "feature_alignment_difficult": "feature_alignment.difficult",
+    "feature_alignment_disk": "feature_alignment.disk",
+    "feature_alignment_frequencies": "feature_alignment.frequencies",
+    "feature_alignment_perturbation": "feature_alignment.perturbation",
+    "complexity": "complexity.widths",
+    "complexity_channels": "complexity.channels",
+    "supernat": "complexity.supernat",
+    "capacity_norms": "complexity.capacity_norms",
+    "mutual_information_gaussians": "mutual_information.gaussians",
+    "mutual_information_equitability": "mutual_information.equitability",
+    "mutual_information_bottleneck": "mutual_information.bottleneck.experiment",
+    "mutual_information_gan": "mutual_information.gan",
+    "mutual_information_ali": "mutual_information.ali",
+    "mutual_information_stacked_mnist": "mutual_information.stacked_mnist.experiment",
+    "mutual_information_ali_images": "mutual_information.ali_images.digits",
+    "mutual_information_ali_celeba": "mutual_information.ali_images.celeba",
+}
+"""What ``python -m examples list`` and ``python -m examples run NAME`` know, and the module of each."""

@@ -15,7 +15,8 @@ import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from . import EXPERIMENTS, runner  # noqa: E402
+from . import EXPERIMENTS  # noqa: E402
+from .frame import runner  # noqa: E402
 
 app = typer.Typer(help="The experiments of the thesis.", add_completion=False, pretty_exceptions_enable=False)
 
@@ -49,9 +50,7 @@ def run(
     except ValueError:
         sys.exit(f"`--seeds` must be integers with commas between them, such as 0,1,2, got {seeds!r}.")
     try:
-        passed = runner.run(
-            name, preset, numbers, device, out, processes=processes, elsewhere="ray" if ray else None
-        )  # fmt: skip
+        passed = runner.run(name, preset, numbers, device, out, processes=processes, elsewhere="ray" if ray else None)
     except (ValueError, FileNotFoundError, ImportError) as error:  # the latter: a data set that is not there
         sys.exit(str(error))
     except KeyboardInterrupt:

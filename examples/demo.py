@@ -16,19 +16,27 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from examples.data import mnist_subset
+from examples.frame.data import mnist_subset
 from probes import ProbeManager, open_run
+from probes.commands.terminal import summary
 from probes.plots import save_plots
-from probes.terminal import summary
 
 
 def make_model() -> nn.Module:
     """A convolutional network with batch norm and dropout: 10 classes, about 9,000 parameters."""
     return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Dropout(0.2), nn.Linear(16 * 49, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(16 * 49, 10),
+    )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a probe yields: a number or an array that knows its axes, its unit and how it was obtained.
+"""What a probe yields: a number or an array that knows its axes, its unit and how it was obtained; or why it cannot.
 
 Everything downstream (HDF5 dimension scales, TensorBoard records, plots) is derived from ``dims`` and ``coords`` alone.
 This module imports nothing from the package: start reading here.
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NAME", "Axis", "Measurement", "printable"]
+__all__ = ["NAME", "Axis", "CannotMeasure", "Measurement", "first_line", "printable"]
 
 Array = NDArray[Any]
 
@@ -27,6 +27,12 @@ NAME = re.compile(r"(?!\.+(/|$))[\w.=+@,()\[\]-]+(/(?!\.+(/|$))[\w.=+@,()\[\]-]+
 def printable(text: str) -> str:
     """Without what could command a terminal: names may come from anybody's model or file."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first sentence of an error's message, at most 120 letters of it."""
+    text = next(iter(str(error).strip().splitlines()), "").split(". ")[0]
+    return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 class Axis(NamedTuple):
@@ -64,6 +70,14 @@ class Measurement:
         ...                        coords={"frequency": Axis([5, 10], "cycles")})
         >>> spectrum.value.shape, spectrum.coords["frequency"].unit
         ((2,), 'cycles')
+
+        What several have in common is written once, by :func:`functools.partial`; each may say otherwise:
+
+        >>> from functools import partial
+        >>> measured = partial(Measurement, unit="nats", estimator="mean over the batch", num_samples=100)
+        >>> loss, error = measured("loss/train", 0.7), measured("error/train", 0.25, unit="1")
+        >>> loss.unit, error.unit, error.num_samples
+        ('nats', '1', 100)
     """
 
     name: str
@@ -159,6 +173,21 @@ class Measurement:
             if not np.array_equal(self.coords[dim].values, other.coords[dim].values):
                 return f"the coordinates of {dim!r} changed"
         return None
+
+
+class CannotMeasure(ValueError):
+    """The model or the batch is not one that can be measured, for the reason given.
+
+    Raise it from ``measure``, or from a function that it calls. It is no fault of the probe: the reason is logged once,
+    in one line and without a traceback, and the probe is asked again at its next turn, since the cause may pass. So
+    the message says what was found, what is needed and what to pass.
+
+    Example:
+        >>> raise CannotMeasure("One sample is no batch. Pass batches={'train': (inputs, targets)} of several.")
+        Traceback (most recent call last):
+        ...
+        probes.measurement.CannotMeasure: One sample is no batch. Pass batches={'train': (inputs, targets)} of several.
+    """
 
 
 def _to_array(value: Any, what: str) -> Array:

@@ -203,9 +203,15 @@ def _plane(figure: Figure, value: Any, error: Any) -> None:
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_title(f"steps {int(value['step'][0])} (small) to {int(value['step'][-1])} (large)", fontsize=9)
     axes.legend(
-        title=_text(dim), fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
-        markerscale=1.5, scatteryoffsets=[0.5],
-    )  # fmt: skip
+        title=_text(dim),
+        fontsize=7,
+        title_fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+        frameon=False,
+        markerscale=1.5,
+        scatteryoffsets=[0.5],
+    )
 
 
 def _film(figure: Figure, value: Any, error: Any) -> None:

@@ -38,10 +38,6 @@ class Probe:
     by_default: ClassVar[bool] = True
     """Whether the probe runs when it is installed and the user names no probes."""
 
-    any_rank: ClassVar[bool] = False
-    """Whether any rank of a DDP training may take a turn: what ``measure`` yields depends on the model, the batches,
-    ``run.generator`` and what ``state_dict`` returns, and on nothing else that an earlier turn has left."""
-
     def __init__(self, schedule: Schedule | None = None) -> None:
         if schedule is not None and not isinstance(schedule, Schedule):
             raise TypeError(

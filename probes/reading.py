@@ -10,10 +10,10 @@ import h5py
 import numpy as np
 
 from .measurement import NAME
-from .sinks.run_file import SCHEMA_NAME, check_version
-from .sinks.streams import coordinates, dimensions
-from .sinks.superblock import read_file
-from .sinks.table import attributes, growing, stored_rows, tables
+from .sinks.hdf5.run_file import SCHEMA_NAME, check_version
+from .sinks.hdf5.streams import coordinates, dimensions
+from .sinks.hdf5.superblock import read_file
+from .sinks.hdf5.table import attributes, growing, stored_rows, tables
 
 if TYPE_CHECKING:
     import xarray

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,21 +15,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
-from .capture import check_rows, picked
-from .clock import OwnTime
-from .independence import first_line, why_not_a_function
-from .refusal import CannotMeasure
+from .measurement import CannotMeasure, first_line
+from .outputs import check_rows, picked, why_not_a_function
 
-__all__ = ["Contributed", "Event", "Run"]
+__all__ = ["Event", "Run"]
 
 T = TypeVar("T")
 
 LOOKS = 5000
 """Samples that take no longer than a first turn: where they do not, how long one takes is looked at once more."""
-
-
-class Contributed(BaseException):
-    """Ends a turn of which this rank does some pieces only."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +70,13 @@ class Run:
     started afresh."""
 
     def __post_init__(self) -> None:
+        self.earlier: Callable[[], Mapping[str, Any]] = lambda: {}
+        """What the sessions before this one have recorded, by stream, as :func:`probes.open_run` reads it."""
         self._probe = ""
         self._cache: dict[Hashable, Any] = {}
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
         self._dtypes: dict[str, tuple[Batch, torch.dtype]] = {}
         """Of the model, when each batch was first asked for."""
-        self.spreads: set[str] = set()
-        """The probes that have asked whether other ranks work with them."""
-        self.lend()
         self.bind(lambda plugin, seconds: True, lambda plugin, message: None)
 
     def bind(
@@ -93,13 +87,8 @@ class Run:
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Called before the run: who decides what can be afforded, who is told of what was left out, and the clock."""
-        self._clock = clock or OwnTime()
+        self._clock = clock or time.perf_counter
         self._affords, self._left_out, self._first_turn_limit = affords, left_out, first_turn_limit
-
-    def lend(self, hands: int = 1, spread: Callable[[Sequence[Callable[[], Any]]], list[Any]] | None = None) -> None:
-        """Called before a turn on which several ranks work, and without arguments after it."""
-        self._hands = hands
-        self._spread = spread or (lambda pieces: [piece() for piece in pieces])
 
     def begin(self, plugin: str) -> None:
         """Called before a plugin is: draws and costs are its own from here."""
@@ -111,20 +100,6 @@ class Run:
         self._cache.clear()
         self._shares.clear()
         return shares
-
-    @property
-    def hands(self) -> int:
-        """How many ranks work on this turn: into more pieces it need not be divided."""
-        self.spreads.add(self._probe)
-        return self._hands
-
-    def spread(self, pieces: Sequence[Callable[[], T]]) -> list[T]:
-        """What all ``pieces`` return, done by all ranks that work on this turn: tensors, numbers, dicts, lists of them.
-
-        They may be on the CPU. The pieces must be the same on all ranks: decide by the model, the batches,
-        :attr:`hands` and :attr:`generator` alone. Only the first call in a turn is spread.
-        """
-        return self._spread(pieces)
 
     def affords(self, seconds: float) -> bool:
         """Whether work that a sink may leave out, and that takes so long, fits the budget now.
@@ -150,11 +125,6 @@ class Run:
     def device(self) -> torch.device:
         """The device of the first parameter."""
         return next(iter(self.model.parameters())).device
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """Of the first floating-point parameter."""
-        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def layers(self) -> dict[str, nn.Module]:
@@ -198,7 +168,8 @@ class Run:
             raise CannotMeasure("The model is on the meta device: its parameters hold no numbers to measure.")
         if name not in self.batches:
             raise KeyError(f"There is no batch {name!r}; there are: {', '.join(self.batches) or 'none'}.")
-        batch, now = self.batches[name], self._dtype
+        batch = self.batches[name]
+        now = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         kept, dtype = self._dtypes.setdefault(name, (batch, now))
         if kept is not batch:  # another batch of that name
             self._dtypes[name] = (batch, now)
@@ -290,7 +261,7 @@ class Run:
 
         The least of several looks: the first call is slow, and so is any while the machine does something else.
         """
-        given, clock, least = self.batch(batch), OwnTime(), math.inf
+        given, clock, least = self.batch(batch), self._clock, math.inf
         for count in (2, 4, 4, 8, 8):
             part = given.first(count)
             with torch.no_grad():

@@ -8,7 +8,7 @@
     class TestMargin(ProbeContract):
         probe = Margin  # or an instance, with settings
 
-pytest then runs every point of :data:`POINTS` as a test. What each of them asks is in :mod:`probes.contract`.
+pytest then runs every point of :data:`POINTS` as a test. What each of them asks is in :mod:`probes.checking.contract`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .contract import POINTS as POINTS
-from .contract import Contract as Contract
-from .contract import NotChecked as NotChecked
-from .contract import Result as Result
-from .contract import Unmet as Unmet
-from .discovery import load
+from .checking.contract import Contract as Contract
+from .checking.evidence import NotChecked as NotChecked
+from .checking.evidence import Result as Result
+from .checking.evidence import Unmet as Unmet
+from .checking.points import POINTS as POINTS
+from .checking.subjects import SUBJECTS as SUBJECTS
+from .checking.subjects import Subject as Subject
+from .checking.trials import Recorder as Recorder
+from .checking.trials import Trial as Trial
 from .probe import Probe
-from .trials import SUBJECTS as SUBJECTS
-from .trials import Recorder as Recorder
-from .trials import Subject as Subject
-from .trials import Trial as Trial
-from .workers import locate
+from .replaying.workers import locate
+from .session.discovery import load
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable

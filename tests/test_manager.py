@@ -1,10 +1,9 @@
 import logging
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+import warm
 from loops import Memory, Norm, run_steps, step_hooks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -72,7 +71,7 @@ def test_early_training_is_measured_before_anything_is_earned(model, optimizer):
     with ProbeManager(model, [Slow(every(1))], sinks=[sink], overhead=0.02, head_start=2).attach(optimizer):
         run_steps(model, optimizer, 40)  # far too quick to earn a second turn
     steps = sink.steps("slow/one")
-    assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/test_budget.py
+    assert steps[0] == 0 and 2 <= len(steps) < 40  # which ones, simulated runs tell: tests/budget/test_budget.py
 
 
 def test_a_model_whose_parameters_are_a_list_is_watched(optimizer):
@@ -87,7 +86,7 @@ def test_a_model_whose_parameters_are_a_list_is_watched(optimizer):
 
 
 def test_a_fault_of_the_guard_in_attach_does_not_stop_the_script(model, optimizer, monkeypatch, caplog):
-    monkeypatch.setattr("probes.guard._buffers", lambda *_: 1 / 0)
+    monkeypatch.setattr("probes.guard.unnoticed.keep_buffers", lambda *_: 1 / 0)
     manager = ProbeManager(model, [Norm(every(1))], sinks=[]).attach(optimizer)
     run_steps(model, optimizer, 2)
     assert "could not attach" in caplog.text and "could not attach" in manager.report()
@@ -153,7 +152,7 @@ UNASSIGNED = "ProbeManager(model, overhead=None).attach(optimizer)"
 )
 def test_a_script_that_never_detaches_loses_nothing(line, end, tmp_path):
     script = SCRIPT.format(line=line, end=end)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = warm.run(script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     run = open_run(next((tmp_path / "runs").iterdir()))
     assert run["fourier/amplitude/train"]["step"].values[-1] == 11
@@ -162,7 +161,7 @@ def test_a_script_that_never_detaches_loses_nothing(line, end, tmp_path):
 
 def test_a_script_that_fails_loses_nothing(tmp_path):
     script = SCRIPT.format(line=ASSIGNED, end="raise ValueError('of the script')")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = warm.run(script, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.strip().endswith("ValueError: of the script")
     assert open_run(next((tmp_path / "runs").iterdir()))["fourier/amplitude/train"]["step"].values[-1] == 11
 
@@ -268,14 +267,14 @@ def test_the_users_directory_is_kept_open_for_one_process_only(model, optimizer,
             "import torch; from probes import ProbeManager\n"
             f"ProbeManager(torch.nn.Linear(1, 1), [], log_dir={str(tmp_path)!r}, on_error='raise').attach()"
         )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        done = warm.run(script)
     assert done.returncode == 1 and "another" in done.stderr
 
 
 def test_a_forked_child_leaves_the_files_alone(model, optimizer, tmp_path):
     with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer) as manager:
         run_steps(model, optimizer, 2)
-        manager._dispatch.flush()
+        manager.state_dict()
         run_steps(model, optimizer, 1)
         child = os.fork()
         if child == 0:
@@ -307,7 +306,7 @@ def test_shared_results_are_computed_once_and_their_cost_is_split(model, optimiz
     manager = ProbeManager(model, [User(at([0])), User(at([0]))], sinks=[], overhead=None)
     with manager.attach(optimizer):
         run_steps(model, optimizer, 1)
-        first, second = (manager._dispatch.governor.spent[key] for key in ("User", "User-2"))
+        first, second = (manager._session.governor.spent[key] for key in ("User", "User-2"))
     assert calls == [0] and min(first, second) >= 0.025  # half of the sleep, whatever else the machine does
 
 
@@ -403,7 +402,7 @@ def test_a_probe_that_draws_when_made_and_attached_draws_nothing(model, optimize
         def on_attach(self, run):
             torch.rand(1)
 
-    monkeypatch.setattr("probes.manager.load", lambda name: Draws)
+    monkeypatch.setattr("probes.session.settings.load", lambda name, kind: Draws)
     probe = "draws" if named else Draws(every(1))
     before = torch.get_rng_state()
     with ProbeManager(model, [probe], sinks=[DrawingSink()]).attach(optimizer):

@@ -1,19 +1,18 @@
 """open_run on files whose content is known."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import warm
 from torch import nn
 
 from probes.measurement import Axis, Measurement
 from probes.reading import open_run
 from probes.run import Run
 from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.repair import repair
+from probes.sinks.hdf5.repair import repair
 
 
 @pytest.fixture
@@ -121,7 +120,5 @@ def test_open_run_rejects_a_file_of_another_program(tmp_path):
 
 def test_open_run_without_xarray_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['xarray'] = None; from probes.reading import open_run; open_run('x')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
-    )
+    done = warm.run(code)
     assert "ImportError: open_run needs xarray: pip install 'torch-probes[analysis]'" in done.stderr

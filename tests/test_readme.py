@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from probes.discovery import SINKS, installed
+from probes.session.discovery import SINKS, installed
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.M | re.S)
@@ -115,7 +115,7 @@ def test_a_probe_of_ones_own_measures():
     model, sink = torch.nn.Linear(5, 3), Memory()
     with ProbeManager(model, [names["Margin"](every(1))], sinks=[sink], overhead=None).attach() as manager:
         train(model, torch.randn(32, 5), torch.randint(3, (32,)))
-        assert not any(plugin.failed for plugin in manager._dispatch.plugins.all)
+        assert not any(plugin.failed for plugin in manager._session.plugins.all)
     first = next(row for row in sink.rows if row.name == "margin/quantiles")
     assert first.coords["quantile"].values.tolist() == pytest.approx([0.05, 0.5, 0.95])
 
@@ -123,7 +123,8 @@ def test_a_probe_of_ones_own_measures():
 def test_every_file_of_the_map_is_there():
     tree = README.read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
     root = README.parent
-    for name in re.findall(r"^  ([\w.]+\.py) ", tree, flags=re.M):
-        assert (root / "probes" / name).exists(), name
+    core = tree.partition("probes/ ")[2].partition("\nplugins/")[0]
+    named = set(re.findall(r"^  ([\w.]+\.py|[a-z]+/) ", core, flags=re.M))
     files = {path.name for path in (root / "probes").glob("[a-z]*.py")}
-    assert files == set(re.findall(r"^  ([\w.]+\.py) ", tree, flags=re.M))
+    rooms = {f"{path.parent.name}/" for path in (root / "probes").glob("*/__init__.py")}
+    assert named == files | rooms

@@ -7,8 +7,6 @@ import gc
 import logging
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -17,17 +15,17 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import warm
 from loops import Memory, Norm, run_steps
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, open_run
-from probes.guard import unnoticed
-from probes.lifetime import DetachAtExit
+from probes.guard.unnoticed import unnoticed
 from probes.run import Run
-from probes.sinks import hdf5
-from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.table import Table
+from probes.session.lifetime import Lifetime
+from probes.sinks.hdf5 import HDF5Sink, writer
+from probes.sinks.hdf5.table import Table
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -85,7 +83,7 @@ def test_measurements_that_are_written_are_not_kept(model, optimizer, monkeypatc
         with Usage() as more:
             run_steps(model, optimizer, turns - 520)
             manager.state_dict()
-        rows = manager._dispatch.measured
+        rows = manager._session.accounts.measured
     assert rows == 4 * (turns + 1)
     assert more.objects < 2000 and more.bytes < 500_000
 
@@ -121,7 +119,7 @@ def scalars(names, step):
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_many_names_are_kept_and_new_ones_do_not_open_the_old(tmp_path, count, monkeypatch):
     opened = []
-    monkeypatch.setattr(hdf5, "Table", lambda group: (opened.append(group.name), Table(group))[1])
+    monkeypatch.setattr(writer, "Table", lambda group: (opened.append(group.name), Table(group))[1])
     run, sink = Run(nn.Linear(1, 1), tmp_path, seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
     names = [f"group{index % 10}/name{index}" for index in range(count)]
     sink.on_attach(run)
@@ -156,7 +154,7 @@ for step in range(2):
     sink.flush(run)
 sink.on_detach(run)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = warm.run(script)
     assert (done.returncode, done.stderr) == (0, "")
     import h5py
 
@@ -165,7 +163,7 @@ sink.on_detach(run)
 
 
 def test_when_hdf5_could_hold_no_more_the_sink_ends_and_the_file_is_sound(tmp_path, monkeypatch):
-    monkeypatch.setattr("probes.sinks.run_file.MAX_METADATA", 2**20)
+    monkeypatch.setattr("probes.sinks.hdf5.run_file.MAX_METADATA", 2**20)
     run, sink = Run(nn.Linear(1, 1), tmp_path, seed=0, output=lambda out: out, run_id="a"), HDF5Sink()
     sink.on_attach(run)
     sink.write(run, scalars([f"name{index}" for index in range(600)], 0))
@@ -205,7 +203,7 @@ def left_behind():
     return {
         "threads": threading.active_count(),
         "files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
-        "at exit": sum(type(item) is DetachAtExit for item in gc.get_objects()),
+        "at exit": sum(type(item) is Lifetime for item in gc.get_objects()),
         "finalizers": len(weakref.finalize._registry),
         "loggers": len(logging.root.manager.loggerDict),
         "handlers": len(logging.getLogger("probes").handlers) + len(logging.root.handlers),
@@ -250,5 +248,5 @@ def test_a_manager_attached_many_times_has_one_first_turn_and_one_account(model,
     for _ in range(20):
         with manager.attach(optimizer):
             run_steps(model, optimizer, 1)
-            turns += manager._dispatch.probes[0].measured
+            turns += manager._session.turns.probes[0].measured
     assert 1 <= turns < 6 and manager._governor.spent["Slow"] >= 0.03 * turns

@@ -14,7 +14,7 @@ except ImportError as error:
     raise ImportError("probes_ignite needs Ignite: pip install 'torch-probes[ignite]'") from error
 
 from probes import ProbeManager
-from probes.lifetime import isolated
+from probes.session.lifetime import isolated
 
 __all__ = ["attach"]
 

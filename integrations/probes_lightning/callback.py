@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from probes import Measurement, ProbeManager, hookimpl
-from probes.lifetime import isolated
 from probes.run import Run
+from probes.session.lifetime import isolated
+from probes.session.settings import Settings
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
 
@@ -92,7 +93,7 @@ class ProbesCallback(Callback):
                 f"`model` must be the name of a submodule of the LightningModule, or a function of the LightningModule "
                 f"that returns the module to watch, got {type(model).__name__}."
             )
-        ProbeManager(nn.PReLU(), **settings)  # names what is wrong with them here, not when the fit begins
+        Settings(nn.PReLU(), **settings)  # names what is wrong with them here, not when the fit begins
         self.manager = self.trainer = None
         self._model, self._log_to_trainer, self._settings = model, log_to_trainer, settings
         self._called: nn.Module | None = None

@@ -20,7 +20,8 @@ except ImportError as error:
     ) from error
 
 from probes import ProbeManager
-from probes.lifetime import isolated
+from probes.session.lifetime import isolated
+from probes.session.settings import Settings
 
 __all__ = ["STATE_NAME", "ProbesCallback"]
 
@@ -67,7 +68,7 @@ class ProbesCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def __init__(self, **settings: Any) -> None:
         if "model" in settings:
             raise TypeError("`model` is that of the Trainer and must not be given.")
-        ProbeManager(nn.PReLU(), **settings)  # names what is wrong with them here, not when training begins
+        Settings(nn.PReLU(), **settings)  # names what is wrong with them here, not when training begins
         self.manager: ProbeManager | None = None
         """That of the present or the last training."""
         self._settings = settings

@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from probes.batches import Batch
-from probes_fourier.lipschitz import AFFINE, is_chain
+from probes_fourier import AFFINE, is_chain
 
 __all__ = [
     "Affine",

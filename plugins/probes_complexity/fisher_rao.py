@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.precision import to_float64
-from probes_ntk.call import Call
+from probes_ntk import Call
 
 from .margin import margins, signs
 
@@ -112,9 +112,12 @@ def _derivative(call: Call) -> tuple[Tensor, Tensor]:
     u = torch.zeros_like(outputs, requires_grad=True)
     gradients = torch.autograd.grad(outputs, parameters, u, create_graph=True, allow_unused=True)
     product = sum(
-        ((gradient * parameter.detach()).sum() for gradient, parameter in zip(gradients, parameters, strict=True)
-         if gradient is not None),
+        (
+            (gradient * parameter.detach()).sum()
+            for gradient, parameter in zip(gradients, parameters, strict=True)
+            if gradient is not None
+        ),
         start=u.new_zeros(()),
-    )  # fmt: skip
+    )
     (along,) = torch.autograd.grad(product, u)
     return to_float64(outputs.detach()), to_float64(along)

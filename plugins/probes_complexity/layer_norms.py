@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.precision import to_float64
-from probes_fourier.spectral_norm import matrix_spectral_norm, operator_spectral_norm
+from probes_fourier import matrix_spectral_norm, operator_spectral_norm
 
 from .chain import Affine, affine_layers
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from functools import reduce
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probes.measurement import Axis, Measurement
+from probes.loop.sharding import is_sharded, local_part
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule, at
-from probes.sharded import is_sharded, local_part
 from probes_ntk import estimate_trace, layer_of, tangent_diagonal
 
+from .initial import InitialParameters, square_norms
 from .path import PathComplexitySum, Segment
 
 __all__ = ["PathComplexity"]
@@ -102,10 +102,7 @@ class PathComplexity(Probe):
         self._total: PathComplexitySum | None = None
         self._segment: Segment | None = None
         self._update_norm: Tensor | None = None
-        self._initial: dict[str, Tensor] = {}
-        """Parameters before their first update, in host memory."""
-        self._of: dict[str, weakref.ref[nn.Parameter]] = {}
-        """The parameter that each of them is of."""
+        self._initial = InitialParameters()
         self._seen: dict[int, weakref.ref[nn.Parameter]] = {}
         """The parameters that optimizers hold, by id."""
         self._undefined: Tensor | None = None
@@ -140,7 +137,7 @@ class PathComplexity(Probe):
         kept, self._kept = self._kept, []
         trainable = [item for item in self._parameters if item[2].requires_grad and not item[2].is_meta]
         if not self._sharded:
-            self._keep_initial(trainable)
+            self._initial.keep(trainable)
         if [name for name, _, _ in trainable] != self._names:
             self._names = [name for name, _, _ in trainable]
             self._moving, self._rows = [(layer, parameter) for _, layer, parameter in trainable], None
@@ -165,16 +162,6 @@ class PathComplexity(Probe):
         """The trainable parameters, or this rank's part of them."""
         return [local_part(item) if self._sharded else item.detach() for _, item in self._moving]
 
-    def _keep_initial(self, trainable: Iterable[tuple[str, int, nn.Parameter]]) -> None:
-        for name, _, parameter in trainable:
-            initial, of = self._initial.get(name), self._of.get(name)
-            # Another parameter of that name begins where it is when it comes; one of a checkpoint goes on.
-            another = of is not None and of() is not parameter
-            if initial is None or another or initial.shape != parameter.shape:
-                self._initial[name] = parameter.detach().to("cpu", copy=True)
-            if of is None or another:
-                self._of[name] = weakref.ref(parameter)
-
     def on_step(self, run: Run, step: int) -> None:
         """Add the norm of the update."""
         if not self._before:
@@ -182,7 +169,7 @@ class PathComplexity(Probe):
         moved, self._before = self._before, []
         with torch.no_grad():
             torch._foreach_sub_(moved, self._values())
-            squares = _square_norms(moved)
+            squares = square_norms(moved)
         size = 1 + len(self._layers)
         if self._rows is None:
             self._rows = torch.tensor([1 + layer for layer, _ in self._moving], device=squares.device)
@@ -219,29 +206,18 @@ class PathComplexity(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Take the feature norm and yield what the sum is now."""
-        batch = run.batch(self.batch)
+        batch = run.batch(self.batch)  # what cannot be measured is refused before anything is kept
         recorded = self.record is None or self.record.next(step - 1) == step
         if recorded or self._model is not run.model:
             self._find(run.model)
-        self._keep_initial(item for item in self._parameters if item[2].requires_grad)
+        self._initial.keep(item for item in self._parameters if item[2].requires_grad)
         if self._missing:
             missing, self._missing = self._missing, 0
             run.left_out(
                 f"The sums lack {missing} updates between the last turn and the checkpoint, of which the checkpoint "
                 f"holds one rank's part only. Save checkpoints of a sharded model at steps where this probe is due."
             )
-        try:
-            traces, variances, how = self._traces(run)
-        except CannotMeasure:
-            raise
-        except Exception:
-            run.check_examples(self.batch)  # names what the model cannot be called with
-            raise
-        # The root of an estimate is too small on average: undone to first order.
-        norms = traces.clamp_min(0).sqrt()
-        relative = torch.where(traces > 0, variances / traces.square(), 0.0)
-        norms = norms * (1 + relative / 8)
-        errors = norms * relative.sqrt() / 2
+        norms, errors, how = self._feature_norms(run)
         size = 1 + len(self._layers)
         if self._total is None:
             self._total = PathComplexitySum(size)
@@ -250,43 +226,71 @@ class PathComplexity(Probe):
         if finite:
             self._total.knot(norms, errors.square(), self._segment or Segment.empty(size))
             self._segment = None
-        if not recorded:
-            return
-        undefined = torch.full((size,), torch.nan, dtype=torch.float64)
-        total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
-        self._tell_undefined(run)
-        displacement = self._displacements(size)
-        trace_words = f"{how} on {batch.n} samples"
-        sum_words = f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken"
-        exact = "difference of the parameters, every step"
-        rows: list[tuple[str, str, Tensor, Tensor | None, str, str, str]] = [
-            ("path_complexity", f"/{self.batch}", *total, "output", sum_words,
-             "sum of update norms times feature norms"),
-            ("feature_norm", f"/{self.batch}", norms, errors, "output / parameter", trace_words,
-             "Frobenius norm of the tangent features"),
-            ("path_length", "", self._length(size), None, "parameter", exact, "sum of update norms"),
-            ("displacement", "", displacement, None, "parameter", "difference of the parameters",
-             "distance from the initial parameters"),
-        ]  # fmt: skip
-        if self._update_norm is not None:
-            last = self._update_norm.double().cpu()[:1]
-            rows.append(("update_norm", "", last, None, "parameter", "difference of the parameters", "last update"))
-        axis = {"layer": Axis(np.array(self._layers))}
-        for quantity, suffix, values, errors_of, unit, estimator, description in rows:
-            samples = batch.n if suffix else None
-            error = None if errors_of is None else errors_of[0]
-            yield Measurement(
-                f"complexity/{quantity}{suffix}", values[0], unit=unit, standard_error=error, estimator=estimator,
-                num_samples=samples, description=description,
-            )  # fmt: skip
-            if len(values) == size:
-                yield Measurement(
-                    f"complexity/layer_{quantity}{suffix}", values[1:], dims=("layer",), coords=axis, unit=unit,
-                    standard_error=None if errors_of is None else errors_of[1:], estimator=estimator,
-                    num_samples=samples, description=description,
-                )  # fmt: skip
+        if recorded:
+            self._tell_undefined(run)
+            undefined = torch.full((size,), torch.nan, dtype=torch.float64)
+            total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
+            yield from self._recorded(batch.n, total, (norms, errors), how)
 
-    def _length(self, size: int) -> Tensor:
+    def _recorded(
+        self, n: int, total: tuple[Tensor, Tensor], feature_norms: tuple[Tensor, Tensor], how: str
+    ) -> Iterator[Measurement]:
+        """Yield the sum and what it is made of; values come with their standard errors."""
+        on_batch = partial(self._with_layers, num_samples=n)
+        trace_words = f"{how} on {n} samples"
+        yield from on_batch(
+            f"path_complexity/{self.batch}",
+            *total,
+            unit="output",
+            estimator=f"update norms of every step, feature norm {trace_words}, interpolated where it was not taken",
+            description="sum of update norms times feature norms",
+        )
+        yield from on_batch(
+            f"feature_norm/{self.batch}",
+            *feature_norms,
+            unit="output / parameter",
+            estimator=trace_words,
+            description="Frobenius norm of the tangent features",
+        )
+        how = "difference of the parameters"
+        moved = partial(self._with_layers, unit="parameter")
+        yield from moved(
+            "path_length", self._length(), estimator=f"{how}, every step", description="sum of update norms"
+        )
+        words = "distance from the initial parameters"
+        distances = self._initial.distances(self._parameters, len(self._layers))
+        yield from moved("displacement", distances, estimator=how, description=words)
+        if self._update_norm is not None:
+            last = self._update_norm[0].double()
+            yield Measurement(
+                "complexity/update_norm", last, unit="parameter", estimator=how, description="last update"
+            )
+
+    def _with_layers(
+        self,
+        name: str,
+        values: Tensor,
+        errors: Tensor | None = None,
+        *,
+        unit: str,
+        estimator: str,
+        description: str,
+        num_samples: int | None = None,
+    ) -> Iterator[Measurement]:
+        """Yield a quantity of the whole, which stands first in ``values``, and that of each layer."""
+        measured = partial(
+            Measurement, unit=unit, estimator=estimator, num_samples=num_samples, description=description
+        )
+        yield measured(f"complexity/{name}", values[0], standard_error=None if errors is None else errors[0])
+        yield measured(
+            f"complexity/layer_{name}",
+            values[1:],
+            dims=("layer",),
+            coords={"layer": Axis(np.array(self._layers))},
+            standard_error=None if errors is None else errors[1:],
+        )
+
+    def _length(self) -> Tensor:
         """Length of the path up to now."""
         assert self._total is not None
         length: Tensor = self._total.length
@@ -302,16 +306,17 @@ class PathComplexity(Probe):
         """Let go of the model."""
         self._parameters, self._names, self._moving, self._before = [], [], [], []
         self._model, self._squares = None, []
-        self._of, self._seen = {}, {}
+        self._seen = {}
+        self._initial.forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_of": {}, "_seen": {}}  # a copy is of other parameters
+        return {**vars(self), "_seen": {}}  # a copy is of other parameters
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, what has been added since the last of them, and the initial parameters."""
         return {
             "layers": list(self._layers),
-            "initial": dict(self._initial),
+            "initial": dict(self._initial.values),
             "total": self._total.state_dict() if self._total is not None else None,
             # A copy: the next step adds to the segment in place.
             "segment": dict(vars(copy.deepcopy(self._segment))) if self._segment is not None else None,
@@ -323,7 +328,7 @@ class PathComplexity(Probe):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there, to the last bit."""
-        self._layers, self._initial = list(state["layers"]), dict(state["initial"])
+        self._layers, self._initial.values = list(state["layers"]), dict(state["initial"])
         self._total = None
         if state["total"] is not None:
             self._total = PathComplexitySum(1 + len(self._layers))
@@ -345,21 +350,33 @@ class PathComplexity(Probe):
         self._names = []
         self._model = model
 
+    def _feature_norms(self, run: Run) -> tuple[Tensor, Tensor, str]:
+        """Norm of the features and of each layer's part, their standard errors, and how they were obtained."""
+        try:
+            traces, variances, how = self._traces(run)
+        except CannotMeasure:
+            raise
+        except Exception:
+            run.check_examples(self.batch)  # names what the model cannot be called with
+            raise
+        # The root of an estimate is too small on average: undone to first order.
+        norms = traces.clamp_min(0).sqrt()
+        relative = torch.where(traces > 0, variances / traces.square(), 0.0)
+        norms = norms * (1 + relative / 8)
+        return norms, norms * relative.sqrt() / 2, how
+
     def _traces(self, run: Run) -> tuple[Tensor, Tensor, str]:
         """Trace of the kernel and of each layer's part, their variances, and how they were obtained."""
         batch = run.batch(self.batch)
-        arguments: dict[str, Any] = {
-            "output": run.output, "layers": True, "memory": self.memory, "plan": self._plan,
-        }  # fmt: skip
+        about = {"output": run.output, "layers": True, "memory": self.memory, "plan": self._plan}
         if self.trace == "exact":
-            exact = tangent_diagonal(run.model, batch, **arguments)
+            exact = tangent_diagonal(run.model, batch, **about)
             self._plan = exact.plan
             parts = {layer: to_float64(part).sum() for layer, part in exact.layers.items()}
             return self._in_order(parts, to_float64(exact.diagonal).sum()), torch.zeros(1 + len(self._layers)), "exact"
         # Of a few examples twice: the variances of many steps are added.
-        found = estimate_trace(
-            run.model, batch, generator=run.generator, repeats=max(4, batch.n // 25), **arguments
-        )  # fmt: skip
+        repeats = max(4, batch.n // 25)
+        found = estimate_trace(run.model, batch, generator=run.generator, repeats=repeats, **about)
         self._plan = found.plan
         variances = self._in_order(found.layer_errors, found.standard_error).square()
         return self._in_order(found.layers, found.trace), variances, "estimated by random class signs"
@@ -369,25 +386,3 @@ class PathComplexity(Probe):
         zero = torch.zeros_like(whole)
         values = torch.stack([whole, *(parts.get(layer, zero) for layer in self._layers)])
         return to_float64(values).cpu()
-
-    def _displacements(self, size: int) -> Tensor:
-        squares = torch.zeros(size, dtype=torch.float64)
-        moved = [(layer, parameter, self._initial[name]) for name, layer, parameter in self._parameters
-                 if name in self._initial]  # fmt: skip
-        if moved:
-            differences = [parameter.detach() - initial.to(parameter.device) for _, parameter, initial in moved]
-            rows = torch.tensor([1 + layer for layer, _, _ in moved])
-            own = _square_norms(differences).double().cpu()
-            squares = torch.zeros(size + 1, dtype=torch.float64).index_add_(0, rows, own)[:size]
-            squares[0] = own.sum()
-        return squares.sqrt()
-
-
-def _square_norms(tensors: list[Tensor]) -> Tensor:
-    """Of each tensor, in float64 where the device has it. Shape ``(len(tensors),)``."""
-    device = tensors[0].device
-    dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
-    norms = torch._foreach_norm(tensors, 2, dtype=dtype)
-    if any(norm.device != device for norm in norms):
-        norms = tuple(norm.to(device) for norm in norms)
-    return torch.stack(norms).to(torch.float32 if device.type == "mps" else torch.float64).square_()

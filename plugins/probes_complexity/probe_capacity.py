@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -11,14 +12,13 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from probes.batches import Batch
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.precision import to_float64
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
-from probes_fourier.lipschitz import spectral_norm_product
-from probes_ntk.call import Call
+from probes_fourier import spectral_norm_product
+from probes_ntk import Call
 
 from .chain import NotDefined
 from .fisher_rao import Likelihood, _derivative, _norm
@@ -98,7 +98,6 @@ class Capacity(Probe):
     name = "capacity"
     needs = frozenset({"targets"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,
@@ -192,11 +191,16 @@ class Capacity(Probe):
 
     def _lengths(self, run: Run) -> Iterator[Measurement]:
         how = "trainable parameters, tied ones once"
-        yield Measurement("capacity/parameter_count", parameter_count(run.model), unit="parameters", estimator=how,
-                          description="number of trainable parameters")  # fmt: skip
-        yield Measurement("capacity/frobenius_norm", frobenius_norm(run.model), unit="parameter", estimator=how,
-                          description="norm of all parameters")  # fmt: skip
-        yield Measurement(
+        measured = partial(Measurement, estimator=how)
+        yield measured(
+            "capacity/parameter_count",
+            parameter_count(run.model),
+            unit="parameters",
+            description="number of trainable parameters",
+        )
+        length = frobenius_norm(run.model)
+        yield measured("capacity/frobenius_norm", length, unit="parameter", description="norm of all parameters")
+        yield measured(
             "capacity/distance_from_initialization",
             distance_from_initialization(run.model, self._origin),
             unit="parameter",
@@ -212,20 +216,33 @@ class Capacity(Probe):
             "convolutions"
         )
         since = f"{how}; distances from the weights at step {self._since}"
-        unit, squared = "output per input", "output^2 per input^2"
-        measures: list[tuple[str, Callable[[], Tensor], str, str, str]] = [
-            ("spectral_norm_product", lambda: spectral_norm_product(norms.spectral), unit, how,
-             "product of spectral norms"),
-            ("spectral_complexity", lambda: complexity[0], unit, how, "spectral complexity"),
-            ("pac_bayes_spectral", lambda: pac_bayes_spectral(norms), squared, how,
-             "spectral measure of the PAC-Bayes bound"),
-            ("spectral_complexity_from_initialization", lambda: spectral_complexity(norms, from_reference=True), unit,
-             since, "spectral complexity, from initialization"),
-            ("pac_bayes_spectral_from_initialization", lambda: pac_bayes_spectral(norms, from_reference=True), squared,
-             since, "spectral measure of the PAC-Bayes bound, from initialization"),
-        ]  # fmt: skip
-        for name, measure, of_unit, estimator, description in measures:
-            yield Measurement(f"capacity/{name}", measure(), unit=of_unit, estimator=estimator, description=description)
+        measured = partial(Measurement, unit="output per input", estimator=how)
+        squared = "output^2 per input^2"
+        yield measured(
+            "capacity/spectral_norm_product",
+            spectral_norm_product(norms.spectral),
+            description="product of spectral norms",
+        )
+        yield measured("capacity/spectral_complexity", complexity[0], description="spectral complexity")
+        yield measured(
+            "capacity/pac_bayes_spectral",
+            pac_bayes_spectral(norms),
+            unit=squared,
+            description="spectral measure of the PAC-Bayes bound",
+        )
+        yield measured(
+            "capacity/spectral_complexity_from_initialization",
+            spectral_complexity(norms, from_reference=True),
+            estimator=since,
+            description="spectral complexity, from initialization",
+        )
+        yield measured(
+            "capacity/pac_bayes_spectral_from_initialization",
+            pac_bayes_spectral(norms, from_reference=True),
+            unit=squared,
+            estimator=since,
+            description="spectral measure of the PAC-Bayes bound, from initialization",
+        )
 
     def _paths(self, run: Run, batch: Batch) -> Iterator[Measurement]:
         if self.path_norms:
@@ -245,30 +262,25 @@ class Capacity(Probe):
 
     def _two_layer(self, run: Run, batch: Batch) -> Iterator[Measurement]:
         network = two_layer_matrices(run.model, batch, self._origin, chain=self.chain)
-        for name, measure, description in (
-            ("two_layer", two_layer_capacity, "capacity of a two-layer network"),
-            ("two_layer_by_unit", unit_wise_capacity, "capacity of a two-layer network, unit by unit"),
-        ):
-            yield Measurement(
-                f"capacity/{name}",
-                measure(network),
-                unit="output",
-                estimator=f"biases as columns of the weights; distances from the weights at step {self._since}; "
-                f"inputs of {self.batch!r}",
-                num_samples=batch.n,
-                description=description,
-            )
+        how = (
+            f"biases as columns of the weights; distances from the weights at step {self._since}; inputs of "
+            f"{self.batch!r}"
+        )
+        measured = partial(Measurement, unit="output", estimator=how, num_samples=batch.n)
+        whole, words = two_layer_capacity(network), "capacity of a two-layer network"
+        yield measured("capacity/two_layer", whole, description=words)
+        yield measured("capacity/two_layer_by_unit", unit_wise_capacity(network), description=f"{words}, unit by unit")
 
     def _margins(self, run: Run, batch: Batch, rows: Tensor | None, complexity: list[Tensor]) -> Iterator[Measurement]:
+        measured = partial(Measurement, num_samples=batch.n)
         size = None
         if batch.inputs is not None:
             size = to_float64(batch.inputs.detach()).norm().cpu()
-            yield Measurement(
+            yield measured(
                 "capacity/input_norm",
                 size / batch.n**0.5,
                 unit="input",
                 estimator=f"root mean square over {self.batch!r}",
-                num_samples=batch.n,
                 description="length of an input",
             )
         run.check_examples(self.batch)
@@ -276,29 +288,22 @@ class Capacity(Probe):
         levels = torch.tensor(LEVELS, dtype=torch.float64)
         quantiles = values.quantile(levels)
         how = f"margins of {self.batch!r}"
-        yield Measurement(
+        yield measured(
             "capacity/margin",
             values.quantile(self.margin_quantile),
             unit="output",
             estimator=f"{self.margin_quantile:g} quantile of the {how}",
-            num_samples=batch.n,
             description="margin",
         )
-        streams = [("margins", quantiles, "output", how, "quantiles of the margins")]
+        per_quantile = partial(measured, dims=("quantile",), coords={"quantile": Axis(levels.numpy())})
+        words = "quantiles of the margins"
+        yield per_quantile("capacity/margins", quantiles, unit="output", estimator=how, description=words)
         if complexity and size is not None:
-            scaled = normalized_margins(quantiles, complexity[0], size, batch.n)
-            words = f"{how}, over spectral complexity and inputs"
-            streams.append(("normalized_margins", scaled, "1", words, "quantiles of the normalized margins"))
-        for name, value, unit, estimator, description in streams:
-            yield Measurement(
-                f"capacity/{name}",
-                value,
-                dims=("quantile",),
-                coords={"quantile": Axis(levels.numpy())},
-                unit=unit,
-                estimator=estimator,
-                num_samples=batch.n,
-                description=description,
+            yield per_quantile(
+                "capacity/normalized_margins",
+                normalized_margins(quantiles, complexity[0], size, batch.n),
+                estimator=f"{how}, over spectral complexity and inputs",
+                description="quantiles of the normalized margins",
             )
 
     def _losses(self, run: Run, batch: Batch, rows: Tensor | None) -> Iterator[Measurement]:
@@ -316,26 +321,19 @@ class Capacity(Probe):
         call = Call.of(run.model, batch, run.output)
         f, along = _derivative(call)
         kind: Likelihood = "cross_entropy" if classes else "square"
-        for name, whose, given in (
-            ("fisher_rao", "labels drawn from the model, exactly", None),
-            ("fisher_rao_empirical", "labels of the data", targets),
-        ):
-            yield Measurement(
-                f"capacity/{name}",
-                _norm(f, along, given, kind),
-                unit="nats",
-                estimator=f"{kind} on {self.batch!r}, {whose}",
-                num_samples=batch.n,
-                description="Fisher-Rao norm",
-            )
+        measured = partial(Measurement, num_samples=batch.n)
+        norm = partial(measured, unit="nats", description="Fisher-Rao norm")
+        how = f"{kind} on {self.batch!r}, labels drawn from the model, exactly"
+        yield norm("capacity/fisher_rao", _norm(f, along, None, kind), estimator=how)
+        how = f"{kind} on {self.batch!r}, labels of the data"
+        yield norm("capacity/fisher_rao_empirical", _norm(f, along, targets, kind), estimator=how)
         if self.sharpness:
             loss = self._loss or (_square if not classes else _logistic if f.shape[1] == 1 else F.cross_entropy)
-            yield Measurement(
+            yield measured(
                 "capacity/sharpness",
                 sharpness(run.model, batch, targets, loss=loss, epsilon=self.epsilon, output=run.output),
                 unit="percent",
                 estimator=f"10 steps of projected ascent on {self.batch!r} in a box of {self.epsilon:g}: a lower bound",
-                num_samples=batch.n,
                 description="sharpness: largest rise of the loss in the box",
             )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.precision import to_float64
-from probes_ntk.call import Call
+from probes_ntk import Call
 
 __all__ = ["sharpness"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from probes.batches import Batch
 from probes.precision import to_float64
-from probes_fourier.lipschitz import is_chain
+from probes_fourier import is_chain
 
 from .chain import NotDefined, Use, as_call, check_eval, initial_tensor, parameter_names, recorded
 

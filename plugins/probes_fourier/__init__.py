@@ -22,6 +22,7 @@ from .kernel_basis import KernelBasis as KernelBasis
 from .kernel_basis import kernel_basis as kernel_basis
 from .kernel_basis import kernel_spectrum as kernel_spectrum
 from .kernel_basis import median_width as median_width
+from .lipschitz import AFFINE as AFFINE
 from .lipschitz import is_chain as is_chain
 from .lipschitz import max_norm_bound as max_norm_bound
 from .lipschitz import spectral_norm_product as spectral_norm_product

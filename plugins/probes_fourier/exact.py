@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from probes.measurement import CannotMeasure
 from probes.precision import to_float64
-from probes.refusal import CannotMeasure
 
 from .linearity import KinkFound, Observer
 

@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from probes.batches import Batch
+from probes.measurement import Axis, CannotMeasure
 from probes.precision import to_float64
-from probes.refusal import CannotMeasure
 from probes.run import Run
 
 from .dft import grid
 from .exact import double_state, float64_or_reason
 
-__all__ = ["double_function", "function_values", "main_input", "path_inputs"]
+__all__ = ["double_function", "function_values", "main_input", "output_axis", "path_inputs"]
 
 Path = Callable[[Tensor], Tensor]
 
@@ -91,6 +92,11 @@ def path_inputs(path: Path, num_points: int, batch: Batch) -> Tensor:
             f"{tuple(inputs.shape[1:])}."
         )
     return inputs
+
+
+def output_axis(count: int) -> dict[str, Axis]:
+    """The axis of the outputs where there are several; of one, ``Tensor.squeeze`` drops it from the values."""
+    return {"output": Axis(np.arange(count), "index")} if count > 1 else {}
 
 
 def _double(tree: Any) -> Any:

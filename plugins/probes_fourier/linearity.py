@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from probes.refusal import CannotMeasure
+from probes.measurement import CannotMeasure
 
 from .kinks import envelope_kinks, pool_windows, zero_crossings
 from .operations import (

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from probes.batches import Batch
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
 from .broken_line import linear_regions, piecewise_linear_coefficients
 from .dft import amplitude, fourier_coefficients, grid, segment_points
 from .exact import breakpoints
-from .learned_function import double_function, function_values, main_input, path_inputs
+from .learned_function import double_function, function_values, main_input, output_axis, path_inputs
 from .summaries import above_rounding, half_amplitude_steps, power_below, rounded, spectral_centroid
 
 __all__ = ["FourierSpectrum"]
@@ -79,7 +78,6 @@ class FourierSpectrum(Probe):
 
     name = "fourier"
     needs = frozenset({"inputs"})
-    any_rank = True
 
     def __init__(
         self,
@@ -148,40 +146,33 @@ class FourierSpectrum(Probe):
         values = function_values(run, batch, inputs).T  # (c, N)
         coefficients = fourier_coefficients(values, self.frequencies).cpu()
         magnitude = amplitude(coefficients, self.frequencies, self.num_points)
-        several = len(values) > 1
-        about: dict[str, Any] = {
-            "dims": ("output", "frequency") if several else ("frequency",),
-            "coords": {
-                **({"output": Axis(np.arange(len(values)), "index")} if several else {}),
-                "frequency": Axis(self.frequencies.numpy(), "cycles per path"),
-            },
-            "estimator": f"DFT on {self.num_points} points of a path",
-            "num_samples": self.num_points,
-        }
-        shape = magnitude.shape if several else magnitude.shape[1:]
+        axes = {**output_axis(len(values)), "frequency": Axis(self.frequencies.numpy(), "cycles per path")}
+        estimator = f"DFT on {self.num_points} points of a path"
+        measured = partial(Measurement, dims=tuple(axes), coords=axes, estimator=estimator, num_samples=self.num_points)
         relative = magnitude if self.targets is None else magnitude / self.targets.to(magnitude)
-        yield Measurement(
+        yield measured(
             "fourier/amplitude/path",
-            relative.reshape(shape),
+            relative.squeeze(0),
             unit="output" if self.targets is None else "target amplitude",
             description="single-sided amplitude of the learned function",
-            **about,
         )
-        yield Measurement(
-            "fourier/coefficients/path", coefficients.reshape(shape), unit="output",
-            description="Fourier coefficient of the learned function", **about,
-        )  # fmt: skip
+        yield measured(
+            "fourier/coefficients/path",
+            coefficients.squeeze(0),
+            unit="output",
+            description="Fourier coefficient of the learned function",
+        )
         moved = function_values(run, batch, rounded(inputs)).T - values
-        yield from self._summaries(above_rounding(magnitude, values, moved), "/path", "cycles per path", about)
+        certain = above_rounding(magnitude, values, moved)
+        yield from self._summaries(certain, "path", "cycles per path", estimator, self.num_points)
         if self.targets is not None:
             now = half_amplitude_steps([step], relative[None])
             self._reached = now if self._reached is None else torch.minimum(self._reached, now)
-            yield Measurement(
+            yield measured(
                 "fourier/half_amplitude_step/path",
-                self._reached.reshape(shape),
+                self._reached.squeeze(0),
                 unit="steps",
                 description="first step measured at which half of the target's amplitude was reached",
-                **about,
             )
 
     def _fit(self, run: Run, batch: Batch) -> None:
@@ -251,51 +242,50 @@ class FourierSpectrum(Probe):
             moved = function_values(run, batch, rounded(some)) - flat[: len(some)]
             certain = above_rounding(magnitude, values, moved)
             estimator = f"DFT on {self.num_points} points of {self.num_segments} segments, detrended, Hann window"
-        about: dict[str, Any] = {
-            "coords": {"frequency": Axis(self.frequencies.numpy(), "cycles per segment")},
-            "estimator": estimator,
-            "num_samples": self.num_segments,
-        }
+        measured = partial(Measurement, unit="output", estimator=estimator, num_samples=self.num_segments)
+        frequency = {"frequency": Axis(self.frequencies.numpy(), "cycles per segment")}
         # The root mean square does not depend on the axes of the output space; the mean over segments has an error.
         together = magnitude.square().mean(1).sqrt()
-        yield Measurement(
+        yield measured(
             f"fourier/amplitude/{self.batch}",
             together.mean(0),
             dims=("frequency",),
-            unit="output",
+            coords=frequency,
             standard_error=_standard_error(together),
             description="single-sided amplitude, root mean square over outputs, mean over segments",
-            **about,
         )
-        if magnitude.shape[1] > 1:
-            yield Measurement(
+        if outputs := output_axis(magnitude.shape[1]):
+            yield measured(
                 f"fourier/amplitude_by_output/{self.batch}",
                 magnitude.mean(0),
                 dims=("output", "frequency"),
-                unit="output",
+                coords={**outputs, **frequency},
                 standard_error=_standard_error(magnitude),
                 description="single-sided amplitude, mean over segments",
-                **{**about, "coords": {"output": Axis(np.arange(magnitude.shape[1]), "index"), **about["coords"]}},
             )
         power = certain.square().mean(0).sqrt()
-        yield from self._summaries(power, f"/{self.batch}", "cycles per segment", about)
+        yield from self._summaries(power, self.batch, "cycles per segment", estimator, self.num_segments)
 
-    def _summaries(self, magnitude: Tensor, suffix: str, unit: str, about: dict[str, Any]) -> Iterator[Measurement]:
+    def _summaries(
+        self, magnitude: Tensor, where: str, unit: str, estimator: str, num_samples: int
+    ) -> Iterator[Measurement]:
         power = magnitude.double().square().sum(0)
         cutoff = self.frequencies.median().item()
-        common = {"num_samples": about["num_samples"]}
-        estimator = f"{about['estimator']}; power summed over outputs"
-        centroid = spectral_centroid(power, self.frequencies)
+        how = f"{estimator}; power summed over outputs"
         yield Measurement(
-            f"fourier/centroid{suffix}", centroid, unit=unit, estimator=estimator,
-            description="mean frequency, weighted by power", **common,
-        )  # fmt: skip
+            f"fourier/centroid/{where}",
+            spectral_centroid(power, self.frequencies),
+            unit=unit,
+            estimator=how,
+            num_samples=num_samples,
+            description="mean frequency, weighted by power",
+        )
         yield Measurement(
-            f"fourier/low_frequency_power{suffix}",
+            f"fourier/low_frequency_power/{where}",
             power_below(power, self.frequencies, cutoff),
-            estimator=f"{estimator}; frequencies up to {cutoff:g}",
+            estimator=f"{how}; frequencies up to {cutoff:g}",
+            num_samples=num_samples,
             description="share of the power in the lower half of the frequencies",
-            **common,
         )
 
     def _segments(self, run: Run, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-import numpy as np
 import torch
 
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
 from .kernel_basis import KernelBasis, kernel_basis, kernel_spectrum, median_width
-from .learned_function import main_input
+from .learned_function import main_input, output_axis
 from .summaries import above_rounding, spectral_centroid
 
 __all__ = ["KernelSpectrum"]
@@ -50,7 +49,6 @@ class KernelSpectrum(Probe):
 
     name = "kernel_spectrum"
     needs = frozenset({"inputs"})
-    any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, batch: str = "train", sigma: float | None = None) -> None:
         super().__init__(schedule)
@@ -81,34 +79,30 @@ class KernelSpectrum(Probe):
         n = len(basis.eigenvalues)
         values = run.evaluate(self.batch).reshape(n, -1).cpu()
         spectrum = kernel_spectrum(values, basis).T  # (c, n)
-        several = len(spectrum) > 1
         index = torch.arange(1, n + 1)
-        coords = {"eigenvector": Axis(index.numpy(), "index")}
+        eigenvector = {"eigenvector": Axis(index.numpy(), "index")}
+        axes = {**output_axis(len(spectrum)), **eigenvector}
         estimator = f"Gaussian kernel of width {width:.6g} on {n} samples, float64"
-        yield Measurement(
+        measured = partial(Measurement, estimator=estimator, num_samples=n)
+        yield measured(
             f"kernel_spectrum/coefficients/{self.batch}",
-            spectrum if several else spectrum[0],
-            dims=("output", "eigenvector") if several else ("eigenvector",),
-            coords={**({"output": Axis(np.arange(len(spectrum)), "index")} if several else {}), **coords},
+            spectrum.squeeze(0),
+            dims=tuple(axes),
+            coords=axes,
             unit="output",
-            estimator=estimator,
-            num_samples=n,
             description="coordinates of the learned function in the eigenbasis of the kernel",
         )
-        yield Measurement(
+        yield measured(
             f"kernel_spectrum/centroid/{self.batch}",
             spectral_centroid(above_rounding(spectrum.abs(), values).square().sum(0), index),
             unit="index",
             estimator=f"{estimator}; power summed over outputs",
-            num_samples=n,
             description="mean index of the eigenvectors, weighted by power",
         )
-        yield Measurement(
+        yield measured(
             f"kernel_spectrum/eigenvalues/{self.batch}",
             basis.eigenvalues,
             dims=("eigenvector",),
-            coords=coords,
-            estimator=estimator,
-            num_samples=n,
+            coords=eigenvector,
             description="eigenvalues of the kernel on the inputs",
         )

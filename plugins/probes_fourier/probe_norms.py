@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from probes.independence import first_line
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, Measurement, first_line
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
@@ -56,7 +56,6 @@ class SpectralNorm(Probe):
     """
 
     name = "spectral_norm"
-    any_rank = True
 
     def __init__(self, schedule: Schedule | None = None, *, chain: bool | None = None) -> None:
         super().__init__(schedule)
@@ -87,36 +86,27 @@ class SpectralNorm(Probe):
             f"singular values of matrices; Krylov iteration to 1e-4 for matrices with no side up to {DIRECT}, and for "
             f"convolutions on their actual input size"
         )
-        yield Measurement(
+        measured = partial(Measurement, estimator=estimator)
+        yield measured(
             "spectral_norm/weight",
             every,
             dims=("layer",),
             coords={"layer": Axis(np.array(names))},
-            estimator=estimator,
             description="largest factor by which a layer stretches an input",
         )
         if unconverged is not None:
-            yield Measurement(
-                "spectral_norm/unconverged", unconverged, unit="layers", estimator=estimator,
+            yield measured(
+                "spectral_norm/unconverged",
+                unconverged,
+                unit="layers",
                 description="layers of which the search for the norm was given up, and is too small",
-            )  # fmt: skip
-        if is_chain(run.model) if self.chain is None else self.chain:
-            condition = "bound of the Lipschitz constant"
-            yield Measurement(
-                "lipschitz/spectral_norm_product",
-                spectral_norm_product(every),
-                unit="output per input",
-                estimator=estimator,
-                description=condition,
             )
+        if is_chain(run.model) if self.chain is None else self.chain:
+            bound = partial(measured, unit="output per input", description="bound of the Lipschitz constant")
+            yield bound("lipschitz/spectral_norm_product", spectral_norm_product(every))
             if len(matrices) == len(names):
-                yield Measurement(
-                    "lipschitz/max_norm",
-                    max_norm_bound(matrices),
-                    unit="output per input",
-                    estimator="largest magnitude of a weight, and all widths",
-                    description=condition,
-                )
+                how = "largest magnitude of a weight, and all widths"
+                yield bound("lipschitz/max_norm", max_norm_bound(matrices), estimator=how)
 
     def _norms(self, run: Run) -> tuple[dict[str, Tensor], int | None, list[Tensor]]:
         """The norm of each weight; how many searches were given up, None if nothing is searched; the matrices."""
@@ -164,9 +154,11 @@ def _others(model: nn.Module, norms: dict[str, Tensor]) -> list[str]:
     return [
         name
         for name, parameter in model.named_parameters()
-        if not is_lazy(parameter) and parameter.ndim >= 2 and name.rpartition(".")[0] not in of_layers
+        if not is_lazy(parameter)
+        and parameter.ndim >= 2
+        and name.rpartition(".")[0] not in of_layers
         and name.partition(".parametrizations.")[0] not in of_layers
-    ]  # fmt: skip
+    ]
 
 
 def _is_searched(module: nn.Module) -> bool:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
-from probes.measurement import Axis, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
-from .learned_function import function_values
+from .learned_function import function_values, output_axis
 from .radial import Box, radial_spectrum
 
 __all__ = ["RadialSpectrum"]
@@ -48,7 +46,6 @@ class RadialSpectrum(Probe):
     name = "radial_spectrum"
     needs = frozenset({"inputs"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self, schedule: Schedule | None = None, *, box: Box | None = None, num_points: int = 64, batch: str = "train"
@@ -83,15 +80,13 @@ class RadialSpectrum(Probe):
         values = function_values(run, batch, points).T.reshape(-1, self.num_points, self.num_points)
         spectra = [radial_spectrum(value, box) for value in values]
         zeta = torch.stack([spectrum for _, spectrum in spectra])
-        several = len(zeta) > 1
+        wave_number = Axis(spectra[0][0].cpu().numpy(), "cycles per unit of input")
+        axes = {**output_axis(len(zeta)), "wave_number": wave_number}
         yield Measurement(
             "radial_spectrum/zeta",
-            zeta if several else zeta[0],
-            dims=("output", "wave_number") if several else ("wave_number",),
-            coords={
-                **({"output": Axis(np.arange(len(zeta)), "index")} if several else {}),
-                "wave_number": Axis(spectra[0][0].cpu().numpy(), "cycles per unit of input"),
-            },
+            zeta.squeeze(0),
+            dims=tuple(axes),
+            coords=axes,
             unit="output times input",
             estimator=f"FFT on {self.num_points} by {self.num_points} points of the box {box}, mean over each ring",
             num_samples=self.num_points**2,

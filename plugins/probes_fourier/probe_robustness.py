@@ -14,7 +14,7 @@ from probes.run import Run
 from probes.schedule import Schedule
 
 from .dft import fourier_coefficients
-from .learned_function import function_values, path_inputs
+from .learned_function import function_values, output_axis, path_inputs
 from .robustness import perturbed_amplitudes
 
 __all__ = ["SpectrumRobustness"]
@@ -51,7 +51,6 @@ class SpectrumRobustness(Probe):
     name = "robustness"
     needs = frozenset({"inputs"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,
@@ -86,17 +85,17 @@ class SpectrumRobustness(Probe):
             ratio, error = perturbed_amplitudes(
                 function, parameters, self.deltas, self.num_directions, run.generator, self.frequencies
             )
-        several = ratio.shape[1] > 1
+        axes = {
+            "delta": Axis(np.array(self.deltas), "parameter norm"),
+            **output_axis(ratio.shape[1]),
+            "frequency": Axis(self.frequencies.numpy(), "cycles per path"),
+        }
         yield Measurement(
             "robustness/relative_amplitude",
-            ratio if several else ratio[:, 0],
-            dims=("delta", "output", "frequency") if several else ("delta", "frequency"),
-            coords={
-                "delta": Axis(self.deltas, "parameter norm"),  # type: ignore[arg-type]
-                **({"output": Axis(np.arange(ratio.shape[1]), "index")} if several else {}),
-                "frequency": Axis(self.frequencies.numpy(), "cycles per path"),
-            },
-            standard_error=None if self.num_directions == 1 else error if several else error[:, 0],
+            ratio.squeeze(1),
+            dims=tuple(axes),
+            coords=axes,
+            standard_error=None if self.num_directions == 1 else error.squeeze(1),
             estimator=f"DFT on {self.num_points} points, mean over {self.num_directions} random directions",
             num_samples=self.num_directions,
             description="amplitude at perturbed parameters relative to the unperturbed one",

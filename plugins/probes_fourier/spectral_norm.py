@@ -135,7 +135,7 @@ def operator_spectral_norm(
         if bool((forward(torch.zeros_like(v)).abs() > 0).any()):
             raise ValueError("`forward` must be linear, but it does not take 0 to 0; leave out its bias.")
 
-    begun = time.perf_counter()
+    end = time.perf_counter() + seconds
     tolerance = max(tol, 40 * torch.finfo(v.dtype).eps)
     v = v.flatten() / torch.linalg.vector_norm(v)
     with torch.no_grad():
@@ -154,22 +154,9 @@ def operator_spectral_norm(
 
     iterations, converged = 0, False
     square = v.new_zeros(())
-    while iterations < max_iterations and not converged and (not iterations or time.perf_counter() - begun < seconds):
-        basis, images = [v], [gram(v)]
-        while (
-            len(basis) < min(_KRYLOV, v.numel(), max_iterations - iterations)
-            and (len(basis) < 2 or time.perf_counter() - begun < seconds)  # of one vector nothing better comes
-        ):
-            new, span = images[-1], torch.stack(basis)
-            for _ in range(2):  # twice is enough
-                new = new - span.T @ (span @ new)
-            length = torch.linalg.vector_norm(new)
-            if length <= torch.finfo(v.dtype).eps * torch.linalg.vector_norm(images[-1]):
-                break  # the space is closed under the map
-            basis.append(new / length)
-            images.append(gram(basis[-1]))
-        iterations += len(basis)
-        span, image = torch.stack(basis), torch.stack(images)
+    while iterations < max_iterations and not converged and (not iterations or time.perf_counter() < end):
+        span, image = _krylov_space(gram, v, min(_KRYLOV, v.numel(), max_iterations - iterations), end)
+        iterations += len(span)
         projected = span @ image.T
         if not bool(projected.isfinite().all()):
             return OperatorNorm(square * torch.nan, None, False, iterations)
@@ -181,6 +168,21 @@ def operator_spectral_norm(
         v = best @ span
         v = v / torch.linalg.vector_norm(v)
     return OperatorNorm(square.sqrt() * scale, v.reshape(shape), converged, iterations)
+
+
+def _krylov_space(gram: Callable[[Tensor], Tensor], v: Tensor, size: int, end: float) -> tuple[Tensor, Tensor]:
+    """An orthonormal basis of v, A'A v, (A'A)^2 v and so on, and its image, as rows: ``size`` of them until ``end``."""
+    basis, images = [v], [gram(v)]
+    while len(basis) < size and (len(basis) < 2 or time.perf_counter() < end):  # of one vector nothing better comes
+        new, span = images[-1], torch.stack(basis)
+        for _ in range(2):  # twice is enough
+            new = new - span.T @ (span @ new)
+        length = torch.linalg.vector_norm(new)
+        if length <= torch.finfo(v.dtype).eps * torch.linalg.vector_norm(images[-1]):
+            break  # the space is closed under the map
+        basis.append(new / length)
+        images.append(gram(basis[-1]))
+    return torch.stack(basis), torch.stack(images)
 
 
 def module_spectral_norm(

@@ -60,10 +60,11 @@ def adaptive_clip(main: Sequence[Tensor | None], information: Sequence[Tensor | 
     finite = information_norm.isfinite() & ratio.isfinite()
     ratio = torch.where(finite, ratio, 0.0)
     adapted = [
-        None if gradient is None
+        None
+        if gradient is None
         else torch.where(finite.to(gradient.device), gradient.detach() * ratio.to(gradient), 0.0)
         for gradient in information
-    ]  # fmt: skip
+    ]
     return AdaptedGradient(adapted, main_norm, information_norm, ratio)
 
 

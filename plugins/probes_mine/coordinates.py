@@ -8,21 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .features import independent_components, radial_features, whitened, with_radial_polynomials
 from .gaussian import normal_scores
 from .product import Product, bound_terms, log_partition
 from .screening import NUM_COSINES, cosines, dependent_components, emphasis
 
-__all__ = [
-    "Coordinates",
-    "coordinates",
-    "gaussian_terms",
-    "independent_components",
-    "noise_edge",
-    "radial_features",
-    "standardized",
-    "whitened_features",
-]
+__all__ = ["Coordinates", "coordinates", "gaussian_terms", "noise_edge"]
 
+Pairs = tuple[Tensor, Tensor, Tensor]
+"""Canonical variates of x and of y, and their correlations."""
 MAX_DEGREE = 4
 """Of the polynomials in the radius."""
 MAX_RADIAL_SIZE = 130
@@ -76,47 +70,12 @@ def coordinates(
         distinct: How many different samples there are for each row.
     """
     radial = radial_features(x), radial_features(y)
-    candidates = [(x, y)]
-    if max(x.shape[1], y.shape[1]) > 1:
-        candidates.append((independent_components(x), independent_components(y)))
-    most, best = -math.inf, None
-    for one, other in candidates:
-        scores = normal_scores(one), normal_scores(other)
-        white = [torch.stack([_whitened(side, rows) for rows in train]) for side in scores]
-        pairs = _pairs(white[0], white[1], train, distinct)
-        value, pairs = _best_value(pairs, test, product)
-        # What is simpler is only left for something better than the noise of the comparison.
-        if value > most + MARGIN:
-            most, best, chosen = value, pairs, white
-    assert best is not None
-
-    linear = most
-    radii = [0, 1] if radial[0].shape[1] or radial[1].shape[1] else []
-    for degree in range(1, MAX_DEGREE + 1):
-        if max(x.shape[1], y.shape[1]) * (degree + 1) > MAX_RADIAL_SIZE:
-            break
-        values = []
-        for radius in radii:
-            widened = [
-                _with_radial_polynomials(side, r[:, radius : radius + 1], degree)
-                for side, r in zip(chosen, radial, strict=True)
-            ]
-            found = _variates(widened[0], widened[1], train, distinct)
-            if found is None:
-                continue
-            # Further pairs may be functions of the first, which a Gaussian would count twice.
-            value, pairs = _best_value(found, test, product)
-            values.append((value, radius))
-            if value > most + MARGIN:
-                most, best = value, pairs
-        if not values:
-            break
-        radii = [max(values)[1]]
-
-    inputs = [torch.cat([side, r.expand(len(train), -1, -1)], 2) for side, r in zip(chosen, radial, strict=True)]
-    strengths = _few_of_many(chosen[0], chosen[1], train, distinct)
+    white, linear, best = _best_linear(x, y, train, test, product, distinct)
+    most, best = _with_radius(white, radial, (linear, best), train, test, product, distinct)
+    inputs = [torch.cat([side, r.expand(len(train), -1, -1)], 2) for side, r in zip(white, radial, strict=True)]
+    strengths = _few_of_many(white[0], white[1], train, distinct)
     if strengths is not None:
-        one, other = (_functions(side, strength) for side, strength in zip(chosen, strengths, strict=True))
+        one, other = (_functions(side, strength) for side, strength in zip(white, strengths, strict=True))
         found = _variates(one, other, train, distinct)
         if found is not None:
             found = _best_value(found, test, product)[1]
@@ -130,55 +89,58 @@ def coordinates(
     return Coordinates(inputs[0], inputs[1], *best)
 
 
-def whitened_features(values: Tensor, train: Tensor) -> Tensor:
-    """Whitened normal scores for each critic, and radial features: what a classifier sees.
+def _best_linear(
+    x: Tensor, y: Tensor, train: Tensor, test: Tensor, product: Product, distinct: float
+) -> tuple[list[Tensor], float, Pairs]:
+    """Whitened scores of the components, or of independent ones; the value of their variates, and these."""
+    candidates = [(x, y)]
+    if max(x.shape[1], y.shape[1]) > 1:
+        candidates.append((independent_components(x), independent_components(y)))
+    most, best = -math.inf, None
+    for one, other in candidates:
+        scores = normal_scores(one), normal_scores(other)
+        white = [torch.stack([whitened(side, rows) for rows in train]) for side in scores]
+        value, pairs = _best_value(_pairs(white[0], white[1], train, distinct), test, product)
+        # What is simpler is only left for something better than the noise of the comparison.
+        if value > most + MARGIN:
+            most, best, chosen = value, pairs, white
+    assert best is not None
+    return chosen, most, best
 
-    Args:
-        values: Shape ``(n, d)``.
-        train: Rows that each critic trains on, shape ``(m, n_train)``.
 
-    Returns:
-        Shape ``(m, n, d)``, ``(m, n, d + 3)`` for two components or more.
-    """
-    scores, radial = normal_scores(values), radial_features(values)
-    return torch.stack([torch.cat([_whitened(scores, rows), radial], 1) for rows in train])
-
-
-def independent_components(values: Tensor, max_steps: int = 100) -> Tensor:
-    r"""Components that a linear map makes as independent as can be: FastICA with the contrast log cosh, symmetric.
-
-    Args:
-        values: Shape ``(n, d)``, no component constant.
-        max_steps: Of the fixed-point iteration, at most.
-
-    Returns:
-        float64, of the same shape.
-
-    Cost: n d^2 operations a step; usually few.
-
-    Example:
-        >>> s = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> mixed = s @ torch.tensor([[1.0, 0.5], [-0.5, 1.0]], dtype=torch.float64)
-        >>> torch.corrcoef(torch.cat([s, independent_components(mixed)], 1).T)[:2, 2:].abs().amax(1) > 0.99
-        tensor([True, True])
-
-    Reference:
-        Hyvarinen, "Fast and robust fixed-point algorithms for independent component analysis", IEEE Trans. Neural
-        Networks 1999.
-    """
-    if values.shape[1] < 2:
-        return values
-    white = _whitened(standardized(values), torch.arange(len(values), device=values.device))
-    rotation = torch.eye(values.shape[1], dtype=white.dtype, device=white.device)
-    for _ in range(max_steps):
-        sources = (white @ rotation.T).tanh()
-        update = sources.T @ white / len(white) - (1 - sources.square()).mean(0)[:, None] * rotation
-        u, _, vh = torch.linalg.svd(update)
-        turned = float(((u @ vh) * rotation).sum(1).abs().min())
-        rotation = u @ vh
-        if turned > 1 - 1e-4:
+def _with_radius(
+    white: list[Tensor],
+    radial: tuple[Tensor, Tensor],
+    best: tuple[float, Pairs],
+    train: Tensor,
+    test: Tensor,
+    product: Product,
+    distinct: float,
+) -> tuple[float, Pairs]:
+    """The best value, and its variates, once coefficients may be polynomials of a radius, of a rising degree."""
+    size = max(side.shape[2] for side in white)
+    radii = [0, 1] if any(r.shape[1] for r in radial) else []
+    for degree in range(1, MAX_DEGREE + 1):
+        if size * (degree + 1) > MAX_RADIAL_SIZE:
             break
-    return white @ rotation.T
+        values = []
+        for radius in radii:
+            widened = [
+                with_radial_polynomials(side, r[:, radius : radius + 1], degree)
+                for side, r in zip(white, radial, strict=True)
+            ]
+            found = _variates(widened[0], widened[1], train, distinct)
+            if found is None:
+                continue
+            # Further pairs may be functions of the first, which a Gaussian would count twice.
+            value, pairs = _best_value(found, test, product)
+            values.append((value, radius))
+            if value > best[0] + MARGIN:
+                best = value, pairs
+        if not values:
+            break
+        radii = [max(values)[1]]
+    return best
 
 
 def gaussian_terms(pairs_x: Tensor, pairs_y: Tensor, correlations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,76 +180,6 @@ def noise_edge(x_size: int, y_size: int, n: int) -> float:
     return 1.1 * (math.sqrt(x_size / n) + math.sqrt(y_size / n)) + 1 / math.sqrt(n)
 
 
-def radial_features(values: Tensor) -> Tensor:
-    """How far out a sample is, as normal scores: from the middle, and from zero, in units of the components' spread;
-    and by heavy-tailed scores of the ranks (quantiles of Student's t with two degrees of freedom), which do not depend
-    on the scales of the components.
-
-    Args:
-        values: Shape ``(n, d)``.
-
-    Returns:
-        Shape ``(n, 3)``; ``(n, 0)`` for one component, which says it itself.
-
-    Example:
-        >>> radial_features(torch.tensor([[0.0, 0.1], [3.0, -5.0], [-1.0, 1.0]])).argmax(0).tolist()
-        [1, 1, 1]
-    """
-    n, d = values.shape
-    if d < 2:
-        return values.new_zeros(n, 0, dtype=torch.float64)
-    middle = standardized(values)
-    spread, values = _spread(values)
-    quantiles = torch.special.ndtr(normal_scores(values))
-    heavy = (2 * quantiles - 1) / (2 * quantiles * (1 - quantiles)).sqrt()
-    zero = (values / spread).clamp(-1e100, 1e100)
-    return normal_scores(torch.stack([side.square().sum(1) for side in (middle, zero, heavy)], 1))
-
-
-def standardized(values: Tensor) -> Tensor:
-    """Each component in units of its median absolute deviation, from its median. float64, finite.
-
-    Example:
-        >>> standardized(torch.tensor([[0.0], [1.0], [2.0], [1e30]])).flatten()[:3].tolist()
-        [-1.0, 0.0, 1.0]
-    """
-    spread, values = _spread(values)
-    return ((values - values.median(0).values) / spread).clamp(-1e100, 1e100)
-
-
-def _spread(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Deviations of the components, and the components, both in units in which squares stay finite."""
-    values = values.double()
-    values = values / values.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
-    deviations = (values - values.median(0).values).abs()
-    spread = deviations.median(0).values
-    spread = torch.where(spread > 0, spread, deviations.mean(0))  # of components most of which are equal
-    return spread.clamp_min(torch.finfo(torch.float64).tiny), values
-
-
-def _whitened(scores: Tensor, rows: Tensor, floor: float = 1e-4) -> Tensor:
-    """Mean zero and covariance one on these rows, each component as near as can be to what it was."""
-    centred = scores - scores[rows].mean(0)
-    values, vectors = torch.linalg.eigh(centred[rows].T @ centred[rows] / len(rows))
-    # Directions that hardly vary are duplicates: raised to one they would be noise.
-    values = values.clamp_min(floor * float(values.max()))
-    values = torch.where(values > 0, values, 1.0)  # constant on these rows
-    white: Tensor = centred @ (vectors / values.sqrt()) @ vectors.T
-    return white
-
-
-def _with_radial_polynomials(white: Tensor, radial: Tensor, degree: int) -> Tensor:
-    """The components, and each times the Hermite polynomials of the radius, orthonormal for normal scores."""
-    if radial.shape[1] == 0:
-        return white
-    radius = radial.clamp(-3, 3)
-    polynomials = [torch.ones_like(radius), radius]
-    for j in range(1, degree):
-        polynomials.append(radius * polynomials[-1] - j * polynomials[-2])
-    scaled = [p / math.sqrt(math.factorial(j)) for j, p in enumerate(polynomials[: degree + 1])]
-    return torch.cat([p * white for p in scaled], 2)
-
-
 def _few_of_many(x: Tensor, y: Tensor, train: Tensor, distinct: float) -> tuple[Tensor, Tensor] | None:
     """Strengths of the components, if at most half of one side's show a dependence at all; else nothing is gained."""
     if max(x.shape[2], y.shape[2]) == 1:
@@ -297,7 +189,7 @@ def _few_of_many(x: Tensor, y: Tensor, train: Tensor, distinct: float) -> tuple[
     return strengths if 0 < min(shares) <= 0.5 else None
 
 
-def _variates(x: Tensor, y: Tensor, train: Tensor, distinct: float) -> tuple[Tensor, Tensor, Tensor] | None:
+def _variates(x: Tensor, y: Tensor, train: Tensor, distinct: float) -> Pairs | None:
     """Normal scores of the canonical variates of functions; None if there are none above noise."""
     u, v, correlations = _pairs(x, y, train, distinct, MAX_VARIATES)
     if u.shape[2] == 0:
@@ -305,9 +197,7 @@ def _variates(x: Tensor, y: Tensor, train: Tensor, distinct: float) -> tuple[Ten
     return torch.stack([normal_scores(one) for one in u]), torch.stack([normal_scores(one) for one in v]), correlations
 
 
-def _clearly_better(
-    pairs: tuple[Tensor, Tensor, Tensor], others: tuple[Tensor, Tensor, Tensor], test: Tensor, product: Product
-) -> bool:
+def _clearly_better(pairs: Pairs, others: Pairs, test: Tensor, product: Product) -> bool:
     """Whether the first have the greater value on the test rows, by more than two standard errors of the difference."""
     gain = _gaussian_bound_terms(pairs, test, product) - _gaussian_bound_terms(others, test, product)
     return float(gain.mean()) > MARGIN + 2 * float(gain.std()) / math.sqrt(gain.numel())
@@ -322,9 +212,7 @@ def _functions(side: Tensor, strength: Tensor) -> Tensor:
     return torch.cat([side * found, cosines(side) * found.repeat_interleave(NUM_COSINES, 2)], 2)
 
 
-def _pairs(
-    x: Tensor, y: Tensor, train: Tensor, distinct: float, most: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _pairs(x: Tensor, y: Tensor, train: Tensor, distinct: float, most: int | None = None) -> Pairs:
     """Canonical variates ``(m, n, k)`` of both sides, fitted to the training rows, and correlations ``(m, 1, k)``.
 
     As many as are above noise for one of the critics, at most ``most``.
@@ -348,9 +236,7 @@ def _pairs(
     return all_x @ (white_x @ u[..., :k]), all_y @ (white_y @ vh.mT[..., :k]), kept[:, None, :k]
 
 
-def _best_value(
-    pairs: tuple[Tensor, Tensor, Tensor], test: Tensor, product: Product
-) -> tuple[float, tuple[Tensor, Tensor, Tensor]]:
+def _best_value(pairs: Pairs, test: Tensor, product: Product) -> tuple[float, Pairs]:
     """The greatest value on the test rows, with the correlations shrunk and as many of the pairs as make it so."""
     x, y, correlations = pairs
     if correlations.shape[2] == 0:
@@ -376,7 +262,7 @@ def _gaussian_bounds(x: Tensor, y: Tensor, correlations: Tensor, test: Tensor, p
     return torch.stack(values).mean(0)
 
 
-def _gaussian_bound_terms(pairs: tuple[Tensor, Tensor, Tensor], test: Tensor, product: Product) -> Tensor:
+def _gaussian_bound_terms(pairs: Pairs, test: Tensor, product: Product) -> Tensor:
     """What each test row adds to the value of all pairs, see :func:`bound_terms`. Shape ``(m, n_test)``."""
     terms = []
     for m, rows in enumerate(test):

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from .bounds import jensen_shannon_bound
 from .categorical import categorical_information
-from .coordinates import coordinates, gaussian_terms, noise_edge
-from .critics import StackedCritics
-from .cross_fitting import Training, fit, split
+from .coordinates import noise_edge
+from .critic_terms import critic_terms
+from .cross_fitting import Training
 from .gaussian import gaussian_anchor, gaussian_mutual_information, normal_scores
 from .labels import NUM_FOLDS, label_information
 from .nearest_neighbors import ksg_terms
-from .product import Product, bound_terms, draw_product, log_partition, tempered
 from .repeats import clustered_standard_error, repeated_rows
+from .sides import Side, numbered_groups, side_of
 
 __all__ = ["Flag", "Method", "MutualInformationResult", "mutual_information"]
 
@@ -29,7 +26,6 @@ Method = Literal["mine", "nwj", "smile", "info_nce", "jensen_shannon", "ksg"]
 Flag = Literal["saturated", "not_converged", "few_samples", "repeated_rows", "sparse"]
 
 MIN_SAMPLES = 20
-SMILE_CLIP = 5.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ def mutual_information(
     device = x.device if isinstance(x, Tensor) else torch.device("cpu")
     # Whatever mode the caller is in.
     with torch.inference_mode(False), torch.no_grad():
-        first, second = _side(x, "x", discrete_x), _side(y, "y", discrete_y)
+        first, second = side_of(x, "x", discrete_x), side_of(y, "y", discrete_y)
         n = len(first.values)
         if len(second.values) != n:
             raise ValueError(
@@ -167,58 +163,20 @@ def mutual_information(
             )
         if n < MIN_SAMPLES:
             raise ValueError(f"At least {MIN_SAMPLES} samples are needed to hold some out, got {n}.")
-        both = first.discrete and second.discrete
-        if groups is None:
-            groups = torch.arange(n, device="cpu") if both else repeated_rows(first.values, second.values)
-        else:
-            groups = _groups(groups, n)
+        groups, flags = _groups_and_flags(first, second, groups)
         num_groups = int(groups.max()) + 1
-        flags: list[Flag] = []
-        if num_groups < max(1000, 20 * (first.size + second.size)):
-            flags.append("few_samples")
-        if num_groups < n:
-            flags.append("repeated_rows")
-        if num_groups < 2 * NUM_FOLDS:  # too few to hold some out: what repeats must be classes
-            groups, num_groups = torch.arange(n, device="cpu"), n
-
         discrete = first.discrete or second.discrete
         gaussian, gaussian_error = None, 0.0
         if not discrete:
             anchor = gaussian_anchor(first.values, second.values, num_groups)
             gaussian = float(anchor.value)
             gaussian_error = math.sqrt(float(anchor.correlations.square().sum()) / num_groups)
-        steps, held_out, rows = 0, True, groups
-        if method == "ksg":
-            if discrete:
-                raise ValueError("`method` 'ksg' needs continuous sides, got a discrete one. Use 'mine'.")
-            kept = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
-            terms = ksg_terms(normal_scores(first.values[kept]), normal_scores(second.values[kept]))
-            held_out, rows = False, groups[kept]
-        elif min(first.size, second.size) == 0:
-            terms = torch.zeros(n, dtype=torch.float64, device="cpu")  # one of them is constant
-        elif both and method == "mine":
-            terms = categorical_information(
-                first.values[:, 0].long(), second.values[:, 0].long(), groups=groups if num_groups < n else None
-            )
-        else:
-            generator = torch.Generator().manual_seed(seed)
-            if discrete and method == "mine":
-                features, classes = (second, first) if first.discrete else (first, second)
-                labels = classes.values[:, 0].long()
-                found = label_information(
-                    features.values, labels, generator, groups=groups, max_steps=max_steps, device=device
-                )
-                terms, training, rows = found.terms, found.training, groups[found.rows]
-            else:
-                terms, rows, training, screened = _by_critic(
-                    first.numeric(), second.numeric(), groups, method, generator, max_steps, device
-                )
-                if screened:
-                    flags.append("sparse")
-            steps = training.steps
-            if not training.converged:
-                flags.append("not_converged")
-        value, error = float(terms.mean()), clustered_standard_error(terms, rows)
+        found = _found(first, second, groups, method, seed, max_steps, device)
+        if found.screened:
+            flags.append("sparse")
+        if found.training is not None and not found.training.converged:
+            flags.append("not_converged")
+        value, error = float(found.terms.mean()), clustered_standard_error(found.terms, found.groups)
         if method == "ksg":
             value = min(max(value, 0.0), math.log(num_groups))
     width = 1.96 * error
@@ -232,168 +190,64 @@ def mutual_information(
     if not discrete and value > math.log(num_groups / NUM_FOLDS) / 2:
         flags.append("saturated")
         high = math.inf
-    return MutualInformationResult(value, error, (low, high), gaussian, tuple(flags), method, held_out, n, steps)
+    steps = 0 if found.training is None else found.training.steps
+    interval, held_out = (low, high), method != "ksg"
+    return MutualInformationResult(value, error, interval, gaussian, tuple(flags), method, held_out, n, steps)
 
 
-def _groups(given: Any, n: int) -> Tensor:
-    groups = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
-    if groups.shape != (n,):
-        raise ValueError(f"`groups` must hold one number or name for each of the {n} samples, got {groups.shape}.")
-    return torch.from_numpy(np.unique(groups, return_inverse=True)[1].astype(np.int64))
+class _Found(NamedTuple):
+    """What the samples say."""
+
+    terms: Tensor
+    """What each sample adds; their mean is the value."""
+    groups: Tensor
+    """Of these samples."""
+    training: Training | None = None
+    screened: bool = False
+    """Whether a few of many components are what the critic sees."""
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One variable: numbers, or codes of classes."""
-
-    values: Tensor
-    """float64 ``(n, d)`` without constant components; codes of classes ``(n, 1)``."""
-    size: int
-    """Components, or classes less one."""
-    discrete: bool
-
-    def numeric(self) -> Tensor:
-        """Classes as indicators."""
-        return one_hot(self.values[:, 0].long()).double() if self.discrete else self.values
-
-
-def _side(samples: Any, name: str, discrete: bool | None) -> _Side:
-    array = samples if isinstance(samples, Tensor) else np.asarray(samples)
-    if array.ndim == 0:
-        raise ValueError(f"`{name}` must be samples, shape (n, ...), got a single number.")
-    column = math.prod(array.shape[1:]) == 1
-    if not isinstance(array, Tensor):
-        if array.dtype.kind in "OUS":
-            if not column:
-                raise TypeError(f"`{name}` must be numbers, or one column of classes, got {array.dtype} {array.shape}.")
-            array = np.unique(array.reshape(-1), return_inverse=True)[1].astype(np.int64)
-            discrete = True if discrete is None else discrete
-        elif array.dtype.kind not in "biuf":
-            raise TypeError(f"`{name}` must be real numbers or classes, got {array.dtype}.")
-        array = torch.from_numpy(np.ascontiguousarray(array.astype(np.float64)))
-        integral = np.asarray(samples).dtype.kind in "biuOUS"
+def _groups_and_flags(first: Side, second: Side, given: Any | None) -> tuple[Tensor, list[Flag]]:
+    """The group of each sample, and what is to be said of their number."""
+    n = len(first.values)
+    if given is not None:
+        groups = numbered_groups(given, n)
+    elif first.discrete and second.discrete:
+        groups = torch.arange(n, device="cpu")
     else:
-        if array.is_complex():
-            raise TypeError(
-                f"`{name}` must be real numbers or classes, got {array.dtype}. Pass real and imaginary part."
-            )
-        integral = not array.is_floating_point()
-        array = array.detach().cpu().double()
-    values = array.reshape(len(array), -1) if array.numel() else array.reshape(len(array), 0)
-    bad = int((~values.isfinite()).any(1).sum())
-    if bad:
-        raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {len(values)} samples. Drop them.")
-    if discrete is None:
-        discrete = column and integral and len(values) > 0 and len(torch.unique(values)) <= max(2, len(values) / 20)
-    if discrete:
-        if not column:
-            raise ValueError(f"`{name}` must be one column to be discrete, got shape {tuple(array.shape)}.")
-        classes, codes = torch.unique(values[:, 0], return_inverse=True)
-        return _Side(codes[:, None].double(), len(classes) - 1, True)
-    varies = (values != values[:1]).any(0)
-    return _Side(values[:, varies], int(varies.sum()), False)
+        groups = repeated_rows(first.values, second.values)
+    num_groups = int(groups.max()) + 1
+    flags: list[Flag] = []
+    if num_groups < max(1000, 20 * (first.size + second.size)):
+        flags.append("few_samples")
+    if num_groups < n:
+        flags.append("repeated_rows")
+    if num_groups < 2 * NUM_FOLDS:  # too few to hold some out: what repeats must be classes
+        groups = torch.arange(n, device="cpu")
+    return groups, flags
 
 
-def _by_critic(
-    x: Tensor,
-    y: Tensor,
-    groups: Tensor,
-    method: Method,
-    generator: torch.Generator,
-    max_steps: int,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Training, bool]:
-    """Terms whose mean is the value of the bound, and whose deviation is that of the value times the root of n; the
-    groups of their samples; how training went; and whether few of many components were picked."""
-    folds = split(len(x), NUM_FOLDS, generator, groups)
-    size, num_groups = folds.test.shape[1], int(groups.max()) + 1
-    partners = groups[folds.test]
-
-    def product(number: int) -> Product:
-        return draw_product(partners, number, num_groups, generator)
-
-    few = max(4, min(64, 4000 // size))  # partners at a look: enough that no near pair is missed in few samples
-    frame = coordinates(x, y, *folds, product(max(8, few)), num_groups / len(x))
-    a, b, c = gaussian_terms(frame.pairs_x, frame.pairs_y, frame.correlations)
-    critics = StackedCritics(
-        NUM_FOLDS, frame.x.shape[2], frame.y.shape[2], generator, offset=1.0 if method == "nwj" else 0.0
-    ).to(device, torch.float32)
-    parts = (frame.x, frame.y, a.sum(2), b.sum(2), c, frame.pairs_y)
-    sides = [part.to(device, torch.float32) for part in parts]
-    train, test = (rows.to(device) for rows in folds)
-    js = torch.vmap(jensen_shannon_bound)
-
-    def values(rows: Tensor, shifts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        x, y, *gaussian = (_take(side, rows) for side in sides)
-        return critics(x, y, gaussian, shifts)  # type: ignore[no-any-return]
-
-    def loss(rows: Tensor) -> Tensor:
-        shifts = _shifts(rows.shape[1], 4, generator)
-        joint, marginal = values(rows, shifts)
-        if method in ("smile", "jensen_shannon"):
-            return -js(joint, marginal).sum()
-        return -_bounds(joint, marginal, Product(shifts, None, 1 / num_groups), method).sum()
-
-    def held_out() -> float:
-        pairs = product(few)
-        return float(_bounds(*values(test, pairs.shifts), pairs.to(device), method).mean())
-
-    training = fit(critics, loss, held_out, train, generator, max_steps=max_steps)
-    pairs = product(64)
-    scores = [values(test, pairs.shifts[start : start + 8]) for start in range(0, len(pairs.shifts), 8)]
-    joint, marginal = scores[0][0].cpu().double(), torch.cat([part[1] for part in scores], 1).cpu().double()
-    start = 1.0 if method == "nwj" else 0.0  # the trivial critic
-
-    def scaled(scale: float) -> tuple[Tensor, Tensor]:
-        return start + scale * (joint - start), start + scale * (marginal - start)
-
-    scale = tempered(lambda scale: float(_bounds(*scaled(scale), pairs, method).mean()))
-    terms = _terms(*scaled(scale), pairs, method) if scale > 0 else torch.zeros_like(joint)
-    return terms.flatten(), partners.flatten(), training, frame.screened
-
-
-def _bounds(joint: Tensor, marginal: Tensor, product: Product, method: Method) -> Tensor:
-    """Value of the bound for each critic, shape ``(m,)``, from what :class:`StackedCritics` returns."""
-    if method == "info_nce":
-        return _contrasts(joint, marginal, product).mean(1)
-    if method == "smile":
-        marginal = marginal.clamp(-SMILE_CLIP, SMILE_CLIP)
-    log_mean = log_partition(joint, marginal, product)
-    return joint.mean(1) - ((log_mean - 1).exp() if method == "nwj" else log_mean)
-
-
-def _contrasts(joint: Tensor, marginal: Tensor, product: Product) -> Tensor:
-    count: Tensor | float = float(marginal.shape[1] + 1)
-    if product.copies is not None:
-        marginal = marginal.masked_fill(product.copies, -math.inf)
-        count = 1.0 + (~product.copies).sum(1)
-    log_count = count.log() if isinstance(count, Tensor) else math.log(count)
-    return joint - torch.logsumexp(torch.cat([joint[:, None], marginal], 1), 1) + log_count
-
-
-def _terms(joint: Tensor, marginal: Tensor, product: Product, method: Method) -> Tensor:
-    """What each test sample adds to the value: through its pair, and through all pairs with its x or its y.
-
-    Args:
-        joint: Shape ``(m, n)``.
-        marginal: The value for x_i and the y shift rows before, shape ``(m, s, n)``.
-        product: Which pairs these are.
-        method: Whose value.
-
-    Returns:
-        Shape ``(m, n)``; the mean of each row is that of :func:`_bounds`.
-    """
-    if method == "info_nce":
-        return _contrasts(joint, marginal, product)
-    if method == "smile":
-        marginal = marginal.clamp(-SMILE_CLIP, SMILE_CLIP)
-    return bound_terms(joint, marginal, product, joint.new_ones(len(joint), 1) if method == "nwj" else None)
-
-
-def _shifts(n: int, number: int, generator: torch.Generator) -> list[int]:
-    return [1 + int(shift) for shift in torch.randperm(n - 1, generator=generator, device="cpu")[:number]]
-
-
-def _take(side: Tensor, rows: Tensor) -> Tensor:
-    """Rows ``(m, b)`` of ``(m, n, ...)``, of each fold its own."""
-    return side[torch.arange(len(rows), device=rows.device)[:, None], rows]
+def _found(
+    first: Side, second: Side, groups: Tensor, method: Method, seed: int, max_steps: int, device: torch.device
+) -> _Found:
+    """Ask the samples, in the way that suits the sides and the method."""
+    n, num_groups = len(groups), int(groups.max()) + 1
+    discrete = first.discrete or second.discrete
+    if method == "ksg":
+        if discrete:
+            raise ValueError("`method` 'ksg' needs continuous sides, got a discrete one. Use 'mine'.")
+        kept = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
+        return _Found(ksg_terms(normal_scores(first.values[kept]), normal_scores(second.values[kept])), groups[kept])
+    if min(first.size, second.size) == 0:
+        return _Found(torch.zeros(n, dtype=torch.float64, device="cpu"), groups)  # one of them is constant
+    if first.discrete and second.discrete and method == "mine":
+        codes = first.values[:, 0].long(), second.values[:, 0].long()
+        return _Found(categorical_information(*codes, groups=groups if num_groups < n else None), groups)
+    generator = torch.Generator().manual_seed(seed)
+    if discrete and method == "mine":
+        features, classes = (second, first) if first.discrete else (first, second)
+        labels = classes.values[:, 0].long()
+        found = label_information(features.values, labels, generator, groups=groups, max_steps=max_steps, device=device)
+        return _Found(found.terms, groups[found.rows], found.training)
+    x, y = first.numeric(), second.numeric()
+    return _Found(*critic_terms(x, y, groups, method, generator, max_steps, device))

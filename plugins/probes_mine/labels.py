@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .coordinates import whitened_features
 from .critics import StackedClassifiers
 from .cross_fitting import Training, fit, split
+from .features import whitened_features
 from .product import tempered
 
 __all__ = ["LabelInformation", "label_information"]
@@ -80,10 +80,13 @@ def label_information(
         logits = network(x[fold, rows]) + prior
         return cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="none")
 
-    training = fit(
-        network, lambda rows: cross_entropies(rows).mean() * NUM_FOLDS, lambda: -float(cross_entropies(test).mean()),
-        train, generator, max_steps=max_steps, every=every, patience=patience,
-    )  # fmt: skip
+    def loss(rows: Tensor) -> Tensor:
+        return cross_entropies(rows).mean() * NUM_FOLDS
+
+    def held_out() -> float:
+        return -float(cross_entropies(test).mean())
+
+    training = fit(network, loss, held_out, train, generator, max_steps=max_steps, every=every, patience=patience)
     with torch.no_grad():
         logits, told = network(x[fold, test]).cpu().double().flatten(0, 1), labels[test].cpu().flatten()
     prior = prior.cpu().double()

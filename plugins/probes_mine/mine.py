@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from probes.guard import random_states_kept
+from probes.guard.process import random_states_kept
 from probes.precision import to_float64
 
 from .bounds import donsker_varadhan_bound, f_divergence_bound

@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from probes.batches import Batch, tensors
-from probes.clock import OwnTime
-from probes.independence import differ
-from probes.measurement import Axis, Measurement
-from probes.precision import to_float64
+from probes.batches import Batch
+from probes.budget.clock import OwnTime
+from probes.measurement import Axis, CannotMeasure, Measurement
+from probes.outputs import differ
 from probes.probe import Probe
-from probes.refusal import CannotMeasure
 from probes.run import Run
 from probes.schedule import Schedule
 
-from .channel import ChannelInformation, noisy_channel_information
-from .estimator import MIN_SAMPLES, mutual_information
-from .labels import NUM_FOLDS, label_information
-from .repeats import clustered_standard_error, repeated_rows
-from .turn import MOST_STEPS, STEPS_PER_TURN, Costs, affordable, work
+from .estimator import MIN_SAMPLES
+from .labels import label_information
+from .layer_information import Layer, LayerInformation, Learned, Samples
+from .turn import MOST_STEPS, STEPS_PER_TURN, affordable
 
 __all__ = ["MutualInformation"]
 
-MAX_COMPONENTS = 64
-"""Principal components of a layer that a classifier is given, at most; and one for every so many samples."""
-SAMPLES_PER_COMPONENT = 20
-IGNORED = -100
-"""The label of samples that losses leave out."""
-STEPS_FOR_NUMBERS = 3
-"""Steps of a classifier that one of a critic costs."""
 MOST_SAMPLES = 1000
 COMPARED = 32
 """Samples that are evaluated twice to see whether a layer is random."""
-TRIED = 5e8
-"""Additions and multiplications of a trial."""
-TRIED_STEPS = 50
-UNDEFINED = (math.nan, math.nan)
 
 
 class MutualInformation(Probe):
@@ -105,7 +92,6 @@ class MutualInformation(Probe):
     name = "mutual_information"
     needs = frozenset({"batch"})
     by_default = False
-    any_rank = True
 
     def __init__(
         self,
@@ -129,7 +115,7 @@ class MutualInformation(Probe):
         self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
         self.layers = None if layers is None else list(layers)
         self.noise, self.num_samples, self.cold_every = noise, num_samples, cold_every
-        self._learned: dict[str, _Learned] = {}
+        self._information = LayerInformation(noise, cold_every)
         self._turns: dict[str, dict[str, Any]] = {}
         """What a turn does, by batch, where a first turn was limited."""
 
@@ -169,46 +155,57 @@ class MutualInformation(Probe):
         if turn is not None and turn["told"]:
             how += f", {turn['told']}"
         found = list(layers.values())
-
-        def stream(quantity: str, values: Any, estimator: str, **more: Any) -> Measurement:
-            more = {"dims": ("layer",), "coords": axis, "unit": "nats", **more}
-            return Measurement(f"information/{quantity}/{name}", np.array(values), estimator=estimator, **more)
-
+        per_layer = partial(Measurement, dims=("layer",), coords=axis)
+        information = partial(per_layer, unit="nats", num_samples=n)
         lower = [float(layer.inputs.lower) for layer in found]
-        yield stream(
-            "inputs_lower", lower, f"known density of the noise, at most log n; {how}", num_samples=n,
-            standard_error=np.array([float(layer.inputs.lower_error) for layer in found]),
+        yield information(
+            f"information/inputs_lower/{name}",
+            lower,
+            standard_error=[float(layer.inputs.lower_error) for layer in found],
+            estimator=f"known density of the noise, at most log n; {how}",
             description="information about the inputs, at least",
-        )  # fmt: skip
-        yield stream(
-            "inputs_upper", [float(layer.inputs.upper) for layer in found],
-            f"known density of the noise, leaving one out; {how}", num_samples=n,
-            standard_error=np.array([float(layer.inputs.upper_error) for layer in found]),
+        )
+        yield information(
+            f"information/inputs_upper/{name}",
+            [float(layer.inputs.upper) for layer in found],
+            standard_error=[float(layer.inputs.upper_error) for layer in found],
+            estimator=f"known density of the noise, leaving one out; {how}",
             description="information about the inputs, at most",
-        )  # fmt: skip
-        yield stream("noise", [layer.std for layer in found], "", unit="activation",
-                     description="standard deviation of the noise")  # fmt: skip
+        )
+        stds = [layer.std for layer in found]
+        words = "standard deviation of the noise"
+        yield per_layer(f"information/noise/{name}", stds, unit="activation", description=words)
         if batch.targets is None:
             return
         targets = [layer.targets[0] for layer in found]
-        yield stream("targets", targets, f"lower bound, held out; {how}", num_samples=n,
-                     standard_error=np.array([layer.targets[1] for layer in found]),
-                     description="information about the targets, at least")  # fmt: skip
+        yield information(
+            f"information/targets/{name}",
+            targets,
+            standard_error=[layer.targets[1] for layer in found],
+            estimator=f"lower bound, held out; {how}",
+            description="information about the targets, at least",
+        )
         plane = Axis(np.array(["I(X; T + noise), at least", "I(T + noise; Y), at least"]))
-        yield stream("plane", np.array([lower, targets]).T, how, num_samples=n, dims=("layer", "plane"),
-                     coords={**axis, "plane": plane}, description="information plane")  # fmt: skip
+        yield information(
+            f"information/plane/{name}",
+            np.array([lower, targets]).T,
+            dims=("layer", "plane"),
+            coords={**axis, "plane": plane},
+            estimator=how,
+            description="information plane",
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The classifiers, and what a turn does, for a resume that goes on to the last bit."""
-        learned = {key: learned._asdict() for key, learned in self._learned.items()}
+        learned = {key: learned._asdict() for key, learned in self._information.learned.items()}
         return {"learned": learned, "turns": {name: dict(turn) for name, turn in self._turns.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self._learned = {key: _Learned(**learned) for key, learned in state["learned"].items()}
+        self._information.learned = {key: Learned(**learned) for key, learned in state["learned"].items()}
         self._turns = {name: dict(turn) for name, turn in state["turns"].items()}
 
-    def _activations(self, run: Run, batch: Batch, batch_name: str, limit: float) -> dict[str, _Layer]:
+    def _activations(self, run: Run, batch: Batch, batch_name: str, limit: float) -> dict[str, Layer]:
         """What is to be known of each layer, in order of execution; the activations of one at a time are held."""
         modules = dict(run.model.named_modules())
         unknown = [layer for layer in self.layers or [] if layer not in modules]
@@ -223,9 +220,9 @@ class MutualInformation(Probe):
             chosen = [name for name in chosen if name in turn["layers"]]
         few = torch.arange(batch.n).flip(0)[:COMPARED]
         kept: dict[str, Tensor] = {}
-        found: dict[str, _Layer] = {}
+        found: dict[str, Layer] = {}
         random: list[str] = []
-        generator, samples = run.generator, _Samples.of(batch)
+        generator, samples = run.generator, Samples.of(batch)
 
         def keep(name: str, features: Tensor) -> None:
             kept.pop(name, None)  # in order of execution
@@ -237,7 +234,7 @@ class MutualInformation(Probe):
                 return
             if differ(features[few.to(features.device)], kept[name]):
                 random.append(name)
-                found[name] = _Layer.undefined()
+                found[name] = Layer.undefined()
                 return
             varies = bool(features.isfinite().all()) and bool((features != features[:1]).any())
             if turn is None and limit < math.inf and varies:
@@ -245,10 +242,10 @@ class MutualInformation(Probe):
                 turn = self._turns[batch_name] = self._turn(run, features, samples, widths, limit)
             if turn is None:
                 steps = max(1, min(MOST_STEPS, STEPS_PER_TURN // max(1, len(chosen))))
-                found[name] = self._look(features, samples, generator, f"{batch_name}/{name}", steps)
+                found[name] = self._information.look(features, samples, generator, f"{batch_name}/{name}", steps)
             elif name in turn["layers"]:
                 features, told = features[: turn["samples"]], samples.first(turn["samples"])
-                found[name] = self._look(features, told, generator, f"{batch_name}/{name}", turn["steps"])
+                found[name] = self._information.look(features, told, generator, f"{batch_name}/{name}", turn["steps"])
 
         _visit(run, batch.select(few), modules, chosen, keep)
         _visit(run, batch, modules, chosen, look)
@@ -268,14 +265,14 @@ class MutualInformation(Probe):
         return {name or type(modules[name]).__name__: layer for name, layer in found.items()}
 
     def _turn(
-        self, run: Run, features: Tensor, samples: _Samples, widths: dict[str, int], limit: float
+        self, run: Run, features: Tensor, samples: Samples, widths: dict[str, int], limit: float
     ) -> dict[str, Any]:
         """Choose, once, what a turn does: from the time that one layer takes."""
         names, n, clock = list(widths), len(features), OwnTime()
         # What a process does once is no part of the time.
         label_information(torch.eye(40, 2), torch.arange(40) % 2, torch.Generator().manual_seed(0), max_steps=2)
         begin = clock()
-        costs = self._costs(features, samples, clock)
+        costs = self._information.costs(features, samples, clock)
         left = max(0.0, limit - (clock() - begin))
         given = {"all_layers": self.layers is not None, "all_samples": self.num_samples is not None}
         turn = affordable(list(widths.values()), n, costs, left, **given)
@@ -293,195 +290,6 @@ class MutualInformation(Probe):
                 f"`num_samples` that are given are measured at any cost; overhead=None measures all."
             )
         return {"layers": layers, "samples": turn.samples, "steps": turn.steps, "told": ", ".join(told)}
-
-    def _costs(self, features: Tensor, samples: _Samples, clock: Callable[[], float]) -> Costs:
-        """Of a trial, which leaves nothing behind."""
-        generator, (n, width) = torch.Generator().manual_seed(0), features.shape
-        few = n
-        while few > 2 * MIN_SAMPLES and work(few, width) > TRIED:
-            few //= 2
-        start, learned = clock(), dict(self._learned)
-        self._look(features[:few], samples.first(few)._replace(targets=None), generator, "", 1)
-        algebra = (clock() - start) / work(few, width)
-        if samples.targets is None:
-            return Costs(algebra, 0.0, 0.0)
-        values = to_float64(features[:, : _most_components(n)])  # any so many components
-        layer, seconds = _Reduced(values, None, values), []
-        for steps in (1, TRIED_STEPS):
-            start = clock()
-            self._targets(layer, 1.0, samples, generator, "", steps)
-            seconds.append(clock() - start)
-            self._learned = dict(learned)
-        step = max((seconds[1] - seconds[0]) / (TRIED_STEPS - 1), seconds[1] / TRIED_STEPS / 10)
-        return Costs(algebra, max(0.0, min(seconds[0] - step, seconds[1] - TRIED_STEPS * step)), step)
-
-    def _look(self, features: Tensor, samples: _Samples, generator: torch.Generator, key: str, steps: int) -> _Layer:
-        if not bool(features.isfinite().all()):
-            return _Layer.undefined()
-        layer = _Reduced.of(to_float64(features))
-        std = self.noise * float(layer.features.var(0).mean().sqrt())
-        if std == 0:  # a dead layer tells nothing
-            nothing = layer.features.new_zeros(())
-            return _Layer(ChannelInformation(nothing, nothing, nothing, nothing), 0.0, (0.0, 0.0))
-        noise = torch.randn(layer.scores.shape, generator=generator, dtype=torch.float64).to(features.device)
-        inputs = noisy_channel_information(layer.scores, noise, std, samples.groups)
-        targets = (0.0, 0.0)
-        if samples.targets is not None:
-            targets = self._targets(layer, std, samples, generator, key, steps)
-        return _Layer(inputs, std, targets)
-
-    def _targets(
-        self, layer: _Reduced, std: float, samples: _Samples, generator: torch.Generator, key: str, steps: int
-    ) -> tuple[float, float]:
-        """Value and standard error of the information about the targets."""
-        targets, rows = samples.targets, samples.told
-        assert targets is not None
-        if targets.is_floating_point() and not bool(targets.isfinite().all()):
-            return UNDEFINED
-        targets = targets[rows.to(targets.device)]
-        # Groups of the samples that have a target, without gaps.
-        groups = torch.unique(samples.groups[rows], return_inverse=True)[1]
-        if len(groups) < MIN_SAMPLES or int(groups.max()) + 1 < 2 * NUM_FOLDS:
-            return UNDEFINED
-        device = targets.device
-
-        def seen(frame: _Frame) -> Tensor:
-            """Components of the noisy layer; the noise of orthonormal ones is that of numbers. On the CPU."""
-            clean = frame.project(layer.features)[rows]
-            return clean + std * torch.randn(clean.shape, generator=generator, dtype=torch.float64)
-
-        if targets.is_floating_point() or targets.numel() != len(targets):
-            result = mutual_information(
-                seen(layer.frame).to(device),
-                targets,
-                groups=groups,
-                max_steps=min(500, max(1, steps // STEPS_FOR_NUMBERS)),
-            )
-            return result.value, result.standard_error
-        classes, labels = torch.unique(targets.flatten().cpu(), return_inverse=True)
-        if len(classes) < 2:
-            return 0.0, 0.0
-        held = self._learned.get(key)
-        if held is not None and not held.fits(layer.features, len(classes)):
-            held = None
-        warm = None
-        if held is not None:
-            frame = _Frame(held.mean, held.components)
-            warm = label_information(
-                seen(frame), labels, torch.Generator().manual_seed(0), groups=groups, start=held.state,
-                max_steps=min(100, steps), every=25, patience=2, device=device,
-            )  # fmt: skip
-            self._learned[key] = held = held._replace(state=warm.state, age=held.age + 1)
-        if held is None or held.age % self.cold_every == 0:
-            frame = layer.frame
-            cold = label_information(
-                seen(frame), labels, torch.Generator().manual_seed(0), groups=groups,
-                max_steps=min(MOST_STEPS, steps), every=25, patience=6, device=device,
-            )  # fmt: skip
-            error = clustered_standard_error(cold.terms, groups[cold.rows])
-            if warm is None or float(cold.terms.mean() - warm.terms.mean()) > 3 * error:
-                age = 0 if held is None else held.age
-                self._learned[key] = _Learned(frame.mean, frame.components, cold.state, age)
-                warm = cold
-        assert warm is not None
-        return float(warm.terms.mean()), clustered_standard_error(warm.terms, groups[warm.rows])
-
-
-class _Samples(NamedTuple):
-    """What a batch is besides its inputs."""
-
-    targets: Tensor | None
-    told: Tensor
-    """The samples that have a target."""
-    groups: Tensor
-    """Which samples are copies of each other: told from the inputs, since the noise makes all activations different."""
-
-    @classmethod
-    def of(cls, batch: Batch) -> _Samples:
-        told, targets = torch.arange(batch.n), batch.targets
-        if targets is not None and not targets.is_floating_point() and targets.dtype != torch.bool:
-            told = told[(targets.reshape(batch.n, -1) != IGNORED).all(1).cpu()]
-        leaves = [leaf for leaf in tensors((batch.args, batch.kwargs)) if leaf.ndim and len(leaf) == batch.n]
-        rows = torch.cat([leaf.detach().reshape(batch.n, -1).cpu().double() for leaf in leaves], 1)
-        other = rows if targets is None else targets.detach().reshape(batch.n, -1).cpu().double()
-        return cls(targets, told, repeated_rows(rows, other))
-
-    def first(self, n: int) -> _Samples:
-        if n >= len(self.groups):
-            return self
-        groups = torch.unique(self.groups[:n], return_inverse=True)[1]
-        return _Samples(None if self.targets is None else self.targets[:n], self.told[self.told < n], groups)
-
-
-class _Layer(NamedTuple):
-    inputs: ChannelInformation
-    std: float
-    targets: tuple[float, float]
-
-    @classmethod
-    def undefined(cls) -> _Layer:
-        nan = torch.tensor(math.nan, dtype=torch.float64, device="cpu")
-        return cls(ChannelInformation(nan, nan, nan, nan), math.nan, UNDEFINED)
-
-
-class _Learned(NamedTuple):
-    """The classifiers of a layer, and the components they were trained on: those must not turn."""
-
-    mean: Tensor
-    components: Tensor
-    state: dict[str, Tensor]
-    age: int
-
-    def fits(self, features: Tensor, num_classes: int) -> bool:
-        return self.mean.shape == features.shape[1:] and self.state["output.bias"].shape[-1] == num_classes
-
-
-class _Frame(NamedTuple):
-    """Principal components."""
-
-    mean: Tensor
-    components: Tensor
-    """Orthonormal. Shape ``(d, k)``."""
-
-    def project(self, features: Tensor) -> Tensor:
-        """On the CPU."""
-        return ((features - self.mean) @ self.components).cpu()
-
-
-class _Reduced(NamedTuple):
-    """A layer in no more dimensions than there are samples: all distances are the same there, and noise is noise."""
-
-    features: Tensor
-    """Shape ``(n, d)``, float64."""
-    vectors: Tensor | None
-    """Of their inner products, where d > n; the largest last. Shape ``(n, n)``."""
-    scores: Tensor
-    """Shape ``(n, min(n, d))``."""
-
-    @classmethod
-    def of(cls, features: Tensor) -> _Reduced:
-        centred = features - features.mean(0)
-        if centred.shape[1] <= len(centred):
-            return cls(features, None, centred)
-        values, vectors = torch.linalg.eigh(centred @ centred.T)
-        return cls(features, vectors, vectors * values.clamp_min(0).sqrt())
-
-    @property
-    def frame(self) -> _Frame:
-        """As many components as a classifier is given."""
-        mean, (n, d) = self.features.mean(0), self.features.shape
-        most = _most_components(n)
-        centred = self.features - mean
-        if d <= most:
-            return _Frame(mean, torch.eye(d, dtype=centred.dtype, device=centred.device))
-        if self.vectors is None:
-            return _Frame(mean, torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -most:])
-        components = centred.T @ self.vectors[:, -most:]
-        return _Frame(mean, components / torch.linalg.vector_norm(components, dim=0).clamp_min(1e-300))
-
-
-def _most_components(n: int) -> int:
-    return min(MAX_COMPONENTS, max(1, n // SAMPLES_PER_COMPONENT))
 
 
 def _visit(

@@ -123,9 +123,7 @@ class MutualInformationRegularizer(Probe):
         training = network.training
         network.eval()
         try:
-            joint, marginal = (
-                torch.func.functional_call(network, frozen, (x, side)).flatten() for side in (z, other)
-            )  # fmt: skip
+            joint, marginal = (torch.func.functional_call(network, frozen, (x, side)).flatten() for side in (z, other))
         finally:
             network.train(training)
         value = donsker_varadhan_bound(joint, marginal)
@@ -180,20 +178,21 @@ class MutualInformationRegularizer(Probe):
         """Yield the values of the last term."""
         if self._information is not None:
             yield Measurement(
-                "mine/information", self._information.clamp(0, math.log(self._pairs)), unit="nats",
-                num_samples=self._pairs, description="information that the critic sees",
+                "mine/information",
+                self._information.clamp(0, math.log(self._pairs)),
+                unit="nats",
                 estimator="Donsker-Varadhan bound on the last batch, which the critic may have trained on; cut off at "
                 "0 and at log n",
-            )  # fmt: skip
-        if self._clipping is not None:
-            yield Measurement("mine/clip_ratio", self._clipping.ratio, description="of the information's gradient")
-            yield Measurement(
-                "mine/main_gradient_norm", self._clipping.main_norm, description="gradient norm of the loss"
+                num_samples=self._pairs,
+                description="information that the critic sees",
             )
-            yield Measurement(
-                "mine/information_gradient_norm", self._clipping.information_norm,
-                description="gradient norm of the information",
-            )  # fmt: skip
+        if self._clipping is not None:
+            for quantity, value, description in (
+                ("clip_ratio", self._clipping.ratio, "of the information's gradient"),
+                ("main_gradient_norm", self._clipping.main_norm, "gradient norm of the loss"),
+                ("information_gradient_norm", self._clipping.information_norm, "gradient norm of the information"),
+            ):
+                yield Measurement(f"mine/{quantity}", value, description=description)
 
     def state_dict(self) -> dict[str, Any]:
         """The critic, its optimizer and its random numbers, for a resume."""

@@ -4,6 +4,7 @@ from .alignment import alignment as alignment
 from .alignment import cka as cka
 from .alignment import debiased_cka as debiased_cka
 from .alignment import label_matrix as label_matrix
+from .call import Call as Call
 from .centering import Centering as Centering
 from .centering import center as center
 from .centering import center_targets as center_targets

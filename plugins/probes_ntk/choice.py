@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from probes import CannotMeasure
-from probes.clock import OwnTime
+from probes.budget.clock import OwnTime
 from probes.precision import to_float64
 
 __all__ = ["ROWS", "Choice", "affordable", "choose", "labels_of", "matrix_cost"]
@@ -242,8 +242,9 @@ def matrix_cost() -> tuple[float, float]:
     matrix = matrix @ matrix.T
     times = []
     works: list[Callable[[], Tensor]] = [
-        lambda: torch.linalg.eigvalsh(matrix), lambda: (matrix - matrix.mean(0)).norm(),
-    ]  # fmt: skip
+        lambda: torch.linalg.eigvalsh(matrix),
+        lambda: (matrix - matrix.mean(0)).norm(),
+    ]
     for work in works:
         work()
         start = time.perf_counter()

@@ -10,16 +10,15 @@ three ways (``gram.py``). Parameters with a use that is not known go one example
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from probes import CannotMeasure
-from probes.independence import first_line
+from probes.measurement import first_line
 from probes.precision import to_float64
 
 from .call import Call
@@ -27,9 +26,13 @@ from .plan import Plan, make_plan, purpose
 from .sweep import diagonal_sweep, kernel_sweep
 
 __all__ = [
-    "TangentDiagonal", "TangentGram", "TraceEstimate", "divide_kernel", "estimate_trace", "tangent_diagonal",
+    "TangentDiagonal",
+    "TangentGram",
+    "TraceEstimate",
+    "estimate_trace",
+    "tangent_diagonal",
     "tangent_kernel",
-]  # fmt: skip
+]
 
 MEMORY = 4 << 30
 LEFT = 1e-3
@@ -162,54 +165,6 @@ def _precise(call: Call, gram: TangentGram, memory: float, layers: bool) -> Tang
             stacklevel=3,
         )
         return gram
-
-
-class Division(NamedTuple):
-    """The work of one kernel in pieces, to be done in any order, in any process that holds the same model."""
-
-    pieces: list[Callable[[], dict[str, Tensor]]]
-    join: Callable[[Sequence[Mapping[str, Tensor]]], TangentGram]
-    """What the pieces have returned, on any device, becomes the kernel: to the last bit that of one process."""
-
-
-def divide_kernel(
-    model: nn.Module,
-    inputs: Any,
-    count: int,
-    *,
-    output: Callable[[Any], Tensor] | None = None,
-    outputs: Sequence[int] | None = None,
-    memory: float = MEMORY,
-) -> Division:
-    """The tangent kernel with its layers' parts, to be evaluated in pieces.
-
-    Each piece is the part of some layers. All of them send the gradients of all outputs through the model, and divide
-    the rest, which is most of the work, about equally.
-
-    Args:
-        count: Number of pieces, at most.
-
-    Other arguments, errors: as :func:`tangent_kernel`.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
-        >>> x = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
-        >>> division = divide_kernel(model, x, 2)
-        >>> gram = division.join([piece() for piece in division.pieces])
-        >>> torch.equal(gram.kernel, tangent_kernel(model, x, layers=True).kernel)
-        True
-    """
-    call = Call.of(model, inputs, output, outputs)
-    plan = make_plan(call, memory, kernel=True, layers=True)
-    groups: list[list[str]] = [[] for _ in range(min(count, len(plan.layers)))]
-    for layer in sorted(plan.layers, key=lambda layer: -plan.work[layer]):
-        min(groups, key=lambda group: sum(plan.work[other] for other in group)).append(layer)
-
-    def join(parts: Sequence[Mapping[str, Tensor]]) -> TangentGram:
-        merged = {layer: part.to(call.device) for some in parts for layer, part in some.items()}
-        return _precise(call, TangentGram(*_by_layer(plan, merged, True)), memory, True)
-
-    return Division([partial(kernel_sweep, call, plan, group) for group in groups if group], join)
 
 
 @torch.enable_grad()  # whatever the caller has: without gradients there are no features

@@ -14,16 +14,15 @@ Three exact evaluations, in multiply-adds of the symmetric kernel with N = n c:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .factors import Factors
 from .operands import Convolution
 
-__all__ = ["Factors", "add_gram", "add_matrix_gram", "cheapest", "mirror", "operations", "square_norms"]
+__all__ = ["add_gram", "add_matrix_gram", "cheapest", "mirror", "operations", "square_norms"]
 
 # Columns of an explicit block, and of one product: over more of them, float32 loses digits and the cache overflows.
 COLUMNS = 1 << 13
@@ -32,112 +31,6 @@ _INNER = 1 << 12
 _PRODUCTS = 1 << 18
 # Examples that are groups of one convolution: more of them leave the cache.
 _GROUPS = 16
-
-
-@dataclass
-class Factors:
-    """Inputs and gradients of one weight, by example."""
-
-    d: Tensor | None
-    """Gradients, shape ``(c, n, T, O)``; None where they have yet to arrive."""
-    a: Tensor | None = None
-    """Inputs, shape ``(n, T, I)``; None for a convolution whose patches are not yet formed."""
-    patches: Convolution | None = None
-    gram: Tensor | None = None
-    """Products of the inputs of each example, shape ``(n, T, T)``, once they are needed."""
-
-    @property
-    def gradients(self) -> Tensor:
-        assert self.d is not None
-        return self.d
-
-    @property
-    def inputs(self) -> int:
-        """I."""
-        if self.a is not None:
-            return self.a.shape[2]
-        assert self.patches is not None
-        return self.patches.x.shape[1] * torch.Size(self.patches.kernel).numel()
-
-    @property
-    def channels(self) -> int:
-        """Numbers in a product of two rows of inputs."""
-        if self.patches is None or not self.patches.overlapping:
-            return self.inputs
-        return self.patches.x.shape[1]
-
-    def rows(self) -> tuple[Tensor, tuple[int, ...]]:
-        """What products of inputs are made from, shape ``(n, P, channels)``, and the shape of P: pixels or patches."""
-        if self.patches is None or not self.patches.overlapping:
-            rows = self.full()
-            return rows.contiguous(), (rows.shape[1],)
-        return self.patches.x.flatten(2).transpose(1, 2).contiguous(), tuple(self.patches.x.shape[2:])
-
-    def products(self, rows: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Products of all rows of inputs, shape ``(..., T, ..., T)``, from those of :meth:`rows`, ``(..., P, ..., P)``.
-
-        Patches of a convolution of stride 1 overlap: a product of two of them is the sum of the products of their
-        pixels, and those that belong to one offset are those of another, shifted.
-        """
-        if self.patches is None or not self.patches.overlapping:
-            return rows
-        lead, middle = rows.shape[0], rows.shape[2]
-        grid = rows.view(lead, *size, middle, *size)
-        for d, (kernel, dilation, padding) in enumerate(
-            zip(self.patches.kernel, self.patches.dilation, self.patches.padding, strict=True)
-        ):
-            extent = size[d]
-            out = extent + 2 * padding - dilation * (kernel - 1)
-            left, right = 1 + d, 2 + len(size) + d
-            total = None
-            shifts = sorted((k * dilation - padding for k in range(kernel)), key=abs)
-            for shift in shifts:
-                start, stop = max(0, -shift), min(out, extent - shift)
-                if total is None and start == 0 and stop == out:
-                    total = grid.narrow(left, shift, out).narrow(right, shift, out).clone()
-                    continue
-                if total is None:
-                    shape = list(grid.shape)
-                    shape[left] = shape[right] = out
-                    total = grid.new_zeros(shape)
-                if stop > start:
-                    here = total.narrow(left, start, stop - start).narrow(right, start, stop - start)
-                    here += grid.narrow(left, start + shift, stop - start).narrow(right, start + shift, stop - start)
-            assert total is not None
-            grid = total
-        t = math.prod(grid.shape[1 : 1 + len(size)])
-        return grid.view(lead, t, middle, t)
-
-    def of(self, start: int, stop: int) -> Factors:
-        """Those of some examples."""
-        patches = self.patches
-        if patches is not None:
-            patches = replace(patches, x=patches.x[start:stop])
-        return Factors(self.gradients[:, start:stop], None if self.a is None else self.a[start:stop], patches)
-
-    def full(self) -> Tensor:
-        """All inputs, shape ``(n, T, I)``."""
-        if self.a is None:
-            assert self.patches is not None
-            self.a = self.patches.unfold(self.patches.x).transpose(1, 2)
-        return self.a
-
-    def blocks(self, width: int) -> list[tuple[int, int]]:
-        """Ranges of input channels of about ``width`` inputs each."""
-        size, each = self.inputs, 1
-        if self.a is None:
-            assert self.patches is not None
-            size = self.patches.x.shape[1]
-            each = self.inputs // size
-        step = max(1, width // each)
-        return [(start, min(size, start + step)) for start in range(0, size, step)]
-
-    def block(self, start: int, stop: int) -> Tensor:
-        """Inputs of some channels, shape ``(n, T, w)``."""
-        if self.a is not None:
-            return self.a[:, :, start:stop]
-        assert self.patches is not None
-        return self.patches.unfold(self.patches.x[:, start:stop]).transpose(1, 2)
 
 
 def operations(n: int, c: int, t: int, o: int, i: int, channels: int | None = None) -> dict[str, float]:

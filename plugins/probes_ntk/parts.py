@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gram import Factors, add_gram, add_matrix_gram, cheapest, mirror, square_norms
+from .factors import Factors, derivative_of, factors_of, in_order, inputs_of, is_transposed, without_padding
+from .gram import add_gram, add_matrix_gram, cheapest, mirror, square_norms
 from .layout import Layout, by_example
 from .operands import Columns, Convolution, Direct, Embedding, Operand
 from .uses import Use
@@ -135,10 +136,10 @@ class Collector:
             self.drop({name for name in (own.weight, own.bias) if name})
             return
         if chunk not in gathered.operands:  # what the use has saved is freed with the graph
-            gathered.operands[chunk] = _in_order(use.operand(), n, layout)
+            gathered.operands[chunk] = in_order(use.operand(), n, layout)
         operand = gathered.operands[chunk]
         d = by_example(use.rows(gradient.detach()[None]), n, layout)
-        if d.ndim > 4 and not _transposed(operand):
+        if d.ndim > 4 and not is_transposed(operand):
             d = d.flatten(4).transpose(3, 4).flatten(2, 3)
         gathered.filled.add((output, chunk))
         if not self._at_once(own, d, operand):
@@ -166,7 +167,7 @@ class Collector:
         names = [name for name in (use.weight, use.bias) if name]
         if all(is_explicit(self._roles[name]) for name in names):
             return True
-        if any(len(self._roles[name]) > 1 for name in names) or use.weight is None or _transposed(operand):
+        if any(len(self._roles[name]) > 1 for name in names) or use.weight is None or is_transposed(operand):
             return False
         if not isinstance(operand, Columns | Convolution):
             return False
@@ -177,15 +178,15 @@ class Collector:
         gathered = self._gathered[use.index]
         operand, alone = gathered.operands[chunk], self.diagonal and len(self._roles[name]) == 1
         factors = None
-        if role == "weight" and use.kind in _MATRIX and not _transposed(operand):
-            factors = gathered.factors.setdefault(chunk, _inputs(operand, d.shape[1]))
+        if role == "weight" and use.kind in _MATRIX and not is_transposed(operand):
+            factors = gathered.factors.setdefault(chunk, inputs_of(operand, d.shape[1]))
             for each, part in zip(factors, d.chunk(len(factors), 3), strict=True):
                 each.d = part
             if alone:
                 squares = sum(square_norms(each, bias, self.outputs) for each in factors)
                 assert isinstance(squares, Tensor)
                 return squares.clamp_min(0).sqrt()[:, :, None]
-        derivative = _derivative(use, role, self.shapes[name], d, operand, factors)
+        derivative = derivative_of(use, role, self.shapes[name], d, operand, factors)
         return derivative.norm(dim=2, keepdim=True) if alone else derivative
 
     def _put(self, whole: Tensor | None, piece: Tensor, output: int, chunk: int) -> Tensor:
@@ -259,7 +260,7 @@ class Collector:
             total = torch.zeros((), dtype=like.dtype, device=like.device)
             for (use, role), derivative in zip(found, derivatives, strict=True):
                 if derivative is None:
-                    derivative = _derivative(use, role, self.shapes[name], self._d(use), self._operand(use))
+                    derivative = derivative_of(use, role, self.shapes[name], self._d(use), self._operand(use))
                 total = total + derivative
             self._add(part, total)
         if not self.diagonal and self.symmetric:
@@ -281,7 +282,7 @@ class Collector:
         bias = weights[0].bias
         if bias is None or bias not in self._pending or any(use.bias != bias for use in weights):
             return None
-        if any(_transposed(self._gathered[use.index].operands.get(0)) for use in weights):
+        if any(is_transposed(self._gathered[use.index].operands.get(0)) for use in weights):
             return None
         return bias if [use for use, _ in self._roles[bias]] == weights else None
 
@@ -308,7 +309,7 @@ class Collector:
 
     def _merged(self, found: Sequence[Role]) -> list[Factors]:
         """Several uses of one weight are one use with more rows."""
-        each = [_factors(self._d(use), self._operand(use)) for use, _ in found]
+        each = [factors_of(self._d(use), self._operand(use)) for use, _ in found]
         if len(each) == 1:
             return each[0]
         return [
@@ -323,7 +324,7 @@ class Collector:
             operand = self._operand(use)
             assert isinstance(operand, Embedding)
             tokens.append(operand.indices)
-            gradients.append(_without_padding(self._d(use), operand))
+            gradients.append(without_padding(self._d(use), operand))
         ids, d = torch.cat(tokens, 1), torch.cat(gradients, 2)  # (n, T), (c, n, T, width)
         c, n, t, width = d.shape
         vocabulary, inverse = torch.unique(ids, return_inverse=True)
@@ -346,89 +347,3 @@ class Collector:
             index = (offsets * self.rows + who[left]).flatten()
             other = (offsets * part.shape[3] + who[right] - shift).flatten()
             flat[index[:, None], other[None, :]] += g[:, left].flatten(0, 1) @ g[:, right].flatten(0, 1).T
-
-
-def _transposed(operand: Operand | None) -> bool:
-    return isinstance(operand, Convolution) and operand.transposed
-
-
-def _without_padding(d: Tensor, operand: Embedding) -> Tensor:
-    return d * (operand.indices != operand.padding)[None, :, :, None] if operand.padding >= 0 else d
-
-
-def _in_order(operand: Operand, n: int, layout: Layout) -> Operand:
-    """Rows brought into the order of the examples: ``(n, T, ...)``."""
-
-    def order(rows: Tensor) -> Tensor:
-        return by_example(rows.detach()[None], n, layout)[0]
-
-    if isinstance(operand, Columns):
-        return operand if operand.a is None else replace(operand, a=order(operand.a))
-    if isinstance(operand, Embedding):
-        return replace(operand, indices=order(operand.indices[:, None])[..., 0])
-    if isinstance(operand, Convolution):
-        return replace(operand, x=order(operand.x))
-    if operand.factor is None:
-        return operand
-    factor = order(operand.factor)
-    return replace(operand, factor=factor.transpose(2, 3).flatten(1, 2) if factor.ndim == 4 else factor)
-
-
-def _inputs(operand: Operand, n: int) -> list[Factors]:
-    """The inputs of a weight, for each group of channels; a transposed convolution has none apart from gradients."""
-    if isinstance(operand, Columns):
-        return [Factors(None, operand.a)]
-    assert isinstance(operand, Convolution)
-    x, t = operand.x, operand.x.shape[1]  # images of one example
-    found = []
-    for images in x.chunk(operand.groups, 2):
-        part = replace(operand, x=images.flatten(0, 1), groups=1)
-        if t == 1:
-            found.append(Factors(None, patches=part))
-        else:
-            columns = part.unfold(part.x).transpose(1, 2)
-            found.append(Factors(None, columns.reshape(n, -1, columns.shape[2])))
-    return found
-
-
-def _factors(d: Tensor, operand: Operand) -> list[Factors]:
-    """Inputs and gradients of a weight, for each group of channels."""
-    n = d.shape[1]
-    if not _transposed(operand):
-        found = _inputs(operand, n)
-        for each, part in zip(found, d.chunk(len(found), 3), strict=True):
-            each.d = part
-        return found
-    assert isinstance(operand, Convolution)
-    found = []
-    for ds, images in zip(d.chunk(operand.groups, 3), operand.x.chunk(operand.groups, 2), strict=True):
-        patches = operand.unfold(ds.flatten(0, 2))  # patches of the gradients meet the pixels of the input
-        grouped = patches.view(len(d), n, images.shape[1], *patches.shape[1:]).transpose(3, 4).flatten(2, 3)
-        pixels = images.flatten(0, 1).flatten(2).transpose(1, 2)
-        found.append(Factors(grouped, pixels.reshape(n, -1, pixels.shape[2])))
-    return found
-
-
-def _derivative(
-    use: Use, role: str, shape: torch.Size, d: Tensor, operand: Operand, factors: list[Factors] | None = None
-) -> Tensor:
-    """The derivatives of each output and example with respect to one parameter, by one use. ``(c, n, P)``."""
-    if role == "bias":
-        return d.flatten(4).sum((2, 4)) if d.ndim > 4 else d.sum(2)
-    if isinstance(operand, Embedding):
-        rows, n = _without_padding(d, operand), d.shape[1]
-        table = d.new_zeros(len(d), n * shape[0], d.shape[3])
-        cell = torch.arange(n, device=d.device)[:, None] * shape[0] + operand.indices
-        return table.index_add_(1, cell.flatten(), rows.flatten(1, 2)).view(len(d), n, -1)
-    if isinstance(operand, Direct):
-        rows = d if operand.factor is None else d * operand.factor
-        return rows.sum(2) * operand.scale
-    flipped = _transposed(operand) or (use.kind == "matrix" and not use.transposed)
-    each = []
-    for one in factors or _factors(d, operand):
-        derivative = torch.einsum("cnto,nti->cnoi", one.gradients, one.full())
-        if isinstance(operand, Convolution) and operand.transposed:
-            each.append(derivative.transpose(2, 3).flatten(2))
-        else:
-            each.append((derivative.transpose(2, 3) if flipped else derivative).flatten(2))
-    return torch.cat(each, 2)

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from probes import CannotMeasure
 from probes.batches import tensors
-from probes.independence import why_not_a_function
+from probes.outputs import why_not_a_function
 
 from .backward import backward
 from .call import Call
-from .gram import operations
 from .layout import Layout, layouts
 from .parts import is_explicit, is_formed, roles
 from .uses import Use, find_uses
@@ -54,8 +53,6 @@ class Plan:
     """Ranges of uses, the last first. A backward pass goes through one of them at a time, with all outputs, so that not
     all gradients are held at once."""
     dtype: torch.dtype
-    work: dict[str, float]
-    """About how many operations the part of each layer takes, once the gradients are there."""
 
 
 def layer_of(model: nn.Module, parameter: str) -> str:
@@ -79,30 +76,8 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
     if reason := why_not_a_function(call.evaluate, call.batch, model=call.model):
         raise CannotMeasure(reason)
-    candidates: list[set[Layout]] | None = None
-    signature: list[tuple[str, str | None, str | None]] = []
-    unknown = set()
-    for m in _TRIALS:
-        trial = _Trial(call, m)
-        if candidates is None:
-            first, signature = trial, [use.signature for use in trial.uses]
-            _check_all_known(call, trial.graph.strangers)
-        elif signature != [use.signature for use in trial.uses]:
-            candidates = [set() for _ in signature]
-            break
-        owned = trial.owned()
-        # Layouts are compared by their inner size: the outer one is the same for any number of examples.
-        found = [layouts(rows) if rows is not None else set() for rows in owned]
-        candidates = found if candidates is None else [a & b for a, b in zip(candidates, found, strict=True)]
-        if all(len(each) <= 1 for each in candidates):
-            break
-    assert candidates is not None
-    chosen = [next(iter(each)) if len(each) == 1 else None for each in candidates]
-    if call.batch.n == 1:  # all rows are of the one example
-        chosen = [
-            Layout(1, layout.outer * layout.inner) if (layout := next(iter(c), None)) else None for c in candidates
-        ]
-    unknown |= {name for name, known in first.known.items() if not known}
+    first, chosen = _layouts(call)
+    unknown = {name for name, known in first.known.items() if not known}
     for use, layout in zip(first.uses, chosen, strict=True):
         if layout is None:
             unknown |= {name for name in (use.weight, use.bias) if name}
@@ -132,14 +107,29 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
             f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, or take fewer examples or outputs."
         )
     wanted = purpose(call, memory, kernel, layers)
-    work = dict.fromkeys(ordered, 0.0)
-    for use in first.uses:
-        if use.weight and use.weight in owners:
-            work[owners[use.weight]] += first.work(use, n, c)
+    signature = [use.signature for use in first.uses]
     return Plan(
         wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype,
-        work,
     )  # fmt: skip
+
+
+def _layouts(call: Call) -> tuple[_Trial, list[Layout | None]]:
+    """The first trial, and whose the rows of each of its uses are, told from trials of several sizes."""
+    first = _Trial(call, _TRIALS[0])
+    _check_all_known(call, first.graph.strangers)
+    candidates = first.candidates()
+    for m in _TRIALS[1:]:
+        if all(len(each) <= 1 for each in candidates):
+            break
+        trial = _Trial(call, m)
+        if [use.signature for use in trial.uses] != [use.signature for use in first.uses]:
+            candidates = [set() for _ in candidates]
+            break
+        candidates = [a & b for a, b in zip(candidates, trial.candidates(), strict=True)]
+    if call.batch.n == 1:  # all rows are of the one example
+        some = [next(iter(each), None) for each in candidates]
+        return first, [None if layout is None else Layout(1, layout.outer * layout.inner) for layout in some]
+    return first, [next(iter(each)) if len(each) == 1 else None for each in candidates]
 
 
 def purpose(call: Call, memory: float, kernel: bool, layers: bool) -> Hashable:
@@ -184,6 +174,13 @@ class _Trial:
         self.widest = max([*saved.values(), 0]) / m
         self.shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
         self.gradients: dict[int, torch.Size] = {}
+
+    def candidates(self) -> list[set[Layout]]:
+        """The layouts that the rows of each use may have.
+
+        They are compared by their inner size: the outer one is the same for any number of examples.
+        """
+        return [layouts(rows) if rows is not None else set() for rows in self.owned()]
 
     def owned(self) -> list[Tensor | None]:
         """Whether each example has a gradient at each row, for each use."""
@@ -233,18 +230,6 @@ class _Trial:
             for bottom, top in segments
         )
         return chunk, segments, n * self.saved + most + passing
-
-    def work(self, use: Use, n: int, c: int) -> float:
-        """About how many operations the kernel of a weight takes, as it is used here."""
-        shape = self.gradients.get(use.index)
-        if shape is None or not use.weight:
-            return 0.0
-        weight, each = self.shapes[use.weight], shape.numel() / self.m
-        if use.kind not in ("matrix", "linear", "convolution"):
-            return (n * c) ** 2 * each
-        o = shape[1] if use.kind == "convolution" else shape[-1]
-        channels = weight[1] if use.kind == "convolution" else None
-        return min(operations(n, c, max(1, int(each / o)), o, max(1, weight.numel() // o), channels).values())
 
     def _held(self, use: Use, n: int, c: int, kernel: bool) -> tuple[float, float]:
         """Numbers held for a use: of each output and example until all have arrived; of each example of a chunk."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from probes import CannotMeasure
-from probes.clock import OwnTime
+from probes.budget.clock import OwnTime
 from probes.measurement import Measurement
 from probes.probe import Probe
 from probes.run import Run
@@ -19,7 +20,7 @@ from probes.schedule import Schedule
 from .call import Call
 from .centering import Centering
 from .choice import Choice, affordable, choose
-from .engine import MEMORY, TangentGram, divide_kernel, tangent_kernel
+from .engine import MEMORY, TangentGram, tangent_kernel
 from .plan import layer_of
 from .quantities import quantities
 
@@ -76,7 +77,6 @@ class TangentKernel(Probe):
 
     name = "tangent_kernel"
     needs = frozenset({"batch"})
-    any_rank = True
 
     def __init__(
         self,
@@ -127,12 +127,11 @@ class TangentKernel(Probe):
                 chosen[name] = self._choice(run, name, len(names), notes)
             except CannotMeasure as error:
                 refused.append(error)
-        divided = self._divided(run, chosen) if run.hands > 1 else {}
         # All there are: a layer may be unfrozen later, and a stream keeps its axis.
         layers = list(dict.fromkeys(layer_of(run.model, parameter) for parameter, _ in run.model.named_parameters()))
         for name, choice in chosen.items():
             try:
-                gram = self._gram(run, name, choice, divided)
+                gram = self._gram(run, name, choice)
             except CannotMeasure as error:
                 refused.append(error)
                 continue
@@ -155,14 +154,12 @@ class TangentKernel(Probe):
         choice = choose(tuple(outputs.shape), batch.targets, run.seed, self.num_samples, self.num_outputs)
         limit = getattr(run, "first_turn_limit", math.inf) / count
         size = self._sizes.get(name)
-        if size is None and limit < math.inf and run.hands == 1 and outputs.isfinite().all():
+        if size is None and limit < math.inf and outputs.isfinite().all():
             run.check_examples(name)  # of fewer samples than all, what interacts would fail
             tangent_kernel(nn.LayerNorm(2), torch.eye(2))  # what a process does once is not a part of the time
             fixed = self.num_samples is not None, self.num_outputs is not None
-            n, c = affordable(
-                lambda m: self._kernel(run, name, choice, m),
-                self._sample_seconds(run, name, choice), choice, len(run.layers), limit, fixed,
-            )  # fmt: skip
+            kernel, seconds = partial(self._kernel, run, name, choice), self._sample_seconds(run, name, choice)
+            n, c = affordable(kernel, seconds, choice, len(run.layers), limit, fixed)
             size = self._sizes[name] = [n, c, list(choice.shape)]
         if size is not None and tuple(size[2]) == choice.shape:
             choice = choose(choice.shape, batch.targets, run.seed, size[0], size[1])
@@ -190,35 +187,10 @@ class TangentKernel(Probe):
             run.model, batch, output=run.output, outputs=choice.outputs, layers=True, memory=self.memory
         )
 
-    def _gram(self, run: Run, name: str, choice: Choice, divided: dict[str, TangentGram]) -> TangentGram | None:
+    def _gram(self, run: Run, name: str, choice: Choice) -> TangentGram | None:
         """The kernel; None where the outputs are not finite, and it could not be."""
-        if not _finite(run, name, choice):
+        if not run.evaluate(name)[: choice.samples].isfinite().all():
             return None
-        if name in divided:
-            return run.shared(("tangent_kernel", name, str(choice)), lambda: divided.pop(name))
         return run.shared(
             ("tangent_kernel", name, str(choice)), lambda: self._kernel(run, name, choice, choice.samples)
         )
-
-    def _divided(self, run: Run, chosen: Mapping[str, Choice]) -> dict[str, TangentGram]:
-        """The kernels of all batches, to which all ranks contribute."""
-        finite = {name: choice for name, choice in chosen.items() if _finite(run, name, choice)}
-        if not finite:
-            return {}
-        count = -(-run.hands // len(finite))
-        divisions = [
-            divide_kernel(
-                run.model, run.batch(name).first(choice.samples), count,
-                output=run.output, outputs=choice.outputs, memory=self.memory,
-            )
-            for name, choice in finite.items()
-        ]  # fmt: skip
-        done = iter(run.spread([piece for division in divisions for piece in division.pieces]))
-        return {
-            name: division.join([next(done) for _ in division.pieces])
-            for name, division in zip(finite, divisions, strict=True)
-        }
-
-
-def _finite(run: Run, name: str, choice: Choice) -> bool:
-    return bool(run.evaluate(name)[: choice.samples].isfinite().all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
 
 __all__ = ["quantities"]
 
+UNIT = "output^2 / parameter^2"
 TRACE_RATIOS = (0.04, 0.08, 0.16)
 NAN = torch.full((), torch.nan, dtype=torch.float64)
 
@@ -47,85 +49,35 @@ def quantities(
         pictures: Number of eigenfunctions to draw.
         notes: What is left out, and why, is appended.
     """
-    n, c = choice.samples, choice.count
+    size = choice.samples * choice.count
     if gram is None or not gram.kernel.isfinite().all():
         gram = None
         notes.append(f"On batch {name!r} the outputs or their derivatives are not finite, and neither is the kernel.")
     precision = "" if gram is None else f", {str(gram.kernel.dtype).removeprefix('torch.')}"
     how = f"exact kernel of {choice.words}{precision}; features centred: {centering}"
+    measured = partial(Measurement, estimator=how, num_samples=choice.samples)
     centered = None if gram is None else center(gram.kernel, centering)
-    values = NAN.expand(n * c) if centered is None else _or_nan(eigenvalues, centered, n * c)
-
-    def measurement(
-        quantity: str,
-        value: Tensor,
-        unit: str = "1",
-        dims: tuple[str, ...] = (),
-        coords: dict[str, Axis] | None = None,
-        estimator: str = how,
-        description: str = "",
-    ) -> Measurement:
-        return Measurement(
-            f"ntk/{quantity}/{name}",
-            value,
-            dims=dims,
-            coords=coords,
-            unit=unit,
-            estimator=estimator,
-            num_samples=n,
-            description=description,
-        )
-
-    unit = "output^2 / parameter^2"
-    index = {"eigenvalue": Axis(np.arange(1, n * c + 1), "index")}
-    yield measurement("eigenvalues", values, unit, ("eigenvalue",), index, description="eigenvalues")
-    yield measurement("max_eigenvalue", values[0], unit, description="largest eigenvalue")
-    yield measurement("mean_eigenvalue", values.mean(), unit, description="mean eigenvalue")
-    yield measurement("median_eigenvalue", values.quantile(0.5), unit, description="median eigenvalue")
-    yield measurement("trace", values.sum(), unit, description="trace of the kernel")
-    yield measurement(
-        "effective_rank", _or_nan(effective_rank, values), description="exp of the entropy of the spectrum"
-    )
-    ks = {max(1, round(share * n * c)): share for share in TRACE_RATIOS}
-    yield measurement(
-        "trace_ratio",
-        torch.stack([_or_nan(lambda values, k=k: trace_ratio(values, k), values) for k in ks]),  # type: ignore[misc]
-        dims=("ratio",),
-        coords={"ratio": Axis(np.array([f"T_{k} ({share:.0%})" for k, share in ks.items()]))},
-        description="share of the trace in the largest k eigenvalues",
-    )
-    parts = {} if gram is None else gram.layers
+    values = NAN.expand(size) if centered is None else _or_nan(eigenvalues, centered, size)
+    yield from _of_eigenvalues(name, values, measured)
     labels = None if batch.targets is None else _labels(name, batch.targets, choice, centering, notes)
-    axis = {"layer": Axis(np.array(layers))}
-    untrained = NAN if gram is None else torch.zeros_like(NAN)
-    traces, aligned = [], []
-    for layer in layers:
-        part = parts.get(layer)
-        part_centered = None if part is None else center(part, centering)
-        traces.append(untrained if part_centered is None else torch.einsum("aiai->", part_centered).cpu())
-        # NaN for a layer that the function does not depend on (dead units).
-        aligned.append(NAN if part is None or labels is None else labels.aligned(part, centering, part_centered))
-    yield measurement(
-        "layer_trace", torch.stack(traces), unit, ("layer",), axis, description="trace of the kernel of a layer"
-    )
+    per_layer = partial(measured, dims=("layer",), coords={"layer": Axis(np.array(layers))})
+    traces, aligned = _of_layers(gram, layers, centering, labels)
+    yield per_layer(f"ntk/layer_trace/{name}", traces, unit=UNIT, description="trace of the kernel of a layer")
     if batch.targets is not None:
         words = f"{how}; with stacked labels{labels.words if labels else ''}"
         whole, uncentered = NAN, NAN
         if gram is not None and labels is not None:
             whole, uncentered = labels.aligned(gram.kernel, centering, centered), labels.aligned(gram.kernel, "none")
-        yield measurement(
-            "alignment", whole, estimator=words, description="alignment of the kernel with the labels",
-        )  # fmt: skip
-        yield measurement(
-            "alignment_uncentered",
+        of_labels = "alignment of the kernel with the labels"
+        yield measured(f"ntk/alignment/{name}", whole, estimator=words, description=of_labels)
+        yield measured(
+            f"ntk/alignment_uncentered/{name}",
             uncentered,
             estimator=words.replace(f"centred: {centering}", "centred: none"),
             description="alignment of the kernel, not centred, with the labels",
         )
-        yield measurement(
-            "layer_alignment", torch.stack(aligned), "1", ("layer",), axis, words,
-            "alignment of the kernel of a layer with the labels",
-        )  # fmt: skip
+        of_labels = "alignment of the kernel of a layer with the labels"
+        yield per_layer(f"ntk/layer_alignment/{name}", aligned, estimator=words, description=of_labels)
     if pictures and centered is not None:
         try:
             drawn = list(_pictures(batch, centered, pictures))
@@ -133,9 +85,46 @@ def quantities(
             notes.append(f"{error} None is drawn for batch {name!r}.")
             return
         for j, (picture, coords) in enumerate(drawn, 1):
-            yield measurement(
-                f"eigenfunction_{j}", picture, "1", ("y", "x"), coords, description=f"eigenfunction {j} of the kernel"
-            )
+            words = f"eigenfunction {j} of the kernel"
+            yield measured(f"ntk/eigenfunction_{j}/{name}", picture, dims=("y", "x"), coords=coords, description=words)
+
+
+def _of_eigenvalues(name: str, values: Tensor, measured: partial[Measurement]) -> Iterator[Measurement]:
+    """Yield the eigenvalues and what follows from them alone."""
+    size = len(values)
+    index = {"eigenvalue": Axis(np.arange(1, size + 1), "index")}
+    kernel = partial(measured, unit=UNIT)
+    yield kernel(f"ntk/eigenvalues/{name}", values, dims=("eigenvalue",), coords=index, description="eigenvalues")
+    yield kernel(f"ntk/max_eigenvalue/{name}", values[0], description="largest eigenvalue")
+    yield kernel(f"ntk/mean_eigenvalue/{name}", values.mean(), description="mean eigenvalue")
+    yield kernel(f"ntk/median_eigenvalue/{name}", values.quantile(0.5), description="median eigenvalue")
+    yield kernel(f"ntk/trace/{name}", values.sum(), description="trace of the kernel")
+    rank = _or_nan(effective_rank, values)
+    yield measured(f"ntk/effective_rank/{name}", rank, description="exp of the entropy of the spectrum")
+    ks = {max(1, round(share * size)): share for share in TRACE_RATIOS}
+    yield measured(
+        f"ntk/trace_ratio/{name}",
+        torch.stack([_or_nan(partial(trace_ratio, k=k), values) for k in ks]),
+        dims=("ratio",),
+        coords={"ratio": Axis(np.array([f"T_{k} ({share:.0%})" for k, share in ks.items()]))},
+        description="share of the trace in the largest k eigenvalues",
+    )
+
+
+def _of_layers(
+    gram: TangentGram | None, layers: Sequence[str], centering: Centering, labels: _Labels | None
+) -> tuple[Tensor, Tensor]:
+    """Trace of the kernel of each layer, and its alignment with the labels; one layer at a time is centred."""
+    parts = {} if gram is None else gram.layers
+    untrained = NAN if gram is None else torch.zeros_like(NAN)
+    traces, aligned = [], []
+    for layer in layers:
+        part = parts.get(layer)
+        centered = None if part is None else center(part, centering)
+        traces.append(untrained if centered is None else torch.einsum("aiai->", centered).cpu())
+        # NaN for a layer that the function does not depend on (dead units).
+        aligned.append(NAN if part is None or labels is None else labels.aligned(part, centering, centered))
+    return torch.stack(traces), torch.stack(aligned)
 
 
 def _or_nan(quantity: Callable[[Tensor], Tensor], of: Tensor, *shape: int) -> Tensor:

@@ -24,13 +24,13 @@ __all__ = ["diagonal_sweep", "kernel_sweep"]
 Add = Callable[[str, Tensor, range, range | None], None]
 
 
-def kernel_sweep(call: Call, plan: Plan, layers: Sequence[str] | None = None) -> dict[str, Tensor]:
-    """The part of each layer, or of some, shape ``(c, n, c, n')``."""
+def kernel_sweep(call: Call, plan: Plan) -> dict[str, Tensor]:
+    """The part of each layer, shape ``(c, n, c, n')``."""
     n, rows, c = call.batch.n, call.rows, plan.outputs
     symmetric = rows == n
     device = call.device
     size = (c, rows, c, n if symmetric else n - rows)
-    parts = {layer: torch.zeros(size, dtype=plan.dtype, device=device) for layer in layers or plan.layers}
+    parts = {layer: torch.zeros(size, dtype=plan.dtype, device=device) for layer in plan.layers}
     shift = 0 if symmetric else rows
 
     def add(layer: str, part: Tensor, left: range, right: range | None) -> None:
@@ -44,9 +44,9 @@ def kernel_sweep(call: Call, plan: Plan, layers: Sequence[str] | None = None) ->
     others = blocks if symmetric else _blocks(range(rows, n), plan.block)
     for index, left in enumerate(blocks):
         if symmetric:
-            _run(call, plan, left, None, False, add, set(parts))
+            _run(call, plan, left, None, False, add)
         for right in others[index + 1 :] if symmetric else others:
-            _run(call, plan, left, right, False, add, set(parts))
+            _run(call, plan, left, right, False, add)
     return parts
 
 
@@ -59,7 +59,7 @@ def diagonal_sweep(call: Call, plan: Plan) -> dict[str, Tensor]:
         parts[layer][:, left[0] : left[-1] + 1] += part
 
     for block in _blocks(range(n), plan.block):
-        _run(call, plan, block, None, True, add, set(parts))
+        _run(call, plan, block, None, True, add)
     return parts
 
 
@@ -67,12 +67,10 @@ def _blocks(examples: range, size: int) -> list[range]:
     return [examples[start : start + size] for start in range(0, len(examples), size)]
 
 
-def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: bool, add: Add, layers: set[str]) -> None:
+def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: bool, add: Add) -> None:
     """Forward passes, backward passes through one segment of the graph after another, and what is left over."""
     examples = [*left, *(right or ())]
     n, general = len(examples), set(plan.general)
-    wanted = {name for name, layer in plan.owners.items() if layer in layers}
-    others = plan.owners.keys() - wanted
     chunks = _blocks(range(n), plan.chunk)
     shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
     graphs: list[Graph] = []
@@ -89,7 +87,7 @@ def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: boo
                 general |= _unknown(plan, out, graphs[index])
             if collector is None:
                 collector = Collector(
-                    [_without(use, plan.general | others) for use in graphs[0].uses], chunks,
+                    [_without(use, plan.general) for use in graphs[0].uses], chunks,
                     n if right is None else len(left), plan.outputs, plan.layouts, shapes, diagonal,
                     lambda name, part: add(plan.owners[name], part, left, right),
                 )  # fmt: skip
@@ -106,7 +104,7 @@ def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: boo
     assert collector is not None
     general |= collector.missing
     if general:
-        _general(call, plan, sorted(general & wanted), left, right, diagonal, add)
+        _general(call, plan, sorted(general), left, right, diagonal, add)
 
 
 def _unknown(plan: Plan, out: Tensor, graph: Graph) -> set[str]:

@@ -23,10 +23,8 @@ import json
 import math
 import re
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +34,12 @@ from numpy.typing import NDArray
 from ..hookspecs import hookimpl
 from ..measurement import Measurement
 from ..run import Event, Run
+from .tensorboard_file import FILES, close, inode, named_after
 from .views import bars, gray, scalars
 
 __all__ = ["TensorBoardSink"]
 
 MAX_HISTORY = 512
-FILES = "events.out.tfevents.*"
-CLOSE_SECONDS = 60.0
 FIRST_PICTURE, PICTURE = 1.0, 0.2
 """What the first picture costs, with the libraries that are loaded for it, and the next; seconds, until it is known."""
 
@@ -92,11 +89,11 @@ class TensorBoardSink:
             writer, self._writer = self._writer, None
             if writer is not None:
                 with suppress(Exception):
-                    _close(writer)
+                    close(writer)
             raise
 
     def _look_after_file(self) -> None:
-        if self._file is not None and self._writer is not None and _inode(self._file) != self._inode:
+        if self._file is not None and self._writer is not None and inode(self._file) != self._inode:
             name, self._file = self._file, None
             raise OSError(f"{name} was deleted while the run wrote it: what it held is in the other sinks only")
 
@@ -168,12 +165,7 @@ class TensorBoardSink:
         if run.resumed_from is None:
             return None
         if self._earlier is None:
-            from ..reading import open_run
-
-            try:
-                self._earlier = open_run(run.log_dir)
-            except (OSError, ValueError):
-                self._earlier = {}
+            self._earlier = run.earlier()
         try:
             value = self._earlier[name]["value"]
         except KeyError:
@@ -199,8 +191,11 @@ class TensorBoardSink:
     def on_detach(self, run: Run) -> None:
         """Draw what was measured over the whole training, and close the event file."""
         try:
-            self._to_draw |= {name for name, rows in self._history.items()
-                              if len(rows) > 1 and rows[-1].step > self._drawn.get(name, -1)}  # fmt: skip
+            self._to_draw |= {
+                name
+                for name, rows in self._history.items()
+                if len(rows) > 1 and rows[-1].step > self._drawn.get(name, -1)
+            }
             self._draw_affordable(run)
             if self._to_draw:
                 run.left_out(
@@ -211,7 +206,7 @@ class TensorBoardSink:
             self._reset()
             writer, self._writer = self._writer, None
             if writer is not None:
-                _close(writer)
+                close(writer)
 
     def _open(self, run: Run) -> Any:
         if self._writer is None:
@@ -224,76 +219,15 @@ class TensorBoardSink:
                 purge = self._last_step + 1  # a further file of this session
             folder = Path(run.log_dir)
             before = set(folder.glob(FILES))
-            with _named_after(before):
+            with named_after(before):
                 self._writer = SummaryWriter(str(folder), purge_step=purge)
             self._writer.flush()
             self._file = next(iter(set(folder.glob(FILES)) - before), None)
-            self._inode = _inode(self._file) if self._file is not None else 0
+            self._inode = inode(self._file) if self._file is not None else 0
             if purge == 0:
                 settings = json.dumps(run.config, indent=2, default=str)
                 self._writer.add_text("run/config", f"    {settings}".replace("\n", "\n    "), 0)
         return self._writer
-
-
-def _inode(file: Path) -> int:
-    try:
-        return file.stat().st_ino
-    except OSError:
-        return 0
-
-
-@contextmanager
-def _named_after(earlier: Iterable[Path]) -> Iterator[None]:
-    """Have an event file that is begun inside named after the earlier ones, also when the clock was set back.
-
-    Files are read in the order of their names: a second, then, not in order, what tells apart those of one second.
-    """
-    from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
-
-    parts = [file.name.split(".")[3] for file in earlier]
-    second = max((int(part) for part in parts if part.isdigit()), default=0) + 1
-    event_file_writer.time = _Clock(second)
-    try:
-        yield
-    finally:
-        event_file_writer.time = time
-
-
-class _Clock:
-    """The module ``time``, in which it is not earlier than a given second for the thread that asks for it."""
-
-    def __init__(self, second: int) -> None:
-        self._second, self._thread = second, threading.get_ident()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-    def time(self) -> float:
-        now = time.time()
-        return max(now, self._second) if threading.get_ident() == self._thread else now
-
-
-def _close(writer: Any) -> None:
-    """Close a writer, which waits for a thread that writes: not for ever, if that one hangs."""
-    errors: list[BaseException] = []
-
-    def close() -> None:
-        try:
-            writer.close()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=close, name="probes-tensorboard-close", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is ending
-        close()
-    else:
-        thread.join(CLOSE_SECONDS)
-        if thread.is_alive():
-            raise TimeoutError(f"the event file could not be closed within {CLOSE_SECONDS:.0f} s")
-    if errors:
-        raise errors[0]
 
 
 def _summary(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> dict[str, Any]:

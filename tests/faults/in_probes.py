@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from probes import Measurement, Probe, discovery, every
-from probes import manager as manager_module
+from probes import Measurement, Probe, every
 from probes.schedule import Schedule
+from probes.session import discovery, settings
 
 from .scene import STEPS, Scene, Witness, fault
 
@@ -472,7 +472,7 @@ def _(scene: Scene):
         def __init__(self):
             raise OSError("of its own")
 
-    manager_module.load = lambda name: Broken if name == "broken" else discovery.load(name)
+    settings.load = lambda name, kind: Broken if name == "broken" else discovery.load(name, kind)
     scene.probes.insert(0, "broken")
 
 

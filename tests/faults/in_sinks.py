@@ -18,17 +18,17 @@ from loops import Memory
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.tensorflow_stub.io import gfile
 
-from probes import hookimpl, lifetime
-from probes.sinks import run_file, table
-from probes.sinks import tensorboard as tensorboard_module
-from probes.sinks.hdf5 import HDF5Sink
+from probes import hookimpl
+from probes.sinks import log_dir, tensorboard_file
+from probes.sinks.hdf5 import HDF5Sink, run_file, table
 from probes.sinks.tensorboard import TensorBoardSink
 
 from .scene import ROWS, STEPS, Scene, fault
 
 
 def flush(scene: Scene) -> None:
-    scene.manager._dispatch.flush()
+    """As saving a checkpoint does."""
+    scene.manager.state_dict()
 
 
 def in_tensorboard(scene: Scene, run) -> None:
@@ -77,7 +77,7 @@ def _(scene: Scene):
     def fail(*_):
         raise OSError(30, "Read-only file system")
 
-    lifetime._writable = fail
+    log_dir._writable = fail
 
 
 # ------------------------------------------------------------------------------------------------------- disk is full
@@ -164,8 +164,8 @@ def _(scene: Scene):
 @fault("closing TensorBoard's file hangs", "TensorBoard", "could not be closed within")
 def _(scene: Scene):
     def break_it():
-        tensorboard_module.CLOSE_SECONDS = 0.2
-        writer = next(p.implementation for p in scene.manager._dispatch.plugins.all if p.key == "tensorboard")._writer
+        tensorboard_file.CLOSE_SECONDS = 0.2
+        writer = next(p.implementation for p in scene.manager._session.plugins.all if p.key == "tensorboard")._writer
         writer.close = lambda: time.sleep(3600)
 
     scene.at[STEPS] = break_it

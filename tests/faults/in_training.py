@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from probes import Measurement, discovery, every
+from probes import Measurement, every
+from probes.session import discovery
 
 from .in_probes import out_says
 from .operators import numbers
@@ -263,14 +264,14 @@ def _(scene: Scene):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert (scene.folder / "run/run.h5").read_bytes() == before  # not closed by HDF5 in the child
 
-    scene.at[5] = scene.at[8] = lambda: scene.manager._dispatch.flush()
+    scene.at[5] = scene.at[8] = lambda: scene.manager.state_dict()
     scene.at[6] = scene.at[9] = fork
 
 
 @fault("the loop forks, and the child trains on", "the loop")
 def _(scene: Scene):
     def fork():
-        scene.manager._dispatch.flush()
+        scene.manager.state_dict()
         child = os.fork()
         if child == 0:
             scene.at.clear()

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from probes import Probe, discovery, every
+from probes import Probe, every
 from probes.measurement import Measurement
+from probes.session import discovery
 
 from .scene import Scene, fault
 

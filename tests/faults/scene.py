@@ -8,6 +8,7 @@ an undisturbed run; and what is missing is said.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import hashlib
@@ -210,6 +211,11 @@ def run_in_child(folder: Path, prepare: Callable[[Scene], object], probed: bool 
 
 
 def _child(folder: Path, prepare: Callable[[Scene], object], probed: bool) -> None:
+    # Training runs on an ordinary heap. The guard counts frozen objects at each turn, and the parent has frozen so many
+    # that this would take most of the time. What is registered first is called last: when Python ends, it does not look
+    # at the parent's objects.
+    gc.unfreeze()
+    atexit.register(gc.freeze)
     out = os.open(folder / "out.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(out, 1), os.dup2(out, 2)
     os.chdir(folder)

@@ -1,12 +1,10 @@
 """Every fault of the list, each in a process of its own: training ends as it would have, and the file says the rest."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from faults import all_faults  # noqa: F401
 from faults.scene import FAULTS
 
@@ -17,10 +15,7 @@ ROOT = Path(__file__).parents[2]
 def outcomes(request):
     chosen = [item for item in request.session.items if item.name.startswith("test_training_ends_as_it_would_have[")]
     names = [item.callspec.params["name"] for item in chosen]
-    done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "faults.py", "--json", *names],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    done = warm.run(ROOT / "benchmarks" / "faults.py", "--json", *names)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     return {row["name"]: row for row in rows}
 

@@ -12,7 +12,7 @@ from loops import Memory, run_steps, step_hooks
 from torch import nn
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
-from probes.guard import unnoticed
+from probes.guard.unnoticed import unnoticed
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
 from probes_complexity import PathComplexity
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed file <_io.FileIO name='
 
 STEPS = 8
 OURS = ["probes/", "plugins/"]
+LOOP = ["probes/loop/first_batch.py", "probes/loop/steps.py"]
 # A step whose hook is interrupted before it is counted is not counted: nothing can know of it then.
 COUNTING = ("_after", "_before", "__call__", "_watched", "_nested", "shares_parameters")
 
@@ -55,7 +56,7 @@ def loop(model, optimizer, manager=None, interrupt=None):
             with interrupt or At(None, []):
                 optimizer.step()
                 if manager is not None and step % 3 == 2:
-                    manager._dispatch.flush()
+                    manager.state_dict()
         except KeyboardInterrupt:
             caught.append(step)
             if updates(optimizer) == done:
@@ -146,7 +147,7 @@ def test_after_an_interrupt_at_any_line_all_later_rows_are_right(undisturbed, tm
 
 
 def test_after_an_interrupt_where_rows_are_handed_over_none_is_twice_there(undisturbed, tmp_path):
-    only = ("_write_pending",)
+    only = ("_write_waiting",)
     lines = watched(tmp_path / "all", None, only)[0].count
     for k in range(lines // 2, lines // 2 + 10):  # of some steps
         check(tmp_path / str(k), k, undisturbed, only)
@@ -169,10 +170,10 @@ def test_after_an_interrupt_at_any_line_of_writing_no_row_is_lost_or_twice_there
             for step in range(4):
                 optimizer.step()
                 if step == 1:
-                    manager._dispatch.flush()
+                    manager.state_dict()
             try:
                 with interrupt:
-                    manager._dispatch.flush()
+                    manager.state_dict()
             except KeyboardInterrupt:
                 pass
             optimizer.step()
@@ -251,7 +252,7 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
     model[1].eval()
 
     def guarded(k):
-        interrupt = At(k, ["probes/guard.py"], error)
+        interrupt = At(k, ["probes/guard/"], error)
         guard = unnoticed(model, [optimizer])
         try:
             with interrupt, guard:
@@ -277,8 +278,17 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
     ("where", "only", "number"),
     [
         (["probes/"], (), 16),
-        (["probes/capture.py", "probes/steps.py"], ("__init__", "watch"), 60),  # where hooks are registered
-        pytest.param(["probes/capture.py", "probes/steps.py"], ("__init__", "watch"), 10_000, marks=pytest.mark.slow),
+        (
+            ["probes/loop/first_batch.py", "probes/loop/steps.py"],
+            ("__init__", "watch"),
+            60,
+        ),  # where hooks are registered
+        pytest.param(
+            ["probes/loop/first_batch.py", "probes/loop/steps.py"],
+            ("__init__", "watch"),
+            10_000,
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["probes/manager.py"], (), 10_000, marks=pytest.mark.slow),
         pytest.param(["probes/"], (), 1_000, marks=pytest.mark.slow),
     ],

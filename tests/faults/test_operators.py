@@ -10,7 +10,8 @@ import torch
 from faults.operators import numbers, plausible, spoil
 from faults.scene import Scene, train
 
-from probes import Measurement, Probe, ProbeManager, discovery, every, open_run
+from probes import Measurement, Probe, ProbeManager, every, open_run
+from probes.session import discovery
 from probes.sinks.hdf5 import HDF5Sink
 
 

@@ -8,11 +8,12 @@ import time
 
 import pytest
 import torch
+import warm
 from filelock import FileLock
 from loops import Memory, Norm, run_steps
 
 from probes import Probe, ProbeManager, every, open_run
-from probes.watchdog import Watchdog
+from probes.session.watchdog import Watchdog
 
 SPAWNING = """
 import sys
@@ -53,8 +54,7 @@ if __name__ == "__main__":
 def test_a_spawned_worker_watches_nothing_and_a_spawned_training_is_watched(tmp_path):
     (tmp_path / "script.py").write_text(SPAWNING)
     path = os.pathsep.join(sys.path)
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    done = warm.run(tmp_path / "script.py", cwd=tmp_path, env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0 and done.stderr == "", done.stderr
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.startswith("Inactive")] == [
@@ -69,10 +69,34 @@ def test_a_spawned_worker_watches_nothing_and_a_spawned_training_is_watched(tmp_
     assert open_run(tmp_path / "trained")["norm/weight"]["step"].values.tolist() == [0, 1]
 
 
+def test_a_forked_child_lets_go_of_files_and_writes_nothing(model, optimizer, tmp_path):
+    class Forked:
+        def write(self, measurements):
+            (tmp_path / f"written by {os.getpid()}").touch()
+
+        def on_fork(self):
+            (tmp_path / "forked").write_text(str(os.getpid()))
+
+        def on_detach(self):
+            (tmp_path / f"closed by {os.getpid()}").touch()
+
+    with ProbeManager(model, [Norm(every(1))], sinks=[Forked()], overhead=None).attach(optimizer) as manager:
+        child = os.fork()
+        if child == 0:
+            run_steps(model, optimizer, 1)
+            manager.detach()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        run_steps(model, optimizer, 1)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"forked", f"written by {os.getpid()}", f"closed by {os.getpid()}"}
+    assert (tmp_path / "forked").read_text() == str(child)
+
+
 def test_the_lock_is_still_held_after_a_forked_child_has_ended(model, optimizer, tmp_path):
     with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer) as manager:
         run_steps(model, optimizer, 1)
-        manager._dispatch.flush()
+        manager.state_dict()
         child = os.fork()
         if child == 0:
             manager.detach()

@@ -9,7 +9,7 @@ from loops import Norm, run_steps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
-from probes.sinks import tensorboard
+from probes.sinks import tensorboard_file
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
 
@@ -148,7 +148,7 @@ def test_event_files_are_in_order_also_when_the_clock_was_set_back(model, optimi
 
 
 def test_the_clock_of_another_thread_is_left_alone():
-    clock = tensorboard._Clock(10**10)
+    clock = tensorboard_file.TimeOfRow(10**10)
     assert clock.time() == 10**10 and clock.monotonic() < 10**10
     seen = []
     import threading

@@ -1,9 +1,7 @@
 """Each integration needs its own framework, and says which."""
 
-import subprocess
-import sys
-
 import pytest
+import warm
 
 
 @pytest.mark.parametrize(
@@ -19,5 +17,5 @@ import pytest
 )
 def test_a_missing_framework_is_named_with_what_to_install(package, frameworks, extra):
     script = f"import sys; sys.modules.update(dict.fromkeys({frameworks})); import {package}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = warm.run(script)
     assert done.returncode and f"pip install 'torch-probes[{extra}]'" in done.stderr

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 from integration_runs import assert_same_records, batches, events, network, probes, steps
@@ -50,8 +49,6 @@ def test_training_on_two_ranks_is_what_it_is_without_and_is_measured_once(framew
     (file,) = tmp_path.rglob("*.h5")
     assert steps(file.parent) == list(range(13))
     told = set(events(file.parent))
-    with h5py.File(file) as opened:
-        assert any(b"Rank 1 can take turns of" in message for message in opened["events/message"][:])
     if framework == "transformers":
         # Of labels of each position there is no alignment: it is NaN, which is told, and why.
         assert told == {"attach", "detach", "skipped", "warning"}

@@ -17,7 +17,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader, Dataset
 
-from probes.digest import tensor_hash
+from probes.guard.fingerprint import tensor_hash
 
 from . import models
 

@@ -20,8 +20,8 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.overrides import _get_current_function_mode_stack
 
 from probes import Probe, ProbeManager, at, every
-from probes.digest import differences, of_model, of_optimizer, of_process, of_random_states
-from probes.trials import Recorder, hooks, optimizer_hooks
+from probes.checking.trials import Recorder, hooks, optimizer_hooks
+from probes.guard.fingerprint import differences, of_model, of_optimizer, of_process, of_random_states
 from probes_complexity import Capacity, PathComplexity
 from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum, SpectralNorm
 from probes_mine import MutualInformation
@@ -269,7 +269,7 @@ def check_probes(session: Session, combination: Combination, names: Sequence[str
     steps = session.loop.steps
     if session.manager.run.step != steps:
         raise Unequal(f"{steps} true updates, of which {session.manager.run.step} were counted as steps")
-    for name, plugin in zip(names, session.manager._dispatch.probes, strict=True):
+    for name, plugin in zip(names, session.manager._session.turns.probes, strict=True):
         due = [step for step in range(steps + 1) if step in plugin.schedule]
         measured = sorted({row.step for row in session.recorder.rows if row.probe == plugin.label})
         expected = REFUSALS.get((name, combination.model))
@@ -300,7 +300,7 @@ def run(combination: Combination, names: Sequence[str] = tuple(PROBES), **settin
             return bare.refused
         session = Session(combination, names, **settings)
         try:
-            with mock.patch("probes_mine.probe.label_information", brief):
+            with mock.patch("probes_mine.layer_information.label_information", brief):
                 session.train()
             compare(bare, session.watch.trace, whole=False)
             check_probes(session, combination, names)

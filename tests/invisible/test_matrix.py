@@ -11,7 +11,7 @@ import torch
 
 from invisible.matrix import FACTORS, PROBES, REFUSED, Combination, Session, compare, pairwise_cover, run, train_bare
 from invisible.models import MODELS
-from probes.discovery import installed
+from probes.session.discovery import installed
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from invisible.matrix import PROBES, Combination, Session, brief, refused
 from invisible.models import MODELS
 from invisible.optimizers import OPTIMIZERS
 from probes import open_run
-from probes.digest import differences
+from probes.guard.fingerprint import differences
 from probes.sinks.hdf5 import HDF5Sink
 
 BASE = Combination("AdamW foreach", "batch norm", "plain", "eager")
@@ -46,7 +46,7 @@ def interrupted(combination, probes, **settings):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of torch: of its compiler, and of checkpoints without gradients
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_an_interrupted_run_has_the_records_of_one_that_was_not(combination, tmp_path, monkeypatch):
-    monkeypatch.setattr("probes_mine.probe.label_information", brief)
+    monkeypatch.setattr("probes_mine.layer_information.label_information", brief)
     bare = Session(combination, None)
     bare.train()
     resumed = interrupted(combination, None)

@@ -269,7 +269,7 @@ def test_nothing_is_held_between_steps_nor_after_detach():
     with manager:
         update(model, optimizer, x, y)
         assert not probe._before  # no copy of the model during forward and backward
-        assert all(tensor.device.type == "cpu" for tensor in probe._initial.values())
+        assert all(tensor.device.type == "cpu" for tensor in probe._initial.values.values())
     assert not probe._parameters and not probe._moving
 
 
@@ -427,7 +427,7 @@ def test_frozen_parameters_are_not_copied():
     manager, _ = watch(model, probe)
     with manager:
         update(model, optimizer, x, y)
-        assert set(probe._initial) == {"0.weight", "2.weight", "2.bias"}
+        assert set(probe._initial.values) == {"0.weight", "2.weight", "2.bias"}
 
 
 @pytest.mark.parametrize("record", [100, "every"])

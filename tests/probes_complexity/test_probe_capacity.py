@@ -285,7 +285,7 @@ def test_training_is_bitwise_the_same_with_and_without(make):
         manager = ProbeManager(model, probes, batches={"train": inputs}, sinks=[], overhead=None, on_error="raise")
         manager.attach(optimizer)
         train(model, optimizer, 0, 15, inputs)
-        measured = manager._dispatch.measured
+        measured = manager._session.accounts.measured
         manager.detach()
         hooks = [len(module._forward_hooks) for module in model.modules()]
         gradients = [p.grad.clone() for p in model.parameters()]

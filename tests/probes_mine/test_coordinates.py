@@ -5,16 +5,9 @@ import math
 import pytest
 import torch
 
-from probes_mine.coordinates import (
-    coordinates,
-    gaussian_terms,
-    independent_components,
-    noise_edge,
-    radial_features,
-    standardized,
-    whitened_features,
-)
+from probes_mine.coordinates import coordinates, gaussian_terms, noise_edge
 from probes_mine.cross_fitting import split
+from probes_mine.features import independent_components, radial_features, standardized, whitened_features
 from probes_mine.product import Product, draw_product
 
 OWN = 1e-6  # hardly any pair of the product is one that was drawn together

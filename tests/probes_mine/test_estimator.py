@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from probes_mine import mutual_information
-from probes_mine.estimator import _bounds, _terms
+from probes_mine.critic_terms import _bounds, _terms
 from probes_mine.labels import NUM_FOLDS
 from probes_mine.product import Product
 

@@ -10,11 +10,12 @@ from torch import nn
 
 from probes import CannotMeasure, ProbeManager, at, every
 from probes.batches import Batch
-from probes.clock import OwnTime
+from probes.budget.clock import OwnTime
 from probes.run import Run
 from probes_mine import MutualInformation, noisy_channel_information
 from probes_mine.labels import label_information
-from probes_mine.probe import _Reduced, _Samples
+from probes_mine.layer_information import LayerInformation, Samples
+from probes_mine.reduction import Reduced
 from probes_mine.turn import Costs, affordable
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -148,7 +149,7 @@ def test_classifiers_go_on_from_the_last_ones(monkeypatch):
         starts.append((start, result := label_information(*args, start=start, **kwargs)))
         return result
 
-    monkeypatch.setattr("probes_mine.probe.label_information", spy)
+    monkeypatch.setattr("probes_mine.layer_information.label_information", spy)
     probe, run = MutualInformation(layers=["0"]), run_of(mlp(), *data())
     measured(probe, run)
     measured(probe, run)
@@ -182,8 +183,8 @@ def test_a_stale_classifier_is_replaced():
     before = measured(probe, run)["targets"].value[0]
     with torch.no_grad():  # another function from one step to the next, and a frame that does not see it
         model[0].weight.copy_(model[0].weight.flip(0) * torch.linspace(-1, 1, 12)[:, None])
-    key, held = next(iter(probe._learned.items()))
-    probe._learned[key] = held._replace(components=torch.zeros_like(held.components))
+    key, held = next(iter(probe._information.learned.items()))
+    probe._information.learned[key] = held._replace(components=torch.zeros_like(held.components))
     assert measured(probe, run)["targets"].value[0] == pytest.approx(before, abs=0.15)
 
 
@@ -348,7 +349,7 @@ def limited(run, seconds):
 @pytest.fixture
 def slow_layers(monkeypatch):
     """Layers that take 0.1 s each, and a millisecond for each step of training, as far as the probe can see."""
-    monkeypatch.setattr(MutualInformation, "_costs", lambda *args: Costs(0.0, 0.1, 1e-3))
+    monkeypatch.setattr(LayerInformation, "costs", lambda *args: Costs(0.0, 0.1, 1e-3))
 
 
 def deep(width=12):
@@ -400,14 +401,14 @@ def test_without_a_limit_or_within_it_nothing_is_left_out():
 def test_a_trial_predicts_what_a_layer_takes():
     x, y = torch.randn(400, 60), torch.arange(400) % 3
     probe, clock = MutualInformation(), OwnTime()
-    samples = _Samples.of(Batch((x,), targets=y))
-    costs = min((probe._costs(x, samples, clock) for _ in range(3)), key=lambda costs: costs.step)
+    samples = Samples.of(Batch((x,), targets=y))
+    costs = min((probe._information.costs(x, samples, clock) for _ in range(3)), key=lambda costs: costs.step)
     assert probe.state_dict()["learned"] == {}
     seconds = []
     for _ in range(3):
         start = clock()
-        probe._look(x, samples, torch.Generator(), "", 150)
-        probe._learned.clear()
+        probe._information.look(x, samples, torch.Generator(), "", 150)
+        probe._information.learned.clear()
         seconds.append(clock() - start)
     predicted = affordable([60], 400, costs, math.inf)
     assert predicted.steps == 600
@@ -420,7 +421,7 @@ def test_fewer_dimensions_than_components_keep_distances_and_the_largest_compone
     generator = torch.Generator().manual_seed(0)
     scales = 0.9 ** torch.arange(width, dtype=torch.float64)
     features = torch.randn(200, width, generator=generator, dtype=torch.float64) * scales + 5
-    layer = _Reduced.of(features)
+    layer = Reduced.of(features)
     assert layer.scores.shape == (200, min(200, width))
     distances, expected = (
         torch.cdist(one, one, compute_mode="donot_use_mm_for_euclid_dist") for one in (layer.scores, features)

@@ -29,7 +29,7 @@ from probes_ntk import (
     tangent_kernel,
 )
 from probes_ntk.call import Call
-from probes_ntk.gram import Factors
+from probes_ntk.factors import Factors
 from probes_ntk.operands import Convolution
 
 MODELS = models()

@@ -14,8 +14,8 @@ from torch import nn
 from probes.measurement import Axis, Measurement
 from probes.reading import open_run
 from probes.run import Event, Run
-from probes.sinks import hdf5
-from probes.sinks.hdf5 import HDF5Sink, holds_run
+from probes.sinks.hdf5 import HDF5Sink, writer
+from probes.sinks.hdf5.sink import MAX_ROWS, holds_run
 
 
 def new_run(log_dir: Path, run_id: str = "a1", **settings) -> Run:
@@ -145,15 +145,15 @@ def test_the_file_appears_with_the_first_flush_that_has_something(tmp_path):
 def test_many_rows_are_written_without_being_asked(tmp_path):
     run, sink = new_run(tmp_path), HDF5Sink()
     sink.on_attach(run)
-    for step in range(hdf5.MAX_ROWS + 1):
+    for step in range(MAX_ROWS + 1):
         sink.write(run, [layers(step)])
-    assert len(steps(tmp_path, "norm")) == hdf5.MAX_ROWS
+    assert len(steps(tmp_path, "norm")) == MAX_ROWS
     sink.on_detach(run)
 
 
-@pytest.mark.parametrize("safe_copy", [hdf5.SAFE_COPY, 0])
+@pytest.mark.parametrize("safe_copy", [writer.SAFE_COPY, 0])
 def test_a_stream_may_come_late(tmp_path, monkeypatch, safe_copy):
-    monkeypatch.setattr(hdf5, "SAFE_COPY", safe_copy)
+    monkeypatch.setattr(writer, "SAFE_COPY", safe_copy)
     run, sink = new_run(tmp_path), HDF5Sink()
     sink.on_attach(run)
     for step in range(4):

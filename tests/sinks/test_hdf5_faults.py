@@ -2,18 +2,16 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 import xarray
 from sinks.test_hdf5 import at_step, layers, new_run, recorded, steps
 
 from probes.reading import open_run
-from probes.sinks import run_file
-from probes.sinks.hdf5 import HDF5Sink
+from probes.sinks.hdf5 import HDF5Sink, run_file
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (400_003, 400_003))
 run, sink = new_run(Path(sys.argv[1])), HDF5Sink()
 sink.on_attach(run)
 flushed = faults = 0
-for step in range(1500):
+for step in range(600):
     try:
         sink.write(run, [at_step(step, name, torch.full((64,), float(step)), ("k",)) for name in "abc"])
         sink.flush(run)
@@ -118,9 +116,8 @@ except OSError as error:
 def test_a_process_whose_file_cannot_grow_ends_well_and_keeps_every_flushed_row(tmp_path, when):
     # A limit on the size of files stands for the full disk: it needs neither root nor a disk.
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
-    command = [sys.executable, "-c", LIMITED, tmp_path, when]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    environment = {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    done = warm.run(LIMITED, tmp_path, when, env=environment)
     assert done.returncode == 0, done.stderr
     if when == "before":
         xarray.open_datatree(tmp_path / "run.h5", engine="h5netcdf").close()  # a plain reader: it was closed

@@ -3,32 +3,28 @@
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import warm
 import xarray
 from sinks.child_writer import SHAPES, expected, measured, new_run
 
 from probes.reading import open_run
 from probes.run import Event
 from probes.sinks.hdf5 import HDF5Sink
-from probes.sinks.repair import exclusive, repair, repair_here
-from probes.sinks.superblock import closed_superblock, lookup3
+from probes.sinks.hdf5.repair import exclusive, repair, repair_here
+from probes.sinks.hdf5.superblock import closed_superblock, lookup3
 
 
-def start(log_dir: Path, *arguments: str) -> subprocess.Popen:
-    script = Path(__file__).with_name("child_writer.py")
-    command = [sys.executable, script, log_dir, *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
+def start(log_dir: Path, *arguments: str) -> warm.Child:
+    return warm.Child(Path(__file__).with_name("child_writer.py"), log_dir, *arguments)
 
 
-def kill_after(child: subprocess.Popen, seconds: float) -> int:
+def kill_after(child: warm.Child, seconds: float) -> int:
     """The last step that the child reported as flushed."""
     first = child.stdout.readline()
     time.sleep(seconds)

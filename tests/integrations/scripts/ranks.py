@@ -116,7 +116,7 @@ def main():
     seen = {key: digest(globals()[name](path)) for key, path in (("bare", None), ("probed", out / name / "run"))}
     (out / f"{name}.{dist.get_rank()}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
-    time.sleep(1)  # see tests/ranks_script.py
+    time.sleep(1)  # see tests/ranks/scenarios.py
 
 
 if __name__ == "__main__":

@@ -98,9 +98,14 @@ class GradientNoise(Probe):
         for name, value, error, unit, description in (
             ("scale", found.scale, found.scale_error, "samples", "simple gradient noise scale"),
             ("trace", found.trace, found.trace_error, "loss^2 / parameter^2", "variance of the gradient of one sample"),
-            ("square_norm", found.square_norm, found.square_norm_error, "loss^2 / parameter^2",
-             "squared norm of the gradient of the expected loss"),
-        ):  # fmt: skip
+            (
+                "square_norm",
+                found.square_norm,
+                found.square_norm_error,
+                "loss^2 / parameter^2",
+                "squared norm of the gradient of the expected loss",
+            ),
+        ):
             yield Measurement(
                 f"gradient_noise/{name}/{self.batch}",
                 value,

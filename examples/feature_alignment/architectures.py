@@ -1,0 +1,160 @@
+"""Features of other architectures align too, centred or not (Figs. B.5 and B.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from probes_ntk import TangentKernel
+
+from ..frame.classification import (
+    Accuracy,
+    Samples,
+    Training,
+    classify,
+    kernel_schedule,
+    photographs,
+    series,
+    standardized,
+)
+from ..frame.criteria import Array, Finding, enough
+from ..frame.data import mnist, mnist_subset
+from ..frame.figures import figure, log_steps
+from ..frame.models import MLP, VGG, ResNet18, kaiming
+from ..frame.runner import Experiment, Preset
+from ..frame.task import Task
+
+MODELS = {"mlp": "MLP, MNIST", "vgg": "VGG19, CIFAR-10", "resnet": "ResNet18, CIFAR-10"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Channels, images and steps of the three; the MLP has 6 hidden layers of 80."""
+
+    width: int = 64
+    num_images: int = 50_000
+    num_digits: int = 60_000
+    num_test: int = 10_000
+    num_kernel: int = 100
+    digit_steps: int = 20_000
+    steps: int = 100_000
+
+
+PRESETS = {
+    "smoke": Preset(
+        Settings(width=2, num_images=0, num_digits=0, num_test=0, num_kernel=8, digit_steps=12, steps=6),
+        seeds=(0,),
+        duration="10 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(
+            width=8, num_images=10_000, num_digits=10_000, num_test=1000, num_kernel=40, digit_steps=1200, steps=320
+        ),
+        seeds=(0, 1, 2),
+        duration="6 min",
+    ),
+    "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
+}
+
+
+def digits(n: int, n_test: int, seed: int) -> tuple[Samples, Samples]:
+    """MNIST, standardized; with n = 0 the digits that come with the examples."""
+    if n:
+        train, test = mnist(n=n, seed=seed), mnist(train=False, n=n_test, seed=seed)
+    else:
+        images, labels = mnist_subset()
+        train, test = (images[::2], labels[::2]), (images[1::2], labels[1::2])
+    order = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(seed))
+    return (
+        Samples(standardized(train[0], train[0]), train[1]),
+        Samples(standardized(test[0], train[0])[order], test[1][order]),
+    )
+
+
+def train(settings: Settings, task: Task) -> None:
+    for name in MODELS:
+        torch.manual_seed(task.seed)
+        model: nn.Module
+        if name == "mlp":
+            model = MLP(784, 80, 7, 10)
+            kaiming(model)
+            training = Training(0.02, settings.digit_steps)
+            train_set, test_set = digits(settings.num_digits, settings.num_test, task.seed)
+        else:
+            model = VGG(19, settings.width) if name == "vgg" else ResNet18(settings.width)
+            training = Training(0.01, settings.steps, augment=True)
+            train_set, test_set = photographs(settings.num_images, settings.num_test, task.seed)
+        due = kernel_schedule()
+        kernel = TangentKernel(due, num_samples=settings.num_kernel)
+        accuracy = Accuracy(due, {"test": test_set})
+        batches = {"test": test_set.first(settings.num_kernel)}
+        classify(task.part(name), model, train_set, training, batches, [kernel, accuracy])
+
+
+def read(settings: Settings, folder: Path, seed: int) -> dict[str, dict[str, Array]]:
+    names = ["ntk/alignment/test", "ntk/alignment_uncentered/test", "accuracy/test"]
+    return {name: series(folder / name / "log", names) for name in MODELS}
+
+
+def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> list[Finding]:
+    findings = []
+    for name, words in MODELS.items():
+        rise = {
+            stream: [
+                float(seed[name][f"ntk/{stream}/test"].max() / seed[name][f"ntk/{stream}/test"][0]) for seed in seeds
+            ]
+            for stream in ("alignment", "alignment_uncentered")
+        }
+        last = [float(seed[name]["ntk/alignment/test"].max()) for seed in seeds]
+        judged = name == "mlp"
+        passed = [value >= 4 for value in rise["alignment"]]
+        findings.append(
+            Finding(
+                f"Figs. B.5, B.6: {words}, alignment on the test set, highest / initial",
+                "rises",
+                f"centred {_list(rise['alignment'])} (to {_list(last)})\n"
+                f"uncentred {_list(rise['alignment_uncentered'])}",
+                "centred >= 4" if judged else "",
+                enough(passed) if judged else None,
+                {**rise, "highest": last},
+            )
+        )
+    return findings
+
+
+def _list(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folder: Path) -> None:
+    with figure(folder / "fig_b_5.png", 1, len(MODELS), size=(11, 3.8), font=11, boxed=False) as (_, axes):
+        for axis, (name, words) in zip(axes, MODELS.items(), strict=True):
+            for number, seed in enumerate(seeds):
+                run = seed[name]
+                for stream, color, label in (
+                    ("alignment", "C0", "centred (Fig. B.5)"),
+                    ("alignment_uncentered", "C1", "uncentred (Fig. B.6)"),
+                ):
+                    label = "" if number else label
+                    axis.plot(run["step"], run[f"ntk/{stream}/test"], color=color, label=label or None)
+            axis.set(xlabel="training step", title=words)
+            log_steps(axis)
+        axes[0].set_ylabel("alignment, test set")
+        axes[0].legend(fontsize=9)
+
+
+EXPERIMENT = Experiment(
+    figure="Figs. B.5, B.6",
+    summary="Features of MLPs, VGGs and ResNets align with the labels, centred or not.",
+    presets=PRESETS,
+    train=train,
+    read=read,
+    judge=judge,
+    draw=draw,
+    threads=None,
+)

@@ -1,0 +1,117 @@
+"""The function moves along few directions of parameter space and hardly along others (Fig. B.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from probes import Measurement, Probe, at, open_run
+from probes.run import Run
+from probes_ntk import eigenfunctions, perturbation_effects, random_directions, right_singular_vectors, tangent_kernel
+
+from ..frame.classification import Training, classify, photographs
+from ..frame.criteria import Array, Finding, enough
+from ..frame.figures import figure
+from ..frame.models import VGG
+from ..frame.runner import Experiment, Preset
+from ..frame.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A VGG11 trained for a while, then moved by a length along directions from a batch."""
+
+    width: int = 64
+    num_images: int = 50_000
+    num_test: int = 10_000
+    num_kernel: int = 100
+    steps: int = 5000
+    num_directions: int = 50
+    size: float = 0.1
+
+
+PRESETS = {
+    "smoke": Preset(
+        Settings(width=2, num_images=0, num_test=0, num_kernel=8, steps=6, num_directions=5),
+        seeds=(0,),
+        duration="5 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=300), seeds=(0, 1, 2), duration="2 min"
+    ),
+    "paper": Preset(Settings(), seeds=(0,), duration="1 h"),
+}
+
+
+class Perturbation(Probe):
+    """How far the outputs move on the test batch along right singular vectors and along random directions."""
+
+    def __init__(self, step: int, count: int, size: float) -> None:
+        super().__init__(at([step]))
+        self.count, self.size = count, size
+
+    def measure(self, run: Run, step: int) -> Iterable[Measurement]:
+        batch = run.batch("test")
+        eigen = eigenfunctions(tangent_kernel(run.model, batch, output=run.output).kernel)
+        trained = {name: tensor for name, tensor in run.model.named_parameters() if tensor.requires_grad}
+        kinds = {
+            "singular": right_singular_vectors(run.model, batch, eigen, self.count, output=run.output),
+            "random": random_directions(trained, self.count, run.generator),
+        }
+        for kind, directions in kinds.items():
+            effects = perturbation_effects(run.model, batch, directions, self.size, output=run.output)
+            yield Measurement(f"perturbation/{kind}", effects, dims=("direction",), unit="output", num_samples=batch.n)
+
+
+def train(settings: Settings, task: Task) -> None:
+    train_set, test_set = photographs(settings.num_images, settings.num_test, task.seed)
+    torch.manual_seed(task.seed)
+    probe = Perturbation(settings.steps, settings.num_directions, settings.size)
+    batches = {"test": test_set.first(settings.num_kernel)}
+    classify(task, VGG(11, settings.width), train_set, Training(0.01, settings.steps, augment=True), batches, [probe])
+
+
+def read(settings: Settings, folder: Path, seed: int) -> dict[str, Array]:
+    run = open_run(folder / "log")
+    return {kind: run[f"perturbation/{kind}"]["value"].to_numpy()[-1] for kind in ("singular", "random")}
+
+
+def judge(settings: Settings, seeds: Sequence[dict[str, Array]]) -> list[Finding]:
+    ratio = [float(np.median(seed["singular"][:10]) / np.median(seed["random"])) for seed in seeds]
+    passed = [value >= 10 for value in ratio]
+    return [
+        Finding(
+            f"Fig. B.1: effect of a step of {settings.size:g}, top 10 singular directions / random ones (medians)",
+            "random directions have almost no effect",
+            ", ".join(f"{value:.0f}" for value in ratio),
+            ">= 10",
+            enough(passed),
+            {"ratio": ratio, "passed": passed},
+        )
+    ]
+
+
+def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
+    with figure(folder / "fig_b_1.png", size=(7.5, 4), font=11, boxed=False) as (_, axis):
+        first, count = seeds[0], len(seeds[0]["singular"])
+        axis.bar(np.arange(count), first["singular"], label="right singular vectors of the tangent features")
+        axis.bar(np.arange(count, 2 * count), first["random"], label="random directions")
+        axis.set(xlabel="direction", ylabel=f"|change of the outputs|, step of {settings.size:g}")
+        axis.legend()
+
+
+EXPERIMENT = Experiment(
+    figure="Fig. B.1",
+    summary="The function moves along few directions of parameter space.",
+    presets=PRESETS,
+    train=train,
+    read=read,
+    judge=judge,
+    draw=draw,
+    threads=None,
+)

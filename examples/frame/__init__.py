@@ -1,0 +1,1 @@
+"""What the experiments share: the runner and its loop, criteria, figures, data, models, classification."""

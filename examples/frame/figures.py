@@ -1,0 +1,71 @@
+"""What the figures of all experiments begin and end with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["figure", "log_steps", "shades"]
+
+
+@contextmanager
+def figure(
+    path: Path,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float],
+    font: float = 10,
+    boxed: bool = True,
+    tight: bool = False,
+    **options: Any,
+) -> Iterator[tuple[Figure, Any]]:
+    """Give a figure and its axes to draw on; what was drawn is saved, without a screen.
+
+    Args:
+        path: Of the picture.
+        size: Width and height, in inches.
+        font: Size of text, in points.
+        boxed: Whether axes have a line on the top and on the right.
+        tight: Whether what is empty around the axes is cut off, or added where labels need it.
+        options: Others of ``matplotlib.pyplot.subplots``.
+
+    Example::
+
+        with figure(folder / "fig_3_3.png", size=(7, 4)) as (_, axis):
+            axis.plot(steps, losses)
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with matplotlib.rc_context({"font.size": font, "axes.spines.top": boxed, "axes.spines.right": boxed}):
+        picture, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
+        try:
+            yield picture, axes
+            picture.savefig(path, dpi=110, bbox_inches="tight" if tight else None)
+        finally:
+            plt.close(picture)
+
+
+def shades(count: int, last: float) -> Any:
+    """Colours from dark to light, of ``viridis`` from 0 to ``last``. Shape ``(count, 4)``."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](np.linspace(0, last, count))
+
+
+def log_steps(axis: Any) -> None:
+    """A logarithmic axis of steps that begins at 0, with ticks that do not touch."""
+    axis.set_xscale("symlog", linthresh=5, linscale=0.3)
+    axis.set_xticks([0, 10, 100, 1000, 10_000, 100_000], ["0", "10", "100", "1000", "10⁴", "10⁵"])
+    axis.set_xlim(0, max(line.get_xdata()[-1] for line in axis.lines))
+    axis.minorticks_off()

@@ -1,0 +1,1 @@
+"""The information bottleneck (Table 5.3)."""

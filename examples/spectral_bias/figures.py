@@ -1,0 +1,86 @@
+"""Figures 3.1, 3.2 and A.1 of Experiment 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..frame.figures import figure, shades
+from .results import PANEL, Fit
+
+__all__ = ["draw"]
+
+
+def draw(settings: Any, seeds: Sequence[dict[str, Fit]], folder: Path) -> None:
+    _amplitudes_and_norms(seeds, folder / "fig_3_1.png")
+    _learnt_function(seeds[0]["equal"], folder / "fig_3_2.png")
+    _losses(seeds, folder / "fig_a_1.png")
+
+
+def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
+    with figure(path, 2, 2, size=(11, 7), font=11, boxed=False, sharex=True, sharey="row") as (picture, axes):
+        for column, (kind, panel) in enumerate(PANEL.items()):
+            fits = [fits[kind] for fits in seeds]
+            first = fits[0]
+            heat, lines = axes[0, column], axes[1, column]
+            image = heat.pcolormesh(
+                first.steps,
+                np.arange(len(first.frequencies)),
+                np.mean([fit.amplitude for fit in fits], axis=0).T,
+                vmin=0,
+                vmax=1,
+                cmap="viridis",
+                shading="nearest",
+                rasterized=True,
+            )
+            heat.set_yticks(np.arange(len(first.frequencies)), [f"{k:g}" for k in first.frequencies])
+            half = np.median([fit.half for fit in fits], axis=0)
+            reached = np.isfinite(half)
+            heat.plot(half[reached], np.flatnonzero(reached), "o", mfc="none", mec="white")
+            heat.set_title(f"Fig. {panel} (○ half reached, median)", fontsize=11)
+            colors = shades(len(first.layers), 0.9)
+            for layer, (name, color) in enumerate(zip(first.layers, colors, strict=True)):
+                lines.plot(first.steps, np.mean([fit.norms[:, layer] for fit in fits], axis=0), color=color, label=name)
+            lines.set(xlabel="training step", xlim=(first.steps[0], first.steps[-1]), yscale="log")
+            lines.locator_params(axis="x", nbins=5)
+            lines.yaxis.set_major_formatter("{x:g}")
+            lines.yaxis.set_minor_formatter("")
+            lines.grid(alpha=0.3)
+        axes[0, 0].set_ylabel("frequency (cycles)")
+        axes[1, 0].set_ylabel("spectral norm of the weights")
+        axes[1, 1].legend(fontsize=9, ncols=2)
+        bar = picture.colorbar(image, ax=axes[0, :], extend="max", pad=0.01)
+        bar.set_label("amplitude / target amplitude")
+
+
+def _learnt_function(fit: Fit, path: Path) -> None:
+    z = np.arange(len(fit.target)) / len(fit.target)
+    with figure(path, 2, 2, size=(11, 6), font=11, boxed=False, sharex=True, sharey=True) as (_, axes):
+        for axis, index in zip(axes.flat, fit.shown, strict=True):
+            axis.plot(z, fit.target, color="tab:blue", alpha=0.6, label="target")
+            axis.plot(z, fit.learnt[index], color="tab:green", label="learnt function")
+            learned = f"up to {cutoff:g} cycles" if (cutoff := fit.cutoff[index]) else "nothing"
+            axis.set_title(f"step {fit.steps[index]}: {learned} learned by half", fontsize=11)
+            axis.set_xlim(0, 1)
+        for axis in axes[1]:
+            axis.set_xlabel("z")
+        for axis in axes[:, 0]:
+            axis.set_ylabel("function value")
+        axes[0, 0].legend(loc="upper right", fontsize=9)
+
+
+def _losses(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
+    with figure(path, size=(7, 4), font=11, boxed=False) as (_, axis):
+        for kind, color in zip(PANEL, ("tab:blue", "tab:orange"), strict=True):
+            steps = seeds[0][kind].steps
+            losses = np.array([fits[kind].loss for fits in seeds])
+            axis.plot(steps, losses.mean(0), color=color, label=f"{kind} amplitudes, mean of {len(seeds)} seeds")
+            axis.fill_between(steps, losses.min(0), losses.max(0), color=color, alpha=0.2, linewidth=0)
+        axis.set(xlabel="training step", ylabel="mean squared error", yscale="log", xlim=(steps[0], steps[-1]))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}" if losses.max() < 30 * losses.min() else "")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=9)

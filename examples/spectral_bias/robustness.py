@@ -1,0 +1,139 @@
+"""Experiment 2: what a network computes at low frequencies survives a change of its parameters (Fig. 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from probes import at, open_run
+from probes_fourier import SpectrumRobustness
+
+from ..frame.criteria import Array, Finding, enough, spearman
+from ..frame.figures import figure
+from ..frame.runner import Experiment, Preset
+from ..frame.task import Task
+from . import learning_order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The training of Experiment 1 with equal amplitudes, then perturbations of these lengths in parameter space."""
+
+    training: learning_order.Settings
+    deltas: tuple[float, ...] = tuple(np.linspace(0, 5, 101).tolist())
+    num_directions: int = 100
+
+
+TRAINING = {name: preset.settings for name, preset in learning_order.PRESETS.items()}
+# The thesis leaves out 5 cycles here.
+PAPER = learning_order.Settings(frequencies=tuple(range(10, 55, 5)))
+
+PRESETS = {
+    "smoke": Preset(
+        Settings(training=TRAINING["smoke"], deltas=(0.0, 1.0, 3.0), num_directions=5),
+        seeds=(0,),
+        duration="5 s",
+        judged=False,
+    ),
+    "quick": Preset(
+        Settings(training=TRAINING["quick"], deltas=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0), num_directions=30),
+        seeds=(0, 1, 2),
+        duration="1 min",
+    ),
+    "paper": Preset(Settings(training=PAPER), seeds=(0, 1, 2, 3, 4), duration="1 h"),
+}
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How much of each amplitude is left, mean over directions: D lengths of the perturbation, K frequencies."""
+
+    deltas: Array  # (D,) in units of the parameters
+    frequencies: Array  # (K,) cycles
+    share: Array  # (D, K), 1 without perturbation
+
+    def at(self, delta: float) -> Array:
+        share: Array = self.share[int(np.abs(self.deltas - delta).argmin())]
+        return share
+
+
+def train(settings: Settings, task: Task) -> None:
+    robustness = SpectrumRobustness(
+        at([settings.training.steps]),
+        path=lambda z: z[:, None],
+        frequencies=settings.training.frequencies,
+        deltas=settings.deltas,
+        num_directions=settings.num_directions,
+        num_points=settings.training.num_points,
+    )
+    learning_order.fit(settings.training, task, "equal", [robustness])
+
+
+def read(settings: Settings, folder: Path, seed: int) -> Retention:
+    measured = open_run(folder / "log")["robustness/relative_amplitude"]
+    return Retention(
+        deltas=measured["delta"].to_numpy(),
+        frequencies=measured["frequency"].to_numpy(),
+        share=measured["value"].isel(step=-1).to_numpy(),
+    )
+
+
+def judge(settings: Settings, seeds: Sequence[Retention]) -> list[Finding]:
+    left = [seed.at(3) for seed in seeds]
+    order = [spearman(seed.at(3), -seed.frequencies) for seed in seeds]
+    spread = [float(share[0] - share[-1]) for share in left]
+    passed = [s >= 0.8 and d >= 0.5 for s, d in zip(order, spread, strict=True)]
+    unchanged = [bool((seed.at(0) == 1).all()) for seed in seeds]
+    means = zip(seeds[0].frequencies, np.mean(left, axis=0), strict=True)
+    return [
+        Finding(
+            quantity="Fig. 3.3: share of each amplitude left at delta = 3",
+            published="falls with the frequency",
+            measured=f"mean of seeds {', '.join(f'{k:g}: {share:.2f}' for k, share in means)}\n"
+            f"Spearman with minus frequency {', '.join(f'{s:.2f}' for s in order)}\n"
+            f"lowest - highest {', '.join(f'{d:.2f}' for d in spread)}",
+            criterion="Spearman >= 0.8, lowest - highest frequency >= 0.5",
+            passed=enough(passed),
+            values={"share_at_3": left, "spearman": order, "lowest_minus_highest": spread, "passed": passed},
+        ),
+        Finding(
+            quantity="Fig. 3.3: share left at delta = 0",
+            published="1",
+            measured=f"exactly 1 in {sum(unchanged)} of {len(unchanged)} seeds",
+            criterion="exactly 1, every seed",
+            passed=all(unchanged),
+        ),
+    ]
+
+
+def draw(settings: Settings, seeds: Sequence[Retention], folder: Path) -> None:
+    with figure(folder / "fig_3_3.png", size=(7, 4.5), font=11) as (picture, axis):
+        k, share = seeds[0].frequencies, np.mean([seed.share for seed in seeds], axis=0)
+        image = axis.pcolormesh(
+            np.arange(len(k)),
+            seeds[0].deltas,
+            share,
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            shading="nearest",
+            rasterized=True,
+        )
+        axis.set_xticks(np.arange(len(k)), [f"{frequency:g}" for frequency in k])
+        axis.set(xlabel="frequency (cycles)", ylabel="perturbation δ (length in parameter space)")
+        axis.set_title(f"Fig. 3.3, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}")
+        picture.colorbar(image, ax=axis, extend="max").set_label("amplitude / unperturbed amplitude")
+
+
+EXPERIMENT = Experiment(
+    figure="Fig. 3.3",
+    summary="Low frequencies survive a perturbation of the parameters.",
+    presets=PRESETS,
+    train=train,
+    read=read,
+    judge=judge,
+    draw=draw,
+)

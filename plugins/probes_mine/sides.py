@@ -1,0 +1,75 @@
+"""What is given as the samples of a variable, and as their groups: checked, and brought into one form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+__all__ = ["Side", "numbered_groups", "side_of"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One variable: numbers, or codes of classes."""
+
+    values: Tensor
+    """float64 ``(n, d)`` without constant components; codes of classes ``(n, 1)``."""
+    size: int
+    """Components, or classes less one."""
+    discrete: bool
+
+    def numeric(self) -> Tensor:
+        """Classes as indicators."""
+        return one_hot(self.values[:, 0].long()).double() if self.discrete else self.values
+
+
+def side_of(samples: Any, name: str, discrete: bool | None) -> Side:
+    """Check the samples of one variable; whether they are classes is guessed where ``discrete`` is None."""
+    array = samples if isinstance(samples, Tensor) else np.asarray(samples)
+    if array.ndim == 0:
+        raise ValueError(f"`{name}` must be samples, shape (n, ...), got a single number.")
+    column = math.prod(array.shape[1:]) == 1
+    if not isinstance(array, Tensor):
+        if array.dtype.kind in "OUS":
+            if not column:
+                raise TypeError(f"`{name}` must be numbers, or one column of classes, got {array.dtype} {array.shape}.")
+            array = np.unique(array.reshape(-1), return_inverse=True)[1].astype(np.int64)
+            discrete = True if discrete is None else discrete
+        elif array.dtype.kind not in "biuf":
+            raise TypeError(f"`{name}` must be real numbers or classes, got {array.dtype}.")
+        array = torch.from_numpy(np.ascontiguousarray(array.astype(np.float64)))
+        integral = np.asarray(samples).dtype.kind in "biuOUS"
+    else:
+        if array.is_complex():
+            raise TypeError(
+                f"`{name}` must be real numbers or classes, got {array.dtype}. Pass real and imaginary part."
+            )
+        integral = not array.is_floating_point()
+        array = array.detach().cpu().double()
+    values = array.reshape(len(array), -1) if array.numel() else array.reshape(len(array), 0)
+    bad = int((~values.isfinite()).any(1).sum())
+    if bad:
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {len(values)} samples. Drop them.")
+    if discrete is None:
+        discrete = column and integral and len(values) > 0 and len(torch.unique(values)) <= max(2, len(values) / 20)
+    if discrete:
+        if not column:
+            raise ValueError(f"`{name}` must be one column to be discrete, got shape {tuple(array.shape)}.")
+        classes, codes = torch.unique(values[:, 0], return_inverse=True)
+        return Side(codes[:, None].double(), len(classes) - 1, True)
+    varies = (values != values[:1]).any(0)
+    return Side(values[:, varies], int(varies.sum()), False)
+
+
+def numbered_groups(given: Any, n: int) -> Tensor:
+    """Check the names of groups, and number them from 0."""
+    groups = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+    if groups.shape != (n,):
+        raise ValueError(f"`groups` must hold one number or name for each of the {n} samples, got {groups.shape}.")
+    return torch.from_numpy(np.unique(groups, return_inverse=True)[1].astype(np.int64))

@@ -1,0 +1,1 @@
+"""What measuring may cost: its clock, and who may measure when."""

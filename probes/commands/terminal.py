@@ -1,0 +1,158 @@
+"""What the command line prints: tables and sparklines for people, plain values for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..measurement import printable
+
+if TYPE_CHECKING:
+    import xarray
+    from rich.table import Table as RichTable
+
+    from ..checking.verify import Verdict
+    from .comparison import Difference
+
+__all__ = ["differences", "explained", "sparkline", "streams", "summary"]
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 24
+
+
+def sparkline(values: Sequence[float] | np.ndarray[Any, Any], width: int = WIDTH) -> str:
+    """A row of bars, from the least value to the greatest; a gap where there is none that is finite.
+
+    Of more values than ``width``, each bar is the mean of as many, in order.
+
+    Example:
+        >>> sparkline([0, 1, float("nan"), 2, 7])
+        '▁▂ ▃█'
+    """
+    numbers = np.asarray(values, dtype=float)
+    parts = np.array_split(numbers, min(width, len(numbers))) if len(numbers) else []
+    finite = [part[np.isfinite(part)] for part in parts]
+    means = np.array([part.mean() if len(part) else np.nan for part in finite])
+    if not np.isfinite(means).any():
+        return " " * len(means)
+    low, high = np.nanmin(means), np.nanmax(means)
+    scaled = np.zeros_like(means) if high == low else (means - low) / (high - low) * (len(BARS) - 1)
+    return "".join(" " if np.isnan(place) else BARS[round(place)] for place in scaled)
+
+
+def streams(run: xarray.DataTree) -> list[dict[str, Any]]:
+    """Each stream of a run in plain values: its axes, its rows, and the least and the greatest entry of the last."""
+    found = []
+    for node in run.subtree:
+        if "value" not in node.variables or node.path.startswith("/probes/"):
+            continue
+        value = node["value"]
+        magnitude = np.abs(value.values) if value.dtype.kind == "c" else value.values.astype(float)
+        rows = magnitude.reshape(len(magnitude), -1)
+        last = rows[-1][np.isfinite(rows[-1])] if len(rows) else rows
+        found.append(
+            {
+                "stream": node.path.strip("/"),
+                "rows": len(rows),
+                "axes": {str(dim): size for dim, size in value.sizes.items() if dim != "step"},
+                "unit": str(value.attrs.get("units", "1")),
+                "last_step": int(node["step"].values[-1]) if len(rows) else None,
+                "last_least": float(last.min()) if last.size else None,
+                "last_greatest": float(last.max()) if last.size else None,
+                "means": [float(np.mean(row[np.isfinite(row)])) if np.isfinite(row).any() else None for row in rows],
+            }
+        )
+    return found
+
+
+def summary(path: str | Path) -> RichTable:
+    """A table of what the probes of a run have measured; their own accounts are left out."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    from ..reading import open_run
+
+    table = Table(
+        Column("stream", no_wrap=True),
+        Column("rows", justify="right"),
+        "axes",
+        Column("over training", no_wrap=True),
+        "last value",
+        box=None,
+    )
+    for stream in streams(open_run(path)):
+        axes = " x ".join(f"{size} {dim}" for dim, size in stream["axes"].items())
+        least, greatest = stream["last_least"], stream["last_greatest"]
+        if least is None:
+            shown = "nan" if stream["rows"] else "-"
+        else:
+            shown = f"{least:.3g} to {greatest:.3g}" if axes else f"{least:.4g}"
+        shown += f" {stream['unit']}" if stream["unit"] != "1" else ""
+        means = [float("nan") if mean is None else mean for mean in stream["means"]]
+        cells = (stream["stream"], str(stream["rows"]), axes, sparkline(means), shown)
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    return table
+
+
+def differences(found: Sequence[Difference]) -> RichTable:
+    """A table of the streams in which two runs differ."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    right = [Column(name, justify="right") for name in ("rows", "common", "differ", "first at", "largest", "relative")]
+    table = Table(Column("stream", no_wrap=True), *right, "", box=None)
+    for item in found:
+        numbers = (
+            (
+                str(item.different),
+                "" if item.first is None else str(item.first),
+                f"{item.absolute:.3g}",
+                f"{item.relative:.1e}",
+            )
+            if item.common and not item.problem
+            else ("",) * 4
+        )
+        missing = "" if all(item.rows) else f"only in the {'second' if not item.rows[0] else 'first'}"
+        cells = (item.stream, f"{item.rows[0]}, {item.rows[1]}", str(item.common), *numbers, item.problem or missing)
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    return table
+
+
+def explained(verdict: Verdict, script: str) -> list[RichTable | str]:
+    """A verdict in words, for the terminal."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    parts: list[RichTable | str] = []
+    if verdict.probes:
+        table = Table("probe", Column("measured", justify="right"), Column("failed", justify="right"), "why", box=None)
+        for probe in verdict.probes:
+            table.add_row(*(escape(str(probe[key])) for key in ("name", "measured", "failed", "problem")))
+        parts.append(table)
+    if verdict.error:
+        return [*parts, escape(verdict.error)]
+    if verdict.difference is None:
+        return [
+            *parts,
+            f"Equal to the last bit: {verdict.updates} updates of {escape(script)}, with probes and without.",
+        ]
+    names = verdict.difference.names
+    which = f"{verdict.difference.place}, in {', '.join(names[:10])}" if names else verdict.difference.place
+    which += f" and {len(names) - 10} more" if len(names) > 10 else ""
+    if not verdict.reproducible:
+        return [
+            *parts,
+            f"{escape(script)} is not reproducible without probes either, so nothing can be said about them. First "
+            f"difference: {escape(which)}. Is it seeded from the clock? Otherwise call "
+            f"torch.use_deterministic_algorithms(True).",
+        ]
+    parts.append(f"DIFFERENT with probes. First difference: {escape(which)}.")
+    parts.append(
+        f"Alone, too, it is changed by: {escape(', '.join(verdict.culprits))}."
+        if verdict.culprits
+        else "No probe alone changes it, nor the manager without any: it takes several of them."
+    )
+    return parts

@@ -1,0 +1,122 @@
+"""What training is made of: parameters, gradients, buffers and optimizers; kept and put back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer, optimizer
+
+from .fingerprint import has_memory, same_bits
+from .process import Undo
+
+__all__ = ["keep_buffers", "keep_optimizers", "keep_parameters", "keep_tensors"]
+
+
+def keep_buffers(undo: list[Undo], modules: Iterable[nn.Module]) -> None:
+    keep_tensors(
+        undo,
+        [
+            buffer
+            for module in modules
+            for buffer in module._buffers.values()
+            if buffer is not None and not is_lazy(buffer)
+        ],
+    )
+
+
+def keep_tensors(undo: list[Undo], tensors: list[Tensor]) -> None:
+    """Keep what tensors hold."""
+    saved = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors if has_memory(tensor)]
+
+    def restore() -> None:
+        for tensor, before, copy in saved:
+            if not has_memory(tensor):
+                continue
+            plain = type(before) is Tensor and not before.is_nested
+            if plain and not _same_memory(tensor.data, before):  # it was resized, or given other memory
+                tensor.data = before
+            # Batch norm writes its statistics without raising their version, so all are looked at; through .data,
+            # which does not raise it either: a graph that the loop still holds stays valid.
+            data = tensor.data
+            # What is as it was is not written, since it may be memory that cannot be: a file that is only read.
+            if data.device.type == "cpu" and same_bits(data, copy):
+                continue
+            with torch.inference_mode(tensor.is_inference()):
+                _put(data, copy)
+
+    undo.append(restore)
+
+
+def _put(tensor: Tensor, copy: Tensor) -> None:
+    """Write a tensor, in which ``expand`` may repeat elements: those are written once."""
+    if tensor.layout is torch.strided and not tensor.is_nested:
+        for dim, stride in enumerate(tensor.stride()):
+            if stride == 0 and tensor.shape[dim] > 1:
+                tensor, copy = tensor.narrow(dim, 0, 1), copy.narrow(dim, 0, 1)
+    tensor.copy_(copy)
+
+
+def keep_parameters(undo: list[Undo], parameters: list[nn.Parameter]) -> None:
+    saved = [(parameter, parameter.data, parameter.grad, parameter.requires_grad) for parameter in parameters]
+
+    def restore() -> None:
+        for parameter, data, gradient, requires_grad in saved:
+            if type(data) is Tensor and not _same_memory(parameter.data, data):
+                parameter.data = data
+            if parameter.grad is not gradient:
+                parameter.grad = gradient
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+
+    undo.append(restore)
+    for parameter, _, gradient, _ in saved:
+        if gradient is not None:
+            parameter.grad = None
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    if (one.dtype, one.device, one.layout) != (other.dtype, other.device, other.layout):
+        return False
+    if one.layout is not torch.strided or one.is_meta:
+        return True
+    return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
+
+
+def keep_optimizers(undo: list[Undo], optimizers: Sequence[Optimizer]) -> None:
+    """Refuse their steps, and hide their hooks: torch is iterating over them just now, and would fail at a new one."""
+    tables: list[tuple[Any, str]] = [
+        (optimizer, "_global_optimizer_pre_hooks"),
+        (optimizer, "_global_optimizer_post_hooks"),
+        *((item, name) for item in optimizers for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")),
+    ]
+    hooks = [(owner, name, getattr(owner, name)) for owner, name in tables]
+    steps = [(item, item.__dict__.get("step")) for item in optimizers]
+    groups = [(group, dict(group)) for item in optimizers for group in item.param_groups]
+
+    def restore() -> None:
+        for owner, name, table in hooks:
+            setattr(owner, name, table)
+        for item, step in steps:
+            if step is None:
+                item.__dict__.pop("step", None)
+            else:
+                item.__dict__["step"] = step
+        for group, before in groups:
+            if group.keys() != before.keys() or any(group[key] is not value for key, value in before.items()):
+                group.clear()
+                group.update(before)
+
+    undo.append(restore)
+    for owner, name, table in hooks:
+        setattr(owner, name, OrderedDict(table))
+    for item in optimizers:
+        item.__dict__["step"] = _refused
+
+
+def _refused(*_: object, **__: object) -> None:
+    raise RuntimeError("a probe must not call optimizer.step(): it would train the model. Step a copy of both.")

@@ -1,0 +1,278 @@
+"""What the loop shows of its data: the inputs and targets of the first training batch, kept to measure on.
+
+Nothing is asked of the user. Inputs come from a forward pre-hook on the object that the loop calls. Targets come from
+the loss, or else from the keyword arguments of that call (``labels``): between the first training forward and the first
+optimizer step, a torch function mode watches what the loop compares the model's output with. The mode calls everything
+as it is, is never active within the model's own forward, leaves as soon as anything is compiled, and is gone after the
+first step, as are the forward hooks: from then on a step costs nothing here. What cannot be told to be the targets is
+not taken for them: labels of the model's own making, several that differ, noise that is taken off. Not seen is what
+leaves torch and comes back, as an array, and what another module has computed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..batches import Batch, tensors
+from ..measurement import CannotMeasure
+from ..outputs import check_rows, pick_output, picked
+from .hidden import ForwardHook, hide, reveal
+from .loss_watch import LossWatch, is_target
+
+__all__ = ["FirstBatch"]
+
+FRESH_CALLS, CALLS = 20, 1000
+"""Of the model in training, with no gradient there and in all, after which a step is missed."""
+EVALUATIONS = 20
+"""Forwards without gradients of a model in eval mode, after which it is not looked at what is done with the outputs."""
+_TARGET_NAMES = ("labels", "label", "targets", "target")
+
+
+class FirstBatch:
+    """Keeps the first training batch of a model.
+
+    Args:
+        output: Picks the output tensor from what the model returns.
+        n: Number of samples to keep.
+        problem: Called with what keeps the batch from being used.
+        paused: Whether a forward is not the loop's.
+        wanted: Whether a batch is looked for at all; if not, calls are only counted.
+        waiting: Called once, with the number of calls, when many have come and no step.
+    """
+
+    def __init__(
+        self,
+        output: Callable[[Any], Tensor],
+        n: int,
+        problem: Callable[[Exception], None],
+        paused: Callable[[], bool],
+        wanted: bool = True,
+        waiting: Callable[[int], None] = lambda calls: None,
+    ) -> None:
+        self.batch: Batch | None = None
+        self.wanted, self.calls = wanted, 0
+        """How often the model was called in training before the first step."""
+        self._waiting, self._fresh = waiting, 0
+        self.shown: Batch | None = None
+        """The arguments of a call whose output cannot be used."""
+        self.loss = ""
+        """The function in which the targets were seen, in words; empty when they were not."""
+        self._output, self._n, self._problem = output, n, problem
+        self._args: tuple[Any, ...] = ()
+        self._kwargs: dict[str, Any] = {}
+        self._watch = LossWatch()
+        self._named = ""
+        """The argument by which the model was given its targets."""
+        self._evaluations, self._decided = 0, False
+        self._called = False
+        self.done = False
+        """Whether the first step is over."""
+        self.paused = paused
+        self._handles: list[RemovableHandle | _CompiledCall] = []
+        self._hidden: weakref.ref[nn.Module] | None = None
+
+    def watch(self, called: nn.Module) -> None:
+        """Look at what is called: the model or its wrapper. Whatever interrupts this, :meth:`close` undoes it."""
+        # Before the hooks of others, which may change what the model is called with: they will again, when we call it.
+        before, after = _Hook(self, "_before"), _Hook(self, "_after")
+        self._hidden = weakref.ref(called)
+        hide(called, held=_MARK)
+        if (compiled := called.__dict__.get(_COMPILED)) is not None:
+            # Hooks would be a part of what model.compile() compiles, and it would be compiled again when they go.
+            self._handles.append(_CompiledCall(called, compiled, before, after))
+            return
+        if isinstance(called, torch.jit.ScriptModule):  # torch refuses forward pre-hooks on it
+            self.wanted = False
+            self._problem(
+                CannotMeasure(
+                    "The model is a ScriptModule, of whose calls nothing is seen. Pass batches={'train': (inputs, "
+                    "targets)}, or the model before torch.jit.script."
+                )
+            )
+            return
+        self._handles.append(called.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+        self._handles.append(called.register_forward_hook(after, with_kwargs=True))
+
+    def finish(self) -> None:
+        """Look no further: the first step is done."""
+        self.done = True
+        self._decide()
+        self._args, self._kwargs = (), {}
+        # Hooks that were never called stay until close(): the model is called through torch.compile, in whose graph
+        # they are nothing, but which would compile again if they went.
+        if self._called and not self._watch.pushed:
+            self.close()
+
+    def leave(self) -> None:
+        """Called by a forward after the first step: the watch was in use at that step, or on another thread."""
+        self._watch.remove()
+        if not self._watch.pushed:
+            self.close()
+
+    def close(self) -> None:
+        """Remove the forward hooks and the loss watch."""
+        self.done = True
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        called = self._hidden() if self._hidden is not None else None
+        self._hidden = None
+        if called is not None:
+            reveal(called, held=_MARK)
+        self._watch.stop()
+        self._args, self._kwargs = (), {}
+
+    @property
+    def _incomplete(self) -> bool:
+        # A forward without a loss may be a dry run, before the loop: a later one that has a loss is preferred.
+        found = bool(self._named or self._watch.candidates)
+        return self.wanted and not self._decided and (self.batch is None or not found)
+
+    def _decide(self) -> None:
+        """Take the targets that were seen, and look for no others."""
+        self._watch.stop()
+        if self._decided or self.batch is None:
+            return
+        self._decided = True
+        if (found := self._watch.targets()) is not None:
+            targets, self.loss = found
+        elif self._named and not self._watch.candidates:
+            targets, self.loss = self.batch.kwargs[self._named], f"the argument {self._named!r} of the model"
+        else:
+            return
+        self.batch = self.batch.with_targets(targets)
+
+    def _count(self, module: nn.Module) -> None:
+        """Count the calls of training that no step has followed; where gradients are added up, many may come."""
+        if torch.is_grad_enabled():
+            self.calls += 1
+            # In a functional call, what stands for the parameters may be no leaf, and be warned of when asked.
+            first = next(iter(module.parameters()), None)
+            self._fresh += first is not None and first.is_leaf and first.grad is None
+            if self._fresh == FRESH_CALLS or self.calls == CALLS:
+                waiting, self._waiting = self._waiting, lambda calls: None
+                waiting(self.calls)
+                self._watch.stop()  # steps may never come, and looking takes time
+
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._called = True
+        self._watch.remove()  # never under the model's forward
+        if self.batch is not None and not self._incomplete:
+            self._decide()  # of the first of several forwards that has a loss
+        if self._incomplete and torch.is_grad_enabled():
+            # Before the forward: it may change its inputs in place.
+            try:
+                if any(torch._C._functorch.is_functorch_wrapped_tensor(leaf) for leaf in tensors((args, kwargs))):
+                    raise CannotMeasure(
+                        "The loop calls the model within torch.func (vmap, grad), where inputs cannot be kept. Pass "
+                        "batches={'train': (inputs, targets)}, as the model takes them outside of it."
+                    )
+                self._args, self._kwargs = _first_rows((args, kwargs), self._n)
+            except Exception as error:
+                self._problem(error)
+                self.wanted = False
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        if not self._incomplete:
+            return
+        self._watch.computed(result)
+        evaluates = not (torch.is_grad_enabled() or module.training or self._watch.looks())
+        self._evaluations += evaluates
+        if not evaluates or self._evaluations <= EVALUATIONS:
+            self._watch.begin()
+        if not (torch.is_grad_enabled() and (self._args or self._kwargs)):
+            return
+        try:
+            output = picked(self._output, result)
+            if not output.requires_grad:
+                if self._output is not pick_output and any(leaf.requires_grad for leaf in tensors(result)):
+                    raise CannotMeasure(
+                        "output= picks something that has no gradient. It must return a tensor that the model "
+                        "computed, as it is: not detached, rounded, or an argmax."
+                    )
+                return
+            batch = Batch(self._args, self._kwargs)
+            rows = next(len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim)
+            check_rows(output, rows, module)
+        except Exception as error:
+            with suppress(Exception):  # of a call without a tensor
+                self.shown = Batch(self._args, self._kwargs)
+            self._problem(error)
+            self.wanted = False
+            return
+        self._named = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), "")
+        self.batch = batch
+        self._watch.look_at(output, rows, self._n)
+
+
+_COMPILED = "_compiled_call_impl"
+
+
+class _CompiledCall:
+    """Takes the place of what ``model.compile()`` has put into a module, around which it calls our hooks."""
+
+    def __init__(self, module: nn.Module, compiled: Callable[..., Any], before: _Hook, after: _Hook) -> None:
+        self.module, self.compiled, self.before, self.after = weakref.ref(module), compiled, before, after
+        module.__dict__[_COMPILED] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self.module()
+        if module is None:
+            return self.compiled(*args, **kwargs)
+        self.before(module, args, kwargs)
+        result = self.compiled(*args, **kwargs)
+        self.after(module, args, kwargs, result)
+        return result
+
+    def remove(self) -> None:
+        """Put back what was there."""
+        module = self.module()
+        if module is not None and module.__dict__.get(_COMPILED) is self:
+            module.__dict__[_COMPILED] = self.compiled
+
+
+_MARK = object()
+
+
+class _Hook(ForwardHook):
+    """A forward hook that returns nothing, holds its owner weakly, and is inert in a copy or a pickle of the model."""
+
+    def __init__(self, owner: FirstBatch | None, method: str) -> None:
+        self.owner, self.method = (lambda: None) if owner is None else weakref.ref(owner), method
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any = None) -> None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            return  # traced as nothing: no graph break, no recompilation
+        owner = self.owner()
+        if owner is not None and owner.done:
+            owner.leave()
+        if owner is None or owner.done or owner.paused():
+            return
+        try:
+            if self.method == "_before":
+                owner._count(module)
+                owner._before(args, kwargs)
+            else:
+                owner._after(module, args, kwargs, result)
+        except Exception as error:  # none of the loop's
+            owner.wanted = False
+            owner._problem(error)
+
+    def __deepcopy__(self, memo: object) -> _Hook:
+        return _Hook(None, self.method)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A callable that takes any arguments and returns None, and unpickles where this package is not installed.
+        return getattr, (nn.Identity(), "__init__")
+
+
+def _first_rows(call: tuple[tuple[Any, ...], dict[str, Any]], n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    batch = Batch(*call).first(n).clone()
+    return batch.args, dict(batch.kwargs)

@@ -1,0 +1,275 @@
+"""Seeing the targets in the loss: a torch function mode that is on between a forward and what follows it.
+
+A mode is on a stack that belongs to the thread, and a user's own modes may begin and end at any time. Ours is therefore
+put under all others, and taken out from wherever it then is.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
+
+from ..batches import tensors
+
+__all__ = ["LossWatch", "is_target", "push", "remove"]
+
+# Torch offers no public way to look at, or to reorder, the modes of a thread.
+_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
+_pop: Callable[[], Any] = torch.overrides._pop_mode
+_put: Callable[[Any], None] = torch.overrides._push_mode
+_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+@functools.cache
+def _compares(function: Callable[..., Any]) -> bool:
+    """Whether a torch function is a loss: takes ``input`` and ``target`` first."""
+    if getattr(function, "__module__", "") != "torch.nn.functional":
+        return False
+    try:
+        return list(inspect.signature(function).parameters)[:2] == ["input", "target"]
+    except (TypeError, ValueError):
+        return False
+
+
+_DIFFERENCES = {
+    Tensor.sub,
+    Tensor.__sub__,
+    Tensor.__rsub__,
+    torch.sub,
+    torch.rsub,
+}
+_VIEWS = {
+    Tensor.squeeze, torch.squeeze, Tensor.flatten, torch.flatten, Tensor.view, Tensor.reshape, torch.reshape,
+    Tensor.float, Tensor.to, Tensor.__getitem__, Tensor.transpose, torch.transpose, Tensor.permute,
+    Tensor.contiguous, Tensor.double,
+    torch.sigmoid, Tensor.sigmoid, torch.log_softmax, Tensor.log_softmax, torch.nn.functional.log_softmax,
+    torch.nn.functional.softmax, torch.softmax, Tensor.softmax,
+}  # fmt: skip
+
+
+_ESCAPES = {Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__, Tensor.__float__, Tensor.__int__}
+_ENTRANCES = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy}
+MANY = 2000
+"""Tensors that are remembered as computed, before those that are gone are forgotten."""
+
+
+class LossWatch(TorchFunctionMode):
+    """Sees what the loop compares the output with: in functional losses, loss modules too, and ``output - targets``.
+
+    What was computed from an output, detached or not, is no target: the largest logit that is taken off, a prediction
+    that another one is to agree with, labels that are the model's own. Nor is what is taken off before the rest is
+    compared with something else (noise, an offset), or is the same everywhere, unless nothing else is compared with.
+    Where several are left, none is taken, unless one alone holds classes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.candidates: list[tuple[Tensor, str]] = []
+        """Copies of what may be the targets, as the loop may write over it, and the function in which it was seen."""
+        self.pushed = False
+        """Whether it may be on a thread's stack still."""
+        self._blind = False
+        self._rows = self._n = 0
+        self._outputs: list[weakref.ref[Tensor]] = []
+        """The output, and what is a view or an activation of it."""
+        self._residuals: list[tuple[weakref.ref[Tensor], Tensor]] = []
+        """Differences of outputs, and the candidates that were taken off."""
+        self._computed: dict[int, weakref.ref[Tensor]] = {}
+        self._escaped = False
+        """Whether what was computed has left torch, as numbers or arrays that may come back."""
+
+    def look_at(self, output: Tensor, rows: int, n: int) -> None:
+        """Wait for the loss of this output, and of no other; keep the first ``n`` of its ``rows`` targets."""
+        self._rows, self._n, self._outputs = rows, n, [weakref.ref(output)]
+        self.candidates, self._residuals = [], []
+
+    def looks(self) -> bool:
+        """Whether there is an output whose loss is waited for."""
+        return bool(self._outputs)
+
+    def computed(self, result: Any) -> None:
+        """Of what a model returns, and of all that comes of it, nothing is a target."""
+        if len(self._computed) > MANY:
+            self._computed = {key: known for key, known in self._computed.items() if known() is not None}
+        for item in tensors(result):
+            self._computed[id(item)] = weakref.ref(item)
+
+    def begin(self) -> None:
+        """Begin, or go on, to look at what this thread calls; under every other mode."""
+        if not (self._blind or self.pushed) and _compilations(self._compiles, add=True):
+            self.pushed = push(self)
+            if not self.pushed:
+                _compilations(self._compiles, add=False)
+
+    def remove(self) -> None:
+        """Leave this thread's stack; ``pushed`` stays if it is not there: on another's, or in use by a call above."""
+        self.pushed = self.pushed and not remove(self)
+        if not self.pushed:
+            _compilations(self._compiles, add=False)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._blind = True
+        self.remove()
+
+    def _compiles(self, *_: object) -> None:
+        # Dynamo would trace this mode into the user's graph, and compile again when it is gone.
+        self._blind = True
+        if self.pushed:
+            self.pushed = not remove(self)
+
+    def targets(self) -> tuple[Tensor, str] | None:
+        """The targets, and where they were seen."""
+        different: list[tuple[Tensor, str]] = []
+        for tensor, where in self.candidates:
+            if not any(_equal(tensor, other) for other, _ in different):
+                different.append((tensor, where))
+        different = [item for item in different if not _constant(item[0])] or different
+        chosen = [item for item in different if not item[0].is_floating_point()] or different
+        return chosen[0] if len(chosen) == 1 else None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._blind:
+            return func(*args, **kwargs)
+        view = computed = False
+        before = len(self.candidates)
+        with suppress(Exception):  # a strange argument; the call itself must go on
+            computed = any(self._is_computed(item) for item in tensors((args, kwargs)))
+            view = computed and self._look(func, args, kwargs)
+            self._escaped |= computed and func in _ESCAPES
+            computed |= self._escaped and func in _ENTRANCES
+        result = func(*args, **kwargs)
+        if computed:
+            with suppress(Exception):
+                self.computed(result)
+                if _in_place(func):
+                    self.computed((args[0], args[0]._base))
+        if view and isinstance(result, Tensor):
+            self._outputs.append(weakref.ref(result))
+            if func in _DIFFERENCES and len(self.candidates) > before:
+                self._residuals.append((weakref.ref(result), self.candidates[-1][0]))
+        return result
+
+    def _is_computed(self, item: Tensor) -> bool:
+        known = self._computed.get(id(item))
+        return known is not None and known() is item
+
+    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Look for targets in a call; whether what it gives is to be looked at as the output is."""
+        given = [*args, *kwargs.values()]
+        mine = [any(item is output() for output in self._outputs) for item in given]
+        if not any(mine):
+            return False
+        difference = func in _DIFFERENCES
+        if not (difference or _compares(func)):
+            return func in _VIEWS
+        own = given[mine.index(True)]
+        other = kwargs.get("target", next((item for item, is_own in zip(given, mine, strict=True) if not is_own), None))
+        if not isinstance(other, Tensor):
+            return False
+        if self._is_computed(other):
+            return difference and not other.requires_grad  # shifted, by the largest logit for example
+        taken_off = next((candidate for residual, candidate in self._residuals if residual() is own), None)
+        if taken_off is not None:  # what is left of the output is compared with something else
+            self.candidates = [item for item in self.candidates if item[0] is not taken_off]
+            return False
+        if difference and other.numel() != own.numel():
+            return True  # shifted by a constant, such as a bias
+        target = other.reshape(self._rows, -1) if self._flattened(func, other) else other
+        if not is_target(target, self._rows) or (difference and _constant(target)):
+            return False
+        name = getattr(func, "__name__", "a difference").strip("_")
+        kept = target[: self._n].detach().clone()
+        self.candidates.append((kept, f"output - targets ({name})" if difference else name))
+        return difference
+
+    def _flattened(self, func: Callable[..., Any], other: Tensor) -> bool:
+        """Whether these are the targets of all positions of all sequences in one row, as for a language model."""
+        output = self._outputs[0]()
+        return (
+            _compares(func)
+            and output is not None
+            and output.ndim == 3
+            and other.shape == (output.shape[0] * output.shape[1],)
+        )
+
+
+def is_target(candidate: Any, rows: int) -> bool:
+    return (
+        isinstance(candidate, Tensor) and not candidate.requires_grad and candidate.ndim > 0 and len(candidate) == rows
+    )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one is other or (
+        one.shape == other.shape and one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+    )
+
+
+def _constant(candidate: Tensor) -> bool:
+    """Whether all numbers are one: zeros that a norm is taken of, the label "real" of a discriminator."""
+    return candidate.is_floating_point() and candidate.numel() > 1 and bool((candidate == candidate.flatten()[0]).all())
+
+
+def _in_place(func: Callable[..., Any]) -> bool:
+    name = getattr(func, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+def _compilations(callback: Callable[[Any], None], add: bool) -> bool:
+    """Be called, or no more, before Dynamo compiles; whether that is possible, where it is loaded at all."""
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        return True
+    callbacks = getattr(getattr(dynamo, "callback_handler", None), "start_callbacks", None)
+    if not isinstance(callbacks, list):
+        return False
+    if add:
+        callbacks.append(callback)
+    elif callback in callbacks:
+        callbacks.remove(callback)
+    return True
+
+
+def push(mode: TorchFunctionMode) -> bool:
+    """Put a mode under every other mode, so that a user's mode that ends meanwhile pops itself and not ours.
+
+    Returns:
+        False where that cannot be.
+    """
+    modes = _modes()
+    # Torch keeps the default device at the very bottom, and insists on finding it there (from 2.6; before, it is popped
+    # from the top like any other mode). `with torch.device(...)` is another: it pushes and pops without entering.
+    keep = int(bool(modes) and isinstance(modes[0], DeviceContext) and hasattr(modes[0], "old_device"))
+    if keep and _VERSION < (2, 6):
+        return False
+    others = [_pop() for _ in modes[keep:]]
+    _put(mode)
+    for other in reversed(others):
+        _put(other)
+    return True
+
+
+def remove(mode: TorchFunctionMode) -> bool:
+    """Take a mode out of this thread's stack, wherever it is; whether it was there."""
+    if not any(other is mode for other in _modes()):
+        return False
+    others: list[Any] = []
+    while (top := _pop()) is not mode:
+        others.append(top)
+    for other in reversed(others):
+        _put(other)
+    return True

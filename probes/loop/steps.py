@@ -1,0 +1,286 @@
+"""Counting steps: true optimizer updates of the watched model, whoever calls the optimizer and however.
+
+The count is taken in the optimizer's post hook, which sees every built-in optimizer and every subclass, under
+schedulers, frameworks and compilation, and does not see gradient accumulation. Three things need care:
+
+* a subclass whose ``step`` calls ``super().step()``, and a container that steps its members, call the hook several
+  times for one update: only the outermost call counts;
+* a gradient scaler with inf gradients does not call ``step`` at all, unless the optimizer is fused: then it is called,
+  changes nothing, and says so in ``found_inf``, which lives on the accelerator: reading it would synchronize, so it is
+  read only when the count could matter, and once in a thousand updates;
+* an optimizer may be replaced while training goes on: one that takes over parameters of a given one is counted from
+  then on, and told; another that updates the model is told, once;
+* several optimizers of one model step one after the other. Those that hold different parameters, and step in the order
+  in which they first did, share a step; an optimizer that steps again, or takes over the parameters of another, begins
+  the next one. A critic that takes five updates for one of the generator makes five steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from .step_hook import STEP, Call, StepHook, remove, remove_late
+from .wrappers import shares_parameters
+
+__all__ = ["StepCounter"]
+
+UNCERTAIN = 1000
+"""Updates that may have been skipped and were not asked about, at most."""
+
+
+class StepCounter:
+    """Counts the steps of one model and calls back before the first and after each.
+
+    Args:
+        model: The watched model.
+        optimizers: Its optimizers; when empty, every optimizer that holds a parameter of the model counts.
+        before_first: Called once, before the first update; when forward and backward pass are left to a closure, after
+            its first call.
+        on_step: Called with the step after an update that may be due.
+        due: The least step at which ``on_step`` must be called with an exact count; before it, skipped fused updates
+            may not have been resolved yet. ``0`` for always.
+        before_step: Called before every update, nested and skipped ones too; without it, nothing of ours runs there.
+        new: Called with every optimizer that is counted for the first time.
+        notice: Called with what a user should know of another optimizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        before_first: Callable[[], None],
+        on_step: Callable[[int], None],
+        due: Callable[[], int],
+        before_step: Callable[[], None] | None = None,
+        new: Callable[[Optimizer], None] = lambda optimizer: None,
+        notice: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self.step = 0
+        self.plain_closures = False
+        """Whether closures are known to be called at the weights as they are."""
+        self._model = weakref.ref(model)
+        self._given = list(optimizers)
+        self._new, self._notice = new, notice
+        self._before_first, self._on_step, self._due = before_first, on_step, due
+        self._before_step = before_step
+        self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
+        self._last: tuple[Callable[[], Optimizer | None], _Known | None] = (lambda: None), None
+        """The one that stepped last."""
+        self._ranks = itertools.count()
+        self._round: list[_Known] = []
+        """Those that have made the present step."""
+        self._begun = False
+        self._verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
+        self._announced: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._noticed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._uncertain: list[tuple[_Known, Tensor | None]] = []
+        """The latest updates, from one on that may have been skipped, with what tells whether it was."""
+        self._certain: tuple[int, list[_Known]] = (0, [])
+        """Step and round before those."""
+        # The hooks refer weakly: an optimizer (or torch, for the global ones) must not keep the model alive.
+        post, pre = StepHook(self, "_after"), StepHook(self, "_before")
+        self._pre: list[torch.utils.hooks.RemovableHandle] = []
+        self._post: list[torch.utils.hooks.RemovableHandle] = []
+        # First: whatever interrupts what follows, nothing stays.
+        weakref.finalize(self, remove_late, self._pre, self._post).atexit = False
+        self._pre.append(register_optimizer_step_pre_hook(pre))
+        self._post.append(register_optimizer_step_post_hook(post))
+        remove_late()
+
+    def remove(self) -> None:
+        """Remove every step hook."""
+        remove([*self._pre, *self._post])
+
+    def resume(self, step: int) -> None:
+        """Go on counting from a checkpoint's step."""
+        self.step = step
+
+    def resolve(self) -> int:
+        """The exact step: asks the accelerator which updates it has skipped, if any may have been."""
+        if self._uncertain:
+            verdicts = [verdict for _, verdict in self._uncertain if verdict is not None]
+            device = verdicts[0].device
+            skipped = iter(torch.stack([verdict.to(device) for verdict in verdicts]).tolist())
+            self.step, self._round = self._certain
+            for known, verdict in self._uncertain:
+                if verdict is None or not next(skipped):
+                    self._count(known)
+            self._uncertain.clear()
+        return self.step
+
+    @property
+    def seen(self) -> list[Optimizer]:
+        """The optimizers that have stepped so far."""
+        return list(self._known)
+
+    def by_hand(self) -> bool:
+        """Count an update that no torch optimizer has made; False, and nothing counted, where one makes them."""
+        if self._known:
+            return False
+        self._begun = True
+        self.step += 1
+        self._on_step(self.step)
+        return True
+
+    def _watched(self, optimizer: Optimizer) -> bool:
+        if any(optimizer is given for given in self._given):
+            return True
+        if not self._holds(optimizer):
+            return False
+        return not self._given or self._takes_over(optimizer)
+
+    def _holds(self, optimizer: Optimizer) -> bool:
+        """Whether it holds a parameter of the model; of one that does not, looked at again: either may be changed."""
+        verdict = self._verdicts.get(optimizer)
+        if verdict is None:
+            verdict = self._verdicts[optimizer] = _Verdict()
+        if not verdict.holds:
+            verdict.looks += 1
+            if verdict.looks <= 10 or verdict.looks % 10 == 0:
+                verdict.holds = shares_parameters(optimizer, self._model())
+        return verdict.holds
+
+    def _takes_over(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer that was not given continues the work of one that was; either way it is told."""
+        if optimizer in self._noticed:
+            return False
+        self._noticed.add(optimizer)
+        held = {id(p) for given in self._given for group in given.param_groups for p in group["params"]}
+        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        model, name = self._model(), type(optimizer).__name__
+        old = ", ".join(type(given).__name__ for given in self._given)
+        if held.isdisjoint(mine) and any(shares_parameters(given, model) for given in self._given):
+            self._notice(
+                f"{name} updates parameters of the model too, but was not given to attach(), which names {old}: its "
+                f"updates are not counted as steps. Pass all of them, attach([first, second]), or none, attach()."
+            )
+            return False
+        self._notice(
+            f"{name} updates parameters of the model now, as {old} did that attach() was given: its steps count."
+        )
+        self._given.append(optimizer)
+        return True
+
+    def _before(self, optimizer: Optimizer, call: Call) -> Call | None:
+        if not self._watched(optimizer):
+            return None
+        if optimizer not in self._announced:  # what must see its first update is told before
+            self._announce(optimizer)
+        changed = None
+        if not self._begun:
+            # With gradients there, the closure may be one that is called at other weights, as SAM does.
+            backward = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+            changed = _with_closure(call, self._before_first) if self.plain_closures or not backward else None
+            if changed is None:
+                self._before_first()
+        if self._before_step is not None:
+            self._before_step()
+        return changed
+
+    def _after(self, optimizer: Optimizer, call: Call) -> None:
+        # What runs after every step is kept short: a look at the last optimizer before one into the dictionary.
+        last, known = self._last
+        if last() is not optimizer:
+            known = self._known.get(optimizer)
+        if (known is None and not self._watched(optimizer)) or self._nested():
+            return
+        if self._pre and self._before_step is None:
+            # Here and not in _before: torch is iterating over the hooks there.
+            remove(self._pre)
+            self._pre.clear()
+        self._begun = True
+        if known is None:
+            parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+            if self._round and not any(shares_parameters(other, self._model()) for other in self._known):
+                self._round = []  # those are of parameters that were replaced: this is no part of their step
+            known = self._known[optimizer] = _Known(next(self._ranks), parameters)
+            if optimizer not in self._announced:
+                self._announce(optimizer)
+        if last() is not optimizer:
+            self._last = weakref.ref(optimizer), known
+        before, found_inf = self.step, getattr(optimizer, "found_inf", None)
+        if found_inf is not None or self._uncertain:
+            verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
+            if verdict is not None and not self._uncertain:
+                self._certain = self.step, self._round
+            if verdict is not None or self._uncertain:
+                self._uncertain.append((known, verdict))
+        made = self._round
+        if len(made) == 1 and made[0] is known:  # the common case, without a call
+            self.step += 1
+        else:
+            self._count(known)
+        if self._uncertain and (self.step >= self._due() or len(self._uncertain) >= UNCERTAIN):
+            self.resolve()
+        if self.step > before:
+            self._on_step(self.step)
+
+    def _announce(self, optimizer: Optimizer) -> None:
+        self._announced.add(optimizer)
+        self._new(optimizer)
+
+    def _count(self, known: _Known) -> None:
+        if (
+            self._round
+            and known.rank > self._round[-1].rank
+            and all(known.parameters.isdisjoint(other.parameters) for other in self._round)
+        ):
+            self._round = [*self._round, known]
+        else:
+            self.step, self._round = self.step + 1, [known]
+
+    def _nested(self) -> bool:
+        """Whether this call comes from within another ``step`` of a watched optimizer."""
+        frame, own = sys._getframe(3), True  # of the step, or within it
+        while frame is not None:
+            if frame.f_code is STEP:
+                # The first is this call itself. To look at what is in a frame takes longer than all the rest.
+                args = None if own else frame.f_locals.get("args")
+                if args and isinstance(args[0], Optimizer) and self._watched(args[0]):
+                    return True
+                own = False
+            frame = frame.f_back  # type: ignore[assignment]
+        return False
+
+
+class _Known(NamedTuple):
+    """An optimizer that has stepped."""
+
+    rank: int
+    """In the order of first updates."""
+    parameters: frozenset[int]
+    """The ids of those it holds."""
+
+
+class _Verdict:
+    """Whether an optimizer holds a parameter of the model, and how often that was looked at while it did not."""
+
+    holds, looks = False, 0
+
+
+def _with_closure(call: Call, then: Callable[[], None]) -> Call | None:
+    """The same call with a closure that calls ``then`` once, after its first call; None if there is no closure."""
+    args, kwargs = call
+    closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
+    if not callable(closure):
+        return None
+    waiting = [then]
+
+    def first(*given: Any, **named: Any) -> Any:
+        result = closure(*given, **named)
+        if waiting:
+            waiting.pop()()
+        return result
+
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": first}
+    return (args[0], first, *args[2:]), kwargs

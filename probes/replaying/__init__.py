@@ -1,0 +1,1 @@
+"""Measuring after the fact, on checkpoints."""

@@ -1,0 +1,1 @@
+"""One attached run: from a step that is due to the rows that the sinks write."""

@@ -1,0 +1,112 @@
+"""What a checkpoint holds of a run of the probes, and how it is taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..batches import Batch
+
+if TYPE_CHECKING:
+    from .calls import Plugins
+    from .plugins import Plugin
+    from .session import Session
+
+__all__ = ["check", "plain", "restore", "save"]
+
+VERSION = 1
+
+
+def save(session: Session) -> dict[str, Any]:
+    """The state of a run, whose sinks have flushed."""
+    run, plugins = session.run, session.plugins
+    states = {plugin.key: _state(plugins, plugin) for plugin in plugins.having("state_dict")}
+    return {
+        "version": VERSION,
+        "run_id": run.run_id,
+        "log_dir": str(run.log_dir),
+        "seed": run.seed,
+        "step": run.step,
+        "recorded": session.recorded,
+        "batches": {
+            name: {"args": batch.args, "kwargs": dict(batch.kwargs), "targets": batch.targets}
+            for name, batch in run.batches.items()
+        },
+        "governor": session.governor.state_dict(),
+        "due": {plugin.key: plugin.due for plugin in session.turns.probes},
+        "turns": {plugin.key: [plugin.measured, plugin.skipped, plugin.failed] for plugin in plugins.all},
+        "plugins": states,
+        "lost": [plugin.key for plugin in plugins.all if plugin.failures["state_dict"]],
+    }
+
+
+def _state(plugins: Plugins, plugin: Plugin) -> Any:
+    return plugins.call(plugin, "state_dict", consume=plain)
+
+
+def plain(state: Any, where: str = "its state") -> Any:
+    """A state, made sure to be one that a checkpoint can hold: the user's ``torch.save`` must not fail over it.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if isinstance(state, Mapping):
+        for key, item in state.items():
+            plain(item, f"{where}[{key!r}]")
+    elif isinstance(state, list | tuple):
+        for index, item in enumerate(state):
+            plain(item, f"{where}[{index}]")
+    elif state is not None and not isinstance(state, Tensor | int | float | complex | str | bytes):
+        raise TypeError(f"{where} must be tensors, numbers, strings and containers of them, got {type(state).__name__}")
+    return state
+
+
+def check(state: Any) -> None:
+    """Refuse what is not a state of a ProbeManager.
+
+    Raises:
+        ValueError: If it is not, or comes from a later version.
+    """
+    if not isinstance(state, Mapping) or not {"version", "run_id", "step", "plugins"} <= set(state):
+        raise ValueError(
+            "`state` must be what ProbeManager.state_dict() returned"
+            + (
+                f", got keys {sorted(map(str, state))}."
+                if isinstance(state, Mapping)
+                else f", got {type(state).__name__}."
+            )
+        )
+    for key, kind in (("version", int), ("run_id", str), ("step", int), ("plugins", Mapping)):
+        if not isinstance(state[key], kind):
+            raise ValueError(f"`state[{key!r}]` must be of type {kind.__name__}, got {type(state[key]).__name__}.")
+    if state["version"] > VERSION:
+        raise ValueError(
+            f"`state` was written by a later version (format {state['version']}, this one reads {VERSION})."
+        )
+
+
+def restore(state: Mapping[str, Any], session: Session) -> None:
+    """Take up a run where its checkpoint left it; the probes continue on the checkpoint's own batches."""
+    run, plugins = session.run, session.plugins
+    # The first batch of the resumed loop is another one: what was measured on must stay the same.
+    for name, parts in state["batches"].items():
+        kept = Batch(parts["args"], parts["kwargs"], parts["targets"])
+        given = run.batches.setdefault(name, kept)
+        if name not in session.whole:
+            run.batches[name] = given.first(kept.n)  # as many as fitted then
+        session.whole.add(name)
+    session.governor.load_state_dict(state["governor"])
+    for plugin in plugins.all:
+        plugin.measured, plugin.skipped, plugin.failed = state["turns"].get(plugin.key, (0, 0, 0))
+        if plugin.key in state["due"]:
+            # Also the plugin's schedule may have been changed: whichever comes first after the checkpoint's step.
+            plugin.due = state["due"][plugin.key]
+            if plugin.schedule is not None and plugin.schedule.next(run.step - 1) != plugin.due:
+                plugin.due = plugin.schedule.next(run.step)
+    for plugin in plugins.having("load_state_dict"):
+        if plugin.key in state.get("lost", ()):
+            plugins.disable(plugin, RuntimeError("it failed when the checkpoint was made"), "its state is lost")
+        elif state["plugins"].get(plugin.key) is not None:
+            plugins.call(plugin, "load_state_dict", state=state["plugins"][plugin.key])

@@ -1,0 +1,154 @@
+"""In which process a run lives, and how long: as long as its model."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ..loop.hidden import hide, reveal
+from ..run import Run
+from .calls import Plugins
+from .events import invoke, log
+from .plugins import Plugin
+from .watchdog import Watchdog
+
+__all__ = ["OTHER_RANK", "Lifetime", "already_watching", "in_ranks", "isolated", "why_inactive"]
+
+OTHER_RANK = "rank 0 measures and writes for all processes"
+
+
+def why_inactive() -> str:
+    """Why nothing is watched in this process; empty if it is."""
+    if os.environ.get("PROBES", "").strip().lower() in ("off", "0", "false", "no"):
+        return "the environment variable PROBES switches the probes off"
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # The script is imported by a process that it has started, e.g. a loader's worker.
+        return "this process only imports the training script"
+    rank = torch.distributed.get_rank() if in_ranks() else int(os.environ.get("RANK", "0") or 0)
+    return "" if rank == 0 else OTHER_RANK
+
+
+def in_ranks() -> bool:
+    """Whether this process trains with others."""
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
+
+
+@contextmanager
+def isolated(where: str, on_error: str = "log", passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """What a training framework calls of ours: a fault there is logged, and the framework goes on.
+
+    Args:
+        where: What is called, for the log.
+        on_error: ``"raise"`` to raise every fault, for development.
+        passing: What is raised in any case: that the user's own arguments are wrong.
+
+    Example:
+        >>> with isolated("an example", passing=(ZeroDivisionError,)):
+        ...     raise RuntimeError("a fault")
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except Exception:
+        if on_error == "raise":
+            raise
+        log.exception("The probes failed in %s. Training goes on.", where)
+
+
+class Opened(Protocol):
+    """A run that has been opened: :class:`probes.session.opening.Attached`."""
+
+    run: Run
+    plugins: Plugins
+    ended: bool
+
+    def detach(self) -> None: ...
+    def forked(self) -> None: ...
+
+
+_opened: weakref.WeakSet[Opened] = weakref.WeakSet()
+
+
+class Lifetime:
+    """Ends a run that nobody ends: with its model, or with the interpreter; and silences it in forked children.
+
+    The run lives as long as the model, which holds it, also when the script keeps no reference to its manager. Made
+    when the sinks are open: what is registered last for the end of the interpreter runs first, and h5py cannot write
+    any more after a handler of its own, registered when it was imported, has run.
+    """
+
+    def __init__(self, opened: Opened) -> None:
+        self._model, self._opened = weakref.ref(opened.run.model), weakref.ref(opened)
+        hide(opened.run.model, opened)
+        atexit.register(self._at_exit)
+        sinks, run = opened.plugins.having("write"), _without_model(opened.run)
+        self._finalizer = weakref.finalize(opened, _close_late, sinks, run, opened.plugins.watchdog, self._at_exit)
+        self._finalizer.atexit = False
+        _opened.add(opened)
+
+    def _at_exit(self) -> None:
+        if (opened := self._opened()) is not None:
+            opened.detach()
+
+    def end(self) -> None:
+        """The run has been ended."""
+        model, opened = self._model(), self._opened()
+        if model is not None:
+            reveal(model, opened)
+        self.forget()
+        atexit.unregister(self._at_exit)
+
+    def forget(self) -> None:
+        """Do nothing when the model goes."""
+        self._finalizer.detach()
+
+
+def _without_model(run: Run) -> Run:
+    """The run as sinks need it to close, without what would keep the model alive."""
+    late = Run(model=nn.Identity(), log_dir=run.log_dir, seed=run.seed, output=run.output, run_id=run.run_id)
+    late.bind(run._affords, lambda plugin, message: None)  # the budget holds, but nobody is left to be told
+    return late
+
+
+def _close_late(sinks: list[Plugin], run: Run, watchdog: Watchdog, at_exit: Callable[[], None]) -> None:
+    """Write and close the files of a run that was never detached and whose model is gone."""
+    atexit.unregister(at_exit)
+    watchdog.stop()
+    for sink in sinks:
+        for name in ("flush", "on_detach"):
+            if name in sink.hooks and not sink.problem:
+                try:
+                    invoke(sink.hooks[name], run=run)
+                except Exception as error:
+                    log.warning("Plugin %s failed in %s: %r.", sink.label, name, error)
+
+
+def already_watching(model: nn.Module) -> Opened | None:
+    """A run of this process that is open and watches the same model."""
+    return next((opened for opened in _opened if not opened.ended and opened.run.model is model), None)
+
+
+def _before_fork() -> None:
+    # Python warns of a fork beside running threads; the next call into a plugin starts this one again.
+    for opened in list(_opened):
+        if not opened.ended:
+            opened.plugins.watchdog.stop()
+
+
+def _silence_all() -> None:
+    for opened in list(_opened):
+        if not opened.ended:
+            opened.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_silence_all)  # once for all: it cannot be undone

@@ -1,0 +1,114 @@
+"""The attach report: what is watched, what is not and what to pass, and what everything has cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..budget.governor import Governor
+from ..budget.spending import CORE
+from .plugins import Plugin
+from .session import Session
+
+__all__ = ["report"]
+
+
+def report(
+    session: Session, missed: str = "", targets_seen_in: str = "", awaited: bool = False, broken: Sequence[str] = ()
+) -> str:
+    """The report of a run.
+
+    Args:
+        session: The run's.
+        missed: What is to say while no step has come.
+        targets_seen_in: Where the targets of the loop's first batch were seen.
+        awaited: Whether that batch is still to come.
+        broken: What could not be made.
+    """
+    run, governor = session.run, session.governor
+    parameters = [p for p in run.model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
+    count = sum(parameter.numel() for parameter in parameters)
+    lines = [
+        f"Model      {type(run.model).__name__}, {count:,} parameters in {len(run.layers)} layers",
+        f"Steps      {run.step}, counted in "
+        + (
+            ", ".join(type(item).__name__ for item in run.optimizers) or "the model's optimizers (none has stepped yet)"
+        ),
+    ]
+    if not run.step and missed:
+        lines.append(f"           {missed}")
+    for name, batch in run.batches.items():
+        if batch.targets is not None:
+            seen = f", seen in {targets_seen_in}" if name == "train" and targets_seen_in else ""
+            targets = f"with targets{seen}"
+        else:
+            targets = f"without targets: pass batches={{{name!r}: (inputs, targets)}} if a probe needs them"
+        lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
+    if awaited:
+        lines.append("Batch      'train' will be the first batch of the loop")
+    lines.append(f"Overhead   {_overhead(governor)}")
+    if not session.turns.probes:
+        lines.append("Probes     none: install a plugin, or pass probes=[...]")
+    rows: list[tuple[str, ...]] = [
+        ("probe", "schedule", "turns", "skipped", "failed", "last step", "ms a turn", "share")
+    ]
+    for plugin in session.turns.probes:
+        spent = governor.spent[plugin.key]
+        last = "-" if plugin.last_step is None else str(plugin.last_step)
+        each = f"{1e3 * spent / (plugin.measured + plugin.failed):.1f}" if plugin.measured + plugin.failed else "-"
+        share = f"{spent / max(governor.elapsed, 1e-9):.2%}"
+        turns = (plugin.measured, plugin.skipped, plugin.failed)
+        rows.append((plugin.key, repr(plugin.schedule), *map(str, turns), last, each, share))
+    for plugin in session.plugins.having("write"):
+        share = f"{governor.spent[plugin.key] / max(governor.elapsed, 1e-9):.2%}"
+        rows.append((plugin.key, "sink", "", "", str(plugin.failed), "", "", share))
+    rows.append((CORE, "", "", "", "", "", "", f"{governor.spent[CORE] / max(governor.elapsed, 1e-9):.2%}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += [""]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    everyone = session.plugins.all
+    problems = {plugin.key: plugin.problem for plugin in everyone}
+    lines += _section("Not running", problems, [f"  {message}" for message in broken])
+    lines += _section(
+        "Waiting, to stay within the budget", {plugin.key: _waiting(session, plugin) for plugin in session.turns.probes}
+    )
+    running = [plugin for plugin in everyone if not plugin.problem]
+    lines += _section("Not measured", {plugin.key: plugin.refusal for plugin in running})
+    lines += _section("Left out", {plugin.key: plugin.left_out for plugin in everyone})
+    lines += _section("Last failure", {plugin.key: plugin.last_failure for plugin in running})
+    if session.plugins.having("write"):
+        lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
+    return "\n".join(lines) + "\n"
+
+
+def _section(title: str, texts: dict[str, str], more: Sequence[str] = ()) -> list[str]:
+    """What is to say of each plugin, the same once; nothing where there is nothing to say."""
+    plugins: dict[str, list[str]] = {}
+    for key, text in texts.items():
+        if text:
+            plugins.setdefault(text, []).append(key)
+    told = [f"  {', '.join(keys)}: {text}" for text, keys in plugins.items()] + list(more)
+    return ["", title, *told] if told else []
+
+
+def _overhead(governor: Governor) -> str:
+    spent = f"{governor.total:.1f} s, {governor.total / max(governor.training, 1e-9):.1%} of the training time so far"
+    if governor.overhead is None:
+        return f"{spent} (no limit)"
+    return f"{spent} (at most {governor.overhead:.1%}, or {governor.head_start:g} s in all)"
+
+
+def _waiting(session: Session, plugin: Plugin) -> str:
+    """How many turns of a probe were taken, of those that were due, and when the next comes; empty if all were."""
+    run, governor = session.run, session.governor
+    waits = plugin in session.turns.waiting(run.step) and bool(plugin.measured)
+    due = plugin.measured + plugin.failed + plugin.skipped + waits
+    if plugin.problem or not (plugin.skipped or waits):
+        return ""
+    text = f"{plugin.measured} of {due} due turns were taken"
+    if waits and run.step and governor.training > 0:
+        seconds = max(0.0, governor.next_turn([plugin.key]) - governor.clock())
+        step = run.step + seconds * run.step / governor.training
+        text += f"; the next at about step {float(f'{step:.2g}') if step >= 100 else step:.0f}"
+    return text

@@ -1,0 +1,78 @@
+"""The event files of TensorBoard."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["FILES", "close", "inode", "named_after"]
+
+FILES = "events.out.tfevents.*"
+
+
+CLOSE_SECONDS = 60.0
+
+
+def inode(file: Path) -> int:
+    try:
+        return file.stat().st_ino
+    except OSError:
+        return 0
+
+
+@contextmanager
+def named_after(earlier: Iterable[Path]) -> Iterator[None]:
+    """Have an event file that is begun inside named after the earlier ones, also when the clock was set back.
+
+    Files are read in the order of their names: a second, then, not in order, what tells apart those of one second.
+    """
+    from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
+
+    parts = [file.name.split(".")[3] for file in earlier]
+    second = max((int(part) for part in parts if part.isdigit()), default=0) + 1
+    event_file_writer.time = TimeOfRow(second)
+    try:
+        yield
+    finally:
+        event_file_writer.time = time
+
+
+class TimeOfRow:
+    """The module ``time``, in which it is not earlier than a given second for the thread that asks for it."""
+
+    def __init__(self, second: int) -> None:
+        self._second, self._thread = second, threading.get_ident()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time(self) -> float:
+        now = time.time()
+        return max(now, self._second) if threading.get_ident() == self._thread else now
+
+
+def close(writer: Any) -> None:
+    """Close a writer, which waits for a thread that writes: not for ever, if that one hangs."""
+    errors: list[BaseException] = []
+
+    def close() -> None:
+        try:
+            writer.close()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=close, name="probes-tensorboard-close", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending
+        close()
+    else:
+        thread.join(CLOSE_SECONDS)
+        if thread.is_alive():
+            raise TimeoutError(f"the event file could not be closed within {CLOSE_SECONDS:.0f} s")
+    if errors:
+        raise errors[0]

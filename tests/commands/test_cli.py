@@ -1,0 +1,198 @@
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+import h5py
+import pytest
+import torch
+import warm
+
+from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
+from probes.commands.cli import main
+from probes.commands.terminal import sparkline
+
+
+class Spectrum(Probe):
+    def measure(self, run, step):
+        yield Measurement("s/amplitude", [1.0 + step, 2.0], ("k",), {"k": Axis([1, 2], "cycles")}, unit="nats")
+        yield Measurement("s/[markup]", float("nan"))
+
+
+@pytest.fixture(scope="module")
+def log_dir(tmp_path_factory):
+    path, model = tmp_path_factory.mktemp("run"), torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [Spectrum(every(1))], log_dir=path, overhead=None).attach(optimizer):
+        model(torch.ones(2, 1)).sum().backward()
+        optimizer.step()
+    return path
+
+
+def call(*arguments):
+    """What the command prints, run in this process: starting one takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch.object(sys, "argv", ["probes", *map(str, arguments)]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    if isinstance(code, str):  # the interpreter prints it
+        code, _ = 1, err.write(code)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def test_list_names_the_installed_probes():
+    command = Path(sys.executable).parent / "probes"
+    done = subprocess.run([command, "list"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "fourier" in done.stdout and "torch-probes" in done.stdout, done.stderr
+
+
+def test_show_lists_the_streams(log_dir):
+    done = call("show", log_dir)
+    assert done.returncode == 0, done.stderr
+    assert "s/amplitude" in done.stdout and "2 k" in done.stdout and "2 to 2 nats" in done.stdout
+    assert "s/[markup]" in done.stdout
+
+
+def test_plot_draws_the_streams(log_dir):
+    done = call("plot", log_dir)
+    assert done.returncode == 0 and (log_dir / "plots" / "s.amplitude.png").exists(), done.stderr
+
+
+def test_a_missing_run_is_one_line_and_an_exit_code(tmp_path):
+    done = call("show", tmp_path / "nothing")
+    assert done.returncode == 1 and "nothing" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_places_that_cannot_be_written_and_runs_of_nothing_are_told(log_dir, tmp_path):
+    (tmp_path / "file").touch()
+    for command in ("plot", "export"):
+        done = call(command, log_dir, "--out", tmp_path / "file" / "below")
+        assert done.returncode == 1 and re.search(r"/file.*: (Not a directory|File exists)\.$", done.stderr), (
+            done.stderr
+        )
+    model = torch.nn.Linear(1, 1)
+    with ProbeManager(model, [], log_dir=tmp_path / "run").attach():
+        pass
+    done = call("plot", tmp_path / "run")
+    assert done.returncode == 0 and "holds no rows yet: there is nothing to draw" in done.stdout
+    for tolerance in ("-1", "nan"):
+        done = call("compare", log_dir, log_dir, "--tolerance", tolerance)
+        assert done.returncode == 1 and "--tolerance must be a number from 0 on" in done.stderr
+
+
+def test_a_missing_extra_is_named():
+    script = "import sys; sys.modules['typer'] = None; from probes.commands.cli import main; main()"
+    done = warm.run(script)
+    assert done.returncode == 1 and "pip install 'torch-probes[analysis]'" in done.stderr
+
+
+def test_show_draws_the_course_of_each_stream(log_dir):
+    assert "▁" in call("show", log_dir).stdout
+
+
+def test_every_command_prints_json(log_dir, tmp_path):
+    probes = {row["name"]: row for row in json.loads(call("list", "--json").stdout)}
+    assert probes["fourier"]["kind"] == "probe" and probes["csv"]["kind"] == "sink" and not probes["csv"]["error"]
+    assert probes["ray"]["kind"] == "executor"
+    (amplitude,) = [row for row in json.loads(call("show", log_dir, "--json").stdout) if row["stream"] == "s/amplitude"]
+    assert amplitude["axes"] == {"k": 2} and amplitude["rows"] == 2 and amplitude["unit"] == "nats"
+    assert (amplitude["last_least"], amplitude["last_greatest"], amplitude["means"]) == (2.0, 2.0, [1.5, 2.0])
+    pictures = json.loads(call("plot", log_dir, "--out", tmp_path / "plots", "--json").stdout)
+    assert all(Path(picture).exists() for picture in pictures) and len(pictures) >= 2
+    (file,) = json.loads(call("export", log_dir, "--out", tmp_path / "run.nc", "--json").stdout)
+    assert Path(file).exists()
+    rows = json.loads(call("compare", log_dir, log_dir, "--json").stdout)
+    assert rows and all(row["equal"] for row in rows)
+    assert "sound" in json.loads(call("repair", log_dir, "--json").stdout)["message"]
+
+
+def test_compare_names_where_two_runs_differ(log_dir, tmp_path):
+    same = call("compare", log_dir, log_dir)
+    assert same.returncode == 0 and "2 of 2 streams are equal, to the last bit." in same.stdout
+    shutil.copy(log_dir / "run.h5", tmp_path)
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        file["s/amplitude/value"][1, 0] = 1.5
+    done = call("compare", log_dir, tmp_path)
+    assert done.returncode == 1 and "1 of 2 streams are equal" in done.stdout
+    assert re.search(r"s/amplitude +2, 2 +2 +1 +1 +0\.5 +2\.5e-01", done.stdout), done.stdout
+    assert call("compare", log_dir, tmp_path, "--tolerance", 0.3).returncode == 0
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        del file["s/[markup]"]
+    assert re.search(r"s/\[markup\] .* only in the\s+first", call("compare", log_dir, tmp_path).stdout)
+
+
+def test_export_writes_tables(log_dir, tmp_path):
+    done = call("export", log_dir, "--format", "csv", "--out", tmp_path / "tables")
+    assert done.returncode == 0 and (tmp_path / "tables" / "s" / "amplitude.csv").exists(), done.stderr
+    assert "s/amplitude.csv" in done.stdout
+    again = call("export", log_dir, "--format", "csv", "--out", tmp_path / "tables")
+    assert again.returncode == 1 and "there already" in again.stderr
+
+
+def test_replay_measures_checkpoints(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import torch\n"
+        "def model():\n    return torch.nn.Linear(2, 1)\n"
+        "def batches():\n    return {'train': torch.arange(10.0).reshape(5, 2)}\n"
+    )
+    for step in (0, 10):
+        torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / f"step_{step}.pt")
+    places = {name: f"{tmp_path / 'script.py'}:{name}" for name in ("model", "batches")}
+    done = call(
+        "replay", tmp_path / "step_0.pt", tmp_path / "step_10.pt", "--model", places["model"], "--batches",
+        places["batches"], "--probes", "spectral_norm", "--out", tmp_path / "run", "--processes", 2, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["problems"] == []
+    assert open_run(tmp_path / "run")["spectral_norm/weight"]["step"].values.tolist() == [0, 10]
+    done = call("replay", tmp_path / "step_0.pt", "--model", "nowhere")
+    assert done.returncode == 1 and "must be file.py:name" in done.stderr
+    done = call("replay", tmp_path / "step_1.pt", "--model", places["model"], "--out", tmp_path / "other")
+    assert done.returncode == 1 and done.stderr.startswith(f"There is no file {tmp_path / 'step_1.pt'}")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "model", "batches", "message"),
+    [
+        ("step_0.pt", "script.py:sized", "script.py:batches", "script.py:sized, called without arguments, fails: Type"),
+        ("step_0.pt", "broken.py:model", "script.py:batches", "broken.py cannot be imported: SyntaxError: "),
+        ("step_0.pt", "script.py:model", "script.py:pair", "`batches` must be a dict"),
+        ("step_0.pt", "script.py:other", "script.py:batches", r"not fit the model: Error.* size mismatch for weight: "),
+        ("notes_1.txt", "script.py:model", "script.py:batches", r"notes_1\.txt is no checkpoint: neither torch\.save"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told_in_one_line(checkpoint, model, batches, message, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import torch\n"
+        "def model():\n    return torch.nn.Linear(2, 1)\n"
+        "def sized(size):\n    return torch.nn.Linear(size, 1)\n"
+        "def other():\n    return torch.nn.Linear(3, 1)\n"
+        "def batches():\n    return {'train': torch.ones(5, 2)}\n"
+        "def pair():\n    return torch.ones(5, 2), torch.ones(5)\n"
+    )
+    (tmp_path / "broken.py").write_text("def model(:\n")
+    (tmp_path / "notes_1.txt").write_text("not a checkpoint")
+    torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / "step_0.pt")
+    done = call(
+        "replay", tmp_path / checkpoint, "--model", tmp_path / model, "--batches", tmp_path / batches,
+        "--probes", "spectral_norm", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 1 and re.search(message, done.stderr), done.stderr
+    assert "\N{REPLACEMENT CHARACTER}" not in done.stderr and "\n" not in done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [([], ""), ([1.0], "▁"), ([1.0, 1.0], "▁▁"), ([0, 7, 3.5], "▁█▅"), ([float("nan"), 1, 2], " ▁█"),
+     ([float("inf"), float("nan")], "  "), ([k // 6 for k in range(48)], "▁▁▁▂▂▂▃▃▃▄▄▄▅▅▅▆▆▆▇▇▇███")],
+)  # fmt: skip
+def test_sparklines(values, drawn):
+    assert sparkline(list(values)) == drawn

@@ -1,0 +1,80 @@
+"""What was exported is what was recorded."""
+
+import netCDF4
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
+from probes.commands.export import export
+
+
+class Everything(Probe):
+    def measure(self, run, step):
+        axes = {"layer": ["a", "b"], "k": Axis([0.1, 1e-7, 3.0], "cycles")}
+        value = np.arange(6.0).reshape(2, 3) / 7 + step
+        yield Measurement("q/table", value, ("layer", "k"), axes, unit="nats", standard_error=value / 9)
+        yield Measurement("q/number", 0.1 + step)
+        yield Measurement("q/complex", [1 + 2j * step, 3j], ("k",), unit="output")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    path = tmp_path_factory.mktemp("run")
+    with ProbeManager(model, [Everything(every(1))], sinks=["hdf5"], log_dir=path, overhead=None).attach(optimizer):
+        for _ in range(2):
+            model(torch.ones(2, 1)).sum().backward()
+            optimizer.step()
+    return open_run(path)
+
+
+def test_netcdf_is_read_by_others(run, tmp_path):
+    (file,) = export(run, tmp_path / "new" / "run.nc")
+    with netCDF4.Dataset(file) as data:
+        table = data["q/table"]
+        np.testing.assert_array_equal(table["value"][:], run["q/table"]["value"].values)
+        assert (table["value"].dimensions, table["value"].units) == (("step", "layer", "k"), "nats")
+        assert table["k"].units == "cycles" and list(table["layer"][:]) == ["a", "b"]
+        np.testing.assert_array_equal(data["q/complex"]["value_imag"][:], [[0, 3], [2, 3], [4, 3]])
+        assert data["q/complex"]["value_imag"].units == "output"
+        assert list(data["events"]["kind"][:]) == ["attach", "detach"]
+        assert data.schema_name == "torch-probes"
+
+
+@pytest.mark.parametrize(("kind", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet)])
+def test_tables_hold_every_entry_in_order(run, tmp_path, kind, read):
+    files = export(run, tmp_path / "tables", kind)
+    assert tmp_path / "tables" / "q" / f"table.{kind}" in files and tmp_path / "tables" / f"events.{kind}" in files
+    table = read(tmp_path / "tables" / "q" / f"table.{kind}")
+    assert list(table) == ["step", "wall_time", "layer", "k", "value", "standard_error"]
+    np.testing.assert_array_equal(table["value"], run["q/table"]["value"].values.ravel())
+    assert list(table["step"][:7]) == [0] * 6 + [1] and list(table["layer"][:4]) == ["a"] * 3 + ["b"]
+    np.testing.assert_array_equal(table["k"][:3], [0.1, 1e-7, 3.0])
+    times = pd.to_datetime(table["wall_time"]).to_numpy()
+    np.testing.assert_array_equal(times[::6], run["q/table"]["wall_time"].values)
+    parts = read(tmp_path / "tables" / "q" / f"complex.{kind}")
+    np.testing.assert_array_equal(parts["value_imag"], [0, 3, 2, 3, 4, 3])
+    assert "value" not in parts
+    if kind == "parquet":
+        assert table.attrs["units"] == "nats"
+
+
+def test_the_run_is_left_as_it_is(run, tmp_path):
+    export(run, tmp_path / "tables", "csv")
+    assert run["q/complex"]["value"].dtype.kind == "c"
+
+
+def test_what_is_there_is_not_overwritten(run, tmp_path):
+    (tmp_path / "run.nc").write_text("mine")
+    with pytest.raises(FileExistsError, match="there already"):
+        export(run, tmp_path / "run.nc")
+    assert (tmp_path / "run.nc").read_text() == "mine"
+
+
+def test_an_unknown_format_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="must be one of netcdf, csv, parquet, got 'xlsx'"):
+        export(run, tmp_path / "x", "xlsx")
+    assert not (tmp_path / "x").exists()

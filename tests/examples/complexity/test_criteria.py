@@ -1,0 +1,90 @@
+"""The criteria of the experiments on complexity pass on results as published and fail on others."""
+
+import numpy as np
+import pytest
+
+from examples.complexity import capacity_norms, channels, gap, supernat, widths
+
+
+def verdicts(findings):
+    return [finding.passed for finding in findings if finding.passed is not None]
+
+
+def regression(descent=(1.0, 0.03, 0.5), stretched=(1.0, 0.03, 0.08)):
+    return {
+        method: np.array(descent if method in ("gradient descent", "trace") else stretched)
+        for method in supernat.METHODS
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, [True] * 3),
+        ({"descent": (1.0, 0.3, 0.5)}, [False, True, True]),
+        ({"stretched": (1.0, 0.03, 0.4)}, [True, False, False]),
+    ],
+)
+def test_supernat(changed, expected):
+    assert verdicts(supernat.judge(supernat.Settings(), [regression(**changed)] * 3)) == expected
+
+
+def scatter(bound=1e3, optimal=0.5, growing=True):
+    count = len(capacity_norms.Settings().scalings)
+    spread = np.linspace(1, 9, count) ** 2 if growing else np.linspace(9, 1, count)
+    points = np.array([[-1.0, -1.0], [1.0, 1.0]])
+    return capacity_norms.Scatter(
+        np.full((count, 2), 0.1),
+        np.full((count, 2), bound),
+        np.full((count, 2), optimal),
+        points[None] * np.stack([np.ones(count), spread], 1)[:, None],
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, [True] * 4),
+        ({"bound": 2.0}, [False, True, True, True]),
+        ({"bound": 0.4}, [False, False, True, True]),
+        ({"growing": False}, [True, True, False, False]),
+    ],
+)
+def test_capacity_norms(changed, expected):
+    assert verdicts(capacity_norms.judge(capacity_norms.Settings(), [scatter(**changed)] * 2)) == expected
+
+
+def curves(settings, complexities, loss=0.009):
+    """Networks of three widths, of which the last is the noisy one, then two more shares of random labels."""
+    n = len(widths.parts(settings))
+    found = {label: np.linspace(1.0, 2.0, n) for label in gap.MEASURES}
+    found |= {"gap": np.array([0.12, 0.11, 0.1, 0.4, 0.9]), "loss": np.full(n, loss), "steps": np.full(n, 500.0)}
+    return found | {"path complexity C": np.array(complexities)}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"complexities": (12, 11, 10, 20, 40)}, [True] * 3),
+        ({"complexities": (12, 11, 10, 40, 20)}, [True, False, True]),
+        ({"complexities": (12, 11, 10, 15, 19)}, [True, True, False]),
+        ({"complexities": (12, 11, 10, 20, 40), "loss": 0.02}, [False, True, True]),
+    ],
+)
+def test_complexity(changed, expected):
+    settings = widths.Settings(widths=(16, 64, 256), noise=(0.0, 0.5, 1.0))
+    findings = widths.judge(settings, [curves(settings, **changed)] * 3)
+    assert verdicts(findings) == expected
+    left = next(finding for finding in findings if "left" in finding.quantity)
+    assert "path complexity C: +1.00" in left.measured  # 12, 11, 10 with 0.12, 0.11, 0.1
+
+
+def test_complexity_of_channels():
+    settings = channels.Settings(widths=(4, 8))
+    seed = {label: np.array([2.0, 1.0]) for label in gap.MEASURES} | {"steps": np.full(2, 9.0)}
+    seed |= {"gap": np.array([0.7, 0.6]), "loss": np.full(2, 0.0), "number of parameters": np.array([1.0, 2.0])}
+    seed["Neyshabur et al. 2019, two layers / margin"] = np.full(2, np.nan)  # not defined for more layers
+    reached, right = channels.judge(settings, [seed])
+    assert reached.passed and "number of parameters: -1.00" in right.measured and "two layers" not in right.measured
+    seed["loss"][1] = 1.0
+    assert not channels.judge(settings, [seed])[0].passed

@@ -1,0 +1,134 @@
+"""The criteria of chapter 4 pass on results as published and fail on others."""
+
+import numpy as np
+import pytest
+import torch
+
+from examples.feature_alignment import architectures, difficult, disk, frequencies, perturbation, vgg
+
+
+def verdicts(findings):
+    return [finding.passed for finding in findings if finding.passed is not None]
+
+
+def vgg_run(rank=(100.0, 20, 40), top=(2.0, 1, 40), ratio=(0.3, 0.6, 0.5), aligned=(0.02, 0.08, 0.06), test_rank=1.0):
+    run = {"step": np.array([0, 100, 320])}
+    for batch in vgg.BATCHES:
+        run[f"ntk/effective_rank/{batch}"] = np.array(rank) * (test_rank if batch == "test" else 1)
+        run[f"ntk/max_eigenvalue/{batch}"] = np.array(top)
+        run[f"ntk/trace_ratio/{batch}"] = np.array(ratio)[:, None] * np.ones(3)
+        run[f"ntk/alignment/{batch}"] = np.array(aligned)
+    return run
+
+
+def vgg_seed(slow_rank=(100.0, 60, 60), **changed):
+    settings = vgg.Settings()
+    return {
+        name: vgg_run(rank=slow_rank) if rate == settings.slow_learning_rate else vgg_run(**changed)
+        for name, (rate, _) in vgg.parts(settings).items()
+    }
+
+
+def test_vgg_passes_as_published():
+    assert verdicts(vgg.judge(vgg.Settings(), [vgg_seed()])) == [True] * 6
+
+
+@pytest.mark.parametrize(
+    ("failing", "changed"),
+    [
+        (0, {"rank": (100.0, 50, 60), "slow_rank": (100.0, 60, 60)}),
+        (1, {"top": (2.0, 1, 20)}),
+        (2, {"ratio": (0.3, 0.4, 0.4)}),
+        (3, {"test_rank": 2.0}),
+        (4, {"aligned": (0.02, 0.03, 0.03)}),
+        (5, {"slow_rank": (100.0, 15, 15)}),
+    ],
+)
+def test_vgg_fails_otherwise(failing, changed):
+    found = verdicts(vgg.judge(vgg.Settings(), [vgg_seed(**changed)]))
+    assert [index for index, passed in enumerate(found) if not passed] == [failing]
+
+
+def difficult_seed(easy=(0.02, 0.15, 0.2), hard=(0.02, 0.02, 0.03)):
+    run = {
+        "step": np.array([0, 600, 1200]),
+        "ntk/alignment/easy": np.array(easy),
+        "ntk/alignment/difficult": np.array(hard),
+    }
+    return dict.fromkeys(difficult.parts(difficult.Settings()), run)
+
+
+def test_easy_examples_first():
+    assert verdicts(difficult.judge(difficult.Settings(), [difficult_seed()])) == [True]
+    for changed in ({"easy": (0.02, 0.09, 0.2)}, {"hard": (0.02, 0.05, 0.1)}):
+        seeds = [difficult_seed(), difficult_seed(**changed)]
+        assert verdicts(difficult.judge(difficult.Settings(), seeds)) == [False]  # every seed counts
+
+
+def modes(start=0.015, lowest=0.008, label=True, accuracy=1.0):
+    side = 16
+    values = np.ones((2, 30))
+    values[0, 19], values[1, 19] = start, lowest
+    functions = np.random.default_rng(0).normal(size=(2, disk.SHOWN, side, side))
+    functions /= np.linalg.norm(functions, axis=(2, 3), keepdims=True)
+    picture = disk.disk(disk.plane(side)).reshape(side, side).T.numpy()
+    picture = picture - picture.mean()
+    if label:
+        functions[1, 3] = picture / np.linalg.norm(picture)
+    return disk.Modes(np.array([0, 2000]), values, np.array([0.1, 0.1]), functions, np.array([0.5, accuracy]))
+
+
+def test_disk_judges_the_spectrum_and_the_label_in_the_top_eigenfunctions():
+    settings = disk.Settings()
+    assert verdicts(disk.judge(settings, [modes()])) == [True, True]
+    assert verdicts(disk.judge(settings, [modes(start=0.03)])) == [False, True]
+    assert verdicts(disk.judge(settings, [modes(lowest=0.012)])) == [False, True]
+    assert verdicts(disk.judge(settings, [modes(label=False)])) == [True, False]
+    assert verdicts(disk.judge(settings, [modes(accuracy=0.9)])) == [True, False]
+    assert modes().label_energy[1] == pytest.approx(1, abs=0.1)
+
+
+def test_disk_has_half_the_area():
+    assert disk.disk(disk.plane(201)).mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_frequencies_judge_the_order_of_the_waves_and_the_network_without_biases():
+    def waves(order, flat):
+        amplitudes, without = np.zeros((50, 26)), np.zeros((50, 26))
+        amplitudes[np.arange(50), order] = 1
+        without[np.arange(50), flat] = 1
+        return frequencies.Waves(amplitudes, without, np.ones(50), np.ones(50))
+
+    rising, falling = np.arange(50) // 2, 25 - np.arange(50) // 2
+    settings = frequencies.Settings()
+    assert verdicts(frequencies.judge(settings, [waves(rising, falling)])) == [True, True]
+    assert verdicts(frequencies.judge(settings, [waves(rising, falling), waves(falling, rising)])) == [False, False]
+
+
+def test_architectures_judge_the_mlp_alone():
+    def seed(last):
+        run = {"step": np.array([0, 1]), "ntk/alignment/test": np.array([0.02, last])}
+        run["ntk/alignment_uncentered/test"] = run["ntk/alignment/test"]
+        flat = {name: values * 0 + 1 for name, values in run.items()}
+        return {"mlp": run, "vgg": flat, "resnet": flat}
+
+    assert verdicts(architectures.judge(architectures.Settings(), [seed(0.1)])) == [True]
+    assert verdicts(architectures.judge(architectures.Settings(), [seed(0.07)])) == [False]
+
+
+def test_perturbations_judge_the_ratio_of_medians():
+    singular = np.concatenate([np.full(10, 20.0), np.full(40, 1.0)])
+    seeds = [{"singular": singular, "random": np.ones(50)}]
+    assert verdicts(perturbation.judge(perturbation.Settings(), seeds)) == [True]
+    assert verdicts(
+        perturbation.judge(perturbation.Settings(), [{"singular": singular / 3, "random": np.ones(50)}])
+    ) == [False]
+
+
+def test_difficult_samples_are_apart_from_the_easy_ones():
+    settings = difficult.PRESETS["smoke"].settings
+    for kind in difficult.KINDS:
+        easy, hard = difficult.sets(settings, kind, seed=0)
+        assert len(easy.labels) == 1000 and len(hard.labels) == 100
+        again = difficult.sets(settings, kind, seed=0)[1]
+        assert torch.equal(hard.labels, again.labels) and torch.equal(hard.images, again.images)

@@ -1,0 +1,253 @@
+"""Each test does on purpose, inside the guard, what a forward does to what its modules hold."""
+
+import argparse
+import array
+import collections
+import random
+import types
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from probes.guard.unnoticed import ModelChanged, unnoticed
+
+
+class Remembering(nn.Linear):
+    """Keeps what is no buffer: a count, a list, a dict, a set."""
+
+    def __init__(self):
+        super().__init__(3, 1)
+        self.calls, self.seen, self.last, self.sizes = 0, [], {"mean": None}, {1}
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen.append(x.mean())
+        self.last["mean"] = self.seen[-1]
+        self.sizes.add(len(x))
+        self.cache = x
+        return super().forward(x)
+
+
+def test_what_a_forward_leaves_in_its_module_is_as_before():
+    model = Remembering()
+    model(torch.ones(2, 3))
+    containers = [model.seen, model.last, model.sizes]
+    before = model.calls, list(model.seen), model.last["mean"], set(model.sizes), model.cache
+    with unnoticed(model):
+        model(torch.zeros(5, 3))
+        model.forward = lambda x: x
+        model.sizes = None
+    after = model.calls, list(model.seen), model.last["mean"], set(model.sizes), model.cache
+    assert all(a is b or a == b for a, b in zip(before, after, strict=True)) and "forward" not in vars(model)
+    assert all(one is other for one, other in zip(containers, [model.seen, model.last, model.sizes], strict=True))
+
+
+class Counting(nn.Linear):
+    """Changes in place what is neither a parameter nor a buffer."""
+
+    def __init__(self, size=1):
+        super().__init__(2, 2)
+        self.calls = torch.zeros(size)
+        self.state = (torch.zeros(2), [torch.zeros(2, dtype=torch.bfloat16)])
+        self.statistics = {"of": {"each": np.zeros(2), "all": [0]}}
+        self.counts = collections.Counter()
+
+    def forward(self, x):
+        self.calls += 1
+        self.state[0].fill_(torch.nan), self.state[1][0].add_(1)
+        self.statistics["of"]["each"] += 1
+        self.statistics["of"]["all"].append(1)
+        self.counts["calls"] += 1
+        return super().forward(x)
+
+
+def test_tensors_arrays_and_nested_containers_of_a_module_are_as_before():
+    model = Counting()
+    model.state[0].copy_(torch.tensor([-0.0, torch.nan]))
+    model(torch.ones(1, 2))
+    model.state[0].copy_(torch.tensor([-0.0, torch.nan]))
+    with unnoticed(model):
+        model(torch.ones(1, 2))
+        model.state[0].copy_(torch.tensor([0.0, 1.0]))
+    assert model.calls.item() == model.counts["calls"] == model.state[1][0][0].item() == 1
+    assert str(model.state[0].tolist()) == "[-0.0, nan]"
+    assert model.statistics["of"]["each"].tolist() == [1, 1] and model.statistics["of"]["all"] == [0, 1]
+
+
+class State(dict):
+    def __init__(self):
+        self.calls, self.losses = 0, [torch.zeros(1)]
+
+
+def test_an_object_of_the_scripts_own_class_is_as_before():
+    class Stateful(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.state = State()
+
+        def forward(self, x):
+            self.state.calls += 1
+            self.state.losses[0] += 1
+            self.state["calls"] = self.state.calls
+            self.state.last = x
+            return super().forward(x)
+
+    model = Stateful()
+    model(torch.ones(1, 2))
+    with unnoticed(model):
+        model(torch.zeros(1, 2))
+    assert model.state.calls == model.state.losses[0].item() == model.state.last[0, 0].item() == 1
+    assert model.state == {"calls": 1}
+
+
+KINDS = {
+    "a namespace": (lambda: types.SimpleNamespace(n=0), lambda s: vars(s).update(n=s.n + 1), lambda s: s.n),
+    "arguments": (lambda: argparse.Namespace(n=0), lambda s: vars(s).update(n=s.n + 1), lambda s: s.n),
+    "a UserDict": (lambda: collections.UserDict(n=0), lambda s: s.update(n=s["n"] + 1), lambda s: s["n"]),
+    "a ChainMap": (lambda: collections.ChainMap({"n": 0}), lambda s: s.update(n=s["n"] + 1), lambda s: s["n"]),
+    "an array": (lambda: array.array("d", [0]), lambda s: s.__setitem__(0, s[0] + 1), lambda s: s[0]),
+    "bytes": (lambda: bytearray(1), lambda s: s.__setitem__(0, s[0] + 1), lambda s: s[0]),
+    "a parameter in a list": (lambda: [nn.Parameter(torch.zeros(1))], lambda s: s[0].data.add_(1), lambda s: s[0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_count_that_a_forward_keeps_is_as_before(kind):
+    make, count, read = KINDS[kind]
+    model = nn.Linear(2, 2)
+    model.state = make()
+    with unnoticed(model):
+        count(model.state)
+        assert read(model.state) == 1
+    assert read(model.state) == 0
+
+
+GROWS = {
+    "resized": lambda b: b.resize_(3).fill_(5),
+    "given other memory": lambda b: setattr(b, "data", torch.full((4,), 5.0)),
+    "made shorter": lambda b: b.resize_(1),
+}
+
+
+@pytest.mark.parametrize("how", GROWS)
+def test_a_buffer_that_a_forward_grows_is_as_before(how):
+    model = nn.Linear(2, 2)
+    model.register_buffer("seen", torch.ones(2))
+    memory = model.seen.data_ptr()
+    with unnoticed(model):
+        GROWS[how](model.seen)
+    assert model.seen.tolist() == [1, 1] and (model.seen.data_ptr() == memory or how == "resized")
+
+
+def test_a_nested_buffer_is_as_before():
+    model = nn.Linear(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: a prototype
+        model.register_buffer("rows", torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]))
+        with unnoticed(model):
+            model.rows[0].fill_(7)
+    assert model.rows[0].tolist() == [1, 1]
+
+
+def test_parametrized_weights_that_a_script_has_cached_are_computed_anew():
+    model = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    with torch.nn.utils.parametrize.cached():
+        cached = model.weight
+        with unnoticed(model):
+            assert model.weight is not cached
+            model.weight.sum().backward()
+        assert model.weight is cached
+        cached.sum().backward()
+
+
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_a_sparse_tensor_of_a_module_is_left_alone(layout):
+    model = nn.Linear(2, 2)
+    model.adjacency = getattr(torch.eye(2), layout)()
+    with unnoticed(model):
+        torch.sparse.mm(model.adjacency, model(torch.ones(2, 2)))
+
+
+def test_what_is_in_a_table_of_data_is_not_looked_at():
+    model = nn.Linear(2, 2)
+    model.rows = [[number] for number in range(2000)]
+    with unnoticed(model):
+        model.rows[0].append(1), model.rows.append([1])
+    assert len(model.rows) == 2000 and model.rows[0] == [0, 1]
+
+
+def test_generators_of_a_module_are_as_before():
+    class Drawing(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.own = [torch.Generator().manual_seed(1), random.Random(1), np.random.default_rng(1),
+                        np.random.RandomState(1)]  # fmt: skip
+
+        def draw(self):
+            first, *others = self.own
+            return [torch.rand(1, generator=first).item(), *(generator.random() for generator in others[:2]),
+                    others[2].rand()]  # fmt: skip
+
+    model = Drawing()
+    expected = Drawing().draw()
+    with unnoticed(model):
+        assert model.draw() == expected != model.draw()
+    assert model.draw() == expected
+
+
+@pytest.mark.parametrize("hide", [lambda module: module, lambda module: [module], lambda module: {"of": [(module,)]}])
+def test_a_module_that_is_not_registered_is_as_before(hide):
+    model, teacher = nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
+    object.__setattr__(model, "teacher", hide(teacher))
+    with unnoticed(model):
+        assert not teacher.training and not teacher[0].training
+        teacher.train()(torch.randn(8, 2)).sum().backward()
+    assert teacher[0].running_mean.tolist() == [0, 0] and teacher[0].num_batches_tracked == 0
+    assert teacher.training and teacher[0].weight.grad is None
+
+
+def test_a_large_tensor_that_is_no_buffer_is_not_copied_but_its_change_is_detected():
+    with pytest.raises(ModelChanged, match="tensor 'calls' was changed in place"), unnoticed(model := Counting(2**21)):
+        model(torch.ones(1, 2))
+
+
+def test_a_buffer_in_memory_that_cannot_be_written_is_left_alone(tmp_path):
+    np.save(tmp_path / "table.npy", np.ones((4, 2), dtype=np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: the array is not writable
+        table = torch.from_numpy(np.load(tmp_path / "table.npy", mmap_mode="r"))
+    model = nn.Linear(2, 1)
+    model.register_buffer("table", table)
+    with unnoticed(model):
+        model(model.table)  # a write would end the process
+
+
+@pytest.mark.parametrize("freed_within", [False, True])
+def test_a_tensor_whose_storage_was_freed_is_left_alone(freed_within):
+    """So FSDP leaves what it has gathered; a read would end the process."""
+    model, shape = nn.Linear(2, 1), (64, 1024)
+    model.gathered = torch.ones(shape)
+    model.register_buffer("table", torch.ones(shape))
+
+    def free():
+        for tensor in (model.gathered, model.table):
+            tensor.untyped_storage().resize_(0)
+
+    if not freed_within:
+        free()
+        model.weight.untyped_storage().resize_(0)
+    with unnoticed(model):
+        freed_within and free()
+    assert model.gathered.untyped_storage().nbytes() == 0 and model.gathered.shape == shape
+
+
+def test_a_buffer_that_repeats_its_elements_is_as_before():
+    model = nn.Linear(2, 1)
+    model.register_buffer("scale", torch.ones(1, 3).expand(2, 3))
+    with unnoticed(model):
+        model.scale[0].fill_(5)
+    assert model.scale.tolist() == [[1, 1, 1], [1, 1, 1]]

@@ -1,0 +1,132 @@
+"""Training with probes attached equals training without them, to the last bit."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from probes import Measurement, Probe, ProbeManager, every
+from probes.session.discovery import installed, load
+
+
+class Nasty(Probe):
+    """Does what a careless probe does: trains, draws, iterates a loader, leaves modes and hooks behind."""
+
+    needs = frozenset({"targets"})
+
+    def measure(self, run, step):
+        model, batch = run.model, run.batch("train")
+        model.train()
+        loss = F.cross_entropy(run.forward(batch), batch.targets)
+        loss.backward()
+        next(iter(DataLoader(TensorDataset(batch.inputs), shuffle=True)))
+        torch.randn(3), random.random(), np.random.rand()  # noqa: NPY002
+        nn.Linear(3, 3)
+        model.register_forward_hook(lambda *_: None)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        yield Measurement("nasty/loss", loss)
+
+
+def conv():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    )
+
+
+def digest(model, optimizer, generator):
+    state = optimizer.state_dict()["state"]
+    tensors = [*model.state_dict().values()]
+    tensors += [item for entry in state.values() for item in entry.values() if isinstance(item, torch.Tensor)]
+    tensors += [torch.get_rng_state(), generator.get_state()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    rest = (random.random(), np.random.rand(), modes, [len(module._forward_hooks) for module in model.modules()])  # noqa: NPY002
+    return [tensor.clone() for tensor in tensors + gradients], rest
+
+
+def train(optimizer_name, tmp_path, probes, steps=200, attach="global", accumulate=1, evaluate=False):
+    torch.manual_seed(7), random.seed(7), np.random.seed(7)  # noqa: NPY002
+    model = conv()
+    generator = torch.Generator().manual_seed(1)
+    data = TensorDataset(torch.randn(64, 1, 8, 8), torch.randint(0, 3, (64,)))
+    loader = DataLoader(data, batch_size=16, shuffle=True, generator=generator)
+    settings = {"SGD": {"lr": 0.05, "momentum": 0.9}, "Adam": {"lr": 1e-3}, "AdamW": {"lr": 1e-3, "foreach": True}}
+    optimizer = getattr(torch.optim, optimizer_name)(model.parameters(), **settings[optimizer_name])
+    manager = None
+    if probes is not None:
+        manager = ProbeManager(model, probes=probes, log_dir=tmp_path / "run", overhead=None)
+        manager.attach(optimizer if attach == "given" else None)
+    step = micro = 0
+    while step < steps:
+        for x, y in loader:
+            (F.cross_entropy(model(x), y) / accumulate).backward()
+            micro += 1
+            if micro % accumulate:
+                continue
+            optimizer.step()
+            step += 1
+            if step == steps:
+                break
+            optimizer.zero_grad()
+        if evaluate:
+            model.eval()
+            with torch.no_grad():
+                model(data.tensors[0])
+            model.train()
+    result = digest(model, optimizer, generator)
+    if manager is not None:
+        assert manager.run.step == steps and manager._session.accounts.measured > 0
+        problems = [plugin.problem for plugin in manager._session.plugins.all if plugin.problem]
+        assert not problems and not any(plugin.failed for plugin in manager._session.plugins.all), problems
+        manager.detach()
+        assert [len(module._forward_hooks) for module in model.modules()] == result[1][3]
+    return result
+
+
+def assert_same(first, second):
+    assert first[1] == second[1]
+    assert len(first[0]) == len(second[0])
+    for one, other in zip(first[0], second[0], strict=True):
+        assert torch.equal(one, other)
+
+
+SHIPPED = sorted(name for name, entry in installed().items() if entry.module.startswith("probes_"))
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", pytest.param("Adam", marks=pytest.mark.slow), "AdamW"])
+@pytest.mark.parametrize("attach", ["global", "given"])
+def test_two_hundred_steps_with_all_probes_that_run_by_default_are_bitwise_equal(optimizer, attach, tmp_path):
+    chosen = [load(name) for name in SHIPPED]
+    probes = [cls(every(20)) for cls in chosen if cls.by_default]
+    assert len(probes) >= 2
+    assert_same(train(optimizer, tmp_path, None), train(optimizer, tmp_path, probes, attach=attach))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_careless_probe_changes_nothing(accumulate, tmp_path):
+    bare = train("Adam", tmp_path, None, 40, accumulate=accumulate, evaluate=True)
+    assert_same(bare, train("Adam", tmp_path, [Nasty(every(1))], 40, accumulate=accumulate, evaluate=True))
+
+
+def test_the_comparison_would_notice_one_draw(tmp_path):
+    class Draws(Probe):
+        def measure(self, run, step):
+            yield Measurement("draws/one", 1.0)
+
+        def on_step(self, run, step):  # outside the guard, where a probe must not draw
+            torch.rand(1)
+
+    bare = train("SGD", tmp_path, None, 3)
+    with pytest.raises(AssertionError):
+        assert_same(bare, train("SGD", tmp_path, [Draws(every(1))], 3))

@@ -1,0 +1,228 @@
+"""What is seen of loops that were not written for us: the model, its first batch and its output."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+import warm
+from loop.watched import Seen, X, Y, attached, net, train
+from loops import Memory
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+
+from probes import ProbeManager, every, open_run
+
+
+def test_a_functional_call_is_no_reason_for_a_warning():
+    model = net()  # whose parameters are then no leaves; warnings are errors here
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with attached(model):
+        for _ in range(2):
+            weights = {name: parameter * 1 for name, parameter in model.named_parameters()}
+            F.cross_entropy(torch.func.functional_call(model, weights, (X,)), Y).backward()
+            optimizer.step()
+
+
+def test_a_fault_of_ours_in_the_forward_does_not_reach_the_loop(monkeypatch):
+    monkeypatch.setattr("probes.loop.first_batch.FirstBatch._count", lambda *_: 1 / 0)
+    manager = attached(net())
+    train(manager.run.model, lambda out: F.cross_entropy(out, Y), X)
+    assert "ZeroDivisionError" in manager.report()
+    manager.detach()
+
+
+def test_the_batch_is_at_most_a_hundred_samples_and_a_copy():
+    model, x = net(), torch.randn(300, 4)
+    manager = attached(model)
+    kept = x[:100].clone()
+    train(model, lambda out: F.mse_loss(out, x[:, :3]), x)
+    x.zero_()
+    assert torch.equal(manager.run.batches["train"].inputs, kept)
+    assert manager.run.batches["train"].targets.shape == (100, 3)
+    manager.detach()
+
+
+def test_a_dry_run_and_an_evaluation_are_not_taken_for_the_first_batch():
+    model = net()
+    manager = attached(model)
+    model(torch.zeros(1, 4))
+    with torch.no_grad():
+        model(torch.ones(2, 4))
+    train(model, lambda out: F.cross_entropy(out, Y), X)
+    assert torch.equal(manager.run.batches["train"].inputs, X)
+    manager.detach()
+
+
+def test_gradient_accumulation_keeps_one_micro_batch():
+    model = net()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for part in range(3):
+        F.cross_entropy(model(X[2 * part : 2 * part + 2]), Y[2 * part : 2 * part + 2]).backward()
+    optimizer.step()
+    batch = manager.run.batches["train"]
+    assert torch.equal(batch.inputs, X[:2]) and torch.equal(batch.targets, Y[:2]) and manager.run.step == 1
+    manager.detach()
+
+
+def test_nothing_is_watched_after_the_first_step():
+    model = net()
+    manager = attached(model)
+    train(model, lambda out: F.cross_entropy(out, Y), X, steps=1)
+    assert not model._forward_hooks and not model._forward_pre_hooks and _get_current_function_mode_stack() == []
+    manager.detach()
+
+
+def test_an_output_without_a_tensor_is_reported_and_training_goes_on(caplog):
+    class Model(nn.Linear):
+        def forward(self, x):
+            return {"scores": super().forward(x)}
+
+    model = Model(4, 3)
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(X)["scores"], Y).backward()
+    optimizer.step()
+    assert "The model returns dict with keys ['scores']" in caplog.text and "Pass output=" in caplog.text
+    assert caplog.text.count("Not running: 'Seen'") == 1 and manager.run.step == 1
+    manager.detach()
+
+
+def test_output_picks_from_what_the_model_returns():
+    class Model(nn.Linear):
+        def forward(self, x):
+            return {"scores": super().forward(x)}
+
+    model = Model(4, 3)
+    sink = Memory()
+    manager = attached(model, output=lambda result: result["scores"], sinks=[sink])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(X)["scores"], Y).backward()
+    optimizer.step()
+    assert torch.equal(manager.run.batches["train"].targets, Y) and sink.steps("seen/mean") == [0, 1]
+    manager.detach()
+
+
+@pytest.mark.parametrize("when", ["fresh", "trained"])
+def test_copies_and_pickles_of_an_attached_model_do_not_call_us(when, tmp_path):
+    model = net()
+    manager = attached(model)
+    if when == "trained":
+        train(model, lambda out: F.cross_entropy(out, Y), X)
+    twin = copy.deepcopy(model)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    pickle.loads(pickle.dumps(model))
+    step = manager.run.step
+    for other in (twin, loaded):
+        assert other(X).shape == (6, 3) and "ProbeManager" not in repr(vars(other))
+        train(other, lambda out: F.cross_entropy(out, Y), X)
+    if when == "fresh":
+        assert manager._now._first.batch is None
+    assert manager.run.step == step
+    manager.detach()
+
+
+def test_a_saved_model_loads_where_this_package_is_not_installed(tmp_path):
+    model = net()
+    manager = attached(model)
+    torch.save(model, tmp_path / "model.pt")
+    manager.detach()
+    script = (
+        "import sys\n"
+        "for name in [name for name in sys.modules if name.startswith('probes')]: del sys.modules[name]\n"
+        "sys.modules['probes'] = None\n"
+        f"import torch; model = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
+        "print(model(torch.ones(1, 4)).shape)"
+    )
+    done = warm.run(script, cwd=tmp_path)
+    assert "torch.Size([1, 3])" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("sinks", [[], None])
+def test_the_run_of_an_unassigned_manager_lives_as_long_as_the_model(sinks, tmp_path):
+    model = net()
+    manager = ProbeManager(model, probes=[Seen(every(1))], sinks=sinks, overhead=None, log_dir=tmp_path).attach()
+    gone = weakref.ref(manager._now)
+    del manager
+    gc.collect()
+    train(model, lambda out: F.cross_entropy(out, Y), X)
+    assert gone() is not None and gone().run.step == 2
+    del model
+    gc.collect()
+    assert gone() is None
+    if sinks is None:  # and what it measured was written and closed
+        assert open_run(tmp_path)["seen/mean"].sizes["step"] == 3
+
+
+def test_a_compiled_wrapper_is_seen_when_it_is_given():
+    model = net()
+    compiled = torch.compile(model, backend="eager")
+    sink = Memory()
+    manager = attached(compiled, sinks=[sink])
+    train(compiled, lambda out: F.cross_entropy(out, Y), X)
+    assert manager.run.model is model and sink.steps("seen/mean") == [0, 1, 2]
+    assert all("_orig_mod" not in name for name in manager.run.layers)
+    manager.detach()
+
+
+def test_a_model_called_through_a_compiled_wrapper_is_reported_without_recompiling(caplog):
+    torch._dynamo.reset()
+    model = net()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    manager = attached(model)
+    compiled = torch.compile(model, backend=backend)
+    train(compiled, lambda out: F.cross_entropy(out, Y), X, steps=4)
+    assert len(graphs) == 1
+    assert "Pass the object that the loop calls" in caplog.text and manager.run.step == 4
+    manager.detach()
+
+
+def test_a_lazy_model_is_initialised_as_without_us():
+    def weights(watch):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+        sink = Memory()
+        manager = attached(model, sinks=[sink]) if watch else None
+        model(X)
+        train(model, lambda out: F.cross_entropy(out, Y), X)
+        if manager is not None:
+            assert sink.steps("seen/mean") == [0, 1, 2]
+            manager.detach()
+        return [parameter.detach() for parameter in model.parameters()]
+
+    assert all(torch.equal(one, other) for one, other in zip(weights(True), weights(False), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_model_that_was_compiled_in_place_is_seen_and_left_as_it_was(saved):
+    torch.manual_seed(0)
+    plain, watched = nn.Linear(2, 3), nn.Linear(2, 3)
+    watched.load_state_dict(plain.state_dict())
+    compiled = []
+    watched.compile(backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
+    before = watched._compiled_call_impl
+    x, y = torch.randn(5, 2), torch.randint(3, (5,))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1) for model in (plain, watched)]
+    with ProbeManager(watched, [], sinks=[]).attach() as manager:
+        if saved:
+            assert "_compiled_call_impl" not in vars(copy.deepcopy(watched))
+        for _ in range(3):
+            for model, optimizer in zip((plain, watched), optimizers, strict=True):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+        batch = manager.run.batches["train"]
+        assert torch.equal(batch.inputs, x) and torch.equal(batch.targets, y)
+        assert watched._compiled_call_impl is before
+    assert torch.equal(plain.weight, watched.weight) and len(compiled) == 1

@@ -1,0 +1,444 @@
+import gc
+import weakref
+
+import pytest
+import torch
+from loops import step_hooks
+from torch import nn
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    register_optimizer_step_post_hook,
+)
+
+from probes.loop.steps import StepCounter
+from probes.loop.wrappers import unwrap_optimizer
+
+
+class Watch:
+    def __init__(self, model, optimizers=(), due=0):
+        self.seen, self.first = [], 0
+        self.counter = StepCounter(model, list(optimizers), self.before, self.seen.append, lambda: due)
+
+    def before(self):
+        self.first += 1
+
+
+def backward(model):
+    model.zero_grad()
+    model(torch.randn(4, 2)).square().mean().backward()
+
+
+@pytest.fixture(params=["given", "found"])
+def given(request):
+    return request.param == "given"
+
+
+BUILTIN = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "NAdam",
+    "RAdam",
+    "Adagrad",
+    "Adadelta",
+    "Adamax",
+    "ASGD",
+    "Rprop",
+    "RMSprop",
+    "Adafactor",
+]
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_every_builtin_optimizer_is_counted(name, given):
+    model = nn.Linear(2, 1)
+    optimizer = getattr(torch.optim, name)(model.parameters(), lr=0.01)
+    watch = Watch(model, [optimizer] if given else [])
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+    assert watch.seen == [1, 2, 3] and watch.first == 1
+    watch.counter.remove()
+    optimizer.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_a_closure_that_runs_many_times_is_one_step(given):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=5)
+    watch = Watch(model, [optimizer] if given else [])
+
+    def closure():
+        backward(model)
+        return model(torch.ones(1, 2)).sum()
+
+    optimizer.step(closure)
+    optimizer.step(closure)
+    assert watch.seen == [1, 2] and watch.first == 1
+
+
+def test_before_step_is_called_before_every_update_and_leaves_no_hook(given):
+    model, seen = nn.Linear(2, 1), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = model.weight.detach().clone()
+
+    def note():
+        seen.append(model.weight.detach().clone())
+
+    others = step_hooks()
+    counter = StepCounter(model, [optimizer] if given else [], lambda: None, lambda step: None, lambda: 0, note)
+    other = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+    for _ in range(2):
+        other.step()
+        backward(model)
+        optimizer.step()
+    assert len(seen) == 2 and torch.equal(seen[0], before) and not torch.equal(seen[1], before)
+    counter.remove()
+    optimizer.step()
+    assert len(seen) == 2 and not optimizer._optimizer_step_pre_hooks and step_hooks() <= others
+
+
+def test_a_nested_super_step_counts_once(given):
+    class Nested(torch.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    model = nn.Linear(2, 1)
+    optimizer = Nested(model.parameters(), lr=0.1)
+    watch = Watch(model, [optimizer] if given else [])
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_counting_goes_on_after_an_exception_inside_a_nested_step():
+    class Failing(torch.optim.SGD):
+        fail = True
+
+        def step(self, closure=None):
+            super().step(closure)
+            if self.fail:
+                raise RuntimeError("after the inner step")
+
+    model = nn.Linear(2, 1)
+    optimizer = Failing(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    backward(model)
+    with pytest.raises(RuntimeError, match="after the inner step"):
+        optimizer.step()
+    optimizer.fail = False
+    optimizer.step()
+    optimizer.step()
+    assert watch.seen == [1, 2]
+
+
+def test_a_scheduler_does_not_change_the_count():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+        scheduler.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_two_optimizers_of_one_model_count_one_step_each_round():
+    model = nn.Linear(2, 1)
+    both = [torch.optim.SGD([model.weight], lr=0.1), torch.optim.Adam([model.bias])]
+    watch = Watch(model)
+    for _ in range(3):
+        backward(model)
+        for optimizer in both:
+            optimizer.step()
+    assert watch.seen == [1, 2, 3]
+
+
+def test_the_optimizer_of_another_model_does_not_count():
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    watch = Watch(model)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    backward(other)
+    optimizer.step()
+    assert watch.seen == [] and watch.first == 0
+    # ... until it is given a parameter of ours.
+    optimizer.add_param_group({"params": [model.weight]})
+    optimizer.step()
+    assert watch.seen == [1]
+
+
+def test_a_scaler_that_skips_is_no_step():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for bad in (True, False, True, False):
+        backward(model)
+        if bad:
+            model.weight.grad[0, 0] = float("inf")
+        scaler.scale(torch.zeros(()))  # so that the scaler is initialised
+        scaler.step(optimizer)
+        scaler.update()
+    assert watch.seen == [1, 2]
+
+
+@pytest.mark.parametrize("due", [0, 1, 3])
+def test_a_fused_update_that_was_skipped_inside_the_kernel_is_no_step(due):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    watch = Watch(model, due=due)
+    for bad in (True, False, True, False, False):
+        backward(model)
+        # What GradScaler does around the step of a fused optimizer.
+        optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.full((), float(bad))
+        before = model.weight.clone()
+        optimizer.step()
+        assert torch.equal(before, model.weight) == bad
+        del optimizer.grad_scale, optimizer.found_inf
+    # Once a step may be due the count is exact.
+    assert watch.counter.step == 3 and watch.seen[-1] == 3
+
+
+def test_resumed_counting_goes_on():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model)
+    watch.counter.resume(41)
+    backward(model)
+    optimizer.step()
+    assert watch.seen == [42]
+
+
+def test_step_hooks_do_not_keep_the_model_alive_and_go_with_it():
+    before = step_hooks()
+    model = nn.Linear(2, 1)
+    watch = Watch(model)
+    gone = weakref.ref(model)
+    del model, watch
+    assert step_hooks() <= before and gone() is None
+
+
+def test_a_framework_wrapper_is_taken_off():
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+    inner = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    assert unwrap_optimizer(Wrapper(inner)) is inner
+
+
+def test_what_is_no_torch_optimizer_is_refused():
+    with pytest.raises(TypeError, match=r"`optimizer` must be a torch.optim.Optimizer .* got dict"):
+        unwrap_optimizer({})
+
+
+def adam(*parameters):
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def counted(model, updates, **settings):
+    """The steps called back after each of some updates."""
+    watch = Watch(model, **settings)
+    steps = []
+    for optimizer in updates:
+        backward(model)
+        optimizer() if callable(optimizer) else optimizer.step()
+        steps.append(watch.counter.resolve())
+    watch.counter.remove()
+    assert watch.seen == sorted(set(watch.seen))
+    return steps
+
+
+def test_a_critic_that_steps_five_times_for_each_step_of_the_generator_sets_the_pace():
+    model = nn.Linear(2, 1)
+    critic, generator = adam(model.weight), adam(model.bias)
+    assert counted(model, [*[critic] * 5, generator] * 2)[-1] == 10
+    assert counted(model, [generator, *[critic] * 5] * 2)[-1] == 10
+
+
+def test_a_step_of_which_one_of_two_optimizers_was_skipped_is_one():
+    model = nn.Linear(2, 1)
+    first, second = adam(model.weight), adam(model.bias)
+    assert counted(model, [first, second, second, first, first, second]) == [1, 1, 2, 3, 4, 4]
+
+
+def test_an_optimizer_that_takes_over_goes_on_counting():
+    model = nn.Linear(2, 1)
+    first, second = adam(*model.parameters()), adam(*model.parameters())
+    assert counted(model, [*[first] * 3, *[second] * 2]) == [1, 2, 3, 4, 5]
+    fresh = [lambda: adam(*model.parameters()).step()] * 3  # one for each epoch; the last one is gone
+    assert counted(model, fresh) == [1, 2, 3]
+    pairs = [[adam(model.weight), adam(model.bias)] for _ in range(2)]
+    assert counted(model, [*pairs[0], *pairs[0], *pairs[1], *pairs[1]]) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_what_may_have_been_skipped_is_asked_for_in_time_and_not_hoarded(monkeypatch):
+    monkeypatch.setattr("probes.loop.steps.UNCERTAIN", 10)
+    model = nn.Linear(2, 1)
+    both = [torch.optim.SGD([parameter], lr=0.1, fused=True) for parameter in model.parameters()]
+    watch = Watch(model, due=2**62)
+    kept = []
+    for number in range(40):
+        backward(model)
+        for optimizer in both:
+            optimizer.found_inf = torch.full((), float(number % 4 == 0))
+            optimizer.grad_scale = torch.ones(())
+            optimizer.step()
+            kept.append(len(watch.counter._uncertain))
+    assert max(kept) < 10 and watch.counter.resolve() == 30 and watch.counter.resolve() == 30
+
+
+@pytest.mark.parametrize("attached", ["before", "after"])
+def test_a_compiled_step_is_counted(attached):
+    torch._dynamo.reset()
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch(model) if attached == "before" else None
+    step = torch.compile(optimizer.step, backend="eager")
+    watch = watch or Watch(model)
+    for _ in range(3):
+        backward(model)
+        step()
+    assert watch.seen == [1, 2, 3]
+    watch.counter.remove()
+
+
+def test_a_counter_that_becomes_garbage_during_a_step_does_not_disturb_it():
+    collecting = register_optimizer_step_post_hook(lambda *_: gc.collect())
+    try:
+        before, model = step_hooks(), nn.Linear(2, 1)
+        watch = Watch(model)
+        watch.itself = watch  # only the garbage collector finds it
+        optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+        del watch
+        optimizer.step()  # torch goes through its table of hooks meanwhile
+        assert len({*_global_optimizer_post_hooks} - before) == 1
+        StepCounter(model, [optimizer], lambda: None, lambda step: None, lambda: 0)
+        assert {*_global_optimizer_post_hooks} <= before
+    finally:
+        collecting.remove()
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_what_a_closure_shows_is_seen_before_the_first_update(given, keyword):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    start, calls = model.weight.detach().clone(), []
+
+    def closure():
+        calls.append("closure")
+        optimizer.zero_grad()
+        backward(model)
+        return torch.ones(())
+
+    def first():
+        calls.append("first")
+        assert model.weight.grad is not None and torch.equal(model.weight, start)
+
+    counter = StepCounter(model, [optimizer] if given else [], first, calls.append, lambda: 0)
+    for _ in range(2):
+        result = optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+        assert result == 1
+    assert calls == ["closure", "first", 1, "closure", 2] and counter.step == 2
+
+
+def test_a_closure_after_a_backward_pass_is_not_waited_for(given):
+    class Perturbing(torch.optim.SGD):
+        def step(self, closure):
+            with torch.no_grad():
+                self.param_groups[0]["params"][0].add_(1.0)
+            return super().step(closure)
+
+    model = nn.Linear(2, 1)
+    start = model.weight.detach().clone()
+    optimizer = Perturbing(model.parameters(), lr=0.1)
+    seen = []
+
+    def first():
+        seen.append(model.weight.detach().clone())
+
+    counter = StepCounter(model, [optimizer] if given else [], first, lambda step: None, lambda: 0)
+    backward(model)
+    optimizer.step(lambda: torch.ones(()))
+    assert torch.equal(seen[0], start) and counter.step == 1
+
+
+# ------------------------------------------------------------------------------------------- replaced while training
+
+
+def noticed(model, optimizers=()):
+    seen, notices, new = [], [], []
+    counter = StepCounter(
+        model, list(optimizers), lambda: None, seen.append, lambda: 0, new=new.append, notice=notices.append
+    )
+    return counter, seen, notices, new
+
+
+def stepped(model, optimizer, times=1):
+    for _ in range(times):
+        backward(model)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("change", ["same parameters", "assigned", "new head"])
+def test_an_optimizer_that_takes_over_from_a_given_one_is_counted_and_told(change):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    first = torch.optim.SGD(model.parameters(), lr=0.1)
+    counter, seen, notices, new = noticed(model, [first])
+    stepped(model, first, 2)
+    if change == "assigned":
+        model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+    if change == "new head":
+        model[1] = nn.Linear(3, 1)
+    second = torch.optim.Adam(model.parameters())
+    stepped(model, second, 3)
+    assert seen == [1, 2, 3, 4, 5] and new == [first, second]
+    assert len(notices) == 1 and notices[0].startswith("Adam updates parameters of the model now, as SGD did")
+    counter.remove()
+
+
+def test_an_optimizer_beside_the_given_one_is_told_and_not_counted():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    given, other = torch.optim.SGD(model[0].parameters(), lr=0.1), torch.optim.Adam(model[1].parameters())
+    counter, seen, notices, new = noticed(model, [given])
+    for _ in range(3):
+        stepped(model, given)
+        stepped(model, other)
+    assert seen == [1, 2, 3] and new == [given]
+    assert len(notices) == 1 and "was not given to attach(), which names SGD: its updates are not counted" in notices[0]
+    counter.remove()
+
+
+def test_an_optimizer_whose_parameters_come_into_the_model_later_is_found():
+    model, head = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), nn.Linear(3, 1)
+    old, optimizer = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(head.parameters())
+    counter, seen, _, new = noticed(model)
+    stepped(model, old, 2)
+    head(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert seen == [1, 2]
+    model[1] = head
+    stepped(model, optimizer, 2)
+    assert new == [old, optimizer] and counter.step >= 3
+    counter.remove()
+
+
+def test_an_optimizer_of_another_model_is_never_counted():
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    for given in ([], [torch.optim.SGD(model.parameters(), lr=0.1)]):
+        counter, seen, notices, new = noticed(model, given)
+        stepped(other, optimizer, 25)
+        assert not seen and not notices and not new
+        counter.remove()
+
+
+def test_steps_by_hand_are_counted_unless_an_optimizer_makes_them():
+    model = nn.Linear(2, 1)
+    counter, seen, _, _ = noticed(model)
+    assert counter.by_hand() and counter.by_hand() and seen == [1, 2]
+    stepped(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert not counter.by_hand() and seen == [1, 2, 3]
+    counter.remove()

@@ -1,0 +1,131 @@
+"""A resumed run continues where its checkpoint left it."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from loops import Norm, run_steps
+from torch import nn
+
+from probes import Measurement, Probe, ProbeManager, every, open_run
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+class Sum(Probe):
+    """Adds up what it draws: a probe with a state."""
+
+    total = 0.0
+
+    def measure(self, run, step):
+        self.total += float(torch.rand((), generator=run.generator)) + float(run.evaluate("train").sum())
+        yield Measurement("sum/total", self.total)
+
+    def state_dict(self):
+        return {"total": self.total}
+
+    def load_state_dict(self, state):
+        self.total = state["total"]
+
+
+def loop(model, optimizer, start, stop):
+    for step in range(start, stop):
+        optimizer.zero_grad()
+        x = torch.full((4, 2), float(step % 7))
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def fresh():
+    torch.manual_seed(0)
+    model = nn.Linear(2, 1)
+    return model, torch.optim.SGD(model.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, when, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, optimizer = fresh()
+    with ProbeManager(model, [Sum(every(3))], log_dir=tmp_path / "whole", overhead=None).attach(optimizer):
+        loop(model, optimizer, 0, 40)
+    whole = open_run(tmp_path / "whole")["sum/total"]
+
+    model, optimizer = fresh()
+    manager = ProbeManager(model, [Sum(every(3))], log_dir=tmp_path / "cut", overhead=None).attach(optimizer)
+    loop(model, optimizer, 0, 20)
+    torch.save([model.state_dict(), optimizer.state_dict(), manager.state_dict()], tmp_path / "checkpoint")
+    loop(model, optimizer, 20, 31)  # measured, and then lost in a crash
+    manager.detach()
+
+    states = torch.load(tmp_path / "checkpoint", weights_only=True)
+    model, optimizer = fresh()
+    model.load_state_dict(states[0]), optimizer.load_state_dict(states[1])
+    if when == "before":
+        manager = ProbeManager(model, [Sum(every(3))], log_dir=tmp_path / "cut", overhead=None)
+        manager.load_state_dict(states[2])
+        manager.attach(optimizer)
+    else:
+        manager = ProbeManager(model, [Sum(every(3))], overhead=None).attach(optimizer)
+        manager.load_state_dict(states[2])
+        assert manager.run.log_dir == tmp_path / "cut" and not list((tmp_path / "runs").iterdir())
+    loop(model, optimizer, 20, 40)
+    manager.detach()
+
+    resumed = open_run(tmp_path / "cut")["sum/total"]
+    assert resumed["step"].values.tolist() == whole["step"].values.tolist() == list(range(0, 40, 3))
+    np.testing.assert_array_equal(resumed["value"].values, whole["value"].values)
+
+
+def test_a_state_is_refused_when_it_is_none_of_ours_or_comes_late(model, optimizer):
+    manager = ProbeManager(model, [Norm(every(1))], sinks=[])
+    with pytest.raises(ValueError, match=r"must be what ProbeManager.state_dict\(\) returned, got keys \['model'\]"):
+        manager.load_state_dict({"model": 1})
+    with pytest.raises(RuntimeError, match="needs an attached ProbeManager"):
+        manager.state_dict()
+    with manager.attach(optimizer):
+        state = manager.state_dict()
+        run_steps(model, optimizer, 1)
+        with pytest.raises(RuntimeError, match="before the first step"):
+            manager.load_state_dict(state)
+
+
+def test_a_checkpoint_made_after_detach_holds_what_was_then(tmp_path):
+    model, optimizer = fresh()
+    manager = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
+    with manager.attach(optimizer):
+        loop(model, optimizer, 0, 3)
+    state = manager.state_dict()
+    assert state["step"] == 3 and state["plugins"]["Sum"] == {"total": manager._settings.made_probes[0].total}
+    resumed = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state  # loaded, and not attached yet
+    with resumed.attach(optimizer):
+        loop(model, optimizer, 3, 5)
+    assert open_run(tmp_path / "run")["sum/total"]["step"].values.tolist() == list(range(6))
+
+
+def test_a_state_that_cannot_be_had_does_not_keep_the_files_from_being_closed(tmp_path):
+    class Interrupted(Sum):
+        def state_dict(self):
+            raise KeyboardInterrupt
+
+    model, optimizer = fresh()
+    manager = ProbeManager(model, [Interrupted(every(1))], log_dir=tmp_path / "run", overhead=None).attach(optimizer)
+    loop(model, optimizer, 0, 3)
+    with pytest.raises(KeyboardInterrupt):
+        manager.detach()
+    with h5py.File(tmp_path / "run" / "run.h5") as file:
+        assert file["sum/total/step"][:].tolist() == [0, 1, 2, 3]
+    assert "Not attached" not in manager.report() and not optimizer._optimizer_step_post_hooks
+
+
+def test_a_state_that_comes_when_another_run_is_in_the_directory_leaves_no_directory_behind(tmp_path):
+    model, optimizer = fresh()
+    manager = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
+    with manager.attach(optimizer):
+        loop(model, optimizer, 0, 3)
+    late = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None).attach(optimizer)
+    assert late.run.log_dir == tmp_path / "run_2"
+    late.load_state_dict(manager.state_dict())
+    assert late.run.log_dir == tmp_path / "run" and not (tmp_path / "run_2").exists()
+    late.detach()

@@ -1,0 +1,200 @@
+"""What goes wrong in a plugin stays in it."""
+
+import numpy as np
+import pytest
+import torch
+from loops import Memory, Norm, run_steps
+
+from probes import Measurement, Probe, ProbeManager, every, hookimpl, open_run
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+def test_a_raising_probe_is_told_once_and_put_out_of_service(model, optimizer, caplog):
+    class Broken(Probe):
+        calls = 0
+
+        def measure(self, run, step):
+            Broken.calls += 1
+            raise ZeroDivisionError("of my own")
+
+    sink = Memory()
+    with ProbeManager(model, [Broken(every(1)), Norm(every(1))], sinks=[sink], overhead=None).attach(
+        optimizer
+    ) as manager:
+        run_steps(model, optimizer, 6)
+        assert "Broken: quarantined after 3 failures in a row" in manager.report()
+    assert Broken.calls == 3 and sink.steps("norm/weight") == list(range(7))
+    told = [record.message for record in caplog.records if "of my own" in record.message]
+    assert len(told) == 1 and "Plugin 'Broken' (tests.session.test_plugins" in told[0] and "Traceback" in told[0]
+    assert [event.kind for event in sink.events] == ["attach", "fault", "fault", "fault", "quarantine", "detach"]
+
+
+def test_a_failure_now_and_then_does_not_end_a_probe_and_is_in_the_report(model, optimizer):
+    class Sometimes(Probe):
+        def measure(self, run, step):
+            if step % 3:
+                raise ZeroDivisionError(f"at {step}")
+            yield Measurement("sometimes/one", 1.0)
+
+    sink = Memory()
+    with ProbeManager(model, [Sometimes(every(1))], sinks=[sink], overhead=None).attach(optimizer) as manager:
+        run_steps(model, optimizer, 10)
+        assert "Sometimes: ZeroDivisionError('at 10')" in manager.report()
+    assert sink.steps("sometimes/one") == [0, 3, 6, 9]
+
+
+def test_a_misspelt_hook_is_told_once_and_the_rest_works(model, optimizer, caplog):
+    class Misspelt(Norm):
+        def on_stpe(self, run, step):
+            raise AssertionError
+
+    sink = Memory()
+    with ProbeManager(model, [Misspelt(every(1))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    assert (
+        caplog.text.count("implements unknown hook 'on_stpe'. Known hooks: on_attach, before_step, on_step, rank_part")
+        == 1
+    )
+    assert sink.steps("norm/weight") == [0, 1, 2]
+
+
+def test_a_hook_with_an_unknown_argument_is_told(model, optimizer, caplog):
+    class Greedy(Norm):
+        def on_step(self, run, step, loss):
+            raise AssertionError
+
+    with ProbeManager(model, [Greedy(every(1))], sinks=[], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 1)
+    assert "could not be registered" in caplog.text and "loss" in caplog.text
+
+
+def test_a_wrong_shape_is_left_out_and_the_rest_recorded(model, optimizer, caplog):
+    class Shapes(Probe):
+        def measure(self, run, step):
+            yield Measurement("shapes/grows", np.zeros(step + 1), dims=("i",))
+            yield 3.0
+            yield Measurement("shapes/good", 1.0)
+
+    sink = Memory()
+    with ProbeManager(model, [Shapes(every(1))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 5)
+    assert sink.steps("shapes/grows") == [0] and sink.steps("shapes/good") == list(range(6))
+    assert caplog.text.count("does not fit its stream: shape changed from (1,) to (2,)") == 1
+    assert caplog.text.count("yielded float instead of a Measurement") == 1
+    assert [row for row in sink.rows if row.name == "probes/failed"][-1].value.tolist() == [11]
+
+
+def test_nan_is_recorded_and_told_once(model, optimizer, caplog):
+    class Nan(Probe):
+        def measure(self, run, step):
+            yield Measurement("nan/value", float("nan"))
+
+    sink = Memory()
+    with ProbeManager(model, [Nan(every(1))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 3)
+    assert len(sink.steps("nan/value")) == 4 and caplog.text.count("yielded NaN in 'nan/value'") == 1
+
+
+def test_nan_in_several_streams_of_one_turn_are_told_in_one_line(model, optimizer, caplog):
+    class Undefined(Probe):
+        def measure(self, run, step):
+            for name in "abcde"[: 2 + 3 * step]:
+                yield Measurement(f"undefined/{name}", float("nan"))
+
+    with ProbeManager(model, [Undefined(every(1))], sinks=[Memory()], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    first, later = [record.getMessage() for record in caplog.records if "yielded NaN" in record.getMessage()]
+    assert first.endswith("yielded NaN in 'undefined/a', 'undefined/b'; they are recorded as they are.")
+    assert later.endswith("'undefined/c', 'undefined/d', 'undefined/e'; they are recorded as they are.")
+
+
+def test_ten_megabytes_a_step_are_recorded_and_told_once(model, optimizer, caplog, tmp_path):
+    class Huge(Probe):
+        def measure(self, run, step):
+            yield Measurement("huge/value", np.full((1250, 1000), step, float), dims=("a", "b"))
+
+    with ProbeManager(model, [Huge(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 6)
+    assert caplog.text.count("yields 10 MiB in each 'huge/value'") == 1
+    values = open_run(tmp_path)["huge/value"]["value"]
+    assert values.shape == (7, 1250, 1000) and values[:, 0, 0].values.tolist() == list(range(7))
+
+
+def test_a_stream_cannot_belong_to_two_probes_nor_hold_another(model, optimizer, caplog):
+    class Thief(Probe):
+        def measure(self, run, step):
+            yield Measurement("norm/weight", 1.0)
+            yield Measurement("norm", 1.0)
+            yield Measurement("norm/weight/more", 1.0)
+
+    sink = Memory()
+    with ProbeManager(model, [Norm(every(1)), Thief(every(1))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 1)
+    assert {row.name for row in sink.rows if row.name.startswith("norm")} == {"norm/weight"}
+    assert "it belongs to 'norm'" in caplog.text and "one cannot hold the other" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["write", "flush", "on_detach", "on_event"])
+def test_a_raising_sink_does_not_stop_training_nor_other_sinks(model, optimizer, hook, caplog):
+    class Broken(Memory):
+        name = "broken"
+
+    def fail(self, **_):
+        raise OSError("disk")
+
+    def implementation(self):
+        fail(self)
+
+    setattr(Broken, hook, hookimpl(implementation))
+    sink = Memory()
+    with ProbeManager(model, [Norm(every(1))], sinks=[Broken(), sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 4)
+    assert sink.steps("norm/weight") == list(range(5)) and "Plugin 'broken'" in caplog.text
+
+
+def test_a_probe_that_changes_the_model_is_put_out_of_service_at_once(model, optimizer, caplog):
+    class Changes(Probe):
+        def measure(self, run, step):
+            with torch.no_grad():
+                run.model.weight.mul_(1.0)
+            yield Measurement("changes/one", 1.0)
+
+    with ProbeManager(model, [Changes(every(1))], sinks=[], overhead=None).attach(optimizer) as manager:
+        run_steps(model, optimizer, 1)
+        assert "it changed the model" in manager.report() and "parameter 'weight' was changed" in caplog.text
+
+
+def test_keyboard_interrupt_in_a_measurement_reaches_the_user_and_leaves_no_trace(model, optimizer):
+    class Interrupted(Probe):
+        def measure(self, run, step):
+            torch.rand(1)
+            raise KeyboardInterrupt
+            yield
+
+    state = torch.get_rng_state()
+    with pytest.raises(KeyboardInterrupt), ProbeManager(model, [Interrupted()], sinks=[]).attach(optimizer):
+        run_steps(model, optimizer, 1)
+    assert torch.equal(state, torch.get_rng_state()) and not optimizer._optimizer_step_post_hooks and model.training
+
+
+def test_an_internal_error_stops_the_probes_and_not_the_training(model, optimizer, caplog, tmp_path, monkeypatch):
+    manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach(optimizer)
+    run_steps(model, optimizer, 2)
+    monkeypatch.setattr(manager._session, "_plan", lambda: 1 / 0)
+    run_steps(model, optimizer, 2)
+    manager.detach()
+    assert caplog.text.count("an internal error. Training goes on") == 1
+    assert open_run(tmp_path)["norm/weight"].sizes["step"] == 4
+
+
+def test_on_error_raise_raises(model, optimizer):
+    class Broken(Probe):
+        def measure(self, run, step):
+            raise ZeroDivisionError("of my own")
+
+    with (
+        pytest.raises(ZeroDivisionError),
+        ProbeManager(model, [Broken()], sinks=[], on_error="raise").attach(optimizer),
+    ):
+        run_steps(model, optimizer, 1)
