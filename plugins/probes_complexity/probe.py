@@ -206,6 +206,7 @@ class PathComplexity(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Take the feature norm and yield what the sum is now."""
+        batch = run.batch(self.batch)  # what cannot be measured is refused before anything is kept
         recorded = self.record is None or self.record.next(step - 1) == step
         if recorded or self._model is not run.model:
             self._find(run.model)
@@ -229,7 +230,7 @@ class PathComplexity(Probe):
             self._tell_undefined(run)
             undefined = torch.full((size,), torch.nan, dtype=torch.float64)
             total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
-            yield from self._recorded(run.batch(self.batch).n, total, (norms, errors), how)
+            yield from self._recorded(batch.n, total, (norms, errors), how)
 
     def _recorded(
         self, n: int, total: tuple[Tensor, Tensor], feature_norms: tuple[Tensor, Tensor], how: str
