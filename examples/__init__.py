@@ -9,6 +9,7 @@ of an experiment, judges and draws.
 EXPERIMENTS = {
     "spectral_bias": "spectral_bias.learning_order",
     "spectral_bias_robustness": "spectral_bias.robustness",
+    "spectral_bias_noise": "spectral_bias.noise",
     "feature_alignment": "feature_alignment.vgg",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",
