@@ -11,6 +11,7 @@ EXPERIMENTS = {
     "spectral_bias_robustness": "spectral_bias.robustness",
     "spectral_bias_noise": "spectral_bias.noise",
     "spectral_bias_kernel_frequencies": "spectral_bias.kernel_frequencies",
+    "spectral_bias_kernel_noise": "spectral_bias.kernel_noise",
     "feature_alignment": "feature_alignment.vgg",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",
