@@ -44,12 +44,16 @@ def band(axis: Any, steps: Array, curves: Sequence[Array], color: Any, label: st
         curves: One of each seed. Shape ``(T,)`` each.
         line: Other properties of the line.
     """
+    from matplotlib.ticker import LogLocator
+
     every = np.array(curves)
     axis.plot(steps, every.mean(0), color=color, label=label, **line)
     axis.fill_between(steps, every.min(0), every.max(0), color=color, alpha=0.2, linewidth=0)
     axis.set(yscale="log", xlim=(steps[0], steps[-1]))
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter("")
+    low, high = axis.dataLim.intervaly
+    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.yaxis.set_minor_formatter("{x:g}" if high < 100 * low else "")
     axis.grid(alpha=0.3)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
 
@@ -74,7 +78,7 @@ def heat_maps(
     with figure(path, 1, len(panels), size=(2.8 * len(panels) + 1.2, 3.8), sharey=True) as (picture, axes):
         for axis, letter, (name, values) in zip(axes, "abcdefgh", panels.items(), strict=False):
             image = heat_map(axis, x, steps, values, 0, high)
-            axis.set(title=f"({letter}) {name}", **axes_of)
+            axis.set(title=f"({letter}) {name}", ylim=(steps[0], steps[-1]), **axes_of)
         axes[0].set_ylabel("training step")
         picture.suptitle(title)
         picture.colorbar(image, ax=axes, extend="max", pad=0.01).set_label(label)
