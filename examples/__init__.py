@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "spectral_bias_kernel_frequencies": "spectral_bias.kernel_frequencies",
     "spectral_bias_kernel_noise": "spectral_bias.kernel_noise",
     "spectral_bias_manifold": "spectral_bias.manifold",
+    "spectral_bias_petals": "spectral_bias.petals",
     "feature_alignment": "feature_alignment.vgg",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",

@@ -11,7 +11,7 @@ import numpy as np
 from ..frame.criteria import Array
 from ..frame.figures import figure
 
-__all__ = ["band", "heat_map", "heat_maps", "listed", "of_seeds"]
+__all__ = ["band", "heat_map", "heat_maps", "listed", "of_seeds", "plain"]
 
 
 def listed(values: Iterable[float], form: str = ".2f") -> str:
@@ -44,18 +44,22 @@ def band(axis: Any, steps: Array, curves: Sequence[Array], color: Any, label: st
         curves: One of each seed. Shape ``(T,)`` each.
         line: Other properties of the line.
     """
-    from matplotlib.ticker import LogLocator
-
     every = np.array(curves)
     axis.plot(steps, every.mean(0), color=color, label=label, **line)
     axis.fill_between(steps, every.min(0), every.max(0), color=color, alpha=0.2, linewidth=0)
     axis.set(yscale="log", xlim=(steps[0], steps[-1]))
-    axis.yaxis.set_major_formatter("{x:g}")
-    low, high = axis.dataLim.intervaly
-    axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axis.yaxis.set_minor_formatter("{x:g}" if high < 100 * low else "")
+    plain(axis.yaxis, *axis.dataLim.intervaly)
     axis.grid(alpha=0.3)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+
+
+def plain(axis: Any, low: float, high: float) -> None:
+    """Give one logarithmic axis ticks at powers of ten, written out; and at 2 and 5 times these if it is short."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter("{x:g}" if high < 100 * low else "")
 
 
 def heat_map(axis: Any, x: Any, y: Any, values: Array, low: float | None, high: float | None) -> Any:
