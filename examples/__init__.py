@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "spectral_bias_kernel_noise": "spectral_bias.kernel_noise",
     "spectral_bias_manifold": "spectral_bias.manifold",
     "spectral_bias_petals": "spectral_bias.petals",
+    "spectral_bias_neighbours": "spectral_bias.neighbours",
     "feature_alignment": "feature_alignment.vgg",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",
