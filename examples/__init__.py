@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "spectral_bias_manifold": "spectral_bias.manifold",
     "spectral_bias_petals": "spectral_bias.petals",
     "spectral_bias_neighbours": "spectral_bias.neighbours",
+    "spectral_bias_delta": "spectral_bias.delta",
     "feature_alignment": "feature_alignment.vgg",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",

@@ -42,7 +42,7 @@ PRESETS = {
     "quick": Preset(
         Settings(num_train=600, fitting=Fitting(learning_rate=1e-4, steps=700, measure_every=5)),
         seeds=(0, 1, 2),
-        duration="2 min",
+        duration="1 min",
     ),
     "paper": Preset(
         Settings(fitting=Fitting(learning_rate=1e-4, steps=5000, measure_every=5)), seeds=(0,), duration="10 min"

@@ -55,7 +55,7 @@ PRESETS = {
             fitting=Fitting(width=128, learning_rate=1e-3, steps=1000, measure_every=20),
         ),
         seeds=(0, 1, 2),
-        duration="2 min",
+        duration="1 min",
         least_seeds=3,
     ),
     "paper": Preset(

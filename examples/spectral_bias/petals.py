@@ -63,7 +63,7 @@ PRESETS = {
             shown=Fitting(width=128, learning_rate=1e-3, steps=1500, measure_every=100),
         ),
         seeds=(0, 1, 2),
-        duration="4 min",
+        duration="2 min",
         least_seeds=2,
     ),
     "paper": Preset(
