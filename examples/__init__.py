@@ -9,6 +9,13 @@ of an experiment, judges and draws.
 EXPERIMENTS = {
     "spectral_bias": "spectral_bias.learning_order",
     "spectral_bias_robustness": "spectral_bias.robustness",
+    "spectral_bias_noise": "spectral_bias.noise",
+    "spectral_bias_kernel_frequencies": "spectral_bias.kernel_frequencies",
+    "spectral_bias_kernel_noise": "spectral_bias.kernel_noise",
+    "spectral_bias_manifold": "spectral_bias.manifold",
+    "spectral_bias_petals": "spectral_bias.petals",
+    "spectral_bias_neighbours": "spectral_bias.neighbours",
+    "spectral_bias_delta": "spectral_bias.delta",
     "feature_alignment": "feature_alignment.vgg",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",
