@@ -9,6 +9,11 @@ of an experiment, judges and draws.
 EXPERIMENTS = {
     "spectral_bias": "spectral_bias.learning_order",
     "spectral_bias_robustness": "spectral_bias.robustness",
+    "spectral_bias_polytopes": "spectral_bias.polytopes",
+    "spectral_bias_decay": "spectral_bias.decay",
+    "spectral_bias_rates": "spectral_bias.rates",
+    "spectral_bias_paths": "spectral_bias.paths",
+    "spectral_bias_volume": "spectral_bias.volume",
     "feature_alignment": "feature_alignment.vgg",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",

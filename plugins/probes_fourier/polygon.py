@@ -155,7 +155,8 @@ def _by_quadrature(vertices: Tensor, g: Tensor, c: Tensor, k: Tensor) -> Tensor:
     points, weights = points.reshape(-1, 2), weights.reshape(-1)
     values = (weights * (points @ g + c)).to(torch.complex128)
     phases = -(k @ points.T)
-    return torch.complex(phases.cos(), phases.sin()) @ values
+    integrals: Tensor = torch.complex(phases.cos(), phases.sin()) @ values
+    return integrals
 
 
 def _checked(vertices: Tensor) -> Tensor:
