@@ -54,9 +54,9 @@ def octaves(frequencies: ArrayLike, magnitudes: ArrayLike) -> tuple[Array, Array
         [5.0, 3.0]
     """
     k, size = np.asarray(frequencies, float), np.asarray(magnitudes, float)
-    # Half a spacing beyond the last frequency still belongs to it.
     ends = k[0] * 2.0 ** np.arange(1, 60)
-    starts = ends[ends <= k[-1] + (k[-1] - k[-2])] / 2
+    # As far as the next frequency would be, spaced by a sum or a ratio.
+    starts = ends[ends <= k[-1] ** 2 / k[-2] * (1 + 1e-9)] / 2
     inside = [(k >= start) & (k < 2 * start) for start in starts]
     return starts, np.stack([np.sqrt((size[..., which] ** 2).mean(-1)) for which in inside], -1)
 

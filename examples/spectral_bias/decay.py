@@ -153,6 +153,8 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
                 axis.loglog(k, middle[0] * (k / k[0]) ** power, "k:", linewidth=1)
                 axis.annotate(f"$k^{{{power}}}$", (k[-1], middle[0] * (k[-1] / k[0]) ** power), xytext=(6, -3),
                               textcoords="offset points")  # fmt: skip
+        axis.set_xticks(k, [f"{value:g}" for value in k])
+        axis.minorticks_off()
         axis.set(xlabel="frequency k (cycles), lower end of an octave", ylabel="amplitude, root mean square")
         axis.legend(title=f"{len(seeds)} seeds and their geometric mean")
 
@@ -167,8 +169,9 @@ EXPERIMENT = Experiment(
     draw=draw,
     departures=(
         "The thesis proves both and measures neither. On a segment, not on the whole line, a Hann window takes the "
-        "place of compact support (with tanh it alone is left, as k^-3). The derivative is a central difference along random directions, exact in k. The "
-        "theorem is stated with Theta(1) coefficients; they vanish wherever the waves of several kinks cancel, so the "
-        "root mean square over an octave is what is fitted. The two-dimensional case is spectral_bias_polytopes."
+        "place of compact support (with tanh only the window's own decay is left, k^-3). The derivative is a central "
+        "difference along random directions, exact in k. The theorem is stated with Theta(1) coefficients; they vanish "
+        "wherever the waves of several kinks cancel, so the root mean square over an octave is what is fitted. The "
+        "two-dimensional case is spectral_bias_polytopes."
     ),
 )

@@ -134,7 +134,6 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
         left.set(ylim=(1e-8, 1), xlabel="frequency on the manifold l (cycles)", ylabel="energy of $P_\\gamma(l, k)$")
         left.set_xlim(0, 1.6 * settings.lengths[0] * seeds[0]["speed"].max() / (2 * np.pi))
         left.set_title(f"k = {settings.lengths[0]:g}; dotted: $k\\,\\max|\\gamma'|/2\\pi$")
-        left.legend()
         found = np.array([reaches(settings, seed) for seed in seeds])
         bound = np.multiply.outer(seeds[0]["speed"], settings.lengths) / (2 * np.pi)
         for petals, colour, line, x in zip(settings.petals, colours, found.mean(0), bound, strict=True):

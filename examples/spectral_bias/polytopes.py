@@ -194,7 +194,9 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
         for edge in seed["edges"]:
             left.plot(*edge.T, color="C0", linewidth=0.7)
         left.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
-        left.set_title(f"{len(seed['edges'])} edges of {seed['pieces'][0]:.0f} polygons, seed 0")
+        left.set_xticks([-1, 0, 1])
+        left.set_yticks([-1, 0, 1])
+        left.set_title(f"the {seed['pieces'][0]:.0f} polygons of the first seed")
         for which, colour, power, label in (
             ("faces", "C3", -2, "edge normals"),
             ("generic", "C0", -3, "random directions"),
@@ -204,7 +206,11 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
             right.loglog(starts, middle, color=colour, marker="o", markersize=4, label=f"{label}: median, quartiles")
             right.fill_between(starts, low, high, color=colour, alpha=0.2, linewidth=0)
             right.loglog(starts, middle[0] * (starts / starts[0]) ** power, "k:", linewidth=1)
-            right.annotate(f"$k^{{{power}}}$", (starts[-1], middle[0] * (starts[-1] / starts[0]) ** power))
+            end = (starts[-1], middle[0] * (starts[-1] / starts[0]) ** power)
+            right.annotate(f"$k^{{{power}}}$", end, xytext=(8, -4), textcoords="offset points")
+        right.set_xticks(starts, [f"$2^{{{round(np.log2(start))}}}$" for start in starts])
+        right.minorticks_off()
+        right.set_xlim(starts[0] / 1.3, starts[-1] * 1.6)
         right.set(xlabel="|k| (radians per unit)", ylabel="|f̃(k)|, root mean square per octave")
         right.legend()
 

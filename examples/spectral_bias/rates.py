@@ -125,8 +125,9 @@ EXPERIMENT = Experiment(
     departures=(
         "The thesis bounds the rate by O(1 / k0) and measures nothing. Its proof multiplies two factors, eq. 26, each "
         "of which falls as 1 / k0 at a random network, so the rate of what the target pulls falls as k0^-2: that is "
-        "what is judged. What the network's own output adds (the second summand of eq. 29) falls only as 1 / k0, for the "
-        "output is not periodic on [0, 1] and jumps between its ends. Eq. 28 lacks the factor 1 / N of the mean and Parseval's theorem for the unnormalised "
-        "transform, and eq. 27 takes absolute values of vectors: none of that changes the power of k0."
+        "what is judged. What the network's own output adds (the second summand of eq. 29) falls only as 1 / k0, for "
+        "the output is not periodic on [0, 1] and jumps between its ends. Eq. 28 lacks the factor 1 / N of the mean "
+        "and that of Parseval's theorem for the unnormalised transform, and eq. 27 takes absolute values of vectors: "
+        "none of that changes the power of k0."
     ),
 )
