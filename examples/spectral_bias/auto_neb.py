@@ -28,7 +28,7 @@ def straight(starts: Tensor, ends: Tensor, pivots: int) -> Tensor:
         Shape ``(P, pivots, *shape)``.
     """
     share = torch.linspace(0, 1, pivots).reshape(1, -1, *[1] * (starts.ndim - 1)).to(starts)
-    return (1 - share) * starts[:, None] + share * ends[:, None]
+    return torch.lerp(starts[:, None], ends[:, None], share)
 
 
 def points_along(paths: Tensor, count: int) -> Tensor:
@@ -53,13 +53,13 @@ def points_along(paths: Tensor, count: int) -> Tensor:
     share = ((wanted - low) / width.clamp_min(torch.finfo(width.dtype).tiny)).clamp(0, 1)
     rows = torch.arange(len(paths), device=paths.device)[:, None]
     share = share.reshape(*share.shape, *[1] * (paths.ndim - 2))
-    return (1 - share) * paths[rows, before] + share * paths[rows, after]
+    return torch.lerp(paths[rows, before], paths[rows, after], share)
 
 
 def extra_length(paths: Tensor) -> Tensor:
     """Length of each path over the distance of its ends, less 1. Shape ``(P,)``."""
-    lengths = paths.diff(dim=1).flatten(2).norm(dim=2).sum(1)
-    return lengths / (paths[:, -1] - paths[:, 0]).flatten(1).norm(dim=1) - 1
+    length: Tensor = paths.diff(dim=1).flatten(2).norm(dim=2).sum(1)
+    return length / (paths[:, -1] - paths[:, 0]).flatten(1).norm(dim=1) - 1
 
 
 def auto_neb(
