@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 from probes import every
 from probes_fourier import radial_wave
@@ -37,10 +38,9 @@ class Settings:
     @property
     def panels(self) -> dict[str, list[Noise]]:
         """The noises of each panel, beside the target without noise."""
-        low, high = self.frequencies[0], self.frequencies[-1]
         return {
-            "a": [(low, beta) for beta in self.amplitudes],
-            "b": [(high, beta) for beta in self.amplitudes],
+            "a": [(self.frequencies[0], beta) for beta in self.amplitudes],
+            "b": [(self.frequencies[-1], beta) for beta in self.amplitudes],
             "c": [(k, self.amplitudes[-2]) for k in self.frequencies],
             "d": [(k, self.amplitudes[-1]) for k in self.frequencies],
         }
@@ -62,16 +62,17 @@ PRESETS = {
         duration="5 s",
         judged=False,
     ),
+    # With 600 samples it fails (ratios 1.45, 1.39, 2.00, seeds 0 to 2); with 1500 they are 2.53, 2.90 (seeds 210, 211).
     "quick": Preset(
         Settings(
-            num_train=600,
+            num_train=1500,
             num_validation=1000,
             frequencies=(0.05, 0.2, 1.0),
             amplitudes=(0.5, 1.0),
             fitting=Fitting(learning_rate=1e-4, steps=400, measure_every=10),
         ),
         seeds=(0, 1, 2),
-        duration="3 min",
+        duration="8 min",
     ),
     "paper": Preset(
         Settings(fitting=Fitting(learning_rate=1e-4, steps=5000, measure_every=10)), seeds=(0,), duration="5 h"
@@ -97,7 +98,7 @@ class Curves:
         return float(self.validation[-1] / self.validation.min())
 
 
-def target(samples: Samples, noise: Noise) -> Any:
+def target(samples: Samples, noise: Noise) -> Tensor:
     r"""τ(x) = τ_0(x) + β sin(2π k |x|) (Baratin (2021), eq. 10, with k in cycles). Shape ``(n, 1)``."""
     k, beta = noise
     return samples.labels + beta * radial_wave(samples.images, 2 * math.pi * k)[:, None]
@@ -109,14 +110,14 @@ def name(noise: Noise) -> str:
 
 def train(settings: Settings, task: Task) -> None:
     samples, clean = digits(settings.num_train, settings.num_validation, task.seed)
-    probe_every = every(settings.fitting.measure_every)
+    due = every(settings.fitting.measure_every)
     for noise in settings.noises:
         fit(
             settings.fitting,
             task.part(name(noise)),
             samples.images,
             target(samples, noise),
-            [SquaredError(probe_every, ("train", "validation"))],
+            [SquaredError(due, ("train", "validation"))],
             {"validation": clean.batch},
         )
 
@@ -150,7 +151,7 @@ def judge(settings: Settings, seeds: Sequence[dict[Noise, Curves]]) -> list[Find
 
 
 def _best(settings: Settings, seeds: Sequence[dict[Noise, Curves]]) -> Finding:
-    # Reported: the two costs were not measured before this experiment was written, so no tolerance is known for them.
+    # Reported, not judged: how much each may grow has not been calibrated.
     weak, strong = settings.amplitudes[0], settings.amplitudes[-1]
     lines, values = [], {}
     for k in (settings.frequencies[0], settings.frequencies[-1]):
@@ -167,8 +168,8 @@ def _best(settings: Settings, seeds: Sequence[dict[Noise, Curves]]) -> Finding:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[Noise, Curves]], folder: Path) -> None:
-    for part, name in (("validation", "3.4"), ("train", "A.2")):
-        path = folder / f"fig_{name.lower().replace('.', '_')}.png"
+    for part, number in (("validation", "3.4"), ("train", "A.2")):
+        path = folder / f"fig_{number.lower().replace('.', '_')}.png"
         with figure(path, 2, 2, size=(10, 7), boxed=False, sharex=True, sharey=True) as (picture, axes):
             for axis, (letter, noises) in zip(axes.flat, settings.panels.items(), strict=True):
                 shown = [(0.0, 0.0), *noises]
@@ -181,7 +182,7 @@ def draw(settings: Settings, seeds: Sequence[dict[Noise, Curves]], folder: Path)
             picture.supxlabel("training step")
             picture.supylabel(f"mean squared error, {'clean' if part == 'validation' else 'noisy'} targets")
             picture.suptitle(
-                f"Fig. {name}, {'training' if part == 'train' else part}: {of_seeds(len(seeds), spread=True)}"
+                f"Fig. {number}, {'training' if part == 'train' else part}: {of_seeds(len(seeds), spread=True)}"
             )
 
 
@@ -195,6 +196,5 @@ EXPERIMENT = Experiment(
     draw=draw,
     departures="The noise is sin(2 pi k |x|) with k in cycles, as in the authors' code; the text says sin(k |x|). The "
     "targets are -1 and 1 for threes and eights, as in the code; the text says 0 and 1. The learning rate is the "
-    "code's 1e-4. The frequencies and amplitudes of the four panels are not stated; ours begin and end with the "
-    "code's lowest and highest frequency.",
+    "code's 1e-4. The panels' frequencies and amplitudes are not stated; ours begin and end with the code's.",
 )
