@@ -59,7 +59,8 @@ def points_along(paths: Tensor, count: int) -> Tensor:
 def extra_length(paths: Tensor) -> Tensor:
     """Length of each path over the distance of its ends, less 1. Shape ``(P,)``."""
     length: Tensor = paths.diff(dim=1).flatten(2).norm(dim=2).sum(1)
-    return length / (paths[:, -1] - paths[:, 0]).flatten(1).norm(dim=1) - 1
+    distance: Tensor = (paths[:, -1] - paths[:, 0]).flatten(1).norm(dim=1)
+    return length / distance - 1
 
 
 def auto_neb(

@@ -19,9 +19,8 @@ from ..frame.models import ResNet18
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .arrays import load, spread
-from .auto_neb import Energy, auto_neb, extra_length, points_along, straight
-
-KINDS = ("training - training", "training - adversarial", "adversarial - adversarial")
+from .auto_neb import auto_neb, extra_length, points_along, straight
+from .images import KINDS, Standardize, endpoints, minus_logit, probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +63,6 @@ PRESETS = {
 }
 
 
-class Standardize(nn.Module):
-    """Pixels in [0, 1] to about mean 0 and standard deviation 1, so that attacks and paths live in pixels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        standard: Tensor = (x - 0.47) / 0.25
-        return standard
-
-
 def images(settings: Settings, seed: int) -> tuple[Samples, Samples]:
     """To train on, and to test on."""
     if settings.num_images:
@@ -80,62 +71,6 @@ def images(settings: Settings, seed: int) -> tuple[Samples, Samples]:
     x, y = mnist_subset()
     x = nn.functional.pad(x, (2, 2, 2, 2)).expand(-1, 3, -1, -1)
     return Samples(x[::2], y[::2]), Samples(x[1::2], y[1::2])
-
-
-def attack(model: nn.Module, x: Tensor, targets: Tensor, steps: int, size: float) -> Tensor:
-    """Projected signed gradient descent on the target's cross-entropy, within ``size`` in every pixel."""
-    start, step = x, size / 4
-    for _ in range(steps):
-        x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), targets, reduction="sum"), x)
-        x = (start + (x - step * gradient.sign() - start).clamp(-size, size)).clamp(0, 1)
-    return x.detach()
-
-
-def endpoints(settings: Settings, model: nn.Module, samples: Samples, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ends of the paths, and their class; all are classified as that class. Shape ``(kinds, P, ...)``, ``(P,)``."""
-    generator, n = torch.Generator().manual_seed(seed), 2 * settings.pairs
-    kept, classes = [], []
-    with torch.no_grad():
-        predicted = torch.cat([model(part).argmax(1) for part in torch.split(samples.images, 250)])
-    for label in range(10):
-        own = ((samples.labels == label) & (predicted == label)).nonzero()[:, 0]
-        other = (samples.labels != label).nonzero()[:, 0]
-        own = own[torch.randperm(len(own), generator=generator)[:n]]
-        other = other[torch.randperm(len(other), generator=generator)[: 2 * n]]
-        targets = torch.full((len(other),), label, device=other.device)
-        moved = attack(model, samples.images[other], targets, settings.attack_steps, settings.attack_size)
-        with torch.no_grad():
-            moved = moved[model(moved).argmax(1) == label][:n]
-        if len(own) == n and len(moved) == n:  # else the network does not know the class, or resists
-            kept.append((samples.images[own], moved))
-            classes += [label] * settings.pairs
-    half = settings.pairs
-    if not kept:  # a network that has learned nothing: only a trial gets here
-        kept, classes = [(samples.images[:n], samples.images[n : 2 * n])], [0] * half
-    starts = [torch.cat([own[:half] for own, _ in kept])] * 2 + [torch.cat([moved[:half] for _, moved in kept])]
-    ends = [torch.cat([own[half:] for own, _ in kept])] + [torch.cat([moved[half:] for _, moved in kept])] * 2
-    return torch.stack(starts), torch.stack(ends), torch.tensor(classes, device=samples.labels.device)
-
-
-def minus_logit(model: nn.Module, labels: Tensor) -> Energy:
-    """The energy that AutoNEB lowers: minus the output for the class of each path."""
-
-    def energy(points: Tensor) -> Tensor:
-        logits = model(points.flatten(0, 1)).reshape(*points.shape[:2], -1)
-        own: Tensor = logits.gather(2, labels[:, None, None].expand(-1, points.shape[1], 1))[..., 0]
-        return -own
-
-    return energy
-
-
-def probabilities(model: nn.Module, paths: Tensor, labels: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """Probability of the class along each path, and whether it is the largest at all points; ``(P, points), (P,)``."""
-    shown = points_along(paths, points)
-    with torch.no_grad():
-        share = torch.stack([model(path).softmax(1) for path in shown])  # (P, points, 10)
-    own = share.gather(2, labels[:, None, None].expand(-1, points, 1))[..., 0]
-    return own, (share.argmax(2) == labels[:, None]).all(1)
 
 
 def train(settings: Settings, task: Task) -> None:
@@ -148,7 +83,9 @@ def train(settings: Settings, task: Task) -> None:
     model.eval().requires_grad_(False)
     found: dict[str, list[Tensor]] = {}
     for _ in task.steps(1):
-        starts, ends, labels = endpoints(settings, model, samples, task.seed)
+        starts, ends, labels = endpoints(
+            model, samples, settings.pairs, settings.attack_steps, settings.attack_size, task.seed
+        )
 
         for start, end in zip(starts, ends, strict=True):
             line = straight(start, end, settings.pivots)
@@ -237,8 +174,8 @@ EXPERIMENT = Experiment(
         "attack (projected gradient, 8 / 255), pivots (5, and 2 more after each cycle) and training are not stated. "
         "The energy is minus the logit of the class, of images in [0, 1]. Straight lines between the same images are "
         "the control, without which connected paths prove little. The text says of the logit both that it is "
-        "minimized and that it is maximized; only the second makes sense. The captions of A.11 and A.12 say on which "
-        "side the adversarial image is, in contradiction to each other. 'Connected' means the class has the largest "
+        "minimized and that it is maximized; only the second makes sense. The caption of A.12 puts the training image "
+        "on the left and on the right. 'Connected' means the class has the largest "
         "output at 50 points of the path; the 95 % of the caption is not asked for."
     ),
 )

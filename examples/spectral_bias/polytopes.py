@@ -9,18 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
 
-from probes_fourier import PlanarPiece, indicator_transform, planar_pieces, planar_transform
+from probes_fourier import planar_pieces, planar_transform
 
 from ..frame.criteria import Array, Finding, enough
 from ..frame.figures import figure
-from ..frame.models import MLP
 from ..frame.runner import Experiment, Preset
 from . import arrays
 from .arrays import log_slope, spread
-
-SQUARE = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
+from .planar_network import SQUARE, compact_network, lemma_3_1, strongest_normals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,60 +52,8 @@ PRESETS = {
 }
 
 
-def compact_network(settings: Settings, seed: int) -> nn.Sequential:
-    r"""A ReLU network that is zero outside of a polygon inside the square, so that Lemma 3.1 holds for it as it is.
-
-    .. math:: f(\mathbf x) = \Big( 1 + 0.3 \, g(\mathbf x) - 30 \sum_j (\mathbf a_j \cdot \mathbf x - 1/2)_+ \Big)_+
-
-    with a random network g of two hidden layers, standardized on the square, and unit vectors a. It is a chain itself.
-    """
-    torch.manual_seed(seed)
-    inner, w, walls = MLP(2, settings.width, 3, 1).double(), settings.width, settings.walls
-    weights, biases = list(inner.parameters())[::2], list(inner.parameters())[1::2]
-    points = torch.rand(4096, 2, dtype=torch.float64) * 2 - 1
-    angles = 2 * torch.pi * (torch.rand((), dtype=torch.float64) + torch.arange(walls)) / walls
-    with torch.no_grad():
-        shift, scale = inner(points).mean(), 0.3 / inner(points).std()
-        first, second = nn.Linear(2, w + walls).double(), nn.Linear(w + walls, w + walls).double()
-        last = nn.Linear(w + walls, 1).double()
-        first.weight.copy_(torch.cat([weights[0], torch.stack([angles.cos(), angles.sin()], 1)]))
-        first.bias.copy_(torch.cat([biases[0], torch.full((walls,), -0.5)]))
-        second.weight.zero_()
-        second.weight[:w, :w], second.weight[w:, w:] = weights[1], torch.eye(walls)
-        second.bias.copy_(torch.cat([biases[1], torch.zeros(walls)]))
-        last.weight.copy_(torch.cat([scale * weights[2], torch.full((1, walls), -30.0)], 1))
-        last.bias.copy_(1 + scale * (biases[2] - shift))
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last, nn.ReLU())
-
-
-def lemma_3_1(pieces: Sequence[PlanarPiece], k: Tensor) -> Tensor:
-    """Eq. 4 with its right sign: -i sum W k / k^2 times the indicator's transform, for compact support. Shape (K,)."""
-    total = torch.zeros(len(k), dtype=torch.complex128)
-    for piece in pieces:
-        if bool(piece.gradient.any()):
-            total += (k @ piece.gradient) / (k * k).sum(1) * indicator_transform(piece.vertices, k)
-    return -1j * total
-
-
-def strongest_normals(model: nn.Module, pieces: Sequence[PlanarPiece], count: int) -> Tensor:
-    """Unit normals of the edges at which length times jump of the gradient is largest. Shape (count, 2)."""
-    starts = torch.cat([piece.vertices for piece in pieces])
-    edges = torch.cat([piece.vertices.roll(-1, 0) for piece in pieces]) - starts
-    normals = torch.stack([edges[:, 1], -edges[:, 0]], 1) / edges.norm(dim=1, keepdim=True)
-    sides = [(starts + edges / 2 + sign * 1e-7 * normals).requires_grad_() for sign in (1, -1)]
-    gradients = [torch.autograd.grad(model(side).sum(), side)[0] for side in sides]
-    strength = edges.norm(dim=1) * (gradients[0] - gradients[1]).norm(dim=1)
-    chosen: list[Tensor] = []
-    for index in strength.argsort(descending=True).tolist():
-        if all(abs(float(normals[index] @ other)) < 1 - 1e-9 for other in chosen):
-            chosen.append(normals[index])
-        if len(chosen) == count:
-            break
-    return torch.stack(chosen)
-
-
 def measure(settings: Settings, seed: int) -> Mapping[str, ArrayLike]:
-    model = compact_network(settings, seed)
+    model = compact_network(settings.width, settings.walls, seed)
     everything = planar_pieces(model, SQUARE)
     pieces = [piece for piece in everything if bool(piece.gradient.any()) or bool(piece.offset)]
     outside = max(float((p.vertices.abs().amax(1) > 1 - 1e-9).any()) for p in pieces)

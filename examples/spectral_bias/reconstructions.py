@@ -15,19 +15,12 @@ from probes.batches import Batch
 from probes.run import Run
 
 from ..frame.criteria import Array, Finding, enough
-from ..frame.data import mnist, mnist_subset
 from ..frame.figures import figure
 from ..frame.models import MLP
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .arrays import spread
-
-INPUTS = {
-    "reconstructions": "reconstructions of a denoising auto-encoder",
-    "flat": "64 uniform coordinates, others 0 (as published)",
-    "flat, same norm": "the same, scaled to the reconstructions' mean square",
-    "flat, same covariance": "Gaussian of the reconstructions' mean and 64 principal directions",
-}
+from .manifolds import INPUTS, manifolds, reconstructions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,39 +57,6 @@ PRESETS = {
 }
 
 
-def reconstructions(settings: Settings, seed: int) -> Tensor:
-    """What an auto-encoder, trained to take Gaussian noise away, makes of clean digits. Shape ``(n, 784)``."""
-    images = (mnist(n=settings.num_images, seed=seed) if settings.num_images else mnist_subset())[0].flatten(1)
-    torch.manual_seed(seed)
-    encoder, decoder = MLP(784, 256, 2, settings.features), MLP(settings.features, 256, 2, 784)
-    model = nn.Sequential(encoder, nn.ReLU(), decoder, nn.Sigmoid())
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for _ in range(settings.encoder_steps):
-        batch = images[torch.randint(len(images), (200,))]
-        optimizer.zero_grad()
-        loss = (model(batch + settings.noise * torch.randn_like(batch)) - batch).square().mean()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        chosen: Tensor = model(images[torch.randperm(len(images))[: settings.num_samples]])
-    return chosen
-
-
-def inputs(settings: Settings, seed: int) -> dict[str, Tensor]:
-    """The manifolds that are compared, by name. Shape ``(n, 784)`` each."""
-    curved = reconstructions(settings, seed)
-    generator = torch.Generator().manual_seed(seed)
-    n, d = len(curved), settings.features
-    flat = torch.zeros(n, 784)
-    flat[:, :d] = torch.rand(n, d, generator=generator)
-    mean = curved.mean(0)
-    _, scales, directions = torch.linalg.svd(curved - mean, full_matrices=False)
-    d = min(d, n - 1)
-    gaussian = torch.randn(n, d, generator=generator) * (scales[:d] / (n - 1) ** 0.5) @ directions[:d] + mean
-    norm = (curved.square().sum() / flat.square().sum()).sqrt()
-    return dict(zip(INPUTS, (curved, flat, norm * flat, gaussian), strict=True))
-
-
 class Loss(Probe):
     """Mean squared error on the samples that are fitted."""
 
@@ -111,10 +71,17 @@ class Loss(Probe):
 
 
 def train(settings: Settings, task: Task) -> None:
-    manifolds = inputs(settings, task.seed)
+    curved = reconstructions(
+        settings.num_images,
+        settings.features,
+        settings.noise,
+        settings.encoder_steps,
+        settings.num_samples,
+        task.seed,
+    )
     generator = torch.Generator().manual_seed(task.seed + 1_000_000)
     y = torch.rand(settings.num_samples, 1, generator=generator).to(task.device)
-    for name, x in manifolds.items():
+    for name, x in manifolds(curved, settings.features, task.seed).items():
         x, part = x.to(task.device), task.part(name.replace(", ", "-").replace(" ", "-"))
         torch.manual_seed(task.seed)
         model = MLP(784, settings.width, settings.depth, 1).to(task.device)

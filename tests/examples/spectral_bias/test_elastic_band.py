@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from examples.spectral_bias.elastic_band import EXPERIMENT, PRESETS, attack, minus_logit, probabilities
+from examples.spectral_bias.elastic_band import EXPERIMENT, PRESETS
+from examples.spectral_bias.images import attack, minus_logit, probabilities
 
 SETTINGS = PRESETS["quick"].settings
 

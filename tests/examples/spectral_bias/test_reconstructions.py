@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from examples.spectral_bias.reconstructions import EXPERIMENT, INPUTS, PRESETS, inputs
+from examples.spectral_bias.manifolds import INPUTS, manifolds, reconstructions
+from examples.spectral_bias.reconstructions import EXPERIMENT, PRESETS
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ def test_reconstructions_must_be_easier_than_flat_inputs_and_no_easier_than_thei
 
 
 def test_controls_have_the_norm_and_the_mean_of_the_reconstructions():
-    found = inputs(PRESETS["smoke"].settings, 0)
+    found = manifolds(reconstructions(0, 64, 0.3, 10, 200, 0), 64, 0)
     curved, flat, scaled, gaussian = (found[name] for name in INPUTS)
     assert float(scaled.square().sum()) == pytest.approx(float(curved.square().sum()), rel=1e-5)
     assert not flat[:, 64:].any() and float(flat.min()) >= 0 and float(flat.max()) <= 1
