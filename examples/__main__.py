@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,21 +17,40 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from . import EXPERIMENTS  # noqa: E402
+from .frame import gallery as pages  # noqa: E402
 from .frame import runner  # noqa: E402
+from .frame.figures import formats  # noqa: E402
 
 app = typer.Typer(help="The experiments of the thesis.", add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command("list")
-def list_experiments() -> None:
-    """Every experiment, its figure, and how long its presets take."""
+def list_experiments(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Every experiment, its figures, and how long its presets take."""
+    experiments = {name: runner.experiment(name) for name in EXPERIMENTS}
+    if as_json:
+        listed = [
+            {
+                "name": name,
+                "figures": list(chosen.figures),
+                "summary": chosen.summary,
+                "presets": {
+                    preset: {"cost": held.duration, "seeds": len(held.seeds), "least_seeds": held.least_seeds}
+                    for preset, held in chosen.presets.items()
+                },
+            }
+            for name, chosen in experiments.items()
+        ]
+        print(json.dumps(listed, indent=1))
+        return
     table = Table()
-    for heading in ("name", "figure", "presets", "what"):
+    for heading in ("name", "figures", "presets", "what"):
         table.add_column(heading, no_wrap=heading == "name")
-    for name in EXPERIMENTS:
-        chosen = runner.experiment(name)
+    for name, chosen in experiments.items():
         presets = "\n".join(f"{preset}: {held.duration}" for preset, held in chosen.presets.items())
-        table.add_row(name, chosen.figure, presets, chosen.summary)
+        table.add_row(name, ", ".join(chosen.figures), presets, chosen.summary)
     Console().print(table)
 
 
@@ -43,12 +63,14 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of results; runs/NAME-PRESET when left out.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Seeds to train at the same time.")] = 1,
     ray: Annotated[bool, typer.Option("--ray", help="Train the seeds on a Ray cluster: RAY_ADDRESS, or here.")] = False,
+    svg: Annotated[bool, typer.Option("--svg", help="Figures as SVG too.")] = False,
 ) -> None:
     """Run an experiment, or go on with it: finished seeds are kept, the interrupted one continues."""
     try:
         numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         sys.exit(f"`--seeds` must be integers with commas between them, such as 0,1,2, got {seeds!r}.")
+    formats[1:] = [".svg"] if svg else []
     try:
         passed = runner.run(name, preset, numbers, device, out, processes=processes, elsewhere="ray" if ray else None)
     except (ValueError, FileNotFoundError, ImportError) as error:  # the latter: a data set that is not there
@@ -57,6 +79,51 @@ def run(
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         sys.exit(130)
     raise typer.Exit(0 if passed else 1)
+
+
+RESULTS = Path(__file__).with_name("results")
+"""Results that are kept."""
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Experiments of `list`; all when left out.")] = None,
+    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    processes: Annotated[int, typer.Option(min=1, help="Seeds to train at the same time.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Train the seeds on a Ray cluster: RAY_ADDRESS, or here.")] = False,
+    results: Annotated[Path, typer.Option(help="Folder of results that are kept.")] = RESULTS,
+) -> None:
+    """Run experiments, or go on with them, and keep their verdicts, numbers and figures."""
+    failed = []
+    for name in names or EXPERIMENTS:
+        out = Path("runs") / f"{name}-{preset}"
+        try:
+            passed = runner.run(name, preset, None, "cpu", out, processes=processes, elsewhere="ray" if ray else None)
+        except FileNotFoundError as error:  # a data set that is not there: the others can be run
+            print(f"{name} was not run: {error}", file=sys.stderr)
+            failed.append(name)
+            continue
+        except (ValueError, ImportError) as error:
+            sys.exit(str(error))
+        except KeyboardInterrupt:
+            print("\nStopped. The same command goes on from here.", file=sys.stderr)
+            sys.exit(130)
+        for picture in pages.keep(out, pages.kept(results, name, preset)):
+            print(f"{picture} is larger than {pages.MOST_BYTES // 1000} kB.", file=sys.stderr)
+        failed += [] if passed else [name]
+    if failed:
+        print(f"Failed: {', '.join(failed)}.")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def gallery(
+    results: Annotated[Path, typer.Option(help="Folder of results that are kept.")] = RESULTS,
+) -> None:
+    """Write the page of all results, README.md beside their folder."""
+    page = results.parent / "README.md"
+    page.write_text(pages.gallery({name: runner.experiment(name) for name in EXPERIMENTS}, results), encoding="utf-8")
+    print(page)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,10 @@ from ..frame.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Random features of a Gaussian kernel on [-a, a]; the source leaves a and the scaling factors open."""
+    """Waves as features, their sizes falling as a power of the index."""
 
     num_points: int = 1000
-    num_features: int = 1000
-    half_width: float = 2.0
+    decay: float = 1.5
     num_train: int = 50
     num_subsamples: int = 100
     scalings: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.99, 0.999, 1.0)
@@ -32,7 +31,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(
-        Settings(num_points=60, num_features=60, num_train=10, num_subsamples=3),
+        Settings(num_points=60, num_train=10, num_subsamples=3),
         seeds=(0,),
         duration="2 s",
         judged=False,
@@ -49,6 +48,8 @@ class Scatter(NamedTuple):
     bound: Array  # A = Id
     optimal_bound: Array
     solutions: Array  # along the right singular vectors 1 and 10, counted from 0
+    single: Array  # of each subsample alone: the bound of the original features, in single precision
+    shuffled: Array  # and, with shuffled labels, the bound and the optimal bound
 
 
 def train(settings: Settings, task: Task) -> None:
@@ -57,17 +58,15 @@ def train(settings: Settings, task: Task) -> None:
 
 
 def read(settings: Settings, folder: Path, seed: int) -> Scatter:
-    from sklearn.kernel_approximation import RBFSampler  # type: ignore[import-untyped]
-
-    x = np.linspace(-settings.half_width, settings.half_width, settings.num_points)[:, None]
-    sampler = RBFSampler(gamma=1.0, n_components=settings.num_features, random_state=seed)
-    u, s, _ = torch.linalg.svd(torch.from_numpy(sampler.fit_transform(x)), full_matrices=False)
-    # Counted from 0: the first function of a kernel without negative values has no change of sign (Perron-Frobenius),
-    # so its sign would be one class.
-    labels = u[:, 1].sign()
+    count = settings.num_points
+    index = torch.arange(count, dtype=torch.float64)
+    u = torch.cos(torch.pi * index * (index[:, None] + 0.5) / count) * (2 / count) ** 0.5
+    u[:, 0] /= 2**0.5  # orthonormal columns: the cosine transform
+    s = count**0.5 * (1 + index) ** -settings.decay  # an example's features have about unit length
+    labels = u[:, 1].sign()  # the first function is constant
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    subsamples = [torch.randperm(len(x), generator=generator) for _ in range(settings.num_subsamples)]
+    subsamples = [torch.randperm(count, generator=generator) for _ in range(settings.num_subsamples)]
     for scaling in settings.scalings:
         features = u * (1 + scaling * (s.square() - 1)).clamp_min(0).sqrt()  # in the basis of the v_j
         for chosen in subsamples:
@@ -76,13 +75,25 @@ def read(settings: Settings, folder: Path, seed: int) -> Scatter:
             wrong = ((features[rest] @ w).sign() != labels[rest]).double().mean()
             found = optimal_rescaling(features[sample], labels[sample])
             rows.append([wrong, found.bound_before, found.bound, w[1], w[10]])
+    permuted = labels[torch.randperm(count, generator=generator)]
+    single, shuffled = [], []
+    for sample in (chosen[: settings.num_train] for chosen in subsamples):
+        features = (u * s)[sample]
+        coarse = features.float()
+        single.append(float((torch.linalg.pinv(coarse, rtol=1e-6) @ labels[sample].float()).norm() * coarse.norm()))
+        other = optimal_rescaling(features, permuted[sample])
+        shuffled.append([other.bound_before, other.bound])
     table = np.array(rows, dtype=float).reshape(len(settings.scalings), settings.num_subsamples, 5)
-    return Scatter(table[..., 0], table[..., 1], table[..., 2], table[..., 3:])
+    last = np.array(single) / settings.num_train
+    return Scatter(table[..., 0], table[..., 1], table[..., 2], table[..., 3:], last, np.array(shuffled, dtype=float))
 
 
 def judge(settings: Settings, seeds: Sequence[Scatter]) -> list[Finding]:
     looser = [float(seed.bound[-1].mean() / seed.optimal_bound[-1].mean()) for seed in seeds]
-    below = [bool((seed.optimal_bound <= seed.bound * (1 + 1e-9)).all()) for seed in seeds]
+    noise = [float(np.divide(*seed.shuffled.mean(0))) for seed in seeds]
+    optimal = [float(seed.optimal_bound[-1].mean()) for seed in seeds]
+    optimal_noise = [float(seed.shuffled[:, 1].mean()) for seed in seeds]
+    precise = max(float(np.abs(seed.single / seed.bound[-1] - 1).max()) for seed in seeds)
     spread = [seed.solutions.var(1) for seed in seeds]
     # White features (scaling 0) learn nothing of the labels, and their solutions are those of another problem.
     growth = [spearman(settings.scalings[1:], one[1:, 1] / one[1:, 0]) for one in spread]
@@ -91,18 +102,26 @@ def judge(settings: Settings, seeds: Sequence[Scatter]) -> list[Finding]:
         Finding(
             "Fig. B.3: bound with A = Id / with the optimal A, original features",
             "much larger",
-            _list(looser),
-            ">= 10, every seed",
-            min(looser) >= 10,
-            looser,
+            f"{_list(looser)}; with shuffled labels {_list(noise)}",
+            ">= 5, and with shuffled labels over 4 times that: noise lies along small features; every seed",
+            min(looser) >= 5 and all(n > 4 * true for n, true in zip(noise, looser, strict=True)),
+            {"true": looser, "shuffled": noise},
         ),
         Finding(
-            "Prop. B.7: the optimal bound is below that with A = Id",
-            "a minimum",
-            f"{sum(below)} of {len(below)} seeds",
-            "in every draw",
-            all(below),
-            below,
+            "Fig. B.3: bound with the optimal A, original features",
+            "not loose",
+            f"{_list(optimal)}; with shuffled labels {_list(optimal_noise)}",
+            "<= 0.5, with shuffled labels above; every seed",
+            max(optimal) <= 0.5 < min(optimal_noise),
+            {"true": optimal, "shuffled": optimal_noise},
+        ),
+        Finding(
+            "the bound in single precision, largest difference",
+            "",
+            f"{precise:.1e}",
+            "<= 5 %: the spectrum is resolved",
+            precise <= 0.05,
+            precise,
         ),
         Finding(
             "Fig. B.3: anisotropy of the solutions, rank correlation with the scaling (above 0)",
@@ -130,7 +149,7 @@ def _list(values: Sequence[float]) -> str:
 def draw(settings: Settings, seeds: Sequence[Scatter], folder: Path) -> None:
     first = seeds[0]
     with figure(folder / "fig_b_3.png", 1, 2, size=(10, 4)) as (_, (left, right)):
-        for scaling in (0.99, 0.9, 0.0):  # at 1, the points are a thousand times further apart
+        for scaling in (0.99, 0.9, 0.0):  # at 1, the points are much further apart
             index = settings.scalings.index(scaling)
             points = first.solutions[index] - first.solutions[index].mean(0)
             left.plot(*points.T, ".", markersize=4, label=f"scaling {scaling:g}")
@@ -151,8 +170,12 @@ def draw(settings: Settings, seeds: Sequence[Scatter], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. B.3",
+    figures=("B.3",),
     summary="The norm that measures capacity depends on the features and the task.",
+    departures="The thesis takes random features of a Gaussian kernel. Of 1000 of these all but about 20 have singular "
+    "values that are rounding, and the bound is a number made of them: 3.3e6 as written, 1.9e10 with exact singular "
+    "values, 33 with the 13 largest. Here the features are waves whose sizes fall as the index to the power -1.5, "
+    "all of them well above rounding. For two classes the bound is eq. 42, of which eq. 60 is the version for more.",
     presets=PRESETS,
     train=train,
     read=read,

@@ -73,7 +73,7 @@ def draw(settings: Settings, seeds: Sequence[Curves], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 4.6, right",
+    figures=("4.6",),
     summary="The complexity of the path of a VGG19, and its generalization gap, as channels are added.",
     presets=PRESETS,
     train=train,

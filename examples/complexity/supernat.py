@@ -36,8 +36,8 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(Settings(num_test=50, steps=20), seeds=(0,), duration="1 s", judged=False),
-    "quick": Preset(Settings(), seeds=tuple(range(20)), duration="5 s"),
-    "paper": Preset(Settings(num_test=10_000), seeds=tuple(range(20)), duration="20 s"),
+    "quick": Preset(Settings(), seeds=tuple(range(20)), duration="5 s", least_seeds=20),
+    "paper": Preset(Settings(num_test=10_000), seeds=tuple(range(20)), duration="20 s", least_seeds=20),
 }
 
 
@@ -122,7 +122,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) ->
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 4.5",
+    figures=("4.5",),
     summary="SuperNat freezes before the noise where gradient descent overfits.",
     presets=PRESETS,
     train=train,

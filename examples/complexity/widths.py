@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..frame.classification import Samples, random_labels
-from ..frame.criteria import Finding, enough, spearman
+from ..frame.criteria import Finding, spearman
 from ..frame.data import mnist, mnist_subset
 from ..frame.models import MLP
 from ..frame.runner import Experiment, Preset
@@ -64,6 +64,7 @@ PRESETS = {
         ),
         seeds=(0, 1, 2, 3, 4),
         duration="4 min",
+        least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0, 1, 2), duration="12 h"),
 }
@@ -103,21 +104,12 @@ def judge(settings: Settings, seeds: Sequence[Curves]) -> list[Finding]:
     growth = [float(seed["path complexity C"][noisy[-1]] / seed["path complexity C"][noisy[0]]) for seed in seeds]
     return [
         reached(settings, seeds),
+        # Not judged: the number of steps, and most other measures, grow with the noise as well.
         Finding(
-            "Fig. 4.6, centre: C and the share of random labels, rank correlation",
+            "Fig. 4.6, centre: C and the share of random labels: rank correlation, and all random / none",
             "follows the gap",
-            _list(order),
-            "1, all seeds but one fifth",
-            enough([value == 1 for value in order]),
-            order,
-        ),
-        Finding(
-            "Fig. 4.6, centre: C with all labels random / with none",
-            "follows the gap",
-            _list(growth),
-            ">= 2, all seeds but one fifth",
-            enough([value >= 2 for value in growth]),
-            growth,
+            f"{_list(order)}; {_list(growth)}",
+            values={"order": order, "growth": growth},
         ),
         agreement("Fig. 4.6, centre", seeds, noisy),
         agreement("Fig. 4.6, left", seeds, widths),
@@ -140,7 +132,7 @@ def draw(settings: Settings, seeds: Sequence[Curves], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 4.6, left and centre",
+    figures=("4.6",),
     summary="The complexity of the path follows the generalization gap with width and label noise.",
     presets=PRESETS,
     train=train,

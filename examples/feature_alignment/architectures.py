@@ -149,7 +149,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
 
 
 EXPERIMENT = Experiment(
-    figure="Figs. B.5, B.6",
+    figures=("B.5", "B.6"),
     summary="Features of MLPs, VGGs and ResNets align with the labels, centred or not.",
     presets=PRESETS,
     train=train,

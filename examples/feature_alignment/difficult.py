@@ -203,7 +203,7 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
 
 
 EXPERIMENT = Experiment(
-    figure="Figs. 4.4, B.7",
+    figures=("4.4", "B.7"),
     summary="Features align with the easy examples first.",
     presets=PRESETS,
     train=train,

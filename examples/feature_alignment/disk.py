@@ -194,7 +194,7 @@ def draw(settings: Settings, seeds: Sequence[Modes], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Figs. 4.1, B.4",
+    figures=("4.1", "B.4"),
     summary="The top eigenfunctions of the tangent kernel take the shape of the class.",
     presets=PRESETS,
     train=train,

@@ -258,7 +258,7 @@ def _curve(axis: Any, steps: Array, values: Array, style: str, color: object, la
 
 
 EXPERIMENT = Experiment(
-    figure="Figs. 4.2, 4.3, B.8",
+    figures=("4.2", "4.3", "B.8"),
     summary="The tangent kernel of a VGG19 stretches along few directions, those of the labels.",
     presets=PRESETS,
     train=train,

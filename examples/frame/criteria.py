@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-__all__ = ["Array", "Finding", "enough", "spearman"]
+__all__ = ["Array", "Finding", "clearly_above_zero", "enough", "spearman"]
 
 Array = NDArray[Any]
 """What was measured, by numpy."""
@@ -38,6 +38,17 @@ def enough(passed: Sequence[bool]) -> bool:
         (True, False)
     """
     return bool(sum(passed) >= len(passed) - len(passed) // 5)
+
+
+def clearly_above_zero(differences: ArrayLike) -> bool:
+    """Whether a mean over seeds is above zero by more than one standard error; never of one seed.
+
+    Example:
+        >>> clearly_above_zero([1.0, 2.0, 1.5]), clearly_above_zero([0.0, 0.0, 0.0]), clearly_above_zero([5.0])
+        (True, False, False)
+    """
+    values = np.asarray(differences, dtype=float)
+    return len(values) > 1 and bool(values.mean() > values.std(ddof=1) / len(values) ** 0.5)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:

@@ -12,7 +12,11 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["figure", "log_steps", "shades"]
+__all__ = ["figure", "formats", "log_steps", "shades"]
+
+
+formats = [".png"]
+"""As which files figures are saved: ``--svg`` adds another."""
 
 
 @contextmanager
@@ -51,7 +55,8 @@ def figure(
         picture, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
         try:
             yield picture, axes
-            picture.savefig(path, dpi=110, bbox_inches="tight" if tight else None)
+            for suffix in formats:
+                picture.savefig(path.with_suffix(suffix), dpi=200, bbox_inches="tight" if tight else None)
         finally:
             plt.close(picture)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -44,13 +45,16 @@ class Preset(Generic[S]):
     """Of all seeds, on one CPU thread."""
     judged: bool = True
     """Whether the criteria mean something at these settings."""
+    least_seeds: int = 1
+    """The fewest seeds that the criteria mean something for: of fewer all is reported, and nothing judged."""
 
 
 @dataclass(frozen=True)
 class Experiment(Generic[S, R]):
     """One experiment: four functions, each given the settings."""
 
-    figure: str
+    figures: tuple[str, ...]
+    """What of the thesis it reproduces, as in "3.4", "A.13", "T5.2" (a table), "Thm 3.3", "eq. 15"."""
     summary: str
     presets: Mapping[str, Preset[S]]
     train: Callable[[S, Task], None]
@@ -60,6 +64,8 @@ class Experiment(Generic[S, R]):
     judge: Callable[[S, Sequence[R]], list[Finding]]
     draw: Callable[[S, Sequence[R], Path], None]
     """Draws the figures into a folder."""
+    departures: str = ""
+    """Where it departs from the thesis and why, and what was found to be wrong in what was published."""
     threads: int | None = 1
     """CPU threads: the matrices of most experiments are so small that a second thread only costs. None for all."""
 
@@ -128,33 +134,40 @@ def run(
             ):
                 future.result()
                 progress.advance(bar)
-    seconds = {seed: json.loads((out / f"seed-{seed}" / "done.json").read_text())["seconds"] for seed in seeds}
+    times = [json.loads((out / f"seed-{seed}" / "done.json").read_text()) for seed in seeds]
 
-    start = time.perf_counter()
+    start = time.process_time()
     results = [chosen.read(settings, out / f"seed-{seed}", seed) for seed in seeds]
     findings = chosen.judge(settings, results)
     chosen.draw(settings, results, out)
-    judged = chosen.presets[preset].judged
+    unjudged = _why_not_judged(chosen.presets[preset], preset, len(seeds))
+    judged = not unjudged
     verdict = all(finding.passed is None or bool(finding.passed) for finding in findings) if judged else None
     report = {
         "experiment": name,
-        "figure": chosen.figure,
+        "figures": list(chosen.figures),
         "preset": preset,
         "settings": asdict(settings),
         "seeds": seeds,
         "device": device,
+        "hardware": _hardware(),
         "threads": torch.get_num_threads(),
         "versions": _versions(),
-        "seconds": {"training of each seed": list(seconds.values()), "analysis": round(time.perf_counter() - start, 1)},
+        "cpu_seconds": {
+            "training of each seed": [done["cpu_seconds"] for done in times],
+            "analysis": round(time.process_time() - start, 1),
+        },
         "findings": [asdict(finding) for finding in findings],
         "verdict": {True: "PASS", False: "FAIL", None: "not judged"}[verdict],
+        "why not judged": unjudged,
     }
     (out / "results.json").write_text(json.dumps(_plain(report), indent=1, allow_nan=False) + "\n")
     console.print(_table(f"{name}, preset {preset}, seeds {', '.join(map(str, seeds))}", findings, judged))
-    if not judged:
-        console.print(f"The preset {preset!r} only shows that everything runs: it is too short to judge the criteria.")
+    if unjudged:
+        console.print(unjudged)
     console.print(
-        f"{sum(seconds.values()):.0f} s of training. Figures, numbers and measurements: {out}", soft_wrap=True
+        f"{sum(done['seconds'] for done in times):.0f} s of training. Figures, numbers and measurements: {out}",
+        soft_wrap=True,
     )
     return verdict is not False
 
@@ -178,7 +191,16 @@ def _train(
     with Interruption() if interruption is None else nullcontext(interruption) as wish:
         task = Task(folder, seed, device, wish, progress)
         chosen.train(chosen.presets[preset].settings, task)
-    (folder / "done.json").write_text(json.dumps({"seconds": round(task.seconds, 1)}))
+    done = {"seconds": round(task.seconds, 1), "cpu_seconds": round(task.cpu_seconds, 1)}
+    (folder / "done.json").write_text(json.dumps(done))
+
+
+def _why_not_judged(preset: Preset[Any], name: str, seeds: int) -> str:
+    if not preset.judged:
+        return f"The preset {name!r} only shows that everything runs: it is too short to judge the criteria."
+    if seeds < preset.least_seeds:
+        return f"The criteria of the preset {name!r} need {preset.least_seeds} seeds; of {seeds} all is only reported."
+    return ""
 
 
 def _claim(out: Path, claim: dict[str, Any]) -> None:
@@ -203,6 +225,15 @@ def _device(name: str) -> torch.device:
             f"`--device` must be one that torch can use here, such as cpu, got {name!r}: {error}"
         ) from None
     return device
+
+
+def _hardware() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
 
 
 def _versions() -> dict[str, str]:

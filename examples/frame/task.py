@@ -82,7 +82,7 @@ class Task:
         self._interruption = interruption or Interruption()
         self._progress = progress or Progress(disable=True)
         self._objects: dict[str, Stateful] = {}
-        self._seconds = 0.0
+        self._seconds = self._cpu_seconds = 0.0
         self._parts: list[Task] = []
 
     @property
@@ -94,6 +94,11 @@ class Task:
     def seconds(self) -> float:
         """Wall time of all loops of this task and its parts, over all sessions."""
         return self._seconds + sum(part.seconds for part in self._parts)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the same, of this process."""
+        return self._cpu_seconds + sum(part.cpu_seconds for part in self._parts)
 
     def part(self, name: str) -> Task:
         """A task of the same seed with its own folder: one of several networks trained for a seed."""
@@ -117,7 +122,7 @@ class Task:
         torch.set_rng_state(saved["rng"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        self.step, self._seconds = saved["step"], saved["seconds"]
+        self.step, self._seconds, self._cpu_seconds = saved["step"], saved["seconds"], saved.get("cpu_seconds", 0.0)
 
     def steps(self, total: int) -> Iterator[int]:
         """The steps still to be done, as the number of steps before each; saves every 30 s, at Ctrl-C and at the end.
@@ -126,7 +131,7 @@ class Task:
             KeyboardInterrupt: After Ctrl-C, once the checkpoint is written.
         """
         bar = self._progress.add_task(self.label, total=total, completed=self.step)
-        last = time.perf_counter()
+        last, last_cpu = time.perf_counter(), time.process_time()
         while self.step < total:
             try:
                 yield self.step
@@ -137,8 +142,9 @@ class Task:
             self._progress.update(bar, completed=self.step)
             now = time.perf_counter()
             if self._interruption.wished or self.step == total or now - last > CHECKPOINT_SECONDS:
-                self._seconds += now - last
-                last = now
+                cpu = time.process_time()
+                self._seconds, self._cpu_seconds = self._seconds + now - last, self._cpu_seconds + cpu - last_cpu
+                last, last_cpu = now, cpu
                 self._save()
             if self._interruption.wished:
                 raise KeyboardInterrupt
@@ -147,6 +153,7 @@ class Task:
         state = {
             "step": self.step,
             "seconds": self._seconds,
+            "cpu_seconds": self._cpu_seconds,
             "objects": {name: item.state_dict() for name, item in self._objects.items()},
             "rng": torch.get_rng_state(),
         }

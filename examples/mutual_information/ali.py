@@ -264,7 +264,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 5.6, C.1",
+    figures=("5.6", "C.1"),
     summary="Adversarially learned inference reconstructs better if samples keep information on their codes.",
     presets=PRESETS,
     train=train,

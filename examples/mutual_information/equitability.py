@@ -186,7 +186,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 5.2",
+    figures=("5.2",),
     summary="MINE finds the information of noisy functions, and the same whether it is given X or f(X).",
     presets=PRESETS,
     train=train,

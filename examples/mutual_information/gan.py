@@ -279,7 +279,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 5.3, 5.4",
+    figures=("5.3", "5.4"),
     summary="A GAN drops parts of its target; mutual information of code and samples, maximized, keeps them.",
     presets=PRESETS,
     train=train,

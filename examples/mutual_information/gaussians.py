@@ -85,8 +85,6 @@ def train(settings: Settings, task: Task) -> None:
                 mine.update(x.to(task.device), z.to(task.device))
             x, z = (side.to(task.device) for side in test)
             found[method] = mine.estimate(x, z).value
-            if method == "MINE":
-                found["f-divergence of MINE's critic"] = Mine(network, bound="f_divergence").estimate(x, z).value
         few = [side[: settings.num_neighbors] for side in test]
         found["KSG"] = ksg(few[0], few[1], k=3)
         (task.folder / f"{d}-{rho:g}.json").write_text(json.dumps(found))
@@ -129,7 +127,6 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
             )
         )
     over = [one["MINE"] - one["truth"] for seed in seeds for one in seed.values() if one["truth"] <= 3]
-    looser = [one["MINE"] >= one["f-divergence of MINE's critic"] - 1e-9 for seed in seeds for one in seed.values()]
     findings += [
         Finding(
             "MINE above the truth on fresh pairs, at most",
@@ -138,14 +135,6 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
             "<= 0.1",
             max(over) <= 0.1,
             over,
-        ),
-        Finding(
-            "for one critic, Donsker-Varadhan is at least the f-divergence",
-            "tighter",
-            f"{sum(looser)} of {len(looser)}",
-            "all",
-            all(looser),
-            looser,
         ),
     ]
     return findings
@@ -182,7 +171,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Fig. 5.1",
+    figures=("5.1",),
     summary="MINE is near the mutual information of Gaussians in 20 dimensions, where nearest neighbours are not.",
     presets=PRESETS,
     train=train,

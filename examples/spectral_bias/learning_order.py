@@ -35,6 +35,9 @@ class Settings:
     learning_rate: float = 3e-4
     steps: int = 80_000
     measure_every: int = 100
+    least_concordance: float = 0.85
+    """Share of the pairs of frequencies of which the lower one must be learned first. Of 45 pairs a random order has
+    22.5 +- 5.6; of the 15 of ``quick``, 7.5 +- 2.7."""
 
 
 PRESETS = {
@@ -55,9 +58,11 @@ PRESETS = {
             learning_rate=1e-3,
             steps=6000,
             measure_every=25,
+            least_concordance=14 / 15,
         ),
-        seeds=(0, 1, 2),
-        duration="1 min",
+        seeds=(0, 1, 2, 3, 4),
+        duration="2 min",
+        least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="2-3 h"),
 }
@@ -141,7 +146,7 @@ def read(settings: Settings, folder: Path, seed: int) -> dict[str, Fit]:
 
 
 EXPERIMENT = Experiment(
-    figure="Figs. 3.1, 3.2, A.1",
+    figures=("3.1", "3.2", "A.1"),
     summary="Lower frequencies are learned first, whatever their amplitude.",
     presets=PRESETS,
     train=train,

@@ -4,7 +4,8 @@ Probes: :class:`FourierSpectrum` (amplitudes along a path, or between samples of
 every layer, with the Lipschitz bounds), :class:`KernelSpectrum` (generalised frequencies on real data),
 :class:`RadialSpectrum` (functions of two inputs), :class:`SpectrumRobustness` (what survives a perturbation of the
 parameters). Each is a thin class around pure functions of tensors, which can be used by themselves; among them
-:func:`breakpoints` and :func:`piecewise_linear_coefficients`, the exact spectrum of a ReLU network without a grid.
+:func:`breakpoints` and :func:`piecewise_linear_coefficients`, the exact spectrum of a ReLU network without a grid, and
+:func:`planar_pieces` and :func:`planar_transform`, the same for two inputs.
 
 Sources: Rahaman et al. (2019); Baratin (2021), chapter 3 and appendix A.
 """
@@ -28,6 +29,11 @@ from .lipschitz import max_norm_bound as max_norm_bound
 from .lipschitz import spectral_norm_product as spectral_norm_product
 from .noise import kernel_noise as kernel_noise
 from .noise import radial_wave as radial_wave
+from .planar import PlanarPiece as PlanarPiece
+from .planar import planar_pieces as planar_pieces
+from .planar import planar_transform as planar_transform
+from .polygon import affine_transform as affine_transform
+from .polygon import indicator_transform as indicator_transform
 from .probe import FourierSpectrum as FourierSpectrum
 from .probe_kernel import KernelSpectrum as KernelSpectrum
 from .probe_norms import SpectralNorm as SpectralNorm

@@ -63,7 +63,7 @@ PRESETS = {
 }
 
 EXPERIMENT = Experiment(
-    figure="Table 5.2 (CelebA)",
+    figures=("T5.2",),
     summary="The same of faces, whose photographs must be downloaded first.",
     presets=PRESETS,
     train=DIGITS.train,

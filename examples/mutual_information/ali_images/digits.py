@@ -79,7 +79,7 @@ def train(settings: Settings, task: Task) -> None:
 
 
 EXPERIMENT = Experiment(
-    figure="Table 5.2 (MNIST)",
+    figures=("T5.2",),
     summary="Adversarially learned inference reconstructs digits better when it maximizes mutual information.",
     presets=PRESETS,
     train=train,

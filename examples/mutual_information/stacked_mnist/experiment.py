@@ -150,7 +150,7 @@ def adversaries(
 
 
 EXPERIMENT = Experiment(
-    figure="Table 5.1, Fig. 5.5",
+    figures=("T5.1", "5.5"),
     summary="A DCGAN of stacked digits drops fewer modes when it maximizes mutual information with its code.",
     presets=PRESETS,
     train=train,

@@ -103,6 +103,13 @@ def test_frequencies_judge_the_order_of_the_waves_and_the_network_without_biases
     settings = frequencies.Settings()
     assert verdicts(frequencies.judge(settings, [waves(rising, falling)])) == [True, True]
     assert verdicts(frequencies.judge(settings, [waves(rising, falling), waves(falling, rising)])) == [False, False]
+    # A control that is as much in order as the network itself in one seed of three shows nothing.
+    assert verdicts(frequencies.judge(settings, [waves(rising, falling)] * 2 + [waves(rising, rising)])) == [
+        True,
+        False,
+    ]
+    permuted = np.random.default_rng(0).permutation(26)[rising]
+    assert verdicts(frequencies.judge(settings, [waves(permuted, falling)] * 5))[0] is False
 
 
 def test_architectures_judge_the_mlp_alone():
@@ -116,13 +123,26 @@ def test_architectures_judge_the_mlp_alone():
     assert verdicts(architectures.judge(architectures.Settings(), [seed(0.07)])) == [False]
 
 
-def test_perturbations_judge_the_ratio_of_medians():
-    singular = np.concatenate([np.full(10, 20.0), np.full(40, 1.0)])
-    seeds = [{"singular": singular, "random": np.ones(50)}]
-    assert verdicts(perturbation.judge(perturbation.Settings(), seeds)) == [True]
-    assert verdicts(
-        perturbation.judge(perturbation.Settings(), [{"singular": singular / 3, "random": np.ones(50)}])
-    ) == [False]
+def test_perturbations_are_judged_beside_those_of_white_noise():
+    def verdict(singular, random=1.0):
+        seed = {"singular": np.array(singular), "random": np.full(50, random), "shape": np.array([400, 145_210])}
+        return verdicts(perturbation.judge(perturbation.Settings(), [seed]))
+
+    assert perturbation.edge(400, 145_210) == pytest.approx(20.05, abs=0.01)
+    assert verdict([61.0] * 10 + [10.0] * 40) == [True, True]
+    assert verdict([59.0] * 10 + [10.0] * 40) == [False, True]
+    assert verdict([61.0] * 50) == [True, False]
+
+
+def test_white_noise_in_place_of_tangent_features_fails():
+    outputs, parameters = 40, 4000
+    features = torch.randn(outputs, parameters, generator=torch.Generator().manual_seed(0))
+    seed = {
+        "singular": torch.linalg.svdvals(features)[:30].numpy(),
+        "random": (features @ torch.nn.functional.normalize(torch.randn(parameters, 30), dim=0)).norm(dim=0).numpy(),
+        "shape": np.array([outputs, parameters]),
+    }
+    assert verdicts(perturbation.judge(perturbation.Settings(), [seed])) == [False, False]
 
 
 def test_difficult_samples_are_apart_from_the_easy_ones():

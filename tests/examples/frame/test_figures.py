@@ -12,7 +12,7 @@ def test_a_figure_is_saved_in_its_size_and_closed(tmp_path):
     with figure(tmp_path / "figure.png", 1, 2, size=(4, 3), sharey=True) as (_, axes):
         assert axes.shape == (2,)
         axes[0].plot([0, 1])
-    assert plt.imread(tmp_path / "figure.png").shape[:2] == (330, 440)
+    assert plt.imread(tmp_path / "figure.png").shape[:2] == (600, 800)
     assert not plt.get_fignums()
 
 

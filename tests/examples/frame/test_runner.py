@@ -59,7 +59,7 @@ def test_list_names_every_experiment_with_figure_and_presets():
     printed = CliRunner().invoke(app, ["list"], env={"COLUMNS": "200"}).output
     for name in EXPERIMENTS:
         experiment = runner.experiment(name)
-        assert name in printed and experiment.figure in printed
+        assert name in printed and all(figure in printed for figure in experiment.figures)
         assert all(f"{preset}: {held.duration}" in printed for preset, held in experiment.presets.items())
 
 

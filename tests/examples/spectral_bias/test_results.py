@@ -4,14 +4,17 @@ import math
 
 import numpy as np
 
-from examples.spectral_bias.results import Fit, inversions, judge
+from examples.spectral_bias.learning_order import PRESETS
+from examples.spectral_bias.results import Fit, concordance, judge
 
 FREQUENCIES = np.arange(5.0, 35, 5)  # floats, as they come back from the files
 
 
-def test_inversions_count_pairs_and_a_tie_is_none():
-    assert inversions(np.array([1, 3, 2, math.inf, math.inf])) == 1
-    assert inversions(np.array([4, 3, 2, 1])) == 6
+def test_pairs_that_are_never_reached_or_reached_together_are_no_order():
+    assert concordance(np.array([1, 3, 2, math.inf, math.inf])) == (8 / 9, 9)
+    assert concordance(np.array([4, 3, 2, 1])) == (0, 6)
+    assert concordance(np.array([1, 2, 2, 3])) == (1, 5)
+    assert concordance(np.full(3, math.inf)) == (0, 0)
 
 
 def fit(times: list[float], phase_error: float = 0.0, growth: float = 10.0) -> Fit:
@@ -31,7 +34,10 @@ ORDERED = [200.0, 1000.0, 1800.0, 2500.0, 3300.0, 5600.0]
 
 
 def verdicts(*fits: Fit) -> list[bool | None]:
-    return [finding.passed for finding in judge(None, [{"equal": one, "increasing": one} for one in fits])]
+    return [
+        finding.passed
+        for finding in judge(PRESETS["quick"].settings, [{"equal": one, "increasing": one} for one in fits])
+    ]
 
 
 def test_a_network_that_learns_low_frequencies_first_passes_the_order():
@@ -40,6 +46,10 @@ def test_a_network_that_learns_low_frequencies_first_passes_the_order():
 
 def test_a_shuffled_frequency_axis_fails_the_order():
     assert verdicts(fit([ORDERED[i] for i in (2, 0, 4, 1, 5, 3)]))[0] is False
+
+
+def test_frequencies_of_which_most_are_never_reached_fail_the_order():
+    assert verdicts(fit([200.0, 1800.0, 1e9, 1e9, 1e9, 1e9]))[0] is False
 
 
 def test_frequencies_learned_at_once_fail_the_order():

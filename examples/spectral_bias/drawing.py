@@ -1,0 +1,88 @@
+"""What the figures and tables of Experiments 3 to 7 share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..frame.criteria import Array
+from ..frame.figures import figure
+
+__all__ = ["band", "heat_map", "heat_maps", "listed", "of_seeds", "plain"]
+
+
+def listed(values: Iterable[float], form: str = ".2f") -> str:
+    """Numbers with commas between them.
+
+    Example:
+        >>> listed([1, 0.5])
+        '1.00, 0.50'
+    """
+    return ", ".join(format(value, form) for value in values)
+
+
+def of_seeds(count: int, spread: bool = False) -> str:
+    """What a figure shows of so many seeds; with ``spread`` it has a band, too.
+
+    Example:
+        >>> of_seeds(3, spread=True), of_seeds(1)
+        ('mean, least and most of 3 seeds', 'one seed')
+    """
+    return f"mean{', least and most' * spread} of {count} seeds" if count > 1 else "one seed"
+
+
+def band(axis: Any, steps: Array, curves: Sequence[Array], color: Any, label: str, **line: Any) -> None:
+    """Draw the mean of the seeds' curves as a line, and a band from the least to the most, logarithmic upwards.
+
+    The legend stands beside the axes; ticks are plain numbers.
+
+    Args:
+        steps: Shape ``(T,)``.
+        curves: One of each seed. Shape ``(T,)`` each.
+        line: Other properties of the line.
+    """
+    every = np.array(curves)
+    axis.plot(steps, every.mean(0), color=color, label=label, **line)
+    axis.fill_between(steps, every.min(0), every.max(0), color=color, alpha=0.2, linewidth=0)
+    axis.set(yscale="log", xlim=(steps[0], steps[-1]))
+    plain(axis.yaxis, *axis.dataLim.intervaly)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+
+
+def plain(axis: Any, low: float, high: float) -> None:
+    """Give one logarithmic axis ticks at powers of ten, written out; and at 2 and 5 times these if it is short."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter("{x:g}" if high < 100 * low else "")
+
+
+def heat_map(axis: Any, x: Any, y: Any, values: Array, low: float | None, high: float | None) -> Any:
+    """Draw values as colours, rows upwards; what it returns is what a colour bar needs."""
+    look = {"cmap": "viridis", "shading": "nearest", "rasterized": True}
+    return axis.pcolormesh(x, y, values, vmin=low, vmax=high, **look)
+
+
+def heat_maps(
+    path: Path, title: str, panels: Mapping[str, Array], x: Any, steps: Array, high: float, label: str, **axes_of: Any
+) -> None:
+    """Draw a row of heat maps in the thesis' order, training upwards, and one colour bar from 0 to ``high``.
+
+    Args:
+        panels: By title. Shape ``(T, K)`` each.
+        x: Positions to the right. Shape ``(K,)``.
+        label: Of the colour bar.
+        axes_of: Properties of all axes, such as ``xlabel``.
+    """
+    with figure(path, 1, len(panels), size=(2.8 * len(panels) + 1.2, 3.8), sharey=True) as (picture, axes):
+        for axis, letter, (name, values) in zip(axes, "abcdefgh", panels.items(), strict=False):
+            image = heat_map(axis, x, steps, values, 0, high)
+            axis.set(title=f"({letter}) {name}", ylim=(steps[0], steps[-1]), **axes_of)
+        axes[0].set_ylabel("training step")
+        picture.suptitle(title)
+        picture.colorbar(image, ax=axes, extend="max", pad=0.01).set_label(label)

@@ -1,0 +1,99 @@
+"""Verdicts that stay: what is kept of a run, and the page of all results."""
+
+import dataclasses
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from examples.__main__ import app
+from examples.frame import runner
+from examples.frame.criteria import Finding
+from examples.frame.gallery import gallery, keep, kept
+from examples.frame.runner import Preset
+from examples.spectral_bias import learning_order
+
+SHORT = learning_order.Settings(frequencies=(1, 2), num_points=16, width=4, depth=2, steps=4, measure_every=2)
+
+
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    """Makes ``spectral_bias`` an experiment of a moment whose criterion is met, or not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("examples.__main__.EXPERIMENTS", {"spectral_bias": "spectral_bias.learning_order"})
+
+    def make(passed=True, least_seeds=1):
+        def draw(settings, seeds, folder):
+            (folder / "fig_3_1.png").write_bytes(b"first")
+            (folder / "fig_3_2.png").write_bytes(b"second")
+
+        made = dataclasses.replace(
+            learning_order.EXPERIMENT,
+            presets={"quick": Preset(SHORT, seeds=(0,), duration="1 s", least_seeds=least_seeds)},
+            train=lambda settings, task: task.resume(),
+            read=lambda settings, folder, seed: None,
+            judge=lambda settings, seeds: [Finding("step | of k", "low first", "1\n2", "some", passed)],
+            draw=draw,
+            departures="Fewer points.",
+        )
+        monkeypatch.setattr(runner, "experiment", lambda name: made)
+        return made
+
+    return make
+
+
+def verify(tmp_path):
+    return CliRunner().invoke(app, ["verify", "--results", str(tmp_path / "kept")])
+
+
+def test_numbers_and_figures_of_a_verified_experiment_are_kept(experiment, tmp_path):
+    made = experiment()
+    assert verify(tmp_path).exit_code == 0
+    folder = tmp_path / "kept/spectral_bias"
+    assert (folder / "figure.png").read_bytes() == b"first" and (folder / "fig_3_2.png").read_bytes() == b"second"
+    report = json.loads((folder / "results.json").read_text())
+    assert report["verdict"] == "PASS" and report["cpu_seconds"] and report["hardware"] and report["seeds"] == [0]
+    page = gallery({"spectral_bias": made}, tmp_path / "kept")
+    for text in ("![spectral_bias, quick](kept/spectral_bias/figure.png)", "step \\| of k", "1<br>2", "Fewer points."):
+        assert text in page
+    assert "| [spectral_bias](#spectral_bias) | 3.1, 3.2, A.1 | quick | PASS |" in page
+
+
+def test_a_criterion_that_is_not_met_is_kept_as_a_failure(experiment, tmp_path):
+    made = experiment(passed=False)
+    result = verify(tmp_path)
+    assert result.exit_code == 1 and "Failed: spectral_bias." in result.output
+    page = gallery({"spectral_bias": made}, tmp_path / "kept")
+    assert "| **FAIL** |" in page and "### quick: FAIL" in page
+
+
+def test_of_too_few_seeds_nothing_is_judged(experiment, tmp_path):
+    made = experiment(passed=False, least_seeds=2)
+    result = verify(tmp_path)
+    assert result.exit_code == 0 and "need 2 seeds; of 1 all is only reported" in result.output
+    page = gallery({"spectral_bias": made}, tmp_path / "kept")
+    assert "### quick: not judged" in page and "FAIL" not in page
+
+
+def test_an_experiment_without_results_is_on_the_page(experiment, tmp_path):
+    page = gallery({"spectral_bias": experiment()}, tmp_path / "kept")
+    assert "| [spectral_bias](#spectral_bias) | 3.1, 3.2, A.1 |  | not run |" in page
+
+
+def test_what_an_earlier_run_left_goes_and_large_pictures_are_named(tmp_path):
+    for name in ("run", "kept"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "kept/old.png").touch()
+    (tmp_path / "run/results.json").write_text("{}")
+    (tmp_path / "run/a.png").write_bytes(bytes(200_001))
+    assert keep(tmp_path / "run", tmp_path / "kept") == [tmp_path / "kept/figure.png"]
+    assert not (tmp_path / "kept/old.png").exists()
+    assert kept(tmp_path, "delta", "quick").name == "delta" and kept(tmp_path, "delta", "paper").name == "delta-paper"
+
+
+def test_the_list_for_programs_has_figures_presets_and_seeds():
+    listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
+    first = next(item for item in listed if item["name"] == "spectral_bias")
+    assert first["figures"] == ["3.1", "3.2", "A.1"] and first["summary"]
+    assert set(first["presets"]) == {"smoke", "quick", "paper"}
+    assert set(first["presets"]["quick"]) == {"cost", "seeds", "least_seeds"}

@@ -1,0 +1,65 @@
+"""The criteria of Experiment 7."""
+
+import numpy as np
+import pytest
+import torch
+
+from examples.spectral_bias.delta import PRESETS, Learning, judge, peak
+
+SETTINGS = PRESETS["quick"].settings
+N = SETTINGS.num_points
+
+
+def learning(error: float) -> Learning:
+    """A function that lacks this share of the peak's energy, at its point alone."""
+    values = (1 - error**0.5) * peak(N).numpy()
+    return Learning(np.array([0, 10_000]), np.stack([np.zeros(N), values]))
+
+
+def seed(depth=(0.8, 0.0), width=(0.8, 0.5), clip=(0.83, 0.3)):
+    ends = {"depth": depth, "width": width, "clip": clip}
+    return {
+        row: {value: learning(ends[row][0 if index == 0 else 1]) for index, value in enumerate(fittings)}
+        for row, fittings in SETTINGS.rows.items()
+    }
+
+
+def verdicts(*seeds):
+    return [finding.passed for finding in judge(SETTINGS, seeds)]
+
+
+def test_the_spectrum_of_a_peak_is_one_over_the_number_of_points():
+    found = learning(0.0)
+    assert found.magnitude[-1] == pytest.approx(np.full(N // 2 + 1, 1 / N)) and found.reach(10_000) == N // 2
+
+
+def test_a_low_passed_peak_reaches_up_to_its_cutoff_and_lacks_the_energy_above():
+    spectrum = torch.fft.rfft(peak(N).double())
+    spectrum[26:] = 0
+    found = Learning(np.array([0]), torch.fft.irfft(spectrum, n=N)[None].numpy())
+    assert found.reach(10_000) == 25 and found.error(10_000) == pytest.approx(1 - 51 / N)
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, [True, True, True]),
+        ({"depth": (0.6, 0.25)}, [False, True, True]),
+        ({"depth": (0.0, 0.8)}, [False, False, True]),
+        ({"width": (0.8, 0.65)}, [True, False, True]),  # as seeds alone differ
+        ({"width": (0.5, 0.8)}, [True, False, True]),
+        ({"width": (0.8, 0.05)}, [True, False, True]),  # no weaker than depth
+        ({"clip": (0.6, 0.0)}, [True, True, False]),  # the tightest clip fits after all
+        ({"clip": (0.83, 0.7)}, [True, True, False]),
+        ({"clip": (0.3, 0.83)}, [True, True, False]),
+    ],
+)
+def test_depth_width_and_clip_must_each_help(changed, verdict):
+    assert verdicts(seed(**changed)) == verdict
+
+
+def test_errors_are_those_of_the_judged_step():
+    early, late = learning(0.8), learning(0.0)
+    values = np.stack([0 * early.values[-1], early.values[-1], late.values[-1]])
+    found = Learning(np.array([0, 10_000, 60_000]), values)
+    assert found.error(10_000) == pytest.approx(0.8) and found.error(60_000) == pytest.approx(0)
