@@ -155,6 +155,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
                               textcoords="offset points")  # fmt: skip
         axis.set_xticks(k, [f"{value:g}" for value in k])
         axis.minorticks_off()
+        axis.set_xlim(k[0] / 1.15, k[-1] * 1.3)
         axis.set(xlabel="frequency k (cycles), lower end of an octave", ylabel="amplitude, root mean square")
         axis.legend(title=f"{len(seeds)} seeds and their geometric mean")
 
