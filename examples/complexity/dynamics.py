@@ -61,7 +61,8 @@ def measure(settings: Settings, seed: int) -> Mapping[str, ArrayLike]:
     with torch.no_grad():
         output = model(x)[:, 0]
     largest = float(torch.linalg.eigvalsh(kernel)[-1]) / n
-    errors, other = [], []
+    errors: list[float] = []
+    other: list[float] = []
     for rate in settings.rates:
         model.load_state_dict(before)
         step(model, x, y, rate / largest)
