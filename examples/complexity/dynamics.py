@@ -38,7 +38,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(Settings(width=16, num_points=8, steps=20, modes=4), seeds=(0,), duration="1 s", judged=False),
-    "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="1 min", least_seeds=3),
+    "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="15 s", least_seeds=3),
     "paper": Preset(Settings(width=2048, steps=4000), seeds=tuple(range(10)), duration="1 h", least_seeds=3),
 }
 
