@@ -31,6 +31,7 @@ EXPERIMENTS = {
     "feature_alignment_perturbation": "feature_alignment.perturbation",
     "complexity": "complexity.widths",
     "complexity_channels": "complexity.channels",
+    "complexity_dynamics": "complexity.dynamics",
     "supernat": "complexity.supernat",
     "capacity_norms": "complexity.capacity_norms",
     "mutual_information_gaussians": "mutual_information.gaussians",

@@ -42,7 +42,7 @@ PRESETS = {
     "smoke": Preset(
         Settings(width=8, depth=3, first=32, octaves=2, num_parameters=1), seeds=(0,), duration="1 s", judged=False
     ),
-    "quick": Preset(Settings(), seeds=tuple(range(10)), duration="20 s", least_seeds=5),
+    "quick": Preset(Settings(), seeds=tuple(range(10)), duration="5 s", least_seeds=5),
     "paper": Preset(
         Settings(width=256, depth=6, first=512, num_parameters=20),
         seeds=tuple(range(20)),
@@ -155,6 +155,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
                               textcoords="offset points")  # fmt: skip
         axis.set_xticks(k, [f"{value:g}" for value in k])
         axis.minorticks_off()
+        axis.set_xlim(k[0] / 1.15, k[-1] * 1.3)
         axis.set(xlabel="frequency k (cycles), lower end of an octave", ylabel="amplitude, root mean square")
         axis.legend(title=f"{len(seeds)} seeds and their geometric mean")
 

@@ -150,15 +150,15 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
     with figure(folder / "fig_a_10.png", size=(7, 4.5)) as (_, axis):
         styles = (("C0", "-"), ("C2", "-"), ("C2", "--"), ("C3", ":"))
-        for (name, label), (colour, style) in zip(INPUTS.items(), styles, strict=True):
+        for name, (colour, style) in zip(INPUTS, styles, strict=True):
             curves = np.stack([seed[name] for seed in seeds])
-            axis.plot(seeds[0]["step"], curves.mean(0), style, color=colour, label=label)
+            axis.plot(seeds[0]["step"], curves.mean(0), style, color=colour, label=name)
             axis.fill_between(seeds[0]["step"], curves.min(0), curves.max(0), color=colour, alpha=0.12, linewidth=0)
         axis.axhline(1 / 12, color="0.6", linewidth=0.8)
         axis.set(xlabel="step", ylabel="training loss", ylim=(0, 0.1))
         axis.set_xlim(0, settings.steps)
         axis.set_title(f"Fig. A.10, mean and range of {len(seeds)} seeds; grey: the best constant", fontsize=10)
-        axis.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.82))
+        axis.legend(loc="upper right", bbox_to_anchor=(1, 0.82))
 
 
 EXPERIMENT = Experiment(

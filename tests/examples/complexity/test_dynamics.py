@@ -1,0 +1,26 @@
+"""The criteria of Lemma 4.1 and Props. B.3 and B.5."""
+
+import numpy as np
+import pytest
+
+from examples.complexity.dynamics import EXPERIMENT, PRESETS
+
+SETTINGS = PRESETS["quick"].settings
+RATES = np.array(SETTINGS.rates)
+STEPS = np.array([1.5, 5, 9, 20, 40, 70, 110, 150])
+
+
+@pytest.mark.parametrize(
+    ("errors", "other", "measured", "verdicts"),
+    [
+        (0.01 * RATES, 1.5, 1.1 * STEPS, [True, True, True]),
+        (np.full(5, 0.5), 1.5, 1.1 * STEPS, [False, True, True]),  # a wrong kernel: no error of first order
+        (0.01 * RATES, 1e-5, 1.1 * STEPS, [True, False, True]),  # a control that agrees as well
+        (0.01 * RATES, 1.5, STEPS[::-1], [True, True, False]),  # modes in the wrong order
+        (0.01 * RATES, 1.5, 1 / STEPS, [True, True, False]),  # the formula as printed
+        (0.01 * RATES, 1.5, np.full(8, np.inf), [True, True, False]),  # nothing is learned
+    ],
+)
+def test_modes_are_learned_at_the_rates_of_their_eigenvalues(errors, other, measured, verdicts):
+    seed = {"errors": errors, "other": np.full(5, other), "measured": measured, "expected": STEPS}
+    assert [finding.passed for finding in EXPERIMENT.judge(SETTINGS, [seed])] == verdicts
