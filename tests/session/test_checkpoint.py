@@ -91,11 +91,12 @@ def test_a_state_is_refused_when_it_is_none_of_ours_or_comes_late(model, optimiz
 
 def test_a_checkpoint_made_after_detach_holds_what_was_then(tmp_path):
     model, optimizer = fresh()
-    manager = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
+    probe = Sum(every(1))
+    manager = ProbeManager(model, [probe], log_dir=tmp_path / "run", overhead=None)
     with manager.attach(optimizer):
         loop(model, optimizer, 0, 3)
     state = manager.state_dict()
-    assert state["step"] == 3 and state["plugins"]["Sum"] == {"total": manager._settings.made_probes[0].total}
+    assert state["step"] == 3 and state["plugins"]["Sum"] == {"total": probe.total}
     resumed = ProbeManager(model, [Sum(every(1))], log_dir=tmp_path / "run", overhead=None)
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state  # loaded, and not attached yet

@@ -49,7 +49,7 @@ def test_a_third_partys_probe_runs_by_default_once_installed(distribution):
     distribution("toy", GOOD)
     manager = ProbeManager(nn.Linear(2, 1), sinks=[])
     assert "toy" in step(manager.run.model, manager)
-    assert manager.run.step == 1 and type(manager._settings.made_probes[0]).__name__ == "Toy"
+    assert manager.run.step == 1
 
 
 @pytest.mark.parametrize("chosen", [None, ["bad"]])
