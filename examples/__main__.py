@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 _missing = [name for name in ("matplotlib", "rich", "typer", "xarray") if importlib.util.find_spec(name) is None]
 if _missing:
@@ -19,6 +21,8 @@ from rich.table import Table  # noqa: E402
 from . import EXPERIMENTS  # noqa: E402
 from .frame import gallery as pages  # noqa: E402
 from .frame import runner  # noqa: E402
+from .frame import sweep as sweeps  # noqa: E402
+from .frame.experiment import experiment  # noqa: E402
 from .frame.figures import formats  # noqa: E402
 
 app = typer.Typer(help="The experiments of the thesis.", add_completion=False, pretty_exceptions_enable=False)
@@ -29,7 +33,7 @@ def list_experiments(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Every experiment, its figures, and how long its presets take."""
-    experiments = {name: runner.experiment(name) for name in EXPERIMENTS}
+    experiments = {name: experiment(name) for name in EXPERIMENTS}
     if as_json:
         listed = [
             {
@@ -66,19 +70,47 @@ def run(
     svg: Annotated[bool, typer.Option("--svg", help="Figures as SVG too.")] = False,
 ) -> None:
     """Run an experiment, or go on with it: finished seeds are kept, the interrupted one continues."""
+    formats[1:] = [".svg"] if svg else []
+    how: dict[str, Any] = {"processes": processes, "elsewhere": "ray" if ray else None}
+    with _explained():
+        passed = runner.run(name, preset, _numbers(seeds), device, out, **how)
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def sweep(
+    name: Annotated[str, typer.Argument(help="An experiment of `list`.")],
+    grid: Annotated[list[str], typer.Option("--set", help="NAME=VALUE,VALUE,...: a setting to vary. Repeatable.")],
+    preset: Annotated[str, typer.Option(help="smoke, quick or paper: the settings that are not varied.")] = "quick",
+    seeds: Annotated[str, typer.Option(help="For instance 0,1,2; the preset's own when left out.")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Folder of results; runs/NAME-PRESET-sweep when left out.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Trainings at the same time.")] = 1,
+    ray: Annotated[bool, typer.Option("--ray", help="Train on a Ray cluster: RAY_ADDRESS, or here.")] = False,
+) -> None:
+    """Run an experiment with every combination of some settings and every seed, or go on with it."""
+    how: dict[str, Any] = {"processes": processes, "elsewhere": "ray" if ray else None}
+    with _explained():
+        sweeps.sweep(name, preset, grid, _numbers(seeds), device, out, **how)
+
+
+def _numbers(seeds: str) -> list[int] | None:
     try:
-        numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
+        return [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         sys.exit(f"`--seeds` must be integers with commas between them, such as 0,1,2, got {seeds!r}.")
-    formats[1:] = [".svg"] if svg else []
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What was asked wrongly ends the program with one line; so does Ctrl-C."""
     try:
-        passed = runner.run(name, preset, numbers, device, out, processes=processes, elsewhere="ray" if ray else None)
+        yield
     except (ValueError, FileNotFoundError, ImportError) as error:  # the latter: a data set that is not there
         sys.exit(str(error))
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
         sys.exit(130)
-    raise typer.Exit(0 if passed else 1)
 
 
 RESULTS = Path(__file__).with_name("results")
@@ -95,19 +127,16 @@ def verify(
 ) -> None:
     """Run experiments, or go on with them, and keep their verdicts, numbers and figures."""
     failed = []
+    how: dict[str, Any] = {"processes": processes, "elsewhere": "ray" if ray else None}
     for name in names or EXPERIMENTS:
         out = Path("runs") / f"{name}-{preset}"
-        try:
-            passed = runner.run(name, preset, None, "cpu", out, processes=processes, elsewhere="ray" if ray else None)
-        except FileNotFoundError as error:  # a data set that is not there: the others can be run
-            print(f"{name} was not run: {error}", file=sys.stderr)
-            failed.append(name)
-            continue
-        except (ValueError, ImportError) as error:
-            sys.exit(str(error))
-        except KeyboardInterrupt:
-            print("\nStopped. The same command goes on from here.", file=sys.stderr)
-            sys.exit(130)
+        with _explained():
+            try:
+                passed = runner.run(name, preset, out=out, **how)
+            except FileNotFoundError as error:  # a data set that is not there: the others can be run
+                print(f"{name} was not run: {error}", file=sys.stderr)
+                failed.append(name)
+                continue
         for picture in pages.keep(out, pages.kept(results, name, preset)):
             print(f"{picture} is larger than {pages.MOST_BYTES // 1000} kB.", file=sys.stderr)
         failed += [] if passed else [name]
@@ -122,7 +151,7 @@ def gallery(
 ) -> None:
     """Write the page of all results, README.md beside their folder."""
     page = results.parent / "README.md"
-    page.write_text(pages.gallery({name: runner.experiment(name) for name in EXPERIMENTS}, results), encoding="utf-8")
+    page.write_text(pages.gallery({name: experiment(name) for name in EXPERIMENTS}, results), encoding="utf-8")
     print(page)
 
 

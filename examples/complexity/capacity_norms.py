@@ -13,8 +13,8 @@ import torch
 from probes_complexity import optimal_rescaling
 
 from ..frame.criteria import Array, Finding, spearman
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 

@@ -10,8 +10,8 @@ import torch
 
 from ..frame.classification import photographs
 from ..frame.criteria import Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.models import VGG
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .gap import Curves, agreement, curves, draw_panels, fit, reached
 

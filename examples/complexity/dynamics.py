@@ -15,9 +15,9 @@ from probes_complexity import time_constants
 from probes_ntk import function_update, tangent_kernel
 
 from ..frame.criteria import Array, Finding, enough, spearman
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from ..spectral_bias.arrays import compute, load, log_slope, spread
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from probes_complexity import LinearPath, gradient_descent, supernat
 
 from ..frame.criteria import Array, Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 METHODS = ("gradient descent", "max", "norm", "trace")

@@ -11,8 +11,8 @@ import torch
 from ..frame.classification import Samples, random_labels
 from ..frame.criteria import Finding, spearman
 from ..frame.data import mnist, mnist_subset
+from ..frame.experiment import Experiment, Preset
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .gap import Curves, agreement, curves, draw_panels, fit, reached
 

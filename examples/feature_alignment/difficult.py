@@ -14,9 +14,9 @@ from probes_ntk import TangentKernel
 from ..frame.classification import Samples, Training, classify, kernel_schedule, random_labels, series, standardized
 from ..frame.criteria import Array, Finding
 from ..frame.data import fashion_mnist, mnist, mnist_subset
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, log_steps
 from ..frame.models import MLP, kaiming
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 KINDS = {"random": "digits with random labels", "clothes": "clothes (Fashion-MNIST) among digits"}

@@ -17,9 +17,9 @@ from probes_ntk import TangentKernel
 
 from ..frame.classification import Accuracy, Samples
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 SHOWN = 20

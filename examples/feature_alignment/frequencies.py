@@ -13,9 +13,9 @@ from probes_fourier import grid
 from probes_ntk import center, eigenfunctions, eigenvalues, eigenvector_amplitudes, tangent_kernel
 
 from ..frame.criteria import Array, Finding, spearman
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import MLP, kaiming
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 

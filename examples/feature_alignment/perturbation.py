@@ -15,9 +15,9 @@ from probes_ntk import eigenfunctions, perturbation_effects, random_directions, 
 
 from ..frame.classification import Training, classify, photographs
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import VGG
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 

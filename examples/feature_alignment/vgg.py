@@ -13,9 +13,9 @@ from probes_ntk import TangentKernel
 
 from ..frame.classification import Accuracy, Training, classify, kernel_schedule, photographs, random_labels, series
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, log_steps, shades
 from ..frame.models import VGG
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 STREAMS = ("max_eigenvalue", "mean_eigenvalue", "median_eigenvalue", "effective_rank", "trace_ratio", "alignment")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .runner import Experiment
+from .experiment import Experiment
 
 __all__ = ["gallery", "keep", "kept"]
 

@@ -1,85 +1,26 @@
-"""Runs the seeds of an experiment, judges them against what was published, draws and writes the results."""
+"""Trains the seeds of an experiment, here or elsewhere, and goes on after an interruption."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
-import os
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import as_completed
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from probes.replaying.workers import workers
 
-from .. import EXPERIMENTS
-from .criteria import Finding
+from .experiment import Preset, experiment
+from .report import Cell, all_pass, conclude, plain, print_findings
 from .task import Interruption, Task
 
-__all__ = ["Experiment", "Preset", "experiment", "run"]
-
-S = TypeVar("S")
-"""Settings of an experiment, a frozen dataclass."""
-R = TypeVar("R")
-"""What an experiment reads back from the files of one seed."""
-
-
-@dataclass(frozen=True)
-class Preset(Generic[S]):
-    """Settings, how many seeds, and what to expect of them."""
-
-    settings: S
-    seeds: tuple[int, ...]
-    duration: str
-    """Of all seeds, on one CPU thread."""
-    judged: bool = True
-    """Whether the criteria mean something at these settings."""
-    least_seeds: int = 1
-    """The fewest seeds that the criteria mean something for: of fewer all is reported, and nothing judged."""
-
-
-@dataclass(frozen=True)
-class Experiment(Generic[S, R]):
-    """One experiment: four functions, each given the settings."""
-
-    figures: tuple[str, ...]
-    """What of the thesis it reproduces, as in "3.4", "A.13", "T5.2" (a table), "Thm 3.3", "eq. 15"."""
-    summary: str
-    presets: Mapping[str, Preset[S]]
-    train: Callable[[S, Task], None]
-    """Trains the networks of one seed with probes attached."""
-    read: Callable[[S, Path, int], R]
-    """Reads what the probes wrote into the folder of one seed."""
-    judge: Callable[[S, Sequence[R]], list[Finding]]
-    draw: Callable[[S, Sequence[R], Path], None]
-    """Draws the figures into a folder."""
-    departures: str = ""
-    """Where it departs from the thesis and why, and what was found to be wrong in what was published."""
-    threads: int | None = 1
-    """CPU threads: the matrices of most experiments are so small that a second thread only costs. None for all."""
-
-
-def experiment(name: str) -> Experiment[Any, Any]:
-    """The experiment of that name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if name not in EXPERIMENTS:
-        raise ValueError(f"No experiment is named {name!r}. Experiments: {', '.join(EXPERIMENTS)}.")
-    found: Experiment[Any, Any] = importlib.import_module(f"..{EXPERIMENTS[name]}", __package__).EXPERIMENT
-    return found
+__all__ = ["run", "train"]
 
 
 def run(
@@ -105,81 +46,71 @@ def run(
         ValueError: If there is no such experiment, preset or device, or ``out`` holds another run.
         KeyboardInterrupt: After Ctrl-C; the same call goes on from there.
     """
+    chosen = experiment(name)
+    held = chosen.preset(preset)
     console = console or Console()
     if not console.is_terminal:
         console.width = 140
-    chosen = experiment(name)
-    if preset not in chosen.presets:
-        raise ValueError(f"{name} has no preset {preset!r}. Presets: {', '.join(chosen.presets)}.")
-    settings = chosen.presets[preset].settings
-    seeds = list(seeds if seeds is not None else chosen.presets[preset].seeds)
+    cell = Cell(held.settings, out or Path("runs") / f"{name}-{preset}")
+    seeds = list(held.seeds if seeds is None else seeds)
+    train(name, preset, [cell], seeds, device, console, processes, elsewhere)
+    described = {"experiment": name, "figures": list(chosen.figures), "preset": preset, "device": device}
+    unjudged = _why_not_judged(held, preset, len(seeds))
+    findings = conclude(chosen, described, cell, seeds, unjudged)
+    print_findings(console, f"{name}, preset {preset}, seeds {', '.join(map(str, seeds))}", findings, unjudged)
+    console.print(f"Figures, numbers and measurements: {cell.out}", soft_wrap=True)
+    return bool(unjudged) or all_pass(findings)
+
+
+def train(
+    name: str,
+    preset: str,
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    device: str,
+    console: Console,
+    processes: int = 1,
+    elsewhere: str | None = None,
+) -> None:
+    """Train each seed with the settings of each cell, but for those that are done; shows what is left.
+
+    Raises:
+        ValueError: If a seed comes twice, the device is unknown, or a folder holds another run.
+        KeyboardInterrupt: After Ctrl-C; the same call goes on from there.
+    """
     if not seeds or len(set(seeds)) != len(seeds):
-        raise ValueError(f"`--seeds` must be different integers, at least one, got {seeds}.")
-    out = out or Path("runs") / f"{name}-{preset}"
+        raise ValueError(f"`--seeds` must be different integers, at least one, got {list(seeds)}.")
     hardware = _device(device)
-    _claim(out, {"experiment": name, "preset": preset, "settings": asdict(settings)})
+    for cell in cells:
+        _claim(cell.out, {"experiment": name, "preset": preset, "settings": asdict(cell.settings)})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    todo = [(cell.settings, cell.out.absolute(), seed, hardware) for cell in cells for seed in seeds]
     with (
         Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress,
         workers(processes, elsewhere) as executor,
     ):
+        bar = progress.add_task("all trainings", total=len(todo))
         if executor is None:
             with Interruption() as interruption:
-                for seed in seeds:
-                    _train(name, preset, out, seed, hardware, interruption, progress)
+                for settings, out, seed, place in todo:
+                    label = f"seed {seed}" if len(cells) == 1 else f"{out.name}, seed {seed}"
+                    _train(name, settings, out, seed, place, interruption, progress, label)
+                    progress.advance(bar)
         else:
-            bar = progress.add_task(f"{len(seeds)} seeds", total=len(seeds))
-            for future in as_completed(
-                [executor.submit(_train, name, preset, out.absolute(), seed, hardware) for seed in seeds]
-            ):
+            for future in as_completed([executor.submit(_train, name, *one) for one in todo]):
                 future.result()
                 progress.advance(bar)
-    times = [json.loads((out / f"seed-{seed}" / "done.json").read_text()) for seed in seeds]
-
-    start = time.process_time()
-    results = [chosen.read(settings, out / f"seed-{seed}", seed) for seed in seeds]
-    findings = chosen.judge(settings, results)
-    chosen.draw(settings, results, out)
-    unjudged = _why_not_judged(chosen.presets[preset], preset, len(seeds))
-    judged = not unjudged
-    verdict = all(finding.passed is None or bool(finding.passed) for finding in findings) if judged else None
-    report = {
-        "experiment": name,
-        "figures": list(chosen.figures),
-        "preset": preset,
-        "settings": asdict(settings),
-        "seeds": seeds,
-        "device": device,
-        "hardware": _hardware(),
-        "threads": torch.get_num_threads(),
-        "versions": _versions(),
-        "cpu_seconds": {
-            "training of each seed": [done["cpu_seconds"] for done in times],
-            "analysis": round(time.process_time() - start, 1),
-        },
-        "findings": [asdict(finding) for finding in findings],
-        "verdict": {True: "PASS", False: "FAIL", None: "not judged"}[verdict],
-        "why not judged": unjudged,
-    }
-    (out / "results.json").write_text(json.dumps(_plain(report), indent=1, allow_nan=False) + "\n")
-    console.print(_table(f"{name}, preset {preset}, seeds {', '.join(map(str, seeds))}", findings, judged))
-    if unjudged:
-        console.print(unjudged)
-    console.print(
-        f"{sum(done['seconds'] for done in times):.0f} s of training. Figures, numbers and measurements: {out}",
-        soft_wrap=True,
-    )
-    return verdict is not False
 
 
 def _train(
     name: str,
-    preset: str,
+    settings: Any,
     out: Path,
     seed: int,
     device: torch.device,
     interruption: Interruption | None = None,
     progress: Progress | None = None,
+    label: str = "",
 ) -> None:
     """Train one seed, unless that is done, in whichever process."""
     chosen = experiment(name)
@@ -189,8 +120,8 @@ def _train(
     if (folder / "done.json").exists():
         return
     with Interruption() if interruption is None else nullcontext(interruption) as wish:
-        task = Task(folder, seed, device, wish, progress)
-        chosen.train(chosen.presets[preset].settings, task)
+        task = Task(folder, seed, device, wish, progress, label)
+        chosen.train(settings, task)
     done = {"seconds": round(task.seconds, 1), "cpu_seconds": round(task.cpu_seconds, 1)}
     (folder / "done.json").write_text(json.dumps(done))
 
@@ -205,7 +136,7 @@ def _why_not_judged(preset: Preset[Any], name: str, seeds: int) -> str:
 
 def _claim(out: Path, claim: dict[str, Any]) -> None:
     path = out / "settings.json"
-    text = json.dumps(_plain(claim), indent=1) + "\n"
+    text = json.dumps(plain(claim), indent=1) + "\n"
     if path.exists() and path.read_text() != text:
         held = json.loads(path.read_text())
         raise ValueError(
@@ -225,47 +156,3 @@ def _device(name: str) -> torch.device:
             f"`--device` must be one that torch can use here, such as cpu, got {name!r}: {error}"
         ) from None
     return device
-
-
-def _hardware() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} cores"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("numpy", "torch-probes"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
-
-
-def _plain(item: Any) -> Any:
-    """JSON: tuples are lists, a value that was never reached or does not exist is null."""
-    if isinstance(item, Mapping):
-        return {str(key): _plain(value) for key, value in item.items()}
-    if isinstance(item, list | tuple):
-        return [_plain(value) for value in item]
-    if hasattr(item, "tolist"):  # numpy and torch
-        return _plain(item.tolist())
-    if isinstance(item, float) and not math.isfinite(item):
-        return None
-    return item
-
-
-def _table(title: str, findings: Sequence[Finding], judged: bool) -> Table:
-    table = Table(title=title, show_lines=True)
-    for heading in ("quantity", "published", "measured", "criterion"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("verdict", no_wrap=True)
-    words = {True: "[green]PASS[/green]", False: "[bold red]FAIL[/bold red]", None: "reported"}
-    for finding in findings:
-        word = words[finding.passed] if judged or finding.passed is None else "not judged"
-        table.add_row(finding.quantity, finding.published, finding.measured, finding.criterion, word)
-    return table

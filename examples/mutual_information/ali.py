@@ -15,8 +15,8 @@ from torch.nn.functional import mse_loss
 from probes_mine import DenseStatistics, MutualInformationRegularizer
 
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .generative import dense, entropy, generator_of, normal
 from .maxout import Pairs

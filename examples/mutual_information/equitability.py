@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from probes_mine import DenseStatistics, Mine
 
 from ..frame.criteria import Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"x": lambda x: x, "x³": lambda x: x**3, "sin x": torch.sin}

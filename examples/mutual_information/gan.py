@@ -17,8 +17,8 @@ from torch.nn.functional import softplus
 from probes_mine import DenseStatistics, MutualInformationRegularizer
 
 from ..frame.criteria import Array, Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .generative import dense, initialize
 from .plane import DATASETS, NUM_ARCS, SPACING, arcs, density, found, kl_from_uniform, modes, occupancy, samples_of

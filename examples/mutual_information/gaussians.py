@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from probes_mine import DenseStatistics, Mine, gaussian_mutual_information, ksg
 
 from ..frame.criteria import Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
 METHODS = ("MINE", "MINE-f", "KSG")

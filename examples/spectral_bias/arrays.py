@@ -66,4 +66,6 @@ def spread(values: ArrayLike, digits: int = 2) -> str:
     x = np.asarray(values, float)
     if len(x) == 1:
         return f"{x[0]:.{digits}f} (1 seed)"
+    if not np.isfinite(x).all():  # what was never reached has no mean
+        return f"{x.min():.{digits}f} to {x.max():.{digits}f}"
     return f"{x.mean():.{digits}f} ± {x.std(ddof=1):.{digits}f} ({x.min():.{digits}f} to {x.max():.{digits}f})"

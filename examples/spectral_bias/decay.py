@@ -16,9 +16,9 @@ from probes_fourier import breakpoints, double, fourier_coefficients, grid, line
 from probes_fourier import piecewise_linear_coefficients as exact_coefficients
 
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from . import arrays
 from .arrays import log_slope, spread
 

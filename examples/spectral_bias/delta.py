@@ -15,8 +15,8 @@ from probes_fourier import fourier_coefficients, grid
 
 from ..frame.classification import series
 from ..frame.criteria import Array, Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .drawing import heat_maps, listed, of_seeds
 from .fitting import Fitting, Outputs, fit

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ..frame.classification import Samples, Training, classify
 from ..frame.criteria import Array, Finding
 from ..frame.data import cifar10, mnist_subset
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import ResNet18
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .arrays import load, spread
 from .auto_neb import auto_neb, extra_length, points_along, straight

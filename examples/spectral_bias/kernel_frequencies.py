@@ -12,8 +12,8 @@ import torch
 from probes_fourier import fourier_coefficients, grid, kernel_basis
 
 from ..frame.criteria import Array, Finding, spearman
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .drawing import heat_map, listed
 

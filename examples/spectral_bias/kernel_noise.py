@@ -14,8 +14,8 @@ from probes_fourier import KernelBasis, KernelSpectrum, kernel_basis, kernel_noi
 
 from ..frame.classification import series
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, shades
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .drawing import band, listed, of_seeds
 from .fitting import Fitting, digits, fit

@@ -15,8 +15,8 @@ from probes.run import Run
 from probes.schedule import Schedule
 from probes_fourier import FourierSpectrum, SpectralNorm, grid
 
+from ..frame.experiment import Experiment, Preset
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .figures import draw
 from .results import Fit, judge

@@ -14,8 +14,8 @@ from probes_fourier import FourierSpectrum, grid
 
 from ..frame.classification import series
 from ..frame.criteria import Array, Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, shades
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from . import learning_order
 from .drawing import band, heat_maps, listed, of_seeds

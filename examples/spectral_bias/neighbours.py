@@ -14,8 +14,8 @@ from probes_fourier import radial_spectrum
 
 from ..frame.classification import Samples, series
 from ..frame.criteria import Array, Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, shades
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .drawing import band, listed, of_seeds, plain
 from .fitting import Fitting

@@ -14,8 +14,8 @@ from torch import Tensor
 from probes_fourier import grid
 
 from ..frame.criteria import Array, Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, shades
-from ..frame.runner import Experiment, Preset
 from . import arrays
 
 

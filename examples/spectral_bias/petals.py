@@ -13,8 +13,8 @@ from probes_fourier import grid
 
 from ..frame.classification import Samples, series
 from ..frame.criteria import Array, Finding
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .drawing import listed, of_seeds
 from .fitting import Fitting

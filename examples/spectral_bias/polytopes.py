@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from probes_fourier import planar_pieces, planar_transform
 
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from . import arrays
 from .arrays import log_slope, spread
 from .planar_network import SQUARE, compact_network, lemma_3_1, strongest_normals

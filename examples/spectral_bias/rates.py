@@ -14,9 +14,9 @@ from probes_fourier import grid
 from probes_ntk import tangent_kernel
 
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from . import arrays
 from .arrays import log_slope, spread
 

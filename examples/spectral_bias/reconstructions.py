@@ -15,9 +15,9 @@ from probes.batches import Batch
 from probes.run import Run
 
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .arrays import spread
 from .manifolds import INPUTS, manifolds, reconstructions

@@ -12,8 +12,8 @@ from probes import at, open_run
 from probes_fourier import SpectrumRobustness
 
 from ..frame.criteria import Array, Finding, spearman
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from . import learning_order
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from probes_fourier import amplitude
 
 from ..frame.criteria import Array, Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
-from ..frame.runner import Experiment, Preset
 from . import arrays
 from .arrays import log_slope, spread
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...frame.runner import Experiment, Preset
+from ...frame.experiment import Experiment, Preset
 from .digits import EXPERIMENT as DIGITS
 from .settings import Settings
 

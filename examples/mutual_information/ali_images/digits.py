@@ -8,7 +8,7 @@ import torch
 
 from probes.schedule import every
 
-from ...frame.runner import Experiment, Preset
+from ...frame.experiment import Experiment, Preset
 from ...frame.task import Task
 from ..generative import Classifier, accuracy, fit
 from .data import load

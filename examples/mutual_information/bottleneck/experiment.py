@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...frame.runner import Experiment, Preset
+from ...frame.experiment import Experiment, Preset
 from ...frame.task import Task
 from .information import critic_information, moment_information, sandwich
 from .network import Network, codes, generator

@@ -17,7 +17,7 @@ from probes.schedule import every
 from probes_mine import ConvolutionalStatistics, MutualInformationRegularizer
 
 from ...frame.data import mnist, mnist_subset
-from ...frame.runner import Experiment, Preset
+from ...frame.experiment import Experiment, Preset
 from ...frame.task import Task
 from ..generative import Classifier, Discriminator, Generator, accuracy, entropy, fit, generator_of
 from .coverage import ModeCoverage, codes

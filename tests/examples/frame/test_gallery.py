@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from examples.__main__ import app
 from examples.frame import runner
 from examples.frame.criteria import Finding
+from examples.frame.experiment import Preset
 from examples.frame.gallery import gallery, keep, kept
-from examples.frame.runner import Preset
 from examples.spectral_bias import learning_order
 
 SHORT = learning_order.Settings(frequencies=(1, 2), num_points=16, width=4, depth=2, steps=4, measure_every=2)

@@ -17,7 +17,7 @@ from examples import EXPERIMENTS
 from examples.__main__ import app
 from examples.frame import runner
 from examples.frame.criteria import Finding
-from examples.frame.runner import Preset
+from examples.frame.experiment import Preset
 from examples.spectral_bias import learning_order
 from probes import open_run
 
@@ -192,7 +192,7 @@ def test_the_exit_code_says_whether_a_criterion_fails(short, tmp_path, passed, c
     ("arguments", "message"),
     [
         (["spectrl_bias"], "No experiment is named 'spectrl_bias'. Experiments: spectral_bias,"),
-        (["spectral_bias", "--preset", "slow"], "spectral_bias has no preset 'slow'. Presets: smoke, quick, paper."),
+        (["spectral_bias", "--preset", "slow"], "There is no preset 'slow'. Presets: smoke, quick, paper."),
         (["spectral_bias", "--seeds", "0,x"], "`--seeds` must be integers with commas between them, such as 0,1,2"),
         (["spectral_bias", "--seeds", "1,1"], "`--seeds` must be different integers, at least one, got [1, 1]."),
         (["spectral_bias", "--device", "abacus"], "`--device` must be one that torch can use here"),
