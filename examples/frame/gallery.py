@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .experiment import Experiment
+from .thesis import ROWS
 
 __all__ = ["gallery", "keep", "kept"]
 
@@ -54,13 +55,13 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
         "published, our figure, and our numbers beside the criterion they had to meet. This page is made by "
         "`python -m examples gallery` from `examples/results/`; each result by the command that stands with it.",
         "",
-        "| experiment | thesis | preset | verdict |",
+        "| thesis | what | experiment | verdict |",
         "| --- | --- | --- | --- |",
     ]
-    for name, chosen in experiments.items():
-        for preset, report, _ in held[name] or [("", {"verdict": "not run"}, results)]:
-            link = f"[{name}](#{name.lower()})"
-            lines.append(f"| {link} | {', '.join(chosen.figures)} | {preset} | {report['verdict']} |")
+    for row, what in ROWS.items():
+        for name in [name for name, chosen in experiments.items() if row in chosen.figures]:
+            verdicts = ", ".join(f"{preset}: {report['verdict']}" for preset, report, _ in held[name])
+            lines.append(f"| {row} | {what} | [{name}](#{name.lower()}) | {verdicts or 'not run'} |")
     for name, chosen in experiments.items():
         lines += ["", f"## {name}", "", f"{chosen.summary} Thesis: {', '.join(chosen.figures)}."]
         for preset, report, folder in held[name]:

@@ -63,7 +63,7 @@ PRESETS = {
 }
 
 EXPERIMENT = Experiment(
-    figures=("T5.2",),
+    figures=("T5.2", "TC.8", "TC.9", "TC.10", "TC.11"),
     summary="The same of faces, whose photographs must be downloaded first.",
     presets=PRESETS,
     train=DIGITS.train,

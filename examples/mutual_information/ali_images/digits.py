@@ -79,7 +79,7 @@ def train(settings: Settings, task: Task) -> None:
 
 
 EXPERIMENT = Experiment(
-    figures=("T5.2",),
+    figures=("T5.2", "TC.4", "TC.5", "TC.6", "TC.7"),
     summary="Adversarially learned inference reconstructs digits better when it maximizes mutual information.",
     presets=PRESETS,
     train=train,

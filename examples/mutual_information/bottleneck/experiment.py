@@ -72,7 +72,7 @@ def error(settings: Settings, network: Network, images: Tensor, labels: Tensor, 
 
 
 EXPERIMENT = Experiment(
-    figures=("T5.3",),
+    figures=("T5.3", "TC.12"),
     summary="Codes compressed by MINE tell digits as well as others, with less information about the images.",
     presets=PRESETS,
     train=train,

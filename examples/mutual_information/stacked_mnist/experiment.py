@@ -150,7 +150,7 @@ def adversaries(
 
 
 EXPERIMENT = Experiment(
-    figures=("T5.1", "5.5"),
+    figures=("T5.1", "5.5", "TC.1", "TC.2", "TC.3"),
     summary="A DCGAN of stacked digits drops fewer modes when it maximizes mutual information with its code.",
     presets=PRESETS,
     train=train,
