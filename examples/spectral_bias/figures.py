@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..frame.figures import figure, shades
+from .drawing import heat_map, of_seeds, plain
 from .results import PANEL, Fit
 
 __all__ = ["draw"]
@@ -21,38 +22,35 @@ def draw(settings: Any, seeds: Sequence[dict[str, Fit]], folder: Path) -> None:
 
 
 def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
-    with figure(path, 2, 2, size=(11, 7), font=11, boxed=False, sharex=True, sharey="row") as (picture, axes):
+    layout = {"width_ratios": [1, 1.15, 1, 1.15]}
+    with figure(path, 1, 4, size=(15, 4.2), font=11, boxed=False, gridspec_kw=layout) as (picture, axes):
         for column, (kind, panel) in enumerate(PANEL.items()):
             fits = [fits[kind] for fits in seeds]
             first = fits[0]
-            heat, lines = axes[0, column], axes[1, column]
-            image = heat.pcolormesh(
-                first.steps,
-                np.arange(len(first.frequencies)),
-                np.mean([fit.amplitude for fit in fits], axis=0).T,
-                vmin=0,
-                vmax=1,
-                cmap="viridis",
-                shading="nearest",
-                rasterized=True,
-            )
-            heat.set_yticks(np.arange(len(first.frequencies)), [f"{k:g}" for k in first.frequencies])
+            heat, lines = axes[2 * column : 2 * column + 2]
+            places = np.arange(len(first.frequencies))
+            image = heat_map(heat, places, first.steps, np.mean([fit.amplitude for fit in fits], axis=0), 0, 1)
+            heat.set_xticks(places, [f"{k:g}" for k in first.frequencies])
             half = np.median([fit.half for fit in fits], axis=0)
             reached = np.isfinite(half)
-            heat.plot(half[reached], np.flatnonzero(reached), "o", mfc="none", mec="white")
-            heat.set_title(f"Fig. {panel} (○ half reached, median)", fontsize=11)
-            colors = shades(len(first.layers), 0.9)
-            for layer, (name, color) in enumerate(zip(first.layers, colors, strict=True)):
-                lines.plot(first.steps, np.mean([fit.norms[:, layer] for fit in fits], axis=0), color=color, label=name)
+            heat.plot(np.flatnonzero(reached), half[reached], "o", mfc="none", mec="white", clip_on=False)
+            heat.set(xlabel="frequency (cycles)", ylabel="training step", ylim=(first.steps[0], first.steps[-1]))
+            heat.set_title(f"({panel[3]}) {kind} amplitudes", fontsize=11)
+            for layer, (name, color) in enumerate(zip(first.layers, shades(len(first.layers), 0.9), strict=True)):
+                norms = np.array([fit.norms[:, layer] for fit in fits])
+                lines.plot(first.steps, norms.mean(0), color=color, label=name)
+                lines.fill_between(first.steps, norms.min(0), norms.max(0), color=color, alpha=0.15, linewidth=0)
             lines.set(xlabel="training step", xlim=(first.steps[0], first.steps[-1]), yscale="log")
+            lines.set_title("spectral norm of each layer", fontsize=11)
             lines.locator_params(axis="x", nbins=5)
-            lines.yaxis.set_major_formatter("{x:g}")
-            lines.yaxis.set_minor_formatter("")
             lines.grid(alpha=0.3)
-        axes[0, 0].set_ylabel("frequency (cycles)")
-        axes[1, 0].set_ylabel("spectral norm of the weights")
-        axes[1, 1].legend(fontsize=9, ncols=2)
-        bar = picture.colorbar(image, ax=axes[0, :], extend="max", pad=0.01)
+        axes[1].sharey(axes[3])
+        low, high = np.array([line.dataLim.intervaly for line in (axes[1], axes[3])]).T
+        for lines in (axes[1], axes[3]):
+            plain(lines.yaxis, low.min(), high.max())
+        axes[3].legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5), title="layer")
+        picture.suptitle(f"Fig. 3.1: {of_seeds(len(seeds))}; ○ half of the target's amplitude reached, median")
+        bar = picture.colorbar(image, ax=axes[0], extend="max", location="left", pad=0.02)
         bar.set_label("amplitude / target amplitude")
 
 
