@@ -129,4 +129,11 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
+    departures=(
+        "The thesis leaves the scale kappa of the new eigenvalues open, and it decides the outcome. Here it is the "
+        "largest |u_j' g|, so that none grows. Scaled back to a constant largest eigenvalue or trace, which \"up to "
+        'isotropic rescaling" may mean as well, SuperNat ends where gradient descent does (ratio of the errors 1.00 '
+        "in 20 of 20 runs); scaled by 1 it diverges. Learning rate, number of steps, runs and test examples are not "
+        "stated either. Eq. 70 omits a square."
+    ),
 )

@@ -139,4 +139,11 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
+    departures=(
+        "Path complexity is summed over every step, its feature norms estimated at some; the authors' code takes both "
+        "from logarithmically spaced measurements, so that its path is the polygon between them. Widths, shares of "
+        "random labels, learning rate, seeds and the definitions of the competing measures are not stated: here they "
+        "are those of the papers that the thesis cites. What the thesis reads off its figure, that C and the measure "
+        "of Neyshabur et al. follow the generalization gap and no other does, is judged as it is written."
+    ),
 )

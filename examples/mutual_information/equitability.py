@@ -193,4 +193,9 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
+    departures=(
+        "The thesis says that I(X; f(X) + sigma e) depends on sigma alone. It does not: f(X) of another f has another "
+        "law, and with it another information. What holds exactly, and is judged, is that I(X; Y) = I(f(X); Y) for "
+        "each f; the truth is known by quadrature. Sigmas, network and training are not stated."
+    ),
 )
