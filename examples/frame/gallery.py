@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .experiment import Experiment
-from .thesis import ROWS
+from .thesis import ERRATA, ROWS
 
 __all__ = ["gallery", "keep", "kept"]
 
@@ -70,6 +70,8 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
             lines += ["", "No results are kept: see below why." if chosen.departures else "No results are kept."]
         if chosen.departures:
             lines += ["", f"**Where this departs from the thesis.** {chosen.departures}"]
+    lines += ["", "## What was found to be wrong in what was published", ""]
+    lines += [f"- **{place}**: {finding}" for place, finding in ERRATA.items()]
     return "\n".join(lines) + "\n"
 
 

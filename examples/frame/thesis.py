@@ -1,6 +1,6 @@
 """What of the thesis is reproduced: every figure and table of chapters 3 to 5 and appendices A to C, and the theory."""
 
-__all__ = ["ROWS"]
+__all__ = ["ERRATA", "ROWS"]
 
 ROWS = {
     "3.1": "amplitude of each frequency of the network over training; spectral norms",
@@ -85,3 +85,26 @@ ROWS = {
 }
 """By name, as experiments name them: a figure as "3.4", a table as "T5.2", an equation or statement by its kind. The
 equations of chapter 5, numbered from 1 again, are named with their chapter."""
+
+ERRATA = {
+    "Ch. 3, sec. 2, inverse Fourier transform": "the factor of a transform without one is (2 pi)^-d, not (2 pi)^(d/2) "
+    "(`spectral_bias_polytopes`).",
+    "Fig. 3.1, spectral norms": "the authors' formula `((b.t() @ A @ b) / b.t() @ b)` is n b'Ab and no norm: 86 to 477 "
+    "on weights whose largest singular values are 8.8 to 22.2 (`spectral_bias`).",
+    "Eq. 7 of ch. 4, centring": "the equation centres the kernel of all n c outputs at once, the authors' code each "
+    "output over the samples; CKA differs by 10 to 30 %, and the figures show the latter (`feature_alignment`).",
+    "Sec. B.1.5, time constants": "-log(1 - lambda_j / lambda_1) is the inverse of the time constant "
+    "(`complexity_dynamics`).",
+    "Fig. B.2, a tenth eigenvalue of 4 %": "fits singular values of the tangent features, not eigenvalues of the kernel "
+    "(`feature_alignment_frequencies`).",
+    "Fig. B.3": "981 of the 1000 squared singular values of the features lie below 1e-15, and the bound is made of their "
+    "rounding; with shuffled labels the figure looks the same (`capacity_norms`).",
+    "Prop. 4.3 (SuperNat)": "the scale of the new eigenvalues is left open, and decides whether the algorithm is better "
+    "than gradient descent, equal to it, or diverges; eq. 70 omits a square (`supernat`).",
+    "Fig. 5.2, equitability": "I(X; f(X) + sigma e) is not the same for all f at one sigma, which quadrature shows; what "
+    "is invariant is I(f(X); Y) = I(X; Y) (`mutual_information_equitability`).",
+    "Eq. 16 of ch. 5": "a logarithm is missing in the loss of the discriminator (`mutual_information_gan`).",
+    "Tables C.5 and C.6": "codes of 128 numbers are drawn as 256, and digits have one channel, not three "
+    "(`mutual_information_ali_images`).",
+}
+"""What was found to be wrong in what was published, by place, with the experiment that shows it."""

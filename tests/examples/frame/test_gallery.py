@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
 
+from examples import EXPERIMENTS
 from examples.__main__ import app
 from examples.frame import runner
 from examples.frame.criteria import Finding
 from examples.frame.experiment import Preset
 from examples.frame.gallery import gallery, keep, kept
-from examples.frame.thesis import ROWS
+from examples.frame.thesis import ERRATA, ROWS
 from examples.spectral_bias import learning_order
 
 SHORT = learning_order.Settings(frequencies=(1, 2), num_points=16, width=4, depth=2, steps=4, measure_every=2)
@@ -84,6 +86,13 @@ def test_of_too_few_seeds_nothing_is_judged(experiment, tmp_path):
 def test_an_experiment_without_results_is_on_the_page(experiment, tmp_path):
     page = gallery({"spectral_bias": experiment()}, tmp_path / "kept")
     assert all("[spectral_bias](#spectral_bias) | not run |" in row for row in rows_of(page, "3.1", "3.2", "A.1"))
+
+
+def test_errors_of_what_was_published_name_the_experiment_that_shows_them(experiment, tmp_path):
+    page = gallery({"spectral_bias": experiment()}, tmp_path / "kept")
+    for place, finding in ERRATA.items():
+        assert f"- **{place}**: {finding}" in page
+        assert re.findall(r"\(`(\w+)`\)\.$", finding)[0] in EXPERIMENTS
 
 
 def test_what_an_earlier_run_left_goes_and_large_pictures_are_named(tmp_path):
