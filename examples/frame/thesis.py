@@ -95,14 +95,14 @@ ERRATA = {
     "output over the samples; CKA differs by 10 to 30 %, and the figures show the latter (`feature_alignment`).",
     "Sec. B.1.5, time constants": "-log(1 - lambda_j / lambda_1) is the inverse of the time constant "
     "(`complexity_dynamics`).",
-    "Fig. B.2, a tenth eigenvalue of 4 %": "fits singular values of the tangent features, not eigenvalues of the kernel "
-    "(`feature_alignment_frequencies`).",
-    "Fig. B.3": "981 of the 1000 squared singular values of the features lie below 1e-15, and the bound is made of their "
-    "rounding; with shuffled labels the figure looks the same (`capacity_norms`).",
-    "Prop. 4.3 (SuperNat)": "the scale of the new eigenvalues is left open, and decides whether the algorithm is better "
-    "than gradient descent, equal to it, or diverges; eq. 70 omits a square (`supernat`).",
-    "Fig. 5.2, equitability": "I(X; f(X) + sigma e) is not the same for all f at one sigma, which quadrature shows; what "
-    "is invariant is I(f(X); Y) = I(X; Y) (`mutual_information_equitability`).",
+    "Fig. B.2, a tenth eigenvalue of 4 %": "fits singular values of the tangent features, not eigenvalues of the "
+    "kernel (`feature_alignment_frequencies`).",
+    "Fig. B.3": "981 of the 1000 squared singular values of the features lie below 1e-15, and the bound is made of "
+    "their rounding; with shuffled labels the figure looks the same (`capacity_norms`).",
+    "Prop. 4.3 (SuperNat)": "the scale of the new eigenvalues is left open, and decides whether the algorithm is "
+    "better than gradient descent, equal to it, or diverges; eq. 70 omits a square (`supernat`).",
+    "Fig. 5.2, equitability": "I(X; f(X) + sigma e) is not the same for all f at one sigma, which quadrature shows; "
+    "what is invariant is I(f(X); Y) = I(X; Y) (`mutual_information_equitability`).",
     "Eq. 16 of ch. 5": "a logarithm is missing in the loss of the discriminator (`mutual_information_gan`).",
     "Tables C.5 and C.6": "codes of 128 numbers are drawn as 256, and digits have one channel, not three "
     "(`mutual_information_ali_images`).",
