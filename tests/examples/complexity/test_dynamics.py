@@ -15,6 +15,7 @@ STEPS = np.array([1.5, 5, 9, 20, 40, 70, 110, 150])
     [
         (0.01 * RATES, 1.5, 1.1 * STEPS, [True, True, True]),
         (np.full(5, 0.5), 1.5, 1.1 * STEPS, [False, True, True]),  # a wrong kernel: no error of first order
+        (np.full(5, 0.0009), 1.5, 1.1 * STEPS, [False, True, True]),  # small, and not of first order
         (0.01 * RATES, 1e-5, 1.1 * STEPS, [True, False, True]),  # a control that agrees as well
         (0.01 * RATES, 1.5, STEPS[::-1], [True, True, False]),  # modes in the wrong order
         (0.01 * RATES, 1.5, 1 / STEPS, [True, True, False]),  # the formula as printed
