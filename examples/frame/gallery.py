@@ -25,19 +25,29 @@ def kept(results: Path, name: str, preset: str) -> Path:
 def keep(run: Path, folder: Path) -> list[Path]:
     """Copy the numbers and the figures of a finished run, the first figure as ``figure.png``.
 
+    Pictures of more than 200 kB are reduced to 256 colours.
+
     Args:
         run: The folder that a run wrote.
         folder: Where they are kept; what an earlier run left there goes.
 
     Returns:
-        Pictures that are larger than 200 kB.
+        Pictures that are larger than 200 kB nevertheless.
     """
+    from PIL import Image
+
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shutil.copy(run / "results.json", folder)
+    large: list[Path] = []
     for index, picture in enumerate(sorted(run.glob("*.png"))):
-        shutil.copy(picture, folder / ("figure.png" if index == 0 else picture.name))
-    return [picture for picture in sorted(folder.glob("*.png")) if picture.stat().st_size > MOST_BYTES]
+        kept = folder / ("figure.png" if index == 0 else picture.name)
+        shutil.copy(picture, kept)
+        if kept.stat().st_size > MOST_BYTES:
+            with Image.open(picture) as image:
+                image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(kept, optimize=True)
+            large += [kept] if kept.stat().st_size > MOST_BYTES else []
+    return large
 
 
 def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> str:

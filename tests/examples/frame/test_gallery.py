@@ -4,7 +4,9 @@ import dataclasses
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from examples import EXPERIMENTS
@@ -100,9 +102,13 @@ def test_what_an_earlier_run_left_goes_and_large_pictures_are_named(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "kept/old.png").touch()
     (tmp_path / "run/results.json").write_text("{}")
-    (tmp_path / "run/a.png").write_bytes(bytes(200_001))
+    noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "run/a.png")  # cannot be made small
+    Image.fromarray(noise[:, :, :1].repeat(3, 2) & 15).save(tmp_path / "run/b.png", compress_level=0)
     assert keep(tmp_path / "run", tmp_path / "kept") == [tmp_path / "kept/figure.png"]
     assert not (tmp_path / "kept/old.png").exists()
+    with Image.open(tmp_path / "kept/b.png") as small:
+        assert (np.asarray(small.convert("RGB")) == noise[:, :, :1] & 15).all()
     assert kept(tmp_path, "delta", "quick").name == "delta" and kept(tmp_path, "delta", "paper").name == "delta-paper"
 
 
