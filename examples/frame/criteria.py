@@ -40,15 +40,17 @@ def enough(passed: Sequence[bool]) -> bool:
     return bool(sum(passed) >= len(passed) - len(passed) // 5)
 
 
-def clearly_above_zero(differences: ArrayLike) -> bool:
-    """Whether a mean over seeds is above zero by more than one standard error; never of one seed.
+def clearly_above_zero(values: ArrayLike, errors: float = 1, least: float = 0) -> bool:
+    """Whether a mean over seeds is above zero by so many standard errors, and that large; never of one seed.
 
     Example:
         >>> clearly_above_zero([1.0, 2.0, 1.5]), clearly_above_zero([0.0, 0.0, 0.0]), clearly_above_zero([5.0])
         (True, False, False)
+        >>> clearly_above_zero([1.0, 2.0, 1.5], errors=2, least=2)
+        False
     """
-    values = np.asarray(differences, dtype=float)
-    return len(values) > 1 and bool(values.mean() > values.std(ddof=1) / len(values) ** 0.5)
+    x = np.asarray(values, dtype=float)
+    return len(x) > 1 and bool(x.mean() >= least and x.mean() > errors * x.std(ddof=1) / len(x) ** 0.5)
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:

@@ -28,6 +28,15 @@ def verdicts(*seeds):
     return [finding.passed for finding in judge(SETTINGS, seeds)]
 
 
+def spread(**changed):
+    """Five seeds that differ a little."""
+    ends = {"depth": (0.8, 0.0), "width": (0.8, 0.5), "clip": (0.83, 0.3)} | changed
+    return [
+        seed(**{row: (first * (1 - 0.01 * k), last * (1 + 0.01 * k)) for row, (first, last) in ends.items()})
+        for k in range(-2, 3)
+    ]
+
+
 def test_the_spectrum_of_a_peak_is_one_over_the_number_of_points():
     found = learning(0.0)
     assert found.magnitude[-1] == pytest.approx(np.full(N // 2 + 1, 1 / N)) and found.reach(10_000) == N // 2
@@ -55,11 +64,16 @@ def test_a_low_passed_peak_reaches_up_to_its_cutoff_and_lacks_the_energy_above()
     ],
 )
 def test_depth_width_and_clip_must_each_help(changed, verdict):
-    assert verdicts(seed(**changed)) == verdict
+    assert verdicts(*spread(**changed)) == verdict
 
 
-def test_errors_are_those_of_the_judged_step():
+def test_a_mean_that_one_seed_makes_is_no_effect():
+    assert verdicts(seed(depth=(0.9, 0.0)), *[seed(depth=(0.5, 0.5))] * 4)[0] is False
+    assert verdicts(seed(), *spread(), seed(depth=(0.3, 0.5)))[0] is True  # nor does one seed against it undo one
+
+
+def test_an_error_is_the_least_up_to_the_judged_step():
     early, late = learning(0.8), learning(0.0)
-    values = np.stack([0 * early.values[-1], early.values[-1], late.values[-1]])
-    found = Learning(np.array([0, 10_000, 60_000]), values)
+    values = np.stack([0 * early.values[-1], early.values[-1], early.values[0], late.values[-1]])
+    found = Learning(np.array([0, 5_000, 10_000, 60_000]), values)
     assert found.error(10_000) == pytest.approx(0.8) and found.error(60_000) == pytest.approx(0)
