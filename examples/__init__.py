@@ -32,6 +32,7 @@ EXPERIMENTS = {
     "complexity": "complexity.widths",
     "complexity_channels": "complexity.channels",
     "complexity_dynamics": "complexity.dynamics",
+    "complexity_bounds": "complexity.bounds",
     "supernat": "complexity.supernat",
     "capacity_norms": "complexity.capacity_norms",
     "mutual_information_gaussians": "mutual_information.gaussians",

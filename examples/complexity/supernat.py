@@ -46,8 +46,8 @@ def train(settings: Settings, task: Task) -> None:
     task.resume()
 
 
-def read(settings: Settings, folder: Path, seed: int) -> dict[str, Array]:
-    """Test error of each method, before the first step and after each, without noise in the test labels."""
+def problem(settings: Settings, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Features and targets to train on, and features to test on, of which the first is the signal."""
     generator = torch.Generator().manual_seed(seed)
 
     def features(n: int) -> Tensor:
@@ -58,8 +58,12 @@ def read(settings: Settings, folder: Path, seed: int) -> dict[str, Array]:
     train_features = features(settings.num_train)
     epsilon = torch.randn(settings.num_train, generator=generator, dtype=torch.float64) * settings.noise_variance**0.5
     signal, noise = train_features[:, 0], train_features[:, 1:]
-    targets = signal + noise @ (noise.T @ epsilon)
-    test = features(settings.num_test)
+    return train_features, signal + noise @ (noise.T @ epsilon), features(settings.num_test)
+
+
+def read(settings: Settings, folder: Path, seed: int) -> dict[str, Array]:
+    """Test error of each method, before the first step and after each, without noise in the test labels."""
+    train_features, targets, test = problem(settings, seed)
     rate = settings.rate / float(torch.linalg.matrix_norm(train_features, 2) ** 2)
 
     def path(method: str) -> LinearPath:
