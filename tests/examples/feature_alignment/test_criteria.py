@@ -97,7 +97,7 @@ def test_frequencies_judge_the_order_of_the_waves_and_the_network_without_biases
         amplitudes, without = np.zeros((50, 26)), np.zeros((50, 26))
         amplitudes[np.arange(50), order] = 1
         without[np.arange(50), flat] = 1
-        return frequencies.Waves(amplitudes, without, np.ones(50), np.ones(50))
+        return frequencies.Waves(amplitudes, without, np.ones(50), np.ones(50), np.eye(50))
 
     rising, falling = np.arange(50) // 2, 25 - np.arange(50) // 2
     settings = frequencies.Settings()
