@@ -75,7 +75,7 @@ def modes(start=0.015, lowest=0.008, label=True, accuracy=1.0):
     picture = picture - picture.mean()
     if label:
         functions[1, 3] = picture / np.linalg.norm(picture)
-    return disk.Modes(np.array([0, 2000]), values, np.array([0.1, 0.1]), functions, np.array([0.5, accuracy]))
+    return disk.Modes(np.array([0, 2000]), values, np.array([0.1, 0.1]), functions, np.array([0.5, accuracy]), np.zeros((0, 2)))
 
 
 def test_disk_judges_the_spectrum_and_the_label_in_the_top_eigenfunctions():
