@@ -23,7 +23,7 @@ EXPERIMENTS = {
     "spectral_bias_volume": "spectral_bias.volume",
     "spectral_bias_reconstructions": "spectral_bias.reconstructions",
     "spectral_bias_elastic_band": "spectral_bias.elastic_band",
-    "feature_alignment": "feature_alignment.vgg",
+    "feature_alignment": "feature_alignment.vgg.experiment",
     "feature_alignment_architectures": "feature_alignment.architectures",
     "feature_alignment_difficult": "feature_alignment.difficult",
     "feature_alignment_disk": "feature_alignment.disk",

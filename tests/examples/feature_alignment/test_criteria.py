@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from examples.feature_alignment import architectures, difficult, disk, frequencies, perturbation, vgg
+from examples.feature_alignment import architectures, difficult, disk, frequencies, perturbation
+from examples.feature_alignment.vgg import criteria as vgg_criteria
+from examples.feature_alignment.vgg import settings as vgg
 
 
 def verdicts(findings):
@@ -30,7 +32,7 @@ def vgg_seed(slow_rank=(100.0, 60, 60), **changed):
 
 
 def test_vgg_passes_as_published():
-    assert verdicts(vgg.judge(vgg.Settings(), [vgg_seed()])) == [True] * 6
+    assert verdicts(vgg_criteria.judge(vgg.Settings(), [vgg_seed()])) == [True] * 6
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def test_vgg_passes_as_published():
     ],
 )
 def test_vgg_fails_otherwise(failing, changed):
-    found = verdicts(vgg.judge(vgg.Settings(), [vgg_seed(**changed)]))
+    found = verdicts(vgg_criteria.judge(vgg.Settings(), [vgg_seed(**changed)]))
     assert [index for index, passed in enumerate(found) if not passed] == [failing]
 
 
@@ -75,7 +77,9 @@ def modes(start=0.015, lowest=0.008, label=True, accuracy=1.0):
     picture = picture - picture.mean()
     if label:
         functions[1, 3] = picture / np.linalg.norm(picture)
-    return disk.Modes(np.array([0, 2000]), values, np.array([0.1, 0.1]), functions, np.array([0.5, accuracy]), np.zeros((0, 2)))
+    return disk.Modes(
+        np.array([0, 2000]), values, np.array([0.1, 0.1]), functions, np.array([0.5, accuracy]), np.zeros((0, 2))
+    )
 
 
 def test_disk_judges_the_spectrum_and_the_label_in_the_top_eigenfunctions():
