@@ -25,7 +25,7 @@ EXPERIMENTS = {
     "spectral_bias_elastic_band": "spectral_bias.elastic_band",
     "feature_alignment": "feature_alignment.vgg.experiment",
     "feature_alignment_architectures": "feature_alignment.architectures",
-    "feature_alignment_difficult": "feature_alignment.difficult",
+    "feature_alignment_difficult": "feature_alignment.difficult.experiment",
     "feature_alignment_disk": "feature_alignment.disk",
     "feature_alignment_frequencies": "feature_alignment.frequencies",
     "feature_alignment_perturbation": "feature_alignment.perturbation",

@@ -23,10 +23,11 @@ from ..frame.classification import (
 )
 from ..frame.criteria import Array, Finding, enough
 from ..frame.data import mnist, mnist_subset
-from ..frame.figures import figure, log_steps
+from ..frame.figures import figure
 from ..frame.models import MLP, VGG, ResNet18, kaiming
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
+from .drawing import band, of_seeds
 
 MODELS = {"mlp": "MLP, MNIST", "vgg": "VGG19, CIFAR-10", "resnet": "ResNet18, CIFAR-10"}
 
@@ -132,20 +133,17 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folder: Path) -> None:
-    with figure(folder / "fig_b_5.png", 1, len(MODELS), size=(11, 3.8), font=11, boxed=False) as (_, axes):
-        for axis, (name, words) in zip(axes, MODELS.items(), strict=True):
-            for number, seed in enumerate(seeds):
-                run = seed[name]
-                for stream, color, label in (
-                    ("alignment", "C0", "centred (Fig. B.5)"),
-                    ("alignment_uncentered", "C1", "uncentred (Fig. B.6)"),
-                ):
-                    label = "" if number else label
-                    axis.plot(run["step"], run[f"ntk/{stream}/test"], color=color, label=label or None)
-            axis.set(xlabel="training step", title=words)
-            log_steps(axis)
-        axes[0].set_ylabel("alignment, test set")
-        axes[0].legend(fontsize=9)
+    for path, stream, words in (
+        ("fig_b_5.png", "alignment", "features centred"),
+        ("fig_b_6.png", "alignment_uncentered", "features as they are"),
+    ):
+        with figure(folder / path, 1, len(MODELS), size=(11, 3.8), font=11, boxed=False) as (picture, axes):
+            for axis, (name, title) in zip(axes, MODELS.items(), strict=True):
+                curves = [seed[name][f"ntk/{stream}/test"] for seed in seeds]
+                band(axis, seeds[0][name]["step"], curves, "C0")
+                axis.set(xlabel="training step", title=title, ylim=(0, None))
+            axes[0].set_ylabel("alignment, test set")
+            picture.suptitle(f"{words}, {of_seeds(len(seeds))}", fontsize=11)
 
 
 EXPERIMENT = Experiment(

@@ -88,7 +88,8 @@ def _others(runs: Sequence[Run]) -> Array:
     values = np.array([run["ntk/eigenvalues/train"] for run in runs])  # (seeds, T, N), descending
     sums = values.cumsum(2)
     counts = [max(1, round(share * values.shape[2])) for share in OTHERS]
-    return np.mean([sums[..., count - 1] / sums[..., -1] for count in counts], axis=1).T
+    ratios: Array = np.mean([sums[..., count - 1] / sums[..., -1] for count in counts], axis=1).T
+    return ratios
 
 
 def _labels(axes: Any) -> None:

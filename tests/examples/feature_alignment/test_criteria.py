@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from examples.feature_alignment import architectures, difficult, disk, frequencies, perturbation
+from examples.feature_alignment import architectures, disk, frequencies, perturbation
+from examples.feature_alignment.difficult import criteria as difficult_criteria
+from examples.feature_alignment.difficult import settings as difficult
+from examples.feature_alignment.difficult.experiment import sets
 from examples.feature_alignment.vgg import criteria as vgg_criteria
 from examples.feature_alignment.vgg import settings as vgg
 
@@ -61,10 +64,10 @@ def difficult_seed(easy=(0.02, 0.15, 0.2), hard=(0.02, 0.02, 0.03)):
 
 
 def test_easy_examples_first():
-    assert verdicts(difficult.judge(difficult.Settings(), [difficult_seed()])) == [True]
+    assert verdicts(difficult_criteria.judge(difficult.Settings(), [difficult_seed()])) == [True]
     for changed in ({"easy": (0.02, 0.09, 0.2)}, {"hard": (0.02, 0.05, 0.1)}):
         seeds = [difficult_seed(), difficult_seed(**changed)]
-        assert verdicts(difficult.judge(difficult.Settings(), seeds)) == [False]  # every seed counts
+        assert verdicts(difficult_criteria.judge(difficult.Settings(), seeds)) == [False]  # every seed counts
 
 
 def modes(start=0.015, lowest=0.008, label=True, accuracy=1.0):
@@ -152,7 +155,7 @@ def test_white_noise_in_place_of_tangent_features_fails():
 def test_difficult_samples_are_apart_from_the_easy_ones():
     settings = difficult.PRESETS["smoke"].settings
     for kind in difficult.KINDS:
-        easy, hard = difficult.sets(settings, kind, seed=0)
+        easy, hard = sets(settings, kind, seed=0)
         assert len(easy.labels) == 1000 and len(hard.labels) == 100
-        again = difficult.sets(settings, kind, seed=0)[1]
+        again = sets(settings, kind, seed=0)[1]
         assert torch.equal(hard.labels, again.labels) and torch.equal(hard.images, again.images)
