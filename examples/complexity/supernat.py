@@ -113,16 +113,16 @@ def judge(settings: Settings, seeds: Sequence[dict[str, Array]]) -> list[Finding
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
-    with figure(folder / "fig_4_5.png", size=(6.5, 4)) as (_, axis):
+    with figure(folder / "fig_4_5.png", size=(6.5, 4.5)) as (picture, axis):
         for index, method in enumerate(METHODS):
             curves = np.stack([seed[method] for seed in seeds])
             low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
             label = method if index == 0 else f"SuperNat, kappa: {method}"
             axis.plot(middle, color=f"C{index}", label=label, linestyle=":" if method == "trace" else "-")
             axis.fill_between(range(len(middle)), low, high, color=f"C{index}", alpha=0.15, linewidth=0)
-        axis.set(xlabel="step", ylabel="test error (median, quartiles)", yscale="log", xscale="symlog")
-        axis.set_xlim(0, settings.steps)
-        axis.legend()
+        axis.set(xlabel="step", ylabel="test error", yscale="log", xscale="symlog", xlim=(0, settings.steps))
+        axis.set_title(f"median and quartiles of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)
+        picture.legend(loc="outside lower center", ncols=2)
 
 
 EXPERIMENT = Experiment(
