@@ -45,8 +45,10 @@ PRESETS = {
         duration="10 s",
         judged=False,
     ),
-    "quick": Preset(Settings(steps=1200, depths=(3, 6, 9), depths_steps=2000), seeds=(0, 1, 2), duration="4 min"),
-    "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 h"),
+    "quick": Preset(
+        Settings(steps=1200, depths=(3, 6, 9), depths_steps=2000), seeds=(0, 1, 2), duration="4 min", least_seeds=3
+    ),
+    "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 h", least_seeds=3),
 }
 
 

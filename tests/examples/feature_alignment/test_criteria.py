@@ -54,20 +54,58 @@ def test_vgg_fails_otherwise(failing, changed):
     assert [index for index, passed in enumerate(found) if not passed] == [failing]
 
 
-def difficult_seed(easy=(0.02, 0.15, 0.2), hard=(0.02, 0.02, 0.03)):
-    run = {
-        "step": np.array([0, 600, 1200]),
-        "ntk/alignment/easy": np.array(easy),
-        "ntk/alignment/difficult": np.array(hard),
-    }
-    return dict.fromkeys(difficult.parts(difficult.Settings()), run)
+STEPS = np.array([0, 40, 80, 160, 320, 600, 1200])
 
 
-def test_easy_examples_first():
-    assert verdicts(difficult_criteria.judge(difficult.Settings(), [difficult_seed()])) == [True]
-    for changed in ({"easy": (0.02, 0.09, 0.2)}, {"hard": (0.02, 0.05, 0.1)}):
-        seeds = [difficult_seed(), difficult_seed(**changed)]
-        assert verdicts(difficult_criteria.judge(difficult.Settings(), seeds)) == [False]  # every seed counts
+def aligned(easy, hard):
+    return {"step": STEPS, "ntk/alignment/easy": np.array(easy), "ntk/alignment/difficult": np.array(hard)}
+
+
+LATE = (0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.03)
+
+
+def difficult_seed(
+    easy=(0.02, 0.11, 0.12, 0.13, 0.14, 0.15, 0.2),
+    hard=LATE,
+    digits=(0.02, 0.11, 0.12, 0.13, 0.15, 0.17, 0.18),
+    clothes=(0.02, 0.03, 0.06, 0.1, 0.11, 0.12, 0.13),
+    order=1,
+):
+    settings = difficult.PRESETS["quick"].settings
+    by_depth = [
+        aligned((0.03, 0.08, 0.08, 0.08, 0.09, 0.09, 0.09), LATE),
+        aligned((0.02, 0.05, 0.08, 0.1, 0.12, 0.13, 0.13), LATE),
+        aligned((0.02, 0.03, 0.06, 0.12, 0.15, 0.18, 0.2), LATE),
+    ]
+    depths = {f"depth {depth}": run for depth, run in zip(settings.depths, by_depth[::order], strict=True)}
+    return {"random": aligned(easy, hard), "clothes": aligned(digits, clothes)} | depths
+
+
+@pytest.mark.parametrize(
+    ("failing", "changed"),
+    [
+        ([], {}),
+        ([0], {"easy": (0.02, 0.03, 0.04, 0.05, 0.08, 0.09, 0.2)}),
+        ([0], {"hard": (0.02, 0.02, 0.02, 0.02, 0.05, 0.05, 0.1)}),
+        ([1], {"clothes": LATE}),  # as with random labels: no structure is found
+        ([1], {"clothes": (0.02, 0.11, 0.12, 0.12, 0.12, 0.12, 0.12)}),  # as fast as the easy ones
+        ([1], {"clothes": (0.02, 0.03, 0.06, 0.1, 0.13, 0.17, 0.19)}),  # higher than the easy ones
+        ([1], {"clothes": (0.06, 0.06, 0.06, 0.1, 0.11, 0.12, 0.13)}),  # aligned before it is trained
+        ([2, 3], {"order": -1}),  # depths exchanged
+    ],
+)
+def test_easy_examples_first(failing, changed):
+    settings = difficult.PRESETS["quick"].settings
+    seeds = [difficult_seed(), difficult_seed(**changed), difficult_seed()]  # every seed counts
+    found = verdicts(difficult_criteria.judge(settings, seeds))
+    assert [index for index, passed in enumerate(found) if not passed] == failing
+
+
+def test_depths_that_are_all_alike_fail():
+    seed = difficult_seed()
+    alike = seed | {name: seed["depth 6"] for name in seed if name.startswith("depth")}
+    settings = difficult.PRESETS["quick"].settings
+    assert verdicts(difficult_criteria.judge(settings, [alike] * 3)) == [True, True, False, False]
 
 
 def modes(start=0.015, lowest=0.008, label=True, accuracy=1.0):
