@@ -60,7 +60,7 @@ SMOKE = Settings(
 )
 PRESETS = {
     "smoke": Preset(SMOKE, seeds=(0,), duration="2 s", judged=False),
-    "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="1 min", least_seeds=3),
+    "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 min", least_seeds=3),
     "paper": Preset(
         Settings(num_images=1000, width=256, rate=0.01, kernel_every=5, draws=2048, class_draws=256),
         seeds=tuple(range(10)),
@@ -185,7 +185,7 @@ EXPERIMENT = Experiment(
         "the run itself, by its updates and features, as in eq. 18: they depend on the sample, and eq. 38 gives no "
         "guarantee. More random labels also mean more steps; the length of the path alone grows more slowly than the "
         "gap, the bound about as fast. SuperNat that keeps the trace learns the function of gradient descent, with the "
-        "same gap, and has a lower bound all the same; a higher learning rate has a higher bound without a gap. "
+        "same gap, and has a lower bound all the same; a higher learning rate has a higher bound and no higher gap. "
         "Eq. 60 follows the gap in its order, but says nothing by its value: it is hundreds of times what it bounds, "
         "and the classifiers with weights of that norm can fit any signs, so that their complexity is the highest "
         "possible, one half, before any bound. The gap is measured on labels without noise."
