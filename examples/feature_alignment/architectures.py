@@ -58,6 +58,7 @@ PRESETS = {
         ),
         seeds=(0, 1, 2),
         duration="6 min",
+        least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
 }
@@ -102,30 +103,43 @@ def read(settings: Settings, folder: Path, seed: int) -> dict[str, dict[str, Arr
     return {name: series(folder / name / "log", names) for name in MODELS}
 
 
+FIGURES = {"alignment": "Fig. B.5, centred", "alignment_uncentered": "Fig. B.6, as it is"}
+"""Of each stream."""
+
+
 def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> list[Finding]:
-    findings = []
-    for name, words in MODELS.items():
-        rise = {
-            stream: [
-                float(seed[name][f"ntk/{stream}/test"].max() / seed[name][f"ntk/{stream}/test"][0]) for seed in seeds
-            ]
-            for stream in ("alignment", "alignment_uncentered")
-        }
-        last = [float(seed[name]["ntk/alignment/test"].max()) for seed in seeds]
-        judged = name == "mlp"
-        passed = [value >= 4 for value in rise["alignment"]]
-        findings.append(
-            Finding(
-                f"Figs. B.5, B.6: {words}, alignment on the test set, highest / initial",
-                "rises",
-                f"centred {_list(rise['alignment'])} (to {_list(last)})\n"
-                f"uncentred {_list(rise['alignment_uncentered'])}",
-                "centred >= 4" if judged else "",
-                enough(passed) if judged else None,
-                {**rise, "highest": last},
-            )
+    highest = [float(seed["mlp"]["ntk/alignment/test"].max() / seed["mlp"]["ntk/alignment/test"][0]) for seed in seeds]
+    findings = [
+        Finding(
+            "Fig. B.5: MLP, MNIST, alignment on the test set, highest / initial",
+            "rises",
+            _list(highest),
+            ">= 4",
+            enough([value >= 4 for value in highest]),
+            highest,
         )
+    ]
+    # One batch at one step tells little, and the highest of many steps rises by chance; the last fifth does not.
+    for stream, words in FIGURES.items():
+        for name, model in MODELS.items():
+            last = [_at_the_end(seed[name][f"ntk/{stream}/test"]) for seed in seeds]
+            start = [float(seed[name][f"ntk/{stream}/test"][0]) for seed in seeds]
+            rise = [end / begin for end, begin in zip(last, start, strict=True)]
+            findings.append(
+                Finding(
+                    f"{words}: {model}, alignment on the test set, last fifth of the measurements / initial",
+                    "rises",
+                    f"{_list(rise)} (from {_list(start)} to {_list(last)})",
+                    ">= 1.5",
+                    enough([value >= 1.5 for value in rise]),
+                    {"rise": rise, "start": start, "end": last},
+                )
+            )
     return findings
+
+
+def _at_the_end(values: Array) -> float:
+    return float(values[-max(1, len(values) // 5) :].mean())
 
 
 def _list(values: Sequence[float]) -> str:
@@ -154,5 +168,10 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
+    departures=(
+        "Each network is trained much shorter than the thesis trains it, the VGG and the ResNet at an eighth of their "
+        "width. Seen before the criterion was set, in one other seed: the ResNet's alignment rises sevenfold where the "
+        "features are centred, and is 1.2 times its start where they are not."
+    ),
     threads=None,
 )
