@@ -26,7 +26,7 @@ def draw(settings: Any, seeds: Sequence[Mapping[str, Array]], folder: Path) -> N
         ("Thm 4.2, networks", "length of the path", shares, seeds[0]["networks"]),
         ("Thm B.2, eq. 60, linear classifiers", "norm of the weights", shares, seeds[0]["classifiers"]),
     )
-    with figure(folder / "bounds.png", 2, 3, size=(7.6, 4.4), font=7, sharex="col") as (picture, axes):
+    with figure(folder / "bounds.png", 2, 3, size=(7.2, 4.2), font=7, sharex="col") as (picture, axes):
         for column, (title, label, names, curves) in enumerate(columns):
             above, below = axes[:, column]
             for number, (name, values) in enumerate(zip(names, curves, strict=True)):

@@ -33,7 +33,7 @@ def band(axis: Any, steps: Array, curves: Sequence[Array], color: Any, label: st
 
 def beside(axis: Any, **legend: Any) -> None:
     """A legend to the right of an axis, where it covers nothing."""
-    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), **{"fontsize": 8} | legend)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), **{"fontsize": 7} | legend)
 
 
 def of_seeds(count: int) -> str:

@@ -31,37 +31,41 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Run]], folder: Path) -> N
     runs = {name: [seed[name] for seed in seeds] for name in parts(settings)}
     fast = {share: runs[name] for name, (rate, share) in parts(settings).items() if rate == settings.learning_rate}
     slow = {share: runs[name] for name, (rate, share) in parts(settings).items() if rate != settings.learning_rate}
-    with figure(folder / "fig_4_2.png", 4, len(fast), size=(2.7 * len(fast) + 1.4, 8), boxed=False, **GRID) as drawn:
+    with figure(
+        folder / "fig_4_2.png", 4, len(fast), size=(2.1 * len(fast) + 1.1, 6.4), font=8, boxed=False, **GRID
+    ) as drawn:
         picture, axes = drawn
         for column, (share, found) in enumerate(fast.items()):
             for batch in BATCHES:
                 curves = [run[f"accuracy/{batch}"] for run in found]
                 band(axes[0, column], found[0]["step"], curves, "C0", batch, linestyle=STYLES[batch])
-            axes[0, column].set_title(f"{share:.0%} random labels", fontsize=10)
+            axes[0, column].set_title(f"{share:.0%} random labels", fontsize=9)
             _spectrum(axes[1:, column], found)
             if share in RANK_LEFT:
                 start = np.mean([run["ntk/effective_rank/train"][0] for run in found])
                 label = f"published: below {RANK_LEFT[share]:.0%} of the start"
                 axes[2, column].axhline(RANK_LEFT[share] * start, color="k", linestyle=":", linewidth=1)
-                axes[2, column].set_title(label, fontsize=8)
+                axes[2, column].set_title(label, fontsize=7)
             axes[3, column].axhline(0.7, color="k", linestyle=":", linewidth=1, label="published:\n4 % above")
         axes[0, 0].set_ylabel("accuracy")
         _labels(axes[1:])
         beside(axes[0, -1])
-        picture.suptitle(f"Learning rate {settings.learning_rate:g}, {of_seeds(len(seeds))}", fontsize=11)
+        picture.suptitle(f"Learning rate {settings.learning_rate:g}, {of_seeds(len(seeds))}", fontsize=9)
     _alignments(fast, folder / "fig_4_3.png")
-    with figure(folder / "fig_b_8.png", 3, len(slow), size=(2.7 * len(slow) + 1.6, 6.5), boxed=False, **GRID) as drawn:
+    with figure(
+        folder / "fig_b_8.png", 3, len(slow), size=(2.1 * len(slow) + 1.2, 5), font=8, boxed=False, **GRID
+    ) as drawn:
         picture, axes = drawn
         for column, (share, found) in enumerate(slow.items()):
             _spectrum(axes[:, column], found)
-            axes[0, column].set_title(f"{share:.0%} random labels", fontsize=10)
+            axes[0, column].set_title(f"{share:.0%} random labels", fontsize=9)
             if share in fast:
                 curves = [run["ntk/effective_rank/train"] for run in fast[share]]
                 band(axes[1, column], found[0]["step"], curves, "C1", f"train, rate {settings.learning_rate:g}")
         _labels(axes)
         words = "published: the least effective rank is\nabout 3 times that at the higher rate"
         title = f"Learning rate {settings.slow_learning_rate:g}, {of_seeds(len(seeds))}\n{words}"
-        picture.suptitle(title, fontsize=10)
+        picture.suptitle(title, fontsize=9)
 
 
 def _spectrum(axes: Any, runs: Sequence[Run]) -> None:
@@ -105,7 +109,7 @@ def _alignments(runs: dict[float, list[Run]], path: Path) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    with figure(path, 3, len(runs), size=(2.7 * len(runs) + 0.8, 6.5), boxed=False, **GRID) as (picture, axes):
+    with figure(path, 3, len(runs), size=(2.1 * len(runs) + 0.6, 5), font=8, boxed=False, **GRID) as (picture, axes):
         for column, (share, found) in enumerate(runs.items()):
             steps = found[0]["step"]
             for row, (batch, color) in enumerate((("train", "C0"), ("test", "C1"))):
@@ -118,13 +122,13 @@ def _alignments(runs: dict[float, list[Run]], path: Path) -> None:
                 layers = np.mean([run[f"ntk/layer_alignment/{batch}"] for run in found], axis=0)
                 for layer, shade in enumerate(shades(layers.shape[1], 0.95)):
                     band(axes[1 + row, column], steps, [layers[:, layer]], shade)
-            axes[0, column].set_title(f"{share:.0%} random labels", fontsize=10)
+            axes[0, column].set_title(f"{share:.0%} random labels", fontsize=9)
             axes[2, column].set_xlabel("training step")
         for axis, label in zip(axes[:, 0], ("alignment", "of each layer, train", "of each layer, test"), strict=True):
             axis.set_ylabel(label)
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        picture.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        picture.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=7)
         scale = ScalarMappable(Normalize(1, layers.shape[1]), "viridis")
         picture.colorbar(scale, ax=axes[1:], label="layer, from input to output", aspect=40, pad=0.01)
         count = len(next(iter(runs.values())))
-        picture.suptitle(f"{of_seeds(count)}; layers: mean\n(published: up to 0.55)", fontsize=10)
+        picture.suptitle(f"{of_seeds(count)}; layers: mean\n(published: up to 0.55)", fontsize=9)
