@@ -143,6 +143,8 @@ EXPERIMENT = Experiment(
     departures=(
         "The thesis leaves the learning rate and the initialization open. The 20th eigenvalue over the first falls to "
         "a third of what it is at the start, not to a seventh: 0.2 % was reached with none that was tried. It starts "
-        "as published where the features are centred; as they are, at 0.02 % or 0.5 %."
+        "as published where the features are centred; as they are, at 0.02 % or 0.5 %. Gradient descent at this rate "
+        "is not steady: the training accuracy of seed 0 is 99.8 % at steps 1,300 and 1,600 and 94.8 % at 2,000, which "
+        "fails the criterion, set before on other seeds."
     ),
 )

@@ -69,23 +69,24 @@ def draw(settings: Any, seeds: Sequence[Modes], folder: Path) -> None:
 def _eigenfunctions(first: Modes, path: Path) -> None:
     rows = np.unique(np.linspace(0, len(first.steps) - 1, 5).round().astype(int))
     columns = [0, 1, 2, 3, 4, 6, 8, 11]
-    size = (1.45 * len(columns), 1.6 * len(rows) + 0.5)
-    with figure(path, len(rows), len(columns), size=size) as (picture, axes):
+    size = (0.9 * len(columns), 0.98 * len(rows) + 0.4)
+    with figure(path, len(rows), len(columns), size=size, font=7) as (picture, axes):
         for row, index in enumerate(rows):
             for column, mode in enumerate(columns):
                 axis = axes[row, column]
                 shape = first.functions[index, mode]
                 bound = np.abs(shape).max()
-                axis.imshow(shape, origin="lower", extent=(-1, 1, -1, 1), cmap="RdBu_r", vmin=-bound, vmax=bound)
+                look: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound, "interpolation": "nearest"}
+                axis.imshow(shape, origin="lower", extent=(-1, 1, -1, 1), **look)
                 axis.add_patch(_circle())
                 axis.set(xticks=[], yticks=[])
                 if row == 0:
-                    axis.set_title(f"{mode + 1}", fontsize=10)
-            axes[row, 0].set_ylabel(f"step {first.steps[index]}\n{first.ratio[index]:.2%}", fontsize=9)
+                    axis.set_title(f"{mode + 1}", fontsize=8)
+            axes[row, 0].set_ylabel(f"step {first.steps[index]}\n{first.ratio[index]:.2%}", fontsize=7)
         picture.suptitle(
             "Eigenfunctions of the tangent kernel, one seed. Dotted: the class. Left: 20th eigenvalue / first\n"
             "(published: 1.5 % at step 0, 0.2 % at step 2000)",
-            fontsize=10,
+            fontsize=8,
         )
 
 
