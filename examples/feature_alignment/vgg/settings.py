@@ -45,7 +45,7 @@ PRESETS = {
     "quick": Preset(
         Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=320),
         seeds=(0, 1, 2, 3, 4),
-        duration="25 min",
+        duration="30 min",
         least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0,), duration="800 h"),
