@@ -148,25 +148,32 @@ def _list(values: Sequence[float]) -> str:
 
 def draw(settings: Settings, seeds: Sequence[Scatter], folder: Path) -> None:
     first = seeds[0]
-    with figure(folder / "fig_b_3.png", 1, 2, size=(10, 4)) as (_, (left, right)):
+    with figure(folder / "fig_b_3.png", 1, 2, size=(10, 4.6)) as (_, (left, right)):
         for scaling in (0.99, 0.9, 0.0):  # at 1, the points are much further apart
             index = settings.scalings.index(scaling)
             points = first.solutions[index] - first.solutions[index].mean(0)
             left.plot(*points.T, ".", markersize=4, label=f"scaling {scaling:g}")
         left.set_aspect("equal", "datalim")
-        left.set(xlabel="along $v_1$", ylabel="along $v_{10}$", title="Minimum-norm interpolators, centred")
-        left.legend()
+        left.set(xlabel="along $v_1$", ylabel="along $v_{10}$", title="Minimum-norm interpolators, centred, one seed")
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
         errors = right.twinx()
         whitening = 1 - np.array(settings.scalings)
-        errors.plot(whitening, first.test_error.mean(1), "k--", label="test error")
-        right.semilogy(whitening, first.bound.mean(1), "C0", label="bound, A = Id")
-        right.semilogy(whitening, first.optimal_bound.mean(1), "C3", label="bound, optimal A")
+        for axis, style, label, values in (
+            (right, "C0-", "bound, A = Id", [seed.bound for seed in seeds]),
+            (right, "C3-", "bound, optimal A", [seed.optimal_bound for seed in seeds]),
+            (errors, "k--", "test error", [seed.test_error for seed in seeds]),
+        ):
+            every = np.array(values).mean(2)  # (seeds, scalings)
+            (line,) = axis.plot(whitening, every.mean(0), style, label=label)
+            axis.fill_between(whitening, every.min(0), every.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
         right.set_xscale("symlog", linthresh=1e-3)
         right.invert_xaxis()
-        right.set(xlabel="1 - scaling of the features", ylabel="bound (eq. 42)")
+        title = f"mean, least and most of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+        right.set(xlabel="1 - scaling of the features", ylabel="bound (eq. 42)", yscale="log", title=title)
         errors.set(ylabel="test error", ylim=(0, None))
         lines = [*right.get_lines(), *errors.get_lines()]
-        right.legend(lines, [str(line.get_label()) for line in lines])
+        names = [str(line.get_label()) for line in lines]
+        right.legend(lines, names, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
 
 
 EXPERIMENT = Experiment(

@@ -175,5 +175,7 @@ def draw_panels(
             axis.set_yscale("log")
             axis.set(xlabel=label)
         axes[0][0].set_ylabel("relative to the leftmost network")
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        picture.legend(handles, labels, loc="outside lower center", ncols=len(panels), fontsize=9)
+        drawn = [pair for axis in axes[0] for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+        lines = {label: handle for handle, label in drawn}
+        picture.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(panels), fontsize=9)
+        picture.suptitle(f"mean and spread of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)

@@ -46,8 +46,8 @@ def train(settings: Settings, task: Task) -> None:
     task.resume()
 
 
-def read(settings: Settings, folder: Path, seed: int) -> dict[str, Array]:
-    """Test error of each method, before the first step and after each, without noise in the test labels."""
+def problem(settings: Settings, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Features and targets to train on, and features to test on, of which the first is the signal."""
     generator = torch.Generator().manual_seed(seed)
 
     def features(n: int) -> Tensor:
@@ -58,8 +58,12 @@ def read(settings: Settings, folder: Path, seed: int) -> dict[str, Array]:
     train_features = features(settings.num_train)
     epsilon = torch.randn(settings.num_train, generator=generator, dtype=torch.float64) * settings.noise_variance**0.5
     signal, noise = train_features[:, 0], train_features[:, 1:]
-    targets = signal + noise @ (noise.T @ epsilon)
-    test = features(settings.num_test)
+    return train_features, signal + noise @ (noise.T @ epsilon), features(settings.num_test)
+
+
+def read(settings: Settings, folder: Path, seed: int) -> dict[str, Array]:
+    """Test error of each method, before the first step and after each, without noise in the test labels."""
+    train_features, targets, test = problem(settings, seed)
     rate = settings.rate / float(torch.linalg.matrix_norm(train_features, 2) ** 2)
 
     def path(method: str) -> LinearPath:
@@ -109,16 +113,16 @@ def judge(settings: Settings, seeds: Sequence[dict[str, Array]]) -> list[Finding
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
-    with figure(folder / "fig_4_5.png", size=(6.5, 4)) as (_, axis):
+    with figure(folder / "fig_4_5.png", size=(6.5, 4.5)) as (picture, axis):
         for index, method in enumerate(METHODS):
             curves = np.stack([seed[method] for seed in seeds])
             low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
             label = method if index == 0 else f"SuperNat, kappa: {method}"
             axis.plot(middle, color=f"C{index}", label=label, linestyle=":" if method == "trace" else "-")
             axis.fill_between(range(len(middle)), low, high, color=f"C{index}", alpha=0.15, linewidth=0)
-        axis.set(xlabel="step", ylabel="test error (median, quartiles)", yscale="log", xscale="symlog")
-        axis.set_xlim(0, settings.steps)
-        axis.legend()
+        axis.set(xlabel="step", ylabel="test error", yscale="log", xscale="symlog", xlim=(0, settings.steps))
+        axis.set_title(f"median and quartiles of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)
+        picture.legend(loc="outside lower center", ncols=2)
 
 
 EXPERIMENT = Experiment(

@@ -23,10 +23,11 @@ from ..frame.classification import (
 )
 from ..frame.criteria import Array, Finding, enough
 from ..frame.data import mnist, mnist_subset
-from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure, log_steps
+from ..frame.figures import figure
 from ..frame.models import MLP, VGG, ResNet18, kaiming
+from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
+from .drawing import band, of_seeds
 
 MODELS = {"mlp": "MLP, MNIST", "vgg": "VGG19, CIFAR-10", "resnet": "ResNet18, CIFAR-10"}
 
@@ -56,7 +57,8 @@ PRESETS = {
             width=8, num_images=10_000, num_digits=10_000, num_test=1000, num_kernel=40, digit_steps=1200, steps=320
         ),
         seeds=(0, 1, 2),
-        duration="6 min",
+        duration="10 min",
+        least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
 }
@@ -101,30 +103,43 @@ def read(settings: Settings, folder: Path, seed: int) -> dict[str, dict[str, Arr
     return {name: series(folder / name / "log", names) for name in MODELS}
 
 
+FIGURES = {"alignment": "Fig. B.5, centred", "alignment_uncentered": "Fig. B.6, as it is"}
+"""Of each stream."""
+
+
 def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> list[Finding]:
-    findings = []
-    for name, words in MODELS.items():
-        rise = {
-            stream: [
-                float(seed[name][f"ntk/{stream}/test"].max() / seed[name][f"ntk/{stream}/test"][0]) for seed in seeds
-            ]
-            for stream in ("alignment", "alignment_uncentered")
-        }
-        last = [float(seed[name]["ntk/alignment/test"].max()) for seed in seeds]
-        judged = name == "mlp"
-        passed = [value >= 4 for value in rise["alignment"]]
-        findings.append(
-            Finding(
-                f"Figs. B.5, B.6: {words}, alignment on the test set, highest / initial",
-                "rises",
-                f"centred {_list(rise['alignment'])} (to {_list(last)})\n"
-                f"uncentred {_list(rise['alignment_uncentered'])}",
-                "centred >= 4" if judged else "",
-                enough(passed) if judged else None,
-                {**rise, "highest": last},
-            )
+    highest = [float(seed["mlp"]["ntk/alignment/test"].max() / seed["mlp"]["ntk/alignment/test"][0]) for seed in seeds]
+    findings = [
+        Finding(
+            "Fig. B.5: MLP, MNIST, alignment on the test set, highest / initial",
+            "rises",
+            _list(highest),
+            ">= 4",
+            enough([value >= 4 for value in highest]),
+            highest,
         )
+    ]
+    # One batch at one step tells little, and the highest of many steps rises by chance; the last fifth does not.
+    for stream, words in FIGURES.items():
+        for name, model in MODELS.items():
+            last = [_at_the_end(seed[name][f"ntk/{stream}/test"]) for seed in seeds]
+            start = [float(seed[name][f"ntk/{stream}/test"][0]) for seed in seeds]
+            rise = [end / begin for end, begin in zip(last, start, strict=True)]
+            findings.append(
+                Finding(
+                    f"{words}: {model}, alignment on the test set, last fifth of the measurements / initial",
+                    "rises",
+                    f"{_list(rise)} (from {_list(start)} to {_list(last)})",
+                    ">= 1.5",
+                    enough([value >= 1.5 for value in rise]),
+                    {"rise": rise, "start": start, "end": last},
+                )
+            )
     return findings
+
+
+def _at_the_end(values: Array) -> float:
+    return float(values[-max(1, len(values) // 5) :].mean())
 
 
 def _list(values: Sequence[float]) -> str:
@@ -132,20 +147,17 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folder: Path) -> None:
-    with figure(folder / "fig_b_5.png", 1, len(MODELS), size=(11, 3.8), font=11, boxed=False) as (_, axes):
-        for axis, (name, words) in zip(axes, MODELS.items(), strict=True):
-            for number, seed in enumerate(seeds):
-                run = seed[name]
-                for stream, color, label in (
-                    ("alignment", "C0", "centred (Fig. B.5)"),
-                    ("alignment_uncentered", "C1", "uncentred (Fig. B.6)"),
-                ):
-                    label = "" if number else label
-                    axis.plot(run["step"], run[f"ntk/{stream}/test"], color=color, label=label or None)
-            axis.set(xlabel="training step", title=words)
-            log_steps(axis)
-        axes[0].set_ylabel("alignment, test set")
-        axes[0].legend(fontsize=9)
+    for path, stream, words in (
+        ("fig_b_5.png", "alignment", "features centred"),
+        ("fig_b_6.png", "alignment_uncentered", "features as they are"),
+    ):
+        with figure(folder / path, 1, len(MODELS), size=(11, 3.8), font=11, boxed=False) as (picture, axes):
+            for axis, (name, title) in zip(axes, MODELS.items(), strict=True):
+                curves = [seed[name][f"ntk/{stream}/test"] for seed in seeds]
+                band(axis, seeds[0][name]["step"], curves, "C0")
+                axis.set(xlabel="training step", title=title, ylim=(0, None))
+            axes[0].set_ylabel("alignment, test set")
+            picture.suptitle(f"{words}, {of_seeds(len(seeds))}", fontsize=11)
 
 
 EXPERIMENT = Experiment(
@@ -156,5 +168,11 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
+    departures=(
+        "Each network is trained much shorter than the thesis trains it, the VGG and the ResNet for 320 steps at an "
+        "eighth of their width. In these steps their alignment rises where the features are centred (1.49 times in one "
+        "of three VGGs, just below the criterion) and not where they are as they are: Fig. B.6 is not reproduced so "
+        "soon. The criterion was set when one other seed of the MLP and of the ResNet had been seen."
+    ),
     threads=None,
 )

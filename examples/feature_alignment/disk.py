@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,11 @@ from probes.schedule import at
 from probes_ntk import TangentKernel
 
 from ..frame.classification import Accuracy, Samples
-from ..frame.criteria import Array, Finding, enough
-from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.criteria import Finding, enough
 from ..frame.models import MLP
+from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
-
-SHOWN = 20
-"""Eigenfunctions recorded; the figure shows every other of the first 12."""
+from .disk_modes import SHOWN, Modes, disk, draw, plane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,47 +46,13 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
-class Modes:
-    """What was measured at T steps."""
-
-    steps: Array  # (T,)
-    eigenvalues: Array  # (T, N), descending
-    alignment: Array  # (T,)
-    functions: Array  # (T, SHOWN, side, side)
-    accuracy: Array  # (T,)
-
-    @property
-    def ratio(self) -> Array:
-        """The 20th eigenvalue over the first. Shape ``(T,)``."""
-        ratio: Array = self.eigenvalues[:, 19] / self.eigenvalues[:, 0]
-        return ratio
-
-    @property
-    def label_energy(self) -> Array:
-        """Share of the centred label's energy along the first five eigenfunctions. Shape ``(T,)``."""
-        side = self.functions.shape[-1]
-        label = disk(plane(side)).numpy().reshape(side, side).T.ravel()  # rows upwards in y
-        label = label - label.mean()
-        top = self.functions[:, :5].reshape(len(self.steps), 5, -1)
-        energy: Array = ((top @ label) ** 2).sum(1) / (label @ label)
-        return energy
-
-
-def disk(points: Tensor) -> Tensor:
-    """1 in the centred disk of half the square's area, else 0. Shape ``(n,)``."""
-    inside: Tensor = points.norm(dim=1) < math.sqrt(2 / math.pi)
-    return inside.float()
-
-
-def plane(side: int) -> Tensor:
-    """A grid of side by side points of the square [-1, 1]^2, x slowest. Shape ``(side^2, 2)``."""
-    line = torch.linspace(-1, 1, side)
-    return torch.cartesian_prod(line, line)
+def square(n: int, seed: int) -> Tensor:
+    """Points to train on, uniform in [-1, 1]^2. Shape ``(n, 2)``."""
+    return 2 * torch.rand(n, 2, generator=torch.Generator().manual_seed(seed)) - 1
 
 
 def train(settings: Settings, task: Task) -> None:
-    points = 2 * torch.rand(settings.num_points, 2, generator=torch.Generator().manual_seed(task.seed)) - 1
+    points = square(settings.num_points, task.seed)
     x, y = points.to(task.device), disk(points).to(task.device)
     torch.manual_seed(task.seed)
     model = MLP(2, settings.width, settings.depth, 1).to(task.device)
@@ -132,6 +94,7 @@ def read(settings: Settings, folder: Path, seed: int) -> Modes:
         alignment=run["ntk/alignment/grid"]["value"].to_numpy(),
         functions=np.stack(functions, 1),
         accuracy=run["accuracy/train"]["value"].to_numpy(),
+        points=square(settings.num_points, seed).numpy(),
     )
 
 
@@ -169,30 +132,6 @@ def _list(values: Sequence[float], form: str) -> str:
     return ", ".join(format(value, form) for value in values)
 
 
-def draw(settings: Settings, seeds: Sequence[Modes], folder: Path) -> None:
-    from matplotlib.patches import Circle
-
-    first = seeds[0]
-    rows = np.unique(np.linspace(0, len(first.steps) - 1, 5).round().astype(int))
-    columns = [0, 1, 2, 3, 4, 6, 8, 11]
-    size = (1.45 * len(columns), 1.6 * len(rows))
-    with figure(folder / "fig_4_1.png", len(rows), len(columns), size=size) as (picture, axes):
-        for row, index in enumerate(rows):
-            for column, mode in enumerate(columns):
-                axis = axes[row, column]
-                shape = first.functions[index, mode]
-                bound = np.abs(shape).max()
-                axis.imshow(shape, origin="lower", extent=(-1, 1, -1, 1), cmap="RdBu_r", vmin=-bound, vmax=bound)
-                axis.add_patch(Circle((0, 0), math.sqrt(2 / math.pi), fill=False, linewidth=0.7, linestyle=":"))
-                axis.set(xticks=[], yticks=[])
-                if row == 0:
-                    axis.set_title(f"{mode + 1}", fontsize=10)
-            axes[row, 0].set_ylabel(f"step {first.steps[index]}\n{first.ratio[index]:.2%}", fontsize=9)
-        picture.suptitle(
-            "Eigenfunctions of the tangent kernel (left: 20th eigenvalue / first; dotted: the class)", fontsize=10
-        )
-
-
 EXPERIMENT = Experiment(
     figures=("4.1", "B.4"),
     summary="The top eigenfunctions of the tangent kernel take the shape of the class.",
@@ -201,4 +140,11 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
+    departures=(
+        "The thesis leaves the learning rate and the initialization open. The 20th eigenvalue over the first falls to "
+        "a third of what it is at the start, not to a seventh: 0.2 % was reached with none that was tried. It starts "
+        "as published where the features are centred; as they are, at 0.02 % or 0.5 %. Gradient descent at this rate "
+        "is not steady: the training accuracy of seed 0 is 99.8 % at steps 1,300 and 1,600 and 94.8 % at 2,000, which "
+        "fails the criterion, set before on other seeds."
+    ),
 )

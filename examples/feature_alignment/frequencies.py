@@ -35,6 +35,12 @@ PRESETS = {
 }
 
 
+SHOWN = (0, 5, 20)
+"""Indices of the eigenvectors in the middle of the figure, counted from 0 there; the last one where there are fewer."""
+PUBLISHED = 10, 0.04
+"""The one eigenvalue over the first of which the thesis says how large it is."""
+
+
 @dataclass(frozen=True)
 class Waves:
     """Of N eigenvectors."""
@@ -43,6 +49,7 @@ class Waves:
     amplitudes_without_bias: Array  # of a network whose kinks are all at 0
     eigenvalues: Array  # (N,), descending
     centered: Array  # (N,), of the centred kernel
+    vectors: Array  # (N, N), a row each
 
     def order(self, count: int) -> float:
         """Rank correlation of index and frequency of the first so many."""
@@ -61,8 +68,10 @@ def read(settings: Settings, folder: Path, seed: int) -> Waves:
     kernel = tangent_kernel(model.double(), x.double()).kernel
     kaiming(model)
     flat = tangent_kernel(model, x.double()).kernel
-    amplitudes, without = (eigenvector_amplitudes(eigenfunctions(one).functions).numpy() for one in (kernel, flat))
-    return Waves(amplitudes, without, eigenvalues(kernel).numpy(), eigenvalues(center(kernel, "outputs")).numpy())
+    functions, others = (eigenfunctions(one).functions for one in (kernel, flat))
+    amplitudes, without = (eigenvector_amplitudes(each).numpy() for each in (functions, others))
+    centered = eigenvalues(center(kernel, "outputs")).numpy()
+    return Waves(amplitudes, without, eigenvalues(kernel).numpy(), centered, functions[:, 0].numpy())
 
 
 def judge(settings: Settings, seeds: Sequence[Waves]) -> list[Finding]:
@@ -104,17 +113,30 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Waves], folder: Path) -> None:
-    first = seeds[0]
-    with figure(folder / "fig_b_2.png", 1, 2, size=(10, 4), font=11) as (picture, (waves, values)):
-        index = np.arange(1, len(first.amplitudes) + 1)
+    first, count = seeds[0], len(seeds[0].amplitudes)
+    with figure(folder / "fig_b_2.png", 1, 3, size=(14, 4)) as (picture, (waves, vectors, values)):
+        index = np.arange(count)
         image = waves.pcolormesh(
             index, np.arange(first.amplitudes.shape[1]), first.amplitudes.T, cmap="viridis", rasterized=True
         )
-        waves.set(xlabel="index of the eigenvector", ylabel="frequency (cycles)")
-        picture.colorbar(image, ax=waves, label="magnitude of the Fourier transform")
-        for label, numbers in (("as it is", first.eigenvalues), ("features centred", first.centered)):
-            values.semilogy(index, np.maximum(numbers / numbers[0], 1e-16), ".-", label=label)
-        values.set(xlabel="index", ylabel="eigenvalue / first")
+        waves.set(xlabel="index j of the eigenvector", ylabel="frequency (cycles)", title="Fourier transform, one seed")
+        picture.colorbar(image, ax=waves, label="magnitude")
+        for j in sorted({min(j, count - 1) for j in SHOWN}):
+            vectors.plot(index / count, first.vectors[j], label=f"j = {j}")
+        vectors.set(xlabel="x", ylabel="eigenvector", title="Eigenvectors, one seed")
+        vectors.margins(y=0.25)
+        vectors.legend(ncols=3, loc="upper center", fontsize=9)
+        for label, numbers in (
+            ("as it is", [seed.eigenvalues for seed in seeds]),
+            ("features centred", [seed.centered[:-1] for seed in seeds]),  # of which the last is 0
+        ):
+            ratios = np.maximum([each / each[0] for each in numbers], 1e-16)
+            at = index[: ratios.shape[1]] + 1
+            (line,) = values.semilogy(at, np.exp(np.log(ratios).mean(0)), ".-", label=label)
+            values.fill_between(at, ratios.min(0), ratios.max(0), color=line.get_color(), alpha=0.2)
+        values.plot(*PUBLISHED, "k*", markersize=11, label="published", linestyle="none")
+        title = f"Eigenvalues, mean and range of {len(seeds)} seeds" if len(seeds) > 1 else "Eigenvalues, one seed"
+        values.set(xlabel="index, counted from 1", ylabel="eigenvalue / first", title=title)
         values.grid(alpha=0.3)
         values.legend()
 
@@ -127,4 +149,11 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
+    departures=(
+        "The thesis says that the tenth eigenvalue is about 4 % of the first. With Kaiming weights that fits singular "
+        "values, the roots of these; no initialization tried gives it for the eigenvalues, of which it is reported. "
+        "Nor does the thesis say how biases are drawn: they are drawn here, for a network with zero biases has its "
+        "kinks at 0 alone. How little order its eigenvectors have differs between draws: a median of 0.40 in 20 other "
+        "seeds, 0.51 in seeds 0 to 4, which fails the criterion set on those, and it stays as it was set."
+    ),
 )

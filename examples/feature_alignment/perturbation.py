@@ -19,6 +19,7 @@ from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import VGG
 from ..frame.task import Task
+from .drawing import of_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +121,16 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
-    with figure(folder / "fig_b_1.png", size=(7.5, 4), font=11, boxed=False) as (_, axis):
-        first, count = seeds[0], len(seeds[0]["singular"])
-        axis.bar(np.arange(count), first["singular"], label="right singular vectors of the tangent features")
-        axis.bar(np.arange(count, 2 * count), first["random"], label="random directions")
+    with figure(folder / "fig_b_1.png", size=(7.5, 4.4), font=11, boxed=False) as (picture, axis):
+        count = len(seeds[0]["singular"])
+        for start, kind, label in ((0, "singular", "right singular vectors"), (count, "random", "random directions")):
+            every = np.array([seed[kind] for seed in seeds])
+            mean = every.mean(0)
+            bars = np.stack([mean - every.min(0), every.max(0) - mean]) if len(seeds) > 1 else None
+            axis.bar(np.arange(start, start + count), mean, yerr=bars, label=label, error_kw={"linewidth": 0.6})
         axis.set(xlabel="direction", ylabel=f"|change of the outputs|, step of {settings.size:g}")
-        axis.legend()
+        picture.legend(loc="outside lower center", ncols=2)
+        picture.suptitle(of_seeds(len(seeds)), fontsize=11)
 
 
 EXPERIMENT = Experiment(

@@ -1,0 +1,44 @@
+"""Figures 4.4 and B.7: alignment with the labels of easy and of difficult examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...frame.figures import figure
+from ..drawing import Run, band, of_seeds
+from .settings import KINDS, Settings
+
+__all__ = ["draw"]
+
+COLORS = {"easy": "C0", "difficult": "C3"}
+
+
+def draw(settings: Settings, seeds: Sequence[dict[str, Run]], folder: Path) -> None:
+    look: dict[str, Any] = {"font": 11, "boxed": False, "sharex": True, "sharey": True, "squeeze": False}
+    with figure(folder / "fig_4_4.png", 1, len(KINDS), size=(10, 4.2), **look) as (picture, axes):
+        for axis, (kind, words) in zip(axes[0], KINDS.items(), strict=True):
+            runs = [seed[kind] for seed in seeds]
+            for batch, color in COLORS.items():
+                band(axis, runs[0]["step"], [run[f"ntk/alignment/{batch}"] for run in runs], color, batch)
+            axis.set(xlabel="training step", title=words)
+        axes[0, 0].set_ylabel("alignment with the labels")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        picture.legend(handles, labels, loc="outside lower center", ncols=2)
+        picture.suptitle(of_seeds(len(seeds)), fontsize=10)
+    size = (2.6 * len(seeds) + 0.8, 2 * len(settings.depths) + 0.8)
+    with figure(folder / "fig_b_7.png", len(settings.depths), len(seeds), size=size, **look) as (picture, axes):
+        for row, depth in enumerate(settings.depths):
+            for axis, seed in zip(axes[row], seeds, strict=True):
+                run = seed[f"depth {depth}"]
+                for batch, color in COLORS.items():
+                    band(axis, run["step"], [run[f"ntk/alignment/{batch}"]], color, batch)
+            axes[row, 0].set_ylabel(f"{depth} layers")
+        for number, axis in enumerate(axes[0], 1):
+            axis.set_title(f"draw {number}")
+        for axis in axes[-1]:
+            axis.set_xlabel("training step")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        picture.legend(handles, labels, loc="outside lower center", ncols=2)
+        picture.suptitle("rows: depth, columns: seeds", fontsize=11)
