@@ -36,6 +36,7 @@ EXPERIMENTS = {
     "capacity_norms": "complexity.capacity_norms",
     "mutual_information_gaussians": "mutual_information.gaussians",
     "mutual_information_gradient_bias": "mutual_information.gradient_bias.experiment",
+    "mutual_information_consistency": "mutual_information.consistency",
     "mutual_information_equitability": "mutual_information.equitability",
     "mutual_information_bottleneck": "mutual_information.bottleneck.experiment",
     "mutual_information_gan": "mutual_information.gan.experiment",
