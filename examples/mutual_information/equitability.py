@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from probes_mine import DenseStatistics, Mine
 
 from ..frame.criteria import Finding, enough
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 
@@ -183,6 +183,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
             axis.set(ylabel="f(x)", title=title)
         axes[-1].set_xlabel("sigma")
         picture.colorbar(image, ax=axes, label="I(X; f(X) + sigma e) (nats)")
+        picture.suptitle(of_seeds(len(seeds), "mean of"), fontsize=10)
 
 
 EXPERIMENT = Experiment(

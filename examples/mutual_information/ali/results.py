@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...frame.criteria import Array, Finding, enough
-from ...frame.figures import figure
+from ...frame.figures import figure, of_seeds
 from ..plane import found, kl_from_uniform, modes, occupancy
 from .settings import DATASET, METHODS, Settings, kept_steps
 
@@ -83,7 +83,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
 
     def panels(name: str, rows: dict[str, str], limit: float) -> None:
         size = (2.9 * len(METHODS), 2.9 * len(rows) + 0.3)
-        with figure(folder / name, len(rows), len(METHODS), size=size, squeeze=False) as (_, axes):
+        with figure(folder / name, len(rows), len(METHODS), size=size, squeeze=False) as (picture, axes):
             for row, (title, field) in zip(axes, rows.items(), strict=True):
                 for axis, method, color in zip(row, METHODS, mode_of, strict=True):
                     points = seeds[0][method][field][-1][:5000]
@@ -95,6 +95,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                     if axis in axes[0]:
                         axis.set_title(method, fontsize=11)
                 row[0].set_ylabel(title)
+            picture.suptitle(of_seeds(len(seeds), "one of"), fontsize=10)
 
     panels("fig_5_6.png", {"reconstructions": "reconstructions", "samples": "samples"}, 5.5)
     panels("fig_c_1.png", {"embeddings": "codes"}, 3.5)
