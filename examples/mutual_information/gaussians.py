@@ -151,7 +151,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
             grid = settings.correlations[d]
             line = np.linspace(min(-0.1, *grid), max(0.1, *grid), 201)
             truth = [float(gaussian_mutual_information(torch.full((d,), rho))) for rho in line]
-            axis.plot(line, truth, "k", label="truth, which the published MINE is on" if d == 1 else "truth")
+            axis.plot(line, truth, "k", label="truth; in 1 + 1 also MINE as published" if d == 1 else "truth")
             for index, method in enumerate(METHODS):
                 values = np.array([[seed[f"{d}, {rho:g}"][method] for rho in grid] for seed in seeds])
                 axis.errorbar(
@@ -168,7 +168,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
             axis.set(xlabel="correlation", ylabel="mutual information (nats)", title=f"{d} + {d} dimensions")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         title = of_seeds(len(seeds), "mean and deviation of")
-        picture.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, title=title)
+        picture.legend(handles, labels, loc="outside upper center", ncols=2 * len(dims), frameon=False, title=title)
 
 
 EXPERIMENT = Experiment(
