@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from probes_complexity import multiclass_bound
 
 from ..frame.criteria import Array, Finding, enough, spearman
-from ..frame.runner import Experiment, Preset
+from ..frame.experiment import Experiment, Preset
 from ..spectral_bias.arrays import compute, load, log_slope, spread
 from .bounds_figure import draw
 from .flows import METHODS, Learned, network_flow, padded, regressions, signs

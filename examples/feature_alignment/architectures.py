@@ -23,9 +23,9 @@ from ..frame.classification import (
 )
 from ..frame.criteria import Array, Finding, enough
 from ..frame.data import mnist, mnist_subset
+from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.models import MLP, VGG, ResNet18, kaiming
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .drawing import band, of_seeds
 

@@ -16,8 +16,8 @@ from probes_ntk import TangentKernel
 
 from ..frame.classification import Accuracy, Samples
 from ..frame.criteria import Finding, enough
+from ..frame.experiment import Experiment, Preset
 from ..frame.models import MLP
-from ..frame.runner import Experiment, Preset
 from ..frame.task import Task
 from .disk_modes import SHOWN, Modes, disk, draw, plane
 

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["figure", "formats", "log_steps", "shades"]
+__all__ = ["figure", "formats", "log_steps", "of_seeds", "shades"]
 
 
 formats = [".png"]
@@ -66,6 +66,16 @@ def shades(count: int, last: float) -> Any:
     import matplotlib
 
     return matplotlib.colormaps["viridis"](np.linspace(0, last, count))
+
+
+def of_seeds(number: int, words: str = "mean and range of") -> str:
+    """What a figure shows of its seeds.
+
+    Example:
+        >>> of_seeds(5), of_seeds(5, "one of"), of_seeds(1)
+        ('mean and range of 5 seeds', 'one of 5 seeds', 'one seed')
+    """
+    return f"{words} {number} seeds" if number > 1 else "one seed"
 
 
 def log_steps(axis: Any) -> None:

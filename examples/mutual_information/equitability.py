@@ -17,7 +17,7 @@ from probes_mine import DenseStatistics, Mine
 
 from ..frame.criteria import Finding, enough
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.task import Task
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"x": lambda x: x, "x³": lambda x: x**3, "sin x": torch.sin}
@@ -183,6 +183,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
             axis.set(ylabel="f(x)", title=title)
         axes[-1].set_xlabel("sigma")
         picture.colorbar(image, ax=axes, label="I(X; f(X) + sigma e) (nats)")
+        picture.suptitle(of_seeds(len(seeds), "mean of"), fontsize=10)
 
 
 EXPERIMENT = Experiment(

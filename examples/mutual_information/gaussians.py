@@ -16,7 +16,7 @@ from probes_mine import DenseStatistics, Mine, gaussian_mutual_information, ksg
 
 from ..frame.criteria import Finding, enough
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.task import Task
 
 METHODS = ("MINE", "MINE-f", "KSG")
@@ -146,13 +146,12 @@ def _list(values: Sequence[float]) -> str:
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     dims = list(settings.correlations)
-    with figure(folder / "fig_5_1.png", 1, len(dims), size=(5.5 * len(dims), 4), squeeze=False) as (_, axes):
+    with figure(folder / "fig_5_1.png", 1, len(dims), size=(5.5 * len(dims), 4.6), squeeze=False) as (picture, axes):
         for axis, d in zip(axes[0], dims, strict=True):
             grid = settings.correlations[d]
-            line = np.linspace(min(grid), max(grid), 201)
-            axis.plot(
-                line, [float(gaussian_mutual_information(torch.full((d,), rho))) for rho in line], "k", label="truth"
-            )
+            line = np.linspace(min(-0.1, *grid), max(0.1, *grid), 201)
+            truth = [float(gaussian_mutual_information(torch.full((d,), rho))) for rho in line]
+            axis.plot(line, truth, "k", label="truth; in 1 + 1 also MINE as published" if d == 1 else "truth")
             for index, method in enumerate(METHODS):
                 values = np.array([[seed[f"{d}, {rho:g}"][method] for rho in grid] for seed in seeds])
                 axis.errorbar(
@@ -167,7 +166,9 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                     markersize=5,
                 )
             axis.set(xlabel="correlation", ylabel="mutual information (nats)", title=f"{d} + {d} dimensions")
-            axis.legend()
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        title = of_seeds(len(seeds), "mean and deviation of")
+        picture.legend(handles, labels, loc="outside upper center", ncols=2 * len(dims), frameon=False, title=title)
 
 
 EXPERIMENT = Experiment(

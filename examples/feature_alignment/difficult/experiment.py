@@ -11,8 +11,8 @@ from probes_ntk import TangentKernel
 from ...frame.classification import Samples, Training, classify, kernel_schedule, random_labels, series, standardized
 from ...frame.criteria import Array
 from ...frame.data import fashion_mnist, mnist, mnist_subset
+from ...frame.experiment import Experiment
 from ...frame.models import MLP, kaiming
-from ...frame.runner import Experiment
 from ...frame.task import Task
 from .criteria import judge
 from .figures import draw

@@ -10,8 +10,8 @@ from probes_ntk import TangentKernel
 
 from ...frame.classification import Accuracy, Training, classify, kernel_schedule, photographs, random_labels, series
 from ...frame.criteria import Array
+from ...frame.experiment import Experiment
 from ...frame.models import VGG
-from ...frame.runner import Experiment
 from ...frame.task import Task
 from .criteria import judge
 from .figures import draw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...frame.runner import Preset
+from ...frame.experiment import Preset
 
 __all__ = ["BATCHES", "PRESETS", "STREAMS", "Settings", "parts"]
 

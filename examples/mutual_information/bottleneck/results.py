@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...frame.criteria import Finding, enough
-from ...frame.figures import figure
+from ...frame.figures import figure, of_seeds
 from .settings import ENCODERS, MODELS, Settings
 
 Results = dict[str, dict[str, Any]]
@@ -99,9 +99,9 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     with figure(folder / "table_5_3.png", 1, 2, size=(11, 4.5)) as (_, (left, right)):
-        rows = np.arange(len(MODELS))
+        rows, number = np.arange(len(MODELS)), of_seeds(len(seeds), "mean and deviation of")
         values = np.array([[seed[name]["error"] for seed in seeds] for name in MODELS])
-        left.errorbar(values.mean(1), rows, xerr=values.std(1), fmt="o", capsize=2, label="measured")
+        left.errorbar(values.mean(1), rows, xerr=values.std(1), fmt="o", capsize=2, label=f"measured, {number}")
         listed = [row for row, model in enumerate(MODELS.values()) if model.published]
         published = [float(model.published) for model in MODELS.values() if model.published]
         left.plot(published, listed, "kx", label="published (200 epochs)")

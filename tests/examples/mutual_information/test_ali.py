@@ -6,11 +6,14 @@ import torch
 from torch import nn
 
 from examples.frame.task import Interruption, Task
-from examples.mutual_information import ali
+from examples.mutual_information.ali.experiment import PRESETS
+from examples.mutual_information.ali.results import judge
+from examples.mutual_information.ali.settings import METHODS, Settings
+from examples.mutual_information.ali.training import Autoencoder, adversaries
 from examples.mutual_information.maxout import Maxout, Pairs
 from examples.mutual_information.plane import modes
 
-SHORT = ali.PRESETS["smoke"].settings
+SHORT = PRESETS["smoke"].settings
 
 
 def test_maxout_is_the_largest_of_its_linear_maps():
@@ -23,8 +26,8 @@ def test_networks_are_those_of_ali():
     def sizes(network):
         return [(one.in_features, one.out_features) for one in network.modules() if isinstance(one, nn.Linear)]
 
-    settings = ali.PRESETS["paper"].settings
-    model = ali.Autoencoder(settings)
+    settings = PRESETS["paper"].settings
+    model = Autoencoder(settings)
     assert sizes(model.encoder) == [(4, 400), (400, 400), (400, 2)]
     assert sizes(model.decoder) == [(2, 400), *[(400, 400)] * 3, (400, 2)]
     assert sum(isinstance(one, nn.BatchNorm1d) for one in model.modules()) == 6
@@ -35,18 +38,18 @@ def test_networks_are_those_of_ali():
 
 
 def trained(folder, method, steps=1):
-    settings = ali.Settings(**{**vars(SHORT), "steps": steps})
+    settings = Settings(**{**vars(SHORT), "steps": steps})
     part = Task(folder, 0, torch.device("cpu")).part(method)
-    ali._train(settings, part, method)
+    adversaries(settings, part, method)
     return torch.load(part.folder / "checkpoint.pt")["objects"]
 
 
 def test_methods_add_to_the_loss_of_ali_what_they_say(tmp_path):
-    after = {method: trained(tmp_path, method) for method in ali.METHODS}
+    after = {method: trained(tmp_path, method) for method in METHODS}
 
     def moved(method, name):
         """Whether the first gradient of a weight differs from ALI's; Adam's first step hardly would, it is a sign."""
-        index = [key for key, _ in ali.Autoencoder(SHORT).named_parameters()].index(name)
+        index = [key for key, _ in Autoencoder(SHORT).named_parameters()].index(name)
         one, other = (after[key]["of_model"]["state"][index]["exp_avg"] for key in (method, "ALI"))
         return not torch.equal(one, other)
 
@@ -54,9 +57,9 @@ def test_methods_add_to_the_loss_of_ali_what_they_say(tmp_path):
     assert [moved("ALI+MINE", f"{side}.0.weight") for side in ("encoder", "decoder")] == [False, True]
     for method in ("ALICE (l2)", "ALICE (adv.)"):
         assert moved(method, "encoder.0.weight") and moved(method, "decoder.0.weight")
-    steps = [after[method]["regularizer"]["mine"]["steps"] for method in ali.METHODS]
+    steps = [after[method]["regularizer"]["mine"]["steps"] for method in METHODS]
     assert steps == [0, 0, 0, 1]
-    weights = [after[method]["discriminators"]["reconstruction.layers.0.linear.weight"] for method in ali.METHODS]
+    weights = [after[method]["discriminators"]["reconstruction.layers.0.linear.weight"] for method in METHODS]
     assert [torch.equal(weight, weights[0]) for weight in weights] == [True, True, False, True]
 
 
@@ -67,7 +70,7 @@ def test_an_interrupted_training_goes_on_to_the_same_points(tmp_path):
     for _ in range(6):  # stopped after each step
         part = Task(tmp_path / "broken", 0, torch.device("cpu"), interruption).part("ALI+MINE")
         with pytest.raises(KeyboardInterrupt):
-            ali._train(SHORT, part, "ALI+MINE")
+            adversaries(SHORT, part, "ALI+MINE")
     whole, broken = (np.load(tmp_path / name / "ALI+MINE" / "points-6.npz") for name in ("whole", "broken"))
     assert set(whole.files) == {"data", "codes", "reconstructions", "samples"}
     for name in whole.files:
@@ -78,7 +81,7 @@ def results(errors=(1.0, 0.0, 0.0, 0.6), count=25):
     """Of each method, how far reconstructions are off in both components; of ALI+MINE, how many modes it samples."""
     data = np.resize(modes().numpy(), (10_000, 2))
     found = {}
-    for method, error in zip(ali.METHODS, errors, strict=True):
+    for method, error in zip(METHODS, errors, strict=True):
         sampled = np.resize(modes()[: count if method == "ALI+MINE" else 25].numpy(), (10_000, 2))
         points = {"data": data, "codes": data, "reconstructions": data + error, "samples": sampled}
         found[method] = {name: np.stack([values] * 3) for name, values in points.items()}
@@ -95,7 +98,7 @@ def results(errors=(1.0, 0.0, 0.0, 0.6), count=25):
     ],
 )
 def test_criteria_of_reconstructions_and_modes(seeds, expected):
-    findings = ali.judge(ali.PRESETS["quick"].settings, seeds)
+    findings = judge(PRESETS["quick"].settings, seeds)
     assert [finding.passed for finding in findings if finding.passed is not None] == expected
 
 
@@ -103,5 +106,5 @@ def test_the_last_of_the_kept_points_is_judged():
     seed = results()
     for name in ("reconstructions", "samples"):
         seed["ALI+MINE"][name][:2] = 9
-    findings = ali.judge(ali.PRESETS["quick"].settings, [seed])
+    findings = judge(PRESETS["quick"].settings, [seed])
     assert [finding.passed for finding in findings if finding.passed is not None] == [True, True]

@@ -8,10 +8,14 @@ import torch
 from torch import nn
 
 from examples.frame.task import Interruption, Task
-from examples.mutual_information import gan, plane
+from examples.mutual_information import plane
+from examples.mutual_information.gan.experiment import PRESETS
+from examples.mutual_information.gan.results import judge
+from examples.mutual_information.gan.settings import METHODS, Settings
+from examples.mutual_information.gan.training import train
 from examples.mutual_information.generative import dense
 
-SHORT = gan.Settings(
+SHORT = Settings(
     steps={"25 Gaussians": 6},
     num_train=1000,
     batch_size=20,
@@ -23,7 +27,7 @@ SHORT = gan.Settings(
 
 
 def test_networks_are_those_of_the_appendix():
-    settings = gan.PRESETS["paper"].settings
+    settings = PRESETS["paper"].settings
     generator = dense((4, *settings.generator, 2), 0.2, True)
     assert [type(layer) for layer in generator] == [nn.Linear, nn.BatchNorm1d, nn.LeakyReLU] * 2 + [nn.Linear]
     discriminator = dense((2, *settings.discriminator, 1), 0.2, False)
@@ -33,7 +37,7 @@ def test_networks_are_those_of_the_appendix():
 
 @pytest.mark.parametrize(("std", "low", "high"), [(1e-3, 5e-4, 2e-3), (None, 0.1, 1.0)])
 def test_all_networks_of_a_data_set_start_from_its_initial_weights(tmp_path, std, low, high):
-    gan.train(replace(SHORT, weight_std={"25 Gaussians": std}), Task(tmp_path, 0, torch.device("cpu")))
+    train(replace(SHORT, weight_std={"25 Gaussians": std}), Task(tmp_path, 0, torch.device("cpu")))
     state = torch.load(tmp_path / "25 Gaussians, GAN+MINE" / "checkpoint.pt")["objects"]
     weights = [
         state["generator"]["0.weight"],
@@ -45,8 +49,8 @@ def test_all_networks_of_a_data_set_start_from_its_initial_weights(tmp_path, std
 
 def test_both_methods_start_from_the_same_weights_and_only_one_uses_the_regularizer(tmp_path):
     task = Task(tmp_path, 0, torch.device("cpu"))
-    gan.train(SHORT, task)
-    states = [torch.load(tmp_path / f"25 Gaussians, {method}" / "checkpoint.pt")["objects"] for method in gan.METHODS]
+    train(SHORT, task)
+    states = [torch.load(tmp_path / f"25 Gaussians, {method}" / "checkpoint.pt")["objects"] for method in METHODS]
     plain, regularized = states
     assert [state["regularizer"]["mine"]["steps"] for state in states] == [0, 6]
     # After one step of Adam and the same real data, the discriminators can only differ through the generators.
@@ -59,13 +63,13 @@ def test_an_interrupted_training_goes_on_to_the_same_samples(tmp_path):
     def samples(folder):
         return np.load(folder / "25 Gaussians, GAN+MINE" / "samples-6.npy")
 
-    gan.train(SHORT, Task(tmp_path / "whole", 0, torch.device("cpu")))
+    train(SHORT, Task(tmp_path / "whole", 0, torch.device("cpu")))
     interruption = Interruption()
     interruption.wished = True
     for _ in range(2 * 6):  # stopped after each step
         with pytest.raises(KeyboardInterrupt):
-            gan.train(SHORT, Task(tmp_path / "broken", 0, torch.device("cpu"), interruption))
-    gan.train(SHORT, Task(tmp_path / "broken", 0, torch.device("cpu"), interruption))
+            train(SHORT, Task(tmp_path / "broken", 0, torch.device("cpu"), interruption))
+    train(SHORT, Task(tmp_path / "broken", 0, torch.device("cpu"), interruption))
     np.testing.assert_array_equal(samples(tmp_path / "whole"), samples(tmp_path / "broken"))
 
 
@@ -73,7 +77,7 @@ def results(spiral=(0.5, 1.0), modes=(20, 25), tilt=0.0):
     """Samples of GAN and GAN+MINE on the middles of arcs and modes: the fraction of arcs, the number of modes; then a
     share of all that GAN+MINE gives to one mode more."""
     found = {}
-    for method, arcs, count in zip(gan.METHODS, spiral, modes, strict=True):
+    for method, arcs, count in zip(METHODS, spiral, modes, strict=True):
         middles = plane.arcs(plane.NUM_ARCS)[: round(arcs * plane.NUM_ARCS)].numpy()
         found[f"spiral, {method}"] = {"samples": np.tile(np.resize(middles, (10_000, 2)), (3, 1, 1))}
         middles = plane.modes()[:count].numpy()
@@ -101,8 +105,8 @@ def results(spiral=(0.5, 1.0), modes=(20, 25), tilt=0.0):
     ],
 )
 def test_criteria_of_coverage(seeds, expected):
-    settings = gan.PRESETS["quick"].settings
-    assert [finding.passed for finding in gan.judge(settings, seeds) if finding.passed is not None] == expected
+    settings = PRESETS["quick"].settings
+    assert [finding.passed for finding in judge(settings, seeds) if finding.passed is not None] == expected
 
 
 def test_the_last_of_the_kept_samples_is_judged():
@@ -110,5 +114,5 @@ def test_the_last_of_the_kept_samples_is_judged():
     earlier = results(spiral=(1.0, 0.1), modes=(25, 3))
     for key, item in seed.items():
         item["samples"][:2] = earlier[key]["samples"][:2]
-    findings = gan.judge(gan.PRESETS["quick"].settings, [seed])
+    findings = judge(PRESETS["quick"].settings, [seed])
     assert [finding.passed for finding in findings if finding.passed is not None] == [True] * 4

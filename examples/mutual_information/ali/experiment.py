@@ -1,0 +1,39 @@
+"""Mutual information of samples and codes makes adversarially learned inference reconstruct (Fig. 5.6, C.1)."""
+
+from __future__ import annotations
+
+from ...frame.experiment import Experiment, Preset
+from .results import draw, judge, read
+from .settings import Settings
+from .training import train
+
+PRESETS = {
+    "smoke": Preset(
+        Settings(
+            steps=6,
+            num_train=1000,
+            batch_size=20,
+            encoder=(8,),
+            decoder=(8,),
+            discriminator=(4,),
+            critic=(8,),
+            sample_every=2,
+            num_samples=500,
+        ),
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
+    ),
+    "quick": Preset(Settings(steps=5000), seeds=(0,), duration="12 min"),
+    "paper": Preset(Settings(), seeds=(0, 1, 2), duration="25 h"),
+}
+
+EXPERIMENT = Experiment(
+    figures=("5.6", "C.1"),
+    summary="Adversarially learned inference reconstructs better if samples keep information on their codes.",
+    presets=PRESETS,
+    train=train,
+    read=read,
+    judge=judge,
+    draw=draw,
+)

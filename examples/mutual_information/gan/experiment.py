@@ -1,0 +1,37 @@
+"""Mutual information of code and samples keeps a GAN from dropping modes (Fig. 5.3, 5.4)."""
+
+from __future__ import annotations
+
+from ...frame.experiment import Experiment, Preset
+from .results import draw, judge, read
+from .settings import Settings
+from .training import train
+
+PRESETS = {
+    "smoke": Preset(
+        Settings(
+            steps={"spiral": 6, "25 Gaussians": 6},
+            num_train=1000,
+            batch_size=20,
+            generator=(8, 8),
+            discriminator=(8, 8),
+            sample_every=2,
+            num_samples=500,
+        ),
+        seeds=(0,),
+        duration="2 s",
+        judged=False,
+    ),
+    "quick": Preset(Settings(steps={"spiral": 2500, "25 Gaussians": 1500}), seeds=(0, 1, 2, 3, 4), duration="12 min"),
+    "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="30 min"),
+}
+
+EXPERIMENT = Experiment(
+    figures=("5.3", "5.4"),
+    summary="A GAN drops parts of its target; mutual information of code and samples, maximized, keeps them.",
+    presets=PRESETS,
+    train=train,
+    read=read,
+    judge=judge,
+    draw=draw,
+)
