@@ -104,6 +104,8 @@ ERRATA = {
     "Fig. 5.2, equitability": "I(X; f(X) + sigma e) is not the same for all f at one sigma, which quadrature shows; "
     "what is invariant is I(f(X); Y) = I(X; Y) (`mutual_information_equitability`).",
     "Eq. 16 of ch. 5": "a logarithm is missing in the loss of the discriminator (`mutual_information_gan`).",
+    "Eq. 18 of ch. 5": "eq. 36 takes H(x, z) - H(z) for H(z | x), so that H(z) stands where H(x) belongs: as printed "
+    "the error lies above the bound (`mutual_information_consistency`).",
     "Tables C.5 and C.6": "codes of 128 numbers are drawn as 256, and digits have one channel, not three "
     "(`mutual_information_ali_images`).",
 }

@@ -178,7 +178,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
 
 
 EXPERIMENT = Experiment(
-    figures=("Thm 5.4", "Thm 5.5", "eq. 15", "eq. 18"),
+    figures=("Thm 5.4", "Thm 5.5", "ch. 5 eq. 15", "ch. 5 eq. 18"),
     summary="The error of MINE falls with the number of samples, and its information bounds reconstruction errors.",
     presets=PRESETS,
     train=train,

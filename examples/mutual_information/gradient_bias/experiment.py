@@ -51,7 +51,7 @@ def read(settings: Settings, folder: Path, seed: int) -> Results:
 
 
 EXPERIMENT = Experiment(
-    figures=("eq. 12",),
+    figures=("ch. 5 eq. 12",),
     summary="The gradient of MINE on mini-batches is biased, and hardly with a moving average.",
     presets=PRESETS,
     train=train,
