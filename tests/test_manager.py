@@ -10,8 +10,6 @@ from torch import nn
 
 from probes import Axis, Measurement, Probe, ProbeManager, at, every, hookimpl, open_run
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 def test_measurements_are_taken_when_due_and_stamped(model, optimizer):
     sink = Memory()
