@@ -20,9 +20,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .fingerprint import checksums
+from .modes import keep_modes
 from .modules import all_modules, keep_modules, keep_parametrizations
-from .process import Undo, keep_compiler, keep_random_states, keep_settings, soften, undo_all
+from .process import keep_compiler, keep_random_states, keep_settings, soften
 from .training import keep_buffers, keep_optimizers, keep_parameters
+from .undo import Undo, keep_others_out, undo_all
 
 __all__ = ["ModelChanged", "unnoticed"]
 
@@ -36,24 +38,27 @@ class unnoticed:
 
     Saved and restored: the random states of Python, numpy, torch and every initialised accelerator; the modules,
     parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors
-    that its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is
-    refused meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the
+    that its parameters hold (another dtype or device); the hooks, settings, groups and states of the optimizers, whose
+    ``step`` is refused meanwhile; the hooks of all modules; everything in :data:`~probes.guard.process.SETTINGS`, from
+    the default dtype to the working directory. So are the
     attributes of every module, what its plain containers hold, nested ones too, and what tensors, arrays and random
     generators hold that are among them, and objects of classes from the same package: counts, losses and caches that a
     forward leaves there; in modules that the model does not register, too. What is compiled runs eagerly meanwhile,
     since other shapes and modes would have it compiled again. What a script asks for to find its own faults (warnings
     as errors, anomaly mode, numpy's errors, a refusal of what is not deterministic) is no fault of a measurement, and
-    is not asked of it. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are
-    set without calling the user's ``train()``, which may do more than that. Parameters, and tensors of more than 4 MiB
-    that are neither parameters nor buffers, are not copied: the memory this costs is that of the buffers. Nothing here
-    synchronizes with an accelerator but the last look at whether parameters are what they were.
+    is not asked of it; nor do its modes, of functions or of dispatch, see what a measurement calls. One thread at a
+    time is within a guard. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. The mode
+    of a module is set without calling the user's ``train()``, which may do more than that. Parameters, and tensors of
+    more than 4 MiB that are neither parameters nor buffers, are not copied: the memory this costs is that of the
+    buffers. Nothing here synchronizes with an accelerator but the last look at whether parameters are what they were.
 
     Args:
         model: The model.
         optimizers: Its optimizers, as far as they are known.
 
     Raises:
-        ModelChanged: If a parameter, or what else is not copied, was changed in place: that is detected, not undone.
+        ModelChanged: If a parameter, a state of an optimizer, or what else is not copied, was changed in place: that is
+            detected, not undone.
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
@@ -101,6 +106,8 @@ class unnoticed:
         self._parameters = parameters = [parameter for _, parameter in named]
         self._versions = [(f"parameter {name!r}", parameter, _version(parameter)) for name, parameter in named]
         self._sums = checksums(parameters)
+        keep_others_out(undo)
+        keep_modes(undo)
         keep_settings(undo)
         soften()
         keep_compiler(undo)
@@ -115,7 +122,8 @@ class unnoticed:
             if parameter is not None and not is_lazy(parameter)
         ]
         keep_buffers(undo, modules.values())
-        keep_optimizers(undo, self._optimizers)
+        states = keep_optimizers(undo, self._optimizers)
+        self._versions += [(name, tensor, _version(tensor)) for name, tensor in states]
         self._versions += [(name, tensor, _version(tensor)) for name, tensor in keep_modules(undo, modules)]
         keep_parameters(undo, [*parameters, *hidden])
         for device in {"cpu", *(parameter.device.type for parameter in parameters[:1])}:
