@@ -23,8 +23,8 @@ from .ranks.team import Team
 from .run import Run
 from .session import checkpoint
 from .session.events import OnError, log, text_of
-from .session.lifetime import OTHER_RANK, in_ranks, why_inactive
-from .session.opening import Attached, Inactive, read_batches
+from .session.lifetime import OTHER_RANK, Inactive, copied, in_ranks, why_inactive
+from .session.opening import Attached, read_batches
 from .session.session import Session
 from .session.settings import Settings, watchers
 
@@ -137,8 +137,8 @@ class ProbeManager:
             OSError, RuntimeError: With ``on_error="raise"``, if ``log_dir`` cannot be written, holds another run or
                 belongs to another process.
         """
-        if self._session is not None:
-            raise RuntimeError("This ProbeManager is attached already. Call detach() first.")
+        if self._session is not None or not hasattr(self, "_settings"):  # the latter of a copy
+            raise RuntimeError("This ProbeManager is attached already, or a copy. Call detach() first, or make one.")
         self._governor.resume()
         try:
             with self._governor.charged_to_core(), random_states_kept():
@@ -207,6 +207,9 @@ class ProbeManager:
 
     def __enter__(self) -> ProbeManager:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copied, (type(self),)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

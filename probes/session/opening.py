@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
@@ -26,31 +25,7 @@ from .session import Session, Together
 from .settings import Settings
 from .turns import Turns
 
-__all__ = ["Attached", "Inactive", "read_batches"]
-
-
-@dataclass
-class Inactive:
-    """In a process where nothing is watched."""
-
-    reason: str
-    close: Callable[[], None] = lambda: None
-    """Ends what this process does for another one."""
-
-    def detach(self) -> None:
-        """End it."""
-        self.close()
-
-    def step(self) -> None:
-        """Counts nothing."""
-
-    def report(self) -> str:
-        """Why nothing is watched."""
-        return f"Inactive: {self.reason}.\n"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+__all__ = ["Attached", "read_batches"]
 
 
 class Attached:
