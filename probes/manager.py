@@ -137,8 +137,8 @@ class ProbeManager:
             OSError, RuntimeError: With ``on_error="raise"``, if ``log_dir`` cannot be written, holds another run or
                 belongs to another process.
         """
-        if self._session is not None or not hasattr(self, "_settings"):  # the latter of a copy
-            raise RuntimeError("This ProbeManager is attached already, or a copy. Call detach() first, or make one.")
+        if self._session is not None:
+            raise RuntimeError("This ProbeManager is attached already. Call detach() first.")
         self._governor.resume()
         try:
             with self._governor.charged_to_core(), random_states_kept():

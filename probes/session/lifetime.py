@@ -93,7 +93,12 @@ class Inactive:
 
 def copied(kind: type) -> Any:
     """A manager that came with a copy, or a pickle, of the model that holds it: it watches nothing."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("This ProbeManager came with a copy of a model. Make a ProbeManager of that one.")
+
     copy: Any = object.__new__(kind)
+    copy.attach = refuse
     copy._now = Inactive("it came with a copy of a model; make a ProbeManager of that one to watch it")
     return copy
 

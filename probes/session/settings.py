@@ -120,7 +120,7 @@ class Settings:
         text = json.dumps([type(model).__qualname__, shapes])
         probes = [f"{type(item).__name__} {text_of(getattr(item, 'schedule', ''))}" for item in self.made_probes]
         return {
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "model": hashlib.sha256(text.encode()).hexdigest(),
             "probes or schedules": re.sub(r"0x[0-9a-f]+", "", ", ".join(probes)),
         }
