@@ -79,14 +79,23 @@ class unnoticed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-        if error is None or isinstance(error, Exception):
-            changed = [name for name, tensor, version in self._versions if _version(tensor) != version]
-            sums = checksums(self._parameters)
-            if changed or any(
-                device not in sums or not torch.equal(sums[device], before) for device, before in self._sums.items()
-            ):
-                which = changed[0] if changed else "a parameter"
-                raise ModelChanged(f"{which} was changed in place; training is no longer what it would have been")
+        if error is not None and not isinstance(error, Exception):
+            return
+        modes: list[Undo] = []
+        try:
+            keep_modes(modes)
+            self._look()
+        finally:
+            undo_all(modes)
+
+    def _look(self) -> None:
+        changed = [name for name, tensor, version in self._versions if _version(tensor) != version]
+        sums = checksums(self._parameters)
+        if changed or any(
+            device not in sums or not torch.equal(sums[device], before) for device, before in self._sums.items()
+        ):
+            which = changed[0] if changed else "a parameter"
+            raise ModelChanged(f"{which} was changed in place; training is no longer what it would have been")
 
     def restore(self) -> None:
         """Undo what is not undone yet.
@@ -101,13 +110,13 @@ class unnoticed:
 
     def _save(self) -> None:
         undo, model = self._undo, self._model
+        keep_others_out(undo)
+        keep_modes(undo)
         # A lazy module has parameters that are none yet.
         named = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
         self._parameters = parameters = [parameter for _, parameter in named]
         self._versions = [(f"parameter {name!r}", parameter, _version(parameter)) for name, parameter in named]
         self._sums = checksums(parameters)
-        keep_others_out(undo)
-        keep_modes(undo)
         keep_settings(undo)
         soften()
         keep_compiler(undo)
@@ -135,6 +144,7 @@ class unnoticed:
             mode.__enter__()
             undo.append(lambda: None if torch.is_inference_mode_enabled() else mode.__exit__(None, None, None))
         torch.set_grad_enabled(True)
+        keep_modes(undo)  # once more: what a probe has entered is to see nothing of the undoing
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -208,8 +208,7 @@ class StepCounter:
         if (known is None and not self._watched(optimizer)) or self._nested():
             return
         if self._pre and self._before_step is None and not stepping(others=True):
-            # Here and not in _before: torch is iterating over the hooks there.
-            remove(self._pre)
+            remove(self._pre)  # here and not in _before: torch is iterating over the hooks there
             self._pre.clear()
         self._begun = True
         if known is None:
