@@ -23,8 +23,8 @@ from .ranks.team import Team
 from .run import Run
 from .session import checkpoint
 from .session.events import OnError, log, text_of
-from .session.lifetime import OTHER_RANK, in_ranks, why_inactive
-from .session.opening import Attached, Inactive, read_batches
+from .session.lifetime import OTHER_RANK, Inactive, copied, in_ranks, why_inactive
+from .session.opening import Attached, read_batches
 from .session.session import Session
 from .session.settings import Settings, watchers
 
@@ -207,6 +207,9 @@ class ProbeManager:
 
     def __enter__(self) -> ProbeManager:
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copied, (type(self),)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

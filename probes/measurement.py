@@ -156,6 +156,9 @@ class Measurement:
         stamped = copy.copy(self)
         for key, item in {"step": step, "wall_time": wall_time, "probe": probe, "version": version}.items():
             object.__setattr__(stamped, key, item)
+        for array in (stamped.value, stamped.standard_error):
+            if array is not None:
+                array.setflags(write=False)  # several sinks are given it
         return stamped
 
     def disagreement(self, other: Measurement) -> str | None:

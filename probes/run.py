@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,18 @@ T = TypeVar("T")
 
 LOOKS = 5000
 """Samples that take no longer than a first turn: where they do not, how long one takes is looked at once more."""
+
+
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose handlers, which are the script's, can raise what they will."""
+
+    def log(self, level: int, msg: object, *args: Any, **options: Any) -> None:
+        with suppress(Exception):
+            super().log(level, msg, *args, **{"stacklevel": 3, **options})
+
+
+log = _Log(logging.getLogger("probes"), {})
+"""What the log says."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A model, its optimizer, and a directory of its own for each test that asks for them."""
+"""A model and its optimizer for each test that asks for them, and a directory of its own for each."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from torch import nn
 from probes.guard import process
 
 
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def in_a_directory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where a manager without a log_dir makes its own
 
 

@@ -26,11 +26,6 @@ def train(model, inputs, targets, steps=3):
         optimizer.step()
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def test_the_readme_has_the_blocks_that_are_tested_here():
     assert len(BLOCKS) == 9
 

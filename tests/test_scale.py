@@ -27,8 +27,6 @@ from probes.session.lifetime import Lifetime
 from probes.sinks.hdf5 import HDF5Sink, writer
 from probes.sinks.hdf5.table import Table
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 class Usage:
     """How many objects and bytes there are more than at first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from functools import reduce
 from typing import Any
@@ -18,19 +17,19 @@ class InitialParameters:
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
-        self._of: dict[str, weakref.ref[nn.Parameter]] = {}
-        """The parameter that each of them is of."""
+        self._of: dict[str, nn.Parameter] = {}
+        """The parameter that each of them is of; one that is referred to weakly cannot be swapped by torch."""
 
     def keep(self, parameters: Iterable[tuple[str, int, nn.Parameter]]) -> None:
         """Keep those that are new."""
         for name, _, parameter in parameters:
             initial, of = self.values.get(name), self._of.get(name)
             # Another parameter of that name begins where it is when it comes; one of a checkpoint goes on.
-            another = of is not None and of() is not parameter
+            another = of is not None and of is not parameter
             if initial is None or another or initial.shape != parameter.shape:
                 self.values[name] = parameter.detach().to("cpu", copy=True)
             if of is None or another:
-                self._of[name] = weakref.ref(parameter)
+                self._of[name] = parameter
 
     def distances(self, parameters: Iterable[tuple[str, int, nn.Parameter]], num_layers: int) -> Tensor:
         """How far all together, and those of each layer, are from where they began. Shape ``(1 + num_layers,)``."""

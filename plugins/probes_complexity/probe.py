@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import weakref
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
@@ -103,7 +102,7 @@ class PathComplexity(Probe):
         self._segment: Segment | None = None
         self._update_norm: Tensor | None = None
         self._initial = InitialParameters()
-        self._seen: dict[int, weakref.ref[nn.Parameter]] = {}
+        self._seen: dict[int, nn.Parameter] = {}
         """The parameters that optimizers hold, by id."""
         self._undefined: Tensor | None = None
         """How many updates were not finite since the last turn."""
@@ -148,15 +147,16 @@ class PathComplexity(Probe):
 
     def _replaced(self, run: Run) -> bool:
         """Whether an optimizer holds a parameter that was not seen yet: a head is new, or the model was assigned to."""
-        new = [
-            parameter
+        held = {
+            id(parameter): parameter
             for optimizer in run.optimizers
             for group in optimizer.param_groups
             for parameter in group["params"]
-            if (seen := self._seen.get(id(parameter))) is None or seen() is not parameter
-        ]
-        self._seen.update({id(parameter): weakref.ref(parameter) for parameter in new})
-        return bool(new)
+        }
+        new = not held.keys() <= self._seen.keys()
+        if new:
+            self._seen = held  # held, for an id is another's once its owner is gone; weakly, they could not be swapped
+        return new
 
     def _values(self) -> list[Tensor]:
         """The trainable parameters, or this rank's part of them."""

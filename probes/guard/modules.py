@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from .process import Undo
 from .training import keep_tensors
+from .undo import Undo
 
 __all__ = ["all_modules", "keep_modules", "keep_parametrizations"]
 

@@ -16,19 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .undo import Undo, keep_others_out, undo_all
+
 __all__ = [
     "SETTINGS",
     "Setting",
-    "Undo",
     "keep_compiler",
     "keep_random_states",
     "keep_settings",
     "random_states_kept",
     "soften",
-    "undo_all",
 ]
-
-Undo = Callable[[], object]
 
 
 @contextmanager
@@ -45,27 +43,13 @@ def random_states_kept() -> Iterator[None]:
     undo: list[Undo] = []
     try:
         try:
+            keep_others_out(undo)
             keep_random_states(undo)
             yield
         finally:
             undo_all(undo)
     finally:
         undo_all(undo)
-
-
-def undo_all(undo: list[Undo]) -> None:
-    """Undo in reverse order; one that fails is tried again, and does not keep the others from being done."""
-    failure: Exception | None = None
-    while undo:
-        for again in (True, False):
-            try:
-                undo[-1]()
-                break
-            except Exception as error:
-                failure = failure if again else failure or error
-        undo.pop()
-    if failure is not None:
-        raise RuntimeError(f"what a probe did could not be undone: {failure!r}") from failure
 
 
 def keep_random_states(undo: list[Undo]) -> None:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer, optimizer
 
 from .fingerprint import has_memory, same_bits
-from .process import Undo
+from .undo import Undo
 
 __all__ = ["keep_buffers", "keep_optimizers", "keep_parameters", "keep_tensors"]
 
@@ -87,16 +87,25 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
     return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
 
 
-def keep_optimizers(undo: list[Undo], optimizers: Sequence[Optimizer]) -> None:
-    """Refuse their steps, and hide their hooks: torch is iterating over them just now, and would fail at a new one."""
+def keep_optimizers(undo: list[Undo], optimizers: Sequence[Optimizer]) -> list[tuple[str, Tensor]]:
+    """Refuse their steps, and hide their hooks: torch is iterating over them just now, and would fail at a new one.
+
+    Returns:
+        The tensors of their states, which are not copied, with a name.
+    """
     tables: list[tuple[Any, str]] = [
         (optimizer, "_global_optimizer_pre_hooks"),
         (optimizer, "_global_optimizer_post_hooks"),
         *((item, name) for item in optimizers for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")),
     ]
     hooks = [(owner, name, getattr(owner, name)) for owner, name in tables]
+    full = torch.nn.modules.module._global_is_full_backward_hook
     steps = [(item, item.__dict__.get("step")) for item in optimizers]
-    groups = [(group, dict(group)) for item in optimizers for group in item.param_groups]
+    lists = [(item.param_groups, list(item.param_groups)) for item in optimizers]
+    lists += [(group["params"], list(group["params"])) for _, groups in lists for group in groups]
+    tables_of = [group for _, groups in lists[: len(optimizers)] for group in groups]
+    states = [state for item in optimizers for state in (item.state, *item.state.values()) if isinstance(state, dict)]
+    kept = [(table, dict(table)) for table in (*tables_of, *states, *_GLOBAL_HOOKS)]
 
     def restore() -> None:
         for owner, name, table in hooks:
@@ -106,17 +115,40 @@ def keep_optimizers(undo: list[Undo], optimizers: Sequence[Optimizer]) -> None:
                 item.__dict__.pop("step", None)
             else:
                 item.__dict__["step"] = step
-        for group, before in groups:
-            if group.keys() != before.keys() or any(group[key] is not value for key, value in before.items()):
-                group.clear()
-                group.update(before)
+        for items, those in lists:
+            if len(items) != len(those) or any(one is not other for one, other in zip(items, those, strict=True)):
+                items[:] = those
+        torch.nn.modules.module._global_is_full_backward_hook = full
+        for table, before in kept:
+            if list(table) != list(before) or any(table[key] is not value for key, value in before.items()):
+                table.clear()
+                table.update(before)
 
     undo.append(restore)
     for owner, name, table in hooks:
         setattr(owner, name, OrderedDict(table))
     for item in optimizers:
         item.__dict__["step"] = _refused
+    return [
+        (f"state {key!r} of {type(item).__name__}", value)
+        for item in optimizers
+        for state in item.state.values()
+        if isinstance(state, dict)
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    ]
+
+
+_GLOBAL_HOOKS = [
+    table
+    for name, table in vars(torch.nn.modules.module).items()
+    if name.startswith("_global_") and isinstance(table, dict)
+]
+"""The tables of hooks that all modules share."""
 
 
 def _refused(*_: object, **__: object) -> None:
-    raise RuntimeError("a probe must not call optimizer.step(): it would train the model. Step a copy of both.")
+    raise RuntimeError(
+        "a probe must not call optimizer.step(), nor may a hook of the loop that steps within backward(): it would "
+        "train the model. Step a copy of both, or take torch.autograd.grad in place of backward()."
+    )

@@ -20,9 +20,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .fingerprint import checksums
+from .modes import keep_modes
 from .modules import all_modules, keep_modules, keep_parametrizations
-from .process import Undo, keep_compiler, keep_random_states, keep_settings, soften, undo_all
+from .process import keep_compiler, keep_random_states, keep_settings, soften
 from .training import keep_buffers, keep_optimizers, keep_parameters
+from .undo import Undo, keep_others_out, undo_all
 
 __all__ = ["ModelChanged", "unnoticed"]
 
@@ -36,24 +38,27 @@ class unnoticed:
 
     Saved and restored: the random states of Python, numpy, torch and every initialised accelerator; the modules,
     parameters, buffers, modes (``training``), hooks, ``requires_grad`` and ``.grad`` of the model, and the tensors
-    that its parameters hold (another dtype or device); the hooks and settings of the optimizers, whose ``step`` is
-    refused meanwhile; everything in :data:`SETTINGS`, from the default dtype to the working directory. So are the
+    that its parameters hold (another dtype or device); the hooks, settings, groups and states of the optimizers, whose
+    ``step`` is refused meanwhile; the hooks of all modules; everything in :data:`~probes.guard.process.SETTINGS`, from
+    the default dtype to the working directory. So are the
     attributes of every module, what its plain containers hold, nested ones too, and what tensors, arrays and random
     generators hold that are among them, and objects of classes from the same package: counts, losses and caches that a
     forward leaves there; in modules that the model does not register, too. What is compiled runs eagerly meanwhile,
     since other shapes and modes would have it compiled again. What a script asks for to find its own faults (warnings
     as errors, anomaly mode, numpy's errors, a refusal of what is not deterministic) is no fault of a measurement, and
-    is not asked of it. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. Modes are
-    set without calling the user's ``train()``, which may do more than that. Parameters, and tensors of more than 4 MiB
-    that are neither parameters nor buffers, are not copied: the memory this costs is that of the buffers. Nothing here
-    synchronizes with an accelerator but the last look at whether parameters are what they were.
+    is not asked of it; nor do its modes, of functions or of dispatch, see what a measurement calls. One thread at a
+    time is within a guard. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. The mode
+    of a module is set without calling the user's ``train()``, which may do more than that. Parameters, and tensors of
+    more than 4 MiB that are neither parameters nor buffers, are not copied: the memory this costs is that of the
+    buffers. Nothing here synchronizes with an accelerator but the last look at whether parameters are what they were.
 
     Args:
         model: The model.
         optimizers: Its optimizers, as far as they are known.
 
     Raises:
-        ModelChanged: If a parameter, or what else is not copied, was changed in place: that is detected, not undone.
+        ModelChanged: If a parameter, a state of an optimizer, or what else is not copied, was changed in place: that is
+            detected, not undone.
     """
 
     def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
@@ -74,14 +79,23 @@ class unnoticed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-        if error is None or isinstance(error, Exception):
-            changed = [name for name, tensor, version in self._versions if _version(tensor) != version]
-            sums = checksums(self._parameters)
-            if changed or any(
-                device not in sums or not torch.equal(sums[device], before) for device, before in self._sums.items()
-            ):
-                which = changed[0] if changed else "a parameter"
-                raise ModelChanged(f"{which} was changed in place; training is no longer what it would have been")
+        if error is not None and not isinstance(error, Exception):
+            return
+        modes: list[Undo] = []
+        try:
+            keep_modes(modes)
+            self._look()
+        finally:
+            undo_all(modes)
+
+    def _look(self) -> None:
+        changed = [name for name, tensor, version in self._versions if _version(tensor) != version]
+        sums = checksums(self._parameters)
+        if changed or any(
+            device not in sums or not torch.equal(sums[device], before) for device, before in self._sums.items()
+        ):
+            which = changed[0] if changed else "a parameter"
+            raise ModelChanged(f"{which} was changed in place; training is no longer what it would have been")
 
     def restore(self) -> None:
         """Undo what is not undone yet.
@@ -96,6 +110,8 @@ class unnoticed:
 
     def _save(self) -> None:
         undo, model = self._undo, self._model
+        keep_others_out(undo)
+        keep_modes(undo)
         # A lazy module has parameters that are none yet.
         named = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
         self._parameters = parameters = [parameter for _, parameter in named]
@@ -115,7 +131,8 @@ class unnoticed:
             if parameter is not None and not is_lazy(parameter)
         ]
         keep_buffers(undo, modules.values())
-        keep_optimizers(undo, self._optimizers)
+        states = keep_optimizers(undo, self._optimizers)
+        self._versions += [(name, tensor, _version(tensor)) for name, tensor in states]
         self._versions += [(name, tensor, _version(tensor)) for name, tensor in keep_modules(undo, modules)]
         keep_parameters(undo, [*parameters, *hidden])
         for device in {"cpu", *(parameter.device.type for parameter in parameters[:1])}:
@@ -127,6 +144,7 @@ class unnoticed:
             mode.__enter__()
             undo.append(lambda: None if torch.is_inference_mode_enabled() else mode.__exit__(None, None, None))
         torch.set_grad_enabled(True)
+        keep_modes(undo)  # once more: what a probe has entered is to see nothing of the undoing
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..batches import Batch, tensors
+from ..guard.process import random_states_kept
 from ..measurement import CannotMeasure
 from ..outputs import check_rows, pick_output, picked
 from .hidden import ForwardHook, hide, reveal
@@ -256,11 +257,13 @@ class _Hook(ForwardHook):
         if owner is None or owner.done or owner.paused():
             return
         try:
-            if self.method == "_before":
-                owner._count(module)
-                owner._before(args, kwargs)
-            else:
-                owner._after(module, args, kwargs, result)
+            # What the model is given, and what it returns, may be of the user's own making, and draw as it is read.
+            with random_states_kept() if owner._incomplete else nullcontext():
+                if self.method == "_before":
+                    owner._count(module)
+                    owner._before(args, kwargs)
+                else:
+                    owner._after(module, args, kwargs, result)
         except Exception as error:  # none of the loop's
             owner.wanted = False
             owner._problem(error)

@@ -1,9 +1,10 @@
 """What we leave in a module while it is watched, and why no copy and no pickle of the module shows it.
 
-A module is pickled, and copied, from its ``__dict__``; ``__getstate__``, which is looked up on the instance first,
-tells what is in it. So while we are attached the module has one of its own, that leaves out itself and our forward
-hooks: the file that ``torch.save(model)`` writes is byte for byte that of a module that was never watched.
-``torch.jit.script``, which would compile our hooks, asks the instance for ``__prepare_scriptable__``: such a copy.
+A module is pickled, and copied, from its ``__dict__``; ``__getstate__`` tells what is in it. So while a module is
+watched its class has one of ours, that leaves out what is ours, of whichever module asks: a clone that was made from
+the ``__dict__`` has our attribute too. The file that ``torch.save(model)`` writes is byte for byte that of a module
+that was never watched. ``torch.jit.script``, which would compile our hooks, asks for ``__prepare_scriptable__``: such a
+copy.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import copy
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 __all__ = ["ForwardHook", "hide", "reveal"]
 
-_OWN, _OTHER, _SCRIPT = "__getstate__", "_probes", "__prepare_scriptable__"
+_NAME = "_probes"
 _TABLES = ("_forward_pre_hooks", "_forward_hooks")
 
 
@@ -25,32 +29,12 @@ class ForwardHook:
     """A forward hook of ours, which no copy or pickle of its module shows."""
 
 
-class _State:
-    """The ``__getstate__`` of a watched module; holds what must live as long as the module."""
+class _Held:
+    """What must live as long as the module, in its ``__dict__``."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = weakref.ref(module)
-        self.held: list[object] = []
-
-    def __call__(self) -> Any:
-        module = self.module()
-        own = getattr(type(module), "__getstate__", None)  # object has one from Python 3.11
-        state = own(module) if own is not None else module.__dict__
-        if not isinstance(state, dict) or state.get(_OWN) is not self:
-            return state
-        state = {name: value for name, value in state.items() if value is not self and value != self.scriptable}
-        for name in _TABLES:
-            ours = [key for key, hook in state.get(name, {}).items() if isinstance(hook, ForwardHook)]
-            for table in (name, f"{name}_with_kwargs", f"{name}_always_called") if ours else ():
-                if table in state:
-                    left = ((key, value) for key, value in state[table].items() if key not in ours)
-                    state[table] = OrderedDict(left)
-        return state
-
-    def scriptable(self) -> Any:
-        """The module without what is ours, of the same parameters and submodules."""
-        plain: Any = copy.copy(self.module())
-        return plain.__prepare_scriptable__() if hasattr(plain, _SCRIPT) else plain
+    def __init__(self) -> None:
+        self.items: list[object] = []
+        self.stand_ins: list[_StandIn] = []
 
     # Of a module that is pickled or copied in a way of its own: nothing that needs this package.
     def __deepcopy__(self, memo: object) -> None:
@@ -60,24 +44,101 @@ class _State:
         return OrderedDict, ()
 
 
+class _StandIn:
+    """A method of a class, in place of its own or an inherited one, as long as an instance is watched."""
+
+    def __init__(self, of: type, name: str, method: Callable[[nn.Module, Any], Any]) -> None:
+        self.of, self.name, self.method = of, name, method
+        self.own = of.__dict__.get(name)
+        self._watched: dict[int, weakref.ref[nn.Module]] = {}
+
+    def __get__(self, module: nn.Module | None, of: type | None = None) -> Any:
+        own = self.own.__get__(module, of) if self.own is not None else None
+        if own is None and module is not None:
+            own = getattr(super(self.of, module), self.name, None)
+        if module is None or _held(module) is None:  # of another instance: as if we were not here
+            if own is None:
+                raise AttributeError(self.name)
+            return own
+        return partial(self.method, module, own)
+
+    # Of a class that is pickled by what is in it, as cloudpickle does: nothing that needs this package.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (getattr, (object, self.name)) if hasattr(object, self.name) else (OrderedDict, ())
+
+    def watch(self, module: nn.Module) -> None:
+        key = id(module)
+        self._watched[key] = weakref.ref(module, lambda _: self.leave(key))
+        if self.of.__dict__.get(self.name) is not self:
+            setattr(self.of, self.name, self)
+
+    def leave(self, key: int) -> None:
+        """Put back what was there, with the last instance."""
+        self._watched.pop(key, None)
+        if not self._watched and self.of.__dict__.get(self.name) is self:
+            if self.own is None:
+                delattr(self.of, self.name)
+            else:
+                setattr(self.of, self.name, self.own)
+
+
+def _held(module: nn.Module) -> _Held | None:
+    held = module.__dict__.get(_NAME)
+    return held if isinstance(held, _Held) else None
+
+
+def _state(module: nn.Module, own: Callable[[], Any] | None) -> Any:
+    """Its ``__getstate__``."""
+    return _without(own() if own is not None else module.__dict__)  # object has one from Python 3.11
+
+
+def _without(state: Any) -> Any:
+    """The state of a module without what is ours; of classes with slots, or a state of their own, a part of a tuple."""
+    if type(state) is tuple:
+        parts = [_without(part) for part in state]
+        return state if all(one is other for one, other in zip(parts, state, strict=True)) else tuple(parts)
+    if not isinstance(state, dict) or not isinstance(state.get(_NAME), _Held):
+        return state
+    state = {name: value for name, value in state.items() if name != _NAME}
+    for name in _TABLES:
+        ours = [key for key, hook in state.get(name, {}).items() if isinstance(hook, ForwardHook)]
+        for table in (name, f"{name}_with_kwargs", f"{name}_always_called") if ours else ():
+            if table in state:
+                left = ((key, value) for key, value in state[table].items() if key not in ours)
+                state[table] = OrderedDict(left)
+    return state
+
+
+def _scriptable(module: nn.Module, own: Callable[[], Any] | None) -> Any:
+    """The module without what is ours, of the same parameters and submodules."""
+    plain: Any = copy.copy(module)
+    return plain.__prepare_scriptable__() if hasattr(plain, "__prepare_scriptable__") else plain
+
+
+_METHODS = {"__getstate__": _state, "__prepare_scriptable__": _scriptable}
+
+
 def hide(module: nn.Module, held: object = None) -> None:
     """Keep what is ours out of copies and pickles of the module; ``held`` lives as long as it does."""
-    plain = type(module).__reduce__ is object.__reduce__ and type(module).__reduce_ex__ is object.__reduce_ex__
-    name = _OWN if plain and not hasattr(type(module), "__deepcopy__") else _OTHER
-    state = module.__dict__.setdefault(name, _State(module))
-    if isinstance(state, _State):
-        state.held.append(held)
-        if name == _OWN:
-            module.__dict__.setdefault(_SCRIPT, state.scriptable)
+    kept = _held(module)
+    if kept is None:
+        kept = module.__dict__[_NAME] = _Held()
+        of = type(module)
+        plain = of.__reduce__ is object.__reduce__ and of.__reduce_ex__ is object.__reduce_ex__
+        if plain and not isinstance(module, torch.jit.ScriptModule):
+            for name, method in _METHODS.items():
+                there = of.__dict__.get(name)
+                kept.stand_ins.append(there if isinstance(there, _StandIn) else _StandIn(of, name, method))
+                kept.stand_ins[-1].watch(module)
+    kept.items.append(held)
 
 
 def reveal(module: nn.Module, held: object = None) -> None:
     """Undo one :func:`hide`."""
-    for name in (_OWN, _OTHER):
-        state = module.__dict__.get(name)
-        if isinstance(state, _State) and any(item is held for item in state.held):
-            del state.held[next(index for index, item in enumerate(state.held) if item is held)]
-            if not state.held:
-                del module.__dict__[name]
-                module.__dict__.pop(_SCRIPT, None)
-            return
+    kept = _held(module)
+    if kept is not None and any(item is held for item in kept.items):
+        del kept.items[next(index for index, item in enumerate(kept.items) if item is held)]
+        if not kept.items:
+            del module.__dict__[_NAME]
+            for stand_in in kept.stand_ins:
+                stand_in.leave(id(module))

@@ -121,6 +121,8 @@ class LossWatch(TorchFunctionMode):
         """Look no more."""
         self._blind = True
         self.remove()
+        # To what a module converts nothing may refer weakly: torch would refuse to swap it.
+        self._computed, self._outputs, self._residuals = {}, [], []
 
     def _compiles(self, *_: object) -> None:
         # Dynamo would trace this mode into the user's graph, and compile again when it is gone.

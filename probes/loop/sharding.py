@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["PlainCopy", "distributed", "in_parts", "is_sharded", "ranks", "refusal", "shards"]
+__all__ = ["PlainCopy", "distributed", "in_parts", "is_sharded", "ranks", "refusal", "shards", "unshared"]
 
 _NOT_COPIED = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params", "_compiled_call_impl")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -40,6 +40,19 @@ def refusal(called: nn.Module, model: nn.Module) -> str:
                 f"checkpoints in a plain model; models under fully_shard alone are measured."
             )
     return ""
+
+
+def unshared(model: nn.Module) -> str:
+    """Why nothing can be measured on a model that was watched before the ranks knew each other; empty if it can."""
+    dist: Any = torch.distributed
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return ""
+    if is_sharded(model):
+        return (
+            "the model is sharded (fully_shard), and attach() was called before init_process_group(), so that the "
+            "other ranks hand over nothing. Call attach() after it, on every rank."
+        )
+    return refusal(model, model)
 
 
 def in_parts(model: nn.Module) -> bool:

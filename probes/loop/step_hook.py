@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,9 +16,10 @@ import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 
+from ..guard.undo import Undo, keep_others_out, undo_all
 from .frames import current_frames
 
-__all__ = ["Call", "STEP", "StepHook", "remove", "remove_late"]
+__all__ = ["Call", "STEP", "StepHook", "between_steps", "remove", "remove_late", "stepping"]
 
 STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
 """Of the wrapper that torch puts around every ``step``."""
@@ -22,6 +27,8 @@ STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a ``step``."""
+WAITS = 1000
+"""Milliseconds for which attaching waits for the steps of other threads."""
 
 
 class StepHook:
@@ -35,11 +42,20 @@ class StepHook:
             _outside_the_graph(self.call, optimizer)
             return None
         counter = self.counter()  # as in `call`: of what runs after every step each call counts
-        return None if counter is None else self.method(counter, optimizer, (args, kwargs))
+        if counter is None or counter.closed:
+            return None
+        try:
+            return self.method(counter, optimizer, (args, kwargs))
+        except Exception as error:  # an optimizer that is like no other
+            counter.fail(error)
+            return None
 
     def call(self, optimizer: Optimizer) -> None:
-        if (counter := self.counter()) is not None:
-            self.method(counter, optimizer, ((), {}))
+        if (counter := self.counter()) is not None and not counter.closed:
+            try:
+                self.method(counter, optimizer, ((), {}))
+            except Exception as error:
+                counter.fail(error)
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
@@ -53,18 +69,49 @@ def remove(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
 
 
 _late: list[torch.utils.hooks.RemovableHandle] = []
-"""Of counters that are gone: their hooks do nothing."""
+"""Of counters that have ended: their hooks do nothing."""
 
 
 def remove_late(*handles: list[torch.utils.hooks.RemovableHandle]) -> None:
-    """Remove the hooks of a counter that is garbage, once torch is not going through them.
+    """Remove the hooks of a counter that has ended, once torch is not going through them.
 
-    Garbage is collected at any moment, and another optimizer's step would fail if a hook vanished meanwhile.
+    It may end at any moment, within a hook of the user's or as garbage, and the step of whatever optimizer, on
+    whatever thread, would fail if a hook vanished meanwhile.
     """
     _late.extend(itertools.chain(*handles))
-    if not any(map(within_a_step, current_frames().values())):
+    if not stepping():
         while _late:
             _late.pop().remove()
+
+
+@contextmanager
+def between_steps() -> Iterator[None]:
+    """When hooks can be registered: while no thread is within a step, as far as that can be waited for.
+
+    Raises:
+        RuntimeError: If this thread is within one.
+    """
+    if within_a_step(sys._getframe()):
+        raise RuntimeError(
+            "attach() was called within the step of an optimizer, where no hook can be added. Call it before the loop."
+        )
+    undo: list[Undo] = []
+    try:
+        keep_others_out(undo)
+        for _ in range(WAITS):
+            if not stepping(others=True):
+                break
+            time.sleep(0.001)
+        yield
+    finally:
+        undo_all(undo)
+
+
+def stepping(others: bool = False) -> bool:
+    """Whether a thread is within a step of an optimizer; with ``others``, one that is not this one."""
+    frames = current_frames()
+    frames.pop(threading.get_ident(), None)  # kept here, this frame would hold itself, and all that called it
+    return (not others and within_a_step(sys._getframe())) or any(map(within_a_step, frames.values()))
 
 
 def within_a_step(frame: FrameType | None) -> bool:

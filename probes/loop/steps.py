@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from .step_hook import STEP, Call, StepHook, remove, remove_late
+from .step_hook import STEP, Call, StepHook, between_steps, remove, remove_late, stepping
 from .wrappers import shares_parameters
 
 __all__ = ["StepCounter"]
@@ -51,6 +51,10 @@ class StepCounter:
         before_step: Called before every update, nested and skipped ones too; without it, nothing of ours runs there.
         new: Called with every optimizer that is counted for the first time.
         notice: Called with what a user should know of another optimizer.
+        fault: Called with the exception when an optimizer cannot be looked at; what it does not raise ends the count.
+
+    Raises:
+        RuntimeError: When made within a step of an optimizer on this thread: torch is going through the hooks.
     """
 
     def __init__(
@@ -63,13 +67,16 @@ class StepCounter:
         before_step: Callable[[], None] | None = None,
         new: Callable[[Optimizer], None] = lambda optimizer: None,
         notice: Callable[[str], None] = lambda message: None,
+        fault: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self.step = 0
+        self.closed = False
+        """Whether it counts no more."""
         self.plain_closures = False
         """Whether closures are known to be called at the weights as they are."""
         self._model = weakref.ref(model)
         self._given = list(optimizers)
-        self._new, self._notice = new, notice
+        self._new, self._notice, self._fault = new, notice, fault
         self._before_first, self._on_step, self._due = before_first, on_step, due
         self._before_step = before_step
         self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
@@ -92,13 +99,20 @@ class StepCounter:
         self._post: list[torch.utils.hooks.RemovableHandle] = []
         # First: whatever interrupts what follows, nothing stays.
         weakref.finalize(self, remove_late, self._pre, self._post).atexit = False
-        self._pre.append(register_optimizer_step_pre_hook(pre))
-        self._post.append(register_optimizer_step_post_hook(post))
+        with between_steps():
+            self._pre.append(register_optimizer_step_pre_hook(pre))
+            self._post.append(register_optimizer_step_post_hook(post))
         remove_late()
 
     def remove(self) -> None:
-        """Remove every step hook."""
-        remove([*self._pre, *self._post])
+        """Count no more, and remove every step hook: those that torch is going through, when it is next possible."""
+        self.closed = True
+        remove_late(self._pre, self._post)
+
+    def fail(self, error: Exception) -> None:
+        """An optimizer could not be looked at: count no more, unless that is to be raised."""
+        self._fault(error)
+        self.remove()
 
     def resume(self, step: int) -> None:
         """Go on counting from a checkpoint's step."""
@@ -193,9 +207,8 @@ class StepCounter:
             known = self._known.get(optimizer)
         if (known is None and not self._watched(optimizer)) or self._nested():
             return
-        if self._pre and self._before_step is None:
-            # Here and not in _before: torch is iterating over the hooks there.
-            remove(self._pre)
+        if self._pre and self._before_step is None and not stepping(others=True):
+            remove(self._pre)  # here and not in _before: torch is iterating over the hooks there
             self._pre.clear()
         self._begun = True
         if known is None:

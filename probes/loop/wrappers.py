@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,9 @@ __all__ = ["given_optimizers", "shares_parameters", "unwrap_model", "unwrap_opti
 
 def wrappers(model: nn.Module) -> list[nn.Module]:
     """The DataParallel, DDP and ``torch.compile`` wrappers around the user's own module, and that module."""
-    inner = getattr(model, "_orig_mod", None)
+    inner = None
+    with suppress(Exception):  # of a model that answers for what it has not
+        inner = getattr(model, "_orig_mod", None)
     if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner = model.module
     return [model, *wrappers(inner)] if isinstance(inner, nn.Module) else [model]

@@ -55,7 +55,8 @@ class Helper:
         self._channel.post(f"here/{self.rank}", settings.signature(run.model))
         first, after = partial(self._safely, self._set_up), partial(self._safely, self._take_part)
         before = partial(self._safely, self._call_steppers, "before_step") if self._steppers else None
-        self._counter = StepCounter(run.model, optimizers, first, after, self._due, before)
+        fault = partial(self._safely, _raise)
+        self._counter = StepCounter(run.model, optimizers, first, after, self._due, before, fault=fault)
         hide(run.model, self)  # it lives as long as the model
 
     def detach(self) -> None:
@@ -147,3 +148,7 @@ class Helper:
             self._group = self._group or side_group(self._channel, sharding.ranks(self._run.model))
             send(self._run.model, self._group)
         self._asking = True
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -36,7 +36,7 @@ def _parts(model: nn.Module) -> list[tuple[str, tuple[int, int, torch.Tensor]]]:
 
 
 class Whole(PlainCopy):
-    """Rank 0's copy of a sharded model, whole between :meth:`fill` and :meth:`empty`."""
+    """Rank 0's copy of a sharded model, whole from :meth:`fill` until it is emptied."""
 
     def fill(self, layouts: list[Layout], group: Any) -> None:
         """Put the parameters together: of each other rank of the group its :func:`layout`, and what it sends.

@@ -43,7 +43,7 @@ class Team:
         turns: Those of the run.
     """
 
-    def __init__(self, called: nn.Module, place: Place, signature: str, turns: Turns) -> None:
+    def __init__(self, called: nn.Module, place: Place, signature: dict[str, str], turns: Turns) -> None:
         self._called, self._place, self._signature, self._turns = called, place, signature, turns
         self._run, self._plugins, self._governor = turns.run, turns.plugins, turns.plugins.governor
         self._channel = place.enter()
@@ -83,13 +83,17 @@ class Team:
         self._members = sharding.ranks(run.model)
         others = [rank for rank in self._members if rank]
         here = [rank for rank in others if self._channel.has(f"here/{rank}")]
-        self._others = [rank for rank in here if self._channel.read(f"here/{rank}") == self._signature]
+        theirs = {rank: self._channel.read(f"here/{rank}") for rank in here}
+        self._others = [rank for rank in here if theirs[rank] == self._signature]
         if 0 not in self._members:
             return "the model is sharded over other ranks than rank 0, which measures."
         if len(self._others) < len(others):
+            mine, differing = self._signature, [rank for rank in here if rank not in self._others]
+            what = [name for name in mine if differing and theirs[differing[0]].get(name) != mine[name]]
+            other = f" Rank {differing[0]} has another {' and other '.join(what)} than rank 0." if what else ""
             return (
                 f"the model is sharded over {len(self._members)} ranks, and of the others {len(self._others)} take "
-                f"part. Make the same ProbeManager, and call attach() before the first step, on every rank."
+                f"part.{other} Make the same ProbeManager, and call attach() before the first step, on every rank."
             )
         turns.refuse(
             [plugin for plugin in turns.probes if plugin.sees_updates and not plugin.joins_parts],

@@ -81,7 +81,7 @@ class Accounts:
             first = sink, rows = self._waiting[0]
             try:
                 # On one line: an interrupt between the two would have the rows written twice.
-                _ = self._plugins.call(sink, "write", run=self._run, measurements=rows), self._waiting.pop(0)
+                _ = self._plugins.call(sink, "write", run=self._run, measurements=list(rows)), self._waiting.pop(0)
             except BaseException:
                 if self._waiting and self._waiting[0] is first:
                     del self._waiting[0]
@@ -128,7 +128,8 @@ class Accounts:
                 for what in ("measured", "skipped", "failed")
             ),
         )
-        self._plugins.call_all("write", run=self._run, measurements=rows)
+        for sink in self._plugins.having("write"):
+            self._plugins.call(sink, "write", run=self._run, measurements=list(rows))
 
     def _stamped(self, *rows: Measurement) -> list[Measurement]:
         return [row.taken(self._run.step, time.time(), "probes", self._version) for row in rows]

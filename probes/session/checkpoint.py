@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..batches import Batch
+from .events import text_of
 
 if TYPE_CHECKING:
     from .calls import Plugins
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["check", "plain", "restore", "save"]
 
 VERSION = 1
+KINDS: dict[str, type] = {"version": int, "run_id": str, "log_dir": str, "seed": int, "step": int, "plugins": Mapping}
+"""What a state holds in any case."""
 
 
 def save(session: Session) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def check(state: Any) -> None:
     Raises:
         ValueError: If it is not, or comes from a later version.
     """
-    if not isinstance(state, Mapping) or not {"version", "run_id", "step", "plugins"} <= set(state):
+    if not isinstance(state, Mapping) or not {*KINDS} <= set(state):
         raise ValueError(
             "`state` must be what ProbeManager.state_dict() returned"
             + (
@@ -78,9 +81,10 @@ def check(state: Any) -> None:
                 else f", got {type(state).__name__}."
             )
         )
-    for key, kind in (("version", int), ("run_id", str), ("step", int), ("plugins", Mapping)):
-        if not isinstance(state[key], kind):
-            raise ValueError(f"`state[{key!r}]` must be of type {kind.__name__}, got {type(state[key]).__name__}.")
+    for key, kind in KINDS.items():
+        if not isinstance(state[key], kind) or (kind is int and state[key] < 0):
+            least = ", 0 or greater" if kind is int else ""
+            raise ValueError(f"`state[{key!r}]` must be of type {kind.__name__}{least}, got {text_of(state[key])}.")
     if state["version"] > VERSION:
         raise ValueError(
             f"`state` was written by a later version (format {state['version']}, this one reads {VERSION})."

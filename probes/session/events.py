@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Literal
 
 import pluggy
 
+from ..run import log
+
 __all__ = ["OnError", "invoke", "log", "text_of"]
-
-log = logging.getLogger("probes")
-
 
 OnError = Literal["log", "raise"]
 

@@ -8,7 +8,8 @@ import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from .events import invoke, log
 from .plugins import Plugin
 from .watchdog import Watchdog
 
-__all__ = ["OTHER_RANK", "Lifetime", "already_watching", "in_ranks", "isolated", "why_inactive"]
+__all__ = ["OTHER_RANK", "Inactive", "Lifetime", "already_watching", "copied", "in_ranks", "isolated", "why_inactive"]
 
 OTHER_RANK = "rank 0 measures and writes for all processes"
 
@@ -32,8 +33,10 @@ def why_inactive() -> str:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # The script is imported by a process that it has started, e.g. a loader's worker.
         return "this process only imports the training script"
-    rank = torch.distributed.get_rank() if in_ranks() else int(os.environ.get("RANK", "0") or 0)
-    return "" if rank == 0 else OTHER_RANK
+    if in_ranks():
+        return OTHER_RANK if torch.distributed.get_rank() else ""
+    rank = os.environ.get("RANK", "")
+    return OTHER_RANK if rank.isdecimal() and int(rank) else ""  # other words are not a launcher's
 
 
 def in_ranks() -> bool:
@@ -62,6 +65,42 @@ def isolated(where: str, on_error: str = "log", passing: tuple[type[Exception], 
         if on_error == "raise":
             raise
         log.exception("The probes failed in %s. Training goes on.", where)
+
+
+@dataclass
+class Inactive:
+    """In a process where nothing is watched."""
+
+    reason: str
+    close: Callable[[], None] = lambda: None
+    """Ends what this process does for another one."""
+
+    def detach(self) -> None:
+        """End it."""
+        self.close()
+
+    def step(self) -> None:
+        """Counts nothing."""
+
+    def report(self) -> str:
+        """Why nothing is watched."""
+        return f"Inactive: {self.reason}.\n"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+def copied(kind: type) -> Any:
+    """A manager that came with a copy, or a pickle, of the model that holds it: it watches nothing."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("This ProbeManager came with a copy of a model. Make a ProbeManager of that one.")
+
+    copy: Any = object.__new__(kind)
+    copy.attach = refuse
+    copy._now = Inactive("it came with a copy of a model; make a ProbeManager of that one to watch it")
+    return copy
 
 
 class Opened(Protocol):

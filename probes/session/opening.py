@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
@@ -25,31 +25,7 @@ from .session import Session, Together
 from .settings import Settings
 from .turns import Turns
 
-__all__ = ["Attached", "Inactive", "read_batches"]
-
-
-@dataclass
-class Inactive:
-    """In a process where nothing is watched."""
-
-    reason: str
-    close: Callable[[], None] = lambda: None
-    """Ends what this process does for another one."""
-
-    def detach(self) -> None:
-        """End it."""
-        self.close()
-
-    def step(self) -> None:
-        """Counts nothing."""
-
-    def report(self) -> str:
-        """Why nothing is watched."""
-        return f"Inactive: {self.reason}.\n"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+__all__ = ["Attached", "read_batches"]
 
 
 class Attached:
@@ -146,6 +122,7 @@ class Attached:
             before_step=session.before_step if plugins.having("before_step") else None,
             new=self._stepped,
             notice=lambda message: plugins.record("warning", None, message),
+            fault=self._cannot_count,
         )
         self._counter.plain_closures = plain_closures
         self._counter.resume(run.step)
@@ -258,6 +235,15 @@ class Attached:
                 self._targets_seen_in = first.loss
             self.run.shown = first.shown
         self.session.turns.check_needs()
+
+    def _cannot_count(self, error: Exception) -> None:
+        """What kept a step from being counted ends the measuring, and not the training."""
+        if self.settings.on_error == "raise" or not self.plugins.is_a_fault(error):
+            raise error
+        message = (
+            f"An optimizer's step could not be counted; nothing more is measured. Training goes on. {text_of(error)}"
+        )
+        self.plugins.record("fault", None, message, "".join(traceback.format_exception(error)))
 
     def _stepped(self, optimizer: Optimizer) -> None:
         """Take an optimizer that has made its first step among those of the run."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from ..budget.first_turn import fit_batches
+from ..loop.sharding import unshared
 from ..run import Run
 from .accounts import Accounts
 from .calls import Plugins
@@ -52,6 +53,8 @@ class Session:
         self.abandoned = False
         """Whether not even the files are closed: the run has not begun, or is another process's."""
         self._silent = self._begun = False
+        self._apart = False
+        """Whether a forward pass would wait for other ranks, which do not take part."""
         self._inexact = False
         """Whether this step was counted without asking the accelerator which updates it has skipped."""
         self._next_due, self._wake_at = math.inf, math.inf
@@ -87,6 +90,9 @@ class Session:
             return
         try:
             with self.governor.charged_to_core():
+                if self.team is None and not self._begun and (reason := unshared(self.run.model)):
+                    self._apart = True
+                    self.turns.refuse(self.turns.probes, reason)
                 self._arrange()
                 self._fit_batches()
                 if self.team is not None and not self._begun and not self.team.set_up():
@@ -137,7 +143,7 @@ class Session:
             )
 
     def _fit_batches(self) -> None:
-        if self.run.batches.keys() <= self.whole:
+        if self._apart or self.run.batches.keys() <= self.whole:
             return
         looked = fit_batches(self.run, self.whole, self.governor.first_turn_limit)
         self.whole |= looked.keys()

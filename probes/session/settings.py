@@ -75,7 +75,10 @@ class Settings:
             raise ValueError("`log_dir` is empty. Pass a directory, such as '.', or nothing for runs/<date and time>.")
         _check_list("probes", self.probes)
         _check_list("sinks", self.sinks)
-        self.directory = None if place is None else Path(place).expanduser()
+        try:
+            self.directory = None if place is None else Path(place).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"`log_dir` must be a path, got {place!r}: {error}") from None
         self.problems: list[str] = []
         """What could not be made, one sentence each."""
         with random_states_kept():  # a probe may build a network of its own
@@ -111,11 +114,16 @@ class Settings:
             "on_error": self.on_error,
         }
 
-    def signature(self, model: nn.Module) -> str:
-        """What must be the same on all ranks that measure a model together: the model, the probes, their settings."""
+    def signature(self, model: nn.Module) -> dict[str, str]:
+        """What must be the same on all ranks that measure a model together, by what it is, in words."""
         shapes = [(name, None if is_lazy(p) else (list(p.shape), str(p.dtype))) for name, p in model.named_parameters()]
-        text = json.dumps([torch.__version__, type(model).__qualname__, self.config(model)["probes"], shapes])
-        return hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", text).encode()).hexdigest()
+        text = json.dumps([type(model).__qualname__, shapes])
+        probes = [f"{type(item).__name__} {text_of(getattr(item, 'schedule', ''))}" for item in self.made_probes]
+        return {
+            "torch": str(torch.__version__),
+            "model": hashlib.sha256(text.encode()).hexdigest(),
+            "probes or schedules": re.sub(r"0x[0-9a-f]+", "", ", ".join(probes)),
+        }
 
     def _made(self, kind: str, item: Any) -> Any:
         """A probe or sink as it was given, or of that name; None where that cannot be made, or is not for all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import traceback
@@ -11,13 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..loop.frames import current_frames
+from .events import log
 
 __all__ = ["DEADLINE", "Watchdog"]
 
 DEADLINE = 60.0
 """Seconds after which it is told that a call is not over."""
-
-log = logging.getLogger("probes")
 
 
 class Watchdog:

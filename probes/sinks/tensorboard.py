@@ -196,7 +196,8 @@ class TensorBoardSink:
                 for name, rows in self._history.items()
                 if len(rows) > 1 and rows[-1].step > self._drawn.get(name, -1)
             }
-            self._draw_affordable(run)
+            if self._writer is not None:
+                self._draw_affordable(run)
             if self._to_draw:
                 run.left_out(
                     f"{len(self._to_draw)} of TensorBoard's pictures over training were not drawn, or lack the last "

@@ -212,7 +212,6 @@ def test_what_is_waited_for_is_not_looked_at_every_step(monkeypatch):
 # -------------------------------------------------------------------------------------------- what is recorded of it
 
 
-@pytest.mark.usefixtures("elsewhere")
 def test_the_schedule_that_was_followed_is_recorded(model, optimizer, tmp_path):
     with ProbeManager(model, [Norm(every(3))], log_dir=tmp_path / "run", overhead=None).attach(optimizer):
         run_steps(model, optimizer, 7)

@@ -7,7 +7,7 @@ from .training import DEVICE, Loop, device_in_words, differences, train
 
 
 @pytest.fixture(autouse=True)
-def exact(elsewhere):
+def exact():
     """By default cuDNN rounds the factors of a convolution to 11 bits (TF32), and may add them up in any order."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield

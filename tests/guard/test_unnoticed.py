@@ -1,11 +1,17 @@
 """Each test does on purpose, inside the guard, what a careless probe would do to the training."""
 
+import operator
 import random
+import threading
+import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from probes.guard.unnoticed import ModelChanged, unnoticed
 
@@ -130,3 +136,128 @@ def test_what_is_compiled_is_not_compiled_again(place):
     assert count > 0 and len(graphs) == count
     model(torch.ones(5, 3))
     assert len(graphs) == count
+
+
+def stepped():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    model(torch.ones(3, 2)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_states_and_groups_of_optimizers_are_as_before():
+    model, optimizer = stepped()
+    state = optimizer.state[model.weight]
+    before, groups, held = dict(state), list(optimizer.param_groups), list(optimizer.param_groups[0]["params"])
+    with unnoticed(model, [optimizer]):
+        state["exp_avg"], state["more"] = torch.zeros(1, 2), 1
+        optimizer.state[nn.Parameter(torch.zeros(1))] = {}
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+        optimizer.param_groups[0]["params"].append(nn.Parameter(torch.zeros(1)))
+    assert dict(state) == before and len(optimizer.state) == 2
+    assert optimizer.param_groups == groups and all(map(operator.is_, optimizer.param_groups[0]["params"], held))
+    assert len(optimizer.param_groups[0]["params"]) == 2
+
+
+def test_a_state_of_an_optimizer_that_is_changed_in_place_is_told():
+    model, optimizer = stepped()
+    with (
+        pytest.raises(ModelChanged, match=r"state 'exp_avg' of Adam was changed in place"),
+        unnoticed(model, [optimizer]),
+    ):
+        optimizer.state[model.weight]["exp_avg"].mul_(2)
+
+
+def test_hooks_of_all_modules_are_as_before():
+    model, optimizer = stepped()
+    right = model(torch.ones(1, 2))
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        before = list(nn.modules.module._global_forward_hooks)
+        with unnoticed(model, [optimizer]):
+            nn.modules.module.register_module_forward_hook(lambda module, args, output: output * 0)
+            nn.modules.module.register_module_full_backward_hook(lambda *_: None)
+        assert list(nn.modules.module._global_forward_hooks) == before and torch.equal(model(torch.ones(1, 2)), right)
+        assert nn.modules.module._global_is_full_backward_hook is None
+    finally:
+        handle.remove()
+
+
+class Sees(TorchFunctionMode):
+    seen = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen += 1
+        return func(*args, **(kwargs or {}))
+
+
+class SeesNothing(TorchFunctionMode):
+    """One that can only be left."""
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_modes_of_the_script_see_nothing_and_stay(device):
+    model, optimizer = stepped()
+    with torch.device("cpu") if device else nullcontext(), Sees() as mode, FlopCounterMode(display=False) as flops:
+        model(torch.ones(1, 2))
+        seen, counted = mode.seen, flops.get_total_flops()
+        with unnoticed(model, [optimizer]):
+            model(torch.ones(1, 2))
+            assert torch.zeros(1).device.type == "cpu"
+            SeesNothing().__enter__()
+        model(torch.ones(1, 2))
+        assert mode.seen == 2 * seen and flops.get_total_flops() == 2 * counted > 0
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_a_default_device_is_what_it_was_and_can_be_set_again():
+    model, optimizer = stepped()
+    try:
+        torch.set_default_device("cpu")
+        with Sees() as mode, unnoticed(model, [optimizer]):
+            torch.set_default_device("meta")
+        assert torch.zeros(1).device.type == "cpu" and mode.seen == 0
+    finally:
+        torch.set_default_device(None)
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_one_thread_at_a_time_is_within_a_guard():
+    model, order = nn.Linear(2, 1), []
+    inside = threading.Event()
+
+    def other():
+        inside.wait()
+        with unnoticed(model):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with unnoticed(model):
+        inside.set()
+        with unnoticed(model):  # the same thread may
+            time.sleep(0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "other"]
+
+
+def test_settings_are_right_after_several_threads_were_in_guards():
+    torch.use_deterministic_algorithms(True)
+    try:
+
+        def work():
+            model = nn.Linear(2, 1)
+            for _ in range(20):
+                with unnoticed(model):
+                    model(torch.ones(1, 2))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)

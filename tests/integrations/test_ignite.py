@@ -14,7 +14,6 @@ from probes import ProbeManager
 from probes.sinks.hdf5 import HDF5Sink
 from probes_ignite import attach
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
 LOSS = nn.functional.cross_entropy
 
 

@@ -31,7 +31,6 @@ from probes_fourier import SpectralNorm
 from probes_lightning import ProbesCallback
 
 pytestmark = [
-    pytest.mark.usefixtures("elsewhere"),
     pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated:FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:The '\w+' does not have many workers which may be a bottleneck"),
     pytest.mark.filterwarnings(r"ignore:Checkpoint directory .* exists and is not empty"),

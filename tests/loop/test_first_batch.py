@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import weakref
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -226,3 +227,35 @@ def test_a_model_that_was_compiled_in_place_is_seen_and_left_as_it_was(saved):
         assert torch.equal(batch.inputs, x) and torch.equal(batch.targets, y)
         assert watched._compiled_call_impl is before
     assert torch.equal(plain.weight, watched.weight) and len(compiled) == 1
+
+
+def test_a_batch_that_draws_as_it_is_read_is_read_by_nobody_else(tmp_path):
+    class Augmented(Mapping):
+        def __getitem__(self, key):
+            return X + 0.1 * torch.randn_like(X)
+
+        def __iter__(self):
+            return iter(["x"])
+
+        def __len__(self):
+            return 1
+
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, batch):
+            return self.inner(batch["x"])
+
+    drawn = []
+    for watched in (True, False):
+        torch.manual_seed(0)
+        model = Reads()
+        manager = ProbeManager(model, [Seen(every(1))], sinks=[], overhead=None)
+        if watched:
+            manager.attach()
+        train(model, lambda out: F.cross_entropy(out, Y), Augmented())
+        manager.detach()
+        drawn.append([torch.get_rng_state(), *(p.detach().clone() for p in model.parameters())])
+    assert all(map(torch.equal, *drawn))

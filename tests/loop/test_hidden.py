@@ -1,4 +1,5 @@
 import copy
+import gc
 import io
 
 import pytest
@@ -126,3 +127,74 @@ def test_safetensors_and_transformers_save_a_watched_model(watched, tmp_path):
     weights = safetensors.torch.load_file(tmp_path / "pretrained" / "model.safetensors")
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
     manager.detach()
+
+
+class StateOfItsOwn(nn.Sequential):
+    def __getstate__(self):
+        return vars(self).copy(), "second version"
+
+    def __setstate__(self, state):
+        vars(self).update(state[0])
+
+
+def clone(module):
+    """As libraries of meta-learning make one: other parameters, and all else that is in the module."""
+    other = type(module).__new__(type(module))
+    vars(other).update(vars(module))
+    vars(other)["_parameters"] = {name: nn.Parameter(item + 5) for name, item in module._parameters.items()}
+    vars(other)["_modules"] = {name: clone(child) for name, child in module._modules.items()}
+    return other
+
+
+def loaded(file):
+    return torch.load(io.BytesIO(file), weights_only=False)
+
+
+def weights(model):
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_clone_is_copied_and_saved_with_its_own_weights(steps, tmp_path):
+    model, optimizer = made()
+    with ProbeManager(model, ["spectral_norm"], log_dir=tmp_path, overhead=None).attach():
+        for _ in range(steps):
+            step(model, optimizer)
+        other = clone(model)
+        expected = [parameter + 5 for parameter in weights(model)]
+        for copied in (copy.deepcopy(other), loaded(saved(other))):
+            assert all(map(torch.equal, weights(copied), expected))
+            assert "_probes" not in vars(copied) and not copied._forward_hooks
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_model_with_a_state_of_its_own_is_copied_and_saved(steps, tmp_path):
+    (plain, plain_optimizer), (model, optimizer) = made(StateOfItsOwn), made(StateOfItsOwn)
+    with ProbeManager(model, ["spectral_norm"], log_dir=tmp_path, overhead=None).attach():
+        for _ in range(steps):
+            step(model, optimizer)
+            step(plain, plain_optimizer)
+        assert saved(model) == saved(plain)
+        assert vars(copy.deepcopy(model)).keys() == vars(plain).keys()
+
+
+def test_a_model_that_is_parametrized_while_watched_is_copied(tmp_path):
+    model = nn.Linear(4, 2)
+    with ProbeManager(model, ["spectral_norm"], log_dir=tmp_path, overhead=None).attach():
+        torch.nn.utils.parametrize.register_parametrization(model, "weight", nn.Identity())
+        assert torch.equal(copy.deepcopy(model)(torch.ones(1, 4)), model(torch.ones(1, 4)))
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, OwnState])
+def test_a_class_is_as_it_was_when_no_model_of_it_is_watched(kind, tmp_path):
+    before = dict(vars(kind))
+    (first, _), (second, _), (bystander, _) = made(kind), made(kind), made(kind)
+    one = ProbeManager(first, [], log_dir=tmp_path / "a").attach()
+    ProbeManager(second, [], log_dir=tmp_path / "b").attach()
+    assert not hasattr(bystander, "__prepare_scriptable__")
+    assert saved(bystander) == saved(first) == saved(second)
+    one.detach()
+    assert saved(second) == saved(bystander)
+    del second
+    gc.collect()
+    assert dict(vars(kind)) == before

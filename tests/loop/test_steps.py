@@ -10,6 +10,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
 )
 
+from probes import ProbeManager
 from probes.loop.steps import StepCounter
 from probes.loop.wrappers import unwrap_optimizer
 
@@ -442,3 +443,67 @@ def test_steps_by_hand_are_counted_unless_an_optimizer_makes_them():
     stepped(model, torch.optim.SGD(model.parameters(), lr=0.1))
     assert not counter.by_hand() and seen == [1, 2, 3]
     counter.remove()
+
+
+def test_an_optimizer_that_cannot_be_looked_at_stops_no_training_and_is_told(caplog, tmp_path):
+    class Odd(torch.optim.SGD):
+        def __eq__(self, other):
+            return self is other  # and so no hash
+
+    model = nn.Linear(2, 1)
+    optimizer = Odd(model.parameters(), lr=0.1)
+    before = step_hooks()
+    with ProbeManager(model, [], sinks=[], log_dir=tmp_path).attach():
+        for _ in range(3):
+            backward(model)
+            optimizer.step()
+    assert caplog.text.count("An optimizer's step could not be counted") == 1 and step_hooks() == before
+
+
+def test_on_error_raise_raises_what_keeps_a_step_from_being_counted(tmp_path):
+    model, other = nn.Linear(2, 1), torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    other.param_groups.append({"lr": 0.1})
+    with ProbeManager(model, [], sinks=[], on_error="raise").attach(), pytest.raises(KeyError):
+        other.step()
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_hook_of_the_scripts_may_detach_and_what_it_attaches_is_refused(detach, caplog):
+    model = nn.Linear(2, 1)
+    optimizer, before, manager = torch.optim.SGD(model.parameters(), lr=0.1), step_hooks(), None
+
+    def hook(*_):
+        manager.detach() if detach else ProbeManager(nn.Linear(1, 1), [], sinks=[]).attach()
+
+    handle = register_optimizer_step_post_hook(hook)
+    try:
+        manager = ProbeManager(model, [], sinks=[]).attach()
+        for _ in range(2):
+            backward(model)
+            optimizer.step()
+    finally:
+        handle.remove()
+    assert manager.run.step == (0 if detach else 2)  # its hook comes before ours
+    assert ("attach() was called within the step of an optimizer" in caplog.text) is not detach
+    manager.detach()
+    ProbeManager(model, [], sinks=[]).attach().detach()
+    assert step_hooks() <= before
+
+
+@pytest.mark.parametrize("probe", ["complexity", "spectral_norm", "tangent_kernel"])
+def test_a_model_may_be_converted_by_swapping_its_parameters(probe):
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model, x = nn.Linear(2, 1), torch.ones(3, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with ProbeManager(model, [probe], sinks=[], overhead=None).attach() as manager:
+            for step in range(4):
+                if step == 2:
+                    optimizer.zero_grad()
+                    model.double(), (x := x.double())
+                optimizer.zero_grad()
+                model(x).sum().backward()
+                optimizer.step()
+        assert manager.run.step == 4
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)

@@ -23,8 +23,6 @@ from probes_complexity.sharpness import sharpness
 from probes_complexity.spectral_bounds import pac_bayes_spectral, spectral_complexity
 from probes_complexity.two_layer import two_layer_capacity, two_layer_matrices, unit_wise_capacity
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 ALWAYS = {"parameter_count", "frobenius_norm", "distance_from_initialization"}
 PAIR = ["spectral_complexity", "pac_bayes_spectral"]
 CHAIN = {"spectral_norm_product", *PAIR, *(f"{name}_from_initialization" for name in PAIR)}

@@ -39,6 +39,7 @@ def test_independent_samples_have_none():
     assert abs(found.value) <= 0.01
 
 
+@pytest.mark.slow
 def test_what_is_no_gaussian_dependence_is_learned():
     generator = torch.Generator().manual_seed(0)
     x, noise = torch.rand(2, 4000, 1, generator=generator, dtype=torch.float64)

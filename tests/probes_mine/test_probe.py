@@ -18,8 +18,6 @@ from probes_mine.layer_information import LayerInformation, Samples
 from probes_mine.reduction import Reduced
 from probes_mine.turn import Costs, affordable
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 def data(n=300, seed=0):
     generator = torch.Generator().manual_seed(seed)

@@ -9,8 +9,6 @@ from torch import nn
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 class Sum(Probe):
     """Adds up what it draws: a probe with a state."""

@@ -7,8 +7,6 @@ from loops import Memory, Norm, run_steps
 
 from probes import Measurement, Probe, ProbeManager, every, hookimpl, open_run
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
 
 def test_a_raising_probe_is_told_once_and_put_out_of_service(model, optimizer, caplog):
     class Broken(Probe):

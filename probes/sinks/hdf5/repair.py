@@ -53,7 +53,10 @@ def repair(path: str | Path) -> str:
         raise FileNotFoundError(f"There is no file {path}.")
     with exclusive(path):
         with path.open("rb") as raw:
-            closed_superblock(raw.read(SUPERBLOCK.size), 0)  # raises if it is no run file at all
+            try:
+                closed_superblock(raw.read(SUPERBLOCK.size), 0)
+            except ValueError as error:
+                raise ValueError(f"{path} is no run file. {error}") from None
         # In a process of its own: some damage crashes HDF5.
         command = [sys.executable, "-c", "from probes.sinks.hdf5.repair import _main; _main()", str(path)]
         deadline = SECONDS + path.stat().st_size / BYTES_A_SECOND

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import h5py
 
 from ...measurement import Measurement
-from ...run import Event, Run
+from ...run import Event, Run, log
 from .repair import add_event, exclusive, let_go, mend
 from .run_file import (
     FORMAT,
@@ -44,8 +43,6 @@ SAFE_COPY = 256 * 2**20
 CHUNKS = 48 * 1024
 """Bytes by which the chunks of a stream may grow beyond its rows."""
 
-log = logging.getLogger("probes")
-
 
 class RunFileWriter:
     """Writes rows and events of one run to one file, for one process at a time.
@@ -61,7 +58,7 @@ class RunFileWriter:
         self._given = path
         self._lock: Any = None
         self._file: Any = None
-        self._descriptor = -1
+        self._descriptor, self._size = -1, 0
         self._moved: Path | None = None
         self._written: tuple[Path, str] | None = None
         self._reset(0)
@@ -120,6 +117,9 @@ class RunFileWriter:
         self.finish_append()
         path = self.path(run)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self._file and os.fstat(self._descriptor).st_size < self._size:
+            # HDF5 would look for what it has written, some of it for ever.
+            raise RuntimeError("it was cut to a part of what it held while the run wrote it")
         if self._file and not same_file(path, self._descriptor):
             self._bring_back(run, path)
             path = self.path(run)
@@ -145,6 +145,7 @@ class RunFileWriter:
             self.waiting.pop(name, None)
         self.bytes = 0
         release(self._file)
+        self._size = os.fstat(self._descriptor).st_size
 
     def _append(self, name: str, block: Mapping[str, Any]) -> None:
         """Add rows to a table, and take them from what waits; after an interrupt :meth:`finish_append` goes on."""
@@ -234,6 +235,7 @@ class RunFileWriter:
                 self._begun, self._written, self._first = True, (path, run.run_id), first
         self._file = h5py.File(path, "r+", **FORMAT)
         self._descriptor = self._file.id.get_vfd_handle()
+        self._size = 0
         hold_metadata(self._file)
         self._file.swmr_mode = True
         self._tables = {"events": Table(self._file["events"])}
