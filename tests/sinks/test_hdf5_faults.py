@@ -128,3 +128,16 @@ def test_a_process_whose_file_cannot_grow_ends_well_and_keeps_every_flushed_row(
         assert 100 < int(flushed) <= len(stream.step) <= int(flushed) + 1
         np.testing.assert_array_equal(stream.value.values[:, 0], stream.step.values)
         np.testing.assert_array_equal(stream.step.values, range(len(stream.step)))
+
+
+def test_a_file_that_is_cut_short_while_it_is_written_ends_the_sink_and_hangs_nobody(tmp_path):
+    run, sink = new_run(tmp_path), HDF5Sink()
+    sink.on_attach(run)
+    sink.write(run, [layers(0)])
+    sink.flush(run)
+    (tmp_path / "run.h5").write_bytes(b"")
+    sink.write(run, [layers(1)])
+    with pytest.raises(OSError, match="it was cut to a part of what it held while the run wrote it"):
+        sink.flush(run)
+    with pytest.raises(OSError, match="1 measurements are not in"):
+        sink.on_detach(run)
