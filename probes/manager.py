@@ -208,8 +208,8 @@ class ProbeManager:
     def __enter__(self) -> ProbeManager:
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return copied, (type(self),)
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol) if self._now is None else (copied, (type(self),))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

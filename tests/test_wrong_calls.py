@@ -1,6 +1,7 @@
 """What users call wrongly: one line each, with what was wrong, what was expected and what to pass."""
 
 import copy
+import pickle
 import re
 
 import pytest
@@ -444,6 +445,17 @@ def test_the_mode_of_the_caller_does_not_matter(mode):
     expected = fisher_rao_norm(model, INPUTS), sharpness(model, INPUTS, TARGETS)
     with mode():
         assert (fisher_rao_norm(model, INPUTS), sharpness(model, INPUTS, TARGETS)) == expected
+
+
+def test_a_manager_within_its_model_is_copied_and_watches_nothing(tmp_path):
+    model = network()
+    model.probes = ProbeManager(model, [], log_dir=tmp_path).attach()
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        other.probes.step()
+        assert other.probes.report().startswith("Inactive: it came with a copy of a model")
+        with pytest.raises(RuntimeError, match="Make a ProbeManager of that one"):
+            other.probes.attach()
+    model.probes.detach()
 
 
 def test_a_manager_is_copied():
