@@ -1,5 +1,7 @@
 """What goes wrong in a plugin stays in it."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -196,3 +198,75 @@ def test_on_error_raise_raises(model, optimizer):
         ProbeManager(model, [Broken()], sinks=[], on_error="raise").attach(optimizer),
     ):
         run_steps(model, optimizer, 1)
+
+
+def test_a_sink_that_changes_what_it_is_given_changes_it_for_no_other(model, optimizer):
+    class Takes:
+        def write(self, measurements):
+            while measurements:
+                measurements.pop()
+
+    class Writes:
+        def write(self, measurements):
+            measurements[0].value[...] = -1
+
+    kept = Memory()
+    with ProbeManager(model, [Norm(every(1))], sinks=[Takes(), Writes(), kept], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    values = [float(row.value) for row in kept.rows if row.name == "norm/weight"]
+    assert len(values) == 3 and min(values) > 0
+    assert any("read-only" in event.message for event in kept.events)
+
+
+def test_a_log_handler_that_raises_stops_no_training(model, optimizer):
+    class Strict(logging.Handler):
+        def emit(self, record):
+            raise RuntimeError(record.getMessage())
+
+    class Broken(Probe):
+        def measure(self, run, step):
+            raise ValueError("at each turn")
+
+    handler, kept = Strict(level=logging.WARNING), Memory()
+    logging.getLogger("probes").addHandler(handler)
+    try:
+        with ProbeManager(model, [Broken(every(1)), Norm(every(1))], sinks=[kept], overhead=None).attach(optimizer):
+            run_steps(model, optimizer, 2)
+    finally:
+        logging.getLogger("probes").removeHandler(handler)
+    assert kept.steps("norm/weight") == [0, 1, 2] and any("at each turn" in event.message for event in kept.events)
+
+
+def test_a_rank_that_no_launcher_has_written_is_none(model, optimizer, monkeypatch):
+    monkeypatch.setenv("RANK", "none")
+    with ProbeManager(model, [Norm(every(1))], sinks=[], overhead=None).attach(optimizer) as manager:
+        run_steps(model, optimizer, 1)
+    assert manager.run.step == 1
+
+
+def test_a_home_that_nobody_has_is_refused_by_name(model):
+    with pytest.raises(ValueError, match=r"`log_dir` must be a path, got '~nobodyhere/runs'"):
+        ProbeManager(model, [], log_dir="~nobodyhere/runs")
+
+
+def test_a_model_sharded_after_attach_is_refused_and_not_called(model, optimizer, monkeypatch):
+    from probes.session import session
+
+    called = []
+    model.register_forward_hook(lambda *_: called.append(1))
+    monkeypatch.setattr(session, "unshared", lambda model: "attach() was called before init_process_group()")
+    kept = Memory()
+    with ProbeManager(model, [Norm(every(1))], sinks=[kept], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    assert not kept.steps("norm/weight") and len(called) == 2
+    assert any("before init_process_group()" in event.message for event in kept.events)
+
+
+def test_why_a_sharded_model_cannot_be_measured_is_said_of_several_ranks_alone(model, monkeypatch):
+    from probes.loop import sharding
+
+    monkeypatch.setattr(sharding, "is_sharded", lambda model: True)
+    assert sharding.unshared(model) == ""
+    for name, value in {"is_initialized": True, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    assert "Call attach() after it, on every rank." in sharding.unshared(model)
