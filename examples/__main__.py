@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-_missing = [name for name in ("matplotlib", "rich", "typer", "xarray") if importlib.util.find_spec(name) is None]
+_missing = [
+    name for name in ("matplotlib", "rich", "scipy", "typer", "xarray") if importlib.util.find_spec(name) is None
+]
 if _missing:
     sys.exit(f"The examples need {', '.join(_missing)}: pip install 'torch-probes[examples]'")
 

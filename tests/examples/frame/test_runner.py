@@ -213,12 +213,13 @@ def test_run_rejects_the_folder_of_another_run(short, tmp_path):
         runner.run("spectral_bias", "quick", out=tmp_path)
 
 
-def test_a_missing_package_is_named_with_how_to_install_it():
+@pytest.mark.parametrize("missing", ["typer", "scipy"])
+def test_a_missing_package_is_named_with_how_to_install_it(missing):
     script = (
         "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'typer' else find(name, *rest)\n"
+        f"u.find_spec = lambda name, *rest: None if name == {missing!r} else find(name, *rest)\n"
         "import examples.__main__"
     )
     result = warm.run(script, cwd=ROOT)
     assert result.returncode == 1
-    assert result.stderr.strip() == "The examples need typer: pip install 'torch-probes[examples]'"
+    assert result.stderr.strip() == f"The examples need {missing}: pip install 'torch-probes[examples]'"
