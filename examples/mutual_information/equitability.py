@@ -68,9 +68,8 @@ def information(name: str, sigma: float, points: int = 500) -> float:
     """
     nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(points))
     centers = FUNCTIONS[name](nodes)
-    y = torch.linspace(
-        float(centers.min()) - 10 * sigma, float(centers.max()) + 10 * sigma, points, dtype=torch.float64
-    )
+    low, high = float(centers.min()) - 10 * sigma, float(centers.max()) + 10 * sigma
+    y = torch.linspace(low, high, points, dtype=torch.float64)
     kernel = torch.exp(-(((y[:, None] - centers) / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
     density = kernel @ weights / 2
     entropy = -torch.trapezoid(torch.xlogy(density, density), y)
@@ -160,7 +159,6 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    keys = {"MINE": "I(X; Y)", "truth": "truth"}
     maps = {
         title: np.array(
             [
@@ -168,7 +166,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                 for name in FUNCTIONS
             ]
         )
-        for title, key in keys.items()
+        for title, key in (("MINE", "I(X; Y)"), ("truth", "truth"))
     }
     top = max(values.max() for values in maps.values())
     size = (2.5 + 0.8 * len(settings.sigmas), 5)

@@ -62,7 +62,6 @@ PRESETS = {
     "paper": Preset(Settings(), seeds=(10, 11, 12, 13, 14), duration="70 min", least_seeds=5),
 }
 
-
 # Seeds 210 to 214, 10,000 steps: least error at depth 3 .77 to .97, at depth 6 .00 to .38; at width 128 .41 to .57; at
 # clip .1 .82 to .84, at clip 2 .00 in all. Seeds alone differ by up to .38, so means are judged, beside their spread.
 CLAIMS = {
@@ -86,8 +85,7 @@ class Learning:
     @property
     def errors(self) -> Array:
         r"""Squared errors relative to the peak's: :math:`\|f - \delta\|^2 / \|\delta\|^2`. Shape ``(T,)``."""
-        errors: Array = ((self.values - peak(self.values.shape[1]).numpy()) ** 2).sum(1)
-        return errors
+        return np.asarray(((self.values - peak(self.values.shape[1]).numpy()) ** 2).sum(1))
 
     def error(self, step: int) -> float:
         """The least up to a step: Adam throws a network off now and then."""
@@ -98,8 +96,7 @@ class Learning:
         """Of the Fourier coefficients, which for the peak are 1 / N at all frequencies. Shape ``(T, N // 2 + 1)``."""
         n = self.values.shape[1]
         coefficients = fourier_coefficients(torch.from_numpy(self.values.astype(float)), range(n // 2 + 1))
-        magnitude: Array = coefficients.abs().numpy()
-        return magnitude
+        return np.asarray(coefficients.abs())
 
     def reach(self, step: int) -> int:
         """Highest frequency that has at least half the peak's magnitude at a step; 0 for none."""
@@ -184,9 +181,8 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[float, Learning]]], 
         title, look = f"Fig. A.{panel}: {of_seeds(len(seeds))}", {"xlabel": "frequency (cycles)"}
         heat_maps(folder / f"fig_a_{panel}.png", title, mean, np.arange(n // 2 + 1), steps, 1 / n, "magnitude", **look)
     values = {f"clip = {value:g}": learnt.values for value, learnt in seeds[0]["clip"].items()}
-    heat_maps(
-        folder / "fig_a_9.png", "Fig. A.9: first seed", values, np.arange(n) / n, steps, 1, "prediction", xlabel="x"
-    )
+    x = np.arange(n) / n
+    heat_maps(folder / "fig_a_9.png", "Fig. A.9: first seed", values, x, steps, 1, "prediction", xlabel="x")
 
 
 EXPERIMENT = Experiment(

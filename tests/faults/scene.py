@@ -8,7 +8,6 @@ an undisturbed run; and what is missing is said.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import gc
 import hashlib
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import warm
 from torch import Tensor, nn
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
@@ -211,11 +211,7 @@ def run_in_child(folder: Path, prepare: Callable[[Scene], object], probed: bool 
 
 
 def _child(folder: Path, prepare: Callable[[Scene], object], probed: bool) -> None:
-    # Training runs on an ordinary heap. The guard counts frozen objects at each turn, and the parent has frozen so many
-    # that this would take most of the time. What is registered first is called last: when Python ends, it does not look
-    # at the parent's objects.
-    gc.unfreeze()
-    atexit.register(gc.freeze)
+    warm.ordinary_heap()  # the guard counts frozen objects at each turn, of which the parent has many
     out = os.open(folder / "out.txt", os.O_WRONLY | os.O_CREAT)
     os.dup2(out, 1), os.dup2(out, 2)
     os.chdir(folder)

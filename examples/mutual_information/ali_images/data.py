@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ...frame.data import mnist, mnist_subset
-from ..generative import Images, generator_of
+from ..classifier import Images
+from ..generative import generator_of
 from .settings import Settings
 
 

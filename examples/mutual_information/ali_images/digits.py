@@ -10,7 +10,7 @@ from probes.schedule import every
 
 from ...frame.experiment import Experiment, Preset
 from ...frame.task import Task
-from ..generative import Classifier, accuracy, fit
+from ..classifier import Classifier, accuracy, fit
 from .data import load
 from .fidelity import Fidelity
 from .results import draw, judge, read

@@ -14,7 +14,7 @@ from probes.batches import Batch
 from probes.run import Run
 from probes.schedule import Schedule
 
-from ..generative import accuracy
+from ..classifier import accuracy
 
 METRICS = {"error": "Euclidean error", "accuracy": "accuracy (%)", "ms_ssim": "MS-SSIM"}
 

@@ -15,7 +15,8 @@ from probes.schedule import every
 from probes_mine import ConvolutionalStatistics, MutualInformationRegularizer
 
 from ...frame.task import Task
-from ..generative import Discriminator, Images, entropy, generator_of
+from ..classifier import Images
+from ..generative import Discriminator, entropy, generator_of
 from .fidelity import Fidelity
 from .networks import ACTIVATIONS, Autoencoder
 from .settings import Settings

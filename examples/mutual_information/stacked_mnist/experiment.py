@@ -19,7 +19,8 @@ from probes_mine import ConvolutionalStatistics, MutualInformationRegularizer
 from ...frame.data import mnist, mnist_subset
 from ...frame.experiment import Experiment, Preset
 from ...frame.task import Task
-from ..generative import Classifier, Discriminator, Generator, accuracy, entropy, fit, generator_of
+from ..classifier import Classifier, accuracy, fit
+from ..generative import Discriminator, Generator, entropy, generator_of
 from .coverage import ModeCoverage, codes
 from .results import draw, judge, read
 from .settings import METHODS, SHOWN, Settings

@@ -16,7 +16,8 @@ from examples.mutual_information.ali_images.networks import ACTIVATIONS, Encoder
 from examples.mutual_information.ali_images.results import Model, Results, judge
 from examples.mutual_information.ali_images.settings import METHODS, Settings
 from examples.mutual_information.ali_images.training import adversaries
-from examples.mutual_information.generative import Classifier, Discriminator
+from examples.mutual_information.classifier import Classifier
+from examples.mutual_information.generative import Discriminator
 from probes import every
 from probes_mine import ConvolutionalStatistics
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from examples.frame.task import Task
-from examples.mutual_information.generative import Classifier
+from examples.mutual_information.classifier import Classifier
 from examples.mutual_information.stacked_mnist.coverage import kl_to_uniform, modes
 from examples.mutual_information.stacked_mnist.experiment import PRESETS, adversaries, digits
 from examples.mutual_information.stacked_mnist.results import Results, Training, judge, mosaic
