@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from torch import nn
 
 from probes.guard import process
@@ -23,6 +24,12 @@ def model():
 @pytest.fixture
 def optimizer(model):
     return torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+@pytest.fixture
+def warm_python(monkeypatch):
+    """Code that starts Python gets one that has imported torch already."""
+    monkeypatch.setattr("sys.executable", warm.python())
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,9 @@ IMPORTED = (
 class Child:
     """A script that runs; of :class:`subprocess.Popen`, what the tests need."""
 
-    def __init__(self, code: str | Path, *arguments: object, cwd=None, env=None, out=None, err=None) -> None:
+    def __init__(
+        self, code: str | Path, *arguments: object, cwd=None, env=None, out=None, err=None, address=None
+    ) -> None:
         if isinstance(code, Path):
             source, name, place = code.read_text(encoding="utf-8"), str(code), str(code.parent)
         else:
@@ -48,7 +50,7 @@ class Child:
         }  # fmt: skip
         text = json.dumps(job).encode()
         self._server = socket.socket(socket.AF_UNIX)
-        self._server.connect(_address())
+        self._server.connect(address or _address())
         reading, writing = os.pipe()
         self.stdout = os.fdopen(reading)
         """Of a script whose output goes nowhere else."""
@@ -87,6 +89,28 @@ def run(code: str | Path, *arguments: object, cwd=None, env=None) -> subprocess.
             stream.seek(0)
             written.append(stream.read().decode())
     return subprocess.CompletedProcess([code, *arguments], status, *written)
+
+
+@functools.cache
+def python() -> str:
+    """The path of a command that does what ``python`` does: for code under test that calls :data:`sys.executable`."""
+    address = _address()
+    path = Path(address).with_name("python")
+    path.write_text(f"#!{sys.executable} -S\nimport runpy\nrunpy.run_path({__file__!r})['ask']({address!r})\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+def ask(address: str) -> None:
+    """What that command does."""
+    option, *arguments = sys.argv[1:]
+    code: str | Path = Path(option)
+    if option in ("-c", "-m"):
+        code, *arguments = arguments
+        if option == "-m":
+            code = f"import runpy; runpy.run_module({code!r}, run_name='__main__', alter_sys=True)"
+    status = Child(code, *arguments, out=sys.stdout, err=sys.stderr, address=address).wait()
+    sys.exit(status) if status >= 0 else os.kill(os.getpid(), -status)
 
 
 @functools.cache

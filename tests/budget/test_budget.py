@@ -17,7 +17,7 @@ from probes.plots import save_plots
 from probes.schedule import Schedule
 
 MINUTE = 60.0
-many = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def worst_excess(simulation, after=0.0):

@@ -91,7 +91,7 @@ def test_an_equal_script_is_equal_with_its_arguments_and_leaves_no_results(scrip
     assert [path.name for path in tmp_path.iterdir()] == ["train.py"]
 
 
-def test_a_probe_that_draws_is_caught_and_named(script):
+def test_a_probe_that_draws_is_caught_and_named(script, warm_python):
     verdict = verify(script(attach("Draws")), steps=4)
     assert not verdict.equal and verdict.reproducible and verdict.culprits == ["draws"]
     assert verdict.difference.place == "before update 3 of Adam" and verdict.difference.updates == 2
@@ -102,7 +102,7 @@ def test_a_probe_that_draws_is_caught_and_named(script):
     ) and words[2] == "Alone, too, it is changed by: draws."  # fmt: skip
 
 
-def test_a_script_that_does_not_repeat_itself_is_said_to(script):
+def test_a_script_that_does_not_repeat_itself_is_said_to(script, warm_python):
     verdict = verify(script(attach("Norm")), ["--clock"], steps=1)
     assert not verdict.equal and not verdict.reproducible and verdict.difference.place == "before update 1 of Adam"
     (words,) = explained(verdict, "train.py")
@@ -125,7 +125,7 @@ def test_a_script_that_does_not_repeat_itself_is_said_to(script):
     ],
     ids=["no attach", "no step", "fails", "exit code"],
 )
-def test_a_script_that_cannot_be_verified_is_told_why(script, change, message):
+def test_a_script_that_cannot_be_verified_is_told_why(script, change, message, warm_python):
     verdict = verify(script(**change))
     assert not verdict.equal
     assert re.search(message, verdict.error, flags=re.DOTALL), verdict.error

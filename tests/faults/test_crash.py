@@ -26,7 +26,7 @@ def check_kills(kills, steps):
 
 
 def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not():
-    check_kills(2, steps=40)
+    check_kills(2, steps=20)
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def check_files(number):
 
 
 def test_changed_files_are_read_or_refused():
-    check_files(20)
+    check_files(12)
 
 
 @pytest.mark.slow

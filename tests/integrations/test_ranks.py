@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from integration_runs import assert_same_records, batches, events, network, probes, steps
 from torch import nn
 
@@ -37,7 +37,8 @@ def single(tmp_path_factory):
     ["accelerate", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "lightning", "transformers"))],
 )
 def test_training_on_two_ranks_is_what_it_is_without_and_is_measured_once(framework, single, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    python = warm.python()
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python", python]
     done = subprocess.run(
         [*command, ROOT / "tests" / "integrations" / "scripts" / "ranks.py", tmp_path, framework],
         capture_output=True, text=True, timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -55,11 +55,11 @@ def test_what_is_no_gaussian_dependence_is_learned():
 
 def test_maps_of_each_component_change_nothing():
     x, y = gaussians(0.8, 2, n=1000)
-    found = mutual_information(x, y, max_steps=100)
-    mapped = mutual_information((x * torch.tensor([1e200, 1e-200])).sinh().clamp(-1e300, 1e300), y.exp(), max_steps=100)
+    found = mutual_information(x, y, max_steps=40)
+    mapped = mutual_information((x * torch.tensor([1e200, 1e-200])).sinh().clamp(-1e300, 1e300), y.exp(), max_steps=40)
     assert math.isfinite(mapped.value)
     # The ranks of the second component are those of the first call; the first overflows in part.
-    assert mutual_information(1e-250 * x, 1e250 * y, max_steps=100).value == pytest.approx(found.value, abs=0.02)
+    assert mutual_information(1e-250 * x, 1e250 * y, max_steps=40).value == pytest.approx(found.value, abs=0.02)
 
 
 def test_seed_decides():
@@ -114,9 +114,10 @@ def test_a_discrete_side():
     found = mutual_information(x, labels)
     assert found.value == pytest.approx(exact, abs=0.04)
     assert found.gaussian is None
-    assert mutual_information(labels, x).value == found.value
+    brief = mutual_information(x, labels, max_steps=30).value
+    assert mutual_information(labels, x, max_steps=30).value == brief
     words = np.array(["red", "green", "blue"])[labels.numpy()]
-    assert mutual_information(words, x.numpy()).value == pytest.approx(found.value, abs=0.02)
+    assert mutual_information(words, x.numpy(), max_steps=30).value == pytest.approx(brief, abs=0.02)
     # As indicators, for the bounds of continuous variables.
     assert mutual_information(x, labels, method="nwj").value == pytest.approx(exact, abs=0.08)
 

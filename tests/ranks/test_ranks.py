@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from probes import open_run
 
@@ -17,10 +18,10 @@ SCENARIOS = ("ddp", "fsdp", "tied", "resumed", "two_models", "refused", "uneven"
 NOT_RUNNING = "Not running: "
 
 
-def launch(out, *scenarios, ranks=2, seconds=1800, **environment):
+def launch(out, *scenarios, ranks=2, seconds=1800, python=sys.executable, **environment):
     """Run scenarios under torchrun, each of whose calls must end in time."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+        [python, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--no-python", python,
          ROOT / "tests" / "ranks" / "scenarios.py", out, *scenarios],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=out, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, SOURCES)), **environment},
@@ -37,7 +38,7 @@ def launch(out, *scenarios, ranks=2, seconds=1800, **environment):
 def seen(tmp_path_factory):
     """By scenario and rank."""
     out = tmp_path_factory.mktemp("ranks")
-    code, output = launch(out, *SCENARIOS)
+    code, output = launch(out, *SCENARIOS, python=warm.python())
     assert code == 0, output[-5000:]
     return {name: [json.loads((out / f"{name}.{rank}.json").read_text()) for rank in (0, 1)] for name in SCENARIOS}
 

@@ -3,14 +3,12 @@ import torch
 from torch import nn
 
 from examples.frame.task import Task
+from examples.mutual_information.classifier import Classifier, accuracy, fit
 from examples.mutual_information.generative import (
-    Classifier,
     Discriminator,
     Generator,
-    accuracy,
     convolutions,
     dense,
-    fit,
     generator_of,
     initialize,
 )
