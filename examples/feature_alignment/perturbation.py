@@ -143,7 +143,7 @@ EXPERIMENT = Experiment(
     draw=draw,
     departures="Size of the step, batch and learning rate are not stated: each direction has length 0.1. The singular "
     "vectors are those of the batch that the change is measured on. In `quick` a VGG11 of an eighth of the width is "
-    "trained for 300 steps. Singular vectors beat random directions in a matrix of white noise too, one of these 400 by "
+    "trained for 300 steps. Singular vectors beat random directions in a matrix of white noise too, one of 400 by "
     "145,210 entries by a factor of 20: judged is how far they go beyond that.",
     threads=None,
 )

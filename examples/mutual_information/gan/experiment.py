@@ -35,8 +35,8 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     departures="The figures are densities without numbers: here modes are counted, and the divergence of their shares "
-    "from uniform. Sizes of noise and code, spacing of the modes, the spiral, initial weights, Adam's betas, activation "
-    "and number of steps of discriminator and statistics network are not stated. The initial weights, of deviation 0.02 "
-    "on the 25 Gaussians, decide whether the GAN alone drops modes: from torch's, it finds most of them again. `quick` "
-    "trains for 2,500 and 1,500 of the 5,000 steps.",
+    "from uniform. Sizes of noise and code, spacing of the modes, the spiral, initial weights, Adam's betas, "
+    "activation and number of steps of discriminator and statistics network are not stated. The initial weights, of "
+    "deviation 0.02 on the 25 Gaussians, decide whether the GAN alone drops modes: from torch's, it finds most of them "
+    "again. `quick` trains for 2,500 and 1,500 of the 5,000 steps.",
 )
