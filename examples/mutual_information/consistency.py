@@ -55,7 +55,7 @@ PRESETS = {
         duration="1 s",
         judged=False,
     ),
-    "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="6 min", least_seeds=3),
+    "quick": Preset(Settings(), seeds=(10, 11, 12, 13, 14), duration="6 min", least_seeds=3),
     "paper": Preset(
         Settings(sizes=(100, 300, 1000, 3000, 10_000, 30_000, 100_000), repetitions=20, steps=10_000),
         seeds=tuple(range(10)),
@@ -193,6 +193,6 @@ EXPERIMENT = Experiment(
         "for H(x), and as printed it is no bound. The corrected one is an identity but for the information, which is "
         "MINE's here. That more information means less error holds for encoders with decoders of their own: with one "
         "decoder for all, the divergence grows faster than the information. Criteria were set on seeds 200 to 202, "
-        "where MINE was at most 0.16 nats off in eq. 18."
+        "where MINE was at most 0.16 nats off in eq. 18, and once more on 0 to 4, with 0.24."
     ),
 )

@@ -30,8 +30,8 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
             f"eq. 12: bias of the gradient, batches of {_list(settings.batch_sizes)}",
             "biased",
             f"{_list(plain.mean(0), '.1%')} of the gradient; slope {spread(slopes)} in the batch size",
-            "slope -1 ± 0.25 (noise alone has -0.5), four of five seeds",
-            enough([abs(slope + 1) <= 0.25 for slope in slopes]),
+            "slope -1 ± 0.15 (noise alone has -0.5), four of five seeds",
+            enough([abs(slope + 1) <= 0.15 for slope in slopes]),
             {"bias": plain, "slope": slopes},
         ),
         Finding(
@@ -46,8 +46,8 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
             f"Bias with averages of rates {_list(settings.rates)}, batches of {settings.batch_size}",
             "arbitrarily small for small learning rates",
             f"{_list(by_rate.mean(0), '.2%')} of the gradient; slope {spread(rates)} in the rate",
-            "slope 1 ± 0.25, four of five seeds",
-            enough([abs(slope - 1) <= 0.25 for slope in rates]),
+            "slope 1 ± 0.15, four of five seeds",
+            enough([abs(slope - 1) <= 0.15 for slope in rates]),
             {"bias": by_rate, "slope": rates},
         ),
         Finding(
