@@ -63,7 +63,7 @@ def list_experiments(
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="An experiment of `list`.")],
-    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    preset: Annotated[str, typer.Option(help="smoke, quick, paper; large, where there is one.")] = "quick",
     seeds: Annotated[str, typer.Option(help="For instance 0,1,2; the preset's own when left out.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of results; runs/NAME-PRESET when left out.")] = None,
@@ -83,7 +83,9 @@ def run(
 def sweep(
     name: Annotated[str, typer.Argument(help="An experiment of `list`.")],
     grid: Annotated[list[str], typer.Option("--set", help="NAME=VALUE,VALUE,...: a setting to vary. Repeatable.")],
-    preset: Annotated[str, typer.Option(help="smoke, quick or paper: the settings that are not varied.")] = "quick",
+    preset: Annotated[
+        str, typer.Option(help="smoke, quick, paper or large: the settings that are not varied.")
+    ] = "quick",
     seeds: Annotated[str, typer.Option(help="For instance 0,1,2; the preset's own when left out.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of results; runs/NAME-PRESET-sweep when left out.")] = None,
@@ -122,7 +124,7 @@ RESULTS = Path(__file__).with_name("results")
 @app.command()
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Experiments of `list`; all when left out.")] = None,
-    preset: Annotated[str, typer.Option(help="smoke, quick or paper.")] = "quick",
+    preset: Annotated[str, typer.Option(help="smoke, quick, paper; large, where there is one.")] = "quick",
     processes: Annotated[int, typer.Option(min=1, help="Seeds to train at the same time.")] = 1,
     ray: Annotated[bool, typer.Option("--ray", help="Train the seeds on a Ray cluster: RAY_ADDRESS, or here.")] = False,
     results: Annotated[Path, typer.Option(help="Folder of results that are kept.")] = RESULTS,

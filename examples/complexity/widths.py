@@ -67,6 +67,17 @@ PRESETS = {
         least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0, 1, 2), duration="12 h"),
+    "large": Preset(
+        Settings(
+            num_images=5000,
+            widths=(16, 64, 256, 1024, 4096),
+            noise=(0.0, 0.25, 0.5, 0.75, 1.0),
+            max_steps=100_000,
+        ),
+        seeds=(10, 11, 12, 13, 14),
+        duration="3 h",
+        least_seeds=3,
+    ),
 }
 
 

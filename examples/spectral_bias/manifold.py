@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +64,7 @@ PRESETS = {
         duration="12 h",
     ),
 }
+PRESETS["large"] = replace(PRESETS["paper"], seeds=(0, 1, 2), duration="4 h", least_seeds=3)
 
 
 @dataclass(frozen=True)

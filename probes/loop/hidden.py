@@ -32,8 +32,8 @@ class ForwardHook:
 class _Held:
     """What must live as long as the module, in its ``__dict__``."""
 
-    def __init__(self) -> None:
-        self.items: list[object] = []
+    def __init__(self, item: object) -> None:
+        self.items = [item]
         self.stand_ins: list[_StandIn] = []
 
     # Of a module that is pickled or copied in a way of its own: nothing that needs this package.
@@ -119,18 +119,21 @@ _METHODS = {"__getstate__": _state, "__prepare_scriptable__": _scriptable}
 
 
 def hide(module: nn.Module, held: object = None) -> None:
-    """Keep what is ours out of copies and pickles of the module; ``held`` lives as long as it does."""
-    kept = _held(module)
-    if kept is None:
-        kept = module.__dict__[_NAME] = _Held()
-        of = type(module)
-        plain = of.__reduce__ is object.__reduce__ and of.__reduce_ex__ is object.__reduce_ex__
-        if plain and not isinstance(module, torch.jit.ScriptModule):
-            for name, method in _METHODS.items():
-                there = of.__dict__.get(name)
-                kept.stand_ins.append(there if isinstance(there, _StandIn) else _StandIn(of, name, method))
-                kept.stand_ins[-1].watch(module)
-    kept.items.append(held)
+    """Keep what is ours out of copies and pickles of the module; ``held`` lives as long as it does.
+
+    Whatever interrupts this, :func:`reveal` undoes it.
+    """
+    if (kept := _held(module)) is not None:
+        kept.items.append(held)
+        return
+    kept = module.__dict__[_NAME] = _Held(held)
+    of = type(module)
+    plain = of.__reduce__ is object.__reduce__ and of.__reduce_ex__ is object.__reduce_ex__
+    if plain and not isinstance(module, torch.jit.ScriptModule):
+        for name, method in _METHODS.items():
+            there = of.__dict__.get(name)
+            kept.stand_ins.append(there if isinstance(there, _StandIn) else _StandIn(of, name, method))
+            kept.stand_ins[-1].watch(module)
 
 
 def reveal(module: nn.Module, held: object = None) -> None:

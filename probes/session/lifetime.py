@@ -127,6 +127,10 @@ class Lifetime:
 
     def __init__(self, opened: Opened) -> None:
         self._model, self._opened = weakref.ref(opened.run.model), weakref.ref(opened)
+        self._finalizer: weakref.finalize[..., Opened] | None = None
+
+    def begin(self, opened: Opened) -> None:
+        """The run has been opened. Whatever interrupts this, :meth:`end` undoes it."""
         hide(opened.run.model, opened)
         atexit.register(self._at_exit)
         sinks, run = opened.plugins.having("write"), _without_model(opened.run)
@@ -148,7 +152,8 @@ class Lifetime:
 
     def forget(self) -> None:
         """Do nothing when the model goes."""
-        self._finalizer.detach()
+        if self._finalizer is not None:
+            self._finalizer.detach()
 
 
 def _without_model(run: Run) -> Run:

@@ -143,6 +143,7 @@ class Attached:
         else:  # no hook of ours: of a model that is compiled later it would stay in the graph
             session.turns.check_needs()
         self._lifetime = Lifetime(self)
+        self._lifetime.begin(self)
 
     def detach(self) -> None:
         """Remove every hook of ours, measure nothing more, write and close the files; a second time nothing."""

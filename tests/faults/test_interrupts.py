@@ -289,6 +289,7 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
             10_000,
             marks=pytest.mark.slow,
         ),
+        (["probes/loop/hidden.py", "probes/session/lifetime.py"], ("hide", "watch", "begin", "__init__"), 100),
         pytest.param(["probes/manager.py"], (), 10_000, marks=pytest.mark.slow),
         pytest.param(["probes/"], (), 1_000, marks=pytest.mark.slow),
     ],

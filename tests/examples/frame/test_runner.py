@@ -70,7 +70,8 @@ LONG = ("feature_alignment", "feature_alignment_architectures", "feature_alignme
     "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in EXPERIMENTS]
 )
 def test_every_experiment_has_three_presets_and_a_smoke_run_that_judges_nothing(name, plain_board, tmp_path):
-    assert list(runner.experiment(name).presets) == ["smoke", "quick", "paper"]
+    presets = list(runner.experiment(name).presets)
+    assert presets[:3] == ["smoke", "quick", "paper"] and presets[3:] in ([], ["large"])
     result = CliRunner().invoke(app, ["run", name, "--preset", "smoke", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "not judged" in result.output and "too short to judge" in result.output
