@@ -43,7 +43,7 @@ def draw(settings: Any, seeds: Sequence[Mapping[str, Array]], folder: Path) -> N
             above.yaxis.set_minor_formatter("")
             below.set(xlabel=label, xscale="linear" if column else "log")
         axes[0, 0].set_ylabel("bound (line), estimate (dotted)")
-        axes[1, 0].set_ylabel("generalization gap")
+        axes[1, 0].set_ylabel("generalization gap:\nof squared errors, then of error shares")
         axes[0, 0].set_ylim(None, 6 * flows[:, bound].max())
         ends = f", ends of {len(seeds)} as dots" if len(seeds) > 1 else ""
         picture.suptitle(f"networks and classifiers: lines of one seed{ends}", fontsize=8)

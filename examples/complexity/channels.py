@@ -82,7 +82,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     threads=None,
     departures=(
-        "As for one hidden layer. A VGG19 of the thesis' width needs 20 hours and more for each point; `quick` trains "
-        "one of 6 to 16 channels on 1,000 images."
+        "As for one hidden layer; of Neyshabur's two measures the one for two layers is not defined here. A VGG19 of "
+        "the thesis' width needs 20 hours and more for each point; `quick` trains one of 6 to 16 channels on 1,000 "
+        "images."
     ),
 )

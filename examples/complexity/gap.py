@@ -117,8 +117,10 @@ def reached(settings: Any, seeds: Sequence[Curves]) -> Finding:
     )
 
 
-FOLLOW = ("path complexity C", "Neyshabur et al. 2019, two layers / margin")
-"""The measures that follow the gap, by what was published."""
+FOLLOW = "path complexity C"
+OTHER = ("Neyshabur et al. 2018, PAC-Bayes (root) / margin", "Neyshabur et al. 2019, two layers / margin")
+"""What follows the gap beside C is "by Neyshabur et al. 2018": the one of that year, or the one that appeared in 2019
+and was known since 2018, which the text cites and which is defined for two layers only."""
 LEAST = 0.8
 """Mean rank correlation of a measure that follows the gap."""
 
@@ -136,13 +138,13 @@ def agreement(panel: str, seeds: Sequence[Curves], chosen: Sequence[int]) -> Fin
     gaps = np.mean([seed["gap"][chosen] for seed in seeds], 0)
     text = f"gap {', '.join(f'{gap:.3f}' for gap in gaps)}\n" + "\n".join(lines)
     follow = {label for label, values in varies.items() if np.mean(values) >= LEAST}
-    expected = {label for label in FOLLOW if label in found}
+    readings = [{FOLLOW, other} for other in OTHER if other in varies]
     return Finding(
         f"{panel}: rank correlation with the gap, mean and spread over seeds",
-        "C and Neyshabur et al. 2019 follow it, the others do not",
+        "C and the one by Neyshabur et al. 2018 follow it, the others do not",
         text,
-        f">= {LEAST:g} of these and of no other",
-        follow == expected,
+        f">= {LEAST:g} of C, of one of Neyshabur's two, and of no other",
+        follow in readings,
         found,
     )
 

@@ -120,7 +120,9 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) ->
             label = method if index == 0 else f"SuperNat, kappa: {method}"
             axis.plot(middle, color=f"C{index}", label=label, linestyle=":" if method == "trace" else "-")
             axis.fill_between(range(len(middle)), low, high, color=f"C{index}", alpha=0.15, linewidth=0)
-        axis.set(xlabel="step", ylabel="test error", yscale="log", xscale="symlog", xlim=(0, settings.steps))
+        axis.set(
+            xlabel="step", ylabel="mean squared test error", yscale="log", xscale="symlog", xlim=(0, settings.steps)
+        )
         axis.set_title(f"median and quartiles of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)
         picture.legend(loc="outside lower center", ncols=2)
 

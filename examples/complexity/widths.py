@@ -155,6 +155,8 @@ EXPERIMENT = Experiment(
         "from logarithmically spaced measurements, so that its path is the polygon between them. Widths, shares of "
         "random labels, learning rate, seeds and the definitions of the competing measures are not stated: here they "
         "are those of the papers that the thesis cites. What the thesis reads off its figure, that C and the measure "
-        "of Neyshabur et al. follow the generalization gap and no other does, is judged as it is written."
+        "of Neyshabur et al. (2018) follow the generalization gap and no other does, is judged as it is written. Which "
+        "measure that is, is not certain: the PAC-Bayes one appeared in 2018, and that for two layers, which the text "
+        "cites as of 2019, was known since 2018. Either counts."
     ),
 )

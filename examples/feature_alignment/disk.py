@@ -100,7 +100,7 @@ def read(settings: Settings, folder: Path, seed: int) -> Modes:
 
 def judge(settings: Settings, seeds: Sequence[Modes]) -> list[Finding]:
     start = [float(seed.ratio[0]) for seed in seeds]
-    fall = [float(seed.ratio.min() / seed.ratio[0]) for seed in seeds]
+    fall = [float(seed.ratio[-1] / seed.ratio[0]) for seed in seeds]
     rise = [float(seed.label_energy[-1] - seed.label_energy[0]) for seed in seeds]
     aligned = [float(seed.alignment[-1] / seed.alignment[0]) for seed in seeds]
     accuracy = [float(seed.accuracy[-1]) for seed in seeds]
@@ -110,11 +110,12 @@ def judge(settings: Settings, seeds: Sequence[Modes]) -> list[Finding]:
         Finding(
             "Fig. 4.1: 20th eigenvalue / first",
             "1.5 % at step 0, 0.2 % at step 2000",
-            f"step 0: {_list(start, '.2%')}\nlowest {_list([float(seed.ratio.min()) for seed in seeds], '.2%')} = "
-            f"initial x {_list(fall, '.2f')}\nlast {_list([float(seed.ratio[-1]) for seed in seeds], '.2%')}",
-            "features centred: 1 to 2 % at step 0, lowest <= 0.6 x initial (not the published factor of 7.5)",
+            f"step 0: {_list(start, '.2%')}\nstep {seeds[0].steps[-1]}: "
+            f"{_list([float(seed.ratio[-1]) for seed in seeds], '.2%')} = initial x {_list(fall, '.2f')}\n"
+            f"lowest on the way {_list([float(seed.ratio.min()) for seed in seeds], '.2%')}",
+            "features centred: 1 to 2 % at step 0, at the end <= 0.6 x initial (not the published factor of 7.5)",
             enough(fallen),
-            {"start": start, "lowest_over_start": fall, "passed": fallen},
+            {"start": start, "end_over_start": fall, "passed": fallen},
         ),
         Finding(
             "Fig. 4.1: energy of the label in the top 5 eigenfunctions",
@@ -142,9 +143,10 @@ EXPERIMENT = Experiment(
     draw=draw,
     departures=(
         "The thesis leaves the learning rate and the initialization open. The 20th eigenvalue over the first falls to "
-        "a third of what it is at the start, not to a seventh: 0.2 % was reached with none that was tried. It starts "
-        "as published where the features are centred; as they are, at 0.02 % or 0.5 %. Gradient descent at this rate "
-        "is not steady: the training accuracy of seed 0 is 99.8 % at steps 1,300 and 1,600 and 94.8 % at 2,000, which "
-        "fails the criterion, set before on other seeds."
+        "half of what it is at the start (a third on the way), not to a seventh: no learning rate and initialization "
+        "that were tried reached 0.2 %. It starts as published where the features are centred; where they are not, at "
+        "0.02 % or 0.5 %. The kernel is of a grid of 26 by 26 in `quick`, of 50 by 50 in the thesis. Gradient descent "
+        "at this rate is not steady: the training accuracy of seed 0 is 99.8 % at steps 1,300 and 1,600 and 94.8 % at "
+        "2,000, which fails the criterion, set before on other seeds."
     ),
 )

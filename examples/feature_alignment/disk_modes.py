@@ -84,8 +84,9 @@ def _eigenfunctions(first: Modes, path: Path) -> None:
                     axis.set_title(f"{mode + 1}", fontsize=8)
             axes[row, 0].set_ylabel(f"step {first.steps[index]}\n{first.ratio[index]:.2%}", fontsize=7)
         picture.suptitle(
-            "Eigenfunctions of the tangent kernel, one seed. Dotted: the class. Left: 20th eigenvalue / first\n"
-            "(published: 1.5 % at step 0, 0.2 % at step 2000)",
+            "Fig. 4.1: eigenfunctions of the tangent kernel, features centred; one seed. Blue below, red above 0,\n"
+            "each on its own scale. Dotted: the class. Left: 20th eigenvalue / first (published: 1.5 % at step 0, 0.2 "
+            "% at step 2000)",
             fontsize=8,
         )
 

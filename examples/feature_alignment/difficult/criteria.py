@@ -31,6 +31,7 @@ def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> l
         share >= 4 and value >= 0.1 and first["easy"] < first["difficult"]
         for share, value, first in zip(ratio, easy, reached["random"], strict=True)
     ]
+    starts = {depth: [_left_start(seed[f"depth {depth}"]) for seed in seeds] for depth in settings.depths}
     return [
         Finding(
             "Fig. 4.4, left: alignment of easy digits and of random labels",
@@ -53,6 +54,12 @@ def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> l
             "starts later with depth",
             {depth: [_half_rise(seed[f"depth {depth}"]) for seed in seeds] for depth in settings.depths},
             2,
+        ),
+        Finding(
+            "Fig. B.7: first step at which their alignment is 0.02 above its start, by depth",
+            "starts later with depth",
+            "\n".join(f"{depth} layers: {_list(steps)}" for depth, steps in starts.items()),
+            values={str(depth): steps for depth, steps in starts.items()},
         ),
     ]
 
@@ -106,6 +113,13 @@ def _first(steps: Array, values: Array) -> float:
 
 def _highest_ratio(run: dict[str, Array]) -> float:
     return float((run["ntk/alignment/easy"] / run["ntk/alignment/difficult"]).max())
+
+
+def _left_start(run: dict[str, Array]) -> float:
+    """The first measured step at which the alignment is clearly above its start."""
+    values = run["ntk/alignment/easy"]
+    above = np.flatnonzero(values - values[0] >= 0.02)
+    return float(run["step"][above[0]]) if len(above) else np.inf
 
 
 def _half_rise(run: dict[str, Array]) -> float:

@@ -34,9 +34,9 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Run]], folder: Path) -> N
                 run = seed[f"depth {depth}"]
                 for batch, color in COLORS.items():
                     band(axis, run["step"], [run[f"ntk/alignment/{batch}"]], color, batch)
-            axes[row, 0].set_ylabel(f"{depth} layers")
+            axes[row, 0].set_ylabel(f"alignment,\n{depth} layers")
         for number, axis in enumerate(axes[0], 1):
-            axis.set_title(f"draw {number}")
+            axis.set_title(f"seed {number} of {len(seeds)}")
         for axis in axes[-1]:
             axis.set_xlabel("training step")
         handles, labels = axes[0, 0].get_legend_handles_labels()

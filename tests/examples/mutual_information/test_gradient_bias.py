@@ -105,6 +105,7 @@ def seed(by_size=None, by_rate=None, lag=(1.0, 0.3, 0.1, 0.02), errors=(0.3, 0.2
         "by_rate": norms(0.03 * RATES) if by_rate is None else np.asarray(by_rate),
         "lag": moved,
         "errors": np.array(errors),
+        "useless": np.array([True, False]),
     }
 
 
