@@ -71,8 +71,8 @@ EXPERIMENT = Experiment(
         "Clothes (Fashion-MNIST) stand for KMNIST. The layers counted are the linear ones: 6 hidden layers are 7. Of "
         "what the thesis says of depth (Fig. B.7), that alignment starts later and that the ratio reaches a higher "
         "value is judged; that it increases faster is not, for the figure does not say whether over steps or over "
-        "their logarithm, nor that the ratio stays high for fewer steps, of which 2,000 show too little. That it starts "
-        "later holds of half its own rise, which is judged; its first 0.02 come at the same step at every depth. The "
-        "criteria of Fig. 4.4, right, and of Fig. B.7 were set on seeds 200 and 201."
+        "their logarithm, nor that the ratio stays high for fewer steps, of which 2,000 show too little. That it "
+        "starts later holds of half its own rise, which is judged; its first 0.02 come at the same step at every "
+        "depth. The criteria of Fig. 4.4, right, and of Fig. B.7 were set on seeds 200 and 201."
     ),
 )
