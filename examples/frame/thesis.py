@@ -1,6 +1,6 @@
 """What of the thesis is reproduced: every figure and table of chapters 3 to 5 and appendices A to C, and the theory."""
 
-__all__ = ["ERRATA", "ROWS"]
+__all__ = ["ERRATA", "PARTS", "ROWS"]
 
 ROWS = {
     "3.1": "amplitude of each frequency of the network over training; spectral norms",
@@ -40,9 +40,9 @@ ROWS = {
     "B.1": "change of the function along singular and along random directions",
     "B.2": "eigenvalues, eigenvectors and their frequencies of a random network's tangent kernel",
     "B.3": "minimum-norm solutions and bounds by anisotropy of the features",
-    "B.4": "the disk: training set, and predictions on a large test set",
+    "B.4": "the disk: training set, and the grid of points that the tangent kernel is evaluated on",
     "B.5": "centred alignment with the labels of three architectures",
-    "B.6": "uncentred alignment of the same",
+    "B.6": "uncentred alignment with the labels of three architectures",
     "B.7": "alignment with easy and difficult examples by depth",
     "B.8": "spectrum of a VGG19's tangent kernel at a smaller learning rate",
     "C.1": "codes of the networks of Fig. 5.6",
@@ -85,6 +85,14 @@ ROWS = {
 }
 """By name, as experiments name them: a figure as "3.4", a table as "T5.2", an equation or statement by its kind. The
 equations of chapter 5, numbered from 1 again, are named with their chapter."""
+
+PARTS = {
+    ("4.6", "complexity"): "left, centre",
+    ("4.6", "complexity_channels"): "right",
+    ("T5.2", "mutual_information_ali_images"): "digits",
+    ("T5.2", "mutual_information_ali_celeba"): "faces",
+}
+"""Of what several experiments share, the part of each."""
 
 ERRATA = {
     "Ch. 3, sec. 2, inverse Fourier transform": "the factor of a transform without one is (2 pi)^-d, not (2 pi)^(d/2) "
