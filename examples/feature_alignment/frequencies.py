@@ -114,10 +114,9 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 def draw(settings: Settings, seeds: Sequence[Waves], folder: Path) -> None:
     first, count = seeds[0], len(seeds[0].amplitudes)
-    shape = [["waves", "vectors"], ["values", "values"]]
     with figure(folder / "fig_b_2.png", size=(8.5, 7.5)) as (picture, axis):
         axis.remove()
-        waves, vectors, values = picture.subplot_mosaic(shape, height_ratios=(1.1, 1)).values()
+        waves, vectors, values = picture.subplot_mosaic("AB;CC", height_ratios=(1.1, 1)).values()
         index = np.arange(count)
         image = waves.pcolormesh(
             index, np.arange(first.amplitudes.shape[1]), first.amplitudes.T, cmap="viridis", rasterized=True

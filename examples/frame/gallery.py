@@ -102,6 +102,7 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
         if chosen.departures:
             lines += ["", f"**Where this departs from the thesis.** {chosen.departures}"]
     lines += ["", "## What was found to be wrong in what was published", ""]
+    lines += ["In brackets the experiment that is about it. Tested means in `tests/examples/frame/test_thesis.py`.", ""]
     lines += [f"- **{place}**: {finding}" for place, finding in ERRATA.items()]
     return "\n".join(lines) + "\n"
 
@@ -142,8 +143,8 @@ def _pictures(report: Mapping[str, Any], folder: Path) -> Iterator[tuple[Path, s
     """The pictures that are kept, the main one first, and what of the thesis each shows."""
     figures = report["figures"]
     others = in_order([picture.name for picture in folder.glob("*.png") if picture.name != "figure.png"], figures)
-    for index, name in enumerate(report.get("pictures") or ["", *others]):
-        words = title(Path(name).stem) if name else title(figures[0])
+    for index, name in enumerate(report.get("pictures") or ["figure.png", *others]):
+        words = title(Path(name).stem)
         shown = [ROWS[row] for row in figures if row in ROWS and belongs(words, row)]
         if not shown and index == 0:
             shown = [", ".join(map(title, figures))]

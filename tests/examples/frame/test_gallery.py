@@ -132,6 +132,18 @@ def test_the_main_figure_is_that_of_the_first_entry(tmp_path):
     assert report["pictures"] == ["fig_4_4_right.png", "fig_a_2.png", "fig_a_10.png", "bounds.png"]
 
 
+def test_pictures_whose_names_were_not_kept_are_not_given_a_number(experiment, tmp_path):
+    made = experiment()
+    verify(tmp_path)
+    path = tmp_path / "kept/spectral_bias/results.json"
+    report = json.loads(path.read_text())
+    del report["pictures"]
+    path.write_text(json.dumps(report))
+    page = gallery({"spectral_bias": made}, tmp_path / "kept")
+    assert "![Figure: Fig. 3.1, Fig. 3.2, Fig. A.1 (quick, run of 1 seed)](kept/spectral_bias/figure.png)" in page
+    assert f"![Fig. 3.2: {ROWS['3.2']} (quick, run of 1 seed)](kept/spectral_bias/fig_3_2.png)" in page
+
+
 def test_what_experiments_share_is_shared_in_parts():
     listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
     pairs = [(figure, item["name"]) for item in listed for figure in item["figures"]]
