@@ -114,7 +114,9 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 def draw(settings: Settings, seeds: Sequence[Waves], folder: Path) -> None:
     first, count = seeds[0], len(seeds[0].amplitudes)
-    with figure(folder / "fig_b_2.png", 1, 3, size=(14, 4)) as (picture, (waves, vectors, values)):
+    with figure(folder / "fig_b_2.png", size=(8.5, 7.5)) as (picture, axis):
+        axis.remove()
+        waves, vectors, values = picture.subplot_mosaic("AB;CC", height_ratios=(1.1, 1)).values()
         index = np.arange(count)
         image = waves.pcolormesh(
             index, np.arange(first.amplitudes.shape[1]), first.amplitudes.T, cmap="viridis", rasterized=True

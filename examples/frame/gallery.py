@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .experiment import Experiment
-from .thesis import ERRATA, ROWS
+from .captions import belongs, in_order, title
+from .experiment import Experiment, Preset
+from .thesis import ERRATA, PARTS, ROWS
 
 __all__ = ["gallery", "keep", "kept"]
 
 MOST_BYTES = 200_000
 """Of a picture that is kept."""
+MOST_VALUES = 6
+"""Of a setting that are all on the page; of more the first two and the last."""
 
 
 def kept(results: Path, name: str, preset: str) -> Path:
@@ -23,9 +27,11 @@ def kept(results: Path, name: str, preset: str) -> Path:
 
 
 def keep(run: Path, folder: Path) -> list[Path]:
-    """Copy the numbers and the figures of a finished run, the first figure as ``figure.png``.
+    """Copy the numbers and the figures of a finished run, the experiment's main figure as ``figure.png``.
 
-    Pictures of more than 200 kB are reduced to 256 colours.
+    The main figure is that of the first entry of ``Experiment.figures`` that has one. Under ``pictures``,
+    ``results.json`` has the names of all of them before they were copied, the main one first. Pictures of more than
+    200 kB are reduced to 256 colours.
 
     Args:
         run: The folder that a run wrote.
@@ -38,10 +44,13 @@ def keep(run: Path, folder: Path) -> list[Path]:
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shutil.copy(run / "results.json", folder)
+    report = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    names = in_order([picture.name for picture in run.glob("*.png")], report.get("figures", ()))
+    text = json.dumps({**report, "pictures": names}, indent=1)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     large: list[Path] = []
-    for index, picture in enumerate(sorted(run.glob("*.png"))):
-        kept = folder / ("figure.png" if index == 0 else picture.name)
+    for index, name in enumerate(names):
+        picture, kept = run / name, folder / (name if index else "figure.png")
         shutil.copy(picture, kept)
         if kept.stat().st_size > MOST_BYTES:
             with Image.open(picture) as image:
@@ -51,7 +60,7 @@ def keep(run: Path, folder: Path) -> list[Path]:
 
 
 def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> str:
-    """A page in Markdown with every experiment: the published claim, our figure, our numbers, criterion and verdict.
+    """A page in Markdown with every experiment: what is asked, our figures, our numbers, criterion and verdict.
 
     Args:
         experiments: By name, in the order of the page.
@@ -61,9 +70,17 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
     lines = [
         "# The experiments of the thesis",
         "",
-        "Baratin (2021), *Some Phenomenological Investigations in Deep Learning*. Each section has the claim that was "
-        "published, our figure, and our numbers beside the criterion they had to meet. This page is made by "
-        "`python -m examples gallery` from `examples/results/`; each result by the command that stands with it.",
+        "Baratin (2021), *Some Phenomenological Investigations in Deep Learning*. Each section says what is asked, and "
+        "has our figures and our numbers, beside what was published where it was, and the criterion they had to meet. "
+        "This page is made by `python -m examples gallery` from `examples/results/`; each result by the command that "
+        "stands with it.",
+        "",
+        "- `quick` is a preset for one CPU core, mostly of seconds or minutes, with fewer steps, units or points than "
+        "the thesis; `paper` has those of the thesis.",
+        "- a ± b (c to d) is the mean, the standard deviation, the least and the most of the seeds; in a criterion ± "
+        "is a tolerance.",
+        '- "Four of five seeds": all seeds but one fifth of them, rounded down, so 4 of 5, 8 of 10, but 3 of 3.',
+        '- "reported" is a number without a criterion, or one of a run that is not judged.',
         "",
         "| thesis | what | experiment | verdict |",
         "| --- | --- | --- | --- |",
@@ -71,16 +88,21 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
     for row, what in ROWS.items():
         for name in [name for name, chosen in experiments.items() if row in chosen.figures]:
             verdicts = ", ".join(f"{preset}: {report['verdict']}" for preset, report, _ in held[name])
-            lines.append(f"| {row} | {what} | [{name}](#{name.lower()}) | {verdicts or 'not run'} |")
+            part = f" ({PARTS[row, name]})" if (row, name) in PARTS else ""
+            lines.append(f"| {row}{part} | {what} | [{name}](#{name.lower()}) | {verdicts or 'not run'} |")
     for name, chosen in experiments.items():
-        lines += ["", f"## {name}", "", f"{chosen.summary} Thesis: {', '.join(chosen.figures)}."]
+        lines += ["", f"## {name}", "", f"{chosen.summary} Thesis: {', '.join(map(title, chosen.figures))}."]
         for preset, report, folder in held[name]:
             lines += ["", *_section(name, preset, report, folder, results.parent)]
         if not held[name]:
-            lines += ["", "No results are kept: see below why." if chosen.departures else "No results are kept."]
+            lines += ["", _not_run(chosen)]
+        for preset in [preset for preset, _, _ in held[name]] or ["quick"]:
+            if differ := _differences(chosen.presets, preset):
+                lines += ["", f"Settings of `{preset}` that differ from `paper` [in brackets]: {differ}."]
         if chosen.departures:
             lines += ["", f"**Where this departs from the thesis.** {chosen.departures}"]
     lines += ["", "## What was found to be wrong in what was published", ""]
+    lines += ["In brackets the experiment that is about it. Tested means in `tests/examples/frame/test_thesis.py`.", ""]
     lines += [f"- **{place}**: {finding}" for place, finding in ERRATA.items()]
     return "\n".join(lines) + "\n"
 
@@ -94,13 +116,13 @@ def _results(results: Path, name: str) -> Iterator[tuple[str, dict[str, Any], Pa
 
 
 def _section(name: str, preset: str, report: Mapping[str, Any], folder: Path, page: Path) -> list[str]:
-    pictures = sorted(folder.glob("*.png"), key=lambda path: (path.name != "figure.png", path.name))
     cpu = sum(report["cpu_seconds"]["training of each seed"]) + report["cpu_seconds"]["analysis"]
     seeds = ", ".join(map(str, report["seeds"]))
     lines = [f"### {preset}: {report['verdict']}", ""]
-    lines += [f"![{name}, {preset}]({picture.relative_to(page).as_posix()})" for picture in pictures]
+    for picture, shown in _pictures(report, folder):
+        caption = f"{shown} ({preset}, run of {len(report['seeds'])} seed{'s' * (len(report['seeds']) > 1)})"
+        lines += [f"![{caption}]({picture.relative_to(page).as_posix()})", "", f"*{caption}*", ""]
     lines += [
-        "",
         f"`python -m examples run {name} --preset {preset} --seeds {seeds.replace(' ', '')}`: {_minutes(cpu)} of CPU "
         f"time; torch {report['versions']['torch']}, {report['hardware']}.",
         "",
@@ -115,6 +137,61 @@ def _section(name: str, preset: str, report: Mapping[str, Any], folder: Path, pa
     if report["why not judged"]:
         lines += ["", report["why not judged"]]
     return lines
+
+
+def _pictures(report: Mapping[str, Any], folder: Path) -> Iterator[tuple[Path, str]]:
+    """The pictures that are kept, the main one first, and what of the thesis each shows."""
+    figures = report["figures"]
+    others = in_order([picture.name for picture in folder.glob("*.png") if picture.name != "figure.png"], figures)
+    for index, name in enumerate(report.get("pictures") or ["figure.png", *others]):
+        words = title(Path(name).stem)
+        shown = [ROWS[row] for row in figures if row in ROWS and belongs(words, row)]
+        if not shown and index == 0:
+            shown = [", ".join(map(title, figures))]
+        yield folder / (name if index else "figure.png"), ": ".join([words, *shown[:1]])
+
+
+def _not_run(chosen: Experiment[Any, Any]) -> str:
+    durations = "; ".join(f"{name}: {preset.duration}" for name, preset in chosen.presets.items() if name != "smoke")
+    missing = [sentence for sentence in chosen.departures.split(". ") if "not downloaded" in sentence]
+    return " ".join([f"Not run yet ({durations}).", *(f"{sentence.rstrip('.')}." for sentence in missing)])
+
+
+def _differences(presets: Mapping[str, Preset[Any]], name: str) -> str:
+    """The settings of a preset that are not those of ``paper``, and in brackets those."""
+    if not {name, "paper"} <= set(presets):
+        return ""
+    here, there = ({**_flat(each.settings), "seeds": len(each.seeds)} for each in (presets[name], presets["paper"]))
+    return "; ".join(
+        f"`{key}` {_value(here[key]) if key in here else 'none'} [{_value(there[key]) if key in there else 'none'}]"
+        for key in {**here, **there}
+        if key not in here or key not in there or here[key] != there[key]
+    )
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by name, those of nested dataclasses and mappings with a point between the names."""
+    if is_dataclass(settings):
+        settings = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    if not isinstance(settings, Mapping):
+        return {prefix: settings}
+    parts = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in settings.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _value(value: Any) -> str:
+    """In few words.
+
+    Example:
+        >>> _value((0.1 + 0.2, 1, 2000)), _value(tuple(range(101)))
+        ('(0.3, 1, 2000)', '(0, 1, ..., 100: 101 values)')
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        words = [_value(each) for each in value]
+        if len(words) > MOST_VALUES:
+            return f"({words[0]}, {words[1]}, ..., {words[-1]}: {len(words)} values)"
+        return f"({', '.join(words)})"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _cell(text: str) -> str:

@@ -1,6 +1,7 @@
 """Results that are kept: what an experiment finds today is what stands in the gallery."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -9,7 +10,7 @@ from examples import EXPERIMENTS
 from examples.__main__ import RESULTS
 from examples.frame import runner
 from examples.frame.experiment import experiment
-from examples.frame.gallery import kept
+from examples.frame.gallery import gallery, kept
 from examples.frame.report import plain
 
 QUICK = {
@@ -50,3 +51,10 @@ def test_what_is_kept_is_of_the_presets_as_they_are(name):
             assert held["seeds"] == list(chosen.seeds) and held["settings"] == plain(asdict(chosen.settings))
             assert folder == kept(RESULTS, name, held["preset"]) and (folder / "figure.png").exists()
             assert all(picture.stat().st_size <= 200_000 for picture in folder.glob("*.png"))
+
+
+def test_every_picture_that_is_kept_has_a_caption_of_its_own():
+    page = gallery({name: experiment(name) for name in EXPERIMENTS}, RESULTS)
+    captions = dict(reversed(found) for found in re.findall(r"!\[(.+)\]\(results/(.+)\)", page))
+    assert set(captions) == {path.relative_to(RESULTS).as_posix() for path in RESULTS.glob("*/*.png")}
+    assert len(set(captions.values())) == len(captions)

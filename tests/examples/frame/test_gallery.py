@@ -15,8 +15,8 @@ from examples.frame import runner
 from examples.frame.criteria import Finding
 from examples.frame.experiment import Preset
 from examples.frame.gallery import gallery, keep, kept
-from examples.frame.thesis import ERRATA, ROWS
-from examples.spectral_bias import learning_order
+from examples.frame.thesis import ERRATA, PARTS, ROWS
+from examples.spectral_bias import learning_order, robustness
 
 SHORT = learning_order.Settings(frequencies=(1, 2), num_points=16, width=4, depth=2, steps=4, measure_every=2)
 
@@ -64,8 +64,11 @@ def test_numbers_and_figures_of_a_verified_experiment_are_kept(experiment, tmp_p
     report = json.loads((folder / "results.json").read_text())
     assert report["verdict"] == "PASS" and report["cpu_seconds"] and report["hardware"] and report["seeds"] == [0]
     page = gallery({"spectral_bias": made}, tmp_path / "kept")
-    for text in ("![spectral_bias, quick](kept/spectral_bias/figure.png)", "step \\| of k", "1<br>2", "Fewer points."):
+    for text in ("step \\| of k", "1<br>2", "Fewer points."):
         assert text in page
+    for name, words in (("figure", f"Fig. 3.1: {ROWS['3.1']}"), ("fig_3_2", f"Fig. 3.2: {ROWS['3.2']}")):
+        words += " (quick, run of 1 seed)"
+        assert f"![{words}](kept/spectral_bias/{name}.png)\n\n*{words}*\n" in page
     assert all("[spectral_bias](#spectral_bias) | quick: PASS |" in row for row in rows_of(page, "3.1", "3.2", "A.1"))
 
 
@@ -88,6 +91,64 @@ def test_of_too_few_seeds_nothing_is_judged(experiment, tmp_path):
 def test_an_experiment_without_results_is_on_the_page(experiment, tmp_path):
     page = gallery({"spectral_bias": experiment()}, tmp_path / "kept")
     assert all("[spectral_bias](#spectral_bias) | not run |" in row for row in rows_of(page, "3.1", "3.2", "A.1"))
+    assert "\nNot run yet (quick: 1 s).\n" in page
+
+
+def test_data_that_is_not_downloaded_is_the_reason_why_an_experiment_was_not_run(experiment, tmp_path):
+    made = dataclasses.replace(experiment(), departures="Fewer points. The photographs are not downloaded. One seed.")
+    page = gallery({"spectral_bias": made}, tmp_path / "kept")
+    assert "\nNot run yet (quick: 1 s). The photographs are not downloaded.\n" in page
+
+
+def test_the_page_says_where_quick_is_not_paper(experiment, tmp_path):
+    made = experiment()
+    paper = dataclasses.replace(SHORT, frequencies=tuple(range(1, 9)), learning_rate=0.1 + 0.2)
+    presets = {**made.presets, "paper": Preset(paper, seeds=(0, 1), duration="1 h")}
+    page = gallery({"spectral_bias": dataclasses.replace(made, presets=presets)}, tmp_path / "kept")
+    assert (
+        "\nSettings of `quick` that differ from `paper` [in brackets]: "
+        "`frequencies` (1, 2) [(1, 2, ..., 8: 8 values)]; "
+        f"`learning_rate` {SHORT.learning_rate:.3g} [0.3]; `seeds` 1 [2].\n"
+    ) in page
+
+
+def test_settings_within_settings_are_compared_one_by_one(experiment, tmp_path):
+    made = experiment()
+    inner = [dataclasses.replace(SHORT, width=width) for width in (4, 8)]
+    chosen = [robustness.Settings(training=one, deltas=(0.0,), num_directions=1) for one in inner]
+    presets = {name: Preset(one, seeds=(0,), duration="") for name, one in zip(("quick", "paper"), chosen, strict=True)}
+    page = gallery({"spectral_bias": dataclasses.replace(made, presets=presets)}, tmp_path / "kept")
+    assert "`paper` [in brackets]: `training.width` 4 [8].\n" in page
+
+
+def test_the_main_figure_is_that_of_the_first_entry(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/results.json").write_text(json.dumps({"figures": ["4.4", "A.2", "A.10"]}))
+    for name in ("bounds", "fig_4_4_right", "fig_a_10", "fig_a_2"):
+        (tmp_path / f"run/{name}.png").write_bytes(name.encode())
+    keep(tmp_path / "run", tmp_path / "kept")
+    assert (tmp_path / "kept/figure.png").read_bytes() == b"fig_4_4_right"
+    report = json.loads((tmp_path / "kept/results.json").read_text())
+    assert report["pictures"] == ["fig_4_4_right.png", "fig_a_2.png", "fig_a_10.png", "bounds.png"]
+
+
+def test_pictures_whose_names_were_not_kept_are_not_given_a_number(experiment, tmp_path):
+    made = experiment()
+    verify(tmp_path)
+    path = tmp_path / "kept/spectral_bias/results.json"
+    report = json.loads(path.read_text())
+    del report["pictures"]
+    path.write_text(json.dumps(report))
+    page = gallery({"spectral_bias": made}, tmp_path / "kept")
+    assert "![Figure: Fig. 3.1, Fig. 3.2, Fig. A.1 (quick, run of 1 seed)](kept/spectral_bias/figure.png)" in page
+    assert f"![Fig. 3.2: {ROWS['3.2']} (quick, run of 1 seed)](kept/spectral_bias/fig_3_2.png)" in page
+
+
+def test_what_experiments_share_is_shared_in_parts():
+    listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
+    pairs = [(figure, item["name"]) for item in listed for figure in item["figures"]]
+    shared = {pair for pair in pairs if sum(figure == pair[0] for figure, _ in pairs) > 1}
+    assert shared == set(PARTS) and len({(figure, part) for (figure, _), part in PARTS.items()}) == len(PARTS)
 
 
 def test_errors_of_what_was_published_name_the_experiment_that_shows_them(experiment, tmp_path):
