@@ -196,5 +196,5 @@ EXPERIMENT = Experiment(
     "of the heat maps 2 to 20, with the petals upwards as in Fig. 3.9. The spectra are those of the probability of one "
     "class. `quick` has 500 samples, not 1,000, a network of width 128, not 256, and k = 75 for it, not 150. With few "
     "samples in a period most of K neighbours can be wrong at every sample: of 4 in a period on the circle, for K = 5. "
-    "Where K fills whole periods every vote is tied: so no k of the heat maps of `quick` divides N; in `paper` some do.",
+    "Where K fills whole periods every vote is tied: no k of the heat maps of `quick` divides N; in `paper` some do.",
 )
