@@ -11,7 +11,7 @@ import numpy as np
 from ..frame.criteria import Array
 from ..frame.figures import figure
 
-__all__ = ["band", "heat_map", "heat_maps", "listed", "of_seeds", "plain"]
+__all__ = ["band", "heat_map", "heat_maps", "listed", "of_seeds", "panel_title", "plain"]
 
 
 def listed(values: Iterable[float], form: str = ".2f") -> str:
@@ -32,6 +32,17 @@ def of_seeds(count: int, spread: bool = False) -> str:
         ('mean, least and most of 3 seeds', 'one seed')
     """
     return f"mean{', least and most' * spread} of {count} seeds" if count > 1 else "one seed"
+
+
+def panel_title(title: str, value: float, published: Iterable[float]) -> str:
+    """A title with the letter of the thesis' panel of that value, where it has one.
+
+    Example:
+        >>> panel_title("depth = 6", 6, (3, 4, 5, 6)), panel_title("depth = 7", 7, (3, 4, 5, 6))
+        ('(d) depth = 6', 'depth = 7')
+    """
+    letters = dict(zip(published, "abcdefgh", strict=False))
+    return f"({letters[value]}) {title}" if value in letters else title
 
 
 def band(axis: Any, steps: Array, curves: Sequence[Array], color: Any, label: str, **line: Any) -> None:
@@ -80,9 +91,9 @@ def heat_maps(
         axes_of: Properties of all axes, such as ``xlabel``.
     """
     with figure(path, 1, len(panels), size=(2.8 * len(panels) + 1.2, 3.8), sharey=True) as (picture, axes):
-        for axis, letter, (name, values) in zip(axes, "abcdefgh", panels.items(), strict=False):
+        for axis, (name, values) in zip(axes, panels.items(), strict=True):
             image = heat_map(axis, x, steps, values, 0, high)
-            axis.set(title=f"({letter}) {name}", ylim=(steps[0], steps[-1]), **axes_of)
+            axis.set(title=name, ylim=(steps[0], steps[-1]), **axes_of)
         axes[0].set_ylabel("training step")
         picture.suptitle(title)
         picture.colorbar(image, ax=axes, extend="max", pad=0.01).set_label(label)

@@ -18,7 +18,7 @@ from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, shades
 from ..frame.task import Task
 from . import learning_order
-from .drawing import band, heat_maps, listed, of_seeds
+from .drawing import band, heat_maps, listed, of_seeds, panel_title
 from .fitting import Fitting, SquaredError, fit, flower
 
 
@@ -149,12 +149,15 @@ def judge(settings: Settings, seeds: Sequence[dict[int, Learning]]) -> list[Find
 
 
 def draw(settings: Settings, seeds: Sequence[dict[int, Learning]], folder: Path) -> None:
-    count, letters = len(settings.petals), "abcdefgh"
-    mean = {f"L = {petals}": np.mean([seed[petals].amplitude for seed in seeds], axis=0) for petals in settings.petals}
+    published = PRESETS["paper"].settings.petals
+    mean = {
+        panel_title(f"L = {petals}", petals, published): np.mean([seed[petals].amplitude for seed in seeds], axis=0)
+        for petals in settings.petals
+    }
     ticks = {"xticks": np.arange(len(settings.frequencies))[1::2], "xticklabels": settings.frequencies[1::2]}
     heat_maps(
         folder / "fig_3_8.png",
-        f"Fig. 3.8 a-{letters[count - 1]}: {of_seeds(len(seeds))}",
+        f"Fig. 3.8 a-d: {of_seeds(len(seeds))}",
         mean,
         np.arange(len(settings.frequencies)),
         seeds[0][settings.petals[0]].steps,
@@ -164,10 +167,10 @@ def draw(settings: Settings, seeds: Sequence[dict[int, Learning]], folder: Path)
         **ticks,
     )
     with figure(folder / "fig_3_8e.png", size=(7, 4), font=11, boxed=False) as (_, axis):
-        for petals, color in zip(settings.petals, shades(count, 0.9), strict=True):
+        for petals, color in zip(settings.petals, shades(len(settings.petals), 0.9), strict=True):
             band(axis, seeds[0][petals].steps, [seed[petals].loss for seed in seeds], color, f"L = {petals}")
         axis.set(xlabel="training step", ylabel="mean squared error")
-        axis.set_title(f"Fig. 3.8{letters[count]}: {of_seeds(len(seeds), spread=True)}", fontsize=11)
+        axis.set_title(f"Fig. 3.8e: {of_seeds(len(seeds), spread=True)}", fontsize=11)
 
 
 EXPERIMENT = Experiment(

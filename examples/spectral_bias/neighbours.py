@@ -60,11 +60,11 @@ PRESETS = {
     ),
     "quick": Preset(
         Settings(
-            frequencies=(25, 50, 125),
+            frequencies=(23, 47, 117),  # of periods that no number of samples fills: no vote is tied at every sample
             petals=(0, 10, 20),
             num_points=500,
             frequency=75,
-            network=Fitting(width=128, learning_rate=1e-3, steps=1500, measure_every=500),
+            network=Fitting(width=128, learning_rate=1e-3, steps=3000, measure_every=500),
         ),
         seeds=(0, 1, 2),
         duration="1 min",
@@ -120,13 +120,11 @@ def read(settings: Settings, folder: Path, seed: int) -> Result:
             for k in settings.panels:
                 right = (nearest(k, given, given.images) > 0.5) == (given.labels[:, 0] > 0.5)
                 accuracy[k][row, column] = right.double().mean().item()
-    given = samples(settings.num_points, settings.frequency, settings.petals[-1], seed)
-    points = square(settings.side)
+    given, points = samples(settings.num_points, settings.frequency, settings.petals[-1], seed), square(settings.side)
     zeta = {k: spectrum(nearest(k, given, points), settings.side)[1] for k in settings.neighbours}
-    last = series(folder / "network" / "log", ["outputs/square"])
-    accurate = series(folder / "network" / "log", ["accuracy/train"])["accuracy/train"][-1]
-    logits = torch.from_numpy(last["outputs/square"][-1])
-    wave_number, network = spectrum(logits.double().sigmoid(), settings.side)
+    log = folder / "network" / "log"
+    logits, accurate = (series(log, [name])[name][-1] for name in ("outputs/square", "accuracy/train"))
+    wave_number, network = spectrum(torch.from_numpy(logits).double().sigmoid(), settings.side)
     return Result(accuracy, wave_number, zeta, network, float(accurate))
 
 
@@ -134,25 +132,35 @@ def judge(settings: Settings, seeds: Sequence[Result]) -> list[Finding]:
     own = [seed.slope(seed.network, settings.fitted) for seed in seeds]
     others = {k: [seed.slope(seed.zeta[k], settings.fitted) for seed in seeds] for k in settings.neighbours}
     gaps = [min(others[k][i] for k in settings.neighbours) - own[i] for i in range(len(seeds))]
-    passed = [gap >= 0.3 for gap in gaps]
+    fitted = [seed.network_accuracy for seed in seeds]
+    passed = [gap >= 0.3 and accuracy >= 0.9 for gap, accuracy in zip(gaps, fitted, strict=True)]
     low, high = settings.fitted
-    gains = {k: [float((seed.accuracy[k][-1] - seed.accuracy[k][0]).mean()) for seed in seeds] for k in settings.panels}
+    below = [np.log(seed.network / seed.zeta[1])[seed.wave_number < low] for seed in seeds]
+    gains = {k: np.array([seed.accuracy[k][-1] - seed.accuracy[k][0] for seed in seeds]) for k in settings.panels}
     return [
         Finding(
             quantity=f"Fig. A.13e: exponent of the decay of zeta, {low:g} to {high:g} cycles per unit of input",
             published="the network's spectrum decays faster than that of nearest neighbours for all K",
-            measured=f"network {listed(own)} (training accuracy {listed([seed.network_accuracy for seed in seeds])})\n"
+            measured=f"network {listed(own)} (training accuracy {listed(fitted)})\n"
             + "\n".join(f"K = {k}: {listed(values)}" for k, values in others.items())
             + f"\nsteepest K less network {listed(gaps)}",
-            criterion="steepest K less network >= 0.3, every seed",
+            criterion="training accuracy >= 0.9 and steepest K less network >= 0.3, every seed",
             passed=all(passed),
-            values={"network": own, "neighbours": {str(k): v for k, v in others.items()}, "passed": passed},
+            values={"network": own, "neighbours": others, "passed": passed},
+        ),
+        Finding(  # reported: how equal is as expressive was not said, and no bound was set before
+            quantity=f"Fig. A.13e: zeta of the network over that of K = 1, below {low:g} cycles per unit of input",
+            published="as expressive as K = 1 at lower frequencies",
+            measured=f"geometric mean {listed(np.exp(ratio.mean()) for ratio in below)}; "
+            + ", ".join(f"{np.exp(ratio.min()):.2f} to {np.exp(ratio.max()):.2f}" for ratio in below),
+            values=[np.exp(ratio) for ratio in below],
         ),
         Finding(  # reported: "not necessarily" is met by one cell of one K, so that no criterion could fail
-            quantity=f"Fig. A.13 a-d: accuracy, L = {settings.petals[-1]} less L = {settings.petals[0]}, mean over k",
+            quantity=f"Fig. A.13 a-d: accuracy, L = {settings.petals[-1]} less L = {settings.petals[0]}, at "
+            f"k = {', '.join(map(str, settings.frequencies))}, mean of seeds",
             published="nearest neighbours do not necessarily perform better for larger L",
-            measured="\n".join(f"K = {k}: {listed(values)}" for k, values in gains.items()),
-            values={str(k): v for k, v in gains.items()},
+            measured="\n".join(f"K = {k}: {listed(values.mean(0))}" for k, values in gains.items()),
+            values=gains,
         ),
     ]
 
@@ -161,11 +169,11 @@ def draw(settings: Settings, seeds: Sequence[Result], folder: Path) -> None:
     count = len(settings.panels)
     with figure(folder / "fig_a_13.png", 1, count, size=(2.7 * count + 1, 3.4), sharey=True) as (picture, axes):
         for axis, k, letter in zip(axes, settings.panels, "abcdefgh", strict=False):
-            image = accuracies(axis, settings, np.mean([seed.accuracy[k] for seed in seeds], axis=0))
+            image = accuracies(axis, settings, np.mean([seed.accuracy[k] for seed in seeds], axis=0), low=0)
             axis.set_title(f"({letter}) K = {k}")
             axis.label_outer()
         picture.suptitle(f"Fig. A.13 a-{'abcdefgh'[count - 1]}: {of_seeds(len(seeds))}")
-        picture.colorbar(image, ax=axes, pad=0.01, extend="min").set_label("training accuracy")
+        picture.colorbar(image, ax=axes, pad=0.01).set_label("training accuracy")
     with figure(folder / "fig_a_13e.png", size=(7, 4.2), font=11, boxed=False) as (_, axis):
         lines = [(f"K = {k}", [seed.zeta[k] for seed in seeds]) for k in settings.neighbours]
         lines.append(("network", [seed.network for seed in seeds]))
@@ -184,8 +192,9 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
-    departures="The values of K and the square are not stated: the square is the one of the authors' code, +- 1.6, and "
-    "the heat maps show 2 to 20 neighbours, with the petals upwards as in Fig. 3.9. The spectra are those of the "
-    "probability of one class. With few samples in a period the majority of K neighbours can be wrong at every sample: "
-    "of 4 in a period on the circle, as at k = N / 4, for K = 5.",
+    departures="The values of K and the square are not stated: the square is that of the authors' code, +- 1.6, and K "
+    "of the heat maps 2 to 20, with the petals upwards as in Fig. 3.9. The spectra are those of the probability of one "
+    "class. `quick` has 500 samples, not 1,000, a network of width 128, not 256, and k = 75 for it, not 150. With few "
+    "samples in a period most of K neighbours can be wrong at every sample: of 4 in a period on the circle, for K = 5. "
+    "Where K fills whole periods every vote is tied: no k of the heat maps of `quick` divides N; in `paper` some do.",
 )

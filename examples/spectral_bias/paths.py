@@ -17,6 +17,7 @@ from ..frame.criteria import Array, Finding
 from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, shades
 from . import arrays
+from .drawing import of_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,13 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
         Finding(
             "The same ratio with max|gamma| instead of max|gamma'| / 2 pi",
             "",
-            f"{naive.min():.2f} to {naive.max():.2f}: the size of the curve explains nothing",
+            "\n".join(
+                f"L = {petals}: {naive[:, row].min():.2f} to {naive[:, row].max():.2f}{words}"
+                for petals, row, words in (
+                    (settings.petals[0], 0, ", on a circle the same ratio"),
+                    (settings.petals[-1], -1, ": the size of a curve with many petals does not explain its reach"),
+                )
+            ),
             "outside of 1.0 to 1.4 for the most petals, every seed and k",
             bool(((naive[:, -1] < 1.0) | (naive[:, -1] > 1.4)).all()),
         ),
@@ -133,7 +140,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
             left.axvline(settings.lengths[0] * speed / (2 * np.pi), color=colour, linestyle=":", linewidth=1)
         left.set(ylim=(1e-8, 1), xlabel="frequency on the manifold l (cycles)", ylabel="energy of $P_\\gamma(l, k)$")
         left.set_xlim(0, 1.6 * settings.lengths[0] * seeds[0]["speed"].max() / (2 * np.pi))
-        left.set_title(f"k = {settings.lengths[0]:g}; dotted: $k\\,\\max|\\gamma'|/2\\pi$")
+        left.set_title(f"k = {settings.lengths[0]:g}, {of_seeds(len(seeds))}; dotted: $k\\,\\max|\\gamma'|/2\\pi$")
         found = np.array([reaches(settings, seed) for seed in seeds])
         bound = np.multiply.outer(seeds[0]["speed"], settings.lengths) / (2 * np.pi)
         for petals, colour, line, x in zip(settings.petals, colours, found.mean(0), bound, strict=True):
@@ -141,6 +148,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
         limit = bound.max() * 1.1
         right.plot([0, limit], [0, limit], "k:", linewidth=1, label="equal (eq. 15)")
         right.set(xlabel="$k\\,\\max|\\gamma'|/2\\pi$", ylabel=f"reach of {settings.share:.0%} of the energy")
+        right.set_title(f"k = {', '.join(f'{k:g}' for k in settings.lengths)}, {of_seeds(len(seeds))}")
         right.legend()
 
 

@@ -96,23 +96,19 @@ def slopes(seed: Mapping[str, Array], which: str) -> Array:
 def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Finding]:
     coarse, fine = (np.array([seed["errors"][i] for seed in seeds]) for i in (0, 1))
     lemma = [float(seed["lemma"][0]) for seed in seeds]
-    findings = [
+    findings = [  # the first two are reported: they are equal by mathematics, so that only the code could fail
         Finding(
             f"eq. 16 to 21: exact transform against a grid of {settings.grids[1]} by {settings.grids[1]} points",
             "equal",
             f"relative difference {fine.max():.1e} at most; with half as many points {(coarse / fine).min():.1f} to "
             f"{(coarse / fine).max():.1f} times as much; {spread([float(s['pieces'][0]) for s in seeds], 0)} polygons",
-            "<= 1e-4, and at least 3 times as much on the coarser grid, every seed",
-            bool((fine <= 1e-4).all() and (coarse / fine >= 3).all()),
-            {"relative difference": [coarse, fine]},
+            values={"relative difference": [coarse, fine]},
         ),
         Finding(
             "eq. 4 (Lemma 3.1) against Stokes' theorem with all edges",
             "equal, with the factor i",
             f"with the factor -i the difference is {max(lemma):.1e} at most, so with i it is 2",
-            "with -i <= 1e-9, every seed",
-            max(lemma) <= 1e-9,
-            lemma,
+            values=lemma,
         ),
     ]
     for which, power, tolerance, title in (
@@ -153,6 +149,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
             right.loglog(starts, middle[0] * (starts / starts[0]) ** power, "k:", linewidth=1)
             end = (starts[-1], middle[0] * (starts[-1] / starts[0]) ** power)
             right.annotate(f"$k^{{{power}}}$", end, xytext=(8, -4), textcoords="offset points")
+        right.set_title("the first seed")
         right.set_xticks(starts, [f"$2^{{{round(np.log2(start))}}}$" for start in starts])
         right.minorticks_off()
         right.set_xlim(starts[0] / 1.3, starts[-1] * 1.6)
@@ -174,6 +171,7 @@ EXPERIMENT = Experiment(
         "Lemma 3.1 applies to it. Errors in the publication: eq. 4 (and 10, 14, 15 of the appendix) should have -i "
         "where it has i; the phase after eq. 19 should be -k x, as before eq. 16; the inverse transform in section "
         "2.2 should have (2 pi)^-d; the sum in eq. 5 begins at n = 1 for every k but 0. In a random direction the "
-        "decay k^-(d+1) begins only where k times every edge's length is large, at some hundred radians here."
+        "decay k^-(d+1) begins only where k times the length of the edges is large. At the lowest k of `quick`, 2^14 "
+        "radians per unit, it is above 700 radians for half of the edges, and 1 to 160 for the shortest, by seed."
     ),
 )

@@ -163,7 +163,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
 
 EXPERIMENT = Experiment(
     figures=("A.10",),
-    summary="White noise is learned faster on reconstructions of digits than on flat inputs, by their covariance.",
+    summary="Whether white noise is learned faster on reconstructions of digits than on flat inputs, and why.",
     presets=PRESETS,
     train=train,
     read=read,

@@ -56,13 +56,14 @@ def classify(
     fit(fitting, task, *given, [accuracy, *maps], batches, loss=loss, seed=initialization)
 
 
-def accuracies(axis: Any, settings: Any, values: Array) -> Any:
-    """Draw a heat map of accuracies, frequencies to the right and petals upwards."""
+def accuracies(axis: Any, settings: Any, values: Array, low: float = 0.5) -> Any:
+    """Draw a heat map of accuracies from ``low`` to 1, frequencies to the right and petals upwards."""
     k, petals = settings.frequencies, settings.petals
-    image = heat_map(axis, range(len(k)), range(len(petals)), values, 0.5, 1)
+    image = heat_map(axis, range(len(k)), range(len(petals)), values, low, 1)
     if values.size <= 25:
         for (row, column), value in np.ndenumerate(values):
-            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.8 else "black")
+            color = "white" if value < 0.4 * low + 0.6 else "black"
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
     axis.set_xticks(range(len(k)), k)
     axis.set_yticks(range(len(petals)), petals)
     axis.set(xlabel="frequency k (cycles)", ylabel="petals L")

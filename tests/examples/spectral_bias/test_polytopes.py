@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from examples.spectral_bias.planar_network import SQUARE, compact_network, lemma_3_1
-from examples.spectral_bias.polytopes import EXPERIMENT, PRESETS
+from examples.spectral_bias.polytopes import EXPERIMENT, PRESETS, measure
 from probes_fourier import planar_pieces, planar_transform
 
 SETTINGS = PRESETS["quick"].settings
@@ -26,16 +26,22 @@ def seed(faces=-2.0, generic=-3.0, errors=(1e-5, 2e-6), lemma=1e-15):
 @pytest.mark.parametrize(
     ("changed", "verdicts"),
     [
-        ({}, [True, True, True, True]),
-        ({"faces": -3.0, "generic": -2.0}, [True, True, False, False]),  # directions exchanged
-        ({"faces": 0.0, "generic": 0.0}, [True, True, False, False]),  # white noise
-        ({"lemma": 2.0}, [True, False, True, True]),  # eq. 4 with the published sign
-        ({"errors": (2.0, 2.0)}, [False, True, True, True]),  # a wrong formula does not approach the grid
-        ({"errors": (9e-5, 8e-5)}, [False, True, True, True]),
+        ({}, [True, True]),
+        ({"faces": -3.0, "generic": -2.0}, [False, False]),  # directions exchanged
+        ({"faces": 0.0, "generic": 0.0}, [False, False]),  # white noise
+        ({"generic": -2.0}, [True, False]),
     ],
 )
-def test_decay_is_slow_along_face_normals_alone_and_the_formula_is_that_of_the_grid(changed, verdicts):
-    assert [finding.passed for finding in EXPERIMENT.judge(SETTINGS, [seed(**changed)])] == verdicts
+def test_decay_is_slow_along_face_normals_alone(changed, verdicts):
+    assert [finding.passed for finding in EXPERIMENT.judge(SETTINGS, [seed(**changed)])] == [None, None, *verdicts]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_transform_is_that_of_the_grid_and_that_of_lemma_3_1(number):
+    measured = measure(PRESETS["smoke"].settings, number)
+    coarse, fine = measured["errors"]
+    assert fine <= 1e-2 and coarse >= 3 * fine  # a wrong formula does not approach the grid
+    assert measured["lemma"][0] <= 1e-9  # with the published sign it is 2
 
 
 def test_compact_network_is_zero_at_the_boundary_and_the_published_sign_is_wrong_for_it():
