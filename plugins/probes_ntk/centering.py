@@ -32,8 +32,9 @@ def center(kernel: Tensor, how: Centering) -> Tensor:
                   :math:`C = I_{nc} - \frac{1}{nc} 1 1^\top`. What its equation 7 says.
     ============  =======================================================================================
 
-    With one output the last two are the same. Alignments differ by 10-30 % between them with ten. Of a kernel of equal
-    features nothing is left: what rounding leaves, in the dtype of the kernel, is taken for zero.
+    With one output the last two are the same. With several, alignments differ between them: with ten, by 10 % to more
+    than twofold. Of a kernel of equal features nothing is left: what rounding leaves, in the dtype of the kernel, is
+    taken for zero.
 
     Args:
         kernel: Shape ``(c, n, c, n)``, or ``(n, n)`` for one output.
