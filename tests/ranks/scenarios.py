@@ -292,19 +292,15 @@ def killed():
     victim, out = int(os.environ["VICTIM"]), Path(sys.argv[1])
     model = DistributedDataParallel(network())
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    ProbeManager(model, all_probes(), log_dir=out / f"killed {victim}", overhead=None).attach()
+    manager = ProbeManager(model, all_probes(), log_dir=out / f"killed {victim}", overhead=None).attach()
     for count, (inputs, targets) in enumerate(batches()):
         if count == 5:
             if dist.get_rank() == 0:
-                flush_all(model)
+                manager.state_dict()  # writes every row
             dist.barrier()
             if dist.get_rank() == victim:
                 os.kill(os.getpid(), signal.SIGKILL)
         step(model, optimizer, inputs, targets)
-
-
-def flush_all(model):
-    vars(model.module)["__getstate__"].held[0].state_dict()
 
 
 def main():
