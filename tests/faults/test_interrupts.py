@@ -142,14 +142,14 @@ def surely_there(count):
 
 
 def test_after_an_interrupt_at_any_line_all_later_rows_are_right(undisturbed, tmp_path):
-    for k in spread(surely_there(undisturbed[0]), 12):
+    for k in spread(surely_there(undisturbed[0]), 8):
         check(tmp_path / str(k), k, undisturbed)
 
 
 def test_after_an_interrupt_where_rows_are_handed_over_none_is_twice_there(undisturbed, tmp_path):
     only = ("_write_waiting",)
     lines = watched(tmp_path / "all", None, only)[0].count
-    for k in range(lines // 2, lines // 2 + 10):  # of some steps
+    for k in range(lines // 2, lines // 2 + 6):  # of some steps
         check(tmp_path / str(k), k, undisturbed, only)
 
 
@@ -182,7 +182,7 @@ def test_after_an_interrupt_at_any_line_of_writing_no_row_is_lost_or_twice_there
     F.cross_entropy(model(torch.randn(24, 2)), torch.randint(0, 3, (24,))).backward()
     lines = run(None)[0].count
     assert lines > 100
-    for k in spread(lines, 40):
+    for k in spread(lines, 20):
         interrupt, steps = run(k)
         assert steps == list(range(6)), interrupt.line
 
@@ -238,8 +238,8 @@ def everything(model, optimizer):
 @pytest.mark.parametrize(
     ("error", "autocast", "lines"),
     [
-        (KeyboardInterrupt, False, slice(0, None, 3)),
-        (torch.OutOfMemoryError, True, slice(1, None, 3)),
+        (KeyboardInterrupt, False, slice(0, None, 6)),
+        (torch.OutOfMemoryError, True, slice(1, None, 6)),
         pytest.param(KeyboardInterrupt, False, slice(None), marks=pytest.mark.slow),
         pytest.param(KeyboardInterrupt, True, slice(None), marks=pytest.mark.slow),
         pytest.param(MemoryError, False, slice(None), marks=pytest.mark.slow),
@@ -281,7 +281,7 @@ def test_after_an_exception_at_any_line_of_the_guard_everything_is_as_before(err
         (
             ["probes/loop/first_batch.py", "probes/loop/steps.py"],
             ("__init__", "watch"),
-            60,
+            30,
         ),  # where hooks are registered
         pytest.param(
             ["probes/loop/first_batch.py", "probes/loop/steps.py"],
