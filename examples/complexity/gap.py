@@ -134,13 +134,16 @@ def agreement(panel: str, seeds: Sequence[Curves], chosen: Sequence[int]) -> Fin
     }
     # NaN where a measure is the same for all networks.
     varies = {label: values for label, values in found.items() if not np.isnan(values).any()}
-    lines = [f"{label}: {np.mean(values):+.2f} +- {np.std(values):.2f}" for label, values in varies.items()]
+    lines = [
+        f"{label}: {np.mean(values):+.2f} ({min(values):+.2f} to {max(values):+.2f})"
+        for label, values in varies.items()
+    ]
     gaps = np.mean([seed["gap"][chosen] for seed in seeds], 0)
     text = f"gap {', '.join(f'{gap:.3f}' for gap in gaps)}\n" + "\n".join(lines)
     follow = {label for label, values in varies.items() if np.mean(values) >= LEAST}
     readings = [{FOLLOW, other} for other in OTHER if other in varies]
     return Finding(
-        f"{panel}: rank correlation with the gap, mean and spread over seeds",
+        f"{panel}: rank correlation with the gap, mean, least and most of the seeds",
         "C and the one by Neyshabur et al. 2018 follow it, the others do not",
         text,
         f">= {LEAST:g} of C, of one of Neyshabur's two, and of no other",

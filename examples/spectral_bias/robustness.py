@@ -95,7 +95,8 @@ def judge(settings: Settings, seeds: Sequence[Retention]) -> list[Finding]:
             published="falls with the frequency",
             measured=f"mean of seeds {', '.join(f'{k:g}: {share:.2f}' for k, share in means)}\n"
             f"Spearman of the mean with minus frequency {order:.2f}\n"
-            f"lowest - highest {spread.mean():.2f} +- {error:.2f} ({', '.join(f'{d:.2f}' for d in spread)})",
+            f"lowest - highest {spread.mean():.2f}, standard error {error:.2f} "
+            f"({', '.join(f'{d:.2f}' for d in spread)})",
             criterion="Spearman >= 0.8, lowest - highest frequency >= 0.5 and over twice its standard error",
             passed=bool(order >= 0.8 and spread.mean() >= 0.5 and spread.mean() > 2 * error),
             values={"share_at_3": left, "spearman": order, "lowest_minus_highest": spread, "standard_error": error},
