@@ -33,12 +33,12 @@ def vgg_run(
     return run
 
 
-def vgg_seed(slow_rank=(100.0, 60, 60), noisy_on_train=0.5, **changed):
+def vgg_seed(slow_rank=(100.0, 60, 60), noisy_on_train=0.5, clean_on_train=1.0, **changed):
     settings = vgg.Settings()
     runs = {}
     for name, (rate, share) in vgg.parts(settings).items():
         rank = {"rank": slow_rank} if rate == settings.slow_learning_rate else {}
-        runs[name] = vgg_run(**changed | rank, on_train=noisy_on_train if share else 1.0)
+        runs[name] = vgg_run(**changed | rank, on_train=noisy_on_train if share else clean_on_train)
     return runs
 
 
@@ -55,6 +55,7 @@ def test_vgg_passes_as_published():
         (3, {"test_rank": 2.0}),
         (4, {"aligned": (0.02, 0.03, 0.03)}),
         (5, {"noisy_on_train": 1.0}),  # as if test labels were random too, or no label were
+        (5, {"noisy_on_train": 2.0, "clean_on_train": 4.0}),  # less behind than with clean labels, but behind
         (6, {"slow_rank": (100.0, 15, 15)}),
     ],
 )
