@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:1] = [str(ROOT), str(ROOT / "tests")]  # not this folder, whose names are those of the tests
 
+import warm  # noqa: E402, F401, I001 - it is the last to be called when Python ends, if it is the first to be imported
 import torch  # noqa: E402
 import torch._dynamo  # noqa: E402 - what takes long is imported once, before the forks
 import torch.utils.tensorboard  # noqa: E402

@@ -23,12 +23,18 @@ import subprocess
 import sys
 import tempfile
 import types
+import weakref
 from pathlib import Path
 
 IMPORTED = (
     "torch._dynamo", "torch.utils.tensorboard", "tensorboard.backend.event_processing.event_accumulator", "h5py",
     "h5netcdf", "xarray", "probes", "probes.sinks.hdf5", "probes.sinks.tensorboard",
 )  # fmt: skip
+ENDED = ("sys", "builtins", "__main__", "probes")
+"""How the names of modules begin that Python's ending takes apart in a forked process, too."""
+
+_parents: dict[str, types.ModuleType] = {}
+atexit.register(lambda: _hide())  # registered before all else, and called after it
 
 
 # ----------------------------------------------------------------------------------------------------------- the tests
@@ -202,17 +208,33 @@ def watch(connection: socket.socket) -> dict:
 
 
 def ordinary_heap() -> None:
-    """Have a forked process begin with the heap of any other, and end without going through what its parent has made.
+    """Have a forked process begin with the heap of any other, and end without taking apart what its parent has made.
 
-    What is registered first is called last: when Python takes its own objects apart, it does not look at the parent's,
-    whose memory it would copy. Where the C library can (glibc's), the process is gone as soon as Python has ended: what
-    would follow, torch's libraries taking themselves apart, takes longer than most of the scripts.
+    When all that was registered for Python's ending has been called, the parent's objects are hidden from the rest of
+    it, which would copy their memory: from the collector, and from the list of modules, whose globals would be cleared.
+    The modules of this project are not: they end as in any process. Nor do finalizers of the parent's run, which take
+    torch's operators from its libraries. Where the C library can (glibc's), the process is gone as soon as Python has
+    ended: what would follow, torch's libraries taking themselves apart, takes longer than most of the scripts.
     """
     gc.unfreeze()
-    atexit.register(gc.freeze)
+    _parents.update((name, module) for name, module in sys.modules.items() if not name.startswith(ENDED))
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
     libc = ctypes.CDLL(None)
     if hasattr(libc, "on_exit"):
         libc.on_exit(libc._exit, None)
+
+
+def _hide() -> None:
+    if not _parents:
+        return
+    gc.freeze()
+    increase = ctypes.pythonapi.Py_IncRef
+    increase.argtypes = [ctypes.py_object]
+    for name, module in _parents.items():
+        if sys.modules.get(name) is module:
+            increase(module)  # it is never freed
+            del sys.modules[name]
 
 
 def begin(job: dict) -> types.CodeType:
@@ -224,6 +246,7 @@ def begin(job: dict) -> types.CodeType:
     more = [path for path in job["env"].get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:1] = [job["place"], *more]
     sys.argv = job["argv"]
+    sys.modules["warm"] = sys.modules["__main__"]  # for a script that forks others
     sys.modules["__main__"] = types.ModuleType("__main__")
     if job["place"]:
         sys.modules["__main__"].__file__ = job["name"]

@@ -10,44 +10,46 @@ from probes_complexity import PathComplexitySum, Segment
 STEPS = 600
 
 
-def path(kind, seed):
-    """Update norms, and feature norms that are smooth, fluctuate, or wander."""
+def paths(kind, number=1, seed=0):
+    """Update norms of some paths, and feature norms that are smooth, fluctuate, or wander. A column each."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(STEPS + 1, generator=generator, dtype=torch.float64)
-    time = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
-    smooth = 10 + 5 * torch.sin(3 * time) + 3 * time.square()
+    noise = torch.randn(STEPS + 1, number, generator=generator, dtype=torch.float64)
+    time = torch.arange(STEPS + 1, dtype=torch.float64)[:, None] / STEPS
+    smooth = 10 + 5 * torch.sin(3 * time) + 3 * time.square() + 0 * noise
     norms = {"smooth": smooth, "fluctuates": smooth + 0.3 * noise, "wanders": smooth + 0.05 * noise.cumsum(0)}[kind]
-    return 0.5 + torch.rand(STEPS, generator=generator, dtype=torch.float64), norms
+    return 0.5 + torch.rand(STEPS, number, generator=generator, dtype=torch.float64), norms
 
 
-def summed(updates, norms, knots, sign_error=0.0, seed=0):
-    """The sum with feature norms known at some steps, and what it should be."""
-    generator = torch.Generator().manual_seed(seed)
-    total, segment = PathComplexitySum(1), Segment.empty(1)
+def summed(updates, norms, knots, sign_error=0.0):
+    """The sums with feature norms known at some steps, and what they should be."""
+    generator = torch.Generator().manual_seed(0)
+    number = norms.shape[1]
+    total, segment = PathComplexitySum(number), Segment.empty(number)
     for step in range(knots[-1] + 1):
         if step:
-            segment.add(updates[step - 1 : step])
+            segment.add(updates[step - 1])
         if step in knots:
-            error = sign_error * norms[step : step + 1]
-            total.knot(
-                norms[step] + error * torch.randn(1, generator=generator, dtype=torch.float64), error.square(), segment
-            )
-            segment = Segment.empty(1)
-    return total, math.fsum(a * b for a, b in zip(updates[: knots[-1]].tolist(), norms.tolist(), strict=False))
+            error = sign_error * norms[step]
+            noise = torch.randn(number, generator=generator, dtype=torch.float64)
+            total.knot(norms[step] + error * noise, error.square(), segment)
+            segment = Segment.empty(number)
+    return total, (updates * norms[:-1])[: knots[-1]].sum(0)
 
 
 @pytest.mark.parametrize("kind", ["smooth", "fluctuates", "wanders"])
 def test_sum_with_every_feature_norm_is_the_sum(kind):
-    total, exact = summed(*path(kind, 0), range(STEPS + 1))
+    updates, norms = paths(kind)
+    total, _ = summed(updates, norms, range(STEPS + 1))
+    exact = math.fsum(a * b for a, b in zip(updates[:, 0].tolist(), norms[:-1, 0].tolist(), strict=True))
     assert total.value.item() == pytest.approx(exact, rel=1e-12) and total.standard_error.item() == 0
-    assert total.length.item() == pytest.approx(path(kind, 0)[0].sum().item(), rel=1e-12)
+    assert total.length.item() == pytest.approx(updates.sum().item(), rel=1e-12)
 
 
 def test_sum_of_a_feature_norm_that_is_linear_along_the_path_is_exact():
-    updates, _ = path("smooth", 1)
-    norms = 3 + 0.2 * torch.cat([torch.zeros(1), updates.cumsum(0)])
+    updates, _ = paths("smooth", seed=1)
+    norms = 3 + 0.2 * torch.cat([torch.zeros(1, 1), updates.cumsum(0)])
     total, exact = summed(updates, norms, [0, 1, 4, 30, 31, 200, STEPS])
-    assert total.value.item() == pytest.approx(exact, rel=1e-12)
+    assert total.value.item() == pytest.approx(exact.item(), rel=1e-12)
     assert total.standard_error.item() < 1e-6 * exact
 
 
@@ -64,28 +66,25 @@ def test_sum_is_by_hand():
 
 
 @pytest.mark.parametrize("sign_error", [0.0, 0.02], ids=["exact", "estimated"])
-@pytest.mark.parametrize(
-    "gap", [pytest.param(2, marks=pytest.mark.slow), 3, 11, pytest.param(50, marks=pytest.mark.slow), "log"]
-)
+@pytest.mark.parametrize("gap", [2, 3, 11, 50, "log"])
 @pytest.mark.parametrize("kind", ["fluctuates", "wanders"])
 def test_standard_error_covers(kind, gap, sign_error):
     knots = [0, *(int(5 * 1.15**k) for k in range(34))] if gap == "log" else list(range(0, STEPS + 1, gap))
-    found = [summed(*path(kind, seed), sorted(set(knots)), sign_error, seed) for seed in range(60)]
-    errors = torch.tensor([total.value.item() - exact for total, exact in found])
-    stated = torch.tensor([total.standard_error.item() for total, _ in found])
-    assert (errors.abs() <= 1.96 * stated).double().mean() >= 0.85  # 0.95, less two of its standard errors and a half
+    total, exact = summed(*paths(kind, 400), sorted(set(knots)), sign_error)
+    errors, stated = total.value - exact, total.standard_error
+    # 0.95, less nearly three of its standard errors; by a log schedule a few long segments tell what the error is.
+    assert (errors.abs() <= 1.96 * stated).double().mean() >= (0.88 if gap == "log" else 0.92)
     assert stated.mean() <= 2.5 * errors.square().mean().sqrt()  # and is not merely wide
 
 
 def test_error_of_estimated_feature_norms_is_not_counted_twice():
-    found = [summed(*path("smooth", seed), range(0, STEPS + 1, 5), 0.05, seed) for seed in range(60)]
-    errors = torch.tensor([total.value.item() - exact for total, exact in found])
-    stated = torch.tensor([total.standard_error.item() for total, _ in found])
+    total, exact = summed(*paths("smooth", 400), range(0, STEPS + 1, 5), 0.05)
+    errors, stated = total.value - exact, total.standard_error
     assert 0.8 <= stated.mean() / errors.square().mean().sqrt() <= 1.3  # 1.2; were it counted twice, 1.4
 
 
 def test_quantities_do_not_mix():
-    updates, norms = path("wanders", 0)
+    updates, norms = (of_one[:, 0] for of_one in paths("wanders"))
     both, segment = PathComplexitySum(2), Segment.empty(2)
     for step in range(0, 60):
         if step:
@@ -97,15 +96,15 @@ def test_quantities_do_not_mix():
 
 
 def test_state_goes_on_to_the_last_bit():
-    updates, norms = path("fluctuates", 3)
+    updates, norms = paths("fluctuates", seed=3)
     knots = list(range(0, STEPS + 1, 13))
     whole, _ = summed(updates, norms, knots)
     total, segment = PathComplexitySum(1), Segment.empty(1)
     for step in range(knots[-1] + 1):
         if step:
-            segment.add(updates[step - 1 : step])
+            segment.add(updates[step - 1])
         if step in knots:
-            total.knot(norms[step : step + 1], torch.zeros(1), segment)
+            total.knot(norms[step], torch.zeros(1), segment)
             segment = Segment.empty(1)
         if step == 300:  # within a segment
             state, total = total.state_dict(), PathComplexitySum(1)
