@@ -12,7 +12,7 @@ would let an exception of one keep the others from being called and reach the us
     for batch in loader:
         output = model(x)           (capture keeps inputs, targets, output of the first batch; no plugin runs)
         loss.backward()
-        optimizer.step()            before_step(run)              before every update: must be cheap
+        optimizer.step()            before_step(run, ...)         before every update: must be cheap
                                     on_step(run, step)            after every step: must be cheap
                                     rank_part(), join_parts(...)  of a model that is sharded over ranks, before measure
                                     measure(run, step)            only plugins that are due; guarded and timed
@@ -36,6 +36,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    import torch
+
     from .measurement import Measurement
     from .run import Event, Run
 
@@ -49,10 +51,17 @@ def on_attach(run: Run) -> None:
 
 
 @hookspec
-def before_step(run: Run) -> None:
+def before_step(run: Run, optimizer: torch.optim.Optimizer | None, closure: bool) -> None:
     """Called before every update, outside the guard, under the same conditions as :func:`on_step`.
 
-    Several calls may come before one :func:`on_step`: of several optimizers, of nested calls, of a skipped update.
+    Several calls may come before one :func:`on_step`: of several optimizers, of nested calls, of a skipped update. A
+    probe that wants to see a few updates before each of its turns, and no others, says so in ``Probe.watched_updates``:
+    it costs nothing in between.
+
+    Args:
+        run: The run.
+        optimizer: What will make the update; None where the loop makes it by hand.
+        closure: Whether the gradients are still to come: of a closure, or of a loop that calls ``manager.step()``.
     """
 
 

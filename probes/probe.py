@@ -35,6 +35,9 @@ class Probe:
     """What the probe cannot run without: ``"batch"`` (any fixed batch), ``"inputs"`` (a batch with a floating-point
     input), ``"targets"`` (a batch with targets). A probe whose needs are not met is named in the attach report."""
 
+    watched_updates: ClassVar[int | None] = None
+    """How many updates before each turn ``before_step`` and ``on_step`` are called for; None for every update."""
+
     by_default: ClassVar[bool] = True
     """Whether the probe runs when it is installed and the user names no probes."""
 

@@ -76,6 +76,9 @@ class Run:
     """The arguments of the first call that the loop showed, where its output cannot be used."""
     step: int = 0
     """Optimizer updates so far."""
+    loss: Tensor | None = None
+    """What the loop has called ``backward()`` on for the last update, summed: seen while a probe looks at the updates
+    before its turn (``Probe.watched_updates``). A scalar, without the factor of a gradient scaler."""
     config: dict[str, Any] = field(default_factory=dict)
     """The manager's and every plugin's settings, as strings and numbers, for the files."""
     run_id: str = ""

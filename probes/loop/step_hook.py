@@ -52,6 +52,7 @@ class StepHook:
 
     def call(self, optimizer: Optimizer) -> None:
         if (counter := self.counter()) is not None and not counter.closed:
+            counter.compiled = True
             try:
                 self.method(counter, optimizer, ((), {}))
             except Exception as error:

@@ -48,7 +48,8 @@ class StepCounter:
         on_step: Called with the step after an update that may be due.
         due: The least step at which ``on_step`` must be called with an exact count; before it, skipped fused updates
             may not have been resolved yet. ``0`` for always.
-        before_step: Called before every update, nested and skipped ones too; without it, nothing of ours runs there.
+        before_step: Called before every update that is looked at (:meth:`look_before`), nested and skipped ones too,
+            with the optimizer and whether its gradients are still to come, of a closure.
         new: Called with every optimizer that is counted for the first time.
         notice: Called with what a user should know of another optimizer.
         fault: Called with the exception when an optimizer cannot be looked at; what it does not raise ends the count.
@@ -64,7 +65,7 @@ class StepCounter:
         before_first: Callable[[], None],
         on_step: Callable[[int], None],
         due: Callable[[], int],
-        before_step: Callable[[], None] | None = None,
+        before_step: Callable[[Optimizer, bool], None] | None = None,
         new: Callable[[Optimizer], None] = lambda optimizer: None,
         notice: Callable[[str], None] = lambda message: None,
         fault: Callable[[Exception], None] = lambda error: None,
@@ -72,13 +73,15 @@ class StepCounter:
         self.step = 0
         self.closed = False
         """Whether it counts no more."""
+        self.compiled = False
+        """Whether a step is compiled: the hooks that are there are part of its graph, and stay."""
         self.plain_closures = False
         """Whether closures are known to be called at the weights as they are."""
         self._model = weakref.ref(model)
         self._given = list(optimizers)
         self._new, self._notice, self._fault = new, notice, fault
         self._before_first, self._on_step, self._due = before_first, on_step, due
-        self._before_step = before_step
+        self._before_step, self._looks_before = before_step, before_step is not None
         self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
         self._last: tuple[Callable[[], Optimizer | None], _Known | None] = (lambda: None), None
         """The one that stepped last."""
@@ -94,15 +97,27 @@ class StepCounter:
         self._certain: tuple[int, list[_Known]] = (0, [])
         """Step and round before those."""
         # The hooks refer weakly: an optimizer (or torch, for the global ones) must not keep the model alive.
-        post, pre = StepHook(self, "_after"), StepHook(self, "_before")
+        post = StepHook(self, "_after")
         self._pre: list[torch.utils.hooks.RemovableHandle] = []
         self._post: list[torch.utils.hooks.RemovableHandle] = []
         # First: whatever interrupts what follows, nothing stays.
         weakref.finalize(self, remove_late, self._pre, self._post).atexit = False
         with between_steps():
-            self._pre.append(register_optimizer_step_pre_hook(pre))
+            self._look()
             self._post.append(register_optimizer_step_post_hook(post))
         remove_late()
+
+    def look_before(self, wanted: bool) -> None:
+        """Call ``before_step`` from now on, or no more: while it is not wanted, nothing of ours runs before an update.
+
+        Called within a step, or between two.
+        """
+        self._looks_before = wanted
+        if wanted and not self._pre and not self.closed and not stepping(others=True):
+            self._look()
+
+    def _look(self) -> None:
+        self._pre.append(register_optimizer_step_pre_hook(StepHook(self, "_before")))
 
     def remove(self) -> None:
         """Count no more, and remove every step hook: those that torch is going through, when it is next possible."""
@@ -196,8 +211,8 @@ class StepCounter:
             changed = _with_closure(call, self._before_first) if self.plain_closures or not backward else None
             if changed is None:
                 self._before_first()
-        if self._before_step is not None:
-            self._before_step()
+        if self._looks_before and self._before_step is not None:
+            self._before_step(optimizer, _closure(changed or call) is not None)
         return changed
 
     def _after(self, optimizer: Optimizer, call: Call) -> None:
@@ -207,7 +222,7 @@ class StepCounter:
             known = self._known.get(optimizer)
         if (known is None and not self._watched(optimizer)) or self._nested():
             return
-        if self._pre and self._before_step is None and not stepping(others=True):
+        if self._pre and not (self._looks_before or self.compiled or stepping(others=True)):
             remove(self._pre)  # here and not in _before: torch is iterating over the hooks there
             self._pre.clear()
         self._begun = True
@@ -283,8 +298,7 @@ class _Verdict:
 def _with_closure(call: Call, then: Callable[[], None]) -> Call | None:
     """The same call with a closure that calls ``then`` once, after its first call; None if there is no closure."""
     args, kwargs = call
-    closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
-    if not callable(closure):
+    if (closure := _closure(call)) is None:
         return None
     waiting = [then]
 
@@ -297,3 +311,9 @@ def _with_closure(call: Call, then: Callable[[], None]) -> Call | None:
     if "closure" in kwargs:
         return args, {**kwargs, "closure": first}
     return (args[0], first, *args[2:]), kwargs
+
+
+def _closure(call: Call) -> Callable[..., Any] | None:
+    args, kwargs = call
+    closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
+    return closure if callable(closure) else None

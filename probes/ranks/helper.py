@@ -54,7 +54,7 @@ class Helper:
         self._steppers = [plugin for plugin in self.plugins.all if plugin.sees_updates and plugin.joins_parts]
         self._channel.post(f"here/{self.rank}", settings.signature(run.model))
         first, after = partial(self._safely, self._set_up), partial(self._safely, self._take_part)
-        before = partial(self._safely, self._call_steppers, "before_step") if self._steppers else None
+        before = partial(self._safely, self._before_step) if self._steppers else None
         fault = partial(self._safely, _raise)
         self._counter = StepCounter(run.model, optimizers, first, after, self._due, before, fault=fault)
         hide(run.model, self)  # it lives as long as the model
@@ -94,6 +94,9 @@ class Helper:
         for plugin in self._steppers:
             if hook in plugin.hooks and not plugin.problem:
                 self.plugins.call(plugin, hook, run=self._run, **more)
+
+    def _before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        self._call_steppers("before_step", optimizer=optimizer, closure=closure)
 
     def _set_up(self) -> None:
         model = self._run.model

@@ -174,7 +174,7 @@ def _made(probes: Sequence[object | str] | None) -> list[Any]:
     made: list[Any] = []
     for probe in names:
         kind: Any = load(probe) if isinstance(probe, str) else type(probe)
-        if any(hasattr(kind, hook) for hook in EVERY_UPDATE):
+        if getattr(kind, "watched_updates", None) is None and any(hasattr(kind, hook) for hook in EVERY_UPDATE):
             if probes is None:
                 continue
             raise ValueError(

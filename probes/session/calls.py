@@ -109,6 +109,12 @@ class Plugins:
         elif not isinstance(needs, frozenset | set | list | tuple) or not NEEDS.issuperset(needs):
             wrong = f"`needs` must be a set of {', '.join(map(repr, sorted(NEEDS)))}, got {text_of(needs)}"
             self.disable(plugin, TypeError(wrong), "its needs are not known")
+        watched: Any = getattr(plugin.implementation, "watched_updates", None)
+        if watched is not None and (isinstance(watched, bool) or not isinstance(watched, int) or watched < 1):
+            wrong = f"`watched_updates` must be a number of updates, 1 or more, or None, got {text_of(watched)}"
+            self.disable(plugin, ValueError(wrong), "what it looks at is not known")
+        elif plugin.sees_updates:
+            plugin.watched_updates = watched
 
     def disable(self, plugin: Plugin, error: BaseException, why: str) -> None:
         """Call a plugin no more, since it cannot go on."""

@@ -39,6 +39,7 @@ def save(session: Session) -> dict[str, Any]:
         },
         "governor": session.governor.state_dict(),
         "due": {plugin.key: plugin.due for plugin in session.turns.probes},
+        "watching": {plugin.key: plugin.watching_since for plugin in session.turns.probes},
         "turns": {plugin.key: [plugin.measured, plugin.skipped, plugin.failed] for plugin in plugins.all},
         "plugins": states,
         "lost": [plugin.key for plugin in plugins.all if plugin.failures["state_dict"]],
@@ -103,6 +104,7 @@ def restore(state: Mapping[str, Any], session: Session) -> None:
         session.whole.add(name)
     session.governor.load_state_dict(state["governor"])
     for plugin in plugins.all:
+        plugin.watching_since = state.get("watching", {}).get(plugin.key)
         plugin.measured, plugin.skipped, plugin.failed = state["turns"].get(plugin.key, (0, 0, 0))
         if plugin.key in state["due"]:
             # Also the plugin's schedule may have been changed: whichever comes first after the checkpoint's step.

@@ -124,6 +124,8 @@ class Attached:
             notice=lambda message: plugins.record("warning", None, message),
             fault=self._cannot_count,
         )
+        session.look_before = self._counter.look_before
+        self._counter.look_before(session.looks_before)
         self._counter.plain_closures = plain_closures
         self._counter.resume(run.step)
         if team is not None:

@@ -47,11 +47,30 @@ class Plugin:
     skipped: int = 0
     failed: int = 0
     last_step: int | None = None
+    watched_updates: int | None = None
+    """How many updates before each turn it looks at; None where it looks at all of them, or has no such hook."""
+    watching_since: int | None = None
+    """The step after which it has looked at updates for its next turn; None while it does not."""
 
     @property
     def sees_updates(self) -> bool:
-        """Whether it looks at every update."""
+        """Whether it looks at updates."""
         return bool({"on_step", "before_step"} & self.hooks.keys())
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether it looks at every update."""
+        return self.sees_updates and self.watched_updates is None
+
+    def watches(self, step: int) -> bool:
+        """Whether it wants to look at the update after this step."""
+        return self.watched_updates is not None and self.due is not None and self.due - self.watched_updates <= step
+
+    def has_seen(self, step: int) -> bool:
+        """Whether it has looked at as many updates before this step as it wants to."""
+        if self.watched_updates is None or step == 0:
+            return True
+        return self.watching_since is not None and step - self.watching_since >= min(self.watched_updates, step)
 
     @property
     def joins_parts(self) -> bool:

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
+from torch.optim import Optimizer
+
 from ..budget.first_turn import fit_batches
+from ..loop.backward_watch import BackwardWatch
 from ..loop.sharding import unshared
 from ..run import Run
 from .accounts import Accounts
@@ -59,17 +62,24 @@ class Session:
         """Whether this step was counted without asking the accelerator which updates it has skipped."""
         self._next_due, self._wake_at = math.inf, math.inf
         self._steppers: list[Plugin] = []
+        """Those that look at the next update."""
+        self._backward = BackwardWatch(lambda: self.turns.busy)
+        self.look_before: Callable[[bool], None] = lambda wanted: None
+        """Has :meth:`before_step` called before every update, or no more."""
+        self._by_hand = False
+        self._watch_from: dict[str, float] = {}
+        """What a probe had spent when it began to look at updates."""
         plugins.bind(run)
         governor = self.governor
         run.bind(governor.affords_extra, plugins.skip, lambda: governor.first_turn_limit, governor.clock)
 
     def attach(self) -> None:
         """Set the schedules and tell the plugins."""
-        self._steppers = self.plugins.having("on_step")
         place = f"; results go to {self.run.log_dir}" if self.plugins.having("write") else ""
         self.plugins.record_early()
         self.plugins.record("attach", None, f"Attached at step {self.run.step}{place}.")
         self.turns.attach()
+        self._watch(self.run.step)
         self._plan(allot=False)  # to resume is no reason to give out what was earned at another moment
 
     def least_due(self) -> int:
@@ -102,12 +112,15 @@ class Session:
         except BaseException as error:
             self._own_fault(error)
 
-    def before_step(self) -> None:
-        """Called before every update, if a plugin wants it."""
+    def before_step(self, optimizer: Optimizer | None, closure: bool) -> None:
+        """Called before an update, if a plugin wants it."""
         if self._silent:
             return
         try:
-            self.plugins.call_all("before_step", run=self.run)
+            self._backward.before_update(optimizer, closure)
+            for plugin in self._steppers:
+                if "before_step" in plugin.hooks and not plugin.problem:
+                    self.plugins.call(plugin, "before_step", run=self.run, optimizer=optimizer, closure=closure)
         except BaseException as error:
             self._own_fault(error)
 
@@ -124,20 +137,67 @@ class Session:
                 self.turns.arranged = True
                 if waited or self.team is not None:  # with other ranks, the next gathering is agreed on from here
                     self._next_due = step
-            for plugin in self._steppers:
-                if not plugin.problem:
-                    self.plugins.call(plugin, "on_step", run=self.run, step=step)
+            if self._steppers:
+                self._show_update(step)
             if step >= self._next_due or (not self._inexact and self._wall() >= self._wake_at):
                 self._work(step)
+            if self._by_hand and self._steppers:  # the next update comes without notice
+                self.before_step(None, closure=True)
         except BaseException as error:
             self._own_fault(error)
+
+    def _show_update(self, step: int) -> None:
+        """Tell those that look at it that an update was made."""
+        self.run.loss = self._backward.update()
+        for plugin in self._steppers:
+            if "on_step" in plugin.hooks and not plugin.problem:
+                self.plugins.call(plugin, "on_step", run=self.run, step=step)
+
+    def _watch(self, step: int, taken: Iterable[Turn] = ()) -> None:
+        """Let those probes look at the next update that want to, and whose turn can be afforded; no others.
+
+        Args:
+            step: The present one.
+            taken: Turns that are over: what is looked at from here on is of the next.
+        """
+        over = [turn.plugin for turn in taken]
+        for plugin in self.turns.probes:
+            wanted = not plugin.problem and (plugin.watches(step) or self._always(plugin))
+            if wanted and self.governor.affords(plugin.key):
+                plugin.watching_since = step if plugin.watching_since is None else plugin.watching_since
+                if plugin in over or plugin.key not in self._watch_from:
+                    self._watch_from[plugin.key] = self.governor.spent.get(plugin.key, 0.0)
+            else:
+                plugin.watching_since = None
+                self._watch_from.pop(plugin.key, None)
+        self._steppers = [
+            plugin for plugin in self.plugins.all
+            if plugin.sees_updates and not plugin.problem
+            and (plugin.sees_all or plugin.watching_since is not None)
+        ]  # fmt: skip
+        self.look_before(self.looks_before)
+        if self._watch_from:
+            self._backward.begin(self.run.model.parameters())
+        else:
+            self._backward.end()
+            self.run.loss = None
+
+    @property
+    def looks_before(self) -> bool:
+        """Whether a probe wants to see what is before the next update."""
+        return any("before_step" in plugin.hooks for plugin in self._steppers)
+
+    def _always(self, plugin: Plugin) -> bool:
+        """Whether it looks at every update, since the other ranks do not know which those before its turn are."""
+        return self.team is not None and plugin.watched_updates is not None and plugin.joins_parts
 
     def step_by_hand(self) -> None:
         """An update comes that no optimizer has made: what must see each before it is made cannot run."""
         if not self._begun:
             self._begun = True
             self._disband()  # the other ranks see no step
-            blind = [plugin for plugin in self.turns.probes if "before_step" in plugin.hooks]
+            self._by_hand = True
+            blind = [plugin for plugin in self.turns.probes if "before_step" in plugin.hooks and plugin.sees_all]
             self.turns.refuse(
                 blind, "it must see the parameters before every update, and manager.step() comes after it."
             )
@@ -153,13 +213,13 @@ class Session:
     def _work(self, step: int) -> None:
         """Let those measure whose turn can be afforded, and the sinks write what they measured."""
         with self.governor.charged_to_core():
-            self.governor.allot(step, keys(self.turns.waiting(step)))
-            spent, taken = dict(self.governor.spent), list[Turn]()
+            self.governor.allot(step, keys(self.turns.preparing(step)))
+            spent, taken = {**self.governor.spent, **self._watch_from}, list[Turn]()
             self.run.end()  # an interrupt may have kept it from being done
             try:
                 if self.team is None:
                     for plugin in self.turns.waiting(step):
-                        if self.governor.affords(plugin.key):
+                        if plugin.has_seen(step) and self.governor.affords(plugin.key):
                             taken.append(self.turns.take(plugin, step))
                 elif self.team.gathers(step) and not self.team.gather(step, taken):
                     self.team = None
@@ -167,6 +227,7 @@ class Session:
                 self.accounts.share()
                 if taken:
                     self.accounts.enter(taken, spent)
+                self._watch(step, taken)
             if self._wall() >= self.accounts.flush_at:
                 self.accounts.total(self.turns.probes)
                 self.accounts.flush()
@@ -178,9 +239,10 @@ class Session:
         self._next_due, self._wake_at = math.inf, self.accounts.flush_at
         for plugin in turns.probes:
             if plugin.due is not None and not plugin.problem and (plugin.due > step or not turns.arranged):
-                self._next_due = min(self._next_due, plugin.due)
+                begin = plugin.due - (plugin.watched_updates or 0)
+                self._next_due = min(self._next_due, begin if begin > step else plugin.due)
         wait = math.inf
-        if waiting := keys(turns.waiting(step)):
+        if waiting := keys(plugin for plugin in turns.preparing(step) if plugin.watching_since is None):
             if allot:
                 self.governor.allot(step, waiting)
             self.governor.step = step
@@ -200,6 +262,7 @@ class Session:
         if self.plugins.on_error == "raise":
             raise error
         self._silent = True
+        self._backward.end()
         self._disband()
         message = (
             f"The probes have stopped: an internal error. Training goes on; what was measured is kept. {text_of(error)}"
@@ -231,6 +294,7 @@ class Session:
 
     def _close(self) -> None:
         """Let every plugin close what it has open, also one that is out of service; an interrupt comes after that."""
+        self._backward.end()
         closing = [plugin for plugin in self.plugins.all if "on_detach" in plugin.hooks]
         sinks = [plugin for plugin in closing if "write" in plugin.hooks]
         interrupt: BaseException | None = None
@@ -251,6 +315,7 @@ class Session:
     def forked(self) -> None:
         """In a forked child: the files are the parent's."""
         self._silent = self.abandoned = True
+        self._backward.end()
         self.plugins.watchdog.forget()
         for plugin in self.plugins.all:
             if "on_fork" in plugin.hooks:

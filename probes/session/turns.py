@@ -88,6 +88,16 @@ class Turns:
             if plugin.due is not None and plugin.due <= step and not plugin.problem and self.ready(plugin)
         ]
 
+    def preparing(self, step: int) -> list[Plugin]:
+        """Those, and the probes that want to look at the next update before they will be due."""
+        return [
+            *self.waiting(step),
+            *(
+                plugin for plugin in self.probes
+                if plugin.watches(step) and plugin.due > step and not plugin.problem and self.ready(plugin)  # type: ignore[operator]
+            ),
+        ]  # fmt: skip
+
     def ready(self, plugin: Plugin) -> bool:
         """Whether the batches it needs are there, and all parameters: before the first update they may not be."""
         trained = [

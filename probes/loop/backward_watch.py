@@ -1,0 +1,140 @@
+"""What the loop calls ``backward()`` on, its loss: seen in the frame of that call, while the gradients arrive.
+
+No function of torch is replaced and no mode is on, so that what is compiled stays as it is. While it watches, a hook
+is called when a parameter's gradient has been accumulated, and looks at who is calling.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from .frames import current_frames
+
+__all__ = ["BackwardWatch"]
+
+BACKWARD = torch.autograd.backward.__code__
+"""What ``Tensor.backward`` calls, too."""
+SCALED_STEP = torch.amp.GradScaler.step.__code__
+MANY = 1000
+"""Calls of ``backward()`` for one update, at most."""
+DEPTH = 40
+"""Frames between a gradient scaler and the hooks of the optimizer, at most."""
+
+
+class BackwardWatch:
+    """Sees the loss of the updates of one model, while it is asked to.
+
+    Args:
+        busy: Whether a call of ``backward()`` is not the loop's.
+
+    Example:
+        >>> model, watch = nn.Linear(2, 1), BackwardWatch()
+        >>> watch.begin(model.parameters())
+        >>> model(torch.ones(3, 2)).square().mean().backward()
+        >>> watch.update() is None
+        False
+        >>> watch.end()
+    """
+
+    def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
+        self._busy = busy
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._losses: list[Tensor] = []
+        self._last: weakref.ref[Tensor] | None = None
+        """What was seen last: it is seen again with every parameter."""
+        self._scale: Tensor | None = None
+        self._closure = False
+
+    def begin(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Look at every call of ``backward()`` that reaches one of these parameters."""
+        if not self._handles:
+            me = weakref.ref(self)
+
+            def arrived(_: Tensor) -> None:
+                if (watch := me()) is not None and not watch._busy():
+                    watch._look(sys._getframe())
+
+            self._handles = [
+                parameter.register_post_accumulate_grad_hook(arrived)
+                for parameter in parameters
+                if parameter.requires_grad and parameter.is_leaf and not is_lazy(parameter)
+            ]
+
+    def end(self) -> None:
+        """Leave no hook, and forget what was seen."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.remove()
+        self._forget()
+
+    def before_update(self, optimizer: torch.optim.Optimizer | None, closure: bool) -> None:
+        """Look at what the update is made with; called in its step hook.
+
+        Args:
+            optimizer: What makes it.
+            closure: Whether a closure computes the gradients, several times perhaps: the first is at the weights as
+                they are.
+        """
+        if closure and not self._closure:
+            self._forget()
+            self._closure = True
+        scale = getattr(optimizer, "grad_scale", None)
+        if scale is None:
+            scale = _scale(sys._getframe())
+        if scale is not None:
+            self._scale = scale.detach().clone()
+
+    def update(self) -> Tensor | None:
+        """The sum of what ``backward()`` was called on for an update that was made, without the factor of a scaler.
+
+        Of a closure, what it was called on first. None where nothing was seen, or nothing looked for.
+        """
+        losses, scale = self._losses[:1] if self._closure else self._losses, self._scale
+        self._forget()
+        if not losses:
+            return None
+        loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+        return loss if scale is None else loss / scale.to(loss)
+
+    def _forget(self) -> None:
+        self._losses, self._last, self._scale, self._closure = [], None, None, False
+
+    def _look(self, frame: FrameType) -> None:
+        found = _roots(frame)
+        if found is None:  # the gradients of an accelerator arrive on another thread than the call's
+            others = [roots for other in current_frames().values() if (roots := _roots(other)) is not None]
+            found = others[0] if len(others) == 1 else None
+        for root in found or ():
+            if root.numel() != 1 or len(self._losses) >= MANY or (self._last is not None and self._last() is root):
+                continue
+            self._last = weakref.ref(root)
+            self._losses.append(root.detach().reshape(()).clone())
+
+
+def _roots(frame: FrameType | None) -> tuple[Tensor, ...] | None:
+    """What ``backward`` was called on, if the frame is within such a call."""
+    while frame is not None:
+        if frame.f_code is BACKWARD:
+            given = frame.f_locals.get("tensors")
+            return (given,) if isinstance(given, Tensor) else tuple(given or ())
+        frame = frame.f_back
+    return None
+
+
+def _scale(frame: FrameType | None) -> Tensor | None:
+    """The factor of the gradient scaler within whose ``step`` this is."""
+    for _ in range(DEPTH):
+        if frame is None:
+            return None
+        if frame.f_code is SCALED_STEP:
+            scale: Tensor | None = getattr(frame.f_locals.get("self"), "_scale", None)
+            return scale
+        frame = frame.f_back
+    return None
