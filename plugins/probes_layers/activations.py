@@ -1,0 +1,203 @@
+"""What layers give on a batch: how large their outputs are, which units are dead and which are saturated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from probes.batches import tensors
+from probes.precision import to_float64
+
+from .updates import square_sum
+
+__all__ = ["Activation", "activations", "output_entropy"]
+
+F = nn.functional
+EDGE = 0.01
+"""How near to a bound a saturated activation is, as a share of the range."""
+BOUNDS: dict[str, tuple[float, float]] = {
+    "sigmoid": (0, 1), "hardsigmoid": (0, 1), "tanh": (-1, 1), "hardtanh": (-1, 1), "softsign": (-1, 1),
+}  # fmt: skip
+"""Of bounded activations, by the name of the function, or of the module's class in small letters."""
+FUNCTIONS: dict[Any, str] = {
+    function: name
+    for name, functions in {
+        "relu": (F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_), "relu6": (F.relu6,), "elu": (F.elu,),
+        "leaky_relu": (F.leaky_relu,), "gelu": (F.gelu,), "silu": (F.silu,), "selu": (F.selu, torch.selu),
+        "mish": (F.mish,), "softplus": (F.softplus,), "hardswish": (F.hardswish,), "hardsigmoid": (F.hardsigmoid,),
+        "softsign": (F.softsign,), "hardtanh": (F.hardtanh,),
+        "sigmoid": (F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.sigmoid_, Tensor.sigmoid_),
+        "tanh": (F.tanh, torch.tanh, Tensor.tanh, torch.tanh_, Tensor.tanh_),
+    }.items()
+    for function in functions
+}  # fmt: skip
+"""Activations that are called as functions, and the names under which they are recorded."""
+PASSIVE = ("dropout", "flatten", "pooling", "upsampling", "padding", "pixelshuffle", "channelshuffle", "loss", "fold")
+"""Modules of :mod:`torch.nn` that only hand on: no layers of their own."""
+CHANNELS_FIRST = ("conv", "batchnorm", "instancenorm", "normalization", "pooling")
+
+
+@dataclass
+class Activation:
+    """What a layer has given, in all its calls on the batch."""
+
+    bounds: tuple[float, float] | None
+    dim: int
+    """Of the units."""
+    count: int = 0
+    total: Tensor | None = None
+    squares: Tensor | None = None
+    largest: Tensor | None = None
+    nonzero: Tensor | None = None
+    """Of each unit, how often."""
+    saturated: Tensor | None = None
+
+    def add(self, output: Tensor) -> None:
+        """Take what one call has given."""
+        output = output.detach()
+        unit = self.dim % output.ndim
+        others = [dim for dim in range(output.ndim) if dim != unit]
+        there = output != 0
+        nonzero = there.sum(others) if others else there.long()
+        low, high = torch.aminmax(output)
+        largest = torch.maximum(high.abs(), low.abs())
+        squares, total = square_sum(output), to_float64(output.float().sum())
+        saturated = torch.zeros_like(nonzero.sum())
+        if self.bounds is not None:
+            edge = EDGE * (self.bounds[1] - self.bounds[0])
+            saturated = ((output <= self.bounds[0] + edge) | (output >= self.bounds[1] - edge)).sum()
+        if self.count:
+            assert self.total is not None and self.squares is not None and self.saturated is not None
+            assert self.largest is not None and self.nonzero is not None
+            total, squares, saturated = total + self.total, squares + self.squares, saturated + self.saturated
+            largest = torch.maximum(largest, self.largest)
+            nonzero = nonzero + self.nonzero if nonzero.shape == self.nonzero.shape else nonzero
+        self.count += output.numel()
+        self.total, self.squares, self.largest = total, squares, largest
+        self.nonzero, self.saturated = nonzero, saturated
+
+    def summary(self) -> Tensor:
+        """RMS, mean, largest magnitude, shares of zeros, of dead units and of saturated values. Shape ``(6,)``."""
+        assert self.total is not None and self.squares is not None and self.saturated is not None
+        assert self.largest is not None and self.nonzero is not None
+        n = self.count
+        return torch.stack([
+            (self.squares / n).sqrt(), self.total / n, to_float64(self.largest).to(self.squares.device),
+            *(
+                to_float64(item).to(self.squares.device)
+                for item in (
+                    1 - self.nonzero.sum().double() / n, (self.nonzero == 0).double().mean(), self.saturated.double() / n
+                )
+            ),
+        ])  # fmt: skip
+
+
+def output_entropy(logits: Tensor) -> Tensor:
+    """Mean entropy of the distributions that logits are, in nats. Scalar.
+
+    Args:
+        logits: Shape ``(..., c)``.
+
+    Example:
+        >>> output_entropy(torch.tensor([[0.0, 0.0], [0.0, 100.0]])).item()  # half of log 2
+        0.346573...
+    """
+    log = F.log_softmax(logits.double() if logits.device.type != "mps" else logits.float(), -1)
+    return -(log.exp() * log).sum(-1).mean()
+
+
+def activations(model: nn.Module, call: Callable[[], Any]) -> tuple[dict[str, Activation], Any]:
+    """What the layers of a model give while it is called, by name, in the order of the calls.
+
+    A layer is a module with parameters of its own, or an activation: a module, or a function called within one, which
+    is named after that (``features.relu``).
+
+    Args:
+        model: The model.
+        call: Calls it.
+
+    Returns:
+        The activations, and what the call has returned.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> seen, _ = activations(net, lambda: net(torch.ones(5, 2)))
+        >>> list(seen), seen["1"].count
+        (['0', '1', '2'], 15)
+    """
+    watch = _Watch()
+    with torch.no_grad(), watch.on(model), watch:
+        result = call()
+    return watch.seen, result
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, Activation] = {}
+        self._within: list[tuple[str, dict[str, int] | None]] = []
+        """Modules that are being called, and how often functions were in each; None in an activation."""
+        self._dim = -1
+        """Of the units of the layer before."""
+        self._busy = False
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        handles = []
+        try:
+            for name, module in model.named_modules():
+                handles += self._hooked(name or type(model).__name__, module)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooked(self, name: str, module: nn.Module) -> list[Any]:
+        kind, package = type(module).__name__.lower(), type(module).__module__
+        own = next(module.parameters(recurse=False), None) is not None
+        passive = package.startswith("torch.nn.modules.") and package.rpartition(".")[2] in PASSIVE
+        leaf = next(module.children(), None) is None and not passive and kind != "identity"
+        first = own and package.rpartition(".")[2] in CHANNELS_FIRST and kind != "layernorm" and kind != "rmsnorm"
+
+        def enter(*_: Any) -> None:
+            self._within.append((name, None if leaf and not own else {}))
+
+        def leave(_: nn.Module, args: Any, result: Any) -> None:
+            self._within.pop()
+            if own:
+                self._dim = 1 if first else -1
+            if own or leaf:
+                self._take(name, kind, result)
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self._busy and func in FUNCTIONS and self._within:
+            name, called = self._within[-1]
+            if called is None:
+                return result
+            kind = FUNCTIONS[func]
+            called[kind] = called.get(kind, 0) + 1
+            self._take(f"{name}.{kind}" + (f"-{called[kind]}" if called[kind] > 1 else ""), kind, result)
+        return result
+
+    def _take(self, name: str, kind: str, result: Any) -> None:
+        outputs = [item for item in tensors(result) if item.is_floating_point() and item.ndim > 1 and item.numel()]
+        if not outputs:
+            return
+        self._busy = True
+        try:
+            if name not in self.seen:
+                self.seen[name] = Activation(BOUNDS.get(kind), self._dim)
+            self.seen[name].add(outputs[0])
+        finally:
+            self._busy = False

@@ -1,0 +1,297 @@
+"""LayerStatistics: what training does to each layer, from its weights, gradients, updates and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from probes.loop.sharding import is_sharded, local_part
+from probes.measurement import Axis, CannotMeasure, Measurement, first_line
+from probes.outputs import picked
+from probes.probe import Probe
+from probes.run import Run
+from probes.schedule import Schedule
+from probes_ntk import layer_of
+
+from .activations import activations, output_entropy
+from .updates import GRADIENT, UPDATE, UpdateWatch, square_sum
+
+__all__ = ["LayerStatistics"]
+
+
+class LayerStatistics(Probe):
+    r"""Norms of each layer's weights, gradients and updates, and what its activations are on a fixed batch.
+
+    A gradient is the one the optimizer is given: accumulated over micro-batches, unscaled and clipped. An update is the
+    difference of the weights, exactly. Of several optimizers, each layer's is the last one that was over.
+
+    Yields, by layer in the order of depth, where a layer is a module with parameters of its own:
+        ``layers/weight_norm`` and ``layers/weight_rms``; of the last update ``layers/gradient_norm``,
+        ``layers/update_norm``, ``layers/update_ratio`` (update / weights before it), ``layers/update_cosine`` (with the
+        update before), ``layers/gradient_zero_share`` and ``layers/gradient_nonfinite_share``. The same of all layers
+        together: ``layers/total_weight_norm`` and so on.
+
+        On the batch, of layers and of activations: ``layers/activation_rms/train``, ``layers/activation_mean/train``,
+        ``layers/activation_max/train`` (largest magnitude), ``layers/zero_share/train``, ``layers/dead_share/train``
+        (units that are zero on the whole batch) and, of bounded activations, ``layers/saturated_share/train`` (values
+        within 1 % of a bound). Of a classifier, ``layers/output_entropy/train``, in nats.
+
+        ``loop/loss``, what the loop called ``backward()`` on for the last update, and ``loop/learning_rate`` of each
+        parameter group.
+
+    Runs by default, and needs no batch for all but the activations. It looks at the two updates before it is due, and
+    costs nothing in between: twice a copy of the parameters and seven passes over them, one forward pass on the batch
+    and five passes over the activations. While it looks, it holds two copies of the trainable parameters.
+
+    Args:
+        schedule: When it is due.
+        batch: The name of the batch.
+
+    Example:
+        >>> LayerStatistics().name
+        'layers'
+
+    Reference:
+        Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010,
+        section 3 (saturation), and Maas, Hannun and Ng, "Rectifier nonlinearities improve neural network acoustic
+        models", ICML 2013 (dead units).
+    """
+
+    name = "layers"
+    watched_updates = 2
+
+    def __init__(self, schedule: Schedule | None = None, *, batch: str = "train") -> None:
+        super().__init__(schedule)
+        self.batch = batch
+        self._layers: list[str] = []
+        """Those of the first turn: a stream keeps its axis."""
+        self._trained: list[str] = []
+        """Those of which gradients and updates are recorded."""
+        self._active: list[str] = []
+        self._bounded: list[str] = []
+        """Those of which activations are, and how many of them are saturated."""
+        self._rates: dict[str, Any] = {}
+        """Learning rates of the parameter groups."""
+        self._watch, self._sharded = UpdateWatch(), False
+        self._index: dict[int, int] = {}
+        """The layer of each parameter, by its id."""
+        self._names: dict[int, str] = {}
+        self._part: tuple[Tensor, Tensor] | None = None
+        """What this rank has seen of the last update of a sharded model; when due, what all have seen."""
+        self._resumed: dict[str, tuple[int, Tensor]] = {}
+
+    def before_step(self, run: Run, optimizer: Optimizer | None, closure: bool) -> None:
+        """Copy the parameters, and look at their gradients."""
+        parameters = self._find(run.model)
+        if self._sharded != is_sharded(run.model):
+            self._sharded = not self._sharded
+            self._watch = UpdateWatch(local_part if self._sharded else Tensor.detach)
+        for name, parameter, _ in parameters:
+            if name in self._resumed:
+                self._watch.resume(parameter, *self._resumed.pop(name))
+        groups = [] if optimizer is None else optimizer.param_groups
+        mine = {id(parameter) for group in groups for parameter in group["params"]}
+        held = {id(p) for other in run.optimizers for group in other.param_groups for p in group["params"]}
+        chosen = [p for _, p, _ in parameters if p.requires_grad and (id(p) in mine or id(p) not in held)]
+        self._watch.before(chosen, getattr(optimizer, "grad_scale", None), closure)
+        for index, rate in enumerate(group.get("lr") for group in groups):
+            if rate is not None:
+                self._rates[f"{type(optimizer).__name__}.{index}"] = rate.clone() if isinstance(rate, Tensor) else rate
+
+    def on_step(self, run: Run, step: int) -> None:
+        """See what the update was."""
+        self._watch.after(step)
+        if self._sharded:
+            self._part = self._watch.sums(self._index, len(self._layers), step)
+
+    def _find(self, model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
+        """The parameters as they are now, by name and with their layers."""
+        found = [(name, p, layer_of(model, name)) for name, p in model.named_parameters() if not is_lazy(p)]
+        if not self._layers:
+            self._layers = list(dict.fromkeys(layer for _, _, layer in found))
+        if not self._trained:
+            trained = {layer for _, parameter, layer in found if parameter.requires_grad}
+            self._trained = [layer for layer in self._layers if layer in trained]
+        order = {layer: index for index, layer in enumerate(self._layers)}
+        self._index = {id(parameter): order[layer] for _, parameter, layer in found if layer in order}
+        self._names = {id(parameter): name for name, parameter, _ in found}
+        return found
+
+    def rank_part(self) -> Any:
+        """What this rank has seen of its part of the last update: two matrices with a column for each layer."""
+        part, self._part = self._part, None
+        return None if part is None else list(part)
+
+    def join_parts(self, parts: list[Any]) -> None:
+        """Add up what all ranks have seen."""
+        seen = [part for part in parts if part is not None]
+        if len(seen) == len(parts):
+            self._part = tuple(torch.stack(items).sum(0) for items in zip(*seen, strict=True))  # type: ignore[assignment]
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Yield what the layers are now, and what the last update was."""
+        parameters = self._find(run.model)
+        if self._sharded:
+            part, self._part = self._part, None
+        else:
+            part = self._watch.sums(self._index, len(self._layers), step)
+            self._name_missing(run, step)
+        yield from self._weights(parameters)
+        if part is not None and bool(part[1][UPDATE.index("count")].any()):
+            yield from self._update(*part)
+        if run.loss is not None:
+            yield Measurement("loop/loss", run.loss, description="loss of the last update, as the loop computes it")
+        if self._rates:
+            yield Measurement(
+                "loop/learning_rate",
+                [float(rate) for rate in self._rates.values()],
+                dims=("group",),
+                coords={"group": np.array(list(self._rates))},
+                description="learning rate of the last update, by parameter group",
+            )
+        following = self.schedule.next(step)
+        if following is None or following - self.watched_updates > step:  # no need to hold the last update
+            self._watch.clear()
+        yield from self._on_batch(run)
+
+    def _weights(self, parameters: list[tuple[str, nn.Parameter, str]]) -> Iterator[Measurement]:
+        squares = torch.zeros(len(self._layers), dtype=torch.float64, device="cpu")
+        counts = torch.zeros_like(squares)
+        known = [(self._index[id(p)], p) for _, p, _ in parameters if id(p) in self._index]
+        if known:
+            columns = torch.tensor([index for index, _ in known])
+            squares.index_add_(0, columns, torch.stack([square_sum(p).cpu() for _, p in known]))
+            counts.index_add_(0, columns, torch.tensor([float(p.numel()) for _, p in known], dtype=torch.float64))
+        measured = partial(_by_layer, layers=self._layers, estimator="parameters as they are")
+        yield measured("weight_norm", squares.sqrt(), description="norm of the parameters")
+        yield measured("weight_rms", (squares / counts).sqrt(), description="root mean square of the parameters")
+        yield Measurement("layers/total_weight_norm", squares.sum().sqrt(), description="norm of all parameters")
+
+    def _update(self, gradient: Tensor, update: Tensor) -> Iterator[Measurement]:
+        """What the last update was: of each layer, and of all together."""
+        columns = [self._layers.index(layer) for layer in self._trained]
+        measured = partial(_by_layer, layers=self._trained, estimator="the last update before the step")
+        for name, words, values in _quantities(gradient, update):
+            if values.isnan().all():
+                continue  # of the first update there is none before
+            yield measured(name, values[columns], description=f"{words}, of each layer")
+        for name, words, values in _quantities(gradient.sum(1, keepdim=True), update.sum(1, keepdim=True)):
+            if not values.isnan():
+                yield Measurement(f"layers/total_{name}", values[0], description=f"{words}, of all layers")
+
+    def _on_batch(self, run: Run) -> Iterator[Measurement]:
+        batch = run.batch(self.batch) if self.batch in run.batches else None
+        if batch is None and self.batch == "train" and run.shown is not None:
+            batch = run.shown.to(run.device)  # its output cannot be used, the layers can
+        if batch is None:
+            return
+        try:
+            seen, result = activations(run.model, lambda: run.model(*batch.args, **batch.kwargs))
+        except Exception as error:
+            run.left_out(
+                f"The activations are not measured: the model cannot be called with batch {self.batch!r} in eval mode "
+                f"({type(error).__name__}: {first_line(error)})."
+            )
+            return
+        if not self._active:
+            self._active = list(seen)
+            self._bounded = [name for name, item in seen.items() if item.bounds is not None]
+        if not self._active:
+            return
+        nothing = torch.full((len(SUMMARY),), torch.nan, dtype=torch.float64)
+        table = torch.stack([seen[name].summary().cpu() if name in seen else nothing for name in self._active])
+        about = {"estimator": f"{batch.n} samples, in eval mode", "num_samples": batch.n}
+        for column, (name, words) in enumerate(SUMMARY.items()):
+            layers, values = self._active, table[:, column]
+            if name == "saturated_share":
+                layers, values = self._bounded, values[[self._active.index(layer) for layer in self._bounded]]
+            if layers:
+                yield _by_layer(f"{name}/{self.batch}", values, layers=layers, description=words, **about)
+        if (logits := _logits(run, result, batch.targets)) is not None:
+            yield Measurement(
+                f"layers/output_entropy/{self.batch}", output_entropy(logits), unit="nats",
+                description="mean entropy of the distribution of classes", **about,
+            )  # fmt: skip
+
+    def _name_missing(self, run: Run, step: int) -> None:
+        """Say which parameters were updated without a gradient that could be seen."""
+        missing = [self._names.get(id(parameter), "") for parameter in self._watch.without_gradient(step)]
+        if missing:
+            run.left_out(
+                f"{len(missing)} parameters had no gradient when the optimizer stepped, and theirs is not recorded: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Either the loss does not depend on "
+                f"them, or their gradients are freed before the step."
+            )
+
+    def on_detach(self, run: Run) -> None:
+        """Let go of the model."""
+        self._watch.clear()
+        self._index, self._names, self._part = {}, {}, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_watch": UpdateWatch(), "_index": {}, "_names": {}}  # a copy is of other parameters
+
+    def state_dict(self) -> dict[str, Any]:
+        """The layers, and the last update while one is looked at."""
+        updates = {} if self._sharded else self._watch.last_updates()
+        return {
+            "layers": list(self._layers), "trained": list(self._trained), "active": list(self._active),
+            "bounded": list(self._bounded), "rates": {name: float(rate) for name, rate in self._rates.items()},
+            "updates": {self._names[key]: [step, update] for key, (step, update) in updates.items() if key in self._names},
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._layers, self._trained = list(state["layers"]), list(state["trained"])
+        self._active, self._bounded = list(state["active"]), list(state["bounded"])
+        self._rates = dict(state["rates"])
+        self._resumed = {name: (step, update) for name, (step, update) in state["updates"].items()}
+
+
+SUMMARY = {
+    "activation_rms": "root mean square of a layer's outputs",
+    "activation_mean": "mean of a layer's outputs",
+    "activation_max": "largest magnitude of a layer's outputs",
+    "zero_share": "share of a layer's outputs that are zero",
+    "dead_share": "share of a layer's units that are zero on the whole batch",
+    "saturated_share": "share of outputs within 1 % of a bound of the activation",
+}
+
+
+def _quantities(gradient: Tensor, update: Tensor) -> Iterator[tuple[str, str, Tensor]]:
+    """Names, words and values, NaN where nothing was seen, from sums of :data:`GRADIENT` and :data:`UPDATE`."""
+    grad, new = dict(zip(GRADIENT, gradient, strict=True)), dict(zip(UPDATE, update, strict=True))
+
+    def where(seen: Tensor, values: Tensor) -> Tensor:
+        return torch.where(seen > 0, values, torch.nan)
+
+    products = (new["both"] - new["last"] - new["followed"]) / 2
+    cosine = products / (new["last"] * new["followed"]).sqrt()
+    yield "gradient_norm", "norm of the gradient as the optimizer sees it", where(grad["count"], grad["gradient"].sqrt())
+    yield "update_norm", "norm of the update", where(new["count"], new["update"].sqrt())
+    yield "update_ratio", "norm of the update / norm of the parameters", (new["update"] / new["before"]).sqrt()
+    yield "update_cosine", "cosine of the update with the one before", where(new["last"], cosine.clamp(-1, 1))
+    yield "gradient_zero_share", "share of the gradient that is zero", grad["zeros"] / grad["count"]
+    yield "gradient_nonfinite_share", "share of the gradient that is not finite", grad["nonfinite"] / grad["count"]
+
+
+def _by_layer(name: str, values: Tensor, *, layers: list[str], **about: Any) -> Measurement:
+    return Measurement(f"layers/{name}", values, dims=("layer",), coords={"layer": Axis(np.array(layers))}, **about)
+
+
+def _logits(run: Run, result: Any, targets: Tensor | None) -> Tensor | None:
+    """The output, if it is one of a classifier."""
+    if targets is None or targets.is_floating_point() or targets.dtype == torch.bool:
+        return None
+    try:
+        output = picked(run.output, result)
+    except CannotMeasure:
+        return None
+    return output if output.ndim > 1 and output.shape[-1] > 1 and output.is_floating_point() else None

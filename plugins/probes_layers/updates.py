@@ -1,0 +1,190 @@
+"""What an update does to parameters: norms of gradients, weights and updates, as sums of squares that can be added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from probes.precision import to_float64
+
+__all__ = ["GRADIENT", "UPDATE", "UpdateWatch", "gradient_sums", "square_sum"]
+
+ROW = 4096
+"""Numbers whose squares are added in single precision: in the sum of more, digits are lost."""
+GRADIENT = ("gradient", "count", "zeros", "nonfinite")
+"""What :func:`gradient_sums` returns: sum of squares, and numbers of elements."""
+UPDATE = ("count", "before", "update", "last", "both", "followed")
+"""The number of elements; sums of squares of the weights before an update, of the update, and, where the update before
+was seen, of that one, of the two added, and of the update."""
+
+
+def square_sum(tensor: Tensor) -> Tensor:
+    """The sum of the squared absolute values, to eight digits at the cost of single precision. Scalar, float64.
+
+    Example:
+        >>> square_sum(torch.full((3, 5000), 2.0)).item()
+        60000.0
+    """
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    flat = tensor.reshape(-1)
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        flat = flat.float()
+    whole = len(flat) // ROW * ROW
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
+    rest = torch.linalg.vector_norm(flat[whole:])
+    return to_float64(rows).square().sum() + to_float64(rest).square()
+
+
+def gradient_sums(gradient: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Of a gradient, what :data:`GRADIENT` names. Shape ``(4,)``, float64.
+
+    Args:
+        gradient: Of one parameter; what is not stored of a sparse one is zero.
+        scale: What it was multiplied with.
+
+    Example:
+        >>> gradient_sums(torch.tensor([0.0, 3.0, 4.0])).tolist()
+        [25.0, 3.0, 1.0, 0.0]
+    """
+    count, gradient = gradient.numel(), gradient.detach()
+    stored = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
+    squares = square_sum(stored)
+    if scale is not None:
+        squares = squares / to_float64(scale.detach()).square().to(squares.device)
+    zeros = count - torch.count_nonzero(stored)
+    if squares.device.type == "cpu" and bool(squares.isfinite()):  # there, to ask is cheaper than to count
+        nonfinite = torch.zeros_like(zeros)
+    else:
+        nonfinite = torch.count_nonzero(stored - stored)
+    numbers = torch.full_like(zeros, count)
+    return torch.stack([squares, *(to_float64(item).to(squares.device) for item in (numbers, zeros, nonfinite))])
+
+
+@dataclass
+class _Watched:
+    """One parameter."""
+
+    parameter: nn.Parameter
+    before: Tensor | None = None
+    """A copy, while the optimizer updates it."""
+    closure: bool = False
+    gradient: Tensor | None = None
+    """What :data:`GRADIENT` names."""
+    update: Tensor | None = None
+    sums: Tensor | None = None
+    """What :data:`UPDATE` names."""
+    step: int = -1
+    """At which the last update was over."""
+
+
+class UpdateWatch:
+    """Looks at parameters before and after each update.
+
+    Args:
+        part: What is looked at of a parameter and its gradient: this rank's part.
+
+    Example:
+        >>> layer, watch = nn.Linear(2, 1), UpdateWatch()
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        >>> layer(torch.ones(3, 2)).sum().backward()
+        >>> watch.before(layer.parameters())
+        >>> optimizer.step()
+        >>> watch.after(1)
+        >>> gradient, update = watch.sums({id(layer.weight): 0}, 1, step=1)
+        >>> gradient[0].tolist(), round(update[2].item(), 4)  # each weight moves by 0.1 times 3
+        ([18.0], 0.18)
+    """
+
+    def __init__(self, part: Callable[[Tensor], Tensor] = Tensor.detach) -> None:
+        self._part = part
+        self._watched: dict[int, _Watched] = {}
+
+    def before(self, parameters: Iterable[nn.Parameter], scale: Tensor | None = None, closure: bool = False) -> None:
+        """An optimizer is about to update these parameters.
+
+        Args:
+            parameters: Called again before the update, as of an update that was skipped, the first copy stays.
+            scale: What the gradients were multiplied with.
+            closure: Whether the gradients are still to come.
+        """
+        for parameter in parameters:
+            seen = self._watched.get(id(parameter))
+            if seen is None or seen.parameter is not parameter:
+                seen = self._watched[id(parameter)] = _Watched(parameter)
+            if seen.before is None:
+                seen.before = self._part(parameter).clone()
+            seen.closure, seen.gradient = closure, None
+            if not closure and parameter.grad is not None:
+                seen.gradient = gradient_sums(self._part(parameter.grad), scale)
+
+    def after(self, step: int) -> None:
+        """The updates are over; those before, one step ago, are the last ones."""
+        for seen in self._watched.values():
+            if seen.before is None:
+                continue
+            now, before, seen.before = self._part(seen.parameter), seen.before, None
+            if now.shape != before.shape or now.dtype != before.dtype or now.device != before.device:
+                seen.update = seen.sums = None  # converted, or moved, meanwhile
+                continue
+            if seen.closure and seen.parameter.grad is not None:
+                seen.gradient = gradient_sums(self._part(seen.parameter.grad))
+            weights = square_sum(before)
+            if now.dtype in (torch.float16, torch.bfloat16):  # in which differences would be rounded
+                now, before = now.float(), before.float()
+            update = torch.sub(now, before, out=before)
+            squares = square_sum(update)
+            nothing = torch.zeros_like(squares)
+            last, both, followed = nothing, nothing, nothing
+            if seen.update is not None and seen.step == step - 1 and seen.update.shape == update.shape:
+                last, followed = square_sum(seen.update), squares
+                both = square_sum(seen.update.add_(update))
+            seen.update, seen.step = update, step
+            seen.sums = torch.stack([torch.full_like(squares, now.numel()), weights, squares, last, both, followed])
+
+    def sums(self, layers: Mapping[int, int], count: int, step: int) -> tuple[Tensor, Tensor]:
+        """What :data:`GRADIENT` and :data:`UPDATE` name, summed over the parameters of each layer, of this step.
+
+        Args:
+            layers: The layer of each parameter, by the parameter's id.
+            count: The number of layers.
+            step: That of the last call of :meth:`after`.
+
+        Returns:
+            Shapes ``(4, count)`` and ``(6, count)``, float64, on the CPU; zero where nothing was seen.
+        """
+        gradient = torch.zeros(len(GRADIENT), count, dtype=torch.float64, device="cpu")
+        update = torch.zeros(len(UPDATE), count, dtype=torch.float64, device="cpu")
+        seen = [item for key, item in self._watched.items() if key in layers and item.step == step]
+        for total, parts in (
+            (gradient, [(item, item.gradient) for item in seen]), (update, [(item, item.sums) for item in seen])
+        ):  # fmt: skip
+            there = [(layers[id(item.parameter)], part) for item, part in parts if part is not None]
+            if there:
+                columns = torch.tensor([column for column, _ in there])
+                total.index_add_(1, columns, torch.stack([part.cpu() for _, part in there], 1))
+        return gradient, update
+
+    def without_gradient(self, step: int) -> list[nn.Parameter]:
+        """The parameters that had no gradient at the update of this step."""
+        return [item.parameter for item in self._watched.values() if item.step == step and item.gradient is None]
+
+    def clear(self) -> None:
+        """Forget everything, and hold no parameter."""
+        self._watched.clear()
+
+    def last_updates(self) -> dict[int, tuple[int, Tensor]]:
+        """Of each parameter, by its id, the last update and the step at which it was over."""
+        return {
+            id(item.parameter): (item.step, item.update.clone())
+            for item in self._watched.values()
+            if item.update is not None
+        }
+
+    def resume(self, parameter: nn.Parameter, step: int, update: Tensor) -> None:
+        """Go on after an update of a parameter."""
+        self._watched[id(parameter)] = _Watched(parameter, update=update.to(parameter.device), step=step)
