@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -43,8 +44,8 @@ class LayerStatistics(Probe):
         (units that are zero on the whole batch) and, of bounded activations, ``layers/saturated_share/train`` (values
         within 1 % of a bound). Of a classifier, ``layers/output_entropy/train``, in nats.
 
-        ``loop/loss``, what the loop called ``backward()`` on for the last update, and ``loop/learning_rate`` of each
-        parameter group.
+        ``loop/loss``, what the loop called ``backward()`` on for the last update, and of each optimizer
+        ``loop/learning_rate/Adam``, by parameter group.
 
     Runs by default, and needs no batch for all but the activations. It looks at the two updates before it is due, and
     costs nothing in between: twice a copy of the parameters and seven passes over them, one forward pass on the batch
@@ -77,8 +78,10 @@ class LayerStatistics(Probe):
         self._active: list[str] = []
         self._bounded: list[str] = []
         """Those of which activations are, and how many of them are saturated."""
-        self._rates: dict[str, Any] = {}
-        """Learning rates of the parameter groups."""
+        self._rates: dict[str, list[Any]] = {}
+        """By optimizer, the learning rates of its parameter groups."""
+        self._groups: dict[str, int] = {}
+        """How many there were at first."""
         self._watch, self._sharded = UpdateWatch(), False
         self._index: dict[int, int] = {}
         """The layer of each parameter, by its id."""
@@ -101,9 +104,9 @@ class LayerStatistics(Probe):
         held = {id(p) for other in run.optimizers for group in other.param_groups for p in group["params"]}
         chosen = [p for _, p, _ in parameters if p.requires_grad and (id(p) in mine or id(p) not in held)]
         self._watch.before(chosen, getattr(optimizer, "grad_scale", None), closure)
-        for index, rate in enumerate(group.get("lr") for group in groups):
-            if rate is not None:
-                self._rates[f"{type(optimizer).__name__}.{index}"] = rate.clone() if isinstance(rate, Tensor) else rate
+        if groups and all("lr" in group for group in groups):
+            rates = [group["lr"] for group in groups]
+            self._rates[_name(run, optimizer)] = [r.clone() if isinstance(r, Tensor) else r for r in rates]
 
     def on_step(self, run: Run, step: int) -> None:
         """See what the update was."""
@@ -148,14 +151,11 @@ class LayerStatistics(Probe):
             yield from self._update(*part)
         if run.loss is not None:
             yield Measurement("loop/loss", run.loss, description="loss of the last update, as the loop computes it")
-        if self._rates:
-            yield Measurement(
-                "loop/learning_rate",
-                [float(rate) for rate in self._rates.values()],
-                dims=("group",),
-                coords={"group": np.array(list(self._rates))},
-                description="learning rate of the last update, by parameter group",
-            )
+        for optimizer, rates in self._rates.items():
+            count = self._groups.setdefault(optimizer, len(rates))
+            values = [*map(float, rates[:count]), *[math.nan] * (count - len(rates))]
+            words = "learning rate of the last update, by parameter group"
+            yield Measurement(f"loop/learning_rate/{optimizer}", values, dims=("group",), description=words)
         following = self.schedule.next(step)
         if following is None or following - self.watched_updates > step:  # no need to hold the last update
             self._watch.clear()
@@ -243,7 +243,8 @@ class LayerStatistics(Probe):
         updates = {} if self._sharded else self._watch.last_updates()
         return {
             "layers": list(self._layers), "trained": list(self._trained), "active": list(self._active),
-            "bounded": list(self._bounded), "rates": {name: float(rate) for name, rate in self._rates.items()},
+            "bounded": list(self._bounded), "groups": dict(self._groups),
+            "rates": {name: [float(rate) for rate in rates] for name, rates in self._rates.items()},
             "updates": {self._names[key]: [step, update] for key, (step, update) in updates.items() if key in self._names},
         }  # fmt: skip
 
@@ -251,7 +252,7 @@ class LayerStatistics(Probe):
         """Go on from there."""
         self._layers, self._trained = list(state["layers"]), list(state["trained"])
         self._active, self._bounded = list(state["active"]), list(state["bounded"])
-        self._rates = dict(state["rates"])
+        self._rates, self._groups = dict(state["rates"]), dict(state["groups"])
         self._resumed = {name: (step, update) for name, (step, update) in state["updates"].items()}
 
 
@@ -274,12 +275,24 @@ def _quantities(gradient: Tensor, update: Tensor) -> Iterator[tuple[str, str, Te
 
     products = (new["both"] - new["last"] - new["followed"]) / 2
     cosine = products / (new["last"] * new["followed"]).sqrt()
-    yield "gradient_norm", "norm of the gradient as the optimizer sees it", where(grad["count"], grad["gradient"].sqrt())
+    yield (
+        "gradient_norm",
+        "norm of the gradient as the optimizer sees it",
+        where(grad["count"], grad["gradient"].sqrt()),
+    )
     yield "update_norm", "norm of the update", where(new["count"], new["update"].sqrt())
     yield "update_ratio", "norm of the update / norm of the parameters", (new["update"] / new["before"]).sqrt()
     yield "update_cosine", "cosine of the update with the one before", where(new["last"], cosine.clamp(-1, 1))
     yield "gradient_zero_share", "share of the gradient that is zero", grad["zeros"] / grad["count"]
     yield "gradient_nonfinite_share", "share of the gradient that is not finite", grad["nonfinite"] / grad["count"]
+
+
+def _name(run: Run, optimizer: Optimizer | None) -> str:
+    """An optimizer's class, with a number where others of the run are of the same."""
+    kind = type(optimizer).__name__
+    same = [other for other in run.optimizers if type(other).__name__ == kind]
+    number = next((index for index, other in enumerate(same, 1) if other is optimizer), 1)
+    return kind if number == 1 else f"{kind}-{number}"
 
 
 def _by_layer(name: str, values: Tensor, *, layers: list[str], **about: Any) -> Measurement:

@@ -12,7 +12,7 @@ from probes.precision import to_float64
 
 __all__ = ["GRADIENT", "UPDATE", "UpdateWatch", "gradient_sums", "square_sum"]
 
-ROW = 4096
+ROW = 1024
 """Numbers whose squares are added in single precision: in the sum of more, digits are lost."""
 GRADIENT = ("gradient", "count", "zeros", "nonfinite")
 """What :func:`gradient_sums` returns: sum of squares, and numbers of elements."""
@@ -25,8 +25,8 @@ def square_sum(tensor: Tensor) -> Tensor:
     """The sum of the squared absolute values, to eight digits at the cost of single precision. Scalar, float64.
 
     Example:
-        >>> square_sum(torch.full((3, 5000), 2.0)).item()
-        60000.0
+        >>> square_sum(torch.full((3, 500), 2.0)).item()
+        6000.0
     """
     tensor = tensor.detach()
     if tensor.is_complex():
@@ -36,8 +36,7 @@ def square_sum(tensor: Tensor) -> Tensor:
         flat = flat.float()
     whole = len(flat) // ROW * ROW
     rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
-    rest = torch.linalg.vector_norm(flat[whole:])
-    return to_float64(rows).square().sum() + to_float64(rest).square()
+    return to_float64(rows).square().sum() + to_float64(flat[whole:]).square().sum()
 
 
 def gradient_sums(gradient: Tensor, scale: Tensor | None = None) -> Tensor:

@@ -1,0 +1,133 @@
+"""Activations of models whose outputs are known, and of all ways to call an activation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from probes_layers import activations, output_entropy
+
+
+class Fixed(nn.Module):
+    """Gives what it was made with, whatever it is called with."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = nn.Parameter(values)
+
+    def forward(self, x):
+        return self.values
+
+
+def summary(model, name, *given):
+    seen, _ = activations(model, lambda: model(*given or (torch.zeros(1, 1),)))
+    return dict(zip(("rms", "mean", "max", "zero", "dead", "saturated"), seen[name].summary().tolist(), strict=True))
+
+
+def test_values_by_hand():
+    values = torch.tensor([[0.0, -3.0, 0.0, 1.0], [0.0, 4.0, 2.0, 0.0]])
+    assert summary(nn.Sequential(Fixed(values)), "0") == pytest.approx(
+        {"rms": math.sqrt(30 / 8), "mean": 0.5, "max": 4, "zero": 0.5, "dead": 0.25, "saturated": 0}
+    )
+    found = summary(nn.Sequential(Fixed(values), nn.ReLU()), "1")
+    assert found["zero"] == 5 / 8 and found["dead"] == 1 / 4
+
+
+def test_units_of_convolutions_are_channels_and_those_of_sequences_features():
+    convolution = nn.Conv1d(1, 2, 1)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.tensor([1.0, -1.0])[:, None, None])
+        convolution.bias.zero_()
+    model = nn.Sequential(convolution, nn.ReLU())
+    assert summary(model, "1", torch.ones(3, 1, 5))["dead"] == 0.5
+    linear = nn.Linear(1, 4)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([1.0, -1.0, -1.0, -1.0])[:, None])
+        linear.bias.zero_()
+    assert summary(nn.Sequential(linear, nn.ReLU()), "1", torch.ones(3, 5, 1))["dead"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "share"),
+    [
+        (nn.Sigmoid(), [-9.0, 0.0, 9.0, 1.0], 0.5), (nn.Tanh(), [-9.0, 0.0, 9.0, 9.0], 0.75),
+        (nn.Hardtanh(), [-1.0, 0.98, 0.9, 0.0], 0.5), (nn.Softsign(), [0.0, 1.0, 1e9, -1e9], 0.5),
+    ],
+)  # fmt: skip
+def test_saturated(module, inputs, share):
+    assert summary(nn.Sequential(Fixed(torch.tensor([inputs])), module), "1")["saturated"] == share
+
+
+class Functions(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.first = how, nn.Linear(2, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.how == "functional":
+            return F.relu(F.relu(x) - 1)
+        if self.how == "method":
+            return (x.relu() - 1).relu()
+        return torch.relu(torch.relu_(x.clone()) - 1)
+
+
+@pytest.mark.parametrize("how", ["functional", "method", "torch"])
+def test_activations_that_are_functions_are_named_after_their_module(how):
+    model = nn.Sequential(Functions(how))
+    seen, _ = activations(model, lambda: model(torch.randn(5, 2)))
+    assert list(seen) == ["0.first", "0.relu", "0.relu-2"]
+    assert all(bool((seen[name].summary()[1] >= 0)) for name in ("0.relu", "0.relu-2")) and seen["0.relu"].count == 15
+
+
+def test_what_only_hands_on_is_no_layer():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Identity(), nn.Dropout(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2, 2), nn.Softplus()
+    )
+    seen, _ = activations(model, lambda: model(torch.randn(3, 1, 4, 4)))
+    assert list(seen) == ["0", "5", "6"]
+
+
+def test_a_layer_that_is_called_twice_counts_both_calls():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(x), self.relu(-x)
+
+    model = Twice()
+    seen, _ = activations(model, lambda: model(torch.tensor([[1.0, 2.0, 0.0]])))
+    assert seen["relu"].count == 6 and seen["relu"].summary()[[2, 4]].tolist() == pytest.approx([2, 1 / 3])
+
+
+def test_recurrent_and_attention_layers_and_embeddings_are_seen():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.lstm = nn.Embedding(5, 8), nn.LSTM(8, 8, batch_first=True)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x):
+            return self.block(self.lstm(self.embedding(x))[0])
+
+    model = Mixed().eval()
+    seen, _ = activations(model, lambda: model(torch.randint(5, (3, 7))))
+    assert {"embedding", "lstm", "block.linear1", "block.relu", "block.linear2", "block.norm1"} <= set(seen)
+    assert seen["embedding"].nonzero.shape == (8,)
+
+
+def test_nothing_stays_at_the_model():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with pytest.raises(RuntimeError):
+        activations(model, lambda: model(torch.ones(1, 5)))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_entropy_of_what_is_uniform_is_the_logarithm():
+    assert float(output_entropy(torch.zeros(4, 10))) == pytest.approx(math.log(10))
+    assert float(output_entropy(torch.eye(3) * 1000)) == pytest.approx(0)
