@@ -86,15 +86,11 @@ class Activation:
         """RMS, mean, largest magnitude, shares of zeros, of dead units and of saturated values. Shape ``(6,)``."""
         assert self.total is not None and self.squares is not None and self.saturated is not None
         assert self.largest is not None and self.nonzero is not None
-        n = self.count
+        n, device = self.count, self.squares.device
+        zeros, dead = 1 - self.nonzero.sum().double() / n, (self.nonzero == 0).double().mean()
+        others = [self.largest, zeros, dead, self.saturated / n]
         return torch.stack([
-            (self.squares / n).sqrt(), self.total / n, to_float64(self.largest).to(self.squares.device),
-            *(
-                to_float64(item).to(self.squares.device)
-                for item in (
-                    1 - self.nonzero.sum().double() / n, (self.nonzero == 0).double().mean(), self.saturated.double() / n
-                )
-            ),
+            (self.squares / n).sqrt(), self.total / n, *(to_float64(item).to(device) for item in others)
         ])  # fmt: skip
 
 

@@ -240,12 +240,13 @@ class LayerStatistics(Probe):
 
     def state_dict(self) -> dict[str, Any]:
         """The layers, and the last update while one is looked at."""
-        updates = {} if self._sharded else self._watch.last_updates()
+        names = {} if self._sharded else self._names
+        updates = {names[key]: list(last) for key, last in self._watch.last_updates().items() if key in names}
         return {
             "layers": list(self._layers), "trained": list(self._trained), "active": list(self._active),
             "bounded": list(self._bounded), "groups": dict(self._groups),
             "rates": {name: [float(rate) for rate in rates] for name, rates in self._rates.items()},
-            "updates": {self._names[key]: [step, update] for key, (step, update) in updates.items() if key in self._names},
+            "updates": updates,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

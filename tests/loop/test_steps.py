@@ -83,7 +83,7 @@ def test_before_step_is_called_before_every_update_and_leaves_no_hook(given):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     before = model.weight.detach().clone()
 
-    def note():
+    def note(optimizer, closure):
         seen.append(model.weight.detach().clone())
 
     others = step_hooks()

@@ -79,7 +79,7 @@ def test_activations_that_are_functions_are_named_after_their_module(how):
     model = nn.Sequential(Functions(how))
     seen, _ = activations(model, lambda: model(torch.randn(5, 2)))
     assert list(seen) == ["0.first", "0.relu", "0.relu-2"]
-    assert all(bool((seen[name].summary()[1] >= 0)) for name in ("0.relu", "0.relu-2")) and seen["0.relu"].count == 15
+    assert all(bool(seen[name].summary()[1] >= 0) for name in ("0.relu", "0.relu-2")) and seen["0.relu"].count == 15
 
 
 def test_what_only_hands_on_is_no_layer():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -175,12 +176,13 @@ def compiled(model, look):
         look.updated(loss)
 
 
+NESTEROV = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, foreach=True)
 LOOPS = {
     "plain": (network, plain),
     "tied": (tied, plain),
     "frozen": (frozen, plain),
-    "foreach nesterov": (network, with_optimizer(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, foreach=True))),
-    "AdamW": (network, with_optimizer(lambda p: torch.optim.AdamW(p, 0.01))),
+    "foreach nesterov": (network, with_optimizer(NESTEROV)),
+    "AdamW": (network, with_optimizer(partial(torch.optim.AdamW, lr=0.01))),
     "accumulated and clipped": (network, accumulated),
     "scaled": (network, scaled(False)),
     "scaled and fused": (network, scaled(True)),

@@ -1,5 +1,6 @@
 """Sums over updates against differences and norms in float64, written out; and what is not seen."""
 
+import itertools
 import math
 
 import pytest
@@ -57,7 +58,7 @@ def test_updates_are_differences_of_the_weights(dtype):
     for step in range(1, 4):
         found += steps(parameter, watch, [0.1 * torch.randn(50, 100).to(dtype)], step - 1)
         weights.append(parameter.detach().double().clone())
-    moved = [after - before for before, after in zip(weights, weights[1:], strict=False)]
+    moved = [after - before for before, after in itertools.pairwise(weights)]
     for index, (count, before, update, last, both, followed) in enumerate(torch.stack(found).tolist()):
         assert count == 5000 and before == pytest.approx(float(weights[index].square().sum()), rel=5e-7)
         assert update == pytest.approx(float(moved[index].square().sum()), rel=5e-7)
