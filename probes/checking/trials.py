@@ -29,6 +29,7 @@ from ..batches import Batch
 from ..guard.fingerprint import Digest, of_model, of_optimizer, of_process, of_random_states
 from ..guard.process import random_states_kept
 from ..guard.unnoticed import ModelChanged
+from ..loop.backward_watch import GradientHook
 from ..loop.step_hook import StepHook
 from ..manager import ProbeManager
 from ..measurement import Measurement
@@ -201,16 +202,21 @@ def _seed(number: int) -> None:
     random.seed(number), np.random.seed(number), torch.manual_seed(number)  # noqa: NPY002
 
 
-def hooks(model: nn.Module) -> dict[str, int]:
-    """How many hooks each module has, each parameter, and all modules together; those that have any."""
+def hooks(model: nn.Module, ours: bool = True) -> dict[str, int]:
+    """How many hooks each module has, each parameter, and all modules together; those that have any.
+
+    Args:
+        model: The model.
+        ours: Whether those are counted that look at the loss: they are there before some turns, and only then.
+    """
     tables = [name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name]
     found = {
         f"{name} {table}": len(getattr(module, table)) for name, module in model.named_modules() for table in tables
     }
     for name, parameter in model.named_parameters():
-        found[f"tensor {name}"] = len(parameter._backward_hooks or {}) + len(
-            getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
-        )
+        arrived = (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values()
+        others = [hook for hook in arrived if ours or not isinstance(hook, GradientHook)]
+        found[f"tensor {name}"] = len(parameter._backward_hooks or {}) + len(others)
     shared = nn.modules.module
     found |= {
         name: len(table)

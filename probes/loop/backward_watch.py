@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import FrameType
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from .frames import current_frames
 
-__all__ = ["BackwardWatch"]
+__all__ = ["BackwardWatch", "GradientHook"]
 
 BACKWARD = torch.autograd.backward.__code__
 """What ``Tensor.backward`` calls, too."""
@@ -26,6 +27,18 @@ MANY = 1000
 """Calls of ``backward()`` for one update, at most."""
 DEPTH = 40
 """Frames between a gradient scaler and the hooks of the optimizer, at most."""
+
+
+class GradientHook:
+    """A hook of parameters that holds its watch weakly."""
+
+    def __init__(self, watch: BackwardWatch) -> None:
+        self.watch = weakref.ref(watch)
+
+    def __call__(self, parameter: Tensor) -> None:
+        if (watch := self.watch()) is not None:
+            with suppress(Exception):  # a strange thing to call backward() on
+                watch.look(sys._getframe())
 
 
 class BackwardWatch:
@@ -55,12 +68,7 @@ class BackwardWatch:
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
         """Look at every call of ``backward()`` that reaches one of these parameters."""
         if not self._handles:
-            me = weakref.ref(self)
-
-            def arrived(_: Tensor) -> None:
-                if (watch := me()) is not None and not watch._busy():
-                    watch._look(sys._getframe())
-
+            arrived = GradientHook(self)
             self._handles = [
                 parameter.register_post_accumulate_grad_hook(arrived)
                 for parameter in parameters
@@ -106,7 +114,10 @@ class BackwardWatch:
     def _forget(self) -> None:
         self._losses, self._last, self._scale, self._closure = [], None, None, False
 
-    def _look(self, frame: FrameType) -> None:
+    def look(self, frame: FrameType) -> None:
+        """A gradient has arrived, in this frame."""
+        if self._busy():
+            return
         found = _roots(frame)
         if found is None:  # the gradients of an accelerator arrive on another thread than the call's
             others = [roots for other in current_frames().values() if (roots := _roots(other)) is not None]

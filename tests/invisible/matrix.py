@@ -23,6 +23,7 @@ from probes import Probe, ProbeManager, at, every
 from probes.checking.trials import Recorder, hooks, optimizer_hooks
 from probes.guard.fingerprint import differences, of_model, of_optimizer, of_process, of_random_states
 from probes_complexity import Capacity, PathComplexity
+from probes_layers import LayerStatistics
 from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum, SpectralNorm
 from probes_mine import MutualInformation
 from probes_mine.labels import label_information
@@ -90,6 +91,7 @@ def _pairs(levels: Sequence[str], pairs: list[tuple[int, int]]) -> set[tuple[int
 # ------------------------------------------------------------------------------------------------------------- probes
 
 PROBES: dict[str, Callable[[nn.Module], Probe]] = {
+    "layers": lambda model: LayerStatistics(every(2)),
     "fourier": lambda model: FourierSpectrum(every(2), num_points=8, num_segments=2),
     "spectral_norm": lambda model: SpectralNorm(every(2)),
     "kernel_spectrum": lambda model: KernelSpectrum(every(2)),
@@ -148,7 +150,7 @@ class Watch:
         digest["graphs compiled"] = str(self.compiled())
         if loop.steps:  # until then the first batch and its loss are watched for
             digest["function modes"] = str(_get_current_function_mode_stack())
-            digest["hooks"] = str(hooks(loop.called))
+            digest["hooks"] = str(hooks(loop.called, ours=place == "detached"))
         if place == "detached":
             gc.collect()  # of an earlier session, whatever is garbage
             everyones = len(_global_optimizer_post_hooks), len(_global_optimizer_pre_hooks)
