@@ -6,4 +6,5 @@ from .activations import output_entropy as output_entropy
 from .probe import LayerStatistics as LayerStatistics
 from .updates import UpdateWatch as UpdateWatch
 from .updates import gradient_sums as gradient_sums
+from .updates import nonzero_count as nonzero_count
 from .updates import square_sum as square_sum

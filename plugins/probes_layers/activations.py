@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from probes.batches import tensors
 from probes.precision import to_float64
 
-from .updates import square_sum
+from .updates import nonzero_count, square_sum
 
 __all__ = ["Activation", "activations", "output_entropy"]
 
@@ -40,6 +40,11 @@ FUNCTIONS: dict[Any, str] = {
 """Activations that are called as functions, and the names under which they are recorded."""
 PASSIVE = ("dropout", "flatten", "pooling", "upsampling", "padding", "pixelshuffle", "channelshuffle", "loss", "fold")
 """Modules of :mod:`torch.nn` that only hand on: no layers of their own."""
+LINEAR = {
+    f"torch.nn.modules.{name}"
+    for name in ("linear", "conv", "batchnorm", "instancenorm", "normalization", "sparse", "rnn", "activation")
+}
+"""Where modules with parameters are that give no exact zeros."""
 CHANNELS_FIRST = ("conv", "batchnorm", "instancenorm", "normalization", "pooling")
 
 
@@ -50,48 +55,52 @@ class Activation:
     bounds: tuple[float, float] | None
     dim: int
     """Of the units."""
+    gated: bool = True
+    """Whether zeros are looked for: not in what linear maps and normalizations give."""
     count: int = 0
-    total: Tensor | None = None
-    squares: Tensor | None = None
-    largest: Tensor | None = None
-    nonzero: Tensor | None = None
-    """Of each unit, how often."""
-    saturated: Tensor | None = None
+    sums: Tensor | None = None
+    """Of squares, of values, and numbers of what is not zero and of what is saturated; float64."""
+    bottom: Tensor | None = None
+    top: Tensor | None = None
+    """The least and the greatest value of each unit."""
 
     def add(self, output: Tensor) -> None:
         """Take what one call has given."""
         output = output.detach()
-        unit = self.dim % output.ndim
-        others = [dim for dim in range(output.ndim) if dim != unit]
-        there = output != 0
-        nonzero = there.sum(others) if others else there.long()
-        low, high = torch.aminmax(output)
-        largest = torch.maximum(high.abs(), low.abs())
-        squares, total = square_sum(output), to_float64(output.float().sum())
-        saturated = torch.zeros_like(nonzero.sum())
+        bottom, top = _extremes(output, self.dim % output.ndim) if self.gated else torch.aminmax(output)
+        squares = square_sum(output)
+        nonzero = nonzero_count(output, squares) if self.gated else torch.full_like(squares, torch.nan)
+        saturated = torch.zeros_like(squares)
         if self.bounds is not None:
             edge = EDGE * (self.bounds[1] - self.bounds[0])
-            saturated = ((output <= self.bounds[0] + edge) | (output >= self.bounds[1] - edge)).sum()
-        if self.count:
-            assert self.total is not None and self.squares is not None and self.saturated is not None
-            assert self.largest is not None and self.nonzero is not None
-            total, squares, saturated = total + self.total, squares + self.squares, saturated + self.saturated
-            largest = torch.maximum(largest, self.largest)
-            nonzero = nonzero + self.nonzero if nonzero.shape == self.nonzero.shape else nonzero
+            outside = (output <= self.bounds[0] + edge) | (output >= self.bounds[1] - edge)
+            saturated = nonzero_count(outside.float(), saturated)
+        total = to_float64(output.sum(dtype=torch.float32 if output.dtype.itemsize < 4 else None))
+        parts = (squares, total, nonzero, saturated)
+        sums = torch.stack([part.to(squares.device) for part in parts])
         self.count += output.numel()
-        self.total, self.squares, self.largest = total, squares, largest
-        self.nonzero, self.saturated = nonzero, saturated
+        self.sums = sums if self.sums is None else self.sums + sums
+        if self.bottom is None or self.top is None or self.bottom.shape != bottom.shape:
+            self.bottom, self.top = bottom, top
+        else:
+            self.bottom, self.top = torch.minimum(self.bottom, bottom), torch.maximum(self.top, top)
 
     def summary(self) -> Tensor:
         """RMS, mean, largest magnitude, shares of zeros, of dead units and of saturated values. Shape ``(6,)``."""
-        assert self.total is not None and self.squares is not None and self.saturated is not None
-        assert self.largest is not None and self.nonzero is not None
-        n, device = self.count, self.squares.device
-        zeros, dead = 1 - self.nonzero.sum().double() / n, (self.nonzero == 0).double().mean()
-        others = [self.largest, zeros, dead, self.saturated / n]
-        return torch.stack([
-            (self.squares / n).sqrt(), self.total / n, *(to_float64(item).to(device) for item in others)
-        ])  # fmt: skip
+        assert self.sums is not None and self.bottom is not None and self.top is not None
+        squares, total, nonzero, saturated = self.sums / self.count
+        dead = ((self.bottom == 0) & (self.top == 0)).double().mean().to(squares.device)
+        largest = to_float64(torch.maximum(self.top.abs(), self.bottom.abs()).max()).to(squares.device)
+        return torch.stack([squares.sqrt(), total, largest, 1 - nonzero, dead, saturated])
+
+
+def _extremes(output: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The least and the greatest value of each unit."""
+    if dim == output.ndim - 1:
+        low, high = torch.aminmax(output.reshape(-1, output.shape[-1]), dim=0)
+        return low, high
+    others = [other for other in range(output.ndim) if other != dim]
+    return output.amin(others), output.amax(others)
 
 
 def output_entropy(logits: Tensor) -> Tensor:
@@ -169,7 +178,7 @@ class _Watch(TorchFunctionMode):
             if own:
                 self._dim = 1 if first else -1
             if own or leaf:
-                self._take(name, kind, result)
+                self._take(name, kind, result, gated=not (own and package in LINEAR))
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
@@ -186,14 +195,14 @@ class _Watch(TorchFunctionMode):
             self._take(f"{name}.{kind}" + (f"-{called[kind]}" if called[kind] > 1 else ""), kind, result)
         return result
 
-    def _take(self, name: str, kind: str, result: Any) -> None:
+    def _take(self, name: str, kind: str, result: Any, gated: bool = True) -> None:
         outputs = [item for item in tensors(result) if item.is_floating_point() and item.ndim > 1 and item.numel()]
         if not outputs:
             return
         self._busy = True
         try:
             if name not in self.seen:
-                self.seen[name] = Activation(BOUNDS.get(kind), self._dim)
+                self.seen[name] = Activation(BOUNDS.get(kind), self._dim, gated)
             self.seen[name].add(outputs[0])
         finally:
             self._busy = False

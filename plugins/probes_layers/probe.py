@@ -40,9 +40,9 @@ class LayerStatistics(Probe):
         together: ``layers/total_weight_norm`` and so on.
 
         On the batch, of layers and of activations: ``layers/activation_rms/train``, ``layers/activation_mean/train``,
-        ``layers/activation_max/train`` (largest magnitude), ``layers/zero_share/train``, ``layers/dead_share/train``
-        (units that are zero on the whole batch) and, of bounded activations, ``layers/saturated_share/train`` (values
-        within 1 % of a bound). Of a classifier, ``layers/output_entropy/train``, in nats.
+        ``layers/activation_max/train`` (largest magnitude); of activations ``layers/zero_share/train`` and
+        ``layers/dead_share/train`` (units that are zero on the whole batch); and of bounded ones
+        ``layers/saturated_share/train`` (values within 1 % of a bound). Of a classifier, ``layers/output_entropy/train``, in nats.
 
         ``loop/loss``, what the loop called ``backward()`` on for the last update, and of each optimizer
         ``loop/learning_rate/Adam``, by parameter group.
@@ -76,8 +76,9 @@ class LayerStatistics(Probe):
         self._trained: list[str] = []
         """Those of which gradients and updates are recorded."""
         self._active: list[str] = []
-        self._bounded: list[str] = []
-        """Those of which activations are, and how many of them are saturated."""
+        """Those of which activations are."""
+        self._some: dict[str, list[str]] = {}
+        """Those of which a quantity is that others do not have."""
         self._rates: dict[str, list[Any]] = {}
         """By optimizer, the learning rates of its parameter groups."""
         self._groups: dict[str, int] = {}
@@ -103,7 +104,8 @@ class LayerStatistics(Probe):
         mine = {id(parameter) for group in groups for parameter in group["params"]}
         held = {id(p) for other in run.optimizers for group in other.param_groups for p in group["params"]}
         chosen = [p for _, p, _ in parameters if p.requires_grad and (id(p) in mine or id(p) not in held)]
-        self._watch.before(chosen, getattr(optimizer, "grad_scale", None), closure)
+        another = self.schedule.next(run.step) == run.step + 2  # which is the one that is recorded
+        self._watch.before(chosen, getattr(optimizer, "grad_scale", None), closure, only_update=another)
         if groups and all("lr" in group for group in groups):
             rates = [group["lr"] for group in groups]
             self._rates[_name(run, optimizer)] = [r.clone() if isinstance(r, Tensor) else r for r in rates]
@@ -202,7 +204,9 @@ class LayerStatistics(Probe):
             return
         if not self._active:
             self._active = list(seen)
-            self._bounded = [name for name, item in seen.items() if item.bounds is not None]
+            gated = [name for name, item in seen.items() if item.gated]
+            bounded = [name for name, item in seen.items() if item.bounds is not None]
+            self._some = {"zero_share": gated, "dead_share": gated, "saturated_share": bounded}
         if not self._active:
             return
         nothing = torch.full((len(SUMMARY),), torch.nan, dtype=torch.float64)
@@ -210,8 +214,9 @@ class LayerStatistics(Probe):
         about = {"estimator": f"{batch.n} samples, in eval mode", "num_samples": batch.n}
         for column, (name, words) in enumerate(SUMMARY.items()):
             layers, values = self._active, table[:, column]
-            if name == "saturated_share":
-                layers, values = self._bounded, values[[self._active.index(layer) for layer in self._bounded]]
+            if name in self._some:
+                layers = self._some[name]
+                values = values[[self._active.index(layer) for layer in layers]]
             if layers:
                 yield _by_layer(f"{name}/{self.batch}", values, layers=layers, description=words, **about)
         if (logits := _logits(run, result, batch.targets)) is not None:
@@ -244,7 +249,7 @@ class LayerStatistics(Probe):
         updates = {names[key]: list(last) for key, last in self._watch.last_updates().items() if key in names}
         return {
             "layers": list(self._layers), "trained": list(self._trained), "active": list(self._active),
-            "bounded": list(self._bounded), "groups": dict(self._groups),
+            "some": dict(self._some), "groups": dict(self._groups),
             "rates": {name: [float(rate) for rate in rates] for name, rates in self._rates.items()},
             "updates": updates,
         }  # fmt: skip
@@ -252,7 +257,7 @@ class LayerStatistics(Probe):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._layers, self._trained = list(state["layers"]), list(state["trained"])
-        self._active, self._bounded = list(state["active"]), list(state["bounded"])
+        self._active, self._some = list(state["active"]), dict(state["some"])
         self._rates, self._groups = dict(state["rates"]), dict(state["groups"])
         self._resumed = {name: (step, update) for name, (step, update) in state["updates"].items()}
 

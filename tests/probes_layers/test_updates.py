@@ -81,6 +81,18 @@ def test_an_update_that_was_skipped_begins_where_it_did():
     assert watch.sums({id(parameter): 0}, 1, 1)[1][2].item() == 18
 
 
+def test_of_an_update_before_another_only_the_cosine_with_it_is_wanted():
+    parameter, watch = nn.Parameter(torch.zeros(2)), UpdateWatch()
+    parameter.grad = torch.ones(2)
+    watch.before([parameter], only_update=True)
+    with torch.no_grad():
+        parameter.add_(1)
+    watch.after(1)
+    assert not any(sums.any() for sums in watch.sums({id(parameter): 0}, 1, 1)) and watch.without_gradient(1) == []
+    (found,) = steps(parameter, watch, [torch.full((2,), -2.0)], start=1)
+    assert found.tolist() == [2, 2, 8, 2, 2, 8]
+
+
 def test_an_update_long_ago_is_not_the_last_one():
     parameter, watch = nn.Parameter(torch.zeros(2)), UpdateWatch()
     steps(parameter, watch, [torch.ones(2)])
