@@ -42,7 +42,8 @@ class LayerStatistics(Probe):
         On the batch, of layers and of activations: ``layers/activation_rms/train``, ``layers/activation_mean/train``,
         ``layers/activation_max/train`` (largest magnitude); of activations ``layers/zero_share/train`` and
         ``layers/dead_share/train`` (units that are zero on the whole batch); and of bounded ones
-        ``layers/saturated_share/train`` (values within 1 % of a bound). Of a classifier, ``layers/output_entropy/train``, in nats.
+        ``layers/saturated_share/train`` (values within 1 % of a bound). Of a classifier,
+        ``layers/output_entropy/train``, in nats.
 
         ``loop/loss``, what the loop called ``backward()`` on for the last update, and of each optimizer
         ``loop/learning_rate/Adam``, by parameter group.

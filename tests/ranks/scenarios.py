@@ -16,8 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from probes import Measurement, Probe, ProbeManager, every
 from probes.ranks import channel
 from probes_complexity import PathComplexity
+from probes_layers import LayerStatistics
 from probes_fourier import FourierSpectrum, SpectralNorm
 from probes_ntk import TangentKernel
+
+
+def of_updates():
+    """Probes that join what the ranks have seen of their parts."""
+    return [PathComplexity(every(3)), LayerStatistics(every(3))]
 
 
 def ddp():
@@ -29,9 +35,9 @@ def fsdp():
     """Sharded, with probes on all ranks, on rank 0 alone, and none; beside the same training as DDP."""
     mixed = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
     seen = {"bare": train(wrap=shard(), flat=True), "mixed bare": train(wrap=shard(mixed), flat=True)}
-    seen["all"] = train([*all_probes(), PathComplexity(every(3))], wrap=shard(), flat=True)
+    seen["all"] = train([*all_probes(), *of_updates()], wrap=shard(), flat=True)
     seen["mixed"] = train(all_probes(), wrap=shard(mixed), flat=True)
-    seen["ddp"] = train([*all_probes(), PathComplexity(every(3))], flat=True)
+    seen["ddp"] = train([*all_probes(), *of_updates()], flat=True)
     return seen
 
 
@@ -89,8 +95,8 @@ def hybrid():
     mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicas", "shards"))
     return {
         "bare": train(wrap=shard(mesh=mesh), flat=True),
-        "all": train([*all_probes(), PathComplexity(every(3))], wrap=shard(mesh=mesh), flat=True),
-        "ddp": train([*all_probes(), PathComplexity(every(3))], flat=True),
+        "all": train([*all_probes(), *of_updates()], wrap=shard(mesh=mesh), flat=True),
+        "ddp": train([*all_probes(), *of_updates()], flat=True),
     }
 
 

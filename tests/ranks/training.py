@@ -29,7 +29,7 @@ class Rows:
                 parts = [row.value, row.standard_error, *(axis.values for axis in row.coords.values())]
                 text = repr([None if part is None else (str(part.dtype), part.tobytes()) for part in parts])
                 key = f"{row.name}@{row.step}"
-                if row.name.startswith("complexity"):
+                if row.name.startswith(("complexity", "layers", "loop")):
                     self.numbers[key] = [
                         row.value.tolist(),
                         None if row.standard_error is None else row.standard_error.tolist(),
