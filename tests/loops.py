@@ -49,7 +49,7 @@ class Memory:
 
 def step_hooks(collect=True):
     """The step hooks of all optimizers; of other tests, only what is still alive and so will not go by itself."""
-    if collect:
+    if collect and (_global_optimizer_pre_hooks or _global_optimizer_post_hooks):
         gc.collect()
     return {*_global_optimizer_pre_hooks, *_global_optimizer_post_hooks}
 

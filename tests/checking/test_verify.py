@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import warm
@@ -76,12 +77,15 @@ def attach(*probes):
     return f"ProbeManager(model, [{', '.join(f'{probe}(every(1))' for probe in probes)}], log_dir='results').attach()"
 
 
-def call(*arguments):
-    return warm.run("from probes.commands.cli import main; main()", "verify", *arguments)
+def call(*arguments, python=None):
+    code = f"import sys; sys.executable = {python or warm.python()!r}; from probes.commands.cli import main; main()"
+    return warm.run(code, "verify", *arguments)
 
 
-def test_an_equal_script_is_equal_with_its_arguments_and_leaves_no_results(script, tmp_path):
-    done = call("--json", script(attach("Norm", "Fails")), "--epochs", "3")
+@pytest.mark.parametrize("python", ["warm", pytest.param(sys.executable, marks=pytest.mark.slow, id="cold")])
+def test_an_equal_script_is_equal_with_its_arguments_and_leaves_no_results(python, script, tmp_path):
+    python = warm.python() if python == "warm" else python
+    done = call("--json", script(attach("Norm", "Fails")), "--epochs", "3", python=python)
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)
     assert verdict["equal"] and verdict["updates"] == 12 and verdict["difference"] is None

@@ -152,7 +152,8 @@ class Watch:
             digest["function modes"] = str(_get_current_function_mode_stack())
             digest["hooks"] = str(hooks(loop.called, ours=place == "detached"))
         if place == "detached":
-            gc.collect()  # of an earlier session, whatever is garbage
+            if _global_optimizer_post_hooks or _global_optimizer_pre_hooks:
+                gc.collect()  # of an earlier session, whatever is garbage
             everyones = len(_global_optimizer_post_hooks), len(_global_optimizer_pre_hooks)
             digest["optimizer hooks"] = str((optimizer_hooks(loop.optimizers), everyones))
             digest["attributes"] = str([sorted(vars(module)) for module in loop.called.modules()])

@@ -67,7 +67,10 @@ def test_each_probe_alone_changes_nothing(model, probe):
     assert run(Combination("SGD momentum", model, "evaluation", "eager"), [probe]) == ""
 
 
-@pytest.mark.parametrize("execution", FACTORS.execution)
+@pytest.mark.parametrize(
+    "execution",
+    [pytest.param(how, marks=() if how == "eager" else pytest.mark.slow) for how in FACTORS.execution],
+)
 def test_the_files_change_nothing(execution, tmp_path):
     combination = Combination("AdamW fused", "batch norm", "gradient scaler", execution)
     session = Session(combination, list(PROBES), sinks=None, log_dir=tmp_path)

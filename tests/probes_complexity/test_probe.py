@@ -393,7 +393,7 @@ def test_estimated_feature_norm_is_unbiased_and_its_error_is_stated():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     manager, memory = watch(model, PathComplexity(every(1)), optimizer, n=6)
     with manager:
-        for _ in range(600):
+        for _ in range(300):
             update(model, optimizer, x, y)
     exact = math.sqrt(sum(Reference(model, x).features().values()))
     rows = [row for row in memory.rows if row.name == "complexity/feature_norm/train"]

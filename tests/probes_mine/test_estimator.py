@@ -22,7 +22,10 @@ def truth(rho, d=1):
     return -d / 2 * math.log(1 - rho**2)
 
 
-@pytest.mark.parametrize(("rho", "d"), [pytest.param(0.5, 1, marks=pytest.mark.slow), (0.9, 1), (0.6, 3)])
+HARDER = [pytest.param(rho, 1, marks=pytest.mark.slow) for rho in (0.5, 0.9)]
+
+
+@pytest.mark.parametrize(("rho", "d"), [*HARDER, (0.6, 3)])
 def test_gaussians(rho, d):
     found = mutual_information(*gaussians(rho, d))
     assert found.value == pytest.approx(truth(rho, d), abs=0.05)
@@ -71,7 +74,7 @@ def test_seed_decides():
 
 @pytest.mark.parametrize(
     "method",
-    ["nwj", "ksg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("smile", "info_nce", "jensen_shannon"))],
+    ["ksg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("nwj", "smile", "info_nce", "jensen_shannon"))],
 )
 def test_other_methods(method):
     found = mutual_information(*gaussians(0.7, 2, n=2000), method=method)
@@ -85,6 +88,7 @@ def test_info_nce_cannot_exceed_the_logarithm_of_its_partners():
                               method="info_nce", max_steps=100).value <= math.log(65)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_large_value_is_flagged_and_the_anchor_holds():
     found = mutual_information(*gaussians(0.95, 20, n=5000), max_steps=200)
     assert "saturated" in found.flags
