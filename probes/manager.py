@@ -60,6 +60,9 @@ class ProbeManager:
             is not stopped, which Python cannot do.
         head_start: Seconds that all probes and sinks together may take in any case, so that early training is seen:
             given out over the logarithm of the steps, until ``overhead`` allows as much.
+        quiet: Whether the two lines when watching begins, and the two when it ends, are left out; so they are where the
+            environment variable ``PROBES`` is ``quiet``. They are logged, level INFO, by the logger ``probes``, and
+            written to the standard error where the script has not configured logging.
 
     Raises:
         TypeError, ValueError: If an argument is not what it must be, the model has no parameters, or no probe has the
@@ -90,9 +93,10 @@ class ProbeManager:
         on_error: OnError = "log",
         deadline: float = Settings.deadline,
         head_start: float = Settings.head_start,
+        quiet: bool = False,
     ) -> None:
         self._settings = Settings(
-            model, probes, batches, sinks, log_dir, overhead, output, seed, on_error, deadline, head_start
+            model, probes, batches, sinks, log_dir, overhead, output, seed, on_error, deadline, head_start, quiet
         )
         for watcher in watchers:
             watcher.made(self._settings)

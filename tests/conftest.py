@@ -1,5 +1,6 @@
 """A model and its optimizer for each test that asks for them, and a directory of its own for each."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import warm
 from torch import nn
 
 from probes.guard import process
+
+
+os.environ.setdefault("PROBES", "quiet")  # what is said when watching begins and ends
 
 
 @pytest.fixture(autouse=True)

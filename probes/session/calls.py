@@ -254,9 +254,11 @@ class Plugins:
         key = (plugin.key if plugin else "", once or message)
         if key not in self._logged:
             self._logged.add(key)
-            quiet = kind in ("attach", "detach", "skipped", "interrupt")
-            level = logging.INFO if quiet else logging.WARNING
-            log.log(level, "%s%s", message, f"\n{trace}" if trace else "")
+            level = logging.INFO if kind in ("skipped", "interrupt") else logging.WARNING
+            if kind not in ("attach", "detach"):  # of which lines of their own are written
+                log.log(level, "%s", message)
+            if trace:
+                log.debug("%s", trace)
         step = self._run.step if self._run else 0
         event = Event(kind, plugin.label if plugin else "", message, step, time.time())
         if self._early is not None:

@@ -17,6 +17,7 @@ from ..loop.steps import StepCounter
 from ..run import Run
 from . import checkpoint
 from .calls import Plugins
+from .console import begun, ended, say
 from .events import text_of
 from .lifetime import Lifetime, already_watching
 from .open_sinks import open_sinks
@@ -146,6 +147,8 @@ class Attached:
             session.turns.check_needs()
         self._lifetime = Lifetime(self)
         self._lifetime.begin(self)
+        if not self.settings.silent:
+            say(begun(session))
 
     def detach(self) -> None:
         """Remove every hook of ours, measure nothing more, write and close the files; a second time nothing."""
@@ -170,6 +173,8 @@ class Attached:
                     self._lifetime.end()
                 self.run.resumed_from = None
         self._last_report = self._report()
+        if not (self.settings.silent or self.session.abandoned):
+            say(ended(self.session))
 
     def forked(self) -> None:
         """In a forked child (a loader's worker) nothing is done: the files are the parent's."""

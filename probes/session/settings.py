@@ -52,6 +52,7 @@ class Settings:
     on_error: OnError = "log"
     deadline: float = DEADLINE
     head_start: float = HEAD_START
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         self.governor()
@@ -87,6 +88,11 @@ class Settings:
         self.made_sinks = [made for item in self.sinks or () if (made := self._made("sink", item)) is not None]
         self.picks = self.output or pick_output
         self.batches = dict(self.batches or {})
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is said when watching begins and ends."""
+        return self.quiet or os.environ.get("PROBES", "").strip().lower() == "quiet"
 
     def governor(self) -> Governor:
         """A budget of this size, of which nothing is spent."""

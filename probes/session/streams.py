@@ -22,6 +22,9 @@ class Streams:
         self._noted: set[tuple[str, str]] = set()
         self._undefined: list[str] = []
 
+    def __len__(self) -> int:
+        return len(self._first)
+
     def misfit(self, owner: str, item: Any) -> str:
         """Why what a probe has yielded cannot be recorded; empty if it can."""
         if not isinstance(item, Measurement):

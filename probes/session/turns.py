@@ -58,6 +58,11 @@ class Turns:
         """Probes that have not been told of the attach yet."""
         self._streams = Streams()
 
+    @property
+    def streams(self) -> int:
+        """How many have been measured."""
+        return len(self._streams)
+
     def attach(self) -> None:
         """Set the schedules, and tell the plugins that they are attached."""
         run = self.run
