@@ -22,9 +22,9 @@ from .ranks.helper import Helper
 from .ranks.team import Team
 from .run import Run
 from .session import checkpoint
-from .session.events import OnError, log, text_of
 from .session.lifetime import OTHER_RANK, Inactive, copied, in_ranks, why_inactive
 from .session.opening import Attached, read_batches
+from .session.plugins import OnError, log, text_of
 from .session.session import Session
 from .session.settings import Settings, watchers
 
@@ -39,18 +39,16 @@ class ProbeManager:
 
     Args:
         model: The object that the loop calls: the module, or its DDP, DataParallel or ``torch.compile`` wrapper.
-        probes: What to measure: :class:`Probe` instances, or names of installed ones. By default every installed probe
-            that runs by default.
+        probes: What to measure: :class:`Probe` instances, or names; by default every installed probe that runs so.
         batches: The fixed batches to measure on, by name: tensors, ``(inputs, targets)``, dicts of keyword arguments,
             a Dataset, a DataLoader or a :class:`~probes.batches.Batch`; of more than 100 samples a seeded sample of 100
-            is taken. For a model that takes a dict as its one argument, ``Batch((dict,), targets=...)``. When there is
-            no ``"train"``, the first batch the loop shows becomes it.
+            is taken. For a model that takes a dict as its one argument, ``Batch((dict,), targets=...)``. If there is no
+            ``"train"``, the loop's first becomes it.
         sinks: Where results go: sinks, or names of installed ones; by default ``["hdf5", "tensorboard"]``, both in
             ``log_dir``. Only HDF5 holds everything: the others are copies to look at.
         log_dir: Directory of the results; by default ``runs/<date and time>``.
         overhead: What all probes and sinks together may take, relative to the time of the training itself: a probe's
-            turn is postponed while it would exceed it, and the ``head_start``. None for exact schedules whatever they
-            cost.
+            turn is postponed while it would exceed it, and the ``head_start``. None for exact schedules at any cost.
         output: Picks the output tensor, of shape ``(n, c)`` or ``(n,)``, from what the model returns. By default the
             tensor itself, its ``logits``, or the first of a tuple.
         seed: Seed of everything random in the probes; the global random state is never touched.
@@ -60,9 +58,8 @@ class ProbeManager:
             is not stopped, which Python cannot do.
         head_start: Seconds that all probes and sinks together may take in any case, so that early training is seen:
             given out over the logarithm of the steps, until ``overhead`` allows as much.
-        quiet: Whether the two lines when watching begins, and the two when it ends, are left out; so they are where the
-            environment variable ``PROBES`` is ``quiet``. They are logged, level INFO, by the logger ``probes``, and
-            written to the standard error where the script has not configured logging.
+        quiet: Whether nothing is said when watching begins and ends, as with ``PROBES=quiet`` in the environment: two
+            lines, logged at level INFO, or on the standard error where the script has not configured logging.
 
     Raises:
         TypeError, ValueError: If an argument is not what it must be, the model has no parameters, or no probe has the

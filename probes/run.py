@@ -77,14 +77,12 @@ class Run:
     step: int = 0
     """Optimizer updates so far."""
     loss: Tensor | None = None
-    """What the loop has called ``backward()`` on for the last update, summed: seen while a probe looks at the updates
-    before its turn (``Probe.watched_updates``). A scalar, without the factor of a gradient scaler."""
+    """What the loop called ``backward()`` on for the last update; seen for probes with ``watched_updates``."""
     config: dict[str, Any] = field(default_factory=dict)
     """The manager's and every plugin's settings, as strings and numbers, for the files."""
     run_id: str = ""
     resumed_from: int | None = None
-    """The last step of which the records of the run that this one continues are kept, -1 for none of them; None when it
-    started afresh."""
+    """The last step whose records are kept of the run that this one continues, -1 for none; None of a fresh one."""
 
     def __post_init__(self) -> None:
         self.earlier: Callable[[], Mapping[str, Any]] = lambda: {}

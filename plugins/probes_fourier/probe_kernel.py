@@ -29,7 +29,8 @@ class KernelSpectrum(Probe):
         ``kernel_spectrum/coefficients``: per eigenvector, and per output if there are several.
         ``kernel_spectrum/centroid``: mean index weighted by power. ``kernel_spectrum/eigenvalues``.
 
-    Does not run by default: the eigenvalues and eigenvectors of the kernel do not change with training. Costs one forward pass of the batch, and once the eigenvectors of an n by n matrix.
+    Does not run by default: the kernel and its eigenvectors do not change with training. Costs one forward pass of the
+    batch, and once the eigenvectors of an n by n matrix.
 
     Args:
         schedule: When it is due.

@@ -19,7 +19,9 @@ from torch.optim import Optimizer
 from ..guard.undo import Undo, keep_others_out, undo_all
 from .frames import current_frames
 
-__all__ = ["Call", "STEP", "StepHook", "between_steps", "remove", "remove_late", "stepping"]
+__all__ = [
+    "Call", "STEP", "StepHook", "between_steps", "closure_of", "remove", "remove_late", "stepping", "with_closure",
+]  # fmt: skip
 
 STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
 """Of the wrapper that torch puts around every ``step``."""
@@ -119,3 +121,27 @@ def within_a_step(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code is not STEP:
         frame = frame.f_back
     return frame is not None
+
+
+def with_closure(call: Call, then: Callable[[], None]) -> Call | None:
+    """The same call with a closure that calls ``then`` once, after its first call; None if there is no closure."""
+    args, kwargs = call
+    if (closure := closure_of(call)) is None:
+        return None
+    waiting = [then]
+
+    def first(*given: Any, **named: Any) -> Any:
+        result = closure(*given, **named)
+        if waiting:
+            waiting.pop()()
+        return result
+
+    if "closure" in kwargs:
+        return args, {**kwargs, "closure": first}
+    return (args[0], first, *args[2:]), kwargs
+
+
+def closure_of(call: Call) -> Callable[..., Any] | None:
+    args, kwargs = call
+    closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
+    return closure if callable(closure) else None

@@ -21,14 +21,14 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from .step_hook import STEP, Call, StepHook, between_steps, remove, remove_late, stepping
+from .step_hook import STEP, Call, StepHook, between_steps, closure_of, remove, remove_late, stepping, with_closure
 from .wrappers import shares_parameters
 
 __all__ = ["StepCounter"]
@@ -208,11 +208,11 @@ class StepCounter:
         if not self._begun:
             # With gradients there, the closure may be one that is called at other weights, as SAM does.
             backward = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-            changed = _with_closure(call, self._before_first) if self.plain_closures or not backward else None
+            changed = with_closure(call, self._before_first) if self.plain_closures or not backward else None
             if changed is None:
                 self._before_first()
         if self._looks_before and self._before_step is not None:
-            self._before_step(optimizer, _closure(changed or call) is not None)
+            self._before_step(optimizer, closure_of(changed or call) is not None)
         return changed
 
     def _after(self, optimizer: Optimizer, call: Call) -> None:
@@ -293,27 +293,3 @@ class _Verdict:
     """Whether an optimizer holds a parameter of the model, and how often that was looked at while it did not."""
 
     holds, looks = False, 0
-
-
-def _with_closure(call: Call, then: Callable[[], None]) -> Call | None:
-    """The same call with a closure that calls ``then`` once, after its first call; None if there is no closure."""
-    args, kwargs = call
-    if (closure := _closure(call)) is None:
-        return None
-    waiting = [then]
-
-    def first(*given: Any, **named: Any) -> Any:
-        result = closure(*given, **named)
-        if waiting:
-            waiting.pop()()
-        return result
-
-    if "closure" in kwargs:
-        return args, {**kwargs, "closure": first}
-    return (args[0], first, *args[2:]), kwargs
-
-
-def _closure(call: Call) -> Callable[..., Any] | None:
-    args, kwargs = call
-    closure = kwargs["closure"] if "closure" in kwargs else next(iter(args[1:]), None)
-    return closure if callable(closure) else None

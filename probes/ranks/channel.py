@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ..session.events import text_of
+from ..session.plugins import text_of
 
 __all__ = ["DETACHED", "Channel", "Lost", "Place", "side_group"]
 

@@ -18,7 +18,7 @@ from ..loop.steps import StepCounter
 from ..run import Run
 from ..session.calls import Plugins
 from ..session.checkpoint import plain
-from ..session.events import log, text_of
+from ..session.plugins import log, text_of
 from ..session.settings import Settings
 from .channel import DETACHED, Place, side_group
 from .shards import layout, send

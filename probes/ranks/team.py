@@ -22,8 +22,7 @@ from torch import nn
 from ..guard.unnoticed import unnoticed
 from ..loop import sharding
 from ..session.checkpoint import plain
-from ..session.events import text_of
-from ..session.plugins import Plugin
+from ..session.plugins import Plugin, text_of
 from ..session.turns import Turn, Turns
 from .channel import DETACHED, Lost, Place, side_group
 from .shards import Whole

@@ -25,8 +25,7 @@ from ..measurement import CannotMeasure
 from ..run import Event, Run
 from ..schedule import Schedule, log_spaced
 from .discovery import GROUP, label
-from .events import OnError, invoke, log, text_of
-from .plugins import HOOKS, NEEDS, CheckedSchedule, Plugin, PluginManager, keys
+from .plugins import HOOKS, NEEDS, CheckedSchedule, OnError, Plugin, PluginManager, invoke, keys, log, text_of
 from .watchdog import DEADLINE, Watchdog
 
 __all__ = ["Plugins"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..batches import Batch
-from .events import text_of
+from .plugins import text_of
 
 if TYPE_CHECKING:
     from .calls import Plugins

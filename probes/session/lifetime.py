@@ -17,8 +17,7 @@ from torch import nn
 from ..loop.hidden import hide, reveal
 from ..run import Run
 from .calls import Plugins
-from .events import invoke, log
-from .plugins import Plugin
+from .plugins import Plugin, invoke, log
 from .watchdog import Watchdog
 
 __all__ = ["OTHER_RANK", "Inactive", "Lifetime", "already_watching", "copied", "in_ranks", "isolated", "why_inactive"]

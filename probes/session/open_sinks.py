@@ -10,8 +10,7 @@ from typing import Any, cast
 from ..run import Run
 from ..sinks.log_dir import LogDirTaken, choose
 from .calls import Plugins
-from .events import invoke
-from .plugins import Plugin
+from .plugins import Plugin, invoke
 from .settings import Settings
 
 __all__ = ["open_sinks"]

@@ -17,11 +17,10 @@ from ..loop.steps import StepCounter
 from ..run import Run
 from . import checkpoint
 from .calls import Plugins
-from .console import begun, ended, say
-from .events import text_of
 from .lifetime import Lifetime, already_watching
 from .open_sinks import open_sinks
-from .report import report
+from .plugins import text_of
+from .report import begun, ended, report, say
 from .session import Session, Together
 from .settings import Settings
 from .turns import Turns
@@ -125,8 +124,8 @@ class Attached:
             notice=lambda message: plugins.record("warning", None, message),
             fault=self._cannot_count,
         )
-        session.look_before = self._counter.look_before
-        self._counter.look_before(session.looks_before)
+        session.watching.look_before = self._counter.look_before
+        self._counter.look_before(session.watching.looks_before)
         self._counter.plain_closures = plain_closures
         self._counter.resume(run.step)
         if team is not None:

@@ -7,16 +7,39 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pluggy
 
 from .. import hookspecs
 from ..batches import Batch
+from ..run import log as log
 from ..schedule import Schedule
-from .events import text_of
 
-__all__ = ["CheckedSchedule", "HOOKS", "NEEDS", "Plugin", "PluginManager", "has_hooks", "keys", "unmet_need"]
+__all__ = [
+    "CheckedSchedule", "HOOKS", "NEEDS", "OnError", "Plugin", "PluginManager", "has_hooks", "invoke", "keys", "log",
+    "text_of", "unmet_need",
+]  # fmt: skip
+
+OnError = Literal["log", "raise"]
+
+
+MAX_TEXT = 1000
+
+
+def invoke(hook: pluggy.HookImpl, **arguments: Any) -> Any:
+    """Call a hook with the arguments it takes."""
+    return hook.function(*(arguments[name] for name in hook.argnames))
+
+
+def text_of(item: object) -> str:
+    """Its ``repr``, of moderate length, whatever that does."""
+    try:
+        text = repr(item)
+    except Exception:
+        text = f"{type(item).__name__} (its repr fails)"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+
 
 HOOKS = [name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "probes_spec")]
 

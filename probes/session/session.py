@@ -11,14 +11,13 @@ from typing import Protocol
 from torch.optim import Optimizer
 
 from ..budget.first_turn import fit_batches
-from ..loop.backward_watch import BackwardWatch
 from ..loop.sharding import unshared
 from ..run import Run
 from .accounts import Accounts
 from .calls import Plugins
-from .events import invoke, log, text_of
-from .plugins import Plugin, keys
+from .plugins import invoke, keys, log, text_of
 from .turns import Turn, Turns
+from .watching import Watching
 
 __all__ = ["Session", "Together"]
 
@@ -61,14 +60,8 @@ class Session:
         self._inexact = False
         """Whether this step was counted without asking the accelerator which updates it has skipped."""
         self._next_due, self._wake_at = math.inf, math.inf
-        self._steppers: list[Plugin] = []
-        """Those that look at the next update."""
-        self._backward = BackwardWatch(lambda: self.turns.busy)
-        self.look_before: Callable[[bool], None] = lambda wanted: None
-        """Has :meth:`before_step` called before every update, or no more."""
+        self.watching = Watching(run, plugins, self.turns)
         self._by_hand = False
-        self._watch_from: dict[str, float] = {}
-        """What a probe had spent when it began to look at updates."""
         plugins.bind(run)
         governor = self.governor
         run.bind(governor.affords_extra, plugins.skip, lambda: governor.first_turn_limit, governor.clock)
@@ -79,12 +72,12 @@ class Session:
         self.plugins.record_early()
         self.plugins.record("attach", None, f"Attached at step {self.run.step}{place}.")
         self.turns.attach()
-        self._watch(self.run.step)
+        self.watching.plan(self.run.step)
         self._plan(allot=False)  # to resume is no reason to give out what was earned at another moment
 
     def least_due(self) -> int:
         """The least step at which an exact count of steps is needed."""
-        self._inexact = not self._steppers and self._wall() < self._wake_at
+        self._inexact = not self.watching.probes and self._wall() < self._wake_at
         return int(min(self._next_due, 2**62)) if self._inexact else 0
 
     @property
@@ -117,10 +110,7 @@ class Session:
         if self._silent:
             return
         try:
-            self._backward.before_update(optimizer, closure)
-            for plugin in self._steppers:
-                if "before_step" in plugin.hooks and not plugin.problem:
-                    self.plugins.call(plugin, "before_step", run=self.run, optimizer=optimizer, closure=closure)
+            self.watching.before(optimizer, closure)
         except BaseException as error:
             self._own_fault(error)
 
@@ -137,59 +127,14 @@ class Session:
                 self.turns.arranged = True
                 if waited or self.team is not None:  # with other ranks, the next gathering is agreed on from here
                     self._next_due = step
-            if self._steppers:
-                self._show_update(step)
+            if self.watching.probes:
+                self.watching.after(step)
             if step >= self._next_due or (not self._inexact and self._wall() >= self._wake_at):
                 self._work(step)
-            if self._by_hand and self._steppers:  # the next update comes without notice
+            if self._by_hand and self.watching.probes:  # the next update comes without notice
                 self.before_step(None, closure=True)
         except BaseException as error:
             self._own_fault(error)
-
-    def _show_update(self, step: int) -> None:
-        """Tell those that look at it that an update was made."""
-        self.run.loss = self._backward.update()
-        for plugin in self._steppers:
-            if "on_step" in plugin.hooks and not plugin.problem:
-                self.plugins.call(plugin, "on_step", run=self.run, step=step)
-
-    def _watch(self, step: int, taken: Iterable[Turn] = ()) -> None:
-        """Let those probes look at the next update that want to, and whose turn can be afforded; no others.
-
-        Args:
-            step: The present one.
-            taken: Turns that are over: what is looked at from here on is of the next.
-        """
-        over = [turn.plugin for turn in taken]
-        for plugin in self.turns.probes:
-            wanted = not plugin.problem and (plugin.watches(step) or self._always(plugin))
-            if wanted and self.governor.affords(plugin.key):
-                plugin.watching_since = step if plugin.watching_since is None else plugin.watching_since
-                if plugin in over or plugin.key not in self._watch_from:
-                    self._watch_from[plugin.key] = self.governor.spent.get(plugin.key, 0.0)
-            else:
-                plugin.watching_since = None
-                self._watch_from.pop(plugin.key, None)
-        self._steppers = [
-            plugin for plugin in self.plugins.all
-            if plugin.sees_updates and not plugin.problem
-            and (plugin.sees_all or plugin.watching_since is not None)
-        ]  # fmt: skip
-        self.look_before(self.looks_before)
-        if self._watch_from:
-            self._backward.begin(self.run.model.parameters())
-        else:
-            self._backward.end()
-            self.run.loss = None
-
-    @property
-    def looks_before(self) -> bool:
-        """Whether a probe wants to see what is before the next update."""
-        return any("before_step" in plugin.hooks for plugin in self._steppers)
-
-    def _always(self, plugin: Plugin) -> bool:
-        """Whether it looks at every update, since the other ranks do not know which those before its turn are."""
-        return self.team is not None and plugin.watched_updates is not None and plugin.joins_parts
 
     def step_by_hand(self) -> None:
         """An update comes that no optimizer has made: what must see each before it is made cannot run."""
@@ -214,7 +159,7 @@ class Session:
         """Let those measure whose turn can be afforded, and the sinks write what they measured."""
         with self.governor.charged_to_core():
             self.governor.allot(step, keys(self.turns.preparing(step)))
-            spent, taken = {**self.governor.spent, **self._watch_from}, list[Turn]()
+            spent, taken = {**self.governor.spent, **self.watching.spent}, list[Turn]()
             self.run.end()  # an interrupt may have kept it from being done
             try:
                 if self.team is None:
@@ -227,7 +172,7 @@ class Session:
                 self.accounts.share()
                 if taken:
                     self.accounts.enter(taken, spent)
-                self._watch(step, taken)
+                self.watching.plan(step, taken, self.team is not None)
             if self._wall() >= self.accounts.flush_at:
                 self.accounts.total(self.turns.probes)
                 self.accounts.flush()
@@ -262,7 +207,7 @@ class Session:
         if self.plugins.on_error == "raise":
             raise error
         self._silent = True
-        self._backward.end()
+        self.watching.end()
         self._disband()
         message = (
             f"The probes have stopped: an internal error. Training goes on; what was measured is kept. {text_of(error)}"
@@ -294,7 +239,7 @@ class Session:
 
     def _close(self) -> None:
         """Let every plugin close what it has open, also one that is out of service; an interrupt comes after that."""
-        self._backward.end()
+        self.watching.end()
         closing = [plugin for plugin in self.plugins.all if "on_detach" in plugin.hooks]
         sinks = [plugin for plugin in closing if "write" in plugin.hooks]
         interrupt: BaseException | None = None
@@ -315,7 +260,7 @@ class Session:
     def forked(self) -> None:
         """In a forked child: the files are the parent's."""
         self._silent = self.abandoned = True
-        self._backward.end()
+        self.watching.end()
         self.plugins.watchdog.forget()
         for plugin in self.plugins.all:
             if "on_fork" in plugin.hooks:

@@ -23,8 +23,7 @@ from ..outputs import pick_output
 from ..probe import Probe
 from ..run import Run
 from .discovery import BrokenPlugin, default_names, load
-from .events import OnError, text_of
-from .plugins import Plugin, has_hooks
+from .plugins import OnError, Plugin, has_hooks, text_of
 from .watchdog import DEADLINE
 
 __all__ = ["Settings", "Watcher", "check_batches", "watchers"]

@@ -16,8 +16,7 @@ from ..loop.sharding import in_parts
 from ..measurement import CannotMeasure, Measurement, first_line
 from ..run import Run
 from .calls import Plugins
-from .events import text_of
-from .plugins import Plugin, unmet_need
+from .plugins import Plugin, text_of, unmet_need
 from .streams import Streams
 
 __all__ = ["UNDEFINED", "Turn", "Turns"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..loop.frames import current_frames
-from .events import log
+from .plugins import log
 
 __all__ = ["DEADLINE", "Watchdog"]
 

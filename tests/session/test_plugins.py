@@ -19,14 +19,17 @@ def test_a_raising_probe_is_told_once_and_put_out_of_service(model, optimizer, c
             raise ZeroDivisionError("of my own")
 
     sink = Memory()
+    caplog.set_level(logging.DEBUG, "probes")
     with ProbeManager(model, [Broken(every(1)), Norm(every(1))], sinks=[sink], overhead=None).attach(
         optimizer
     ) as manager:
         run_steps(model, optimizer, 6)
         assert "Broken: quarantined after 3 failures in a row" in manager.report()
     assert Broken.calls == 3 and sink.steps("norm/weight") == list(range(7))
-    told = [record.message for record in caplog.records if "of my own" in record.message]
-    assert len(told) == 1 and "Plugin 'Broken' (tests.session.test_plugins" in told[0] and "Traceback" in told[0]
+    told = [record for record in caplog.records if "of my own" in record.message]
+    assert [record.levelname for record in told] == ["WARNING", "DEBUG"]
+    assert "Plugin 'Broken' (tests.session.test_plugins" in told[0].message and "\n" not in told[0].message
+    assert told[1].message.startswith("Traceback")
     assert [event.kind for event in sink.events] == ["attach", "fault", "fault", "fault", "quarantine", "detach"]
 
 

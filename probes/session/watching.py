@@ -1,0 +1,90 @@
+"""Which probes look at the next update, and what they are shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from torch.optim import Optimizer
+
+from ..loop.backward_watch import BackwardWatch
+from ..run import Run
+from .calls import Plugins
+from .plugins import Plugin
+from .turns import Turn, Turns
+
+__all__ = ["Watching"]
+
+
+class Watching:
+    """Calls ``before_step`` and ``on_step`` of the probes that look at every update, or at those before their turns.
+
+    Args:
+        run: The run.
+        plugins: Its plugins.
+        turns: Their turns.
+    """
+
+    def __init__(self, run: Run, plugins: Plugins, turns: Turns) -> None:
+        self._run, self._plugins, self._turns = run, plugins, turns
+        self.probes: list[Plugin] = []
+        """Those that look at the next update."""
+        self.spent: dict[str, float] = {}
+        """What each that looks at some updates had spent when it began to."""
+        self.look_before: Callable[[bool], None] = lambda wanted: None
+        """Has :meth:`before` called before every update, or no more."""
+        self._backward = BackwardWatch(lambda: turns.busy)
+
+    @property
+    def looks_before(self) -> bool:
+        """Whether a probe wants to see what is before the next update."""
+        return any("before_step" in plugin.hooks for plugin in self.probes)
+
+    def plan(self, step: int, taken: Iterable[Turn] = (), together: bool = False) -> None:
+        """Let those probes look at the next update that want to, and whose turn can be afforded; no others.
+
+        Args:
+            step: The present one.
+            taken: Turns that are over: what is looked at from here on is of the next.
+            together: Whether other ranks hand over what they see: they look at every update, not knowing which are
+                before a turn, and so does this one.
+        """
+        governor, over = self._plugins.governor, [turn.plugin for turn in taken]
+        for plugin in self._turns.probes:
+            some = plugin.sees_updates and not plugin.sees_all
+            wanted = some and (plugin.watches(step) or (together and plugin.joins_parts))
+            if wanted and not plugin.problem and governor.affords(plugin.key):
+                plugin.watching_since = step if plugin.watching_since is None else plugin.watching_since
+                if plugin in over or plugin.key not in self.spent:
+                    self.spent[plugin.key] = governor.spent.get(plugin.key, 0.0)
+            else:
+                plugin.watching_since = None
+                self.spent.pop(plugin.key, None)
+        self.probes = [
+            plugin
+            for plugin in self._plugins.all
+            if plugin.sees_updates and not plugin.problem and (plugin.sees_all or plugin.watching_since is not None)
+        ]
+        self.look_before(self.looks_before)
+        if self.spent:
+            self._backward.begin(self._run.model.parameters())
+        else:
+            self.end()
+
+    def before(self, optimizer: Optimizer | None, closure: bool) -> None:
+        """An update is about to be made."""
+        self._backward.before_update(optimizer, closure)
+        for plugin in self.probes:
+            if "before_step" in plugin.hooks and not plugin.problem:
+                self._plugins.call(plugin, "before_step", run=self._run, optimizer=optimizer, closure=closure)
+
+    def after(self, step: int) -> None:
+        """An update was made."""
+        self._run.loss = self._backward.update()
+        for plugin in self.probes:
+            if "on_step" in plugin.hooks and not plugin.problem:
+                self._plugins.call(plugin, "on_step", run=self._run, step=step)
+
+    def end(self) -> None:
+        """Look at no loss any more; leave no hook."""
+        self._backward.end()
+        self._run.loss = None

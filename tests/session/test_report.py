@@ -1,0 +1,69 @@
+"""What a user reads without asking."""
+
+import logging
+
+import pytest
+import warm
+from loops import Norm, run_steps
+
+from probes import ProbeManager, every
+
+SCRIPT = """
+import torch
+from probes import Measurement, Probe, ProbeManager, every
+class Norm(Probe):
+    name = "norm"
+    def measure(self, run, step):
+        yield Measurement("norm/weight", run.model.weight.norm())
+model = torch.nn.Linear(2, 1)
+ProbeManager(model, [Norm(every(1))], log_dir="run").attach()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    model(torch.ones(4, 2)).sum().backward()
+    optimizer.step()
+"""
+
+
+def said(tmp_path, code=SCRIPT, **environment):
+    done = warm.run(code, cwd=tmp_path, env={"PROBES": "on", **environment})
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()
+
+
+def test_two_lines_when_watching_begins_and_one_at_the_end_of_a_run_without_trouble(tmp_path):
+    first, second, last = said(tmp_path)
+    assert first == "probes: watching Linear (3 parameters) with norm"
+    assert second == "probes: results go to run: tensorboard --logdir run, or probes show run"
+    assert last.startswith("probes: 4 rows of 1 streams up to step 3, in ") and last.endswith(": probes show run")
+
+
+def test_what_does_not_run_is_named_with_its_reason(tmp_path):
+    code = SCRIPT.replace("def measure", "needs = {'targets'}\n    def measure")
+    *_, reason = said(tmp_path, code)
+    assert reason.startswith("probes: not measured: norm (the targets of batch 'train' were not seen. Pass batches=")
+
+
+def test_nothing_is_said_where_that_is_asked_for(tmp_path):
+    assert said(tmp_path, PROBES="quiet") == []
+    assert said(tmp_path, SCRIPT.replace('log_dir="run"', 'log_dir="other", quiet=True')) == []
+    assert said(tmp_path, PROBES="off") == []
+
+
+@pytest.mark.parametrize(("level", "lines"), [(logging.INFO, 3), (logging.WARNING, 0)])
+def test_logging_that_is_configured_is_used(level, lines, model, optimizer, caplog, monkeypatch, tmp_path):
+    monkeypatch.delenv("PROBES")
+    caplog.set_level(level)
+    with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path / "run").attach(optimizer):
+        run_steps(model, optimizer, 2)
+    told = [record for record in caplog.records if record.name == "probes"]
+    assert len(told) == lines and all(record.levelno == logging.INFO for record in told)
+
+
+def test_a_closed_standard_error_stops_nothing(tmp_path):
+    code = "import sys; sys.stderr.close()\n" + SCRIPT
+    assert said(tmp_path, code) == []
+
+
+def test_workers_of_a_loader_say_nothing(tmp_path):
+    code = SCRIPT + ("from torch.utils.data import DataLoader\nlist(DataLoader(range(4), num_workers=2))\n")
+    assert len(said(tmp_path, code)) == 3
