@@ -10,7 +10,6 @@ from torch import nn
 
 from probes.guard import process
 
-
 os.environ.setdefault("PROBES", "quiet")  # what is said when watching begins and ends
 
 

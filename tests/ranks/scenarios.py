@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from probes import Measurement, Probe, ProbeManager, every
 from probes.ranks import channel
 from probes_complexity import PathComplexity
-from probes_layers import LayerStatistics
 from probes_fourier import FourierSpectrum, SpectralNorm
+from probes_layers import LayerStatistics
 from probes_ntk import TangentKernel
 
 
