@@ -125,7 +125,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                         axis.plot(*samples[:2000].T, ".", markersize=1.5, color=f"C{row}")
                     else:
                         line = np.linspace(-limit, limit, 150)
-                        axis.imshow(density(samples, line, line, 0.15), extent=[-limit, limit] * 2, origin="lower")
+                        axis.contourf(line, line, density(samples, line, line, 0.15), levels=16)
                         axis.plot(*modes().T.numpy(), "w.", markersize=2)
                     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
                     if row == 0:
