@@ -26,7 +26,9 @@ def draw(settings: Any, seeds: Sequence[Mapping[str, Array]], folder: Path) -> N
         ("Thm 4.2, networks", "length of the path", shares, seeds[0]["networks"]),
         ("Thm B.2, eq. 60, linear classifiers", "norm of the weights", shares, seeds[0]["classifiers"]),
     )
-    with figure(folder / "bounds.png", 2, 3, size=(7.2, 4.2), font=7, sharex="col") as (picture, axes):
+    ends = f", ends of {len(seeds)} as dots" if len(seeds) > 1 else ""
+    words = f"Rademacher complexity and generalization gap (networks and classifiers: lines of one seed{ends})"
+    with figure(folder / "bounds.png", 2, 3, title=words, size=(7.6, 4.6), font=7.5, sharex="col") as (_, axes):
         for column, (title, label, names, curves) in enumerate(columns):
             above, below = axes[:, column]
             for number, (name, values) in enumerate(zip(names, curves, strict=True)):
@@ -38,12 +40,10 @@ def draw(settings: Any, seeds: Sequence[Mapping[str, Array]], folder: Path) -> N
                     end = seed[kind][number, :, -1]
                     above.plot(end[size], end[bound], "o", color=f"C{number}", markersize=4)
                     below.plot(end[size], end[gap], "o", color=f"C{number}", markersize=4)
-            above.set_title(title, fontsize=8)
-            above.legend(loc="lower right" if column else "upper left", fontsize=6)
+            above.set_title(title)
+            above.legend(loc="lower right" if column else "upper left", fontsize=7)
             above.yaxis.set_minor_formatter("")
             below.set(xlabel=label, xscale="linear" if column else "log")
         axes[0, 0].set_ylabel("bound (line), estimate (dotted)")
         axes[1, 0].set_ylabel("generalization gap:\nof squared errors, then of error shares")
         axes[0, 0].set_ylim(None, 6 * flows[:, bound].max())
-        ends = f", ends of {len(seeds)} as dots" if len(seeds) > 1 else ""
-        picture.suptitle(f"networks and classifiers: lines of one seed{ends}", fontsize=8)

@@ -14,7 +14,7 @@ from probes_complexity import optimal_rescaling
 
 from ..frame.criteria import Array, Finding, spearman
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.task import Task
 
 
@@ -148,13 +148,14 @@ def _list(values: Sequence[float]) -> str:
 
 def draw(settings: Settings, seeds: Sequence[Scatter], folder: Path) -> None:
     first = seeds[0]
-    with figure(folder / "fig_b_3.png", 1, 2, size=(10, 4.6)) as (_, (left, right)):
+    title = f"solutions of one seed; bound and error ({of_seeds(len(seeds), 'mean, least and most of')})"
+    with figure(folder / "fig_b_3.png", 1, 2, title=title, size=(9, 4.6)) as (_, (left, right)):
         for scaling in (0.99, 0.9, 0.0):  # at 1, the points are much further apart
             index = settings.scalings.index(scaling)
             points = first.solutions[index] - first.solutions[index].mean(0)
             left.plot(*points.T, ".", markersize=4, label=f"scaling {scaling:g}")
         left.set_aspect("equal", "datalim")
-        left.set(xlabel="along $v_1$", ylabel="along $v_{10}$", title="Minimum-norm interpolators, centred, one seed")
+        left.set(xlabel="along $v_1$", ylabel="along $v_{10}$", title="minimum-norm interpolators, centred")
         left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
         errors = right.twinx()
         whitening = 1 - np.array(settings.scalings)
@@ -168,12 +169,12 @@ def draw(settings: Settings, seeds: Sequence[Scatter], folder: Path) -> None:
             axis.fill_between(whitening, every.min(0), every.max(0), color=line.get_color(), alpha=0.2, linewidth=0)
         right.set_xscale("symlog", linthresh=1e-3)
         right.invert_xaxis()
-        title = f"mean, least and most of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
-        right.set(xlabel="1 - scaling of the features", ylabel="bound (eq. 42)", yscale="log", title=title)
+        right.set(xlabel="1 - scaling of the features", ylabel="bound (eq. 42)", yscale="log")
+        right.set_title("bound and test error")
         errors.set(ylabel="test error", ylim=(0, None))
         lines = [*right.get_lines(), *errors.get_lines()]
         names = [str(line.get_label()) for line in lines]
-        right.legend(lines, names, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
+        right.legend(lines, names, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
 
 
 EXPERIMENT = Experiment(

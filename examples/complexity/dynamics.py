@@ -16,7 +16,7 @@ from probes_ntk import function_update, tangent_kernel
 
 from ..frame.criteria import Array, Finding, enough, spearman
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.models import MLP
 from ..spectral_bias.arrays import compute, load, spread
 
@@ -134,7 +134,8 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 
 
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
-    with figure(folder / "prop_b_5.png", 1, 2, size=(10, 4.2)) as (_, (left, right)):
+    title = "what the tangent kernel says of one step and of the pace of its modes"
+    with figure(folder / "prop_b_5.png", 1, 2, title=title, size=(9, 4.2)) as (_, (left, right)):
         for seed in seeds:
             left.loglog(settings.rates, seed["errors"], "o-", color="C0", linewidth=0.8, markersize=4)
             left.loglog(settings.rates, seed["other"], "s-", color="0.6", linewidth=0.8, markersize=4)
@@ -144,12 +145,13 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
         left.lines[0].set_label("its own kernel")
         left.lines[1].set_label("eigenvalues reversed")
         left.set(xlabel="learning rate x largest eigenvalue", ylabel="relative difference of one step")
-        left.legend()
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, 0.76))  # between the lines
         low, high = right.get_xlim()
         right.plot([low, high], [low, high], "k:", linewidth=1, label="equal")
         right.plot([], [], "k^", mfc="none", label=f"not within {settings.steps} steps")
         right.set(xlabel="time constant of the mode (steps)", ylabel="steps until shrunk by e")
-        right.set_title(f"one colour for each of {len(seeds)} seeds", fontsize=10)
+        left.set_title(f"one step: {of_seeds(len(seeds), 'a line for each of')}")
+        right.set_title(f"modes: {of_seeds(len(seeds), 'a colour for each of')}")
         right.legend()
 
 

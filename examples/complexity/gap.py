@@ -17,8 +17,8 @@ from probes.schedule import Schedule
 from probes_complexity import Capacity, PathComplexity
 
 from ..frame.classification import Accuracy, Samples, Training, classify
-from ..frame.criteria import Array, Finding, spearman
-from ..frame.figures import figure
+from ..frame.criteria import Array, Finding, deviation, spearman
+from ..frame.figures import figure, of_seeds
 from ..frame.task import Task
 
 MEASURES = {
@@ -155,10 +155,10 @@ def agreement(panel: str, seeds: Sequence[Curves], chosen: Sequence[int]) -> Fin
 def draw_panels(
     panels: Mapping[str, tuple[Sequence[float], Sequence[int]]], seeds: Sequence[Curves], path: Path
 ) -> None:
-    """Every measure over its value at the left end, mean of the logarithm over seeds."""
-
-    size = (5.5 * len(panels), 5.2 if len(panels) > 1 else 6)
-    with figure(path, 1, len(panels), size=size, sharey=True, squeeze=False) as (picture, axes):
+    """Every measure over its value at the left end: geometric mean of the seeds, and a standard deviation about it."""
+    title = f"complexity and the generalization gap ({of_seeds(len(seeds), 'geometric mean of')})"
+    size = (9, 6) if len(panels) > 1 else (6.5, 6.5)
+    with figure(path, 1, len(panels), title=title, size=size, sharey=True, squeeze=False) as (picture, axes):
         styles: dict[str, dict[str, Any]] = {
             "gap": {"color": "black", "linewidth": 3, "label": "generalization gap"},
             "path complexity C": {"color": "C3", "linewidth": 2.2},
@@ -170,17 +170,17 @@ def draw_panels(
                     continue
                 logs = np.log(values / values[:, :1])
                 style = {"color": f"C{index + 2}", "linewidth": 1.2, "label": measure} | styles.get(measure, {})
-                mean, spread = np.exp(logs.mean(0)), np.exp(logs.std(0))
-                bars = np.stack([mean - mean / spread, mean * spread - mean])  # of the logarithm
-                axis.errorbar(positions, mean, bars, marker=".", capsize=2, **style)
+                mean, factor = np.exp(logs.mean(0)), np.exp(deviation(logs))
+                around = np.stack([mean - mean / factor, mean * factor - mean])
+                axis.errorbar(positions, mean, around, marker=".", capsize=2, **style)
             if positions[0] > 0:
                 axis.set_xscale("log", base=2)
                 axis.set_xticks(positions, [f"{position:g}" for position in positions])
                 axis.minorticks_off()
             axis.set_yscale("log")
             axis.set(xlabel=label)
-        axes[0][0].set_ylabel("relative to the leftmost network")
+        bars = "\n(bars: standard deviation of the logarithm)" * (len(seeds) > 1)
+        axes[0][0].set_ylabel(f"relative to the leftmost network{bars}")
         drawn = [pair for axis in axes[0] for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
         lines = {label: handle for handle, label in drawn}
         picture.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(panels), fontsize=9)
-        picture.suptitle(f"mean and spread of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)

@@ -15,7 +15,7 @@ from probes_complexity import LinearPath, gradient_descent, supernat
 
 from ..frame.criteria import Array, Finding
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.task import Task
 
 METHODS = ("gradient descent", "max", "norm", "trace")
@@ -113,7 +113,8 @@ def judge(settings: Settings, seeds: Sequence[dict[str, Array]]) -> list[Finding
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
-    with figure(folder / "fig_4_5.png", size=(6.5, 4.5)) as (picture, axis):
+    title = f"test error of linear regression ({of_seeds(len(seeds), 'median and quartiles of')})"
+    with figure(folder / "fig_4_5.png", title=title, size=(7, 4.7)) as (picture, axis):
         for index, method in enumerate(METHODS):
             curves = np.stack([seed[method] for seed in seeds])
             low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
@@ -123,7 +124,6 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) ->
         axis.set(
             xlabel="step", ylabel="mean squared test error", yscale="log", xscale="symlog", xlim=(0, settings.steps)
         )
-        axis.set_title(f"median and quartiles of {len(seeds)} seeds" if len(seeds) > 1 else "one seed", fontsize=10)
         picture.legend(loc="outside lower center", ncols=2)
 
 

@@ -154,13 +154,13 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]], folde
         ("fig_b_5.png", "alignment", "features centred"),
         ("fig_b_6.png", "alignment_uncentered", "features as they are"),
     ):
-        with figure(folder / path, 1, len(MODELS), size=(11, 3.8), font=11, boxed=False) as (picture, axes):
+        words = f"alignment with the labels, {words} ({of_seeds(len(seeds))})"
+        with figure(folder / path, 1, len(MODELS), title=words, size=(9, 3.3), boxed=False) as (_, axes):
             for axis, (name, title) in zip(axes, MODELS.items(), strict=True):
                 curves = [seed[name][f"ntk/{stream}/test"] for seed in seeds]
                 band(axis, seeds[0][name]["step"], curves, "C0")
                 axis.set(xlabel="training step", title=title, ylim=(0, None))
             axes[0].set_ylabel("alignment, test set")
-            picture.suptitle(f"{words}, {of_seeds(len(seeds))}", fontsize=11)
 
 
 EXPERIMENT = Experiment(

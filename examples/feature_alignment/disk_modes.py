@@ -70,7 +70,8 @@ def _eigenfunctions(first: Modes, path: Path) -> None:
     rows = np.unique(np.linspace(0, len(first.steps) - 1, 5).round().astype(int))
     columns = [0, 1, 2, 3, 4, 6, 8, 11]
     size = (0.9 * len(columns), 0.98 * len(rows) + 0.4)
-    with figure(path, len(rows), len(columns), size=size, font=7) as (picture, axes):
+    title = "eigenfunctions of the tangent kernel, features centred (one seed)"
+    with figure(path, len(rows), len(columns), title=title, size=size, font=7) as (picture, axes):
         for row, index in enumerate(rows):
             for column, mode in enumerate(columns):
                 axis = axes[row, column]
@@ -83,16 +84,16 @@ def _eigenfunctions(first: Modes, path: Path) -> None:
                 if row == 0:
                     axis.set_title(f"{mode + 1}", fontsize=8)
             axes[row, 0].set_ylabel(f"step {first.steps[index]}\n{first.ratio[index]:.2%}", fontsize=7)
-        picture.suptitle(
-            "Fig. 4.1: eigenfunctions of the tangent kernel, features centred; one seed. Blue below, red above 0,\n"
-            "each on its own scale. Dotted: the class. Left: 20th eigenvalue / first (published: 1.5 % at step 0, 0.2 "
-            "% at step 2000)",
-            fontsize=8,
+        picture.supxlabel(
+            "Blue below, red above 0, each on its own scale. Dotted: the class. Left: 20th eigenvalue / first\n"
+            "(published: 1.5 % at step 0, 0.2 % at step 2000)",
+            fontsize=7.5,
         )
 
 
 def _data(first: Modes, side: int, path: Path) -> None:
-    with figure(path, 1, 2, size=(8.4, 4.2), sharex=True, sharey=True) as (picture, axes):
+    look: dict[str, Any] = {"sharex": True, "sharey": True}
+    with figure(path, 1, 2, title="the disk dataset (one seed)", size=(8, 4.7), **look) as (picture, axes):
         sets = {f"{len(first.points)} points to train on": first.points, f"grid of {side} by {side}": plane(side)}
         for axis, (title, points) in zip(axes, sets.items(), strict=True):
             inside = disk(torch.as_tensor(points)).numpy() > 0
@@ -103,8 +104,7 @@ def _data(first: Modes, side: int, path: Path) -> None:
             axis.set(title=title, xlabel="$x_1$", aspect="equal")
         axes[0].set_ylabel("$x_2$")
         handles, labels = axes[0].get_legend_handles_labels()
-        picture.legend(handles, labels, loc="outside right upper", markerscale=3)
-        picture.suptitle("The disk dataset, one seed", fontsize=11)
+        picture.legend(handles, labels, loc="outside lower center", ncols=2, markerscale=3)
 
 
 def _circle() -> Any:

@@ -14,7 +14,7 @@ from probes_ntk import center, eigenfunctions, eigenvalues, eigenvector_amplitud
 
 from ..frame.criteria import Array, Finding, spearman
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.models import MLP, kaiming
 from ..frame.task import Task
 
@@ -114,18 +114,20 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 def draw(settings: Settings, seeds: Sequence[Waves], folder: Path) -> None:
     first, count = seeds[0], len(seeds[0].amplitudes)
-    with figure(folder / "fig_b_2.png", size=(8.5, 7.5)) as (picture, axis):
+    title = "tangent kernel of a random network on [0, 1]"
+    with figure(folder / "fig_b_2.png", title=title, size=(8.6, 7.5)) as (picture, axis):
         axis.remove()
         waves, vectors, values = picture.subplot_mosaic("AB;CC", height_ratios=(1.1, 1)).values()
         index = np.arange(count)
         image = waves.pcolormesh(
             index, np.arange(first.amplitudes.shape[1]), first.amplitudes.T, cmap="viridis", rasterized=True
         )
-        waves.set(xlabel="index j of the eigenvector", ylabel="frequency (cycles)", title="Fourier transform, one seed")
+        waves.set(xlabel="index j of the eigenvector", ylabel="frequency (cycles)")
+        waves.set_title("Fourier transforms of the eigenvectors (one seed)")
         picture.colorbar(image, ax=waves, label="magnitude")
         for j in sorted({min(j, count - 1) for j in SHOWN}):
             vectors.plot(index / count, first.vectors[j], label=f"j = {j}")
-        vectors.set(xlabel="x", ylabel="eigenvector", title="Eigenvectors, one seed")
+        vectors.set(xlabel="x", ylabel="eigenvector", title="eigenvectors (one seed)")
         vectors.margins(y=0.25)
         vectors.legend(ncols=3, loc="upper center", fontsize=9)
         for label, numbers in (
@@ -137,8 +139,8 @@ def draw(settings: Settings, seeds: Sequence[Waves], folder: Path) -> None:
             (line,) = values.semilogy(at, np.exp(np.log(ratios).mean(0)), ".-", label=label)
             values.fill_between(at, ratios.min(0), ratios.max(0), color=line.get_color(), alpha=0.2)
         values.plot(*PUBLISHED, "k*", markersize=11, label="published", linestyle="none")
-        title = f"Eigenvalues, mean and range of {len(seeds)} seeds" if len(seeds) > 1 else "Eigenvalues, one seed"
-        values.set(xlabel="index, counted from 1", ylabel="eigenvalue / first", title=title)
+        values.set(xlabel="index, counted from 1", ylabel="eigenvalue / first")
+        values.set_title(f"eigenvalues ({of_seeds(len(seeds))})")
         values.grid(alpha=0.3)
         values.legend()
 

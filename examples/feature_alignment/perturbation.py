@@ -121,7 +121,8 @@ def _list(values: Sequence[float]) -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) -> None:
-    with figure(folder / "fig_b_1.png", size=(7.5, 4.4), font=11, boxed=False) as (picture, axis):
+    title = f"change of the outputs by direction ({of_seeds(len(seeds))})"
+    with figure(folder / "fig_b_1.png", title=title, size=(7.5, 4.4), boxed=False) as (picture, axis):
         count = len(seeds[0]["singular"])
         for start, kind, label in ((0, "singular", "right singular vectors"), (count, "random", "random directions")):
             every = np.array([seed[kind] for seed in seeds])
@@ -130,7 +131,6 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Array]], folder: Path) ->
             axis.bar(np.arange(start, start + count), mean, yerr=bars, label=label, error_kw={"linewidth": 0.6})
         axis.set(xlabel="direction", ylabel=f"|change of the outputs|, step of {settings.size:g}")
         picture.legend(loc="outside lower center", ncols=2)
-        picture.suptitle(of_seeds(len(seeds)), fontsize=11)
 
 
 EXPERIMENT = Experiment(

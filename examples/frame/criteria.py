@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-__all__ = ["Array", "Finding", "clearly_above_zero", "enough", "spearman"]
+__all__ = ["Array", "Finding", "clearly_above_zero", "deviation", "enough", "spearman"]
 
 Array = NDArray[Any]
 """What was measured, by numpy."""
@@ -51,6 +51,18 @@ def clearly_above_zero(values: ArrayLike, errors: float = 1, least: float = 0) -
     """
     x = np.asarray(values, dtype=float)
     return len(x) > 1 and bool(x.mean() >= least and x.mean() > errors * x.std(ddof=1) / len(x) ** 0.5)
+
+
+def deviation(values: ArrayLike) -> Array:
+    """Standard deviation over seeds, the first axis, with one degree of freedom less than seeds; 0 of one seed.
+
+    Example:
+        >>> float(deviation([1.0, 2.0, 3.0])), float(deviation([5.0]))
+        (1.0, 0.0)
+    """
+    x = np.asarray(values, dtype=float)
+    found: Array = np.std(x, axis=0, ddof=min(1, len(x) - 1))
+    return found
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import captions
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["figure", "formats", "log_steps", "of_seeds", "shades"]
+__all__ = ["WIDEST", "figure", "formats", "log_steps", "of_seeds", "shades"]
 
+WIDEST = 10
+"""Inches. On a page of GitHub, about 8.6 inches wide, text of a wider picture is hard to read."""
 
 formats = [".png"]
 """As which files figures are saved: ``--svg`` adds another."""
@@ -25,6 +30,7 @@ def figure(
     rows: int = 1,
     columns: int = 1,
     *,
+    title: str,
     size: tuple[float, float],
     font: float = 10,
     boxed: bool = True,
@@ -35,25 +41,36 @@ def figure(
 
     Args:
         path: Of the picture.
+        title: What it shows, in words; what it shows of the thesis stands before, by its name.
         size: Width and height, in inches.
         font: Size of text, in points.
         boxed: Whether axes have a line on the top and on the right.
         tight: Whether what is empty around the axes is cut off, or added where labels need it.
         options: Others of ``matplotlib.pyplot.subplots``.
 
+    Raises:
+        ValueError: If the picture is wider than ``WIDEST``.
+
     Example::
 
-        with figure(folder / "fig_3_3.png", size=(7, 4)) as (_, axis):
+        with figure(folder / "fig_a_1.png", title="loss of 5 seeds", size=(7, 4)) as (_, axis):
             axis.plot(steps, losses)
     """
+    if size[0] > WIDEST:
+        raise ValueError(
+            f"{path.name} must be at most {WIDEST} inches wide, got {size[0]:g}: put its panels into more rows."
+        )
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    with matplotlib.rc_context({"font.size": font, "axes.spines.top": boxed, "axes.spines.right": boxed}):
+    look: Any = {"font.size": font, "axes.titlesize": font, "axes.spines.top": boxed, "axes.spines.right": boxed}
+    lines = textwrap.wrap(f"{captions.title(path.stem)}: {title}", int(size[0] * 72 / (0.55 * (font + 1))))
+    with matplotlib.rc_context(look):
         picture, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
         try:
+            picture.suptitle("\n".join(lines), fontsize=font + 1)
             yield picture, axes
             for suffix in formats:
                 picture.savefig(path.with_suffix(suffix), dpi=200, bbox_inches="tight" if tight else None)

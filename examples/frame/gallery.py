@@ -77,8 +77,8 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
         "",
         "- `quick` is a preset for one CPU core, mostly of seconds or minutes, with fewer steps, units or points than "
         "the thesis; `paper` has those of the thesis.",
-        "- a ± b (c to d) is the mean, the standard deviation, the least and the most of the seeds; in a criterion ± "
-        "is a tolerance.",
+        "- a ± b (c to d) is the mean, the standard deviation over seeds (with n - 1), the least and the most of the "
+        "seeds; in a criterion ± is a tolerance.",
         '- "Four of five seeds": all seeds but one fifth of them, rounded down, so 4 of 5, 8 of 10, but 3 of 3.',
         '- "reported" is a number without a criterion, or one of a run that is not judged.',
         "",

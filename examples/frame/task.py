@@ -136,6 +136,8 @@ class Task:
             try:
                 yield self.step
             except GeneratorExit:  # the loop has reached its goal
+                self._seconds += time.perf_counter() - last
+                self._cpu_seconds += time.process_time() - last_cpu
                 self._progress.update(bar, total=self.step + 1, completed=self.step + 1)
                 raise
             self.step += 1

@@ -155,14 +155,15 @@ def _list(values: Sequence[float] | Array, form: str = ".3f") -> str:
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
     rho, n = settings.correlation, np.array(settings.sizes)
     truth = float(gaussian_mutual_information(rho))
-    with figure(folder / "thm_5_4.png", 1, 2, size=(11, 4.4)) as (_, (left, right)):
+    title = "error of MINE by number of samples, and the bound of reconstruction errors"
+    with figure(folder / "thm_5_4.png", 1, 2, title=title, size=(9, 5)) as (_, (left, right)):
         for index, (key, words) in enumerate((("own", "its own samples (eq. 11)"), ("other", "other samples"))):
             errors = np.array([np.abs(seed[key] - truth).mean(1) for seed in seeds])
             left.fill_between(n, errors.min(0), errors.max(0), color=f"C{index}", alpha=0.2, lw=0)
             left.loglog(n, errors.mean(0), "o-", color=f"C{index}", label=words)
         left.loglog(n, rho / n**0.5, "k:", label="correlation / root of n")
-        left.set(xlabel="number of samples n", ylabel="error of MINE (nats)", title=of_seeds(len(seeds)))
-        left.legend()
+        left.set(xlabel="number of samples n", ylabel="error of MINE (nats)", title=f"Thm 5.4: {of_seeds(len(seeds))}")
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
         found = seeds[0]["terms"]
         error, divergence, information, of_x, of_z = (found[..., index] for index in (0, 1, 3, 4, 5))
         for index, words in enumerate(("best decoder", "decoder of the middle one")):
@@ -171,10 +172,9 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
                 right.semilogx(settings.gains, (divergence - information + entropy)[:, index], style, color=f"C{index}")
         right.plot([], [], "k--", label="eq. 18 with H(x)")
         right.plot([], [], "k:", label="eq. 18 as printed, with H(z)")
-        right.set(
-            xlabel="gain of the encoder", ylabel="reconstruction error (nats)", title=of_seeds(len(seeds), "one of")
-        )
-        right.legend()
+        right.set(xlabel="gain of the encoder", ylabel="reconstruction error (nats)")
+        right.set_title(f"eq. 18: {of_seeds(len(seeds), 'one of')}")
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 EXPERIMENT = Experiment(

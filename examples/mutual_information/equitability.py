@@ -169,19 +169,18 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
         for title, key in (("MINE", "I(X; Y)"), ("truth", "truth"))
     }
     top = max(values.max() for values in maps.values())
-    size = (2.5 + 0.8 * len(settings.sigmas), 5)
-    with figure(folder / "fig_5_2.png", 2, size=size, sharex=True) as (picture, axes):
-        for axis, (title, values) in zip(axes, maps.items(), strict=True):
+    title = f"information of x and f(x) + noise ({of_seeds(len(seeds), 'mean of')})"
+    with figure(folder / "fig_5_2.png", 2, title=title, size=(7, 5), sharex=True) as (picture, axes):
+        for axis, (name, values) in zip(axes, maps.items(), strict=True):
             image = axis.imshow(values, vmin=0, vmax=top, aspect="auto", cmap="viridis")
             for (row, column), value in np.ndenumerate(values):
                 color = "w" if value < 0.6 * top else "k"
                 axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color)
             axis.set_xticks(range(len(settings.sigmas)), [f"{sigma:g}" for sigma in settings.sigmas])
             axis.set_yticks(range(len(FUNCTIONS)), list(FUNCTIONS))
-            axis.set(ylabel="f(x)", title=title)
+            axis.set(ylabel="f(x)", title=name)
         axes[-1].set_xlabel("sigma")
         picture.colorbar(image, ax=axes, label="I(X; f(X) + sigma e) (nats)")
-        picture.suptitle(of_seeds(len(seeds), "mean of"), fontsize=10)
 
 
 EXPERIMENT = Experiment(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from probes_mine import DenseStatistics, Mine, gaussian_mutual_information, ksg
 
-from ..frame.criteria import Finding, enough
+from ..frame.criteria import Finding, deviation, enough
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure, of_seeds
+from ..frame.figures import WIDEST, figure, of_seeds
 from ..frame.task import Task
 
 METHODS = ("MINE", "MINE-f", "KSG")
@@ -146,7 +146,9 @@ def _list(values: Sequence[float]) -> str:
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     dims = list(settings.correlations)
-    with figure(folder / "fig_5_1.png", 1, len(dims), size=(5.5 * len(dims), 4.6), squeeze=False) as (picture, axes):
+    title = f"estimates of the information of Gaussians ({of_seeds(len(seeds), 'mean and standard deviation of')})"
+    size = (min(WIDEST, 4.5 * len(dims)), 4.4)
+    with figure(folder / "fig_5_1.png", 1, len(dims), title=title, size=size, squeeze=False) as (picture, axes):
         for axis, d in zip(axes[0], dims, strict=True):
             grid = settings.correlations[d]
             line = np.linspace(min(-0.1, *grid), max(0.1, *grid), 201)
@@ -157,7 +159,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                 axis.errorbar(
                     grid,
                     values.mean(0),
-                    values.std(0),
+                    deviation(values),
                     marker="o",
                     capsize=2,
                     color=f"C{index}",
@@ -167,8 +169,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                 )
             axis.set(xlabel="correlation", ylabel="mutual information (nats)", title=f"{d} + {d} dimensions")
         handles, labels = axes[0, 0].get_legend_handles_labels()
-        title = of_seeds(len(seeds), "mean and deviation of")
-        picture.legend(handles, labels, loc="outside upper center", ncols=2 * len(dims), frameon=False, title=title)
+        picture.legend(handles, labels, loc="outside lower center", ncols=2 * len(dims), frameon=False)
 
 
 EXPERIMENT = Experiment(

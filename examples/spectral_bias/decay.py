@@ -138,7 +138,8 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 
 
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
-    with figure(folder / "thm_3_3.png", size=(7, 4.5)) as (_, axis):
+    title = f"spectra of random networks, {len(seeds)} seeds and their geometric mean"
+    with figure(folder / "thm_3_3.png", title=title, size=(7, 4.7)) as (picture, axis):
         for which, colour, power, label in (
             ("derivative", "C1", -1, "derivative by the parameters"),
             ("function", "C0", -2, "ReLU network"),
@@ -157,7 +158,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
         axis.minorticks_off()
         axis.set_xlim(k[0] / 1.15, k[-1] * 1.3)
         axis.set(xlabel="frequency k (cycles), lower end of an octave", ylabel="amplitude, root mean square")
-        axis.legend(title=f"{len(seeds)} seeds and their geometric mean")
+        picture.legend(loc="outside lower center", ncols=3)
 
 
 EXPERIMENT = Experiment(

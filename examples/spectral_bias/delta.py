@@ -20,6 +20,9 @@ from .drawing import heat_maps, listed, of_seeds, panel_title
 from .fitting import Fitting, Outputs, fit
 from .peaks import Learning, peak
 
+PUBLISHED = 0.005
+"""Magnitude of the peak's spectrum, at all frequencies."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -140,24 +143,28 @@ def title(row: str, value: float) -> str:
 
 def draw(settings: Settings, seeds: Sequence[dict[str, dict[float, Learning]]], folder: Path) -> None:
     n = settings.num_points
-    with figure(folder / "fig_a_5.png", 1, 2, size=(9, 3.2), boxed=False) as (_, axes):
+    words = "the target, a peak, and its spectrum"
+    with figure(folder / "fig_a_5.png", 1, 2, title=words, size=(8.6, 3.2), boxed=False) as (_, axes):
         axes[0].plot(np.arange(n) / n, peak(n))
-        axes[0].set(xlabel="x", ylabel="target", title="Fig. A.5a")
+        axes[0].set(xlabel="x", ylabel="target", title="(a) the target")
         magnitude = fourier_coefficients(peak(n).double(), range(n // 2 + 1)).abs()
         axes[1].plot(magnitude)
-        axes[1].set(xlabel="frequency (cycles)", ylabel="magnitude", title="Fig. A.5b", ylim=(0, 2 / n))
+        axes[1].axhline(PUBLISHED, color="0.5", linestyle="--", label=f"published: {PUBLISHED:g}")
+        axes[1].set(xlabel="frequency (cycles)", ylabel="magnitude", title="(b) its spectrum", ylim=(0, 2 / n))
+        axes[1].legend()
     steps = seeds[0]["depth"][settings.depths[0]].steps
-    for row, panel in (("depth", "6"), ("width", "7"), ("clip", "8")):
+    for row, panel, words in (("depth", "6", "depth"), ("width", "7", "width"), ("clip", "8", "largest weight")):
         mean = {
             title(row, value): np.mean([seed[row][value].magnitude for seed in seeds], axis=0)
             for value in seeds[0][row]
         }
-        figure_of, look = f"Fig. A.{panel}: {of_seeds(len(seeds))}", {"xlabel": "frequency (cycles)"}
+        figure_of, look = f"spectrum by {words} ({of_seeds(len(seeds))})", {"xlabel": "frequency (cycles)"}
         k, path = np.arange(n // 2 + 1), folder / f"fig_a_{panel}.png"
         heat_maps(path, figure_of, mean, k, steps, 1 / n, "magnitude", **look)
     values = {title("clip", value): learnt.values for value, learnt in seeds[0]["clip"].items()}
     x = np.arange(n) / n
-    heat_maps(folder / "fig_a_9.png", "Fig. A.9: first seed", values, x, steps, 1, "prediction", xlabel="x")
+    figure_of = "prediction by largest weight (first seed)"
+    heat_maps(folder / "fig_a_9.png", figure_of, values, x, steps, 1, "prediction", xlabel="x")
 
 
 EXPERIMENT = Experiment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from ..frame.criteria import Array
 from ..frame.figures import figure
 
-__all__ = ["band", "heat_map", "heat_maps", "listed", "of_seeds", "panel_title", "plain"]
+__all__ = ["arranged", "band", "heat_map", "heat_maps", "listed", "of_seeds", "panel_title", "plain"]
 
 
 def listed(values: Iterable[float], form: str = ".2f") -> str:
@@ -65,10 +66,14 @@ def band(axis: Any, steps: Array, curves: Sequence[Array], color: Any, label: st
 
 
 def plain(axis: Any, low: float, high: float) -> None:
-    """Give one logarithmic axis ticks at powers of ten, written out; and at 2 and 5 times these if it is short."""
+    """Give one logarithmic axis ticks at powers of ten, and at 2 and 5 times these if it is short.
+
+    They are written out, but for those of an axis that goes below 0.0001.
+    """
     from matplotlib.ticker import LogLocator
 
-    axis.set_major_formatter("{x:g}")
+    if low > 1e-4:
+        axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.set_minor_formatter("{x:g}" if high < 100 * low else "")
 
@@ -79,10 +84,21 @@ def heat_map(axis: Any, x: Any, y: Any, values: Array, low: float | None, high: 
     return axis.pcolormesh(x, y, values, vmin=low, vmax=high, **look)
 
 
+def arranged(count: int) -> tuple[int, int]:
+    """Rows and columns of so many panels: up to three in a row, four in two rows.
+
+    Example:
+        >>> arranged(2), arranged(4), arranged(5)
+        ((1, 2), (2, 2), (2, 3))
+    """
+    columns = 2 if count == 4 else min(3, count)
+    return math.ceil(count / columns), columns
+
+
 def heat_maps(
     path: Path, title: str, panels: Mapping[str, Array], x: Any, steps: Array, high: float, label: str, **axes_of: Any
 ) -> None:
-    """Draw a row of heat maps in the thesis' order, training upwards, and one colour bar from 0 to ``high``.
+    """Draw heat maps in the thesis' order, training upwards, and one colour bar from 0 to ``high``.
 
     Args:
         panels: By title. Shape ``(T, K)`` each.
@@ -90,10 +106,14 @@ def heat_maps(
         label: Of the colour bar.
         axes_of: Properties of all axes, such as ``xlabel``.
     """
-    with figure(path, 1, len(panels), size=(2.8 * len(panels) + 1.2, 3.8), sharey=True) as (picture, axes):
-        for axis, (name, values) in zip(axes, panels.items(), strict=True):
+    rows, columns = arranged(len(panels))
+    size = (2.5 * columns + 1.5 if columns > 2 else 2.9 * columns + 1.5, 2.7 * rows + 0.8)
+    with figure(path, rows, columns, title=title, size=size, sharex=True, sharey=True, squeeze=False) as drawn:
+        picture, axes = drawn
+        for axis, (name, values) in zip(axes.flat, panels.items(), strict=False):
             image = heat_map(axis, x, steps, values, 0, high)
-            axis.set(title=name, ylim=(steps[0], steps[-1]), **axes_of)
-        axes[0].set_ylabel("training step")
-        picture.suptitle(title)
-        picture.colorbar(image, ax=axes, extend="max", pad=0.01).set_label(label)
+            axis.set(title=name, ylabel="training step", ylim=(steps[0], steps[-1]), **axes_of)
+            axis.label_outer()
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        picture.colorbar(image, ax=axes, extend="max", pad=0.01, aspect=20 * rows).set_label(label)

@@ -15,7 +15,7 @@ from ..frame.classification import Samples, Training, classify
 from ..frame.criteria import Array, Finding
 from ..frame.data import cifar10, mnist_subset
 from ..frame.experiment import Experiment, Preset
-from ..frame.figures import figure
+from ..frame.figures import figure, of_seeds
 from ..frame.models import ResNet18
 from ..frame.task import Task
 from .arrays import load, spread
@@ -147,18 +147,37 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 
 
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
-    seed = seeds[0]
-    with figure(folder / "fig_a_12.png", 3, 10, size=(13, 4.8)) as (picture, axes):
+    seed, title = seeds[0], "images along AutoNEB paths; last row: Fig. A.11 (one of each kind, first seed)"
+    layout = {"width_ratios": [1] * 5 + [2.2]}
+    with figure(folder / "fig_a_12.png", 3, 6, title=title, size=(8.8, 4.4), gridspec_kw=layout) as (picture, axes):
         for kind, row in enumerate(axes):
-            for place, axis in enumerate(row[:9]):
-                axis.imshow(np.clip(seed["images"][kind, place].transpose(1, 2, 0), 0, 1))
+            for place, axis in enumerate(row[:5]):
+                axis.imshow(np.clip(seed["images"][kind, 2 * place].transpose(1, 2, 0), 0, 1))
                 axis.set(xticks=[], yticks=[])
-            row[0].set_ylabel(KINDS[kind].replace(" - ", " -\n"), fontsize=9)
-            for name, colour in (("line", "0.6"), ("path", "C0")):
-                row[9].plot(np.linspace(0, 1, settings.points), seed[f"{name}_probability"][kind, 0], color=colour)
-            row[9].set(ylim=(0, 1.02), xticks=[0, 1], yticks=[0, 1])
-        axes[0, 9].set_title("probability\n(grey: straight)", fontsize=9)
-        picture.suptitle("Figs. A.11, A.12: images along AutoNEB paths, one of each kind, first seed")
+            row[0].set_ylabel(KINDS[kind].replace(" - ", " -\n"))
+            for name, colour, label in (("line", "C1", "straight line"), ("path", "C0", "AutoNEB")):
+                along = np.linspace(0, 1, settings.points)
+                row[5].plot(along, seed[f"{name}_probability"][kind, 0], color=colour, label=label)
+            row[5].set(ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axes[1, 5].axhline(0.95, color="0.5", linestyle="--", linewidth=1, label="published: at least 0.95")
+        for place, axis in enumerate(axes[0, :5]):
+            axis.set_title(f"{place / 4:.0%}")
+        axes[0, 5].set_title("probability of the class")
+        axes[2, 5].set_xlabel("position along the path")
+        handles, labels = axes[1, 5].get_legend_handles_labels()
+        picture.legend(handles, labels, loc="outside lower right", ncols=3)
+    title = f"how much longer than a straight line ({of_seeds(len(seeds), 'a column for each of')})"
+    with figure(folder / "path_lengths.png", title=title, size=(7, 3.8)) as (_, axis):
+        for kind in range(len(KINDS)):
+            for number, one in enumerate(seeds):
+                extra = 100 * one["extra_length"][kind].ravel()
+                column = [kind + 0.6 * ((number + 0.5) / len(seeds) - 0.5)] * len(extra)
+                axis.plot(column, extra, "o", color=f"C{kind}", markersize=4, alpha=0.6, clip_on=False)
+        axis.axhspan(2.7, 3.3, color="0.5", alpha=0.2, linewidth=0)
+        axis.axhline(3.0, color="0.5", linestyle="--", label="published: 3.0 ± 0.3 %, mean of all pairs")
+        axis.set_xticks(range(len(KINDS)), KINDS)
+        axis.set(ylabel="extra length (%)", xlim=(-0.6, len(KINDS) - 0.4), ylim=(0, None))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 EXPERIMENT = Experiment(

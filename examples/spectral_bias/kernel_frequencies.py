@@ -96,14 +96,16 @@ def judge(settings: Settings, seeds: Sequence[Eigenvectors]) -> list[Finding]:
 
 def draw(settings: Settings, seeds: Sequence[Eigenvectors], folder: Path) -> None:
     found, n = seeds[0], settings.num_points
-    with figure(folder / "fig_3_6.png", size=(6.5, 5), font=11) as (picture, axis):
+    title = "Fourier transform of each eigenvector"
+    with figure(folder / "fig_3_6.png", title=title, size=(7, 5)) as (picture, axis):
         image = heat_map(axis, np.arange(n // 2 + 1), np.arange(1, n + 1), found.magnitude, 0, None)
-        axis.set(xlabel="frequency (cycles)", ylabel="eigenvector n", title="Fig. 3.6")
+        axis.set(xlabel="frequency (cycles)", ylabel="eigenvector n")
         picture.colorbar(image, ax=axis).set_label("magnitude of the Fourier coefficient")
-    with figure(folder / "fig_a_3.png", 1, 2, size=(9, 3.5), font=11, boxed=False, sharey=True) as (_, axes):
+    title = "the first and the last eigenvector"
+    with figure(folder / "fig_a_3.png", 1, 2, title=title, size=(8.6, 3.5), boxed=False, sharey=True) as (_, axes):
         for axis, index, letter in zip(axes, (0, n - 1), "ab", strict=True):
             axis.plot(np.arange(n) / n, found.vectors[:, index], ".-", color="tab:blue", linewidth=0.8)
-            axis.set(xlabel="x", title=f"Fig. A.3{letter}: n = {index + 1}", xlim=(0, 1))
+            axis.set(xlabel="x", title=f"({letter}) n = {index + 1}", xlim=(0, 1))
             axis.grid(alpha=0.3)
         axes[0].set_ylabel("eigenvector")
 

@@ -142,7 +142,8 @@ def judge(settings: Settings, seeds: Sequence[Spectra]) -> list[Finding]:
 
 
 def draw(settings: Settings, seeds: Sequence[Spectra], folder: Path) -> None:
-    with figure(folder / "fig_3_5.png", size=(8.5, 4.5), font=11, boxed=False) as (_, axis):
+    title = "spectrum over training in the eigenbasis of the kernel (first seed)"
+    with figure(folder / "fig_3_5.png", title=title, size=(8.6, 4.4), boxed=False) as (_, axis):
         seed, width = seeds[0], max(1, len(seeds[0].clean) // 60)
         centres = width * (np.arange(len(seed.clean) // width) + 0.5)
 
@@ -159,18 +160,17 @@ def draw(settings: Settings, seeds: Sequence[Spectra], folder: Path) -> None:
         axis.plot(centres, smooth(seed.noisy), "r--", label="noisy target")
         axis.set(xlabel="eigenvector, from smooth to rough", xlim=(0, len(seed.clean)), yscale="log")
         axis.set_ylabel(f"magnitude of the coordinate\n(mean over {width} eigenvectors)")
-        axis.set_title("Fig. 3.5: first seed", fontsize=11)
         axis.grid(alpha=0.3)
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
-    with figure(folder / "fig_a_4.png", size=(7.5, 4), font=11, boxed=False) as (_, axis):
+    title = f"loss ({of_seeds(len(seeds), spread=True)})"
+    with figure(folder / "fig_a_4.png", title=title, size=(8.6, 4), boxed=False) as (_, axis):
         dips = [seed.steps[seed.dip] for seed in seeds]
         axis.plot(dips, [seed.validation.min() for seed in seeds], "ko", mfc="none", label="lowest of a seed")
-        axis.axvline(200, color="0.4", linestyle=":", label="published: around 200")
+        axis.axvline(200, color="0.5", linestyle="--", label="published: around 200")
         for name, kind, color in (("train", "noisy", "tab:blue"), ("validation", "clean", "tab:orange")):
             curves = [getattr(seed, name) for seed in seeds]
             band(axis, seeds[0].steps, curves, color, f"{name} ({kind} target)")
         axis.set(xlabel="training step", ylabel="mean squared error")
-        axis.set_title(f"Fig. A.4: {of_seeds(len(seeds), spread=True)}", fontsize=11)
 
 
 EXPERIMENT = Experiment(

@@ -157,7 +157,7 @@ def draw(settings: Settings, seeds: Sequence[dict[int, Learning]], folder: Path)
     ticks = {"xticks": np.arange(len(settings.frequencies))[1::2], "xticklabels": settings.frequencies[1::2]}
     heat_maps(
         folder / "fig_3_8.png",
-        f"Fig. 3.8 a-d: {of_seeds(len(seeds))}",
+        f"frequencies learned on curves of L petals ({of_seeds(len(seeds))})",
         mean,
         np.arange(len(settings.frequencies)),
         seeds[0][settings.petals[0]].steps,
@@ -166,11 +166,11 @@ def draw(settings: Settings, seeds: Sequence[dict[int, Learning]], folder: Path)
         xlabel="frequency (cycles)",
         **ticks,
     )
-    with figure(folder / "fig_3_8e.png", size=(7, 4), font=11, boxed=False) as (_, axis):
+    title = f"loss on curves of L petals ({of_seeds(len(seeds), spread=True)})"
+    with figure(folder / "fig_3_8e.png", title=title, size=(7.5, 4), boxed=False) as (_, axis):
         for petals, color in zip(settings.petals, shades(len(settings.petals), 0.9), strict=True):
             band(axis, seeds[0][petals].steps, [seed[petals].loss for seed in seeds], color, f"L = {petals}")
         axis.set(xlabel="training step", ylabel="mean squared error")
-        axis.set_title(f"Fig. 3.8e: {of_seeds(len(seeds), spread=True)}", fontsize=11)
 
 
 EXPERIMENT = Experiment(

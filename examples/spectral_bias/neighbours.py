@@ -17,7 +17,7 @@ from ..frame.criteria import Array, Finding
 from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure, shades
 from ..frame.task import Task
-from .drawing import band, listed, of_seeds, plain
+from .drawing import arranged, band, listed, of_seeds, plain
 from .fitting import Fitting
 from .waves import BOX, accuracies, classify, samples, square
 
@@ -107,8 +107,7 @@ def nearest(neighbours: int, given: Samples, points: Tensor) -> Tensor:
 
 def spectrum(probabilities: Tensor, side: int) -> tuple[Array, Array]:
     r"""Wave numbers and ζ(k) of a function on the square (Baratin (2021), eq. 39)."""
-    box = ((-BOX, BOX), (-BOX, BOX))
-    k, zeta = radial_spectrum(probabilities.reshape(side, side).double(), box)
+    k, zeta = radial_spectrum(probabilities.reshape(side, side).double(), ((-BOX, BOX), (-BOX, BOX)))
     return k.numpy(), zeta.numpy()
 
 
@@ -166,22 +165,23 @@ def judge(settings: Settings, seeds: Sequence[Result]) -> list[Finding]:
 
 
 def draw(settings: Settings, seeds: Sequence[Result], folder: Path) -> None:
-    count = len(settings.panels)
-    with figure(folder / "fig_a_13.png", 1, count, size=(2.7 * count + 1, 3.4), sharey=True) as (picture, axes):
-        for axis, k, letter in zip(axes, settings.panels, "abcdefgh", strict=False):
+    title = f"accuracy of K nearest neighbours ({of_seeds(len(seeds))})"
+    shape = arranged(len(settings.panels))
+    with figure(folder / "fig_a_13.png", *shape, title=title, size=(7.4, 5.6), squeeze=False) as (picture, axes):
+        for axis, k, letter in zip(axes.flat, settings.panels, "abcdefgh", strict=False):
             image = accuracies(axis, settings, np.mean([seed.accuracy[k] for seed in seeds], axis=0), low=0)
             axis.set_title(f"({letter}) K = {k}")
             axis.label_outer()
-        picture.suptitle(f"Fig. A.13 a-{'abcdefgh'[count - 1]}: {of_seeds(len(seeds))}")
+        for axis in axes.flat[len(settings.panels) :]:
+            axis.remove()
         picture.colorbar(image, ax=axes, pad=0.01).set_label("training accuracy")
-    with figure(folder / "fig_a_13e.png", size=(7, 4.2), font=11, boxed=False) as (_, axis):
-        lines = [(f"K = {k}", [seed.zeta[k] for seed in seeds]) for k in settings.neighbours]
-        lines.append(("network", [seed.network for seed in seeds]))
-        for (label, zeta), color in zip(lines, [*shades(len(lines) - 1, 0.9), "tab:red"], strict=True):
-            band(axis, seeds[0].wave_number, zeta, color, label)
+    title = f"radial spectrum of the function ({of_seeds(len(seeds), spread=True)})"
+    with figure(folder / "fig_a_13e.png", title=title, size=(7.5, 4.2), boxed=False) as (_, axis):
+        for k, color in zip(settings.neighbours, shades(len(settings.neighbours), 0.9), strict=True):
+            band(axis, seeds[0].wave_number, [seed.zeta[k] for seed in seeds], color, f"K = {k}")
+        band(axis, seeds[0].wave_number, [seed.network for seed in seeds], "tab:red", "network")
         axis.set(xscale="log", xlabel="wave number k (cycles per unit of input)", ylabel="ζ(k)")
         plain(axis.xaxis, *settings.fitted)
-        axis.set_title(f"Fig. A.13e: {of_seeds(len(seeds), spread=True)}", fontsize=11)
 
 
 EXPERIMENT = Experiment(

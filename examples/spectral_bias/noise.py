@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -170,7 +171,9 @@ def _best(settings: Settings, seeds: Sequence[dict[Noise, Curves]]) -> Finding:
 def draw(settings: Settings, seeds: Sequence[dict[Noise, Curves]], folder: Path) -> None:
     for part, number in (("validation", "3.4"), ("train", "A.2")):
         path = folder / f"fig_{number.lower().replace('.', '_')}.png"
-        with figure(path, 2, 2, size=(10, 7), boxed=False, sharex=True, sharey=True) as (picture, axes):
+        title = f"{'training' if part == 'train' else part} error ({of_seeds(len(seeds), spread=True)})"
+        look: dict[str, Any] = {"boxed": False, "sharex": True, "sharey": True}
+        with figure(path, 2, 2, title=title, size=(9, 6.4), **look) as (picture, axes):
             for axis, (letter, noises) in zip(axes.flat, settings.panels.items(), strict=True):
                 shown = [(0.0, 0.0), *noises]
                 for noise, color in zip(shown, shades(len(shown), 0.9), strict=True):
@@ -181,9 +184,6 @@ def draw(settings: Settings, seeds: Sequence[dict[Noise, Curves]], folder: Path)
                 axis.get_legend().set_title("β" if letter in "ab" else "k")
             picture.supxlabel("training step")
             picture.supylabel(f"mean squared error, {'clean' if part == 'validation' else 'noisy'} targets")
-            picture.suptitle(
-                f"Fig. {number}, {'training' if part == 'train' else part}: {of_seeds(len(seeds), spread=True)}"
-            )
 
 
 EXPERIMENT = Experiment(

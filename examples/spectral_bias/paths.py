@@ -132,7 +132,8 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 
 
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
-    with figure(folder / "eq_14.png", 1, 2, size=(10, 4.2)) as (_, (left, right)):
+    title = f"from frequencies of the input space to those along a curve ({of_seeds(len(seeds))})"
+    with figure(folder / "eq_14.png", 1, 2, title=title, size=(9, 4.2)) as (_, (left, right)):
         colours = shades(len(settings.petals), 0.85)
         energy = np.mean([seed["energy"] for seed in seeds], axis=0)
         for petals, colour, rows, speed in zip(settings.petals, colours, energy, seeds[0]["speed"], strict=True):
@@ -140,7 +141,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
             left.axvline(settings.lengths[0] * speed / (2 * np.pi), color=colour, linestyle=":", linewidth=1)
         left.set(ylim=(1e-8, 1), xlabel="frequency on the manifold l (cycles)", ylabel="energy of $P_\\gamma(l, k)$")
         left.set_xlim(0, 1.6 * settings.lengths[0] * seeds[0]["speed"].max() / (2 * np.pi))
-        left.set_title(f"k = {settings.lengths[0]:g}, {of_seeds(len(seeds))}; dotted: $k\\,\\max|\\gamma'|/2\\pi$")
+        left.set_title(f"k = {settings.lengths[0]:g}; dotted: $k\\,\\max|\\gamma'|/2\\pi$")
         found = np.array([reaches(settings, seed) for seed in seeds])
         bound = np.multiply.outer(seeds[0]["speed"], settings.lengths) / (2 * np.pi)
         for petals, colour, line, x in zip(settings.petals, colours, found.mean(0), bound, strict=True):
@@ -148,7 +149,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
         limit = bound.max() * 1.1
         right.plot([0, limit], [0, limit], "k:", linewidth=1, label="equal (eq. 15)")
         right.set(xlabel="$k\\,\\max|\\gamma'|/2\\pi$", ylabel=f"reach of {settings.share:.0%} of the energy")
-        right.set_title(f"k = {', '.join(f'{k:g}' for k in settings.lengths)}, {of_seeds(len(seeds))}")
+        right.set_title(f"k = {', '.join(f'{k:g}' for k in settings.lengths)}")
         right.legend()
 
 

@@ -148,25 +148,22 @@ def judge(settings: Settings, seeds: Sequence[Result]) -> list[Finding]:
 
 
 def draw(settings: Settings, seeds: Sequence[Result], folder: Path) -> None:
-    with figure(folder / "fig_3_9.png", size=(6.5, 4.5), font=11) as (picture, axis):
+    title = f"training accuracy ({of_seeds(len(seeds))})"
+    with figure(folder / "fig_3_9.png", title=title, size=(7, 4.5)) as (picture, axis):
         image = accuracies(axis, settings, np.mean([seed.accuracy for seed in seeds], axis=0))
-        axis.set_title(f"Fig. 3.9: {of_seeds(len(seeds))}", fontsize=11)
         picture.colorbar(image, ax=axis).set_label("training accuracy")
-    with figure(folder / "fig_3_7.png", 1, 2, size=(10, 4.6), sharey=True) as (picture, axes):
+    title = f"what two networks make of k = {settings.shown_frequency}, L = {settings.petals[-1]} (first seed)"
+    with figure(folder / "fig_3_7.png", 1, 2, title=title, size=(9, 4.3), sharey=True) as (picture, axes):
         sides = BOX * (2 * grid(settings.shown_points).numpy() - 1)
         levels = np.linspace(0, np.abs(seeds[0].maps).max(), 9)
         (x, y), labels = seeds[0].given.images.T, seeds[0].given.labels[:, 0]
-        for axis, logits, accuracy in zip(axes, seeds[0].maps, seeds[0].shown, strict=True):
+        for number, (axis, logits) in enumerate(zip(axes, seeds[0].maps, strict=True)):
             axis.pcolormesh(sides, sides, logits.T > 0, cmap="RdBu", vmin=-0.6, vmax=1.6, rasterized=True)
             shade = axis.contourf(sides, sides, np.abs(logits).T, levels=levels, cmap="Greys", alpha=0.35)
-            axis.scatter(x, y, c=labels, cmap="RdBu", vmin=0, vmax=1, s=6, edgecolors="k", linewidths=0.2)
-            axis.set(
-                aspect="equal", xlim=(-BOX, BOX), ylim=(-BOX, BOX), title=f"accuracy {accuracy:.2f}", xlabel="$x_1$"
-            )
+            axis.scatter(x, y, c=labels, cmap="RdBu", vmin=0, vmax=1, s=9, edgecolors="w", linewidths=0.3)
+            axis.set(aspect="equal", xlim=(-BOX, BOX), ylim=(-BOX, BOX), xlabel="$x_1$")
+            axis.set_title(f"initialization {number + 1}: accuracy {seeds[0].shown[number]:.2f} on the dots")
         axes[0].set_ylabel("$x_2$")
-        picture.suptitle(
-            f"Fig. 3.7, k = {settings.shown_frequency}, L = {settings.petals[-1]}, first seed: two initializations"
-        )
         picture.colorbar(shade, ax=axes, pad=0.01, format="{x:.0f}").set_label("confidence |logit|")
 
 

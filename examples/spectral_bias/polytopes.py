@@ -131,13 +131,14 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
     seed = seeds[0]
-    with figure(folder / "lemma_3_2.png", 1, 2, size=(10, 4.4)) as (_, (left, right)):
+    title = "pieces of a ReLU network and its Fourier transform (first seed)"
+    with figure(folder / "lemma_3_2.png", 1, 2, title=title, size=(9, 4.6)) as (_, (left, right)):
         for edge in seed["edges"]:
             left.plot(*edge.T, color="C0", linewidth=0.7)
         left.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
         left.set_xticks([-1, 0, 1])
         left.set_yticks([-1, 0, 1])
-        left.set_title(f"the {seed['pieces'][0]:.0f} polygons of the first seed")
+        left.set_title(f"the {seed['pieces'][0]:.0f} polygons on which it is affine")
         for which, colour, power, label in (
             ("faces", "C3", -2, "edge normals"),
             ("generic", "C0", -3, "random directions"),
@@ -149,12 +150,12 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
             right.loglog(starts, middle[0] * (starts / starts[0]) ** power, "k:", linewidth=1)
             end = (starts[-1], middle[0] * (starts[-1] / starts[0]) ** power)
             right.annotate(f"$k^{{{power}}}$", end, xytext=(8, -4), textcoords="offset points")
-        right.set_title("the first seed")
+        right.set_title("decay of its Fourier transform")
         right.set_xticks(starts, [f"$2^{{{round(np.log2(start))}}}$" for start in starts])
         right.minorticks_off()
         right.set_xlim(starts[0] / 1.3, starts[-1] * 1.6)
         right.set(xlabel="|k| (radians per unit)", ylabel="|f̃(k)|, root mean square per octave")
-        right.legend()
+        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17))
 
 
 EXPERIMENT = Experiment(

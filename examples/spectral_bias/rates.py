@@ -99,7 +99,8 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
     k = seeds[0]["k"]
-    with figure(folder / "prop_a_3.png", size=(6.5, 4.5)) as (_, axis):
+    title = "rate at which a frequency is learned at the start"
+    with figure(folder / "prop_a_3.png", title=title, size=(7, 4.5)) as (_, axis):
         rates = np.array([seed["rate"] for seed in seeds])
         middle = np.exp(np.log(rates).mean(0))
         axis.loglog(k, rates.T, color="C0", linewidth=0.8, alpha=0.5)

@@ -16,6 +16,8 @@ from ..frame.experiment import Experiment, Preset
 from ..frame.figures import figure
 from ..frame.task import Task
 from . import learning_order
+from .arrays import spread
+from .drawing import heat_map, of_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,8 @@ def judge(settings: Settings, seeds: Sequence[Retention]) -> list[Finding]:
     left = [seed.at(3) for seed in seeds]
     mean = np.mean(left, axis=0)
     order = spearman(mean, -seeds[0].frequencies)
-    spread = np.array([share[0] - share[-1] for share in left])
-    error = float(spread.std(ddof=1) / len(spread) ** 0.5) if len(spread) > 1 else float("nan")
+    gaps = np.array([share[0] - share[-1] for share in left])
+    error = float(gaps.std(ddof=1) / len(gaps) ** 0.5) if len(gaps) > 1 else float("nan")
     means = zip(seeds[0].frequencies, mean, strict=True)
     return [
         Finding(
@@ -95,31 +97,21 @@ def judge(settings: Settings, seeds: Sequence[Retention]) -> list[Finding]:
             published="falls with the frequency",
             measured=f"mean of seeds {', '.join(f'{k:g}: {share:.2f}' for k, share in means)}\n"
             f"Spearman of the mean with minus frequency {order:.2f}\n"
-            f"lowest - highest {spread.mean():.2f}, standard error {error:.2f} "
-            f"({', '.join(f'{d:.2f}' for d in spread)})",
+            f"lowest - highest {spread(gaps)}" + f", standard error of the mean {error:.2f}" * (len(gaps) > 1),
             criterion="Spearman >= 0.8, lowest - highest frequency >= 0.5 and over twice its standard error",
-            passed=bool(order >= 0.8 and spread.mean() >= 0.5 and spread.mean() > 2 * error),
-            values={"share_at_3": left, "spearman": order, "lowest_minus_highest": spread, "standard_error": error},
+            passed=bool(order >= 0.8 and gaps.mean() >= 0.5 and gaps.mean() > 2 * error),
+            values={"share_at_3": left, "spearman": order, "lowest_minus_highest": gaps, "standard_error": error},
         ),
     ]
 
 
 def draw(settings: Settings, seeds: Sequence[Retention], folder: Path) -> None:
-    with figure(folder / "fig_3_3.png", size=(7, 4.5), font=11) as (picture, axis):
+    title = f"amplitudes after a perturbation ({of_seeds(len(seeds))})"
+    with figure(folder / "fig_3_3.png", title=title, size=(7, 4.5)) as (picture, axis):
         k, share = seeds[0].frequencies, np.mean([seed.share for seed in seeds], axis=0)
-        image = axis.pcolormesh(
-            np.arange(len(k)),
-            seeds[0].deltas,
-            share,
-            vmin=0,
-            vmax=1,
-            cmap="viridis",
-            shading="nearest",
-            rasterized=True,
-        )
+        image = heat_map(axis, np.arange(len(k)), seeds[0].deltas, share, 0, 1)
         axis.set_xticks(np.arange(len(k)), [f"{frequency:g}" for frequency in k])
         axis.set(xlabel="frequency (cycles)", ylabel="perturbation δ (length in parameter space)")
-        axis.set_title(f"Fig. 3.3, mean of {len(seeds)} seed{'s' * (len(seeds) > 1)}")
         picture.colorbar(image, ax=axis, extend="max").set_label("amplitude / unperturbed amplitude")
 
 

@@ -126,7 +126,8 @@ def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Find
 
 
 def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path) -> None:
-    with figure(folder / "prop_a_6.png", size=(6.5, 4.5)) as (_, axis):
+    title = "share of parameter space with amplitudes beyond a frequency"
+    with figure(folder / "prop_a_6.png", title=title, size=(7, 4.5)) as (_, axis):
         for index, seed in enumerate(seeds):
             k, share = seed["k"], seed["beyond"]
             there = share > 0

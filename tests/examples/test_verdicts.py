@@ -5,11 +5,13 @@ import re
 from dataclasses import asdict
 
 import pytest
+from PIL import Image
 
 from examples import EXPERIMENTS
 from examples.__main__ import RESULTS
 from examples.frame import runner
 from examples.frame.experiment import experiment
+from examples.frame.figures import WIDEST
 from examples.frame.gallery import gallery, kept
 from examples.frame.report import plain
 
@@ -50,7 +52,9 @@ def test_what_is_kept_is_of_the_presets_as_they_are(name):
             chosen = experiment(name).preset(held["preset"])
             assert held["seeds"] == list(chosen.seeds) and held["settings"] == plain(asdict(chosen.settings))
             assert folder == kept(RESULTS, name, held["preset"]) and (folder / "figure.png").exists()
-            assert all(picture.stat().st_size <= 200_000 for picture in folder.glob("*.png"))
+            for picture in folder.glob("*.png"):
+                with Image.open(picture) as image:
+                    assert picture.stat().st_size <= 200_000 and image.width <= 200 * WIDEST  # dots per inch
 
 
 def test_every_picture_that_is_kept_has_a_caption_of_its_own():

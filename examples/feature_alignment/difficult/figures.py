@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...frame.figures import figure
+from ...frame.figures import WIDEST, figure
 from ..drawing import Run, band, of_seeds
 from .settings import KINDS, Settings
 
@@ -16,8 +16,9 @@ COLORS = {"easy": "C0", "difficult": "C3"}
 
 
 def draw(settings: Settings, seeds: Sequence[dict[str, Run]], folder: Path) -> None:
-    look: dict[str, Any] = {"font": 11, "boxed": False, "sharex": True, "sharey": True, "squeeze": False}
-    with figure(folder / "fig_4_4.png", 1, len(KINDS), size=(10, 4.2), **look) as (picture, axes):
+    look: dict[str, Any] = {"boxed": False, "sharex": True, "sharey": True, "squeeze": False}
+    title = f"easy and difficult examples ({of_seeds(len(seeds))})"
+    with figure(folder / "fig_4_4.png", 1, len(KINDS), title=title, size=(8.6, 3.9), **look) as (picture, axes):
         for axis, (kind, words) in zip(axes[0], KINDS.items(), strict=True):
             runs = [seed[kind] for seed in seeds]
             for batch, color in COLORS.items():
@@ -26,9 +27,9 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Run]], folder: Path) -> N
         axes[0, 0].set_ylabel("alignment with the labels")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         picture.legend(handles, labels, loc="outside lower center", ncols=2)
-        picture.suptitle(of_seeds(len(seeds)), fontsize=10)
-    size = (2.6 * len(seeds) + 0.8, 2 * len(settings.depths) + 0.8)
-    with figure(folder / "fig_b_7.png", len(settings.depths), len(seeds), size=size, **look) as (picture, axes):
+    look |= {"title": "easy and difficult examples by depth (rows) and seed (columns)"}
+    look |= {"size": (min(WIDEST, 2.5 * len(seeds) + 0.8), 1.9 * len(settings.depths) + 0.9)}
+    with figure(folder / "fig_b_7.png", len(settings.depths), len(seeds), **look) as (picture, axes):
         for row, depth in enumerate(settings.depths):
             for axis, seed in zip(axes[row], seeds, strict=True):
                 run = seed[f"depth {depth}"]
@@ -41,4 +42,3 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Run]], folder: Path) -> N
             axis.set_xlabel("training step")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         picture.legend(handles, labels, loc="outside lower center", ncols=2)
-        picture.suptitle("rows: depth, columns: seeds", fontsize=11)

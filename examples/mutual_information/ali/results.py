@@ -82,9 +82,10 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     mode_of = [torch.cdist(torch.from_numpy(seeds[0][method]["data"][-1]), modes()).argmin(1) for method in METHODS]
 
     def panels(name: str, rows: dict[str, str], limit: float) -> None:
-        size = (2.9 * len(METHODS), 2.9 * len(rows) + 0.3)
-        with figure(folder / name, len(rows), len(METHODS), size=size, squeeze=False) as (picture, axes):
-            for row, (title, field) in zip(axes, rows.items(), strict=True):
+        title = f"{' and '.join(rows)} ({of_seeds(len(seeds), 'one of')})"
+        size, look = (2.2 * len(METHODS) + 0.4, 2.2 * len(rows) + 0.8), {"sharex": True, "sharey": True}
+        with figure(folder / name, len(rows), len(METHODS), title=title, size=size, squeeze=False, **look) as (_, axes):
+            for row, (label, field) in zip(axes, rows.items(), strict=True):
                 for axis, method, color in zip(row, METHODS, mode_of, strict=True):
                     points = seeds[0][method][field][-1][:5000]
                     if field == "samples":
@@ -93,9 +94,8 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                         axis.scatter(*points.T, s=1, c=color[:5000], cmap="nipy_spectral")
                     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
                     if axis in axes[0]:
-                        axis.set_title(method, fontsize=11)
-                row[0].set_ylabel(title)
-            picture.suptitle(of_seeds(len(seeds), "one of"), fontsize=10)
+                        axis.set_title(method)
+                row[0].set_ylabel(label)
 
     panels("fig_5_6.png", {"reconstructions": "reconstructions", "samples": "samples"}, 5.5)
     panels("fig_c_1.png", {"embeddings": "codes"}, 3.5)

@@ -117,16 +117,17 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     rows = {"images": first["ALI"].pictures["images"]}
     rows |= {method: model.pictures["reconstructions"] for method, model in first.items()}
     rows |= {f"{method}, samples": model.pictures["samples"] for method, model in first.items()}
-    with figure(folder / "reconstructions.png", len(rows), size=(7.5, 0.65 * len(rows)), tight=True) as (picture, axes):
+    size, title = (7.5, 0.65 * len(rows) + 0.3), f"images and samples of {of_seeds(len(seeds), 'one of')}"
+    with figure(folder / "reconstructions.png", len(rows), title=title, size=size, tight=True) as (_, axes):
         for axis, (label, pictures) in zip(axes, rows.items(), strict=True):
             strip = (np.concatenate(list(pictures), axis=2).transpose(1, 2, 0) + 1) / 2
             axis.imshow(strip[..., 0] if strip.shape[2] == 1 else strip, cmap="gray", vmin=0, vmax=1, aspect="equal")
             axis.set(xticks=[], yticks=[])
             axis.set_ylabel(label, rotation=0, ha="right", va="center")
-        picture.suptitle(of_seeds(len(seeds), "one of"), fontsize=10)
 
     published = PUBLISHED["faces" if settings.data in ("faces", "noise") else "digits"]
-    with figure(folder / "table_5_2.png", 1, len(METRICS), size=(12, 4.2)) as (picture, axes):
+    title = f"reconstructions by training step ({of_seeds(len(seeds))})"
+    with figure(folder / "table_5_2.png", 1, len(METRICS), title=title, size=(9.4, 3.8)) as (picture, axes):
         for axis, (name, label) in zip(axes, METRICS.items(), strict=True):
             for index, method in enumerate(METHODS):
                 if method not in settings.methods:
@@ -137,7 +138,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                 axis.fill_between(
                     first[method].steps, curves.min(0), curves.max(0), color=f"C{index}", alpha=0.15, lw=0
                 )
-            axis.set(xlabel="step", ylabel=f"{label} of reconstructions")
+            axis.set(xlabel="step", title=label)
         axes[0].plot([], [], "k--", linewidth=1, label="published, at the end")
         handles, labels = axes[0].get_legend_handles_labels()
-        picture.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, title=of_seeds(len(seeds)))
+        picture.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...frame.criteria import Finding, enough
+from ...frame.criteria import Finding, deviation, enough
 from ...frame.figures import figure, of_seeds
 from .settings import ENCODERS, MODELS, Settings
 
@@ -98,10 +98,11 @@ def _list(values: Sequence[float], form: str = ".2f") -> str:
 
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
-    with figure(folder / "table_5_3.png", 1, 2, size=(11, 4.5)) as (_, (left, right)):
-        rows, number = np.arange(len(MODELS)), of_seeds(len(seeds), "mean and deviation of")
+    title = f"test error ({of_seeds(len(seeds), 'mean and standard deviation of')}) and information of each seed"
+    with figure(folder / "table_5_3.png", 1, 2, title=title, size=(9.6, 4.8)) as (_, (left, right)):
+        rows = np.arange(len(MODELS))
         values = np.array([[seed[name]["error"] for seed in seeds] for name in MODELS])
-        left.errorbar(values.mean(1), rows, xerr=values.std(1), fmt="o", capsize=2, label=f"measured, {number}")
+        left.errorbar(values.mean(1), rows, xerr=deviation(values.T), fmt="o", capsize=2, label="measured")
         listed = [row for row, model in enumerate(MODELS.values()) if model.published]
         published = [float(model.published) for model in MODELS.values() if model.published]
         left.plot(published, listed, "kx", label="published (200 epochs)")

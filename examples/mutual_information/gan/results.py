@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...frame.criteria import Array, Finding
-from ...frame.figures import figure
+from ...frame.figures import WIDEST, figure, of_seeds
 from ..plane import NUM_ARCS, SPACING, arcs, density, found, kl_from_uniform, modes, occupancy
 from .settings import METHODS, Settings, kept_steps
 
@@ -111,9 +111,11 @@ def _list(values: Any, digits: int) -> str:
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     for dataset in settings.steps:
-        size = (2.4 * len(seeds) + 0.6, 5.2)
+        size = (min(WIDEST, 1.8 * len(seeds) + 0.6), 4.4)
         path = folder / ("fig_5_3.png" if dataset == "spiral" else "fig_5_4.png")
-        with figure(path, 2, len(seeds), size=size, squeeze=False, sharex=True, sharey=True) as (_, axes):
+        title = "samples of a spiral" if dataset == "spiral" else "density of samples of 25 Gaussians"
+        title = f"{title} ({of_seeds(len(seeds), 'a column for each of')})"
+        with figure(path, 2, len(seeds), title=title, size=size, squeeze=False, sharex=True, sharey=True) as (_, axes):
             limit = 2.4 if dataset == "spiral" else 3 * SPACING
             for row, method in enumerate(METHODS):
                 for column, seed in enumerate(seeds):
@@ -123,9 +125,9 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
                         axis.plot(*samples[:2000].T, ".", markersize=1.5, color=f"C{row}")
                     else:
                         line = np.linspace(-limit, limit, 150)
-                        axis.imshow(density(samples, line, line, 0.15), extent=[-limit, limit] * 2, origin="lower")
+                        axis.contourf(line, line, density(samples, line, line, 0.15), levels=16)
                         axis.plot(*modes().T.numpy(), "w.", markersize=2)
                     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
                     if row == 0:
-                        axis.set_title(f"run {column + 1}", fontsize=10)
+                        axis.set_title(f"run {column + 1}")
                 axes[row, 0].set_ylabel(method)

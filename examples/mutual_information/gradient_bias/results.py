@@ -95,7 +95,8 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
         ("by_rate", settings.rates, "rate of the moving average", (f"batches of {settings.batch_size}",)),
         ("lag", settings.learning_rates, "learning rate of a network that moves", ("mini-batches alone", own)),
     )
-    with figure(folder / "eq_12.png", 2, 2, size=(8.5, 6.8), sharey=True) as (picture, grid):
+    title = f"bias of MINE's gradient ({of_seeds(len(seeds))})"
+    with figure(folder / "eq_12.png", 2, 2, title=title, size=(8.6, 6.8), sharey=True) as (picture, grid):
         axes = [grid[0, 0], grid[0, 1], grid[1, 0]]
         grid[1, 1].remove()
         for axis, (name, x, label, words) in zip(axes, rows, strict=True):
@@ -115,4 +116,3 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
         beside = axes[2].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.05, 0.5))  # where there is no panel
         beside.set_in_layout(False)
         picture.supylabel("norm of the bias / norm of the gradient", fontsize=10)
-        picture.suptitle(of_seeds(len(seeds)), fontsize=10)

@@ -106,14 +106,15 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
 
 def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
     first = seeds[0]
-    with figure(folder / "fig_5_5.png", 1, 3, size=(11, 4.3)) as (picture, axes):
+    title = f"training data and samples ({of_seeds(len(seeds), 'one of')})"
+    with figure(folder / "fig_5_5.png", 1, 3, title=title, size=(9, 3.7)) as (_, axes):
         pictures = {"training data": first.real} | {method: first.trained[method].samples for method in METHODS}
-        for axis, (title, samples) in zip(axes, pictures.items(), strict=True):
+        for axis, (name, samples) in zip(axes, pictures.items(), strict=True):
             axis.imshow(mosaic(samples))
-            axis.set(title=title, xticks=[], yticks=[])
-        picture.suptitle(of_seeds(len(seeds), "one of"), fontsize=10)
+            axis.set(title=name, xticks=[], yticks=[])
 
-    with figure(folder / "table_5_1.png", 1, 2, size=(10, 4.4)) as (picture, axes):
+    title = f"modes and their divergence ({of_seeds(len(seeds), 'a line for each of')})"
+    with figure(folder / "table_5_1.png", 1, 2, title=title, size=(9, 4.4)) as (picture, axes):
         for index, method in enumerate(METHODS):
             for seed, result in enumerate(seeds):
                 trained, label = result.trained[method], method if seed == 0 else None
@@ -126,14 +127,7 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
         axes[0].set(xlabel="step", ylabel=f"modes captured, of {settings.modes}", ylim=(0, None))
         axes[1].set(xlabel="step", ylabel="KL divergence to uniform (nats)", ylim=(0, None))
         handles, labels = axes[0].get_legend_handles_labels()
-        picture.legend(
-            handles,
-            labels,
-            loc="outside upper center",
-            ncols=2,
-            frameon=False,
-            title=of_seeds(len(seeds), "a line for each of"),
-        )
+        picture.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
 
 
 def mosaic(samples: Array) -> Array:

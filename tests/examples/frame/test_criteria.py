@@ -1,16 +1,22 @@
-"""How many seeds must pass, and rank correlation."""
+"""How many seeds must pass, standard deviation over seeds, and rank correlation."""
 
 import math
 
 import numpy as np
 import pytest
 
-from examples.frame.criteria import enough, spearman
+from examples.frame.criteria import deviation, enough, spearman
 
 
 def test_enough_is_all_but_one_fifth_rounded_down():
     least = [next(good for good in range(n + 1) if enough([True] * good + [False] * (n - good))) for n in range(1, 11)]
     assert least == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]
+
+
+def test_deviation_is_unbiased_in_the_square_and_zero_of_one_seed():
+    values = np.array([[1.0, 0.0], [3.0, 0.0], [8.0, 0.0]])
+    assert deviation(values) == pytest.approx([math.sqrt((9 + 1 + 16) / 2), 0])
+    assert deviation(values[:1]).tolist() == [0, 0]
 
 
 def test_spearman_of_distinct_ranks_matches_the_textbook_formula():

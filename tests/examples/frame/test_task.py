@@ -1,6 +1,7 @@
 """The loop that can be interrupted: it goes on as if nothing had happened."""
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def test_a_killed_loop_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
     resumed = dict(training(tmp_path / "killed"))
     assert list(resumed) == list(range(9, 20))
     assert all(whole[step] == loss for step, loss in resumed.items())
+
+
+def test_of_a_loop_that_has_reached_its_goal_the_time_is_known(tmp_path):
+    task = Task(tmp_path, 0, CPU)
+    task.resume()
+    for step in task.steps(100):
+        time.sleep(0.01)
+        if step == 2:
+            break
+    assert task.seconds >= 0.03 and task.cpu_seconds > 0
 
 
 def test_a_finished_loop_has_no_step_left(tmp_path):
