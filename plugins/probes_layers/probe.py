@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from probes.loop.sharding import is_sharded, local_part
+from probes.loop.sharding import is_sharded
 from probes.measurement import Axis, CannotMeasure, Measurement, first_line
 from probes.outputs import picked
 from probes.probe import Probe
@@ -97,7 +97,7 @@ class LayerStatistics(Probe):
         parameters = self._find(run.model)
         if self._sharded != is_sharded(run.model):
             self._sharded = not self._sharded
-            self._watch = UpdateWatch(local_part if self._sharded else Tensor.detach)
+            self._watch = UpdateWatch(sharded=self._sharded)
         for name, parameter, _ in parameters:
             if name in self._resumed:
                 self._watch.resume(parameter, *self._resumed.pop(name))
@@ -158,7 +158,8 @@ class LayerStatistics(Probe):
             count = self._groups.setdefault(optimizer, len(rates))
             values = [*map(float, rates[:count]), *[math.nan] * (count - len(rates))]
             words = "learning rate of the last update, by parameter group"
-            yield Measurement(f"loop/learning_rate/{optimizer}", values, dims=("group",), description=words)
+            groups = {"group": Axis(np.arange(count), description="parameter group of the optimizer")}
+            yield Measurement(f"loop/learning_rate/{optimizer}", values, ("group",), groups, description=words)
         following = self.schedule.next(step)
         if following is None or following - self.watched_updates > step:  # no need to hold the last update
             self._watch.clear()
@@ -212,7 +213,7 @@ class LayerStatistics(Probe):
             return
         nothing = torch.full((len(SUMMARY),), torch.nan, dtype=torch.float64)
         table = torch.stack([seen[name].summary().cpu() if name in seen else nothing for name in self._active])
-        about = {"estimator": f"{batch.n} samples, in eval mode", "num_samples": batch.n}
+        about: dict[str, Any] = {"estimator": f"{batch.n} samples, in eval mode", "num_samples": batch.n}
         for column, (name, words) in enumerate(SUMMARY.items()):
             layers, values = self._active, table[:, column]
             if name in self._some:

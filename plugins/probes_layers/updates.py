@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from probes.loop.sharding import local_part
 from probes.precision import to_float64
 
 __all__ = ["GRADIENT", "UPDATE", "UpdateWatch", "gradient_sums", "nonzero_count", "square_sum"]
@@ -79,7 +81,7 @@ def nonzero_count(tensor: Tensor, squares: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.device.type != "cpu" or tensor.is_complex() or not bool(squares.isfinite()):
         return to_float64(torch.count_nonzero(tensor)).to(squares.device)
-    pieces = tensor.reshape(-1).split(PIECE)
+    pieces = torch.split(tensor.reshape(-1), PIECE)
     return torch.stack([piece.sign().abs_().sum(dtype=torch.float32) for piece in pieces]).double().sum()
 
 
@@ -105,7 +107,7 @@ class UpdateWatch:
     """Looks at parameters before and after each update.
 
     Args:
-        part: What is looked at of a parameter and its gradient: this rank's part.
+        sharded: Whether each rank looks at its own part of the parameters of a model under ``fully_shard``.
 
     Example:
         >>> layer, watch = nn.Linear(2, 1), UpdateWatch()
@@ -119,9 +121,13 @@ class UpdateWatch:
         ([18.0], 0.18)
     """
 
-    def __init__(self, part: Callable[[Tensor], Tensor] = Tensor.detach) -> None:
-        self._part = part
+    def __init__(self, sharded: bool = False) -> None:
+        self._sharded = sharded
         self._watched: dict[int, _Watched] = {}
+
+    def _part(self, tensor: Any) -> Tensor:
+        part: Tensor = local_part(tensor) if self._sharded else tensor.detach()
+        return part
 
     def before(
         self,

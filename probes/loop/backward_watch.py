@@ -70,7 +70,7 @@ class BackwardWatch:
         if not self._handles:
             arrived = GradientHook(self)
             self._handles = [
-                parameter.register_post_accumulate_grad_hook(arrived)
+                parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
                 for parameter in parameters
                 if parameter.requires_grad and parameter.is_leaf and not is_lazy(parameter)
             ]
