@@ -20,7 +20,7 @@ FLOORS = [
     {"guard"},
     {"loop"},
     {"budget"},
-    {"plots"},
+    {"plots", "summary"},
     {"sinks"},
     {"reading"},
     {"session"},

@@ -59,7 +59,8 @@ class Activation:
     """Whether zeros are looked for: not in what linear maps and normalizations give."""
     count: int = 0
     sums: Tensor | None = None
-    """Of squares, of values, and numbers of what is not zero and of what is saturated; float64."""
+    """Of squares, of values, of squares of what all samples share, and numbers of what is not zero and of what is
+    saturated; float64."""
     bottom: Tensor | None = None
     top: Tensor | None = None
     """The least and the greatest value of each unit."""
@@ -75,8 +76,9 @@ class Activation:
             edge = EDGE * (self.bounds[1] - self.bounds[0])
             outside = (output <= self.bounds[0] + edge) | (output >= self.bounds[1] - edge)
             saturated = nonzero_count(outside.float(), saturated)
-        total = to_float64(output.sum(dtype=torch.float32 if output.dtype.itemsize < 4 else None))
-        parts = (squares, total, nonzero, saturated)
+        mean = output.mean(0, dtype=torch.float32 if output.dtype.itemsize < 4 else None)
+        shared, total = len(output) * square_sum(mean), len(output) * to_float64(mean.sum())
+        parts = (squares, total, shared, nonzero, saturated)
         sums = torch.stack([part.to(squares.device) for part in parts])
         self.count += output.numel()
         self.sums = sums if self.sums is None else self.sums + sums
@@ -86,12 +88,14 @@ class Activation:
             self.bottom, self.top = torch.minimum(self.bottom, bottom), torch.maximum(self.top, top)
 
     def summary(self) -> Tensor:
-        """RMS, mean, largest magnitude, shares of zeros, of dead units and of saturated values. Shape ``(6,)``."""
+        """RMS, mean, largest magnitude, variation, shares of zeros, dead units and saturated values. Shape ``(7,)``."""
         assert self.sums is not None and self.bottom is not None and self.top is not None
-        squares, total, nonzero, saturated = self.sums / self.count
+        squares, total, shared, nonzero, saturated = self.sums / self.count
+        # What differs from sample to sample, relative to all; in single precision no less than 3e-4 can be told.
+        variation = (1 - shared / squares).clamp_min(0).sqrt()
         dead = ((self.bottom == 0) & (self.top == 0)).double().mean().to(squares.device)
         largest = to_float64(torch.maximum(self.top.abs(), self.bottom.abs()).max()).to(squares.device)
-        return torch.stack([squares.sqrt(), total, largest, 1 - nonzero, dead, saturated])
+        return torch.stack([squares.sqrt(), total, largest, variation, 1 - nonzero, dead, saturated])
 
 
 def _extremes(output: Tensor, dim: int) -> tuple[Tensor, Tensor]:

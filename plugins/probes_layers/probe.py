@@ -40,7 +40,8 @@ class LayerStatistics(Probe):
         together: ``layers/total_weight_norm`` and so on.
 
         On the batch, of layers and of activations: ``layers/activation_rms/train``, ``layers/activation_mean/train``,
-        ``layers/activation_max/train`` (largest magnitude); of activations ``layers/zero_share/train`` and
+        ``layers/activation_max/train`` (largest magnitude), ``layers/activation_variation/train`` (deviation from the
+        mean of the batch / RMS: 0 where all samples are alike); of activations ``layers/zero_share/train`` and
         ``layers/dead_share/train`` (units that are zero on the whole batch); and of bounded ones
         ``layers/saturated_share/train`` (values within 1 % of a bound). Of a classifier,
         ``layers/output_entropy/train``, in nats.
@@ -216,6 +217,8 @@ class LayerStatistics(Probe):
         about: dict[str, Any] = {"estimator": f"{batch.n} samples, in eval mode", "num_samples": batch.n}
         for column, (name, words) in enumerate(SUMMARY.items()):
             layers, values = self._active, table[:, column]
+            if name == "activation_variation" and batch.n < 2:
+                continue
             if name in self._some:
                 layers = self._some[name]
                 values = values[[self._active.index(layer) for layer in layers]]
@@ -268,6 +271,7 @@ SUMMARY = {
     "activation_rms": "root mean square of a layer's outputs",
     "activation_mean": "mean of a layer's outputs",
     "activation_max": "largest magnitude of a layer's outputs",
+    "activation_variation": "root mean square of what differs from the batch's mean / that of all",
     "zero_share": "share of a layer's outputs that are zero",
     "dead_share": "share of a layer's units that are zero on the whole batch",
     "saturated_share": "share of outputs within 1 % of a bound of the activation",

@@ -80,6 +80,15 @@ def main() -> None:
 
         told(as_json, streams(open_run(path)) if as_json else None, *([] if as_json else [summary(path)]))
 
+    @app.command("summary")
+    def summary_(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
+        """What a run has found, in words: each finding with its evidence, and what to look at next."""
+        from ..reading import open_run
+        from ..summary import findings
+
+        found = findings(open_run(path))
+        told(as_json, [asdict(item) for item in found], *(map(str, found) if found else ["Nothing stands out."]))
+
     @app.command()
     def plot(path: Path, out: Path | None = None, as_json: Annotated[bool, as_json_] = False) -> None:
         """Draw every stream of a run into PNG files, by default in <run>/plots."""

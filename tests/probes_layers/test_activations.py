@@ -23,16 +23,34 @@ class Fixed(nn.Module):
 
 def summary(model, name, *given):
     seen, _ = activations(model, lambda: model(*given or (torch.zeros(1, 1),)))
-    return dict(zip(("rms", "mean", "max", "zero", "dead", "saturated"), seen[name].summary().tolist(), strict=True))
+    return dict(
+        zip(
+            ("rms", "mean", "max", "variation", "zero", "dead", "saturated"), seen[name].summary().tolist(), strict=True
+        )
+    )
 
 
 def test_values_by_hand():
     values = torch.tensor([[0.0, -3.0, 0.0, 1.0], [0.0, 4.0, 2.0, 0.0]])
     assert summary(nn.Sequential(Fixed(values)), "0") == pytest.approx(
-        {"rms": math.sqrt(30 / 8), "mean": 0.5, "max": 4, "zero": 0.5, "dead": 0.25, "saturated": 0}
+        {
+            "rms": math.sqrt(30 / 8),
+            "mean": 0.5,
+            "max": 4,
+            "variation": math.sqrt(1 - 2 * 1.5 / 30),
+            "zero": 0.5,
+            "dead": 0.25,
+            "saturated": 0,
+        }
     )
     found = summary(nn.Sequential(Fixed(values), nn.ReLU()), "1")
     assert found["zero"] == 5 / 8 and found["dead"] == 1 / 4
+
+
+def test_samples_that_are_alike_do_not_vary():
+    assert summary(nn.Sequential(Fixed(torch.randn(1, 7).expand(50, 7).clone())), "0")["variation"] < 1e-3
+    independent = torch.randn(1000, 50, generator=torch.Generator().manual_seed(0))
+    assert summary(nn.Sequential(Fixed(independent)), "0")["variation"] == pytest.approx(1, abs=0.002)
 
 
 def test_units_of_convolutions_are_channels_and_those_of_sequences_features():
@@ -101,7 +119,7 @@ def test_a_layer_that_is_called_twice_counts_both_calls():
 
     model = Twice()
     seen, _ = activations(model, lambda: model(torch.tensor([[1.0, 2.0, 0.0]])))
-    assert seen["relu"].count == 6 and seen["relu"].summary()[[2, 4]].tolist() == pytest.approx([2, 1 / 3])
+    assert seen["relu"].count == 6 and seen["relu"].summary()[[2, 5]].tolist() == pytest.approx([2, 1 / 3])
 
 
 def test_recurrent_and_attention_layers_and_embeddings_are_seen():

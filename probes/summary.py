@@ -1,0 +1,268 @@
+"""What a run has found, in words: each finding with its evidence, and what to look at next.
+
+The rules are the list :data:`RULES`: an alarm is what no healthy training shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .measurement import printable
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["RULES", "Finding", "Rule", "findings"]
+
+SHOWN = 4
+"""Layers that are named."""
+FEW = 10
+"""Samples that a row should not rest on less than."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a run shows."""
+
+    text: str
+    stream: str
+    """Where it is seen."""
+    steps: tuple[int, int]
+    """The first and the last step at which it is."""
+    alarm: bool
+    advice: str
+    """What to look at next."""
+
+    def __str__(self) -> str:
+        first, last = self.steps
+        when = f"step {first}" if first == last else f"steps {first} to {last}"
+        return (
+            f"{'! ' if self.alarm else ''}{self.text} [{self.stream}, {when}]{f' {self.advice}' if self.advice else ''}"
+        )
+
+
+Found = tuple[str, str, Any]
+"""A text, the stream, and the steps at which it is seen."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Looks at a run and says what it finds."""
+
+    name: str
+    look: Callable[[Run], Iterator[Found]]
+    alarm: bool
+    advice: str = ""
+
+
+class Run:
+    """The streams of a run, as the rules look at them.
+
+    Args:
+        tree: As :func:`probes.open_run` returns it.
+    """
+
+    def __init__(self, tree: xarray.DataTree) -> None:
+        self._streams = {
+            node.path.strip("/").removesuffix("/self"): node.to_dataset() for node in tree.leaves if "value" in node
+        }
+
+    def named(self, *starts: str) -> Iterator[tuple[str, xarray.Dataset]]:
+        """The streams whose names are these, or begin with them and a slash."""
+        for name, data in self._streams.items():
+            if any(name == start or name.startswith(f"{start}/") for start in starts):
+                yield name, data
+
+    def layers(self, *starts: str) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any], list[str]]]:
+        """The same that have a value for each layer: name, steps, values of shape ``(steps, layers)``, layers."""
+        for name, data in self.named(*starts):
+            if data["value"].dims == ("step", "layer") and len(data["step"]):
+                layers = [printable(str(layer)) for layer in data["layer"].values]
+                yield name, data["step"].values, np.asarray(data["value"].values, float), layers
+
+
+def findings(tree: xarray.DataTree) -> list[Finding]:
+    """What the rules find in a run, the alarms first.
+
+    Args:
+        tree: As :func:`probes.open_run` returns it.
+
+    For example, ``print(*findings(open_run("runs/mine")), sep="\\n")``.
+    """
+    run = Run(tree)
+    found = [
+        Finding(text, stream, (int(steps[0]), int(steps[-1])), rule.alarm, rule.advice)
+        for rule in RULES
+        for text, stream, steps in rule.look(run)
+    ]
+    return sorted(found, key=lambda finding: not finding.alarm)
+
+
+# ---------------------------------------------------------------------------------------------------------------- rules
+
+
+def _names(layers: Sequence[str]) -> str:
+    more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
+    return ", ".join(layers[:SHOWN]) + more
+
+
+def _undefined_loss(run: Run) -> Iterator[Found]:
+    for name, data in run.named("loop/loss"):
+        values, steps = np.asarray(data["value"].values, float), data["step"].values
+        bad = ~np.isfinite(values)
+        if bad.any():
+            yield f"The loss is {values[bad][0]:g} from step {steps[bad][0]} on", name, steps[bad]
+
+
+def _undefined_layers(run: Run) -> Iterator[Found]:
+    for name, steps, values, layers in run.layers("layers/weight_norm", "layers/gradient_nonfinite_share"):
+        bad = np.asarray(~np.isfinite(values) if name.endswith("norm") else values > 0)
+        rows = np.any(bad, axis=1)
+        if rows.any():
+            what = "Weights" if name.endswith("norm") else "Gradients"
+            which = [layer for layer, is_bad in zip(layers, np.any(bad[rows], axis=0).tolist(), strict=True) if is_bad]
+            yield f"{what} of {_names(which)} are not finite", name, steps[rows]
+
+
+def _still(run: Run) -> Iterator[Found]:
+    for name, steps, values, layers in run.layers("layers/update_norm"):
+        if len(steps) < 3:
+            continue
+        which = [layer for layer, moved in zip(layers, values.T, strict=True) if np.all(moved == 0)]
+        if which:
+            whose = "No layer is" if len(which) == len(layers) else f"{_names(which)}: not"
+            yield f"{whose} trained: every update is exactly zero", name, steps
+
+
+def _no_rate(run: Run) -> Iterator[Found]:
+    for name, data in run.named("loop/learning_rate"):
+        values = np.asarray(data["value"].values, float)
+        if len(values) >= 3 and np.all(values == 0):
+            yield "The learning rate is 0", name, data["step"].values
+
+
+def _frozen(run: Run) -> Iterator[Found]:
+    trained = [layers for _, _, _, layers in run.layers("layers/update_norm")]
+    for name, steps, _, layers in run.layers("layers/weight_norm"):
+        which = [layer for layer in layers if trained and layer not in trained[0]]
+        if which:
+            yield f"{len(which)} of {len(layers)} layers are frozen: {_names(which)}", name, steps
+
+
+def _lasting(share: float, above: bool, *streams: str) -> Callable[[Run], Iterator[tuple[list[str], str, Any]]]:
+    """Layers whose value is beyond a share in the last three rows or more."""
+
+    def look(run: Run) -> Iterator[tuple[list[str], str, Any]]:
+        for name, steps, values, layers in run.layers(*streams):
+            beyond = values >= share if above else values <= share
+            which = [layer for layer, rows in zip(layers, beyond.T, strict=True) if len(rows) >= 3 and rows[-3:].all()]
+            if which:
+                yield which, name, steps[-3:]
+
+    return look
+
+
+def _dead(run: Run) -> Iterator[Found]:
+    for which, name, steps in _lasting(0.95, True, "layers/dead_share")(run):
+        yield f"{_names(which)}: 95 % of the units or more are zero on the whole batch", name, steps
+
+
+def _saturated(run: Run) -> Iterator[Found]:
+    for which, name, steps in _lasting(0.8, True, "layers/saturated_share")(run):
+        yield f"{_names(which)}: 80 % of the activations or more are at a bound", name, steps
+
+
+def _collapsed(run: Run) -> Iterator[Found]:
+    for which, name, steps in _lasting(2e-3, False, "layers/activation_variation")(run):
+        yield f"{_names(which)}: all samples of the batch give the same", name, steps
+
+
+def _exploding(run: Run) -> Iterator[Found]:
+    for name, data in run.named("layers/total_weight_norm", "layers/total_gradient_norm", "loop/loss"):
+        values, steps = np.asarray(data["value"].values, float), data["step"].values
+        values, steps = values[np.isfinite(values)], steps[np.isfinite(values)]
+        if len(values) < 5:
+            continue
+        start, times = float(np.median(values[:3])), 10 if name.endswith("weight_norm") else 100
+        if start > 0 and values[-1] > times * start and values[-1] >= values[:-1].max() / 2:
+            what = {"loop/loss": "The loss"}.get(name, f"The norm of all {'weights' if times == 10 else 'gradients'}")
+            yield f"{what} has grown from {start:.2g} to {values[-1]:.2g}", name, steps
+
+
+def _loss(run: Run) -> Iterator[Found]:
+    for name, data in run.named("loop/loss"):
+        values, steps = np.asarray(data["value"].values, float), data["step"].values
+        if len(values) >= 6 and np.isfinite(values).all():
+            first, last = np.median(values[:3]), np.median(values[-3:])
+            words = "has fallen" if last < first else "has not fallen:"
+            yield f"The loss {words} from {first:.3g} to {last:.3g}", name, steps
+
+
+def _moved_most(run: Run) -> Iterator[Found]:
+    for name, steps, values, layers in run.layers("layers/weight_norm"):
+        if len(steps) >= 3 and len(layers) > 1 and (values[0] > 0).all() and np.isfinite(values[-1]).all():
+            change = values[-1] / values[0]
+            most = int(np.argmax(np.abs(np.log(change))))
+            if abs(change[most] - 1) > 0.05:
+                text = f"The weights of {layers[most]} have changed most, to {change[most]:.3g} times their norm"
+                yield text, name, steps
+
+
+def _drifted(run: Run) -> Iterator[Found]:
+    words = {
+        "fourier/centroid": "The mean frequency of the function",
+        "ntk/alignment": "The kernel's alignment with the labels",
+        "ntk/effective_rank": "The effective rank of the tangent kernel",
+    }  # fmt: skip
+    for start, what in words.items():
+        for name, data in run.named(start):
+            if data["value"].dims != ("step",) or len(data["step"]) < 3:
+                continue
+            values = np.asarray(data["value"].values, float)
+            first, last = values[0], values[-1]
+            if not np.isfinite([first, last]).all():
+                continue
+            error = data["standard_error"].values[[0, -1]] if "standard_error" in data else np.zeros(2)
+            sigma = float(np.sqrt(np.nansum(np.square(error))))
+            if abs(last - first) > max(0.1 * abs(first), 3 * sigma):
+                told = f" (standard error {sigma:.2g})" if sigma else ""
+                verb = "has risen" if last > first else "has fallen"
+                yield f"{what} {verb} from {first:.3g} to {last:.3g}{told}", name, data["step"].values
+
+
+def _few(run: Run) -> Iterator[Found]:
+    few = {}
+    for name, data in run.named("fourier", "ntk", "layers", "mutual_information", "complexity"):
+        number = data["value"].attrs.get("num_samples") or data.attrs.get("num_samples")
+        if number is not None and len(data["step"]) and 0 < int(np.min(number)) < FEW:
+            few[name] = int(np.min(number)), data["step"].values
+    if few:
+        name, (number, steps) = next(iter(few.items()))
+        yield f"{len(few)} streams rest on {number} samples", name, steps
+
+
+RULES = (
+    Rule(
+        "undefined loss",
+        _undefined_loss,
+        True,
+        "Look at loop/learning_rate and layers/activation_max before it.",
+    ),
+    Rule("undefined layers", _undefined_layers, True, "Look at layers/update_ratio and layers/activation_max before."),
+    Rule("learning rate 0", _no_rate, True, "Look at the scheduler and its order with the optimizer."),
+    Rule("no updates", _still, True, "Look at loop/learning_rate, layers/gradient_norm, and what the optimizer holds."),
+    Rule("exploding", _exploding, True, "Look at layers/gradient_norm and layers/update_ratio: which came first."),
+    Rule("dead units", _dead, True, "Look at layers/activation_mean of the layer before: large negative numbers."),
+    Rule("saturation", _saturated, True, "Look at layers/activation_rms of the layer before."),
+    Rule("collapse", _collapsed, True, "Look at which layer came first, and at layers/gradient_norm."),
+    Rule("frozen", _frozen, False),
+    Rule("loss", _loss, False),
+    Rule("moved most", _moved_most, False),
+    Rule("drift", _drifted, False),
+    Rule("few samples", _few, False, "Pass batches={'train': (inputs, targets)} of more."),
+)
+"""In the order in which findings are told."""

@@ -1,0 +1,156 @@
+"""Findings: sick trainings are named by what ails them, healthy ones raise no alarm, and each has its evidence."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import warm
+import xarray
+from torch import nn
+from torch.nn import functional as F
+
+from probes import ProbeManager, every, open_run
+from probes.summary import findings
+from probes_layers import LayerStatistics
+
+STEPS = 60
+
+
+def network(activation=nn.ReLU, width=24, depth=3, norm=False):
+    torch.manual_seed(0)
+    layers, before = [], 8
+    for _ in range(depth - 1):
+        layers += [nn.Linear(before, width), *([nn.BatchNorm1d(width)] if norm else []), activation()]
+        before = width
+    return nn.Sequential(*layers, nn.Linear(before, 3))
+
+
+def trained(tmp_path, model, optimizer=None, change=lambda step, loss: loss, scheduler=None):
+    optimizer = optimizer or torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
+    generator = torch.Generator().manual_seed(0)
+    with ProbeManager(model, [LayerStatistics(every(5))], log_dir=tmp_path / "run", overhead=None).attach(optimizer):
+        for step in range(STEPS):
+            x = torch.randn(32, 8, generator=generator)
+            y = (x[:, 0] > 0.4).long() + (x[:, 0] > -0.4).long()
+            loss = change(step, F.cross_entropy(model(x), y))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return findings(open_run(tmp_path / "run"))
+
+
+@torch.no_grad()
+def dead():
+    model = network()
+    model[2].bias.fill_(-100)
+    return model
+
+
+@torch.no_grad()
+def saturated():
+    model = network(nn.Tanh)
+    for layer in (model[0], model[2]):
+        layer.weight.mul_(100)
+    return model
+
+
+@torch.no_grad()
+def collapsed():
+    model = network()
+    model[0].weight.mul_(1e-6)
+    return model
+
+
+def frozen():
+    model = network()
+    model[2].requires_grad_(False)
+    return model
+
+
+def sgd(rate):
+    return lambda model: torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+
+
+def breaks(step, loss):
+    return loss * math.nan if step == 30 else loss
+
+
+RISEN = "The kernel's alignment with the labels has risen from 0.1 to 0.4"
+FALLEN = "The kernel's alignment with the labels has fallen from 0.4 to 0.1 (standard error 0.014)"
+
+
+@pytest.mark.parametrize(
+    ("make", "optimizer", "change", "stream", "words"),
+    [
+        (dead, None, None, "layers/dead_share/train", "3: 95 % of the units or more are zero on the whole batch"),
+        (saturated, None, None, "layers/saturated_share/train", "1, 3: 80 % of the activations or more are at a bound"),
+        (collapsed, sgd(1e-9), None, "layers/activation_variation/train", "0, 1, 2, 3 and 1 more: all samples"),
+        (network, sgd(0.0), None, "loop/learning_rate/SGD", "The learning rate is 0"),
+        (network, sgd(0.0), None, "layers/update_norm", "No layer is trained: every update is exactly zero"),
+        (network, sgd(200.0), None, "layers/total_weight_norm", "The norm of all weights has grown from"),
+        (network, None, breaks, "loop/loss", "The loss is nan from"),
+        (network, None, breaks, "layers/weight_norm", "Weights of 0, "),
+        (network, None, lambda step, loss: loss * 0, "layers/update_norm", "No layer is trained"),
+    ],
+)  # fmt: skip
+def test_a_sick_training_is_named_by_what_ails_it(make, optimizer, change, stream, words, tmp_path):
+    model = make()
+    found = trained(tmp_path, model, optimizer and optimizer(model), change or (lambda step, loss: loss))
+    alarms = [item for item in found if item.alarm]
+    assert found[: len(alarms)] == alarms  # they come first
+    assert any(item.stream == stream and item.text.startswith(words) and item.advice for item in alarms), found
+
+
+def test_frozen_layers_are_named_without_an_alarm(tmp_path):
+    found = trained(tmp_path, frozen())
+    assert not any(item.alarm for item in found)
+    assert "1 of 3 layers are frozen: 2" in [item.text for item in found]
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "batch norm"])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU])
+@pytest.mark.parametrize("rate", [None, 0.05], ids=["Adam", "SGD"])
+def test_a_healthy_training_raises_no_alarm(activation, rate, norm, tmp_path):
+    model = network(activation, norm=norm)
+    found = trained(tmp_path, model, rate and sgd(rate)(model))
+    assert not [str(item) for item in found if item.alarm]
+
+
+def tree(**streams):
+    """A run with streams of one number a step."""
+    groups = {}
+    for name, (values, errors) in streams.items():
+        data = {"value": ("step", np.asarray(values, float))}
+        if errors is not None:
+            data["standard_error"] = ("step", np.full(len(values), errors))
+        groups[name.replace("__", "/")] = xarray.Dataset(data, {"step": np.arange(len(values)) * 10})
+    return xarray.DataTree.from_dict(groups)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "text"),
+    [
+        ([0.1, 0.2, 0.4], None, RISEN),
+        ([0.4, 0.2, 0.1], 0.01, FALLEN),
+        ([0.1, 0.2, 0.4], 0.2, None),  # no more than three standard errors
+        ([0.4, 0.2, 0.41], None, None),
+        ([math.nan, 0.2, 0.4], None, None),
+    ],
+)  # fmt: skip
+def test_a_change_is_told_where_it_is_more_than_its_error(values, error, text):
+    found = findings(tree(ntk__alignment__train=(values, error)))
+    assert [item.text for item in found] == ([] if text is None else [text])
+    if found:
+        assert found[0].steps == (0, 20) and found[0].stream == "ntk/alignment/train"
+
+
+def test_the_command_prints_findings_or_says_that_there_are_none(tmp_path):
+    trained(tmp_path, dead())
+    code = "from probes.commands.cli import main; main()"
+    shown = warm.run(code, "summary", tmp_path / "run")
+    assert shown.returncode == 0 and "\n! 3: 95 % of the units" in shown.stdout, shown.stderr
+    found = json.loads(warm.run(code, "summary", tmp_path / "run", "--json").stdout)
+    (units,) = [item for item in found if item["stream"] == "layers/dead_share/train"]
+    assert units["alarm"] is True and units["steps"] == [50, 60]
