@@ -61,7 +61,7 @@ def script_of(page):
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(environment, tmp_path):
     out = call(script_of(PAGE), environment, tmp_path)
-    assert re.search(r"certainty +probe +probes-certainty 0\.1\.0 +runs +Mean entropy", out), out
+    assert re.search(r"certainty +probe +probes-certainty 0\.1\.0 +when named +Mean entropy", out), out
     assert re.search(r"=+ .*\b\d+ passed", out) and " failed" not in out and " skipped" not in out, out
     table = out[out.index("what was found") :]
     assert re.findall(r"^ (\S+) +(?:ok|failed|not checked) ", table, flags=re.M) == list(POINTS), table
@@ -86,7 +86,7 @@ def test_the_worked_example_meets_the_contract_once_installed(environment, tmp_p
         "pip install -q .; cd tests; ruff check ..; probes list; probes check gradient_noise --json",
         environment, tmp_path / "example",
     )  # fmt: skip
-    assert re.search(r"gradient_noise +probe +probes-gradient-noise 0\.1\.0 +runs +Gradient noise scale", out)
+    assert re.search(r"gradient_noise +probe +probes-gradient-noise 0\.1\.0 +when named +Gradient noise scale", out)
     found = json.loads(out.splitlines()[-1])
     assert found["ok"] and [point["status"] for point in found["points"]] == ["ok"] * len(POINTS)
 

@@ -26,8 +26,8 @@ class GradientNoise(Probe):
 
     It is of the model in eval mode: dropout adds noise that is not seen, batch norm does not mix the samples.
 
-    Runs by default. Costs two forward and backward passes of the batch, one of them in groups, and the memory of two
-    gradients in float64.
+    Runs when it is named. Costs two forward and backward passes of the batch, one of them in groups, and the memory of
+    two gradients in float64.
 
     Args:
         schedule: When it is due.
@@ -52,6 +52,7 @@ class GradientNoise(Probe):
 
     name = "gradient_noise"
     needs = frozenset({"targets"})
+    by_default = False
 
     def __init__(
         self,
