@@ -62,7 +62,8 @@ def similarity_matrix(centred: Tensor) -> Tensor:
     size = gram.norm()
     gram.fill_diagonal_(0)
     rows = gram.sum(0) / (n - 2)
-    gram = gram - rows - rows[:, None] + rows.sum() / (n - 1)
+    gram = gram - (rows + rows[:, None]) + rows.sum() / (n - 1)
+    gram = (gram + gram.T) / 2  # symmetric to the last bit, so that half of it is enough to keep
     gram.fill_diagonal_(0)
     norm = gram.norm()
     return gram / torch.where(norm > ROUNDING * size, norm, torch.nan)

@@ -96,8 +96,8 @@ def hidden_outputs(
             output = call()
             for module, given, shape in heads:
                 if output.ndim == 2 and shape == output.shape and shape[1] > 1:
-                    bias = None if module.bias is None else to_float64(module.bias)
-                    return Head(to_float64(given), to_float64(module.weight), bias)
+                    bias = None if module.bias is None else to_float64(module.bias.detach())
+                    return Head(to_float64(given), to_float64(module.weight.detach()), bias)
     finally:
         for handle in handles:
             handle.remove()
