@@ -126,11 +126,6 @@ class Representation(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers represent now."""
-        if self.batch not in run.batches:
-            raise CannotMeasure(
-                f"`batch` names {self.batch!r}, which is no batch; there are: {', '.join(run.batches) or 'none'}. Pass "
-                f"batches={{{self.batch!r}: (inputs, targets)}} to ProbeManager."
-            )
         if run.batches[self.batch].n < 2:
             raise CannotMeasure(
                 f"At least 2 samples are needed to compare, batch {self.batch!r} has 1. Pass batches={{{self.batch!r}: "

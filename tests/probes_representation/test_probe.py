@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes import ProbeManager, at, every
+from probes_layers import LayerStatistics
 from probes_representation import Representation, as_features, debiased_cka_matrix, rankme, similarity_matrix
 
 PER_LAYER = ["effective_rank", "rankme", "participation_ratio", "stable_rank", "cka_to_start", "ridge_accuracy"]
@@ -133,12 +134,18 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit():
         assert (one.standard_error is None) or one.standard_error.tobytes() == other.standard_error.tobytes()
 
 
-def test_without_a_checkpoint_the_start_is_the_first_turn():
-    _, checkpoint = train(Representation(every(1)), network(), data(), steps=2)
-    checkpoint["manager"]["probes"] = {}
-    probe, model = Representation(at([3, 4])), network()
-    memory, _ = train(probe, model, data(), steps=4)
-    assert probe.schedule.next(-1) == 0 and "start: step 0" in memory.at(4)["cka_to_start"].estimator
+def test_step_0_is_always_a_turn():
+    probe = Representation(at([3]))
+    memory, _ = train(probe, network(), data())
+    assert {row.step for row in memory.rows} == {0, 3}
+
+
+def test_without_a_checkpoint_of_the_probe_the_start_is_its_first_turn():
+    _, checkpoint = train(LayerStatistics(every(1)), network(), data(), steps=2)
+    memory, _ = train(Representation(every(1)), network(), data(), checkpoint=checkpoint)
+    first = min(row.step for row in memory.rows)
+    assert first >= 2 and memory.at(first)["cka_to_start"].value.tolist() == [1, 1, 1]
+    assert f"start: step {first}" in memory.at(4)["cka_to_start"].estimator
 
 
 @pytest.mark.parametrize("make", [network, images])
@@ -161,7 +168,7 @@ class Flat(nn.Module):
         nn.init.zeros_(self.dead.weight)
 
     def forward(self, x):
-        return self.head(self.body(x).relu() + 0 * self.dead(x).sum(1, keepdim=True))
+        return 0 * self.dead(x).sum(1, keepdim=True) + self.head(self.body(x).relu())
 
 
 def test_a_constant_layer_is_nan_and_no_other_is():
@@ -230,10 +237,10 @@ def test_numbers_as_targets_have_no_classes():
 def test_what_cannot_be_measured_is_refused_in_one_line():
     for settings, batch, words in [
         ({"layers": ["nope"]}, data(), "names of modules of the model, got 'nope'. It has: 0, 1"),
-        ({"batch": "other"}, data(), "`batch` names 'other', which is no batch; there are: train."),
+        ({"layers": ["2", "other"]}, data(), "names of modules of the model, got 'other'"),
         ({}, (data()[0][:1], data()[1][:1]), "At least 2 samples are needed to compare"),
     ]:
-        memory, _ = train(Representation(at([0]), **settings), network(), batch, steps=1, on_error="quarantine")
+        memory, _ = train(Representation(at([0]), **settings), network(), batch, steps=1, on_error="log")
         said = memory.said("refused")
         assert words in said and "\n" not in said and not memory.rows and not memory.said("fault")
 
