@@ -68,6 +68,6 @@ def class_means(features: Tensor, labels: Tensor) -> ClassMeans:
     classes, index = torch.unique(labels.to(features.device), return_inverse=True)
     counts = torch.bincount(index, minlength=len(classes))
     start = features[:1]  # of equal features nothing is left, not even rounding
-    sums = features.new_zeros(len(classes), features.shape[1]).index_add_(0, index, features - start)
-    offsets = sums / counts[:, None]
+    members = torch.nn.functional.one_hot(index, len(classes)).to(features.dtype)
+    offsets = members.T @ (features - start) / counts[:, None]
     return ClassMeans(offsets + start, offsets - offsets.mean(0), features - start - offsets[index], index, classes)

@@ -80,7 +80,7 @@ def as_features(rows: Tensor) -> Features:
     if not bool(rows.isfinite().all()):
         return Features(rows.new_full((n, k), torch.nan), rows.new_full((k,), torch.nan))
     largest = rows.abs().amax() if rows.numel() else rows.new_zeros(())
-    rows = rows / torch.where(largest > 0, largest, 1.0)
+    rows = rows / torch.where(largest == 0, 1.0, largest)
     centred = rows - rows[:1]  # exactly zero where all rows are equal
     centred = centred - centred.mean(0)
     mean = (rows - centred).mean(0)

@@ -109,5 +109,6 @@ def _has_matrix(module: nn.Module) -> bool:
         return False
     own = list(module.parameters(recurse=False))
     if parametrize.is_parametrized(module):
-        own += [parameter for weight in module.parametrizations.values() for parameter in weight.parameters()]  # type: ignore[operator]
+        weights = module.parametrizations.values()  # type: ignore[operator]
+        own += [parameter for weight in weights for parameter in weight.parameters()]
     return any(parameter.ndim >= 2 for parameter in own)

@@ -63,10 +63,11 @@ class Representation(Probe):
 
     Runs when named, and always at step 0, the start of ``cka_to_start`` (of a run that is attached or resumed later
     without a checkpoint of this probe: at its first turn, as the estimator says). Costs about four forward passes
-    without gradients, of which other probes share three, and for each of the L layers, of d features, 2 d n^2
-    operations, two sets of singular values of min(n, d) and one ridge classifier; 2 L^2 n^2 for CKA; all in float64. It
-    holds one layer's output at a time, and L n^2 numbers. Checkpoints hold L n (n - 1) / 2 numbers of 8 bytes: 1 MiB a
-    layer of 512 examples. Where a budget limits the first turn, fewer examples are taken, once for all turns.
+    without gradients, of which other probes share three; for each of the L layers, of d features, 2 d n^2 operations,
+    two sets of singular values of min(n, d) and one ridge classifier; and 2 L^2 n^2 for CKA, all in float64. A layer of
+    512 units takes 7 ms for 100 samples and 150 ms for 512, on one core. It holds one layer's output at a time, and
+    L n^2 numbers. Checkpoints hold L n (n - 1) / 2 numbers of 8 bytes: 1 MiB a layer of 512 samples. Where a budget
+    limits the first turn, fewer samples are taken, once for all turns.
 
     Args:
         schedule: When it is due, besides step 0; log-spaced by default.
@@ -209,15 +210,16 @@ class Representation(Probe):
 
     def _per_layer(self, layers: list[Layer], labels: Labels | None, n: int) -> Iterator[Measurement]:
         measured = partial(Measurement, dims=("layer",), coords={"layer": self._axis()})
-        for index, (name, unit_words) in enumerate(RANKS.items()):
-            centred = "not centred" if name == "rankme" else "centred over the batch"
+        for index, (name, words) in enumerate(RANKS.items()):
             yield measured(
                 f"representation/{name}/{self.batch}",
                 [layer.ranks[index] for layer in layers],
-                estimator=f"{centred}, at most {n if name == 'rankme' else n - 1} with {n} samples",
+                estimator=f"not centred, at most {n}"
+                if name == "rankme"
+                else f"centred over the batch, at most {n - 1}",
                 num_samples=n,
                 unit="directions",
-                description=unit_words,
+                description=words,
             )
         if labels is not None:
             yield measured(
@@ -231,7 +233,7 @@ class Representation(Probe):
 
     def _similarities(self, layers: list[Layer], step: int, n: int) -> Iterator[Measurement]:
         how = f"debiased linear CKA, jackknife over {n} samples"
-        matrices = torch.stack([layer.similarity for layer in layers])
+        matrices = torch.stack([layer.similarity.to(layers[0].similarity.device) for layer in layers])
         if not self._start:
             self._start = {name: folded(matrix).cpu() for name, matrix in zip(self._names, matrices, strict=True)}
             self._since = step

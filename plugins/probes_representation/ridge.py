@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,7 @@ def stratified_folds(labels: Tensor, count: int, generator: torch.Generator) -> 
         ([2, 2], [1, 1])
     """
     labels = labels.cpu()
-    mixed = torch.randperm(len(labels), generator=generator)
+    mixed = torch.randperm(len(labels), generator=generator, device="cpu")
     ordered = mixed[labels[mixed].argsort(stable=True)]
     folds = torch.empty(len(labels), dtype=torch.long, device="cpu")
     folds[ordered] = torch.arange(len(labels), device="cpu") % count
@@ -76,7 +78,7 @@ def ridge_predictions(features: Tensor, targets: Tensor, folds: Tensor, penalty:
     centred = features - features[:1]
     centred = centred - centred.mean(0)
     strength = penalty * centred.square().sum() / n
-    strength = torch.where(strength > 0, strength, 1.0)  # of constant features: the intercept alone
+    strength = torch.where(strength == 0, 1.0, strength)  # of constant features: the intercept alone
     gram = centred.T @ centred
     gram.diagonal().add_(strength)
     hat = centred @ torch.cholesky_solve(centred.T.contiguous(), torch.linalg.cholesky(gram)) + 1 / n
@@ -106,7 +108,7 @@ def ridge_accuracy(features: Tensor, labels: Tensor, folds: Tensor, penalty: flo
 
     Returns:
         Between 0 and 1, with the standard error of n independent examples, as if the classifiers of the folds were
-        one that is given.
+        one that is given; NaN where a prediction is not finite.
 
     Raises:
         ValueError: As :func:`ridge_predictions`.
@@ -121,5 +123,7 @@ def ridge_accuracy(features: Tensor, labels: Tensor, folds: Tensor, penalty: flo
     """
     classes, index = torch.unique(labels, return_inverse=True)
     targets = torch.nn.functional.one_hot(index, len(classes)).to(features.device)
-    predicted = ridge_predictions(features, targets, folds, penalty).argmax(1)
-    return Share.of(predicted == index.to(features.device))
+    predictions = ridge_predictions(features, targets, folds, penalty)
+    if not bool(predictions.isfinite().all()):
+        return Share(math.nan, math.nan)
+    return Share.of(predictions.argmax(1) == index.to(features.device))

@@ -41,6 +41,8 @@ def within_class_variability(found: ClassMeans) -> Tensor:
     if number < 2 or not found.centred.isfinite().all():
         return found.centred.new_tensor(torch.nan)
     _, sizes, directions = torch.linalg.svd(found.centred, full_matrices=False)
+    if not sizes.isfinite().all():
+        return found.centred.new_tensor(torch.nan)
     rounding = max(number, d) * torch.finfo(torch.float64).eps * sizes[0]
     rank = min(number - 1, int((sizes > rounding).sum()))
     if not rank:

@@ -23,8 +23,8 @@ from probes import Probe, ProbeManager, at, every
 from probes.checking.trials import Recorder, hooks, optimizer_hooks
 from probes.guard.fingerprint import differences, of_model, of_optimizer, of_process, of_random_states
 from probes_complexity import Capacity, PathComplexity
-from probes_layers import LayerStatistics
 from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum, SpectralNorm
+from probes_layers import LayerStatistics
 from probes_mine import MutualInformation
 from probes_mine.labels import label_information
 from probes_ntk import TangentKernel

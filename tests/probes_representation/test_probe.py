@@ -15,7 +15,10 @@ from probes_layers import LayerStatistics
 from probes_representation import Representation, as_features, debiased_cka_matrix, rankme, similarity_matrix
 
 PER_LAYER = ["effective_rank", "rankme", "participation_ratio", "stable_rank", "cka_to_start", "ridge_accuracy"]
-SCALARS = ["nc1", "nc3", "nc4", *(f"nc2_{what}_{of}" for what in ("equinorm", "equiangular", "angle") for of in ("means", "weights"))]  # fmt: skip # noqa: E501
+SCALARS = [
+    "nc1", "nc3", "nc4", "nc2_equinorm_means", "nc2_equinorm_weights", "nc2_equiangular_means",
+    "nc2_equiangular_weights", "nc2_angle_means", "nc2_angle_weights",
+]  # fmt: skip
 
 
 class Memory:
