@@ -161,7 +161,7 @@ class Representation(Probe):
         if batch.n < 4:
             self._notes.append(f"CKA is NaN: it needs 4 samples, the batch has {batch.n}")
         if self._notes:
-            run.left_out(f"{'; '.join(self._notes)}.")
+            run.left_out(f"{'; '.join(dict.fromkeys(self._notes))}.")
 
     def _chosen(self, run: Run) -> list[str]:
         modules = dict(run.model.named_modules())
@@ -179,10 +179,7 @@ class Representation(Probe):
         missing = [name for name in self.layers or [] if name not in found]
         if missing or not found:
             which = ", ".join(map(repr, missing)) or "none of those with a weight matrix"
-            raise CannotMeasure(
-                f"`layers` must be modules that return a tensor with a row for each of the samples, got {which}. Name "
-                f"others."
-            )
+            raise CannotMeasure(f"`layers` must return a tensor with a row for each sample, got {which}. Name others.")
 
     def _affordable(self, run: Run, batch: Batch, names: list[str]) -> int:
         """Examples of every turn, from the time that a few take where the first turn is limited."""
@@ -199,10 +196,7 @@ class Representation(Probe):
         rate = seconds_per_operation(run.device, OwnTime())
         affordable = affordable_samples(n, widths, PASSES * run.sample_seconds(self.batch), rate, limit)
         if affordable < n:
-            self._notes.append(
-                f"measured on {affordable} of {n} samples: all would take too long; `num_samples` that is given is "
-                f"measured at any cost"
-            )
+            self._notes.append(f"measured on {affordable} of {n} samples, as time is short; `num_samples` takes more")
         return affordable
 
     def _axis(self) -> Axis:
