@@ -114,7 +114,7 @@ def plausible(clean: Any, run: Any, modes: list[Spoil], steps: list[int]) -> dic
             # An iteration that begins where the last one ended gives other digits after one that went wrong.
             limit = 1e-6 + 1e-4 * np.abs(truth)
             if "standard_error" in node and not np.isfinite(node["value"].values[:index]).all():
-                limit = limit + 3 * node["standard_error"].values[index]
+                limit = limit + 3 * np.nan_to_num(node["standard_error"].values[index])  # it may be what went wrong
             if np.isfinite(value).all() and not (np.abs(value - truth) <= limit).all():
                 found.setdefault(name, []).append(step)
     return found

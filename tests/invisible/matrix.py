@@ -28,6 +28,7 @@ from probes_layers import LayerStatistics
 from probes_mine import MutualInformation
 from probes_mine.labels import label_information
 from probes_ntk import TangentKernel
+from probes_representation import Representation
 
 from .loops import BATCH, EPOCHS, LOOPS, Loop
 from .models import MODELS, data
@@ -100,6 +101,7 @@ PROBES: dict[str, Callable[[nn.Module], Probe]] = {
     "complexity": lambda model: PathComplexity(every(2)),
     "capacity": lambda model: Capacity(every(3), sharpness=True),
     "mutual_information": lambda model: MutualInformation(at([0, 2, 5]), layers=last_layer(model)),
+    "representation": lambda model: Representation(every(2)),
 }
 """Every shipped probe, each due at several of the six steps or so, with settings that cost little."""
 

@@ -1,0 +1,114 @@
+"""The outputs of hidden layers, one after the other, and the last linear layer of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from probes.precision import to_float64
+
+__all__ = ["Head", "hidden_outputs", "with_weights"]
+
+CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+
+
+class Head(NamedTuple):
+    """A linear classifier and what it is given, float64."""
+
+    features: Tensor
+    """Shape ``(n, d)``."""
+    weight: Tensor
+    """Shape ``(c, d)``."""
+    bias: Tensor | None
+    """Shape ``(c,)``."""
+
+
+def with_weights(model: nn.Module) -> list[str]:
+    """Names of the modules with a weight of at least two dimensions of their own, in the order of registration.
+
+    Linear maps, convolutions, embeddings, recurrent and attention layers; no norms and no activations.
+
+    Example:
+        >>> with_weights(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1)))
+        ['0', '3']
+    """
+    return [name for name, module in model.named_modules() if _has_matrix(module)]
+
+
+def hidden_outputs(
+    model: nn.Module,
+    call: Callable[[], Tensor],
+    n: int,
+    names: Sequence[str],
+    see: Callable[[str, Tensor, int], None],
+) -> Head | None:
+    """Call a model, and hand on what its layers give while it runs, so that one output is held at a time.
+
+    Args:
+        model: The model.
+        call: Calls it without gradients; returns the output tensor.
+        n: Number of examples.
+        names: Of modules.
+        see: Is given the name, the output ``(n, ...)`` and the dimension of its units, once for each module that gives
+            a floating-point tensor of two dimensions or more with a row for each example: of its first call, and of
+            several outputs the first.
+
+    Returns:
+        The last :class:`~torch.nn.Linear` that was called with ``(n, d)`` and gave a tensor of the shape ``(n, c)`` of
+        the output, c of at least 2; None where there is none.
+
+    Example:
+        >>> net, seen = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), []
+        >>> head = hidden_outputs(net, lambda: net(torch.ones(5, 2)), 5, ["0", "1"], lambda *item: seen.append(item))
+        >>> [name for name, _, _ in seen], head.features.shape
+        (['0', '1'], torch.Size([5, 4]))
+    """
+    modules, done, heads = dict(model.named_modules()), set[str](), list[tuple[nn.Linear, Tensor, torch.Size]]()
+
+    def hook(name: str) -> Any:
+        def after(module: nn.Module, args: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) and output else output
+            if name in done or not isinstance(output, Tensor) or not output.is_floating_point():
+                return
+            if output.ndim >= 2 and len(output) == n and output.numel():
+                done.add(name)
+                see(name, output.detach(), 1 if isinstance(module, CONVOLUTIONS) else -1)
+
+        return after
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and isinstance(output, Tensor) and given.ndim == 2 and len(given) == n:
+            heads[:] = [(module, given.detach().clone(), output.shape)]  # type: ignore[list-item]
+
+    handles = []
+    try:
+        for name in names:
+            handles.append(modules[name].register_forward_hook(hook(name)))
+        for module in modules.values():
+            if isinstance(module, nn.Linear):
+                handles.append(module.register_forward_hook(keep))
+        with torch.no_grad():
+            output = call()
+            for module, given, shape in heads:
+                if output.ndim == 2 and shape == output.shape and shape[1] > 1:
+                    bias = None if module.bias is None else to_float64(module.bias.detach())
+                    return Head(to_float64(given), to_float64(module.weight.detach()), bias)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return None
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    if isinstance(module, parametrize.ParametrizationList):  # what it gives is the weight of another module
+        return False
+    own = list(module.parameters(recurse=False))
+    if parametrize.is_parametrized(module):
+        weights = module.parametrizations.values()  # type: ignore[operator]
+        own += [parameter for weight in weights for parameter in weight.parameters()]
+    return any(parameter.ndim >= 2 for parameter in own)
