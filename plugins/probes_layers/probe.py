@@ -91,7 +91,10 @@ class LayerStatistics(Probe):
         self._names: dict[int, str] = {}
         self._part: tuple[Tensor, Tensor] | None = None
         """What this rank has seen of the last update of a sharded model; when due, what all have seen."""
-        self._resumed: dict[str, tuple[int, Tensor]] = {}
+        self._held: set[str] = set()
+        """Parameters that an optimizer holds, by name: after a resume, before it has stepped."""
+        self._resumed: dict[str, Any] = {}
+        """What was looked at of parameters before a resume, by their names."""
 
     def before_step(self, run: Run, optimizer: Optimizer | None, closure: bool) -> None:
         """Copy the parameters, and look at their gradients."""
@@ -99,18 +102,28 @@ class LayerStatistics(Probe):
         if self._sharded != is_sharded(run.model):
             self._sharded = not self._sharded
             self._watch = UpdateWatch(sharded=self._sharded)
-        for name, parameter, _ in parameters:
-            if name in self._resumed:
-                self._watch.resume(parameter, *self._resumed.pop(name))
+        self._take_up(parameters)
         groups = [] if optimizer is None else optimizer.param_groups
         mine = {id(parameter) for group in groups for parameter in group["params"]}
         held = {id(p) for other in run.optimizers for group in other.param_groups for p in group["params"]}
-        chosen = [p for _, p, _ in parameters if p.requires_grad and (id(p) in mine or id(p) not in held)]
+        self._held.update(name for name, parameter, _ in parameters if id(parameter) in held)
+        trained = [parameter for _, parameter, _ in parameters if parameter.requires_grad]
         another = self.schedule.next(run.step) == run.step + 2  # which is the one that is recorded
-        self._watch.before(chosen, getattr(optimizer, "grad_scale", None), closure, only_update=another)
+        own = trained if optimizer is None else [p for p in trained if id(p) in mine]
+        self._watch.before(own, getattr(optimizer, "grad_scale", None), closure, only_update=another)
+        # Those of no optimizer that is known: it may step later, or never.
+        if optimizer is not None:
+            rest = [p for name, p, _ in parameters if p.requires_grad and id(p) not in mine and name not in self._held]
+            self._watch.before(rest, only_update=another, owned=False)
         if groups and all("lr" in group for group in groups):
             rates = [group["lr"] for group in groups]
             self._rates[_name(run, optimizer)] = [r.clone() if isinstance(r, Tensor) else r for r in rates]
+
+    def _take_up(self, parameters: list[tuple[str, nn.Parameter, str]]) -> None:
+        for name, parameter, _ in parameters if self._resumed else ():
+            if name in self._resumed:
+                self._watch.resume(parameter, self._resumed[name])
+        self._resumed = {}
 
     def on_step(self, run: Run, step: int) -> None:
         """See what the update was."""
@@ -251,12 +264,12 @@ class LayerStatistics(Probe):
     def state_dict(self) -> dict[str, Any]:
         """The layers, and the last update while one is looked at."""
         names = {} if self._sharded else self._names
-        updates = {names[key]: list(last) for key, last in self._watch.last_updates().items() if key in names}
+        updates = {names[key]: state for key, state in self._watch.state().items() if key in names}
         return {
             "layers": list(self._layers), "trained": list(self._trained), "active": list(self._active),
             "some": dict(self._some), "groups": dict(self._groups),
             "rates": {name: [float(rate) for rate in rates] for name, rates in self._rates.items()},
-            "updates": updates,
+            "held": sorted(self._held), "updates": updates,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -264,7 +277,7 @@ class LayerStatistics(Probe):
         self._layers, self._trained = list(state["layers"]), list(state["trained"])
         self._active, self._some = list(state["active"]), dict(state["some"])
         self._rates, self._groups = dict(state["rates"]), dict(state["groups"])
-        self._resumed = {name: (step, update) for name, (step, update) in state["updates"].items()}
+        self._held, self._resumed = set(state["held"]), dict(state["updates"])
 
 
 SUMMARY = {

@@ -94,6 +94,7 @@ class _Watched:
     """A copy, while the optimizer updates it."""
     closure: bool = False
     only_update: bool = False
+    owned: bool = True
     gradient: Tensor | None = None
     """What :data:`GRADIENT` names."""
     update: Tensor | None = None
@@ -135,6 +136,7 @@ class UpdateWatch:
         scale: Tensor | None = None,
         closure: bool = False,
         only_update: bool = False,
+        owned: bool = True,
     ) -> None:
         """An optimizer is about to update these parameters.
 
@@ -143,15 +145,18 @@ class UpdateWatch:
             scale: What the gradients were multiplied with.
             closure: Whether the gradients are still to come.
             only_update: Whether the update alone is of interest, for its cosine with the next.
+            owned: Whether the optimizer holds them; the gradients of others are not what their optimizer will see.
         """
         for parameter in parameters:
             seen = self._watched.get(id(parameter))
             if seen is None or seen.parameter is not parameter:
                 seen = self._watched[id(parameter)] = _Watched(parameter)
+            if seen.before is not None and seen.owned and not owned:
+                continue  # an update of its own optimizer is not over
             if seen.before is None:
                 seen.before = self._part(parameter).clone()
-            seen.closure, seen.only_update, seen.gradient = closure, only_update, None
-            if not (closure or only_update) and parameter.grad is not None:
+            seen.closure, seen.only_update, seen.owned, seen.gradient = closure, only_update, owned, None
+            if owned and not (closure or only_update) and parameter.grad is not None:
                 seen.gradient = gradient_sums(self._part(parameter.grad), scale)
 
     def after(self, step: int) -> None:
@@ -163,7 +168,7 @@ class UpdateWatch:
             if now.shape != before.shape or now.dtype != before.dtype or now.device != before.device:
                 seen.update = seen.sums = None  # converted, or moved, meanwhile
                 continue
-            if seen.closure and not seen.only_update and seen.parameter.grad is not None:
+            if seen.closure and seen.owned and not seen.only_update and seen.parameter.grad is not None:
                 seen.gradient = gradient_sums(self._part(seen.parameter.grad))
             weights = None if seen.only_update else square_sum(before)
             if now.dtype in (torch.float16, torch.bfloat16):  # in which differences would be rounded
@@ -206,21 +211,30 @@ class UpdateWatch:
 
     def without_gradient(self, step: int) -> list[nn.Parameter]:
         """The parameters that had no gradient at the update of this step."""
-        seen = [item for item in self._watched.values() if item.step == step and not item.only_update]
+        seen = [item for item in self._watched.values() if item.step == step and item.owned and not item.only_update]
         return [item.parameter for item in seen if item.gradient is None]
 
     def clear(self) -> None:
         """Forget everything, and hold no parameter."""
         self._watched.clear()
 
-    def last_updates(self) -> dict[int, tuple[int, Tensor]]:
-        """Of each parameter, by its id, the last update and the step at which it was over."""
+    def state(self) -> dict[int, dict[str, Any]]:
+        """What goes on from here, of each parameter by its id: its last update, and the copy before one not over."""
         return {
-            id(item.parameter): (item.step, item.update.clone())
+            id(item.parameter): {
+                "step": item.step, "closure": item.closure, "only_update": item.only_update, "owned": item.owned,
+                "gradient": item.gradient,
+                "before": None if item.before is None else item.before.clone(),
+                "update": None if item.update is None else item.update.clone(),
+            }
             for item in self._watched.values()
-            if item.update is not None
-        }
+            if item.update is not None or item.before is not None
+        }  # fmt: skip
 
-    def resume(self, parameter: nn.Parameter, step: int, update: Tensor) -> None:
-        """Go on after an update of a parameter."""
-        self._watched[id(parameter)] = _Watched(parameter, update=update.to(parameter.device), step=step)
+    def resume(self, parameter: nn.Parameter, state: Mapping[str, Any]) -> None:
+        """Go on with a parameter from its :meth:`state`."""
+        there: dict[str, Any] = {
+            name: value.to(parameter.device) if isinstance(value, Tensor) and name != "gradient" else value
+            for name, value in state.items()
+        }
+        self._watched[id(parameter)] = _Watched(parameter, **there)

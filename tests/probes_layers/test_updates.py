@@ -124,7 +124,19 @@ def test_state_goes_on():
     whole = steps(parameter, watch, updates)
     parameter, watch = nn.Parameter(torch.zeros(2)), UpdateWatch()
     steps(parameter, watch, updates[:2])
-    saved = watch.last_updates()[id(parameter)]
     fresh = UpdateWatch()
-    fresh.resume(parameter, *saved)
+    fresh.resume(parameter, watch.state()[id(parameter)])
     assert torch.equal(steps(parameter, fresh, updates[2:], start=2)[0], whole[2])
+
+
+def test_an_update_that_is_not_over_goes_on():
+    parameter, watch = nn.Parameter(torch.zeros(2)), UpdateWatch()
+    parameter.grad = torch.ones(2)
+    watch.before([parameter])
+    with torch.no_grad():
+        parameter.add_(3)
+    fresh = UpdateWatch()
+    fresh.resume(parameter, watch.state()[id(parameter)])
+    fresh.after(1)
+    gradient, update = fresh.sums({id(parameter): 0}, 1, 1)
+    assert gradient[0].item() == 2 and update[2].item() == 18
