@@ -14,7 +14,6 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from .frames import current_frames
 
@@ -69,11 +68,13 @@ class BackwardWatch:
         """Look at every call of ``backward()`` that reaches one of these parameters."""
         if not self._handles:
             arrived = GradientHook(self)
-            self._handles = [
-                parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
-                for parameter in parameters
-                if parameter.requires_grad and parameter.is_leaf and not is_lazy(parameter)
-            ]
+            # A parameter that is lazy would refuse the call; it gets its numbers, and keeps its hook, in the loop.
+            with torch._C.DisableTorchFunctionSubclass():
+                self._handles = [
+                    parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+                    for parameter in parameters
+                    if parameter.requires_grad and parameter.is_leaf
+                ]
 
     def end(self) -> None:
         """Leave no hook, and forget what was seen."""

@@ -368,3 +368,18 @@ def test_a_resumed_run_has_the_rows_of_one_that_was_not(tmp_path):
             loop(model, optimizer, range(cut, 10))
         rows = [(row.name, row.step, row.value.tolist()) for row in first.rows + second.rows]
         assert rows == [(row.name, row.step, row.value.tolist()) for row in whole.rows]
+
+
+def test_the_loss_of_a_lazy_model_is_seen_from_its_first_update():
+    torch.manual_seed(0)
+    model, memory = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2)), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None, on_error="raise").attach():
+        for step in range(2):
+            x, y = batch(step)
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            assert float(memory.at(step + 1)["loop/loss"].value) == pytest.approx(loss.item(), rel=1e-6)
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
