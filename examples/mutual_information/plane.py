@@ -65,6 +65,26 @@ def occupancy(dataset: str, samples: Array) -> tuple[Array, Array]:
     return np.bincount(index, minlength=n), np.bincount(index[distance <= near], minlength=n)
 
 
+def close_share(dataset: str, samples: Array) -> float:
+    """The fraction of samples within three of the data's deviations of a mode, or of the curve of the spiral.
+
+    It is what occupancy does not see: whether modes are told apart.
+    """
+    if dataset == "25 Gaussians":
+        middles, near = modes(), 3 * STD
+    else:
+        middles, near = arcs(NUM_ARCS * POINTS_OF_ARC), 3 * NOISE
+    distance = torch.cdist(torch.as_tensor(samples, dtype=middles.dtype), middles).min(1).values
+    return float((distance <= near).double().mean())
+
+
+def evenly_spread(dataset: str, n: int = 10_000) -> Array:
+    """A control: points that are spread evenly over the square in which the data lie. Shape ``(n, 2)``."""
+    half = 2.25 * SPACING if dataset == "25 Gaussians" else (2 * TURNS + 1) / 3
+    points: Array = np.random.default_rng(0).uniform(-half, half, (n, 2)).astype(np.float32)
+    return points
+
+
 def kl_from_uniform(counts: Array) -> float:
     """Kullback-Leibler divergence of a histogram from the uniform one, in nats.
 

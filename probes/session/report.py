@@ -104,7 +104,9 @@ def _section(title: str, texts: dict[str, str], more: Sequence[str] = ()) -> lis
 
 
 def _overhead(governor: Governor) -> str:
-    spent = f"{governor.total:.1f} s, {governor.total / max(governor.training, 1e-9):.1%} of the training time so far"
+    share = governor.total / max(governor.training, 1e-9)
+    told = f", {share:.1%} of the training time so far" if share < 1 else ""  # of a training of seconds it says nothing
+    spent = f"{governor.total:.1f} s{told}"
     if governor.overhead is None:
         return f"{spent} (no limit)"
     return f"{spent} (at most {governor.overhead:.1%}, or {governor.head_start:g} s in all)"

@@ -12,7 +12,18 @@ import numpy as np
 
 from ...frame.criteria import Array, Finding
 from ...frame.figures import WIDEST, figure, of_seeds
-from ..plane import NUM_ARCS, SPACING, arcs, density, found, kl_from_uniform, modes, occupancy
+from ..plane import (
+    NUM_ARCS,
+    SPACING,
+    arcs,
+    close_share,
+    density,
+    evenly_spread,
+    found,
+    kl_from_uniform,
+    modes,
+    occupancy,
+)
 from .settings import METHODS, Settings, kept_steps
 
 Results = dict[str, dict[str, Any]]
@@ -89,6 +100,18 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
             ),
         ]
     for dataset in settings.steps:
+        near = {m: [close_share(dataset, s[f"{dataset}, {m}"]["samples"][-1]) for s in seeds] for m in METHODS}
+        control = close_share(dataset, evenly_spread(dataset))
+        what = "the curve" if dataset == "spiral" else "a mode"
+        findings.append(
+            Finding(
+                f"{dataset}: samples within three standard deviations of {what}",
+                "",
+                "\n".join(f"{method}: {_list(shares, 3)}" for method, shares in near.items())
+                + f"\na cloud spread evenly over the square: {control:.3f}",
+                values={**near, "evenly spread": control},
+            )
+        )
         information = [seed[f"{dataset}, GAN+MINE"]["information"] for seed in seeds]
         findings.append(
             Finding(

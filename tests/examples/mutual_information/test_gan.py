@@ -116,3 +116,14 @@ def test_the_last_of_the_kept_samples_is_judged():
         item["samples"][:2] = earlier[key]["samples"][:2]
     findings = judge(PRESETS["quick"].settings, [seed])
     assert [finding.passed for finding in findings if finding.passed is not None] == [True] * 4
+
+
+@pytest.mark.parametrize(("dataset", "least"), [("25 Gaussians", 0.98), ("spiral", 0.99)])
+def test_the_control_is_told_from_the_data_by_how_close_samples_are_and_not_by_what_they_cover(dataset, least):
+    data = plane.samples_of(dataset, 10_000, torch.Generator().manual_seed(0)).numpy()
+    cloud = plane.evenly_spread(dataset)
+    assert plane.found(plane.occupancy(dataset, cloud)[1], 10_000) == 1
+    assert plane.close_share(dataset, data) >= least
+    assert plane.close_share(dataset, cloud) < (0.03 if dataset == "25 Gaussians" else 0.8)
+    if dataset == "25 Gaussians":  # the part of the square that the discs take
+        assert plane.close_share(dataset, cloud) == pytest.approx(25 * np.pi * 0.15**2 / 81, abs=0.005)
