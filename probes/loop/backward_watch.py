@@ -11,9 +11,11 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from .frames import current_frames
 
@@ -35,7 +37,7 @@ class GradientHook:
         self.watch = weakref.ref(watch)
 
     def __call__(self, parameter: Tensor) -> None:
-        if (watch := self.watch()) is not None:
+        if not is_dynamo_compiling() and (watch := self.watch()) is not None:
             with suppress(Exception):  # a strange thing to call backward() on
                 watch.look(sys._getframe())
 
@@ -65,8 +67,13 @@ class BackwardWatch:
         self._closure = False
 
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Look at every call of ``backward()`` that reaches one of these parameters."""
-        if not self._handles:
+        """Look at every call of ``backward()`` that reaches one of these parameters.
+
+        Not where backward passes are compiled: a hook would be part of their graphs.
+        """
+        if _compiles_backward():
+            self.end()
+        elif not self._handles:
             arrived = GradientHook(self)
             # A parameter that is lazy would refuse the call; it gets its numbers, and keeps its hook, in the loop.
             with torch._C.DisableTorchFunctionSubclass():
@@ -128,6 +135,11 @@ class BackwardWatch:
                 continue
             self._last = weakref.ref(root)
             self._losses.append(root.detach().reshape(()).clone())
+
+
+def _compiles_backward() -> bool:
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    return dynamo is not None and bool(getattr(dynamo.config, "compiled_autograd", False))
 
 
 def _roots(frame: FrameType | None) -> tuple[Tensor, ...] | None:

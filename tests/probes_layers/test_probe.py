@@ -6,10 +6,12 @@ from functools import partial
 
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
 from torch.nn import functional as F
 
 from probes import ProbeManager, at, every
+from probes.loop.backward_watch import BackwardWatch
 from probes_layers import LayerStatistics
 
 STEPS = 6
@@ -382,4 +384,16 @@ def test_the_loss_of_a_lazy_model_is_seen_from_its_first_update():
             loss.backward()
             optimizer.step()
             assert float(memory.at(step + 1)["loop/loss"].value) == pytest.approx(loss.item(), rel=1e-6)
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_where_backward_passes_are_compiled_no_hook_is_added():
+    model, watch = network(), BackwardWatch()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        watch.begin(model.parameters())
+        assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    watch.begin(model.parameters())
+    assert all(p._post_accumulate_grad_hooks for p in model.parameters())
+    with torch._dynamo.config.patch(compiled_autograd=True):  # it was turned on meanwhile
+        watch.begin(model.parameters())
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
