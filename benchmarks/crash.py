@@ -154,7 +154,6 @@ def live_until(
             if problem := wrong(streams(directory), whole, -1 if least < 0 else least):
                 faults.append(f"while it was written: {problem}")
             reads += 1
-            time.sleep(0.1)  # a core of its own is for the training
         else:
             time.sleep(0.005)
     return reads, faults
