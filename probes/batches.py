@@ -42,10 +42,14 @@ class Batch:
             (leaf for leaf in tensors((self.args, self.kwargs)) if leaf.is_floating_point() and self._rows(leaf)), None
         )
 
-    def with_inputs(self, inputs: Tensor) -> Batch:
+    def with_inputs(self, inputs: Tensor, samples: Tensor | None = None) -> Batch:
         """The same call on other values of the main input, with any number of rows.
 
-        Every other tensor with a row for each sample keeps its first row, repeated; targets are dropped.
+        Targets are dropped.
+
+        Args:
+            inputs: Shape ``(rows, *shape)``.
+            samples: For each row, the sample whose part of every other tensor goes with it; by default the first.
 
         Raises:
             ValueError: If the batch has no floating-point input, or the shape of a row differs.
@@ -62,7 +66,9 @@ class Batch:
         def exchange(leaf: Tensor) -> Tensor:
             if leaf is main:
                 return inputs.to(device=main.device, dtype=main.dtype)
-            return leaf[:1].expand(len(inputs), *leaf.shape[1:]) if self._rows(leaf) else leaf
+            if not self._rows(leaf):
+                return leaf
+            return leaf[:1].expand(len(inputs), *leaf.shape[1:]) if samples is None else leaf[samples.to(leaf.device)]
 
         args, kwargs = _map((self.args, self.kwargs), exchange)
         return Batch(args, kwargs)

@@ -17,6 +17,7 @@ from .dft import fourier_coefficients as fourier_coefficients
 from .dft import grid as grid
 from .dft import remove_line as remove_line
 from .dft import segment_points as segment_points
+from .dft import segment_samples as segment_samples
 from .exact import breakpoints as breakpoints
 from .exact import double as double
 from .kernel_basis import KernelBasis as KernelBasis

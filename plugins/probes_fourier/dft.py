@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["amplitude", "fourier_coefficients", "grid", "remove_line", "segment_points"]
+__all__ = ["amplitude", "fourier_coefficients", "grid", "remove_line", "segment_points", "segment_samples"]
 
 
 def grid(num_points: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
@@ -189,3 +189,16 @@ def _checked_frequencies(frequencies: Tensor | Sequence[float], num_points: int)
             f"pass num_points={math.ceil(2 * highest)} or more."
         )
     return k
+
+
+def segment_samples(n: int, num_segments: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Pairs of different samples, drawn from a seed: where segments begin and end. Shapes ``(num_segments,)``.
+
+    Example:
+        >>> first, second = segment_samples(3, 100, seed=0)
+        >>> bool((first != second).all()), int(first.max())
+        (True, 2)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(n, (num_segments,), generator=generator)
+    return first, (first + torch.randint(1, n, (num_segments,), generator=generator)) % n

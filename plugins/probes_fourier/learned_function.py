@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,11 +17,91 @@ from probes.precision import to_float64
 from probes.run import Run
 
 from .dft import grid
+from .embeddings import Embeddings
 from .exact import double_state, float64_or_reason
 
-__all__ = ["double_function", "function_values", "main_input", "output_axis", "path_inputs"]
+__all__ = ["LearnedFunction", "function_values", "main_input", "output_axis", "path_inputs"]
 
 Path = Callable[[Tensor], Tensor]
+
+
+ROWS, NUMBERS = 4, 2**24
+"""What goes through the model at once: at most four times the rows of the batch, and so many numbers of outputs."""
+
+
+class LearnedFunction:
+    """The function that is being learned, at inputs of one's own choice: numbers, or what tokens are embedded as.
+
+    Args:
+        run: The run.
+        batch: The name of the batch in whose call the inputs take the place of the batch's own.
+
+    Attributes:
+        points: The batch's own inputs, in float32 at least: positions between samples must not be rounded to half
+            precision. Of tokens what the model embeds them as now, see :class:`Embeddings`. Shape ``(n, *shape)``.
+        shape: Of the outputs at the batch's own inputs, ``(n, ...)``.
+
+    Raises:
+        CannotMeasure: If the batch has neither numbers nor tokens that are embedded.
+    """
+
+    def __init__(self, run: Run, batch: str) -> None:
+        self._run, self._batch = run, run.batch(batch)
+        self.shape = tuple(run.evaluate(batch).shape)
+        self._embeddings = Embeddings(run.model, self._batch) if self._batch.inputs is None else None
+        self.points = main_input(self._batch) if self._embeddings is None else self._embeddings.points
+
+    @property
+    def where(self) -> str:
+        """What its points are."""
+        return "samples" if self._embeddings is None else "embedded samples"
+
+    @property
+    def moves(self) -> bool:
+        """Whether its points are others after an update."""
+        return self._embeddings is not None
+
+    def values(self, inputs: Tensor, samples: Tensor | None = None, outputs: list[int] | None = None) -> Tensor:
+        """The outputs at given inputs, without gradients.
+
+        Args:
+            inputs: Shape ``(rows, *shape)``.
+            samples: For each row, the sample of the batch that all other tensors of the call are of.
+            outputs: Of these flattened outputs alone.
+
+        Returns:
+            Shape ``(rows, c)``, in the unit of the output.
+        """
+        rows, found = max(1, min(ROWS * self._batch.n, NUMBERS // max(1, math.prod(self.shape[1:])))), []
+        samples = torch.zeros(len(inputs), dtype=torch.long) if samples is None else samples
+        with torch.no_grad():
+            for part, of in zip(torch.split(inputs, rows), torch.split(samples, rows), strict=True):
+                output = self._call(self._batch, part, of, None).reshape(len(part), -1)
+                found.append(output if outputs is None else output[:, outputs])
+        return torch.cat(found)
+
+    def double(self, sample: int) -> Callable[[Tensor], Tensor]:
+        """The function in float64, whatever the model's own precision; the model is left as it is.
+
+        Args:
+            sample: That all other tensors of the call are of.
+        """
+        state = double_state(self._run.model)
+        exact = replace(self._batch, args=_double(self._batch.args), kwargs=_double(self._batch.kwargs), targets=None)
+
+        def function(inputs: Tensor) -> Tensor:
+            with float64_or_reason():
+                output = self._call(exact, inputs, torch.full((len(inputs),), sample), state)
+            return output.reshape(len(inputs), -1)
+
+        return function
+
+    def _call(self, batch: Batch, inputs: Tensor, samples: Tensor, state: Mapping[str, Tensor] | None) -> Tensor:
+        if self._embeddings is None:
+            return self._run.forward(batch.with_inputs(inputs, samples), state)
+        batch = batch.select(samples)
+        with self._embeddings.at(inputs, batch):
+            return self._run.forward(batch, state)
 
 
 def function_values(run: Run, batch: Batch, inputs: Tensor, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -40,22 +121,9 @@ def function_values(run: Run, batch: Batch, inputs: Tensor, parameters: Mapping[
     with torch.no_grad():
         outputs = [
             run.forward(batch.with_inputs(part), parameters).reshape(len(part), -1)
-            for part in torch.split(inputs, 4 * batch.n)
+            for part in torch.split(inputs, ROWS * batch.n)
         ]
     return torch.cat(outputs)
-
-
-def double_function(run: Run, batch: Batch) -> Callable[[Tensor], Tensor]:
-    """The model's function in float64, whatever its own precision; the model is left as it is."""
-    state = double_state(run.model)
-    exact = replace(batch, args=_double(batch.args), kwargs=_double(batch.kwargs), targets=None)
-
-    def function(inputs: Tensor) -> Tensor:
-        with float64_or_reason():
-            output = run.forward(exact.with_inputs(inputs), state)
-        return output.reshape(len(inputs), -1)
-
-    return function
 
 
 def main_input(batch: Batch) -> Tensor:

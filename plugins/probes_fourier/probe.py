@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +16,12 @@ from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
+from probes_ntk import choose
 
 from .broken_line import linear_regions, piecewise_linear_coefficients
-from .dft import amplitude, fourier_coefficients, grid, segment_points
+from .dft import amplitude, fourier_coefficients, grid, segment_points, segment_samples
 from .exact import breakpoints
-from .learned_function import double_function, function_values, main_input, output_axis, path_inputs
+from .learned_function import LearnedFunction, function_values, output_axis, path_inputs
 from .summaries import above_rounding, half_amplitude_steps, power_below, rounded, spectral_centroid
 
 __all__ = ["FourierSpectrum"]
@@ -28,6 +30,8 @@ LEAST_SEGMENTS, LEAST_POINTS = 4, 16
 """Before points are taken from each segment; on each segment in any case."""
 MOST_INPUTS, MOST_OUTPUTS = 2**26, 2**24
 """Numbers in all points together, and in all outputs: a quarter of a gigabyte, and what takes a second."""
+ALONE, TOGETHER = 10, 1000
+"""Outputs that have a spectrum of their own, and those of which the spectrum of the whole is taken."""
 
 
 class FourierSpectrum(Probe):
@@ -35,11 +39,14 @@ class FourierSpectrum(Probe):
 
     With a ``path`` the function is sampled on N points along it, as in experiment 1 of the thesis, and each amplitude
     can be given relative to that of the target. Without one, segments between random pairs of the batch are sampled,
-    the same at every step; the straight line through each is taken off and a Hann window put on.
+    the same at every step; the straight line through each is taken off and a Hann window put on. All other arguments of
+    the model (a mask, a time) are of the sample at which a segment begins. Where the batch holds tokens, segments join
+    what the model embeds them as at that step.
 
     Yields, followed by ``/path``, or by the batch's name between samples:
         ``fourier/amplitude``: per frequency, and per output if there are several; between samples the mean over
-        segments of the root mean square over outputs. ``fourier/amplitude_by_output``: between samples.
+        segments of the root mean square over outputs. ``fourier/amplitude_by_output``: between samples, of ten outputs
+        at most, drawn once, those of frequent labels first. Of over 1000 outputs these ten are all that is measured.
         ``fourier/coefficients``: complex, along a path. ``fourier/centroid``: mean frequency weighted by power.
         ``fourier/low_frequency_power``: share of the power in the lower half of the frequencies.
         ``fourier/half_amplitude_step``: first step measured at which half of the target's amplitude was reached,
@@ -77,7 +84,7 @@ class FourierSpectrum(Probe):
     """
 
     name = "fourier"
-    needs = frozenset({"inputs"})
+    needs = frozenset({"batch"})
 
     def __init__(
         self,
@@ -175,11 +182,10 @@ class FourierSpectrum(Probe):
                 description="first step measured at which half of the target's amplitude was reached",
             )
 
-    def _fit(self, run: Run, batch: Batch) -> None:
+    def _fit(self, run: Run, inputs: int, outputs: int) -> None:
         """Choose, once, how many segments and points a turn affords: from the time that a few rows take."""
         if self._given or self._sized:
             return
-        inputs, outputs = main_input(batch)[0].numel(), run.evaluate(self.batch)[0].numel()
         most = max(LEAST_POINTS, min(MOST_INPUTS // inputs, MOST_OUTPUTS // outputs))
         rows = self.num_segments * self.num_points
         if rows > most:
@@ -217,12 +223,25 @@ class FourierSpectrum(Probe):
         self.num_segments, self.num_points, self._sized = num_segments, num_points, True
 
     def _between_samples(self, run: Run, batch: Batch) -> Iterator[Measurement]:
-        self._fit(run, batch)
-        starts, ends = self._segments(run, batch)
+        if batch.n < 2:
+            raise CannotMeasure(
+                f"Batch {self.batch!r} holds one sample, and segments join two. Pass batches={{{self.batch!r}: "
+                f"(inputs, targets)}} with several."
+            )
+        function = LearnedFunction(run, self.batch)
+        alone = choose(function.shape, batch.targets, run.seed, outputs=ALONE)
+        outputs = alone.outputs if alone.width > TOGETHER else None
+        self._fit(run, function.points[0].numel(), alone.count if outputs else alone.width)
+        first, second = segment_samples(batch.n, self.num_segments, run.seed)  # the same at every step
+        starts, ends = function.points[first], function.points[second]
+        segments = f"{self.num_segments} segments between {function.where}, detrended, Hann window"
+        if outputs:
+            segments += f", {alone.count} of {alone.width:,} outputs"
         if self.exact:
-            magnitude, regions = self._exact_amplitudes(run, batch, starts, ends)
+            magnitude, regions = self._exact_amplitudes(function, first, starts, ends, batch.n)
+            magnitude = magnitude if outputs is None else magnitude[:, outputs]
             certain = magnitude
-            estimator = f"exact, from all breakpoints of {self.num_segments} segments, detrended, Hann window"
+            estimator = f"exact, from all breakpoints of {segments}"
             yield Measurement(
                 f"fourier/linear_regions/{self.batch}",
                 regions.mean(),
@@ -234,14 +253,14 @@ class FourierSpectrum(Probe):
             )
         else:
             points = segment_points(starts, ends, self.num_points)
-            flat = function_values(run, batch, points.flatten(0, 1))
+            flat = function.values(points.flatten(0, 1), first.repeat_interleave(self.num_points), outputs)
             values = flat.reshape(*points.shape[:2], -1)  # (S, N, c)
             coefficients = fourier_coefficients(values.mT, self.frequencies, detrend=True, window="hann").cpu()
             magnitude = amplitude(coefficients, self.frequencies, self.num_points)  # (S, c, K)
             some = points[0]
-            moved = function_values(run, batch, rounded(some)) - flat[: len(some)]
+            moved = function.values(rounded(some), first[:1].expand(len(some)), outputs) - flat[: len(some)]
             certain = above_rounding(magnitude, values, moved)
-            estimator = f"DFT on {self.num_points} points of {self.num_segments} segments, detrended, Hann window"
+            estimator = f"DFT on {self.num_points} points of {segments}"
         measured = partial(Measurement, unit="output", estimator=estimator, num_samples=self.num_segments)
         frequency = {"frequency": Axis(self.frequencies.numpy(), "cycles per segment")}
         # The root mean square does not depend on the axes of the output space; the mean over segments has an error.
@@ -254,13 +273,18 @@ class FourierSpectrum(Probe):
             standard_error=_standard_error(together),
             description="single-sided amplitude, root mean square over outputs, mean over segments",
         )
-        if outputs := output_axis(magnitude.shape[1]):
+        if alone.width > 1:
+            of = range(alone.width) if alone.outputs is None else alone.outputs
+            each = magnitude if len(of) == magnitude.shape[1] else magnitude[:, of]
+            if alone.count < alone.width:
+                what = "All spectra are" if outputs else "fourier/amplitude_by_output is"
+                run.left_out(f"{what} of {alone.words.partition(' and ')[2]}.")
             yield measured(
                 f"fourier/amplitude_by_output/{self.batch}",
-                magnitude.mean(0),
+                each.mean(0),
                 dims=("output", "frequency"),
-                coords={**outputs, **frequency},
-                standard_error=_standard_error(magnitude),
+                coords={"output": Axis(np.array(of), "index"), **frequency},
+                standard_error=_standard_error(each),
                 description="single-sided amplitude, mean over segments",
             )
         power = certain.square().mean(0).sqrt()
@@ -288,30 +312,18 @@ class FourierSpectrum(Probe):
             description="share of the power in the lower half of the frequencies",
         )
 
-    def _segments(self, run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
-        inputs = main_input(batch)
-        n = len(inputs)
-        if n < 2:
-            raise CannotMeasure(
-                f"Batch {self.batch!r} holds one sample, and segments join two. Pass batches={{{self.batch!r}: "
-                f"(inputs, targets)}} with several."
-            )
-        # From the run's seed alone: the same segments at every step, also after a resume.
-        generator = torch.Generator().manual_seed(run.seed)
-        first = torch.randint(n, (self.num_segments,), generator=generator)
-        second = (first + torch.randint(1, n, (self.num_segments,), generator=generator)) % n
-        return inputs[first.to(inputs.device)], inputs[second.to(inputs.device)]
-
-    def _exact_amplitudes(self, run: Run, batch: Batch, starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-        function = double_function(run, batch)
+    def _exact_amplitudes(
+        self, function: LearnedFunction, samples: Tensor, starts: Tensor, ends: Tensor, n: int
+    ) -> tuple[Tensor, Tensor]:
         magnitudes, regions = [], []
-        for start, end in zip(starts, ends, strict=True):
+        for sample, start, end in zip(samples.tolist(), starts, ends, strict=True):
+            double = function.double(sample)
             if torch.equal(start, end):  # two samples that are one: on a point the function is constant
-                outputs = function(start[None]).shape[1]
+                outputs = double(start[None]).shape[1]
                 magnitudes.append(torch.zeros(outputs, len(self.frequencies), dtype=torch.float64))
                 regions.append(1)
                 continue
-            t, values = breakpoints(function, start, end, chunk_size=max(4 * batch.n, 16))
+            t, values = breakpoints(double, start, end, chunk_size=max(4 * n, 16))
             c = piecewise_linear_coefficients(t, values, self.frequencies, detrend=True, window="hann")
             magnitudes.append(amplitude(c.T.cpu(), self.frequencies))
             regions.append(linear_regions(t, values))

@@ -13,7 +13,7 @@ from probes.run import Run
 from probes.schedule import Schedule
 
 from .kernel_basis import KernelBasis, kernel_basis, kernel_spectrum, median_width
-from .learned_function import main_input, output_axis
+from .learned_function import LearnedFunction, output_axis
 from .summaries import above_rounding, spectral_centroid
 
 __all__ = ["KernelSpectrum"]
@@ -23,14 +23,15 @@ class KernelSpectrum(Probe):
     """Coordinates of the learned function in the eigenbasis of a Gaussian kernel on a batch.
 
     The eigenvectors, sorted by descending eigenvalue, go from smooth to rough: their index, counted from 1, takes the
-    place of a frequency where the inputs have too many dimensions for a Fourier transform.
+    place of a frequency where the inputs have too many dimensions for a Fourier transform. Of tokens the kernel is that
+    of what the model embeds them as, another one at every step.
 
     Yields, with the batch's name at the end:
         ``kernel_spectrum/coefficients``: per eigenvector, and per output if there are several.
         ``kernel_spectrum/centroid``: mean index weighted by power. ``kernel_spectrum/eigenvalues``.
 
-    Does not run by default: the kernel and its eigenvectors do not change with training. Costs one forward pass of the
-    batch, and once the eigenvectors of an n by n matrix.
+    Does not run by default: the kernel of numbers and its eigenvectors do not change with training. Costs one forward
+    pass of the batch, and once, of tokens at every turn, the eigenvectors of an n by n matrix.
 
     Args:
         schedule: When it is due.
@@ -50,7 +51,7 @@ class KernelSpectrum(Probe):
 
     name = "kernel_spectrum"
     by_default = False
-    needs = frozenset({"inputs"})
+    needs = frozenset({"batch"})
 
     def __init__(self, schedule: Schedule | None = None, *, batch: str = "train", sigma: float | None = None) -> None:
         super().__init__(schedule)
@@ -62,8 +63,9 @@ class KernelSpectrum(Probe):
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield the spectrum of the function as it is now."""
         run.check_examples(self.batch)
-        if self._basis is None:
-            inputs = main_input(run.batch(self.batch)).cpu()
+        function = LearnedFunction(run, self.batch)
+        if self._basis is None or function.moves:
+            inputs = function.points.cpu()
             if not bool(inputs.isfinite().all()):
                 raise CannotMeasure(
                     f"Batch {self.batch!r} holds inputs that are not finite, which have no distances. Pass "
@@ -84,7 +86,7 @@ class KernelSpectrum(Probe):
         index = torch.arange(1, n + 1)
         eigenvector = {"eigenvector": Axis(index.numpy(), "index")}
         axes = {**output_axis(len(spectrum)), **eigenvector}
-        estimator = f"Gaussian kernel of width {width:.6g} on {n} samples, float64"
+        estimator = f"Gaussian kernel of width {width:.6g} on {n} {function.where}, float64"
         measured = partial(Measurement, estimator=estimator, num_samples=n)
         yield measured(
             f"kernel_spectrum/coefficients/{self.batch}",

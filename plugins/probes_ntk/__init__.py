@@ -8,6 +8,8 @@ from .call import Call as Call
 from .centering import Centering as Centering
 from .centering import center as center
 from .centering import center_targets as center_targets
+from .choice import Choice as Choice
+from .choice import choose as choose
 from .dynamics import FunctionUpdate as FunctionUpdate
 from .dynamics import function_update as function_update
 from .eigenvector_fourier import eigenvector_amplitudes as eigenvector_amplitudes

@@ -11,6 +11,7 @@ from probes_fourier import (
     FourierSpectrum,
     breakpoints,
     double,
+    segment_samples,
 )
 
 
@@ -89,7 +90,7 @@ def test_spectrum_between_samples_matches_a_loop_over_segments(mlp, inputs, make
     run = make_run(mlp, inputs)
     probe = FourierSpectrum(num_points=32, num_segments=5, frequencies=[1, 3])
     result = measured(probe, run)
-    starts, ends = probe._segments(run, run.batch("train"))
+    starts, ends = (inputs[index] for index in segment_samples(len(inputs), probe.num_segments, run.seed))
     window = np.hanning(33)[:-1]
     z = np.arange(32) / 32
     rows = []
@@ -114,7 +115,7 @@ def test_segments_are_the_same_at_every_step_and_join_different_samples(mlp, inp
     run.step = 7
     other = measured(FourierSpectrum(), run, 7)
     assert np.array_equal(one["fourier/amplitude/train"].value, other["fourier/amplitude/train"].value)
-    starts, ends = FourierSpectrum(num_segments=200)._segments(run, run.batch("train"))
+    starts, ends = (inputs[index] for index in segment_samples(len(inputs), 200, 0))
     assert ((starts - ends).norm(dim=1) > 0).all()
 
 
@@ -151,7 +152,7 @@ def test_exact_spectrum_agrees_with_a_fine_grid(mlp, inputs, make_run, measured)
 def test_exact_spectrum_counts_linear_regions(mlp, inputs, make_run, measured):
     run = make_run(mlp, inputs)
     probe = FourierSpectrum(exact=True, num_segments=3)
-    starts, ends = probe._segments(run, run.batch("train"))
+    starts, ends = (inputs[index] for index in segment_samples(len(inputs), probe.num_segments, run.seed))
     counts = [len(breakpoints(double(mlp), a, b)[0]) - 1 for a, b in zip(starts, ends, strict=True)]
     regions = measured(probe, run)["fourier/linear_regions/train"]
     # Every breakpoint of a generic network is a bend of some output.
@@ -177,5 +178,3 @@ def test_spectrum_rejects_what_cannot_be_measured(make_run, measured):
         FourierSpectrum(path=along, frequencies=[5, 10], amplitudes=lambda z: torch.sin(2 * math.pi * 5 * z))
     with pytest.raises(ValueError, match="holds one sample, and segments join two"):
         measured(FourierSpectrum(), make_run(nn.Linear(3, 1), torch.zeros(1, 3)))
-    with pytest.raises(ValueError, match="no floating-point input"):
-        measured(FourierSpectrum(), make_run(nn.Embedding(9, 2), torch.arange(6)))

@@ -1,0 +1,181 @@
+"""Spectra of functions of tokens, along segments between what they are embedded as, against plain loops."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from probes import CannotMeasure
+from probes.batches import Batch
+from probes_fourier import FourierSpectrum, KernelSpectrum, fourier_coefficients, kernel_basis, median_width
+from probes_fourier.dft import amplitude, segment_samples
+from probes_fourier.embeddings import Embeddings
+
+T, V = 6, 11
+
+
+class Reader(nn.Module):
+    """Token and position embeddings, a masked mean, and an output for each position and token."""
+
+    def __init__(self, act=torch.tanh):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.positions, self.act = nn.Embedding(V, 4), nn.Embedding(T, 4), act
+        self.hidden, self.head = nn.Linear(4, 16), nn.Linear(16, V)
+
+    def after(self, embedded, mask):
+        h = self.act(3 * self.hidden(embedded + self.positions(torch.arange(T))))
+        return self.head(h + (mask[..., None] * h).sum(1, keepdim=True) / mask.sum(1)[:, None, None])
+
+    def forward(self, ids, mask):
+        return self.after(self.tokens(ids), mask)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(8, T, dtype=torch.long)
+    mask[::2, 4:] = 0
+    return Batch(
+        (torch.randint(V, (8, T), generator=generator), mask), {}, torch.randint(V, (8, T), generator=generator)
+    )
+
+
+@pytest.fixture
+def run_of(make_run):
+    def made(model, batch):
+        run = make_run(model, torch.zeros(2, 1))
+        run.batches["train"] = batch
+        return run
+
+    return made
+
+
+def plain(model, batch, segments, points, frequencies, outputs):
+    """Amplitudes of chosen outputs on segments between embeddings, one segment and one point after another."""
+    ids, mask = batch.args
+    first, second = segment_samples(8, segments, 0)
+    found = []
+    for a, b in zip(first.tolist(), second.tolist(), strict=True):
+        start, end = model.tokens(ids[a]), model.tokens(ids[b])
+        rows = [
+            model.after(((1 - j / points) * start + j / points * end)[None], mask[a : a + 1]).flatten()[outputs]
+            for j in range(points)
+        ]
+        coefficients = fourier_coefficients(torch.stack(rows).T.detach(), frequencies, detrend=True, window="hann")
+        found.append(amplitude(coefficients, torch.tensor(frequencies), points))
+    return torch.stack(found)
+
+
+def test_the_spectrum_of_tokens_is_that_between_their_embeddings(batch, run_of, measured):
+    model = Reader()
+    probe = FourierSpectrum(num_points=16, num_segments=5, frequencies=[1, 2, 3])
+    found = measured(probe, run_of(model, batch))
+    expected = plain(model, batch, 5, 16, [1, 2, 3], list(range(T * V)))
+    values = found["fourier/amplitude/train"]
+    np.testing.assert_allclose(values.value, expected.square().mean(1).sqrt().mean(0), rtol=1e-4)
+    assert "between embedded samples" in values.estimator
+    each = found["fourier/amplitude_by_output/train"]
+    chosen = each.coords["output"].values.tolist()
+    assert len(chosen) == 10 and chosen == sorted(set(chosen))
+    np.testing.assert_allclose(each.value, expected[:, chosen].mean(0), rtol=1e-4)
+
+
+def test_the_outputs_chosen_are_those_of_frequent_labels(run_of, measured, batch):
+    targets = batch.targets.clone()
+    targets[:, 2] = 7  # all samples have this token at this place
+    chosen = measured(FourierSpectrum(), run_of(Reader(), batch.with_targets(targets)))
+    assert 2 * V + 7 in chosen["fourier/amplitude_by_output/train"].coords["output"].values
+
+
+def test_of_very_many_outputs_the_chosen_are_all_that_is_measured(inputs, make_run, measured):
+    told = []
+    run = make_run(nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1001)), inputs)
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
+    found = measured(FourierSpectrum(num_segments=3), run)
+    each, whole = found["fourier/amplitude_by_output/train"], found["fourier/amplitude/train"]
+    assert each.value.shape[0] == 10 and "10 of 1,001 outputs" in whole.estimator
+    assert told == [message for message in told if message.startswith("All spectra are of 10 of 1001 outputs")]
+    run.output = lambda result: result[:, each.coords["output"].values.tolist()]
+    run.end()
+    ten = measured(FourierSpectrum(num_segments=3), run)["fourier/amplitude/train"]
+    np.testing.assert_allclose(whole.value, ten.value, rtol=1e-5)
+
+
+def test_a_spectrum_of_tokens_is_exact_of_a_piecewise_linear_model(batch, run_of, measured):
+    model = Reader(torch.relu)
+    exact = measured(FourierSpectrum(num_segments=2, frequencies=[1, 2], exact=True), run_of(model, batch))
+    fine = plain(model, batch, 2, 4096, [1, 2], list(range(T * V)))
+    np.testing.assert_allclose(exact["fourier/amplitude/train"].value, fine.square().mean(1).sqrt().mean(0), rtol=1e-3)
+
+
+def test_the_kernel_of_tokens_is_of_their_embeddings_now(batch, run_of, measured):
+    model = Reader()
+    run, probe = run_of(model, batch), KernelSpectrum()
+    for _ in range(2):
+        points = model.tokens(batch.args[0]).flatten(1).detach()
+        basis = kernel_basis(points, median_width(points))
+        found = measured(probe, run)
+        np.testing.assert_allclose(found["kernel_spectrum/eigenvalues/train"].value, basis.eigenvalues, rtol=1e-5)
+        with torch.no_grad():
+            model.tokens.weight += torch.randn_like(model.tokens.weight)
+        run.end()
+
+
+def test_the_model_is_left_without_hooks_and_gives_what_it_gave(batch, run_of, measured):
+    model = Reader()
+    before = model(*batch.args)
+    measured(FourierSpectrum(), run_of(model, batch))
+    assert not any(module._forward_hooks for module in model.modules())
+    assert torch.equal(model(*batch.args), before)
+
+
+def test_an_embedding_that_is_also_called_with_other_tokens_keeps_those(run_of):
+    class Seq2Seq(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Embedding(V, 3)
+
+        def forward(self, ids):
+            shifted = torch.cat([torch.zeros_like(ids[:, :1]), ids[:, :-1]], 1)
+            return torch.cat([self.shared(ids), self.shared(shifted)], 1).flatten(1)
+
+    model, batch = Seq2Seq(), Batch((torch.tensor([[1, 2], [3, 4]]),))
+    found = Embeddings(model, batch)
+    with found.at(torch.zeros(2, 6), batch):
+        output = model(*batch.args)
+    assert (output[:, :6] == 0).all() and torch.equal(output[:, 6:], model(*batch.args)[:, 6:])
+
+
+def test_bags_and_several_embeddings_are_one_space(run_of, measured):
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag, self.own = nn.EmbeddingBag(V, 3, mode="mean"), nn.Embedding(V, 2)
+
+        def forward(self, words, user):
+            return torch.cat([self.bag(words), self.own(user)], 1)
+
+    model = Table()
+    batch = Batch((torch.randint(V, (5, 4)), torch.randint(V, (5,))))
+    assert torch.equal(Embeddings(model, batch).points, model(*batch.args))
+    # The function is the identity of this space, and straight between its points.
+    found = measured(FourierSpectrum(num_segments=3), run_of(model, batch))
+    assert found["fourier/amplitude/train"].value.max() < 1e-6
+
+
+def test_without_an_embedding_the_reason_is_told(run_of, measured):
+    class OneHot(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(V, 2)
+
+        def forward(self, ids):
+            return self.layer(F.one_hot(ids, V).float()).sum(1)
+
+    run = run_of(OneHot(), Batch((torch.randint(V, (5, 4)),)))
+    for probe in (FourierSpectrum(), KernelSpectrum()):
+        with pytest.raises(CannotMeasure, match="no module of the model embeds its integers"):
+            measured(probe, run)
+        run.end()
