@@ -97,6 +97,7 @@ def classify(
         overhead=None,
         seed=task.seed,
         on_error="raise",
+        quiet=True,
     )
     task.resume(model=model, optimizer=optimizer, probes=manager)
     per_epoch = max(1, len(images) // training.batch_size)

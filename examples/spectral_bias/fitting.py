@@ -69,6 +69,7 @@ def fit(
         overhead=None,
         seed=task.seed,
         on_error="raise",
+        quiet=True,
     )
     task.resume(model=model, optimizer=optimizer, probes=manager)
     with manager.attach(optimizer):

@@ -106,6 +106,7 @@ def fit(settings: Settings, task: Task, kind: str, probes: Sequence[Probe]) -> N
         overhead=None,
         seed=task.seed,
         on_error="raise",
+        quiet=True,
     )
     task.resume(model=model, optimizer=optimizer, probes=manager)
     with manager.attach(optimizer):

@@ -94,6 +94,7 @@ def train(settings: Settings, task: Task) -> None:
             overhead=None,
             seed=task.seed,
             on_error="raise",
+            quiet=True,
         )
         part.resume(model=model, optimizer=optimizer, probes=manager)
         with manager.attach(optimizer):

@@ -10,6 +10,7 @@ parameters). Each is a thin class around pure functions of tensors, which can be
 Sources: Rahaman et al. (2019); Baratin (2021), chapter 3 and appendix A.
 """
 
+from .affine_norm import affine_spectral_norm as affine_spectral_norm
 from .broken_line import linear_regions as linear_regions
 from .broken_line import piecewise_linear_coefficients as piecewise_linear_coefficients
 from .dft import amplitude as amplitude

@@ -19,8 +19,9 @@ from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
 
+from .affine_norm import affine_spectral_norm, may_be_affine
 from .lipschitz import is_chain, max_norm_bound, spectral_norm_product
-from .spectral_norm import DIRECT, OperatorNorm, module_spectral_norm
+from .spectral_norm import DIRECT, OperatorNorm, module_spectral_norm, own_matrices
 
 __all__ = ["SpectralNorm"]
 
@@ -30,8 +31,10 @@ class SpectralNorm(Probe):
 
     Yields:
         ``spectral_norm/weight``: per layer; matrices by their singular values, convolutions as the operators they are
-        at the size of their actual input, batch norms (in eval mode) by their largest channel factor. NaN where a
-        weight is not finite, and of convolutions as long as their input size is not known.
+        at the size of their actual input, batch norms (in eval mode) by their largest channel factor; of modules that
+        are not torch's own, their matrices, stacks of them (experts) by the largest, and the whole module where it is a
+        linear map (a layer with its low-rank update). NaN where a weight is not finite, and of convolutions as long as
+        their input size is not known.
         ``spectral_norm/unconverged``: how many searches were given up; these norms are a little too small.
         ``lipschitz/spectral_norm_product`` and ``lipschitz/max_norm``: bounds of the Lipschitz constant of the whole,
         where the model is a chain of such layers and of activations that stretch nothing; the second where all layers
@@ -64,6 +67,9 @@ class SpectralNorm(Probe):
         self._layers: list[str] = []
         """Those of the first turn: a stream keeps its axis."""
         self._vectors: dict[str, Tensor] = {}
+        self._maps: set[str] = set()
+        self._no_maps: set[str] = set()
+        """Modules that are linear maps as a whole, and that are not."""
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield the norms of the weights as they are now."""
@@ -74,8 +80,8 @@ class SpectralNorm(Probe):
             self._layers = list(norms)
             if others := _others(run.model, norms):
                 run.left_out(
-                    f"{len(others)} parameters that are matrices are of modules whose linear map is not known, and "
-                    f"not measured: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}."
+                    f"{len(others)} parameters with rows and columns are of modules whose linear map is not known, "
+                    f"and not measured: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}."
                 )
         if not norms:
             return
@@ -103,7 +109,8 @@ class SpectralNorm(Probe):
             )
         if is_chain(run.model) if self.chain is None else self.chain:
             bound = partial(measured, unit="output per input", description="bound of the Lipschitz constant")
-            yield bound("lipschitz/spectral_norm_product", spectral_norm_product(every))
+            links = [not any(name.startswith(f"{layer}.") for layer in self._maps) for name in names]
+            yield bound("lipschitz/spectral_norm_product", spectral_norm_product(every[links]))
             if len(matrices) == len(names):
                 how = "largest magnitude of a weight, and all widths"
                 yield bound("lipschitz/max_norm", max_norm_bound(matrices), estimator=how)
@@ -128,8 +135,17 @@ class SpectralNorm(Probe):
             found: dict[str, OperatorNorm] = module_spectral_norm(
                 module, size, _of_layer(self._vectors, layer), tol=1e-4, seconds=seconds
             )
-            for weight, result in found.items():
-                norms[layer if len(found) == 1 else f"{layer}.{weight}"] = to_float64(result.norm)
+            named = {_name(run.model, layer, module, weight, len(found)): weight for weight in found}
+            every = {name: (weight, found[weight]) for name, weight in named.items()}
+            if size is not None and not convolution and layer not in self._no_maps:
+                whole = affine_spectral_norm(module, size, self._vectors.get(f"{layer}:"), tol=1e-4, seconds=seconds)
+                if whole is None:
+                    self._no_maps.add(layer)
+                else:
+                    self._maps.add(layer)
+                    every = {layer: ("", whole), **every}
+            for name, (weight, result) in every.items():
+                norms[name] = to_float64(result.norm)
                 unconverged += not result.converged
                 searched |= convolution or result.iterations > 0
                 if result.vector is not None:
@@ -161,9 +177,17 @@ def _others(model: nn.Module, norms: dict[str, Tensor]) -> list[str]:
     ]
 
 
+def _name(model: nn.Module, layer: str, module: nn.Module, weight: str, count: int) -> str:
+    """What a norm is recorded as: the layer's name where it has one weight, called so if the layer is not torch's."""
+    if count == 1 and (weight == "weight" or not own_matrices(module)):
+        return layer
+    return weight if module is model and own_matrices(module) else f"{layer}.{weight}"
+
+
 def _is_searched(module: nn.Module) -> bool:
-    own = module.parameters(recurse=False)
-    return isinstance(module, nn.modules.conv._ConvNd) or any(p.ndim == 2 and min(p.shape) > DIRECT for p in own)
+    own = list(module.parameters(recurse=False))
+    large = any(p.ndim in (2, 3) and min(p.shape[-2:]) > DIRECT for p in own if not is_lazy(p))
+    return isinstance(module, nn.modules.conv._ConvNd) or may_be_affine(module) or large
 
 
 def _of_layer(vectors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
@@ -173,21 +197,22 @@ def _of_layer(vectors: dict[str, Tensor], layer: str) -> dict[str, Tensor]:
 
 
 def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
-    """Shape of one input of every convolution, from one forward pass on one sample; of its first call.
+    """Shape of one input of every convolution, and of what may be linear, from one forward pass on one sample.
 
-    None as long as there are convolutions and no call of the model is known.
+    Of its first call. None as long as there are convolutions and no call of the model is known.
     """
     sizes: dict[str, tuple[int, ...]] = {}
-    convolutions = {
-        name or type(module).__name__: module
-        for name, module in run.model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd)
-    }
-    if not convolutions:
+    modules = {name or type(module).__name__: module for name, module in run.model.named_modules()}
+    convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.modules.conv._ConvNd)}
+    others = {name: module for name, module in modules.items() if may_be_affine(module)}
+    if not convolutions and not others:
         return sizes
     call = run.call
     if call is None:
-        run.left_out("The size of the inputs of convolutions is not known before the model was called: NaN until then.")
+        if convolutions:
+            run.left_out(
+                "The size of the inputs of convolutions is not known before the model was called: NaN until then."
+            )
         return None
     handles = []
     try:
@@ -199,9 +224,19 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
                 sizes.setdefault(name, tuple(x.shape[-dims:]))
 
             handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
+        for name, module in others.items():
+
+            def whole(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+                x = args[0] if len(args) == 1 and not kwargs else None
+                if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and len(x) == 1:
+                    sizes.setdefault(name, tuple(x.shape[1:]))
+
+            handles.append(module.register_forward_pre_hook(whole, with_kwargs=True))
         with torch.no_grad():
             run.model(*call.args, **call.kwargs)
     except Exception as error:
+        if not convolutions:
+            return sizes
         run.left_out(
             f"The norms of convolutions are NaN: the model cannot be called with one sample, to see the size of their "
             f"inputs ({type(error).__name__}: {first_line(error)}). Pass batches={{'train': (inputs, targets)}} of the "

@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probes import CannotMeasure
 
-__all__ = ["OperatorNorm", "matrix_spectral_norm", "module_spectral_norm", "operator_spectral_norm"]
+__all__ = [
+    "OperatorNorm", "matrix_spectral_norm", "module_spectral_norm", "operator_spectral_norm", "own_matrices",
+]  # fmt: skip
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _MATRICES = (nn.Linear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
@@ -199,7 +202,9 @@ def module_spectral_norm(
         module: A linear layer, an embedding, a recurrent layer or cell, or an attention layer: each of its own weight
             matrices, as it is stored (a recurrent layer stacks the matrices of its gates, attention those of queries,
             keys and values). A convolution or transposed convolution, with its padding, stride, groups and dilation. A
-            batch norm in eval mode: the largest factor of a channel.
+            batch norm in eval mode: the largest factor of a channel. A module that is not of :mod:`torch.nn`: each of
+            its own matrices as it is stored, and a stack of them, of experts say, as the map of all its blocks: the
+            largest of their norms.
         input_shape: Of one input of a convolution, ``(channels, *size)``.
         vector: Where the search starts, from the last time, of a convolution or by name of the weight; ignored where
             the size has changed.
@@ -207,7 +212,7 @@ def module_spectral_norm(
         seconds: After which a search is given up; see there.
 
     Returns:
-        By name of the weight; empty for any other module.
+        By name of the weight; empty for a module without such.
 
     Raises:
         ValueError: If the input shape of a convolution is missing.
@@ -236,19 +241,38 @@ def module_spectral_norm(
         scale = (module.running_var + module.eps).rsqrt()
         scale = scale if module.weight is None else scale * module.weight.detach()
         return {"weight": OperatorNorm(scale.abs().max(), None, True, 0)}
-    return {}
+    return {
+        name: _matrix_norm(module.get_parameter(name), starts.get(name), tol, seconds) for name in own_matrices(module)
+    }
+
+
+def own_matrices(module: nn.Module) -> list[str]:
+    """The names of its own parameters that are matrices or stacks of them, of a module that is not of torch's."""
+    if type(module).__module__.startswith("torch.nn."):
+        return []
+    return [
+        name
+        for name, parameter in module.named_parameters(recurse=False)
+        if not is_lazy(parameter) and parameter.is_floating_point() and parameter.ndim in (2, 3) and parameter.numel()
+    ]
 
 
 def _matrix_norm(weight: Tensor, vector: Tensor | None, tol: float, seconds: float) -> OperatorNorm:
-    if min(weight.shape) <= DIRECT or not bool(weight.isfinite().all()):
-        return OperatorNorm(matrix_spectral_norm(weight), None, True, 0)
+    """Of a matrix, or of the map of all blocks that a stack of matrices is."""
     matrix = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    if weight.ndim == 2 and (min(weight.shape) <= DIRECT or not bool(weight.isfinite().all())):
+        return OperatorNorm(matrix_spectral_norm(weight), None, True, 0)
+    if not bool(matrix.isfinite().all()):
+        return OperatorNorm(matrix.new_tensor(torch.nan), None, False, 0)
+    if min(matrix.shape[-2:]) <= DIRECT:
+        return OperatorNorm(torch.linalg.svdvals(matrix).max(), None, True, 0)
     scale = _scale(matrix)
     matrix = matrix / scale
-    if vector is not None and vector.shape != matrix.shape[1:]:
+    shape = matrix.shape[:-2] + matrix.shape[-1:]
+    if vector is not None and vector.shape != shape:
         vector = None
     found = operator_spectral_norm(
-        lambda x: matrix @ x, matrix.shape[1:], vector, tol=tol, seconds=seconds, dtype=matrix.dtype,
+        lambda x: (matrix @ x[..., None])[..., 0], shape, vector, tol=tol, seconds=seconds, dtype=matrix.dtype,
         device=matrix.device,
     )  # fmt: skip
     return found._replace(norm=found.norm * scale)

@@ -154,7 +154,6 @@ class _Watch(TorchFunctionMode):
         """Modules that are being called, and how often functions were in each; None in an activation."""
         self._dim = -1
         """Of the units of the layer before."""
-        self._busy = False
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -190,7 +189,7 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not self._busy and func in FUNCTIONS and self._within:
+        if func in FUNCTIONS and self._within:
             name, called = self._within[-1]
             if called is None:
                 return result
@@ -203,10 +202,7 @@ class _Watch(TorchFunctionMode):
         outputs = [item for item in tensors(result) if item.is_floating_point() and item.ndim > 1 and item.numel()]
         if not outputs:
             return
-        self._busy = True
-        try:
+        with torch._C.DisableTorchFunction():  # what is done here is no activation
             if name not in self.seen:
                 self.seen[name] = Activation(BOUNDS.get(kind), self._dim, gated)
             self.seen[name].add(outputs[0])
-        finally:
-            self._busy = False

@@ -50,7 +50,7 @@ class LayerStatistics(Probe):
         ``loop/learning_rate/Adam``, by parameter group.
 
     Runs by default, and needs no batch for all but the activations. It looks at the two updates before it is due, and
-    costs nothing in between: twice a copy of the parameters and seven passes over them, one forward pass on the batch
+    costs nothing in between: twice a copy of the parameters and five passes over them, one forward pass on the batch
     and five passes over the activations. While it looks, it holds two copies of the trainable parameters.
 
     Args:
@@ -298,8 +298,7 @@ def _quantities(gradient: Tensor, update: Tensor) -> Iterator[tuple[str, str, Te
     def where(seen: Tensor, values: Tensor) -> Tensor:
         return torch.where(seen > 0, values, torch.nan)
 
-    products = (new["both"] - new["last"] - new["followed"]) / 2
-    cosine = products / (new["last"] * new["followed"]).sqrt()
+    cosine = new["product"] / (new["last"] * new["followed"]).sqrt()
     yield (
         "gradient_norm",
         "norm of the gradient as the optimizer sees it",

@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from probes.loop.sharding import local_part
 from probes.precision import to_float64
 
-__all__ = ["GRADIENT", "UPDATE", "UpdateWatch", "gradient_sums", "nonzero_count", "square_sum"]
+__all__ = ["GRADIENT", "UPDATE", "UpdateWatch", "gradient_sums", "nonzero_count", "square_sum", "update_sums"]
 
 ROW = 1024
 """Numbers whose squares are added in single precision: in the sum of more, digits are lost."""
-PIECE = 1 << 16
-"""Numbers that are counted at once: a cache holds them, and single precision their number."""
+FEW = 1 << 13
+"""Numbers that are summed in double precision: faster than in rows."""
+PIECE = 1 << 18
+"""Numbers that are looked at at once: a cache holds them, and single precision their number."""
 GRADIENT = ("gradient", "count", "zeros", "nonfinite")
 """What :func:`gradient_sums` returns: sum of squares, and numbers of elements."""
-UPDATE = ("count", "before", "update", "last", "both", "followed")
+UPDATE = ("count", "before", "update", "last", "product", "followed")
 """The number of elements; sums of squares of the weights before an update, of the update, and, where the update before
-was seen, of that one, of the two added, and of the update."""
+was seen, of that one; sums of the products of the two, and of the squares of the update."""
 
 
 def square_sum(tensor: Tensor) -> Tensor:
@@ -32,15 +34,10 @@ def square_sum(tensor: Tensor) -> Tensor:
         >>> square_sum(torch.full((3, 500), 2.0)).item()
         6000.0
     """
-    tensor = tensor.detach()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    flat = tensor.reshape(-1)
+    flat = _flat(tensor)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
-    whole = len(flat) // ROW * ROW
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
-    return to_float64(rows).square().sum() + to_float64(flat[whole:]).square().sum()
+    return to_float64(flat if flat.numel() <= FEW else _row_norms(flat)).square().sum()
 
 
 def gradient_sums(gradient: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -83,6 +80,54 @@ def nonzero_count(tensor: Tensor, squares: Tensor) -> Tensor:
         return to_float64(torch.count_nonzero(tensor)).to(squares.device)
     pieces = torch.split(tensor.reshape(-1), PIECE)
     return torch.stack([piece.sign().abs_().sum(dtype=torch.float32) for piece in pieces]).double().sum()
+
+
+def update_sums(now: Tensor, before: Tensor, last: Tensor | None = None) -> Tensor:
+    """Of an update, what :data:`UPDATE` names. Shape ``(6,)``, float64.
+
+    Args:
+        now: The weights after it.
+        before: The weights before it, of the same dtype; in their place the update is left.
+        last: The update before, where it was seen.
+
+    Example:
+        >>> update_sums(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]), torch.tensor([4.0, 1.0])).tolist()
+        [2.0, 26.0, 9.0, 17.0, -3.0, 9.0]
+    """
+    now, old, new = _flat(now), _flat(before), None if last is None else _flat(last)
+    size = PIECE if now.device.type == "cpu" else max(now.numel(), 1)  # what is in the cache need not be fetched again
+    weights, updates, lasts, products = [], [], [], []
+    for start in range(0, now.numel(), size):
+        part = slice(start, start + size)
+        weights.append(_row_norms(old[part]))
+        update = torch.sub(now[part], old[part], out=old[part])
+        updates.append(_row_norms(update))
+        if new is not None:
+            lasts.append(_row_norms(new[part]))
+            products.append(torch.dot(new[part], update)[None])
+    before_sum, squares = (_sum_of_squares(norms, now) for norms in (weights, updates))
+    count, nothing = torch.full_like(squares, before.numel()), torch.zeros_like(squares)
+    if new is None:
+        return torch.stack([count, before_sum, squares, nothing, nothing, nothing])
+    product = to_float64(torch.cat(products)).sum() if products else nothing
+    return torch.stack([count, before_sum, squares, _sum_of_squares(lasts, now), product, squares])
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Its numbers as a vector; of complex ones the two parts."""
+    tensor = tensor.detach()
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
+
+
+def _row_norms(flat: Tensor) -> Tensor:
+    """Norms that are as precise as single precision is, one after another; few are the magnitudes themselves."""
+    whole = flat.numel() // ROW * ROW
+    norms = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
+    return norms if whole == flat.numel() else torch.cat([norms, flat[whole:]])
+
+
+def _sum_of_squares(norms: list[Tensor], like: Tensor) -> Tensor:
+    return to_float64(torch.cat(norms) if norms else like[:0]).square().sum()
 
 
 @dataclass
@@ -170,21 +215,14 @@ class UpdateWatch:
                 continue
             if seen.closure and seen.owned and not seen.only_update and seen.parameter.grad is not None:
                 seen.gradient = gradient_sums(self._part(seen.parameter.grad))
-            weights = None if seen.only_update else square_sum(before)
             if now.dtype in (torch.float16, torch.bfloat16):  # in which differences would be rounded
                 now, before = now.float(), before.float()
-            update = torch.sub(now, before, out=before)
-            if weights is None:
-                seen.update, seen.step, seen.sums = update, step, None
+            if seen.only_update:
+                seen.update, seen.step, seen.sums = torch.sub(now, before, out=before), step, None
                 continue
-            squares = square_sum(update)
-            nothing = torch.zeros_like(squares)
-            last, both, followed = nothing, nothing, nothing
-            if seen.update is not None and seen.step == step - 1 and seen.update.shape == update.shape:
-                last, followed = square_sum(seen.update), squares
-                both = square_sum(seen.update.add_(update))
-            seen.update, seen.step = update, step
-            seen.sums = torch.stack([torch.full_like(squares, now.numel()), weights, squares, last, both, followed])
+            last = seen.update if seen.step == step - 1 else None
+            seen.sums = update_sums(now, before, last if last is not None and last.shape == now.shape else None)
+            seen.update, seen.step = before, step
 
     def sums(self, layers: Mapping[int, int], count: int, step: int) -> tuple[Tensor, Tensor]:
         """What :data:`GRADIENT` and :data:`UPDATE` name, summed over the parameters of each layer, of this step.

@@ -16,7 +16,7 @@ from probes.precision import to_float64
 
 __all__ = ["ROWS", "Choice", "affordable", "choose", "labels_of", "matrix_cost"]
 
-ROWS, LEAST_OUTPUTS, LEAST_SAMPLES = 1000, 10, 10
+ROWS, OUTPUTS, LEAST_SAMPLES = 1000, 10, 10
 SIZES = (8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 125, 160, 200, 250, 320, 400, 500, 640, 800)
 PLANNING, PRODUCTS = 60, 2.0
 """Samples that go through the model before a kernel is begun; all that it takes, in passes of its samples."""
@@ -62,7 +62,7 @@ class Choice:
 def choose(
     shape: tuple[int, ...], targets: Tensor | None, seed: int, samples: int | None = None, outputs: int | None = None
 ) -> Choice:
-    """At most 1000 rows: of many outputs ten, or as many as go with all samples; then as many samples as go with them.
+    """At most 1000 rows: all outputs, or ten where those would be more; then as many samples as go with them.
 
     Which outputs is drawn from the seed. Those of labels that occur come before others, the most frequent first.
 
@@ -79,7 +79,7 @@ def choose(
         (100, [60, 81, 107, 167, 313, 361, 367, 578, 626, 772])
     """
     width, n = math.prod(shape[1:]), min(shape[0], samples or ROWS)
-    count = min(width, outputs or max(LEAST_OUTPUTS, ROWS // n))
+    count = min(width, outputs or (width if n * width <= ROWS else OUTPUTS))
     n = n if samples else min(n, max(LEAST_SAMPLES, ROWS // count))
     if count == width:
         return Choice(n, None if len(shape) <= 2 else list(range(width)), shape)

@@ -58,8 +58,8 @@ class TangentKernel(Probe):
         batches: Names of the batches; all by default.
         centering: Of the features, ``"outputs"``, ``"all"`` or ``"none"``, see :func:`~probes_ntk.center`.
         num_samples: The first so many of each batch; by default as many as make a kernel of 1000 rows, at least 10.
-        num_outputs: So many of the outputs, drawn from the run's seed; by default as many as make a kernel of 1000 rows
-            with all samples, at least 10, or all.
+        num_outputs: So many of the outputs, drawn from the run's seed; by default all, or ten where all of them
+            would make a kernel of more than 1000 rows.
         eigenfunctions: How many to draw, of a model of one output on batches that are a grid of the plane.
         memory: Bytes that the kernel may use.
 

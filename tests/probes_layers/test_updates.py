@@ -59,14 +59,15 @@ def test_updates_are_differences_of_the_weights(dtype):
         found += steps(parameter, watch, [0.1 * torch.randn(50, 100).to(dtype)], step - 1)
         weights.append(parameter.detach().double().clone())
     moved = [after - before for before, after in itertools.pairwise(weights)]
-    for index, (count, before, update, last, both, followed) in enumerate(torch.stack(found).tolist()):
+    for index, (count, before, update, last, product, followed) in enumerate(torch.stack(found).tolist()):
         assert count == 5000 and before == pytest.approx(float(weights[index].square().sum()), rel=5e-7)
         assert update == pytest.approx(float(moved[index].square().sum()), rel=5e-7)
         if index == 0:
-            assert last == both == followed == 0
+            assert last == product == followed == 0
         else:
             assert last == pytest.approx(float(moved[index - 1].square().sum()), rel=5e-7)
-            assert both == pytest.approx(float((moved[index] + moved[index - 1]).square().sum()), rel=1e-6)
+            size = math.sqrt(last * update)
+            assert product == pytest.approx(float((moved[index] * moved[index - 1]).sum()), abs=1e-6 * size)
             assert followed == update
 
 
@@ -90,7 +91,7 @@ def test_of_an_update_before_another_only_the_cosine_with_it_is_wanted():
     watch.after(1)
     assert not any(sums.any() for sums in watch.sums({id(parameter): 0}, 1, 1)) and watch.without_gradient(1) == []
     (found,) = steps(parameter, watch, [torch.full((2,), -2.0)], start=1)
-    assert found.tolist() == [2, 2, 8, 2, 2, 8]
+    assert found.tolist() == [2, 2, 8, 2, -4, 8]
 
 
 def test_an_update_long_ago_is_not_the_last_one():

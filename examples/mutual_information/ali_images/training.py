@@ -55,6 +55,7 @@ def adversaries(settings: Settings, task: Task, method: str, images: Images, fid
         overhead=None,
         seed=task.seed,
         on_error="raise",
+        quiet=True,
     )
     task.resume(
         model=model,

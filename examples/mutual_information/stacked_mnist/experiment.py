@@ -116,6 +116,7 @@ def adversaries(
         overhead=None,
         seed=task.seed,
         on_error="raise",
+        quiet=True,
     )
     task.resume(
         generator=generator,
