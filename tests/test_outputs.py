@@ -1,12 +1,16 @@
 """Whether a model is a function of its examples: couplings of every kind are seen, and rounding is told from them."""
 
+import collections
+import types
+
 import pytest
 import torch
 from probes_ntk_models import Do, models
 from torch import nn
 
+from probes import CannotMeasure
 from probes.batches import Batch
-from probes.outputs import why_not_a_function
+from probes.outputs import pick_output, where_picked, why_not_a_function
 
 MODELS = models()
 
@@ -162,3 +166,32 @@ def test_an_argument_about_all_rows_is_told():
 def test_outputs_that_tell_nothing_are_not_called_coupled(value):
     assert reason(Do(lambda m, x: torch.full_like(m.h(x), value), h=linear()), torch.randn(20, 6)) == ""
     assert reason(linear(), torch.randn(1, 6)) == ""
+
+
+Named = collections.namedtuple("Named", "loss logits")
+ROWS = torch.zeros(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("result", "where"),
+    [
+        (ROWS, ""),
+        ((ROWS, torch.zeros(3, 9)), "result[0] of 2"),
+        ((torch.tensor(0.5), ROWS), "result[1] of 2"),
+        ({"hidden": torch.zeros(3, 9), "logits": ROWS}, "result['logits'] of 'hidden', 'logits'"),
+        ({"loss": torch.tensor(0.5), "ids": torch.zeros(3, dtype=torch.long), "out": ROWS}, "result['out'] of"),
+        (types.SimpleNamespace(hidden=torch.zeros(3, 9), logits=ROWS), "result.logits"),
+        (types.SimpleNamespace(sample=ROWS), "result.sample"),
+        (Named(torch.tensor(0.5), ROWS), "result.logits"),
+    ],
+)
+def test_the_output_is_the_logits_or_the_first_of_more_than_one_number(result, where):
+    assert pick_output(result) is ROWS
+    assert where_picked(result).startswith(where) and bool(where_picked(result)) == bool(where)
+
+
+@pytest.mark.parametrize("result", [None, {}, {"loss": torch.tensor(0.5)}, (torch.arange(3),), "text", {"a": [ROWS]}])
+def test_what_holds_no_output_is_refused_with_what_to_pass(result):
+    with pytest.raises(CannotMeasure, match="Pass output="):
+        pick_output(result)
+    assert where_picked(result) == ""

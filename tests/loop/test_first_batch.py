@@ -81,15 +81,39 @@ def test_nothing_is_watched_after_the_first_step():
 def test_an_output_without_a_tensor_is_reported_and_training_goes_on(caplog):
     class Model(nn.Linear):
         def forward(self, x):
-            return {"scores": super().forward(x)}
+            return {"nested": [super().forward(x)]}
 
     model = Model(4, 3)
     manager = attached(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    F.cross_entropy(model(X)["scores"], Y).backward()
+    F.cross_entropy(model(X)["nested"][0], Y).backward()
     optimizer.step()
-    assert "The model returns dict with keys ['scores']" in caplog.text and "Pass output=" in caplog.text
+    assert "The model returns dict with keys ['nested']" in caplog.text and "Pass output=" in caplog.text
     assert caplog.text.count("Not running: 'Seen'") == 1 and manager.run.step == 1
+    manager.detach()
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda out: {"loss": out.sum(), "scores": out}, "result['scores'] of 'loss', 'scores'"),
+        (lambda out: (out.sum(), out), "result[1] of 2"),
+        (lambda out: out, ""),
+    ],
+    ids=["dict", "tuple", "tensor"],
+)
+def test_the_first_output_of_more_than_one_number_is_taken_and_named(returned, words):
+    class Model(nn.Linear):
+        def forward(self, x):
+            return returned(super().forward(x))
+
+    model, sink = Model(4, 3), Memory()
+    manager = attached(model, sinks=[sink])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(manager.run.output(model(X)), Y).backward()
+    optimizer.step()
+    assert sink.steps("seen/mean") == [0, 1] and torch.equal(manager.run.batches["train"].targets, Y)
+    assert (f"Output     {words}, chosen here; output= takes another" in manager.report()) == bool(words)
     manager.detach()
 
 
