@@ -20,7 +20,7 @@ from .calls import Plugins
 from .lifetime import Lifetime, already_watching
 from .open_sinks import open_sinks
 from .plugins import text_of
-from .report import begun, ended, report, say
+from .report import begun, ended, found, report, say
 from .session import Session, Together
 from .settings import Settings
 from .turns import Turns
@@ -195,8 +195,11 @@ class Attached:
             )
 
     def report(self) -> str:
-        """What is watched, what is not and what to pass; after the end as it was then."""
-        return self._last_report or self._report()
+        """What is watched, what is not and what to pass, after the end as it was then; and what was found."""
+        if not self.ended:
+            with suppress(Exception):  # of a sink, which will be told at the next flush
+                self.session.accounts.flush()
+        return (self._last_report or self._report()) + found(self.session)
 
     def _report(self) -> str:
         first = self._first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,15 +15,19 @@ from torch.nn.parameter import is_lazy
 from ..budget.governor import Governor
 from ..budget.spending import CORE
 from ..measurement import printable
+from ..reading import open_run
 from ..run import log
+from ..summary import findings
 from .plugins import Plugin
 from .session import Session
 
-__all__ = ["begun", "ended", "report", "say"]
+__all__ = ["begun", "ended", "found", "report", "say"]
 
 LOGGER = logging.getLogger("probes")
 LONGEST = 160
 """Letters of a line; the report has the rest."""
+WIDTH = 118
+"""Of the findings in the report."""
 
 
 def report(
@@ -99,6 +104,15 @@ def report(
     if session.plugins.having("write"):
         lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
     return "\n".join(lines) + "\n"
+
+
+def found(session: Session) -> str:
+    """The end of a report: what the run's file shows so far, in words; empty without a file, or without xarray."""
+    with suppress(Exception):
+        items = findings(open_run(session.run.log_dir))
+        told = [textwrap.fill(str(item), WIDTH, initial_indent="  ", subsequent_indent="    ") for item in items]
+        return "\n".join(["", "Found", *(told or ["  Nothing stands out."])]) + "\n"
+    return ""
 
 
 def _section(title: str, texts: dict[str, str], more: Sequence[str] = ()) -> list[str]:

@@ -87,7 +87,8 @@ def test_a_broken_plugin_is_an_import_error(distribution):
 
 
 PLUGINS = {
-    "probes_fourier": set(),
+    "probes_fourier": {"probes_ntk"},  # which of many outputs are chosen
+    "probes_layers": {"probes_ntk"},  # which layer a parameter is of
     "probes_ntk": set(),
     "probes_mine": set(),
     "probes_complexity": {"probes_fourier", "probes_ntk"},  # their pure functions

@@ -3,10 +3,13 @@
 import logging
 
 import pytest
+import torch
 import warm
 from loops import Norm, run_steps
+from torch import nn
 
 from probes import ProbeManager, every
+from probes_layers import LayerStatistics
 
 SCRIPT = """
 import torch
@@ -67,3 +70,29 @@ def test_a_closed_standard_error_stops_nothing(tmp_path):
 def test_workers_of_a_loader_say_nothing(tmp_path):
     code = SCRIPT + ("from torch.utils.data import DataLoader\nlist(DataLoader(range(4), num_workers=2))\n")
     assert len(said(tmp_path, code)) == 3
+
+
+@pytest.mark.parametrize("when", ["in the loop", "after the end"])
+def test_the_report_ends_with_what_was_found(tmp_path, when):
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(-100)  # all units of the first layer are dead
+    manager = ProbeManager(model, [LayerStatistics(every(1))], log_dir=tmp_path, overhead=None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with manager.attach(optimizer):
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(torch.randn(16, 2)).square().mean().backward()
+            optimizer.step()
+        text = manager.report()
+    text = text if when == "in the loop" else manager.report()
+    table, _, told = text.partition("\nFound\n")
+    assert "layers" in table
+    assert told.strip().splitlines() == [line for line in told.strip().splitlines() if len(line) <= 118]
+    assert [line[:4] for line in told.splitlines()[:1]] == ["  ! "] and "dead" in told
+
+
+def test_without_a_file_nothing_is_found(tmp_path):
+    manager = ProbeManager(nn.Linear(2, 1), [Norm()], log_dir=tmp_path, sinks=[])
+    with manager.attach():
+        assert "Found" not in manager.report()
