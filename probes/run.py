@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
-from .outputs import check_rows, picked, why_not_a_function
+from .outputs import check_rows, pick_output, picked, where_picked, why_not_a_function
 
 __all__ = ["Event", "Run"]
 
@@ -37,7 +38,6 @@ class _Log(logging.LoggerAdapter[logging.Logger]):
 
 
 log = _Log(logging.getLogger("probes"), {})
-"""What the log says."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class Run:
         self.earlier: Callable[[], Mapping[str, Any]] = lambda: {}
         """What the sessions before this one have recorded, by stream, as :func:`probes.open_run` reads it."""
         self._probe = ""
+        self.taken: list[str] = []
+        """Which of several tensors that the model returns is its output here, where no user picks it."""
         self._cache: dict[Hashable, Any] = {}
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
         self._dtypes: dict[str, tuple[Batch, torch.dtype]] = {}
@@ -208,6 +210,8 @@ class Run:
                 raise
             with torch.enable_grad():
                 result = tree_map_only(Tensor, Tensor.detach, self._call(batch, parameters))
+        if self.output is pick_output:
+            self.taken[:] = filter(None, [where_picked(result)])
         output = picked(self.output, result)
         check_rows(output, batch.n, self.model)
         return output
@@ -264,11 +268,8 @@ class Run:
         Cost: at most two and an eighth forward passes of the batch, shared by the probes that ask.
         """
         outputs = self.evaluate(batch)
-        reason = self.shared(
-            ("check_examples", batch),
-            lambda: why_not_a_function(self.forward, self.batch(batch), outputs, model=self.model),
-        )
-        if reason:
+        look = partial(why_not_a_function, self.forward, self.batch(batch), outputs, model=self.model)
+        if reason := self.shared(("check_examples", batch), look):
             raise CannotMeasure(f"On batch {batch!r}: {reason}")
 
     def sample_seconds(self, batch: str) -> float:
@@ -296,5 +297,4 @@ class Run:
         users = self._shares[key][1]
         if self._probe not in users:
             users.append(self._probe)
-        value: T = self._cache[key]
-        return value
+        return self._cache[key]  # type: ignore[no-any-return]

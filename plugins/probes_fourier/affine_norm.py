@@ -15,6 +15,8 @@ __all__ = ["affine_spectral_norm", "may_be_affine"]
 
 def may_be_affine(module: nn.Module) -> bool:
     """Whether it is worth a try: it has matrices of its own beside others, or is a layer with low-rank updates."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False  # cannot be called with other parameters
     matrices = own_matrices(module)
     return hasattr(module, "lora_A") or bool(matrices and (len(matrices) > 1 or next(module.children(), None)))
 

@@ -138,7 +138,12 @@ class SpectralNorm(Probe):
             named = {_name(run.model, layer, module, weight, len(found)): weight for weight in found}
             every = {name: (weight, found[weight]) for name, weight in named.items()}
             if size is not None and not convolution and layer not in self._no_maps:
-                whole = affine_spectral_norm(module, size, self._vectors.get(f"{layer}:"), tol=1e-4, seconds=seconds)
+                try:
+                    whole = affine_spectral_norm(
+                        module, size, self._vectors.get(f"{layer}:"), tol=1e-4, seconds=seconds
+                    )
+                except Exception:  # of a module that cannot be called alone
+                    whole = None
                 if whole is None:
                     self._no_maps.add(layer)
                 else:

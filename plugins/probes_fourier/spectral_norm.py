@@ -241,20 +241,18 @@ def module_spectral_norm(
         scale = (module.running_var + module.eps).rsqrt()
         scale = scale if module.weight is None else scale * module.weight.detach()
         return {"weight": OperatorNorm(scale.abs().max(), None, True, 0)}
-    return {
-        name: _matrix_norm(module.get_parameter(name), starts.get(name), tol, seconds) for name in own_matrices(module)
-    }
+    return {name: _matrix_norm(matrix, starts.get(name), tol, seconds) for name, matrix in own_matrices(module).items()}
 
 
-def own_matrices(module: nn.Module) -> list[str]:
-    """The names of its own parameters that are matrices or stacks of them, of a module that is not of torch's."""
+def own_matrices(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Its own parameters that are matrices or stacks of them, by name, of a module that is not of torch's."""
     if type(module).__module__.startswith("torch.nn."):
-        return []
-    return [
-        name
+        return {}
+    return {
+        name: parameter
         for name, parameter in module.named_parameters(recurse=False)
         if not is_lazy(parameter) and parameter.is_floating_point() and parameter.ndim in (2, 3) and parameter.numel()
-    ]
+    }
 
 
 def _matrix_norm(weight: Tensor, vector: Tensor | None, tol: float, seconds: float) -> OperatorNorm:

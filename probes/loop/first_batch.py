@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from ..batches import Batch, tensors
 from ..guard.process import random_states_kept
 from ..measurement import CannotMeasure
-from ..outputs import check_rows, pick_output, picked, where_picked
+from ..outputs import check_rows, pick_output, picked
 from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch, is_target
 
@@ -63,7 +63,7 @@ class FirstBatch:
         self._waiting, self._fresh = waiting, 0
         self.shown: Batch | None = None
         """The arguments of a call whose output cannot be used."""
-        self.loss, self.taken = "", ""
+        self.loss = ""
         """The function in which the targets were seen, in words; empty when they were not."""
         self._output, self._n, self._problem = output, n, problem
         self._args: tuple[Any, ...] = ()
@@ -208,7 +208,6 @@ class FirstBatch:
             self._problem(error)
             self.wanted = False
             return
-        self.taken = where_picked(result) if self._output is pick_output else ""
         self._named = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), "")
         self.batch = batch
         self._watch.look_at(output, rows, self._n)

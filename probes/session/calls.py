@@ -215,9 +215,13 @@ class Plugins:
         plugin.failed += 1
         plugin.failures["measure"] = 0
         if (reason := str(error)) != plugin.refusal:
+            message = f"Plugin {plugin.label} cannot measure: {reason}"
+            if any(other.refusal == reason for other in self.all) and (plugin.key, message) not in self._logged:
+                self._logged.add((plugin.key, message))
+                log.warning("Plugin %s cannot either, for the same reason.", plugin.label)
             plugin.refusal = reason
             log.debug("Plugin %s cannot measure:", plugin.label, exc_info=error)
-            self.record("refused", plugin, f"Plugin {plugin.label} cannot measure: {reason}")
+            self.record("refused", plugin, message)
 
     def fault(self, plugin: Plugin, error: BaseException, where: str) -> None:
         """Record an exception of a plugin; the third in succession puts it out of service."""

@@ -55,7 +55,7 @@ class Attached:
         self._first: FirstBatch | None = None
         self._counter: StepCounter | None = None
         self._lifetime: Lifetime | None = None
-        self._targets_seen_in = self._output = ""
+        self._targets_seen_in = ""
         self.ended = False
         # Attached again, the run goes on: in the same files, on the same batches, as many samples as fitted then.
         whole = {*run.batches, *(name for name, data in (settings.batches or {}).items() if isinstance(data, Batch))}
@@ -207,7 +207,6 @@ class Attached:
             self.session,
             missed=self._missed() if first is not None and first.calls and not self.ended else "",
             targets_seen_in=self._targets_seen_in,
-            output=self._output,
             awaited=first is not None and first.wanted and not first.done and not self.ended,
             broken=self.settings.problems,
         )
@@ -243,7 +242,7 @@ class Attached:
             first.finish()
             if first.batch is not None:
                 self.run.batches = {"train": first.batch, **self.run.batches}
-                self._targets_seen_in, self._output = first.loss, first.taken
+                self._targets_seen_in = first.loss
             self.run.shown = first.shown
         self.session.turns.check_needs()
 

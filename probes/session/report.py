@@ -31,12 +31,7 @@ WIDTH = 118
 
 
 def report(
-    session: Session,
-    missed: str = "",
-    targets_seen_in: str = "",
-    output: str = "",
-    awaited: bool = False,
-    broken: Sequence[str] = (),
+    session: Session, missed: str = "", targets_seen_in: str = "", awaited: bool = False, broken: Sequence[str] = ()
 ) -> str:
     """The report of a run.
 
@@ -44,7 +39,6 @@ def report(
         session: The run's.
         missed: What is to say while no step has come.
         targets_seen_in: Where the targets of the loop's first batch were seen.
-        output: Which of several tensors that the model returns was taken.
         awaited: Whether that batch is still to come.
         broken: What could not be made.
     """
@@ -67,8 +61,8 @@ def report(
         else:
             targets = f"without targets: pass batches={{{name!r}: (inputs, targets)}} if a probe needs them"
         lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
-    if output:
-        lines.append(f"Output     {output}, chosen here; output= takes another")
+    if run.taken:
+        lines.append(f"Output     {run.taken[0]}, chosen here; output= takes another")
     if awaited:
         lines.append("Batch      'train' will be the first batch of the loop")
     lines.append(f"Overhead   {_overhead(governor)}")

@@ -44,6 +44,18 @@ def test_what_cannot_be_measured_is_told_once_in_one_line_and_asked_for_again(mo
     assert plugin.value.tolist() == [5] and "quarantine" not in {event.kind for event in sink.events}
 
 
+def test_a_reason_that_several_probes_share_is_told_once(model, optimizer, caplog):
+    caplog.set_level(logging.INFO, "probes")
+    sink, probes = Memory(), [Sometimes({1, 2, 3}), Sometimes({1, 2})]
+    with ProbeManager(model, probes, sinks=[sink], overhead=None).attach(optimizer) as manager:
+        run_steps(model, optimizer, 3)
+        manager.report()
+    told = [record.getMessage() for record in caplog.records if "cannot" in record.message]
+    assert len(told) == 2 and "One sample" in told[0] and told[1].endswith("cannot either, for the same reason.")
+    reasons = [event.message for event in sink.events if event.kind == "refused"]
+    assert len(reasons) == 2 and all("One sample is no batch" in reason for reason in reasons)  # the file has both
+
+
 def test_in_development_it_is_raised(model, optimizer):
     with (
         pytest.raises(CannotMeasure, match="One sample is no batch"),
