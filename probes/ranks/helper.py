@@ -52,6 +52,8 @@ class Helper:
         """Whether the step of the next gathering is still to be heard."""
         self._group: Any = None
         self._steppers = [plugin for plugin in self.plugins.all if plugin.sees_updates and plugin.joins_parts]
+        self._looking = list(self._steppers)
+        """Those that look at the next update: see :meth:`Team.looks`."""
         self._channel.post(f"here/{self.rank}", settings.signature(run.model))
         first, after = partial(self._safely, self._set_up), partial(self._safely, self._take_part)
         before = partial(self._safely, self._before_step) if self._steppers else None
@@ -88,10 +90,21 @@ class Helper:
             log.warning("Rank %d hands nothing more to rank 0. Training goes on. %s", self.rank, text_of(error))
 
     def _due(self) -> int:
-        return 2**62 if self._over else 0 if self._asking or self._steppers else self._step
+        if self._over:
+            return 2**62
+        begins = [self._step - plugin.watched_updates if plugin.watched_updates else 0 for plugin in self._steppers]
+        return 0 if self._asking or self._looking else min([self._step, *begins])
+
+    def _plan(self, step: int) -> None:
+        self._looking = [
+            plugin
+            for plugin in self._steppers
+            if self._asking or not plugin.watched_updates or self._step - plugin.watched_updates <= step
+        ]
+        self._counter.look_before(bool(self._looking))
 
     def _call_steppers(self, hook: str, **more: Any) -> None:
-        for plugin in self._steppers:
+        for plugin in self._looking:
             if hook in plugin.hooks and not plugin.problem:
                 self.plugins.call(plugin, hook, run=self._run, **more)
 
@@ -116,8 +129,13 @@ class Helper:
 
     def _take_part(self, step: int) -> None:
         self._call_steppers("on_step", step=step)
-        if step < self._step and not self._asking:
-            return
+        try:
+            self._meet(step)
+        finally:
+            self._plan(step)
+
+    def _meet(self, step: int) -> None:
+        """Hear when the next gathering is, and take part in it where that is now."""
         self._run.step = step
         if self._asking:
             heard = self._hear(f"next/{self._gathering}", self._channel.first if step == self._first + 1 else None)

@@ -13,6 +13,7 @@ it: 30 s, or 10 minutes while a first turn is under way, which nobody knows.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -107,6 +108,18 @@ class Team:
     def gathers(self, step: int) -> bool:
         """Whether the ranks gather at this step: nothing is measured at others."""
         return step >= self._step and not self._gathered
+
+    def looks(self, step: int, updates: int) -> bool:
+        """Whether the ranks look at the next update for probes that want to see so many before a turn.
+
+        Only rank 0 knows the next gathering right after one: until the others have heard of it, all look.
+        """
+        return self._gathered or self._step - updates <= step
+
+    def next_look(self, step: int, updates: Iterable[int | None]) -> int:
+        """When rank 0 has something to do next: at the next gathering, or to begin or to end looking at updates."""
+        begin = self._step - max((count or 0 for count in updates), default=0)
+        return self._step if step >= begin else min(begin, step + 1)
 
     def gather(self, step: int, taken: list[Turn]) -> bool:
         """Have the due probes measure on the whole model, and append their turns; whether the ranks stay together."""

@@ -29,6 +29,8 @@ class Together(Protocol):
     def gathers(self, step: int) -> bool: ...
     def gather(self, step: int, taken: list[Turn]) -> bool: ...
     def agree(self, due: float, wait: float) -> int | None: ...
+    def looks(self, step: int, updates: int) -> bool: ...
+    def next_look(self, step: int, updates: Iterable[int | None]) -> int: ...
     def end(self) -> None: ...
 
 
@@ -172,7 +174,7 @@ class Session:
                 self.accounts.share()
                 if taken:
                     self.accounts.enter(taken, spent)
-                self.watching.plan(step, taken, self.team is not None)
+                self.watching.plan(step, taken, None if self.team is None else self.team.looks)
             if self._wall() >= self.accounts.flush_at:
                 self.accounts.total(self.turns.probes)
                 self.accounts.flush()
@@ -184,7 +186,7 @@ class Session:
         self._next_due, self._wake_at = math.inf, self.accounts.flush_at
         for plugin in turns.probes:
             if plugin.due is not None and not plugin.problem and (plugin.due > step or not turns.arranged):
-                begin = plugin.due - (plugin.watched_updates or 0)
+                begin = plugin.due - (plugin.watched_updates or 0 if self.team is None else 0)
                 self._next_due = min(self._next_due, begin if begin > step else plugin.due)
         wait = math.inf
         if waiting := keys(plugin for plugin in turns.preparing(step) if plugin.watching_since is None):
@@ -193,8 +195,8 @@ class Session:
             self.governor.step = step
             wait = self.governor.next_turn(waiting) - self.governor.clock()
         if self.team is not None and self._begun:
-            if (agreed := self.team.agree(self._next_due, wait)) is not None:
-                self._next_due = agreed
+            if self.team.agree(self._next_due, wait) is not None:
+                self._next_due = self.team.next_look(step, [p.watched_updates for p in turns.probes if p.joins_parts])
                 return
             self.team = None
         # Wall time runs at least as fast as that of the budget: what comes of it is no later than it should be.

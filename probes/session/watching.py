@@ -39,19 +39,20 @@ class Watching:
         """Whether a probe wants to see what is before the next update."""
         return any("before_step" in plugin.hooks for plugin in self.probes)
 
-    def plan(self, step: int, taken: Iterable[Turn] = (), together: bool = False) -> None:
+    def plan(self, step: int, taken: Iterable[Turn] = (), looks: Callable[[int, int], bool] | None = None) -> None:
         """Let those probes look at the next update that want to, and whose turn can be afforded; no others.
 
         Args:
             step: The present one.
             taken: Turns that are over: what is looked at from here on is of the next.
-            together: Whether other ranks hand over what they see: they look at every update, not knowing which are
-                before a turn, and so does this one.
+            looks: Where ranks measure together, whether those that look at so many updates before a turn do now.
         """
         governor, over = self._plugins.governor, [turn.plugin for turn in taken]
         for plugin in self._turns.probes:
             some = plugin.sees_updates and not plugin.sees_all
-            wanted = some and (plugin.watches(step) or (together and plugin.joins_parts))
+            wanted = some and plugin.watches(step)
+            if some and looks is not None and plugin.joins_parts:
+                wanted = looks(step, plugin.watched_updates or 0)
             if wanted and not plugin.problem and governor.affords(plugin.key):
                 plugin.watching_since = step if plugin.watching_since is None else plugin.watching_since
                 if plugin in over or plugin.key not in self.spent:

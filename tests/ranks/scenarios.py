@@ -26,6 +26,18 @@ def of_updates():
     return [PathComplexity(every(3)), LayerStatistics(every(3))]
 
 
+class Looks(LayerStatistics):
+    """Notes the updates that it looks at."""
+
+    def __init__(self, schedule):
+        super().__init__(schedule)
+        self._looks = []
+
+    def before_step(self, run, optimizer, closure):
+        self._looks.append(run.step)
+        super().before_step(run, optimizer, closure)
+
+
 def ddp():
     """All ranks, and none."""
     return {"all": train(all_probes()), "bare": train(), "budget": train(all_probes(), overhead=0.05)}
@@ -38,6 +50,10 @@ def fsdp():
     seen["all"] = train([*all_probes(), *of_updates()], wrap=shard(), flat=True)
     seen["mixed"] = train(all_probes(), wrap=shard(mixed), flat=True)
     seen["ddp"] = train([*all_probes(), *of_updates()], flat=True)
+    rare = {"fsdp": Looks(every(9)), "ddp": Looks(every(9))}
+    for name, probe in rare.items():
+        wrap = shard() if name == "fsdp" else DistributedDataParallel
+        seen[f"rare {name}"] = train([probe], wrap=wrap, flat=True, steps=21) | {"looks": probe._looks}
     return seen
 
 

@@ -111,6 +111,17 @@ def test_parts_of_updates_are_added_up_over_ranks(seen):
     assert whole["complexity/path_length@6"][0] > 1
 
 
+def test_ranks_look_at_the_updates_before_a_turn_and_at_no_others(seen):
+    whole, replicas = seen["fsdp"][0]["rare fsdp"], seen["fsdp"][0]["rare ddp"]
+    # Nobody but rank 0 knows the next turn right after one, so that the first update after it is looked at too; the
+    # ranks also meet after the first update.
+    assert [seen["fsdp"][rank]["rare fsdp"]["looks"] for rank in (0, 1)] == [[0, 1, 7, 8, 9, 16, 17, 18]] * 2
+    assert replicas["looks"] == [7, 8, 16, 17]
+    assert whole["numbers"].keys() == replicas["numbers"].keys() >= {"layers/update_cosine@18"}
+    for key, (value, _) in replicas["numbers"].items():
+        assert whole["numbers"][key][0] == pytest.approx(value, rel=1e-5, abs=1e-6, nan_ok=True)
+
+
 def test_what_cannot_be_measured_on_a_sharded_model_is_named(seen):
     [message] = events(seen["fsdp"][0]["all"], "warning")
     assert message.startswith(f"{NOT_RUNNING}'updates'") and "each rank sees a part" in message
