@@ -246,7 +246,7 @@ def module_spectral_norm(
 
 def own_matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     """Its own parameters that are matrices or stacks of them, by name, of a module that is not of torch's."""
-    if type(module).__module__.startswith("torch.nn."):
+    if type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.ParameterDict | nn.ParameterList):
         return {}
     return {
         name: parameter

@@ -133,7 +133,11 @@ class LayerStatistics(Probe):
 
     def _find(self, model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
         """The parameters as they are now, by name and with their layers."""
-        found = [(name, p, layer_of(model, name)) for name, p in model.named_parameters() if not is_lazy(p)]
+        found = [
+            (name, p, layer_of(model, name))
+            for name, p in model.named_parameters()
+            if not is_lazy(p) and (p.is_floating_point() or p.is_complex())  # integers are no weights
+        ]
         if not self._layers:
             self._layers = list(dict.fromkeys(layer for _, _, layer in found))
         if not self._trained:

@@ -56,7 +56,17 @@ class Plan:
 
 
 def layer_of(model: nn.Module, parameter: str) -> str:
-    """The module that holds a parameter; a parametrized weight belongs to the layer it is the weight of."""
+    """The module that holds a parameter; a parametrized weight belongs to the layer it is the weight of.
+
+    In a dict of parameters whose names are paths, as Keras keeps them, the layer is the path.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> layer_of(model, "encoder.0.weight"), layer_of(model, "weight"), layer_of(model, "held.block/dense/kernel")
+        ('encoder.0', 'Linear', 'block/dense')
+    """
+    if "/" in parameter:
+        return parameter.rpartition("/")[0].rpartition(".")[2]
     module = parameter.partition(".parametrizations.")[0] if ".parametrizations." in f".{parameter}" else ""
     if parameter.startswith("parametrizations."):
         module = ""

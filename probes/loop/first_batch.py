@@ -278,4 +278,5 @@ class _Hook(ForwardHook):
 
 def _first_rows(call: tuple[tuple[Any, ...], dict[str, Any]], n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     batch = Batch(*call).first(n).clone()
-    return batch.args, dict(batch.kwargs)
+    training = {"training": False} if call[1].get("training") is True else {}  # said by an argument, as in Keras
+    return batch.args, {**batch.kwargs, **training}

@@ -49,7 +49,8 @@ def report(
         f"Model      {type(run.model).__name__}, {count:,} parameters in {len(run.layers)} layers",
         f"Steps      {run.step}, counted in "
         + (
-            ", ".join(type(item).__name__ for item in run.optimizers) or "the model's optimizers (none has stepped yet)"
+            ", ".join(type(item).__name__ for item in run.optimizers)
+            or ("manager.step()" if session.by_hand else "the model's optimizers (none has stepped yet)")
         ),
     ]
     if not run.step and missed:

@@ -63,7 +63,7 @@ class Session:
         """Whether this step was counted without asking the accelerator which updates it has skipped."""
         self._next_due, self._wake_at = math.inf, math.inf
         self.watching = Watching(run, plugins, self.turns)
-        self._by_hand = False
+        self.by_hand = False
         plugins.bind(run)
         governor = self.governor
         run.bind(governor.affords_extra, plugins.skip, lambda: governor.first_turn_limit, governor.clock)
@@ -133,7 +133,7 @@ class Session:
                 self.watching.after(step)
             if step >= self._next_due or (not self._inexact and self._wall() >= self._wake_at):
                 self._work(step)
-            if self._by_hand and self.watching.probes:  # the next update comes without notice
+            if self.by_hand and self.watching.probes:  # the next update comes without notice
                 self.before_step(None, closure=True)
         except BaseException as error:
             self._own_fault(error)
@@ -143,7 +143,7 @@ class Session:
         if not self._begun:
             self._begun = True
             self._disband()  # the other ranks see no step
-            self._by_hand = True
+            self.by_hand = True
             blind = [plugin for plugin in self.turns.probes if "before_step" in plugin.hooks and plugin.sees_all]
             self.turns.refuse(
                 blind, "it must see the parameters before every update, and manager.step() comes after it."
