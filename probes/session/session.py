@@ -11,7 +11,7 @@ from typing import Protocol
 from torch.optim import Optimizer
 
 from ..budget.first_turn import fit_batches
-from ..loop.sharding import unshared
+from ..loop.sharding import in_parts, unshared
 from ..run import Run
 from .accounts import Accounts
 from .calls import Plugins
@@ -150,8 +150,8 @@ class Session:
             )
 
     def _fit_batches(self) -> None:
-        if self._apart or self.run.batches.keys() <= self.whole:
-            return
+        if self._apart or self.run.batches.keys() <= self.whole or in_parts(self.run.model):
+            return  # a forward pass would wait for other ranks
         looked = fit_batches(self.run, self.whole, self.governor.first_turn_limit)
         self.whole |= looked.keys()
         for message in filter(None, looked.values()):

@@ -48,6 +48,7 @@ def fsdp():
     mixed = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
     seen = {"bare": train(wrap=shard(), flat=True), "mixed bare": train(wrap=shard(mixed), flat=True)}
     seen["all"] = train([*all_probes(), *of_updates()], wrap=shard(), flat=True)
+    seen["budget"] = train([*all_probes(), *of_updates()], wrap=shard(), flat=True, overhead=0.05)
     seen["mixed"] = train(all_probes(), wrap=shard(mixed), flat=True)
     seen["ddp"] = train([*all_probes(), *of_updates()], flat=True)
     rare = {"fsdp": Looks(every(9)), "ddp": Looks(every(9))}

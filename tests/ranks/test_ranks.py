@@ -85,6 +85,14 @@ def test_a_sharded_model_trains_bit_for_bit_as_without_probes(seen):
         assert seen["alone"][rank]["fsdp"]["digest"] == seen["fsdp"][rank]["bare"]["digest"]
 
 
+def test_a_sharded_model_trains_and_is_measured_within_a_budget(seen):
+    check_bits(seen["fsdp"], "budget")
+    rows, exact = (seen["fsdp"][0][name]["rows"] for name in ("budget", "all"))
+    stateless = {key for key in rows if key.startswith(("ntk", "fourier", "kernel_spectrum"))}
+    assert {"ntk/trace/train@0", "fourier/centroid/train@0"} <= stateless
+    assert all(rows[key] == exact[key] for key in stateless if key in exact)
+
+
 def test_a_sharded_model_is_measured_as_the_same_model_under_ddp(seen):
     whole, replicas = seen["fsdp"][0]["all"]["rows"], seen["fsdp"][0]["ddp"]["rows"]
     assert whole == {key: value for key, value in replicas.items() if not key.startswith("updates")}
