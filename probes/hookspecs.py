@@ -71,11 +71,12 @@ def on_step(run: Run, step: int) -> None:
 
 
 @hookspec
-def rank_part() -> Any:
+def rank_part(run: Run) -> Any:
     """Return, and forget, what this rank alone has seen of a sharded model: called on every rank before a turn.
 
     Only a probe that has this hook and :func:`join_parts` may look at the updates of a model under ``fully_shard``:
-    ``before_step`` and ``on_step`` are called on every rank then. Tensors, numbers and strings only.
+    ``before_step`` and ``on_step`` are called on every rank then. Tensors, numbers and strings only. One that needs no
+    batch besides has its turns under tensor parallelism too, where no rank has the model in whole: it must not call it.
     """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from probes.loop.sharding import is_sharded
+from probes.loop.sharding import distributed, local_part
 from probes.measurement import Axis, CannotMeasure, Measurement, first_line
 from probes.outputs import picked
 from probes.probe import Probe
@@ -90,7 +90,9 @@ class LayerStatistics(Probe):
         """The layer of each parameter, by its id."""
         self._names: dict[int, str] = {}
         self._part: tuple[Tensor, Tensor] | None = None
-        """What this rank has seen of the last update of a sharded model; when due, what all have seen."""
+        """What this rank has seen of the last update of a sharded model."""
+        self._joined: list[Tensor] = []
+        """When due, what all ranks have of the weights and have seen of the update."""
         self._held: set[str] = set()
         """Parameters that an optimizer holds, by name: after a resume, before it has stepped."""
         self._resumed: dict[str, Any] = {}
@@ -99,7 +101,7 @@ class LayerStatistics(Probe):
     def before_step(self, run: Run, optimizer: Optimizer | None, closure: bool) -> None:
         """Copy the parameters, and look at their gradients."""
         parameters = self._find(run.model)
-        if self._sharded != is_sharded(run.model):
+        if self._sharded != _is_in_parts(run.model):
             self._sharded = not self._sharded
             self._watch = UpdateWatch(sharded=self._sharded)
         self._take_up(parameters)
@@ -148,27 +150,29 @@ class LayerStatistics(Probe):
         self._names = {id(parameter): name for name, parameter, _ in found}
         return found
 
-    def rank_part(self) -> Any:
-        """What this rank has seen of its part of the last update: two matrices with a column for each layer."""
+    def rank_part(self, run: Run) -> Any:
+        """What this rank has of the weights and has seen of the last update: matrices with a column for each layer."""
+        parameters = [(name, local_part(p), layer) for name, p, layer in self._find(run.model)]
         part, self._part = self._part, None
-        return None if part is None else list(part)
+        return [self._squares(parameters), *(part or ())]
 
     def join_parts(self, parts: list[Any]) -> None:
-        """Add up what all ranks have seen."""
-        seen = [part for part in parts if part is not None]
-        if len(seen) == len(parts):
-            self._part = tuple(torch.stack(items).sum(0) for items in zip(*seen, strict=True))  # type: ignore[assignment]
+        """Add up what all ranks have seen; of the weights alone where not all have seen the last update."""
+        whole = all(len(part) == len(parts[0]) for part in parts)
+        seen = zip(*(part if whole else part[:1] for part in parts), strict=True)
+        self._joined = [torch.stack(items).sum(0) for items in seen]
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers are now, and what the last update was."""
         parameters = self._find(run.model)
-        if self._sharded:
-            part, self._part = self._part, None
+        if self._joined:
+            (weights, *part), self._joined = self._joined, []
         else:
-            part = self._watch.sums(self._index, len(self._layers), step)
+            weights = self._squares(parameters)
+            part = [*self._watch.sums(self._index, len(self._layers), step)]
             self._name_missing(run, step)
-        yield from self._weights(parameters)
-        if part is not None and bool(part[1][UPDATE.index("count")].any()):
+        yield from self._weights(weights)
+        if part and bool(part[1][UPDATE.index("count")].any()):
             yield from self._update(*part)
         if run.loss is not None:
             yield Measurement("loop/loss", run.loss, description="loss of the last update, as the loop computes it")
@@ -181,16 +185,24 @@ class LayerStatistics(Probe):
         following = self.schedule.next(step)
         if following is None or following - self.watched_updates > step:  # no need to hold the last update
             self._watch.clear()
-        yield from self._on_batch(run)
+        if not _is_in_parts(run.model):
+            yield from self._on_batch(run)
+        else:
+            run.left_out("The activations are not measured: a forward pass of this model is one of all ranks.")
 
-    def _weights(self, parameters: list[tuple[str, nn.Parameter, str]]) -> Iterator[Measurement]:
-        squares = torch.zeros(len(self._layers), dtype=torch.float64, device="cpu")
-        counts = torch.zeros_like(squares)
-        known = [(self._index[id(p)], p) for _, p, _ in parameters if id(p) in self._index]
+    def _squares(self, parameters: Sequence[tuple[str, Tensor, str]]) -> Tensor:
+        """Sums of the squares of the weights of each layer, and their number. Shape ``(2, layers)``."""
+        sums = torch.zeros(2, len(self._layers), dtype=torch.float64, device="cpu")
+        order = {layer: index for index, layer in enumerate(self._layers)}
+        known = [(order[layer], p) for _, p, layer in parameters if layer in order]
         if known:
             columns = torch.tensor([index for index, _ in known])
-            squares.index_add_(0, columns, torch.stack([square_sum(p).cpu() for _, p in known]))
-            counts.index_add_(0, columns, torch.tensor([float(p.numel()) for _, p in known], dtype=torch.float64))
+            sums[0].index_add_(0, columns, torch.stack([square_sum(p).cpu() for _, p in known]))
+            sums[1].index_add_(0, columns, torch.tensor([float(p.numel()) for _, p in known], dtype=torch.float64))
+        return sums
+
+    def _weights(self, sums: Tensor) -> Iterator[Measurement]:
+        squares, counts = sums
         measured = partial(_by_layer, layers=self._layers, estimator="parameters as they are")
         yield measured("weight_norm", squares.sqrt(), description="norm of the parameters")
         yield measured("weight_rms", (squares / counts).sqrt(), description="root mean square of the parameters")
@@ -260,7 +272,7 @@ class LayerStatistics(Probe):
     def on_detach(self, run: Run) -> None:
         """Let go of the model."""
         self._watch.clear()
-        self._index, self._names, self._part = {}, {}, None
+        self._index, self._names, self._part, self._joined = {}, {}, None, []
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_watch": UpdateWatch(), "_index": {}, "_names": {}}  # a copy is of other parameters
@@ -313,6 +325,10 @@ def _quantities(gradient: Tensor, update: Tensor) -> Iterator[tuple[str, str, Te
     yield "update_cosine", "cosine of the update with the one before", where(new["last"], cosine.clamp(-1, 1))
     yield "gradient_zero_share", "share of the gradient that is zero", grad["zeros"] / grad["count"]
     yield "gradient_nonfinite_share", "share of the gradient that is not finite", grad["nonfinite"] / grad["count"]
+
+
+def _is_in_parts(model: nn.Module) -> bool:
+    return any(True for _ in distributed(model))
 
 
 def _name(run: Run, optimizer: Optimizer | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probes.loop.sharding import local_part
+from probes.loop.sharding import is_partial, local_part
 from probes.precision import to_float64
 
 __all__ = ["GRADIENT", "UPDATE", "UpdateWatch", "gradient_sums", "nonzero_count", "square_sum", "update_sums"]
@@ -130,6 +130,10 @@ def _sum_of_squares(norms: list[Tensor], like: Tensor) -> Tensor:
     return to_float64(torch.cat(norms) if norms else like[:0]).square().sum()
 
 
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and not is_partial(parameter.grad)
+
+
 @dataclass
 class _Watched:
     """One parameter."""
@@ -201,7 +205,7 @@ class UpdateWatch:
             if seen.before is None:
                 seen.before = self._part(parameter).clone()
             seen.closure, seen.only_update, seen.owned, seen.gradient = closure, only_update, owned, None
-            if owned and not (closure or only_update) and parameter.grad is not None:
+            if owned and not (closure or only_update) and _has_gradient(parameter):
                 seen.gradient = gradient_sums(self._part(parameter.grad), scale)
 
     def after(self, step: int) -> None:
@@ -213,7 +217,7 @@ class UpdateWatch:
             if now.shape != before.shape or now.dtype != before.dtype or now.device != before.device:
                 seen.update = seen.sums = None  # converted, or moved, meanwhile
                 continue
-            if seen.closure and seen.owned and not seen.only_update and seen.parameter.grad is not None:
+            if seen.closure and seen.owned and not seen.only_update and _has_gradient(seen.parameter):
                 seen.gradient = gradient_sums(self._part(seen.parameter.grad))
             if now.dtype in (torch.float16, torch.bfloat16):  # in which differences would be rounded
                 now, before = now.float(), before.float()

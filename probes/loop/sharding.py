@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["PlainCopy", "distributed", "in_parts", "is_sharded", "ranks", "refusal", "shards", "unshared"]
+__all__ = [
+    "PlainCopy", "distributed", "in_parts", "is_sharded", "local_part", "only_parts", "ranks", "refusal", "shards",
+    "unshared",
+]  # fmt: skip
 
 _NOT_COPIED = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params", "_compiled_call_impl")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -53,6 +56,17 @@ def unshared(model: nn.Module) -> str:
             "other ranks hand over nothing. Call attach() after it, on every rank."
         )
     return refusal(model, model)
+
+
+def only_parts(called: nn.Module, model: nn.Module) -> bool:
+    """Whether a model cannot be measured in whole, but what each rank sees of its part can be added up."""
+    parameters = [parameter for _, parameter in distributed(model)]
+    return bool(parameters and refusal(called, model)) and not any(map(is_partial, parameters))
+
+
+def is_partial(tensor: Any) -> bool:
+    """Whether it is one summand of what it stands for."""
+    return any(place.is_partial() for place in getattr(tensor, "placements", ()))
 
 
 def in_parts(model: nn.Module) -> bool:
@@ -107,13 +121,16 @@ def _place_of_zero(mesh: Any) -> list[int]:
     return place
 
 
-def local_part(parameter: nn.Parameter) -> Tensor:
-    """This rank's part of a parameter of a sharded model, such that every element is in the part of one rank only."""
+def local_part(parameter: Any) -> Tensor:
+    """This rank's part of a parameter or gradient of a sharded model; every element is in the part of one rank only."""
     if hasattr(parameter, "to_local"):
-        shard = _shard(parameter)
-        return parameter.to_local().detach()[:0] if shard is None else shard[2]
-    # Not sharded: the same on all ranks.
-    return parameter.detach() if torch.distributed.get_rank() == 0 else parameter.detach().reshape(-1)[:0]
+        local: Tensor = parameter.to_local().detach()
+        mesh = parameter.device_mesh
+        at = zip(mesh.get_coordinate(), _place_of_zero(mesh), parameter.placements, strict=True)
+        replica = any(here != zero for here, zero, place in at if place.is_replicate())
+        return local.reshape(-1)[:0] if replica else local
+    whole: Tensor = parameter.detach()  # the same on all ranks
+    return whole if torch.distributed.get_rank() == 0 else whole.reshape(-1)[:0]
 
 
 def shards(model: nn.Module) -> Iterator[tuple[str, Any, tuple[int, int, Tensor] | None]]:

@@ -113,7 +113,9 @@ class Helper:
 
     def _set_up(self) -> None:
         model = self._run.model
-        if not sharding.is_sharded(model) or sharding.refusal(self._called, model) or 0 not in sharding.ranks(model):
+        whole = sharding.is_sharded(model) and not sharding.refusal(self._called, model)
+        parts = sharding.only_parts(self._called, model) and any(plugin.adds_up_parts for plugin in self._steppers)
+        if not (whole or parts) or 0 not in sharding.ranks(model):
             self.leave("has no part of the model that rank 0 lacks")
             return
         self._place.taken = True
@@ -163,9 +165,12 @@ class Helper:
             return
         if note["gather"]:
             plugins = {plugin.key: plugin for plugin in self._steppers}
-            parts = {key: self.plugins.call(plugins[key], "rank_part", consume=plain) for key in note["parts"]}
-            mine = {"layout": layout(self._run.model), "parts": parts}
+            call = partial(self.plugins.call, hook="rank_part", consume=plain, run=self._run)
+            mine: dict[str, Any] = {"parts": {key: call(plugins[key]) for key in note["parts"]}}
+            if note["whole"]:
+                mine["layout"] = layout(self._run.model)
             self._channel.post(f"hands over/{self._gathering}/{self.rank}", mine)
+        if note["gather"] and note["whole"]:
             self._group = self._group or side_group(self._channel, sharding.ranks(self._run.model))
             send(self._run.model, self._group)
         self._asking = True

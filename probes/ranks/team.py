@@ -62,8 +62,12 @@ class Team:
         """At the first update: whether there is anything to do together. What cannot be measured is refused."""
         run, turns = self._run, self._turns
         if reason := sharding.refusal(self._called, run.model):
-            turns.refuse(turns.probes, reason)
-        if reason or not sharding.is_sharded(run.model):
+            parts = sharding.only_parts(self._called, run.model)
+            adding = [probe for probe in turns.probes if parts and probe.adds_up_parts]
+            turns.refuse([probe for probe in turns.probes if probe not in adding], reason)
+            if not adding:
+                return False
+        elif not sharding.is_sharded(run.model):
             return False
         try:
             reason = self._obstacle()
@@ -100,7 +104,8 @@ class Team:
             "it looks at every update, of which each rank sees a part only: the model is sharded (fully_shard).",
         )
         try:
-            self._whole = Whole(run.model)
+            if not sharding.refusal(self._called, run.model):
+                self._whole = Whole(run.model)
         except Exception as error:
             return f"the modules of the sharded model could not be copied: {text_of(error)}."
         return ""
@@ -129,22 +134,24 @@ class Team:
             if self._governor.affords(plugin.key, besides=[other.key for other in chosen]):
                 chosen.append(plugin)
         joining = [plugin for plugin in chosen if plugin.joins_parts]
-        assert self._whole is not None
         try:
             self._look_round()
             if len(self._others) < len(self._members) - 1:
                 raise Lost("not all of its ranks take part any more")
-            note = {"step": step, "gather": bool(chosen), "parts": [plugin.key for plugin in joining]}
+            note = {
+                "step": step, "gather": bool(chosen), "parts": [plugin.key for plugin in joining],
+                "whole": self._whole is not None,
+            }  # fmt: skip
             self._channel.post(f"gathering/{self._gathering}", note)
             if not chosen:
                 return True
-            parts = [{plugin.key: self._plugins.call(plugin, "rank_part", consume=plain) for plugin in joining}]
+            parts = [{p.key: self._plugins.call(p, "rank_part", consume=plain, run=self._run) for p in joining}]
             parts += self._fill(self._whole)
         except Lost as error:
             return self._give_up(str(error))
         model, guard = self._run.model, unnoticed(self._run.model)
         try:
-            self._run.model = self._whole.model
+            self._run.model = model if self._whole is None else self._whole.model
             with guard:
                 self._turns.attach_late()
                 for plugin in joining:
@@ -154,19 +161,23 @@ class Team:
         finally:
             guard.restore()
             self._run.model = model
-            self._whole.empty()
+            if self._whole is not None:
+                self._whole.empty()
         return True
 
-    def _fill(self, whole: Whole) -> list[Any]:
+    def _fill(self, whole: Whole | None) -> list[Any]:
         """Put the model together; what each of the other ranks hands over of updates."""
         try:
             notes = [self._handed_over(rank) for rank in self._members if rank]
+            if whole is None:
+                return [note["parts"] for note in notes]
             if notes:
                 self._group = self._group or side_group(self._channel, self._members)
             whole.fill([note["layout"] for note in notes], self._group)
             return [note["parts"] for note in notes]
         except BaseException as error:
-            whole.empty()
+            if whole is not None:
+                whole.empty()
             if isinstance(error, Exception):
                 raise Lost(f"its shards could not be put together: {text_of(error)}") from error
             raise

@@ -100,6 +100,11 @@ class Plugin:
         """Whether it can look at the updates of a model of which each rank sees a part."""
         return {"rank_part", "join_parts"} <= self.hooks.keys()
 
+    @property
+    def adds_up_parts(self) -> bool:
+        """Whether it does not call the model: what ranks have seen is all that it measures, if need be."""
+        return self.joins_parts and not getattr(self.implementation, "needs", None)
+
 
 def keys(plugins: Iterable[Plugin]) -> list[str]:
     """The names of plugins."""

@@ -117,6 +117,35 @@ def hybrid():
     }
 
 
+def tensor_parallel():
+    """Linear layers in parallel beside one that every rank has; and the same model in whole."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    seen = {}
+    for name in ("bare", "layers", "budget", "whole"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 3))
+        if name != "whole":
+            parallelize_module(model, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        optimizer, sink = torch.optim.Adam(model.parameters(), lr=0.01), Rows()
+        probes = [LayerStatistics(every(2)), TangentKernel(every(2)), PathComplexity(every(2))]
+        settings = {"sinks": [sink], "overhead": 0.05 if name == "budget" else None}
+        manager = ProbeManager(model, probes, **settings).attach() if name != "bare" else None
+        generator = torch.Generator().manual_seed(1)  # all ranks see the same
+        for _ in range(7):
+            step(
+                model, optimizer, torch.randn(24, 36, generator=generator), torch.randint(3, (24,), generator=generator)
+            )
+        seen[name] = {"digest": digest(model, optimizer), "rows": sink.rows, "numbers": sink.numbers}
+        if manager is not None:
+            seen[name]["report"] = manager.report()
+            manager.detach()
+        seen[name]["events"] = sink.events
+    return seen
+
+
 def refused():
     """What cannot be measured is named, on every rank, and trains as it would."""
     from torch.distributed.device_mesh import init_device_mesh

@@ -14,7 +14,7 @@ from probes import open_run
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT, ROOT / "tests", ROOT / "plugins", ROOT / "integrations")
-SCENARIOS = ("ddp", "fsdp", "tied", "resumed", "two_models", "refused", "uneven", "faults", "alone")
+SCENARIOS = ("ddp", "fsdp", "tensor_parallel", "tied", "resumed", "two_models", "refused", "uneven", "faults", "alone")
 NOT_RUNNING = "Not running: "
 
 
@@ -136,6 +136,30 @@ def test_what_cannot_be_measured_on_a_sharded_model_is_named(seen):
     [message] = events(seen["alone"][0]["fsdp"], "warning")
     assert message.count("'") == 14 and "call attach() before the first step, on every rank" in message
     assert seen["alone"][0]["fsdp"]["rows"] == {}
+
+
+def test_under_tensor_parallelism_layers_are_added_up_and_all_else_is_refused(seen):
+    runs = seen["tensor_parallel"][0]
+    check_bits(seen["tensor_parallel"], "layers", "budget")
+    whole = {key: value for key, value in runs["whole"]["numbers"].items() if key.startswith("layers")}
+    added = {key: value for key, value in runs["layers"]["numbers"].items() if key.startswith("layers")}
+    assert {key.partition("@")[0] for key in whole.keys() - added.keys()} == {
+        f"layers/{name}/train"
+        for name in ("activation_max", "activation_mean", "activation_rms", "activation_variation", "dead_share",
+                     "output_entropy", "saturated_share", "zero_share")
+    }  # fmt: skip
+    assert added.keys() <= whole.keys() and "layers/update_cosine@6" in added and "layers/weight_norm@0" in added
+    for key, (value, _) in added.items():
+        # The sums of a forward pass in parts are rounded in another order, and Adam divides by what is small.
+        assert value == pytest.approx(whole[key][0], rel=1e-4, abs=1e-6), key
+    first = [key for key in added if key.endswith(("@0", "@2"))]
+    assert all(added[key][0] == pytest.approx(whole[key][0], rel=1e-6) for key in first if "weight" in key)
+    [message] = events(runs["layers"], "warning")
+    assert message.startswith(NOT_RUNNING) and "tensor parallelism" in message and "'layers'" not in message
+    assert (
+        "The activations are not measured: a forward pass of this model is one of all ranks" in runs["layers"]["report"]
+    )
+    assert not events(runs["layers"], "fault") and not any(key.startswith("ntk") for key in runs["layers"]["rows"])
 
 
 @pytest.mark.parametrize(("name", "what"), [("flattened", "FullyShardedDataParallel"), ("parallel", "tensor parallel")])
