@@ -5,7 +5,7 @@ Needs the extra ``analysis``.
 """
 
 import json
-import re
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +19,12 @@ def main() -> None:
     try:
         import typer
         from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Column, Table
     except ImportError:
         sys.exit("The command `probes` needs typer and rich: pip install 'torch-probes[analysis]'")
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Analysis probes for PyTorch training loops.")
     console = Console()
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 140
 
     as_json_ = typer.Option("--json", help="Print it for machines.")
@@ -42,35 +40,11 @@ def main() -> None:
     @app.command("list")
     def list_(as_json: Annotated[bool, as_json_] = False) -> None:
         """The installed probes, sinks and executors, found through entry points."""
-        from ..session.discovery import KINDS, installed, load
+        from .listing import listing, table
 
-        rows: list[dict[str, Any]] = []
-        for kind in KINDS:
-            for name, entry in installed(KINDS[kind][0]).items():
-                row: dict[str, Any] = {
-                    "name": name,
-                    "kind": kind,
-                    "distribution": "",
-                    "by_default": False,
-                    "words": "",
-                    "error": "",
-                }
-                rows.append(row)
-                if entry.dist:
-                    row["distribution"] = f"{entry.dist.name} {entry.dist.version}"
-                try:
-                    found = load(name, kind)
-                except ImportError as error:
-                    row["error"] = str(error)
-                    continue
-                row["by_default"] = getattr(found, "by_default", name in ("hdf5", "tensorboard"))
-                row["words"] = re.sub(r":\w+:|`", "", (found.__doc__ or "").strip().partition("\n")[0])
-        table = Table(Column("name", no_wrap=True), "kind", "distribution", "by default", "what it does", box=None)
-        for row in rows:
-            words = f"[red]{escape(row['error'])}[/red]" if row["error"] else escape(row["words"])
-            runs = "" if row["error"] else "runs" if row["by_default"] else "when named"
-            table.add_row(row["name"], row["kind"], row["distribution"], runs, words)
-        told(as_json, rows, table)
+        rows = listing()
+        note = "\nRead from the plugins' source; `probes check NAME` loads a probe and tries it."
+        told(as_json, rows, *([] if as_json else [*table(rows, console.width), note]))
 
     @app.command()
     def show(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
