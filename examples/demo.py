@@ -83,7 +83,7 @@ def main() -> None:
 def _show(probes: ProbeManager, accuracy: float) -> None:
     console, log_dir = Console(), probes.run.log_dir
     pictures = save_plots(open_run(log_dir), log_dir / "plots")
-    console.print(summary(log_dir))
+    console.print(summary(log_dir, console.width))
     print(f"\n{probes.report()}")
     print(f"Test accuracy on 200 held-out digits: {accuracy:.1%}")
     print(f"Event file   {next(log_dir.glob('events.out.tfevents.*'))}")

@@ -48,11 +48,23 @@ def main() -> None:
 
     @app.command()
     def show(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
-        """The streams of a run: axes, rows, the mean of each row over training, and the last value."""
+        """The streams of a run: axes, rows, the mean of each row over training, and the last value.
+
+        Of a directory with several runs: the runs, newest first.
+        """
         from ..reading import open_run
+        from .runs import runs
+        from .runs import table as table_of_runs
         from .terminal import streams, summary
 
-        told(as_json, streams(open_run(path)) if as_json else None, *([] if as_json else [summary(path)]))
+        if path.is_dir() and not (path / "run.h5").exists() and (found := runs(path)):
+            told(as_json, found, table_of_runs(found))
+        else:
+            told(
+                as_json,
+                streams(open_run(path)) if as_json else None,
+                *([] if as_json else [summary(path, console.width)]),
+            )
 
     @app.command("summary")
     def summary_(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
