@@ -20,6 +20,7 @@ FLOORS = [
     {"guard"},
     {"loop"},
     {"budget"},
+    {"drawing"},
     {"plots", "summary"},
     {"sinks"},
     {"reading"},

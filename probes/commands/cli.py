@@ -76,13 +76,21 @@ def main() -> None:
         told(as_json, [asdict(item) for item in found], *(map(str, found) if found else ["Nothing stands out."]))
 
     @app.command()
-    def plot(path: Path, out: Path | None = None, as_json: Annotated[bool, as_json_] = False) -> None:
-        """Draw every stream of a run into PNG files, by default in <run>/plots."""
+    def plot(
+        path: Path,
+        out: Annotated[Path | None, typer.Option(help="The folder; by default <run>/plots.")] = None,
+        format_: Annotated[str, typer.Option("--format", help="png, svg or pdf")] = "png",
+        stream: Annotated[
+            list[str] | None, typer.Option(help="A name or a pattern such as 'layers/*'; may be given several times.")
+        ] = None,
+        as_json: Annotated[bool, as_json_] = False,
+    ) -> None:
+        """Draw the streams of a run into files; what probes say of themselves only with --stream 'probes/*'."""
         from ..plots import save_plots
         from ..reading import open_run
 
         directory = out or (path if path.is_dir() else path.parent) / "plots"
-        files = [str(file) for file in save_plots(open_run(path), directory)]
+        files = [str(file) for file in save_plots(open_run(path), directory, stream or (), format_)]  # type: ignore[arg-type]
         told(as_json, files, *(files or [f"{path} holds no rows yet: there is nothing to draw."]))
 
     @app.command()

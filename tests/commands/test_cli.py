@@ -111,6 +111,15 @@ def test_plot_draws_the_streams(log_dir):
     assert done.returncode == 0 and (log_dir / "plots" / "s.amplitude.png").exists(), done.stderr
 
 
+def test_plot_takes_a_format_and_patterns(log_dir, tmp_path):
+    done = call("plot", log_dir, "--out", tmp_path, "--format", "svg", "--stream", "s/a*", "--stream", "probes/share")
+    assert done.returncode == 0, done.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["probes.share.svg", "s.amplitude.svg"]
+    for wrong in (("--format", "gif"), ("--stream", "t/*")):
+        done = call("plot", log_dir, "--out", tmp_path, *wrong)
+        assert done.returncode == 1 and wrong[1] in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_missing_run_is_one_line_and_an_exit_code(tmp_path):
     done = call("show", tmp_path / "nothing")
     assert done.returncode == 1 and "nothing" in done.stderr and "Traceback" not in done.stderr
