@@ -57,7 +57,11 @@ def describe(summary: Any, item: Measurement, plugin: str) -> Any:
     )
 
     unit = f"Unit: {item.unit}." if item.unit not in ("1", "") else "No unit."
-    parts = (f"{item.description}." if item.description else "", unit, f"{item.estimator}." if item.estimator else "")
+    parts = (
+        f"{item.description}." if item.description else "",
+        unit,
+        f"Estimator: {item.estimator}." if item.estimator else "",
+    )
     metadata = summary.value[0].metadata
     metadata.summary_description = escaped(printable(" ".join(filter(None, parts))))
     metadata.plugin_data.plugin_name = plugin

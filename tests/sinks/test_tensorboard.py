@@ -170,7 +170,7 @@ def test_each_tag_says_what_it_is_and_in_which_unit(run, loader):
     loaded = loader(str(run.log_dir))
     loaded.Reload()
     metadata = loaded.SummaryMetadata("a/loss")
-    assert metadata.summary_description == r"mean \*loss\*. Unit: nats. of the batch."
+    assert metadata.summary_description == r"mean \*loss\*. Unit: nats. Estimator: of the batch."
     assert metadata.plugin_data.plugin_name == "scalars"
     assert loaded.SummaryMetadata("f/amplitude").summary_description == "amplitude. No unit."
     assert loaded.SummaryMetadata("f/amplitude").plugin_data.plugin_name == "histograms"
