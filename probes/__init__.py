@@ -57,15 +57,16 @@ def _load() -> None:
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _HOMES or not name.startswith("_"):
+    if name in _HOMES:
         if "ProbeManager" not in globals():
             _load()
-        if name == "open_run":
-            from .reading import open_run
-
-            return open_run
-        if name in globals():  # also a module that was imported on the way, as `probes.schedule`
-            return globals()[name]
+        return getattr(_import_module(f".{_HOMES[name]}", __name__), name)
+    if not name.startswith("_"):  # a module, as `probes.schedule`
+        try:
+            return _import_module(f".{name}", __name__)
+        except ModuleNotFoundError as missing:
+            if missing.name != f"{__name__}.{name}":
+                raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -87,6 +87,11 @@ def test_there_is_no_circle_of_imports():
         graph = {module: others for module, others in graph.items() if module not in ground}
 
 
+def test_no_room_goes_through_the_front_door():
+    for module in CORE.keys() - {"probes"}:
+        assert "probes" not in imports(module), f"{module} takes a public name, which imports all of them"
+
+
 def test_the_core_knows_no_plugin_and_no_framework():
     for module, path in CORE.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -123,6 +123,7 @@ def test_the_first_public_name_imports_the_rest_as_before():
         "assert 'torch' not in sys.modules\n"
         "from probes import every\n"
         "assert 'probes.manager' in sys.modules and 'h5py' not in sys.modules\n"
+        "from probes import hookspecs\n"
         "assert probes.schedule.every is every and not hasattr(probes, 'nothing')\n"
         "from probes.budget import spending\n"
         "assert spending.imported > 0\n"
