@@ -96,7 +96,7 @@ def picture(run: xarray.DataTree, path: Path) -> None:
     amplitude: Any = run["fourier/amplitude/train"]["value"]
     amplitude = amplitude.isel(step=amplitude["step"].values > 0)  # the axis is logarithmic
     steps, frequencies, values = amplitude["step"], amplitude["frequency"], amplitude.values.T
-    mesh = scales.mesh(spectrum, steps, frequencies, values, scales.norm(values, log=True))
+    mesh = scales.mesh(spectrum, steps, frequencies, values, scales.norm(values))
     middle = values[:, len(steps) // 2]
     levels = [level for level in (1e-3, 1e-2, 1e-1) if middle.min() < level < middle.max()]
     spectrum.contour(steps, frequencies, values, levels=levels, colors="white", linewidths=2)

@@ -162,7 +162,7 @@ def test_layers_are_named_by_the_class_and_the_name_of_their_module(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["Linear 0", "PReLU 1.weight", "elsewhere"]
 
 
-@pytest.mark.parametrize("modules", ["no JSON", "[1]", 3])
+@pytest.mark.parametrize("modules", ["no JSON", "[1]", 3, '{"Linear": 3}', '{"Linear": [[]]}'])
 def test_a_file_that_somebody_changed_is_drawn_with_plain_names(run, modules):
     changed = run.copy()
     changed.attrs["modules_json"] = changed.attrs["config_json"] = modules
@@ -239,6 +239,12 @@ def test_zeros_and_rounding_below_zero_are_the_darkest_colour_beside_decades():
     mesh = axes_of(plot(stream(values, ("i",)))).collections[0]
     drawn = mesh.get_array().reshape(5, 12)
     assert isinstance(mesh.norm, LogNorm) and (drawn[2, 3:5] == mesh.norm.vmin).all() and drawn.mask[2, 5]
+
+
+def test_one_dark_cell_among_similar_ones_makes_no_logarithm():
+    values = np.random.default_rng(0).random((5, 12)) + 0.5
+    values[0, 0] = 1e-6
+    assert not isinstance(axes_of(plot(stream(values, ("i",)))).collections[0].norm, LogNorm)
 
 
 def test_signed_values_are_white_at_zero_also_over_decades():

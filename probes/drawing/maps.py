@@ -1,4 +1,4 @@
-"""Heat maps and strips of images."""
+"""Heat maps and strips of images. Colours follow the values: whether axes are logarithmic is of no matter here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def heat_map(figure: Any, value: Any, error: Any, words: str, log: bool) -> None
     """The coordinate to the right, the steps upwards."""
     axes = figure.add_subplot()
     (dim,) = (dim for dim in value.dims if dim != "step")
-    drawn = mesh(axes, value[dim], value["step"], value.values, norm(value.values, log))
+    drawn = mesh(axes, value[dim], value["step"], value.values, norm(value.values))
     figure.colorbar(drawn, ax=axes, label=text(words), pad=0.02)
 
 
@@ -27,7 +27,7 @@ def names_map(figure: Any, value: Any, error: Any, words: str, log: bool) -> Non
     (dim,) = (dim for dim in value.dims if dim != "step")
     figure.figure.set_size_inches(7.2, min(2.0 + 0.14 * value.sizes[dim], 11))
     axes = figure.add_subplot()
-    drawn = mesh(axes, value["step"], value[dim], value.values.T, norm(value.values, log))
+    drawn = mesh(axes, value["step"], value[dim], value.values.T, norm(value.values))
     axes.invert_yaxis()
     axes.set_ylabel("")
     figure.colorbar(drawn, ax=axes, label=text(words), pad=0.02)
@@ -40,7 +40,7 @@ def heat_maps(figure: Any, value: Any, error: Any, words: str, log: bool) -> Non
     columns = min(range(2, 6), key=lambda columns: (-len(chosen) % columns, -columns))
     panels = figure.subplots(-(-len(chosen) // columns), columns, squeeze=False, sharex=True, sharey=True)
     figure.figure.set_size_inches(2.3 * columns + 1.2, 2 * len(panels) + 1.2)
-    scale, drawn = norm(value.values, log), None
+    scale, drawn = norm(value.values), None
     for place, axes in enumerate(panels.flat):
         if place >= len(chosen):
             axes.set_visible(False)
@@ -64,7 +64,7 @@ def matrices(figure: Any, value: Any, error: Any, words: str, log: bool) -> None
     side = min(1.6 + 0.12 * max(value.sizes[first], value.sizes[second]), 6)
     figure.figure.set_size_inches(side * len(chosen) + 1.8, side + 1.6)
     panels = figure.subplots(1, len(chosen), squeeze=False, sharey=True)[0]
-    scale, drawn = norm(value.values, log), None
+    scale, drawn = norm(value.values), None
     for axes, index in zip(panels, chosen, strict=True):
         frame = value.isel(step=index)
         drawn = axes.imshow(frame.values, norm=scale[0], cmap=scale[1])
@@ -80,9 +80,10 @@ def film(figure: Any, value: Any, error: Any, words: str, log: bool) -> None:
     """Images at no more than eight steps."""
     chosen = np.unique(np.linspace(0, value.sizes["step"] - 1, 8).round().astype(int))
     rows = 1 if len(chosen) <= 4 else 2
-    panels = figure.subplots(rows, min(len(chosen), 4), squeeze=False)
-    figure.figure.set_size_inches(max(2.2 * min(len(chosen), 4), 5), 2.2 * rows + 1)
-    scale, drawn = norm(value.values[chosen], log), None
+    columns = -(-len(chosen) // rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    figure.figure.set_size_inches(max(2.2 * columns, 5), 2.2 * rows + 1)
+    scale, drawn = norm(value.values[chosen]), None
     for axes in panels.flat:
         axes.set_axis_off()
     for axes, index in zip(panels.flat, chosen, strict=False):

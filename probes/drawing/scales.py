@@ -90,7 +90,7 @@ def edges(centres: NDArray[Any]) -> NDArray[np.float64]:
     return np.concatenate([[centres[0] - (middles[0] - centres[0])], middles, [2 * centres[-1] - middles[-1]]])
 
 
-def norm(values: NDArray[Any], log: bool = False) -> tuple[Any, str]:
+def norm(values: NDArray[Any]) -> tuple[Any, str]:
     """How numbers become colours: white is zero where signs differ, a logarithm where values span decades."""
     from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 
@@ -104,7 +104,7 @@ def norm(values: NDArray[Any], log: bool = False) -> tuple[Any, str]:
         return (Normalize(-high, high), "RdBu_r") if finite.max() > 0 else (Normalize(low, finite.max()), COLORS)
     positive = finite[finite > 0]
     typical = float(np.percentile(positive, 10)) if positive.size else 0.0
-    if positive.size and (log or high > COLOR_DECADES * typical):
+    if positive.size and high > COLOR_DECADES * typical:
         floor = max(float(positive.min()), high * 1e-6)
         return LogNorm(floor, max(high, floor * 1.01), clip=True), COLORS
     return Normalize(low, high if high > low else low + (abs(low) or 1.0)), COLORS

@@ -52,7 +52,7 @@ def label(coordinate: Any, dim: Any) -> str:
 def named(value: Any, root: Any) -> Any:
     """The same value, with the class of each module before the names of layers, where the run has recorded it."""
     modules = _read(getattr(root, "attrs", {}).get("modules_json", "{}"))
-    classes = {name: kind for kind, names in modules.items() for name in names}
+    classes = {str(name): kind for kind, names in modules.items() if isinstance(names, list) for name in names}
     for dim in value.dims:
         labels = value[dim].values
         if labels.dtype.kind in "OUS" and dim != "plane":
