@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ from .frame import runner  # noqa: E402
 from .frame import sweep as sweeps  # noqa: E402
 from .frame.experiment import experiment  # noqa: E402
 from .frame.figures import formats  # noqa: E402
+
+NARROW = 110
+"""In fewer columns than these, what an experiment shows is written below its name."""
 
 app = typer.Typer(help="The experiments of the thesis.", add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,13 +55,20 @@ def list_experiments(
         ]
         print(json.dumps(listed, indent=1))
         return
+    console = Console()
+    wrapper = textwrap.TextWrapper(console.width, initial_indent="    ", subsequent_indent="    ")
     table = Table()
     for heading in ("name", "figures", "presets", "what"):
         table.add_column(heading, no_wrap=heading == "name")
     for name, chosen in experiments.items():
-        presets = "\n".join(f"{preset}: {held.duration}" for preset, held in chosen.presets.items())
-        table.add_row(name, ", ".join(chosen.figures), presets, chosen.summary)
-    Console().print(table)
+        presets = [f"{preset}: {held.duration}" for preset, held in chosen.presets.items()]
+        figures = ", ".join(chosen.figures)
+        table.add_row(name, figures, "\n".join(presets), chosen.summary)
+        if console.width < NARROW:
+            lines = (chosen.summary, f"Figures {figures}. Presets: {', '.join(presets)}")
+            print(name, *map(wrapper.fill, lines), sep="\n")
+    if console.width >= NARROW:
+        console.print(table)
 
 
 @app.command()

@@ -26,9 +26,9 @@ def open_run(path: str | Path) -> xarray.DataTree:
 
     One group for each stream, with ``value``, ``step``, ``wall_time``, the coordinates of its dimensions and
     ``standard_error`` where there is one; units are in ``attrs["units"]``. The groups ``events`` and ``sessions`` hold
-    the events of the run and its starts and resumes. A stream ``loss`` beside a stream ``loss/train`` is found at
-    ``loss/self``. Rows are in the order in which they were written. Everything is read into memory: what was flushed
-    at this moment, whole rows only. The file is not changed.
+    the events of the run and its starts and resumes; the tree's name is that of the log directory. A stream ``loss``
+    beside a stream ``loss/train`` is found at ``loss/self``. Rows are in the order in which they were written.
+    Everything is read into memory: what was flushed at this moment, whole rows only. The file is not changed.
 
     Args:
         path: The log directory of the run, or the file itself.
@@ -60,7 +60,7 @@ def open_run(path: str | Path) -> xarray.DataTree:
     # A tree aligns the steps of a group with those of the groups above it: only leaves can be streams.
     folders = {name.rsplit("/", depth)[0] for name in groups for depth in range(1, name.count("/") + 1)}
     leaves = {f"{name}/self" if name in folders else name: group for name, group in groups.items()}
-    tree: xarray.DataTree = xarray.DataTree.from_dict({"/": root, **leaves})
+    tree: xarray.DataTree = xarray.DataTree.from_dict({"/": root, **leaves}, name=file_path.absolute().parent.name)
     return tree
 
 

@@ -20,6 +20,7 @@ FLOORS = [
     {"guard"},
     {"loop"},
     {"budget"},
+    {"drawing"},
     {"plots", "summary"},
     {"sinks"},
     {"reading"},
@@ -84,6 +85,11 @@ def test_there_is_no_circle_of_imports():
         ground = {module for module, others in graph.items() if not others & graph.keys()}
         assert ground, f"a circle among {sorted(graph)}"
         graph = {module: others for module, others in graph.items() if module not in ground}
+
+
+def test_no_room_goes_through_the_front_door():
+    for module in CORE.keys() - {"probes"}:
+        assert "probes" not in imports(module), f"{module} takes a public name, which imports all of them"
 
 
 def test_the_core_knows_no_plugin_and_no_framework():

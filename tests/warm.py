@@ -28,7 +28,7 @@ from pathlib import Path
 
 IMPORTED = (
     "torch._dynamo", "torch.utils.tensorboard", "tensorboard.backend.event_processing.event_accumulator", "h5py",
-    "h5netcdf", "xarray", "probes", "probes.sinks.hdf5", "probes.sinks.tensorboard",
+    "h5netcdf", "xarray", "probes", "probes.manager", "probes.sinks.hdf5", "probes.sinks.tensorboard",
 )  # fmt: skip
 ENDED = ("sys", "builtins", "__main__", "probes")
 """How the names of modules begin that Python's ending takes apart in a forked process, too."""

@@ -5,7 +5,7 @@ Needs the extra ``analysis``.
 """
 
 import json
-import re
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +19,12 @@ def main() -> None:
     try:
         import typer
         from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Column, Table
     except ImportError:
         sys.exit("The command `probes` needs typer and rich: pip install 'torch-probes[analysis]'")
 
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Analysis probes for PyTorch training loops.")
     console = Console()
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 140
 
     as_json_ = typer.Option("--json", help="Print it for machines.")
@@ -42,43 +40,31 @@ def main() -> None:
     @app.command("list")
     def list_(as_json: Annotated[bool, as_json_] = False) -> None:
         """The installed probes, sinks and executors, found through entry points."""
-        from ..session.discovery import KINDS, installed, load
+        from .listing import listing, table
 
-        rows: list[dict[str, Any]] = []
-        for kind in KINDS:
-            for name, entry in installed(KINDS[kind][0]).items():
-                row: dict[str, Any] = {
-                    "name": name,
-                    "kind": kind,
-                    "distribution": "",
-                    "by_default": False,
-                    "words": "",
-                    "error": "",
-                }
-                rows.append(row)
-                if entry.dist:
-                    row["distribution"] = f"{entry.dist.name} {entry.dist.version}"
-                try:
-                    found = load(name, kind)
-                except ImportError as error:
-                    row["error"] = str(error)
-                    continue
-                row["by_default"] = getattr(found, "by_default", name in ("hdf5", "tensorboard"))
-                row["words"] = re.sub(r":\w+:|`", "", (found.__doc__ or "").strip().partition("\n")[0])
-        table = Table(Column("name", no_wrap=True), "kind", "distribution", "by default", "what it does", box=None)
-        for row in rows:
-            words = f"[red]{escape(row['error'])}[/red]" if row["error"] else escape(row["words"])
-            runs = "" if row["error"] else "runs" if row["by_default"] else "when named"
-            table.add_row(row["name"], row["kind"], row["distribution"], runs, words)
-        told(as_json, rows, table)
+        rows = listing()
+        note = "\nRead from the plugins' source; `probes check NAME` loads a probe and tries it."
+        told(as_json, rows, *([] if as_json else [*table(rows, console.width), note]))
 
     @app.command()
     def show(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
-        """The streams of a run: axes, rows, the mean of each row over training, and the last value."""
+        """The streams of a run: axes, rows, the mean of each row over training, and the last value.
+
+        Of a directory with several runs: the runs, newest first.
+        """
         from ..reading import open_run
+        from .runs import runs
+        from .runs import table as table_of_runs
         from .terminal import streams, summary
 
-        told(as_json, streams(open_run(path)) if as_json else None, *([] if as_json else [summary(path)]))
+        if path.is_dir() and not (path / "run.h5").exists() and (found := runs(path)):
+            told(as_json, found, table_of_runs(found))
+        else:
+            told(
+                as_json,
+                streams(open_run(path)) if as_json else None,
+                *([] if as_json else [summary(path, console.width)]),
+            )
 
     @app.command("summary")
     def summary_(path: Path, as_json: Annotated[bool, as_json_] = False) -> None:
@@ -90,13 +76,21 @@ def main() -> None:
         told(as_json, [asdict(item) for item in found], *(map(str, found) if found else ["Nothing stands out."]))
 
     @app.command()
-    def plot(path: Path, out: Path | None = None, as_json: Annotated[bool, as_json_] = False) -> None:
-        """Draw every stream of a run into PNG files, by default in <run>/plots."""
+    def plot(
+        path: Path,
+        out: Annotated[Path | None, typer.Option(help="The folder; by default <run>/plots.")] = None,
+        format_: Annotated[str, typer.Option("--format", help="png, svg or pdf")] = "png",
+        stream: Annotated[
+            list[str] | None, typer.Option(help="A name or a pattern such as 'layers/*'; may be given several times.")
+        ] = None,
+        as_json: Annotated[bool, as_json_] = False,
+    ) -> None:
+        """Draw the streams of a run into files; what probes say of themselves only with --stream 'probes/*'."""
         from ..plots import save_plots
         from ..reading import open_run
 
         directory = out or (path if path.is_dir() else path.parent) / "plots"
-        files = [str(file) for file in save_plots(open_run(path), directory)]
+        files = [str(file) for file in save_plots(open_run(path), directory, stream or (), format_)]  # type: ignore[arg-type]
         told(as_json, files, *(files or [f"{path} holds no rows yet: there is nothing to draw."]))
 
     @app.command()

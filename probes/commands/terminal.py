@@ -21,6 +21,8 @@ __all__ = ["differences", "explained", "sparkline", "streams", "summary"]
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
+NARROW = 110
+"""In fewer columns than these, what does not fit into a line goes below it."""
 
 
 def sparkline(values: Sequence[float] | np.ndarray[Any, Any], width: int = WIDTH) -> str:
@@ -68,8 +70,11 @@ def streams(run: xarray.DataTree) -> list[dict[str, Any]]:
     return found
 
 
-def summary(path: str | Path) -> RichTable:
-    """A table of what the probes of a run have measured; their own accounts are left out."""
+def summary(path: str | Path, width: int = NARROW) -> RichTable:
+    """A table of what the probes of a run have measured; their own accounts are left out.
+
+    In fewer than :data:`NARROW` columns a stream takes two lines, so that nothing is cut.
+    """
     from rich.markup import escape
     from rich.table import Column, Table
 
@@ -83,6 +88,7 @@ def summary(path: str | Path) -> RichTable:
         "last value",
         box=None,
     )
+    narrow = Table("stream (rows and axes), its course over training and its last value", box=None)
     for stream in streams(open_run(path)):
         axes = " x ".join(f"{size} {dim}" for dim, size in stream["axes"].items())
         least, greatest = stream["last_least"], stream["last_greatest"]
@@ -94,7 +100,10 @@ def summary(path: str | Path) -> RichTable:
         means = [float("nan") if mean is None else mean for mean in stream["means"]]
         cells = (stream["stream"], str(stream["rows"]), axes, sparkline(means), shown)
         table.add_row(*(escape(printable(cell)) for cell in cells))
-    return table
+        size = f"{stream['rows']} rows" + (f" of {axes}" if axes else "")
+        narrow.add_row(escape(printable(f"{stream['stream']}  ({size})")))
+        narrow.add_row(escape(printable(f"    {sparkline(means):{WIDTH}}  {shown}")))
+    return narrow if width < NARROW else table
 
 
 def differences(found: Sequence[Difference]) -> RichTable:

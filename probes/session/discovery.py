@@ -22,10 +22,9 @@ from concurrent.futures import Executor
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ..probe import Probe
-
 __all__ = [
     "BrokenPlugin",
+    "DEFAULT_SINKS",
     "GROUP",
     "KINDS",
     "SINKS",
@@ -40,12 +39,14 @@ SINKS = "probes.sinks"
 EXECUTORS = "probes.executors"
 
 
-KINDS: dict[str, tuple[str, type[Any], str]] = {
-    "probe": (GROUP, Probe, "a subclass of probes.Probe"),
-    "sink": (SINKS, object, "a class with a hook `write`"),
-    "executor": (EXECUTORS, Executor, "a concurrent.futures.Executor"),
+KINDS: dict[str, tuple[str, str]] = {
+    "probe": (GROUP, "a subclass of probes.Probe"),
+    "sink": (SINKS, "a class with a hook `write`"),
+    "executor": (EXECUTORS, "a concurrent.futures.Executor"),
 }
 """The entry-point group of each kind of plugin, and what a plugin of it must be."""
+DEFAULT_SINKS = ("hdf5", "tensorboard")
+"""Those that a manager writes to when the user names none."""
 
 
 class BrokenPlugin(ImportError):
@@ -91,7 +92,10 @@ def load(name: str, kind: str = "probe") -> type[Any]:
         ValueError: If nothing of that kind and name is installed.
         BrokenPlugin: If it is installed but cannot be imported, or is not what it should be.
     """
-    group, base, what = KINDS[kind]
+    from ..probe import Probe  # here, since what is installed can be said without torch
+
+    group, what = KINDS[kind]
+    base = {"probe": Probe, "sink": object, "executor": Executor}[kind]
     available = installed(group)
     if name not in available:
         raise ValueError(f"No {kind} is named {name!r}. Installed {kind}s: {', '.join(available) or 'none'}.")

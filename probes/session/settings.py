@@ -22,13 +22,12 @@ from ..measurement import NAME
 from ..outputs import pick_output
 from ..probe import Probe
 from ..run import Run
-from .discovery import BrokenPlugin, default_names, load
+from .discovery import DEFAULT_SINKS, BrokenPlugin, default_names, load
 from .plugins import OnError, Plugin, has_hooks, text_of
 from .watchdog import DEADLINE
 
 __all__ = ["Settings", "Watcher", "check_batches", "watchers"]
 
-DEFAULT_SINKS = ("hdf5", "tensorboard")
 _BATCHES_ARE = "What is measured on goes to batches={'train': (inputs, targets)}."
 
 

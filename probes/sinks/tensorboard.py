@@ -14,6 +14,8 @@ dimensions of names and ``"plane"``        the picture of all steps so far
 anything else, and complex values          nothing here
 =========================================  ==========================================================================
 
+The tab CUSTOM SCALARS has one chart for each stream, with all its layers, by family; the first record of each tag says
+what it is, in which unit and how it was obtained. What probes say of themselves (``probes/...``) is in ``run.h5`` only.
 Pictures are drawn while flushing, as far as the budget of the run allows, those first that are most out of date.
 """
 
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import time
 from contextlib import suppress
@@ -35,6 +36,7 @@ from ..hookspecs import hookimpl
 from ..measurement import Measurement
 from ..run import Event, Run
 from .tensorboard_file import FILES, close, inode, named_after
+from .tensorboard_layout import Charts, describe, escaped
 from .views import bars, gray, scalars
 
 __all__ = ["TensorBoardSink"]
@@ -68,6 +70,9 @@ class TensorBoardSink:
         self._to_draw: set[str] = set()
         self._picture_seconds = 0.0
         self._earlier: Any = None
+        self._charts = Charts()
+        self._described: set[tuple[str, str]] = set()
+        """Tags of the present file whose first record says what they are, and for which dashboard."""
 
     @hookimpl
     def on_attach(self, run: Run) -> None:
@@ -98,18 +103,33 @@ class TensorBoardSink:
             raise OSError(f"{name} was deleted while the run wrote it: what it held is in the other sinks only")
 
     def _add(self, writer: Any, measurements: list[Measurement]) -> None:
+        from torch.utils import tensorboard
+
+        kinds: Any = tensorboard.summary
         for item in measurements:
-            if item.name.startswith("probes/turn_"):
-                continue  # of every turn: for analysis, not for looking at
-            for tag, value in scalars(item):
-                writer.add_scalar(tag, value, item.step, walltime=item.wall_time)
+            if item.name.startswith("probes/"):
+                continue  # what probes say of themselves: for analysis, not for looking at
+            numbers = scalars(item)
+            for tag, value in numbers:
+                self._add_summary(kinds.scalar(tag, value), item, tag, "scalars")
+            self._charts.add(item, [tag for tag, _ in numbers])
             if (histogram := bars(item)) is not None:
-                summary = _summary(*histogram)
-                writer.add_histogram_raw(item.name, **summary, global_step=item.step, walltime=item.wall_time)
+                raw = kinds.histogram_raw(item.name, **_summary(*histogram))
+                self._add_summary(raw, item, item.name, "histograms")
             elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
                 writer.add_image(item.name, gray(item.value), item.step, walltime=item.wall_time, dataformats="HW")
             self._remember(item)
             self._last_step = item.step
+
+    def _add_summary(self, summary: Any, item: Measurement, tag: str, plugin: str) -> None:
+        if (tag, plugin) not in self._described:  # once in each file, with what it is
+            self._described.add((tag, plugin))
+            summary = describe(summary, item, plugin)
+        self._writer.file_writer.add_summary(summary, item.step, walltime=item.wall_time)
+
+    def _lay_out(self, end: bool = False) -> None:
+        if self._writer is not None and (layout := self._charts.due(end)) is not None:
+            self._writer.add_custom_scalars(layout)
 
     def _remember(self, item: Measurement) -> None:
         spectrum = len(item.dims) == 1 and item.coords[item.dims[0]].values.dtype.kind != "U"
@@ -177,14 +197,14 @@ class TensorBoardSink:
     def on_event(self, run: Run, event: Event) -> None:
         """Add an event as text."""
         if self._writer is not None or event.kind not in ("attach", "detach"):
-            words = re.sub(r"([\\`*_\[\]])", r"\\\1", event.message)  # the dashboard takes text for Markdown
-            self._open(run).add_text(f"events/{event.kind}", words, event.step, walltime=event.wall_time)
+            self._open(run).add_text(f"events/{event.kind}", escaped(event.message), event.step, event.wall_time)
 
     @hookimpl
     def flush(self, run: Run) -> None:
         """Draw what is due, and hand the event file to the operating system."""
         if self._writer is not None:
             self._draw_affordable(run)
+            self._lay_out()
             self._writer.flush()
 
     @hookimpl
@@ -196,6 +216,7 @@ class TensorBoardSink:
                 for name, rows in self._history.items()
                 if len(rows) > 1 and rows[-1].step > self._drawn.get(name, -1)
             }
+            self._lay_out(end=True)
             if self._writer is not None:
                 self._draw_affordable(run)
             if self._to_draw:
@@ -220,6 +241,7 @@ class TensorBoardSink:
                 purge = self._last_step + 1  # a further file of this session
             folder = Path(run.log_dir)
             before = set(folder.glob(FILES))
+            self._charts, self._described = Charts(), set()
             with named_after(before):
                 self._writer = SummaryWriter(str(folder), purge_step=purge)
             self._writer.flush()

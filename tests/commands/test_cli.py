@@ -61,9 +61,63 @@ def test_show_lists_the_streams(log_dir):
     assert "s/[markup]" in done.stdout
 
 
+def test_nothing_is_cut_in_eighty_columns(log_dir, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call("show", log_dir).stdout.rstrip().split("\n")
+    at = next(index for index, line in enumerate(lines) if "s/amplitude" in line)
+    assert lines[at].split() == ["s/amplitude", "(2", "rows", "of", "2", "k)"]
+    assert lines[at + 1].split() == ["▁█", "2", "to", "2", "nats"]
+    assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
+
+
+def test_show_lists_the_runs_below_a_directory(log_dir, tmp_path):
+    runs = tmp_path / "runs"
+    for name, created in (("old", "2026-01-02T03:04:05Z"), ("nested/new", "2026-02-03T04:05:06Z")):
+        shutil.copytree(log_dir, runs / name, ignore=shutil.ignore_patterns("plots"))
+        with h5py.File(runs / name / "run.h5", "r+") as file:
+            file.attrs["created"] = created
+            if name == "old":  # as if it had been killed
+                file["events/kind"][-1] = b"fault"
+    (runs / "broken").mkdir()
+    (runs / "broken" / "run.h5").write_bytes(b"nothing")
+    found = json.loads(call("show", runs, "--json").stdout)
+    assert [(row["name"], row["state"]) for row in found] == [
+        ("nested/new", "ended"), ("old", "cut"), ("broken", "unreadable"),
+    ]  # fmt: skip
+    assert {key: found[0][key] for key in ("when", "model", "steps", "rows")} == {
+        "when": "2026-02-03T04:05:06+00:00", "model": "Linear", "steps": 1, "rows": 4,
+    }  # fmt: skip
+    assert "is not an HDF5 file" in found[2]["problem"]
+    shown = call("show", runs)
+    assert shown.returncode == 0 and re.search(r"nested/new +2026-02-03 \d\d:05 +Linear +1 +4 +ended", shown.stdout)
+    assert not (runs / "broken" / "run.lock").exists()
+
+
+def test_a_run_that_is_being_written_is_running(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [Spectrum(every(1))], log_dir=tmp_path / "a", overhead=None).attach(optimizer) as manager:
+        model(torch.ones(2, 1)).sum().backward()
+        optimizer.step()
+        manager.state_dict()  # which flushes
+        (row,) = json.loads(call("show", tmp_path, "--json").stdout)
+        assert row["state"] == "running"
+    (row,) = json.loads(call("show", tmp_path, "--json").stdout)
+    assert row["state"] == "ended"
+
+
 def test_plot_draws_the_streams(log_dir):
     done = call("plot", log_dir)
     assert done.returncode == 0 and (log_dir / "plots" / "s.amplitude.png").exists(), done.stderr
+
+
+def test_plot_takes_a_format_and_patterns(log_dir, tmp_path):
+    done = call("plot", log_dir, "--out", tmp_path, "--format", "svg", "--stream", "s/a*", "--stream", "probes/share")
+    assert done.returncode == 0, done.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["probes.share.svg", "s.amplitude.svg"]
+    for wrong in (("--format", "gif"), ("--stream", "t/*")):
+        done = call("plot", log_dir, "--out", tmp_path, *wrong)
+        assert done.returncode == 1 and wrong[1] in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_missing_run_is_one_line_and_an_exit_code(tmp_path):

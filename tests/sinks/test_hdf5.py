@@ -86,6 +86,7 @@ def test_the_head_says_where_the_run_comes_from(tmp_path):
         assert head["schema_name"] == "torch-probes" and head["schema_version"] == "2" and head["seed"] == 7
         assert head["run_id"] == "a1" and head["rank"] == 0 and head["world_size"] == 1
         assert json.loads(head["config_json"]) == {"overhead": 0.05, "path": "x"}
+        assert json.loads(head["modules_json"]) == {"Linear": [""]}
         assert json.loads(head["versions_json"])["torch"] == torch.__version__
         assert head["Conventions"] == "CF-1.11" and {"created", "git_commit", "git_dirty", "title"} <= set(head)
 

@@ -1,11 +1,19 @@
 """Read back with TensorBoard's own loader."""
 
+import json
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from loops import run_steps
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 
 from probes import Axis, Measurement, Probe, ProbeManager, every
 from probes.run import Event, Run
@@ -91,9 +99,81 @@ def test_the_picture_that_is_most_out_of_date_comes_first(run):
     assert steps == {"a": [31], "b": [39]}
 
 
-def test_the_records_of_every_turn_are_not_shown(run):
+def test_what_probes_say_of_themselves_is_not_shown(run):
     loaded = write(run, Measurement("probes/turn_seconds/norm", 0.1), Measurement("probes/share", 0.1))
-    assert [tag for tag in loaded.Tags()["scalars"] if tag.startswith("probes/")] == ["probes/share"]
+    assert not [tag for kind in ("scalars", "tensors") for tag in loaded.Tags()[kind] if tag.startswith("probes/")]
+
+
+LAYERS = {"layer": ["0", "fc.weight"]}
+
+
+def layout(path):
+    """The charts by category, and the pattern of each, as the dashboard is given them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries that it brings with it
+        from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
+    provider = MultiplexerDataProvider(multiplexer := EventMultiplexer({"r": str(path)}), str(path))
+    multiplexer.Reload()
+    plugin = CustomScalarsPlugin(TBContext(logdir=str(path), data_provider=provider))
+    shown = plugin.layout_impl(RequestContext(), "")
+    return {
+        category["title"]: {chart["title"]: chart["multiline"]["tag"] for chart in category["chart"]}
+        for category in json.loads(shown).get("category", [])
+    }
+
+
+def test_each_family_has_a_chart_for_each_stream_with_all_its_layers(run):
+    item = Measurement("layers/ratio", [1.0, 2.0], ("layer",), LAYERS, unit="nats", description="a ratio")
+    write(run, item, Measurement("layers/total", 2.0), Measurement("loss", 3.0), Measurement("layers/ratio/train", 4.0))
+    charts = layout(run.log_dir)
+    assert {family: list(titles) for family, titles in charts.items()} == {
+        "layers": ["ratio: a ratio (nats)", "total", "ratio/train"], "loss": ["loss"],
+    }  # fmt: skip
+    tags = read(run.log_dir).Tags()["scalars"]
+    found = {
+        title: {tag for tag in tags if re.match(pattern, tag)}
+        for family in charts.values()
+        for title, (pattern,) in family.items()
+    }
+    assert found["total"] == {"layers/total"} and found["loss"] == {"loss"}
+    assert found["ratio: a ratio (nats)"] >= {"layers/ratio/0", "layers/ratio/fc.weight"}
+
+
+def test_the_layout_grows_with_the_streams_and_the_last_one_counts(run):
+    sink = TensorBoardSink()
+    for step in range(40):
+        sink.write(run, [Measurement(f"a/s{step}", 1.0).taken(step, 100.0 + step, "p", "1")])
+        sink.flush(run)
+    seen = len(layout(run.log_dir)["a"])
+    sink.on_detach(run)
+    assert 40 / 1.25 <= seen <= 40 and len(layout(run.log_dir)["a"]) == 40
+    written = read(run.log_dir).Tensors("custom_scalars__config__")
+    assert 5 < len(written) < 20  # not at every flush
+
+
+def test_a_resumed_run_has_one_layout_in_both_loaders(run):
+    write(run, Measurement("a/loss", 1.0), steps=range(3))
+    run.resumed_from = 1
+    write(run, Measurement("a/loss", 1.0), Measurement("b/error", 1.0), steps=range(2, 5))
+    assert layout(run.log_dir) == {"a": {"loss": ["a/loss$"]}, "b": {"error": ["b/error$"]}}
+    assert [event.step for event in read(run.log_dir).Scalars("a/loss")] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("loader", [EventAccumulator, PluginAccumulator])
+def test_each_tag_says_what_it_is_and_in_which_unit(run, loader):
+    coords = {"k": Axis([1, 2], "cycles")}
+    write(
+        run,
+        Measurement("a/loss", 2.5, unit="nats", description="mean *loss*", estimator="of the batch"),
+        Measurement("f/amplitude", [1.0, 2.0], ("k",), coords, description="amplitude"),
+    )
+    loaded = loader(str(run.log_dir))
+    loaded.Reload()
+    metadata = loaded.SummaryMetadata("a/loss")
+    assert metadata.summary_description == r"mean \*loss\*. Unit: nats. Estimator: of the batch."
+    assert metadata.plugin_data.plugin_name == "scalars"
+    assert loaded.SummaryMetadata("f/amplitude").summary_description == "amplitude. No unit."
+    assert loaded.SummaryMetadata("f/amplitude").plugin_data.plugin_name == "histograms"
 
 
 def test_a_plane_is_a_picture_of_all_steps(run):

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from torch import nn
 
 from ...run import Run
 
@@ -34,8 +35,18 @@ def provenance(run: Run) -> dict[str, Any]:
         "rank": torch.distributed.get_rank() if distributed else 0,
         "world_size": torch.distributed.get_world_size() if distributed else 1,
         "config_json": json.dumps(run.config, default=str),
+        "modules_json": json.dumps(_modules(run.model)),
         "versions_json": json.dumps(_versions()),
     }
+
+
+def _modules(model: nn.Module) -> dict[str, list[str]]:
+    """By class, the names of the modules that streams name: those with parameters of their own or without children."""
+    found: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None or next(module.children(), None) is None:
+            found.setdefault(type(module).__name__, []).append(name)
+    return found
 
 
 def git_state() -> tuple[str, bool]:

@@ -25,7 +25,7 @@ from .table import Column, Table, attributes, create_table, cut_to_common_length
 if TYPE_CHECKING:
     from filelock import FileLock
 
-__all__ = ["add_event", "exclusive", "let_go", "mend", "repair", "repair_here"]
+__all__ = ["add_event", "exclusive", "is_held", "let_go", "mend", "repair", "repair_here"]
 
 SECONDS, BYTES_A_SECOND = 60.0, 2**20
 """How long a repair may take: in a damaged file HDF5 can go round in circles."""
@@ -128,6 +128,20 @@ def exclusive(path: Path) -> FileLock:
         ) from None
     _held[path.absolute()] = lock
     return lock
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process of this machine, or a manager of this process, is writing a run file."""
+    try:
+        import fcntl
+
+        with path.with_suffix(".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back at once, as the file is closed
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # Windows, or there is no lock
+        return False
+    return False
 
 
 _held: weakref.WeakValueDictionary[Path, FileLock] = weakref.WeakValueDictionary()

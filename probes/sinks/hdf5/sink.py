@@ -4,7 +4,8 @@
 
     run.h5                          HDF5 1.10 format, SWMR (single writer, multiple readers) while training runs
     /                               Conventions, title, schema_name="torch-probes", schema_version, run_id, created,
-                                    git_commit, git_dirty, seed, rank, world_size, config_json, versions_json
+                                    git_commit, git_dirty, seed, rank, world_size, config_json, modules_json,
+                                    versions_json
     /sessions/                      one row for each start or resume
         step, wall_time             where and when it started
         git_commit, git_dirty, host

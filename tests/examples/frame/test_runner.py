@@ -55,8 +55,11 @@ def measured(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     return {(name, part): run[name][part].to_numpy() for name in streams for part in ("value", "step")}
 
 
-def test_list_names_every_experiment_with_figure_and_presets():
-    printed = CliRunner().invoke(app, ["list"], env={"COLUMNS": "200"}).output
+@pytest.mark.parametrize("columns", [80, 200])
+def test_list_names_every_experiment_with_figure_and_presets(columns):
+    output = CliRunner().invoke(app, ["list"], env={"COLUMNS": str(columns)}).output
+    assert max(map(len, output.split("\n"))) <= columns and "…" not in output
+    printed = " ".join(output.split())
     for name in EXPERIMENTS:
         experiment = runner.experiment(name)
         assert name in printed and all(figure in printed for figure in experiment.figures)

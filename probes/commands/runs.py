@@ -1,0 +1,71 @@
+"""The runs below a directory: one line each, newest first."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..measurement import printable
+from ..sinks.hdf5.repair import is_held
+from ..sinks.hdf5.run_file import SCHEMA_NAME, check_version
+from ..sinks.hdf5.superblock import read_file
+from ..sinks.hdf5.table import tables
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+__all__ = ["runs", "table"]
+
+
+def runs(folder: Path) -> list[dict[str, Any]]:
+    """The runs below a directory in plain values, newest first.
+
+    ``state`` is ``"running"`` while a process of this machine holds the run's lock, ``"ended"`` after ``detach()``,
+    ``"cut"`` if it stopped without, and ``"unreadable"`` with the reason in ``problem``.
+    """
+    found = [_run(file, folder) for file in folder.rglob("run.h5")]
+    return sorted(found, key=lambda row: (row["when"], row["name"]), reverse=True)
+
+
+def table(found: list[dict[str, Any]]) -> RichTable:
+    """The rows of :func:`runs` for the terminal."""
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    right = [Column(name, justify="right", no_wrap=True) for name in ("steps", "rows")]
+    shown = Table(Column("run", overflow="fold"), Column("when", no_wrap=True), "model", *right, "state", box=None)
+    for row in found:
+        when = datetime.fromisoformat(row["when"]).astimezone().strftime("%Y-%m-%d %H:%M") if row["when"] else ""
+        state = f"{row['state']}: {row['problem']}" if row["problem"] else row["state"]
+        cells = (row["name"], when, row["model"], *(f"{row[key]:,}" for key in ("steps", "rows")), state)
+        shown.add_row(*(escape(printable(cell)) for cell in cells))
+    return shown
+
+
+def _run(file: Path, folder: Path) -> dict[str, Any]:
+    name = file.parent.relative_to(folder).as_posix()
+    row = {"name": name, "when": "", "model": "", "steps": 0, "rows": 0, "state": "unreadable", "problem": ""}
+    try:
+        return {**row, **read_file(file, lambda opened: _read(opened, file))}
+    except (OSError, ValueError) as error:
+        return {**row, "problem": str(error).removeprefix(f"{file} is damaged: ")}
+
+
+def _read(opened: Any, file: Path) -> dict[str, Any]:
+    if opened.attrs.get("schema_name") != SCHEMA_NAME:
+        raise ValueError("torch-probes did not write it")
+    check_version(opened)
+    rows, steps, turns = 0, 0, [b""]
+    for group in tables(opened):
+        step = group["step"][:]
+        steps = max(steps, int(step.max(initial=0)))
+        if group.name == "/events":
+            turns += [kind for kind in group["kind"][:] if kind in (b"attach", b"detach")]
+        elif not group.name.startswith(("/sessions", "/probes/")):
+            rows += len(step)
+    state = "ended" if turns[-1] == b"detach" else "running" if is_held(file) else "cut"
+    when = datetime.fromisoformat(str(opened.attrs["created"]).replace("Z", "+00:00")).isoformat()
+    model = json.loads(opened.attrs["config_json"]).get("model", "")
+    return {"when": when, "model": str(model), "steps": steps, "rows": rows, "state": state}

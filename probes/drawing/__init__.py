@@ -1,0 +1,1 @@
+"""How the pictures of :mod:`probes.plots` are drawn."""

@@ -1,0 +1,127 @@
+"""Scales of axes and of colours: logarithmic where values span decades."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .words import label, text
+
+__all__ = ["COLORS", "colors", "edges", "mesh", "near_one", "positions", "spans_decades", "steps_axis", "ticks"]
+
+COLORS = "viridis"
+DECADES = 100.0
+"""From this ratio of the largest to the least on, positive values are drawn on a logarithmic scale."""
+COLOR_DECADES = 30.0
+"""The same for colours, of which fewer can be told apart; the least tenth of the values does not count."""
+MAX_TICKS = 24
+
+
+def spans_decades(values: NDArray[Any]) -> bool:
+    """Whether values are positive, but for a few that are 0, and so far apart that a linear axis shows few of them."""
+    finite = values[np.isfinite(values)]
+    positive = finite[finite > 0]
+    enough = positive.size and finite.min() >= 0 and positive.size >= 0.9 * finite.size
+    return bool(enough and positive.max() >= DECADES * positive.min())
+
+
+def near_one(value: Any) -> bool:
+    """Whether a share, or whatever else is at most 1, is so near to 1 that only what is missing can be seen."""
+    finite = value.values[np.isfinite(value.values)]
+    dimensionless = str(value.attrs.get("units", "1")) == "1" and value.dtype.kind == "f"
+    return bool(dimensionless and finite.size and 0.95 <= finite.min() < 1.0 >= finite.max())
+
+
+def colors(count: int) -> Any:
+    """So many colours, from dark to light, none of them too light for a line."""
+    from matplotlib import colormaps
+
+    return colormaps[COLORS](np.linspace(0, 0.85, count))
+
+
+def steps_axis(axes: Any, steps: NDArray[Any], which: str, limits: bool = True) -> None:
+    """Label the axis of the steps, logarithmic when the steps are; ``limits`` sets where it begins and ends, too."""
+    getattr(axes, f"set_{which}label")("step")
+    positive = steps[steps > 0]
+    axis = getattr(axes, f"{which}axis")
+    if len(positive) > 6 and positive[-1] > 30 * positive[0] and np.median(positive) < positive[-1] / 3:
+        getattr(axes, f"set_{which}scale")("symlog", linthresh=float(positive[0]), linscale=0.4)
+        decades = 10.0 ** np.arange(np.ceil(np.log10(positive[0])), np.floor(np.log10(positive[-1])) + 1)
+        places = [*([0.0] if steps[0] == 0 else []), *decades]
+        if limits:
+            getattr(axes, f"set_{which}lim")(steps[0] - 0.1 * positive[0], steps[-1] * 1.1)
+        axis.set_ticks(places, [f"{place:g}" for place in places])
+    elif len(steps) == 1:
+        axis.set_ticks(steps)
+    else:
+        axis.get_major_locator().set_params(integer=True)
+
+
+def positions(coordinate: Any) -> NDArray[np.float64]:
+    """Where the entries of a dimension are drawn: at their coordinates, if these grow, or one after the other."""
+    places = coordinate.values
+    if places.dtype.kind in "iuf" and (np.diff(places) > 0).all():
+        return np.asarray(places, dtype=float)
+    return np.arange(len(places), dtype=float)
+
+
+def ticks(axes: Any, coordinate: Any, which: str) -> None:
+    """Ticks at every entry of a dimension of a few, or of names; every second, third ... of many."""
+    places, axis = positions(coordinate), getattr(axes, f"{which}axis")
+    names = coordinate.values.dtype.kind in "OUS"
+    integers = coordinate.values.dtype.kind in "iu"
+    if names or len(places) <= 12 or (integers and len(places) <= MAX_TICKS):
+        chosen = slice(None, None, -(-len(places) // (64 if names else MAX_TICKS)))
+        words = [text(entry if names else f"{entry:g}") for entry in coordinate.values[chosen]]
+        small = {"fontsize": 7 if len(places) <= 40 else 5.5} if names else {}
+        axis.set_ticks(places[chosen], words, **small)
+        if which == "x" and names:
+            axes.tick_params(axis="x", labelrotation=90)
+
+
+def edges(centres: NDArray[Any]) -> NDArray[np.float64]:
+    """The borders of cells around increasing centres."""
+    centres = np.asarray(centres, dtype=float)
+    if len(centres) == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middles = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[centres[0] - (middles[0] - centres[0])], middles, [2 * centres[-1] - middles[-1]]])
+
+
+def norm(values: NDArray[Any]) -> tuple[Any, str]:
+    """How numbers become colours: white is zero where signs differ, a logarithm where values span decades."""
+    from matplotlib.colors import LogNorm, Normalize, SymLogNorm
+
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if low < -1e-6 * abs(high):  # less is rounding, of what cannot be negative
+        high = max(-low, high)
+        typical = float(np.median(np.abs(finite[finite != 0])))
+        if high > DECADES * typical:
+            return SymLogNorm(typical, vmin=-high, vmax=high), "RdBu_r"
+        return (Normalize(-high, high), "RdBu_r") if finite.max() > 0 else (Normalize(low, finite.max()), COLORS)
+    positive = finite[finite > 0]
+    typical = float(np.percentile(positive, 10)) if positive.size else 0.0
+    if positive.size and high > COLOR_DECADES * typical:
+        floor = max(float(positive.min()), high * 1e-6)
+        return LogNorm(floor, max(high, floor * 1.01), clip=True), COLORS
+    return Normalize(low, high if high > low else low + (abs(low) or 1.0)), COLORS
+
+
+def mesh(axes: Any, x: Any, y: Any, values: NDArray[Any], scale: tuple[Any, str]) -> Any:
+    """Cells of colour over two coordinates, of which one may be the steps. Shape of the values ``(y, x)``."""
+    scaled, palette = scale
+    if scaled.clip:  # what a logarithm cannot show is as dark as can be, not white
+        values = np.where(values <= scaled.vmin, scaled.vmin, values)
+    drawn = axes.pcolormesh(
+        edges(positions(x)), edges(positions(y)), values, cmap=palette, norm=scaled, rasterized=True
+    )
+    for which, coordinate in (("x", x), ("y", y)):
+        if coordinate.name == "step":
+            steps_axis(axes, coordinate.values, which, limits=False)
+        else:
+            getattr(axes, f"set_{which}label")(label(coordinate, coordinate.name))
+            ticks(axes, coordinate, which)
+    return drawn
