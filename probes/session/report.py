@@ -15,7 +15,6 @@ from torch.nn.parameter import is_lazy
 from ..budget.governor import Governor
 from ..budget.spending import CORE
 from ..measurement import printable
-from ..reading import open_run
 from ..run import log
 from ..summary import findings
 from .plugins import Plugin
@@ -104,6 +103,8 @@ def report(
 def found(session: Session) -> str:
     """The end of a report: what the run's file shows so far, in words; empty without a file, or without xarray."""
     with suppress(Exception):
+        from ..reading import open_run  # only here: it needs h5py
+
         items = findings(open_run(session.run.log_dir))
         told = [textwrap.fill(str(item), WIDTH, initial_indent="  ", subsequent_indent="    ") for item in items]
         return "\n".join(["", "Found", *(told or ["  Nothing stands out."])]) + "\n"
