@@ -42,13 +42,13 @@ class Embeddings:
 
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         self._model = model
-        self._found: dict[nn.Module, Tensor] = {}
-        """What each has given, in the order of the calls."""
+        self._found: list[tuple[nn.Module, Tensor]] = []
+        """What was called with tokens of the batch, and what it has given, in the order of the calls."""
         tokens = _tokens(batch)
 
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if module not in self._found and _embeds(module, args, kwargs, output, tokens):
-                self._found[module] = output.detach()
+            if _embeds(module, args, kwargs, output, tokens):
+                self._found.append((module, output.detach()))
 
         handles = [module.register_forward_hook(note, with_kwargs=True) for module in model.modules()]
         try:
@@ -62,7 +62,7 @@ class Embeddings:
                 "The batch has no floating-point input, and no module of the model embeds its integers as nn.Embedding "
                 "does: between them there is no path to measure the function on."
             )
-        flat = [output.reshape(batch.n, -1) for output in self._found.values()]
+        flat = [output.reshape(batch.n, -1) for _, output in self._found]
         self.points = torch.cat([part.to(torch.promote_types(part.dtype, torch.float32)) for part in flat], 1)
 
     @contextmanager
@@ -73,29 +73,32 @@ class Embeddings:
             points: Shape ``(rows, d)``.
             batch: The call, of as many rows.
         """
-        tokens, given = _tokens(batch), 0
-        sizes = [output[0].numel() for output in self._found.values()]
-        parts = dict(zip(self._found, torch.split(points, sizes, 1), strict=True))
+        tokens = _tokens(batch)
+        sizes = [output.numel() // self.points.shape[0] for _, output in self._found]
+        parts = list(zip(self._found, torch.split(points, sizes, 1), strict=True))
 
         def replace(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
-            nonlocal given
             if not _embeds(module, args, kwargs, output, tokens):
                 return None
-            given += 1
-            instead: Tensor = parts[module].reshape(output.shape).to(output)
+            (expected, _), part = parts.pop(0) if parts else ((None, None), points)
+            if module is not expected or part.numel() != output.numel():
+                raise CannotMeasure(_OTHERWISE)
+            instead: Tensor = part.reshape(output.shape).to(output)
             return instead
 
-        handles = [module.register_forward_hook(replace, with_kwargs=True) for module in self._found]
+        handles = [module.register_forward_hook(replace, with_kwargs=True) for module in dict(self._found)]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-        if given < len(self._found):
-            raise CannotMeasure(
-                "Not all embeddings are called with the tokens of the batch when it has another number of rows: there "
-                "is no path between its samples."
-            )
+        if parts:
+            raise CannotMeasure(_OTHERWISE)
+
+
+_OTHERWISE = (
+    "The embeddings are called otherwise when the batch has another number of rows: there is no path between samples."
+)
 
 
 def _tokens(batch: Batch) -> list[Tensor]:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer, optimizer
 from .fingerprint import has_memory, same_bits
 from .undo import Undo
 
-__all__ = ["keep_buffers", "keep_optimizers", "keep_parameters", "keep_tensors"]
+__all__ = ["keep_buffers", "keep_optimizers", "keep_parameters", "keep_tensors", "shorten_embeddings"]
 
 
 def keep_buffers(undo: list[Undo], modules: Iterable[nn.Module]) -> None:
@@ -59,6 +59,20 @@ def _put(tensor: Tensor, copy: Tensor) -> None:
             if stride == 0 and tensor.shape[dim] > 1:
                 tensor, copy = tensor.narrow(dim, 0, 1), copy.narrow(dim, 0, 1)
     tensor.copy_(copy)
+
+
+def shorten_embeddings(modules: Iterable[nn.Module]) -> None:
+    """Give embeddings with a ``max_norm`` the vectors that they would shorten in place, in their forward, in a copy.
+
+    :func:`keep_parameters` and ``keep_modules`` put back what was there.
+    """
+    for module in modules:
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            weight = module.weight.data
+            norms = torch.linalg.vector_norm(weight, module.norm_type, dim=1, keepdim=True)
+            shorter = weight * (module.max_norm / (norms + 1e-7))
+            module.weight.data = torch.where(norms > module.max_norm, shorter, weight)
+            module.max_norm = None
 
 
 def keep_parameters(undo: list[Undo], parameters: list[nn.Parameter]) -> None:

@@ -23,7 +23,7 @@ from .fingerprint import checksums
 from .modes import keep_modes
 from .modules import all_modules, keep_modules, keep_parametrizations
 from .process import keep_compiler, keep_random_states, keep_settings, soften
-from .training import keep_buffers, keep_optimizers, keep_parameters
+from .training import keep_buffers, keep_optimizers, keep_parameters, shorten_embeddings
 from .undo import Undo, keep_others_out, undo_all
 
 __all__ = ["ModelChanged", "unnoticed"]
@@ -135,6 +135,7 @@ class unnoticed:
         self._versions += [(name, tensor, _version(tensor)) for name, tensor in states]
         self._versions += [(name, tensor, _version(tensor)) for name, tensor in keep_modules(undo, modules)]
         keep_parameters(undo, [*parameters, *hidden])
+        shorten_embeddings(modules.values())
         for device in {"cpu", *(parameter.device.type for parameter in parameters[:1])}:
             if device != "meta" and torch.is_autocast_enabled(device):
                 undo.append(lambda device=device: torch.set_autocast_enabled(device, True))  # type: ignore[misc]

@@ -57,6 +57,20 @@ def test_buffers_are_as_before(model):
         assert torch.equal(buffer, before[name])
 
 
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_embeddings_that_shorten_their_vectors_do_so_in_a_copy(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(9, 4, max_norm=0.5))
+    weight, tokens = model[0].weight, torch.arange(8).view(2, 4)
+    before, place, version = weight.detach().clone(), weight.data_ptr(), weight._version
+    with unnoticed(model):
+        seen = model(tokens)
+    assert torch.equal(weight, before) and (weight.data_ptr(), weight._version) == (place, version)
+    assert model[0].max_norm == 0.5
+    torch.testing.assert_close(seen, model(tokens), rtol=1e-6, atol=0)
+    assert not torch.equal(weight, before)  # as training would have it
+
+
 def test_a_graph_that_the_loop_holds_stays_valid(model):
     model.eval()  # batch norm then keeps its statistics for the backward
     loss = model(torch.randn(5, 3)).sum()

@@ -11,6 +11,7 @@ from probes.batches import Batch
 from probes_fourier import FourierSpectrum, KernelSpectrum, fourier_coefficients, kernel_basis, median_width
 from probes_fourier.dft import amplitude, segment_samples
 from probes_fourier.embeddings import Embeddings
+from probes_fourier.learned_function import LearnedFunction
 
 T, V = 6, 11
 
@@ -146,6 +147,24 @@ def test_an_embedding_that_is_also_called_with_other_tokens_keeps_those(run_of):
     with found.at(torch.zeros(2, 6), batch):
         output = model(*batch.args)
     assert (output[:, :6] == 0).all() and torch.equal(output[:, 6:], model(*batch.args)[:, 6:])
+
+
+def test_one_embedding_of_two_tensors_of_tokens_is_two(run_of):
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Embedding(V, 3)
+
+        def forward(self, one, other):
+            return self.shared(one).sum(1) - self.shared(other).sum(1)
+
+    model = Siamese()
+    run = run_of(model, Batch((torch.randint(V, (5, 4)), torch.randint(V, (5, 4)))))
+    function = LearnedFunction(run, "train")
+    assert function.points.shape == (5, 2 * 4 * 3)
+    for samples in (torch.arange(5), torch.tensor([3]), torch.tensor([2, 2, 0])):
+        values = function.values(function.points[samples], samples)
+        torch.testing.assert_close(values, model(*run.batch("train").args)[samples].detach())
 
 
 def test_bags_and_several_embeddings_are_one_space(run_of, measured):
