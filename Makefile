@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-device lint bench clean
+.PHONY: demo test test-slow test-device lint docs bench clean
 
 demo: .venv/.demo  ## train a small network for a minute, with probes attached by one line
 	$(BIN)/python -m examples.demo
@@ -21,13 +21,17 @@ lint: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/.docs  ## the pages of docs/, into docs/_build/html; offline, and every warning is an error
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -n -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 bench: .venv/.dev  ## side by side with bare PyTorch (and with peers, where they are installed)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/tangent_kernel.py
 	$(BIN)/python benchmarks/path_complexity.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv docs/_build
 
 .venv/.demo: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -37,4 +41,9 @@ clean:
 .venv/.dev: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

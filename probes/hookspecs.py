@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 hookspec = pluggy.HookspecMarker("probes")
 hookimpl = pluggy.HookimplMarker("probes")
+"""Marks a method of a probe or a sink as a hook, which its name does too."""
 
 
 @hookspec

@@ -40,7 +40,7 @@ def fisher_rao_norm(
         inputs: As the model takes them.
         targets: Labels of the data, for the empirical Fisher metric. By default y is drawn from the model, whose
             expectation is exact: over all classes, or over a normal distribution.
-            Classes of shape ``(n,)``; of a model of one output as :func:`~probes_complexity.margin.signs` takes them;
+            Classes of shape ``(n,)``; of a model of one output as :func:`~probes_complexity.signs` takes them;
             for ``"square"``, of the outputs' shape.
         loss: The negative log-likelihood: ``"cross_entropy"`` (of a model of one output, logistic), or ``"square"``,
             :math:`\frac 1 2 \|f - y\|^2`, of a normal distribution of variance one.

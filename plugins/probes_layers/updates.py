@@ -41,7 +41,7 @@ def square_sum(tensor: Tensor) -> Tensor:
 
 
 def gradient_sums(gradient: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Of a gradient, what :data:`GRADIENT` names. Shape ``(4,)``, float64.
+    """Of a gradient, what ``GRADIENT`` names. Shape ``(4,)``, float64.
 
     Args:
         gradient: Of one parameter; what is not stored of a sparse one is zero.
@@ -145,10 +145,10 @@ class _Watched:
     only_update: bool = False
     owned: bool = True
     gradient: Tensor | None = None
-    """What :data:`GRADIENT` names."""
+    """What ``GRADIENT`` names."""
     update: Tensor | None = None
     sums: Tensor | None = None
-    """What :data:`UPDATE` names."""
+    """What ``UPDATE`` names."""
     step: int = -1
     """At which the last update was over."""
 
@@ -229,7 +229,7 @@ class UpdateWatch:
             seen.update, seen.step = before, step
 
     def sums(self, layers: Mapping[int, int], count: int, step: int) -> tuple[Tensor, Tensor]:
-        """What :data:`GRADIENT` and :data:`UPDATE` name, summed over the parameters of each layer, of this step.
+        """What ``GRADIENT`` and ``UPDATE`` name, summed over the parameters of each layer, of this step.
 
         Args:
             layers: The layer of each parameter, by the parameter's id.

@@ -123,7 +123,7 @@ def mutual_information(
         max_steps: Steps of training at most.
 
     Returns:
-        Value, standard error, interval, flags. Look at the flags: from n samples no method can certify much more than
+        Value, standard error, interval, flags. Look at the flags. From n samples no method can certify much more than
         log n nats.
 
     Raises:

@@ -21,16 +21,16 @@ ROUNDING = 64
 def center(kernel: Tensor, how: Centering) -> Tensor:
     r"""The kernel of centred features.
 
-    ============  =======================================================================================
-    ``how``
-    ============  =======================================================================================
-    ``"none"``    K itself.
-    ``"outputs"`` From the features of each output their mean over the examples is taken away:
-                  :math:`H K^{ab} H` in each block, :math:`H = I_n - \frac1n 1 1^\top`. What the
-                  figures of the article show.
-    ``"all"``     From all nc features their common mean: :math:`C K C`,
-                  :math:`C = I_{nc} - \frac{1}{nc} 1 1^\top`. What its equation 7 says.
-    ============  =======================================================================================
+    =============  =======================================================================================
+    ``how``        the features
+    =============  =======================================================================================
+    ``"none"``     K itself.
+    ``"outputs"``  From the features of each output their mean over the examples is taken away:
+                   :math:`H K^{ab} H` in each block, :math:`H = I_n - \frac1n 1 1^\top`. What the
+                   figures of the article show.
+    ``"all"``      From all nc features their common mean: :math:`C K C`,
+                   :math:`C = I_{nc} - \frac{1}{nc} 1 1^\top`. What its equation 7 says.
+    =============  =======================================================================================
 
     With one output the last two are the same. With several, alignments differ between them: with ten, by 10 % to more
     than twofold. Of a kernel of equal features nothing is left: what rounding leaves, in the dtype of the kernel, is

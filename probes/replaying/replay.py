@@ -68,10 +68,10 @@ def replay(
             order of their steps.
         model: Makes the model, whose parameters are then loaded. With an executor of other processes it must be a
             function that they can import.
-        probes: As of :class:`ProbeManager`; their schedules are not asked.
-        batches: As of :class:`ProbeManager`; by default those in the checkpoints.
-        log_dir, sinks, output: As of :class:`ProbeManager`.
-        seed: As of :class:`ProbeManager`; by default that in the checkpoints, or 0.
+        probes: As of :class:`~probes.ProbeManager`; their schedules are not asked.
+        batches: As of :class:`~probes.ProbeManager`; by default those in the checkpoints.
+        log_dir, sinks, output: As of :class:`~probes.ProbeManager`.
+        seed: As of :class:`~probes.ProbeManager`; by default that in the checkpoints, or 0.
         executor: Where to measure: a ``ProcessPoolExecutor``, ``probes_ray.RayExecutor()``, or any other; by default
             here, one after the other.
         done: Called with how many of how many pieces of work are done.

@@ -75,8 +75,8 @@ class HDF5Sink:
     0.3 ms for each stream and flush, whatever the number of rows.
 
     A failure to write ends the sink, never the training: it is raised once, what was flushed before stays readable and
-    says in its events that rows are missing, and :meth:`on_detach` says how many. How the file is written:
-    :class:`~probes.sinks.hdf5.writer.RunFileWriter`.
+    says in its events that rows are missing, and ``on_detach`` says how many. How the file is written:
+    ``probes.sinks.hdf5.writer.RunFileWriter``.
 
     Args:
         path: The file; by default ``run.h5`` in the run's log directory.
