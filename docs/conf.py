@@ -30,12 +30,12 @@ maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Reference"]
 add_module_names = False
-autodoc_mock_imports = ["lightning", "pytorch_lightning", "transformers", "ignite", "wandb", "mlflow", "ray"]
+autodoc_mock_imports = ["lightning", "pytorch_lightning", "transformers", "ignite", "keras", "wandb", "mlflow", "ray"]
 
 # Every reference must lead somewhere. Without a network, names of other projects have no pages to lead to.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|nn|np|numpy|xarray|pluggy|matplotlib|rich|lightning|ignite|transformers|wandb|mlflow)\..*"),
+    (r"py:.*", r"(torch|nn|np|numpy|xarray|pluggy|matplotlib|rich|lightning|ignite|keras|transformers|wandb|mlflow)\..*"),
     (r"py:.*", r"(collections\.abc|concurrent|functools|os|pathlib)\..*"),  # of Python's own
     (r"py:.*", r"Tensor|Array|NDArray|Figure|Path|Trainer|LightningModule|RichTable|WandbRun"),  # without their module
     (r"py:class", r"(probes_ntk\.plan\.)?Plan|[\w.]+\.T"),  # ours, but not public
