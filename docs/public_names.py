@@ -92,7 +92,7 @@ def _put_back(app: Sphinx, what: str, name: str, item: object, options: object, 
 def _own_signature(
     app: Sphinx, what: str, name: str, item: Any, options: object, signature: str | None, result: str | None
 ) -> tuple[str | None, str | None]:
-    """Of a class whose base is not installed: its own, not that of the stand-in for the base. And as Python reads it."""
+    """Of a class whose base is not installed: its own, not the stand-in's. And as Python reads it."""
     if what == "class" and signature == "(*args: Any, **kwargs: Any)" and "__init__" in vars(item):
         own = sphinx_inspect.signature(item.__init__, bound_method=True)
         signature = sphinx_inspect.stringify_signature(own, unqualified_typehints=True)
