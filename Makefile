@@ -22,7 +22,7 @@ lint: .venv/.dev  ## style and types
 	$(BIN)/mypy
 
 docs: .venv/.docs  ## the pages of docs/, into docs/_build/html; offline, and every warning is an error
-	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -n -W --keep-going -q docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -n -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 bench: .venv/.dev  ## side by side with bare PyTorch (and with peers, where they are installed)

@@ -15,6 +15,9 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import inspect as sphinx_inspect
 from sphinx.util.docutils import SphinxDirective
 
+MOST_LETTERS = 120
+"""Of a value that is shown."""
+
 
 def public_names(module: ModuleType) -> list[tuple[str, dict[str, str]]]:
     """The names that a module exports, each with the module that defines it, by the comment above them.
@@ -48,7 +51,8 @@ def _described(module: str, name: str, origin: str) -> list[str]:
     analyzer = ModuleAnalyzer.for_module(origin)
     words = analyzer.find_attr_docs().get(("", name), [])
     value = re.sub(r"[\w.]+\.(?=\w)", "", repr(item))
-    return [f".. py:data:: {module}.{name}", f"   :value: {value}", "", *(f"   {line}" for line in words), ""]
+    shown = [f"   :value: {value}"] if len(value) <= MOST_LETTERS else []
+    return [f".. py:data:: {name}", f"   :module: {module}", *shown, "", *(f"   {line}" for line in words), ""]
 
 
 class PublicNames(SphinxDirective):
@@ -60,8 +64,11 @@ class PublicNames(SphinxDirective):
         """Called by docutils."""
         with mock(self.config.autodoc_mock_imports):
             module = import_module(self.arguments[0])
-        lines = [f".. py:module:: {module.__name__}", ""]
-        for title, names in public_names(module):
+        groups = public_names(module)
+        if not groups:
+            raise self.error(f"{module.__name__} exports no name")
+        lines = [f".. automodule:: {module.__name__}", "   :no-members:", ""]
+        for title, names in groups:
             if title:
                 lines += [f".. rubric:: {title[0].upper()}{title[1:]}", ""]
             for name, origin in names.items():
@@ -85,11 +92,11 @@ def _put_back(app: Sphinx, what: str, name: str, item: object, options: object, 
 def _own_signature(
     app: Sphinx, what: str, name: str, item: Any, options: object, signature: str | None, result: str | None
 ) -> tuple[str | None, str | None]:
-    """Of a class whose base is not installed: its own, not that of the stand-in for the base."""
+    """Of a class whose base is not installed: its own, not the stand-in's. And as Python reads it."""
     if what == "class" and signature == "(*args: Any, **kwargs: Any)" and "__init__" in vars(item):
         own = sphinx_inspect.signature(item.__init__, bound_method=True)
         signature = sphinx_inspect.stringify_signature(own, unqualified_typehints=True)
-    return signature, result
+    return signature and signature.replace("<factory>", "..."), result
 
 
 _kept: dict[tuple[str, str], list[str]] = {}

@@ -1,8 +1,8 @@
 """Every hook of the package, in the order in which a training run reaches them. The first file to read.
 
 A probe or a sink is an object with some of these hooks: a method of such a name is a hook, decorated with
-:data:`hookimpl` or not. pluggy registers the plugins and checks the names and arguments of their hooks. It does not
-call them: :class:`probes.session.calls.Plugins` does, one by one, in the order in which they were given, since pluggy
+:data:`~probes.hookimpl` or not. pluggy registers the plugins and checks the names and arguments of their hooks. It does
+not call them: ``probes.session.calls.Plugins`` does, one by one, in the order in which they were given, since pluggy
 would let an exception of one keep the others from being called and reach the user's loop. So its options ``wrapper``,
 ``tryfirst`` and ``trylast`` are refused, and no hook returns its first result alone.
 

@@ -8,7 +8,7 @@
     class TestMargin(ProbeContract):
         probe = Margin  # or an instance, with settings
 
-pytest then runs every point of :data:`POINTS` as a test. What each of them asks is in :mod:`probes.checking.contract`.
+pytest then runs every point of :data:`POINTS` as a test. What each of them asks is in ``probes.checking.contract``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -279,6 +280,17 @@ def test_every_public_package_has_a_page_of_reference():
         path.parent.name for folder in ("plugins", "integrations") for path in (ROOT / folder).glob("*/__init__.py")
     }
     assert packages | {"probes"} <= {page.stem for page in (DOCS / "reference").glob("*.md")}
+
+
+@pytest.mark.slow
+def test_the_pages_are_built_without_a_warning(tmp_path):
+    for name in ("sphinx", "myst_parser", "furo", "latex2mathml"):
+        pytest.importorskip(name, reason="`make docs` sets it up")
+    build = [sys.executable, "-m", "sphinx", "-n", "-W", "--keep-going", "-q", DOCS, tmp_path]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    fetched = r'(?:src="|<link [^>]*href="|url\()(?:https?:)?//'
+    assert not [page for page in tmp_path.rglob("*.html") if re.search(fetched, page.read_text(encoding="utf-8"))]
 
 
 # ------------------------------------------------------------------------------------------------------------- README

@@ -68,7 +68,7 @@ class PathComplexitySum:
     Everything is float64 on the CPU, for several quantities (the whole, each layer) at once, shape ``(q,)``.
 
     Args:
-        size: q.
+        size: The number q of quantities.
 
     Example:
         >>> total = PathComplexitySum(1)

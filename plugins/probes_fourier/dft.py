@@ -20,7 +20,7 @@ def grid(num_points: int, dtype: torch.dtype | None = None, device: torch.device
     frequency would leak into every other bin.
 
     Args:
-        num_points: N.
+        num_points: The number N of them.
         dtype: Of the points.
         device: Of the points.
 

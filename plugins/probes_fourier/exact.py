@@ -88,8 +88,8 @@ def breakpoints(
     Args:
         function: Of rows ``(n, *shape)`` in float64, giving ``(n, c)`` or ``(n,)`` in float64, each row by itself; see
             :func:`double`. It is called without gradients.
-        start: a. Shape ``(*shape,)``; turned into float64.
-        end: b. Shape ``(*shape,)``; turned into float64.
+        start: The point a, shape ``(*shape,)``; turned into float64.
+        end: The point b, shape ``(*shape,)``; turned into float64.
         max_breakpoints: How many there may be at most.
         chunk_size: Rows of one call of the function at most.
 

@@ -89,8 +89,8 @@ def affine_transform(vertices: Tensor, gradient: Tensor, offset: Tensor, wave_ve
 
     Args:
         vertices: Of a simple polygon, counter-clockwise. Shape ``(m, 2)``.
-        gradient: g. Shape ``(2,)``.
-        offset: c. Shape ``()``.
+        gradient: The vector g, shape ``(2,)``.
+        offset: The number c, shape ``()``.
         wave_vectors: k, in radians per unit of the vertices. Shape ``(K, 2)``.
 
     Returns:

@@ -34,7 +34,7 @@ class SpectrumRobustness(Probe):
         frequencies: In cycles over the path.
         deltas: Lengths of the perturbation, over all parameters together.
         num_directions: Random directions for each length.
-        num_points: N.
+        num_points: The number N of positions.
         batch: The batch that gives the form of the model's call.
 
     Raises:
