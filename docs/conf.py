@@ -35,7 +35,10 @@ autodoc_mock_imports = ["lightning", "pytorch_lightning", "transformers", "ignit
 # Every reference must lead somewhere. Without a network, names of other projects have no pages to lead to.
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|nn|np|numpy|xarray|pluggy|matplotlib|rich|lightning|ignite|keras|transformers|wandb|mlflow)\..*"),
+    (
+        r"py:.*",
+        r"(torch|nn|np|numpy|xarray|pluggy|matplotlib|rich|lightning|ignite|keras|transformers|wandb|mlflow)\..*",
+    ),
     (r"py:.*", r"(collections\.abc|concurrent|functools|os|pathlib)\..*"),  # of Python's own
     (r"py:.*", r"Tensor|Array|NDArray|Figure|Path|Trainer|LightningModule|RichTable|WandbRun"),  # without their module
     (r"py:class", r"(probes_ntk\.plan\.)?Plan|probes\.summary\.Run|[\w.]+\.T"),  # ours, but not public

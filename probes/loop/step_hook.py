@@ -27,6 +27,10 @@ STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
 """Of the wrapper that torch puts around every ``step``."""
 
 
+_compiling: Callable[[], Any] = getattr(
+    getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None), "get_eval_frame_callback", lambda: None
+)
+"""What compiles the frames that are called from here, if anything does."""
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a ``step``."""
 WAITS = 1000
@@ -41,6 +45,9 @@ class StepHook:
 
     def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if is_dynamo_compiling():  # of a compiled step: nothing of this belongs into its graph
+            _outside_the_graph(self.call, optimizer)
+            return None
+        if callable(_compiling()):  # in a frame that Dynamo has left: it would compile all that is called from here
             _outside_the_graph(self.call, optimizer)
             return None
         counter = self.counter()  # as in `call`: of what runs after every step each call counts

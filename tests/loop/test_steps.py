@@ -306,6 +306,35 @@ def test_a_compiled_step_is_counted(attached):
     watch.counter.remove()
 
 
+@pytest.mark.parametrize("attached", ["bare", "before", "after"])
+def test_a_compiled_step_is_compiled_as_it_would_be(attached, tmp_path):
+    def trained(watched):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)  # whose compiled step rounds otherwise
+        x, y = torch.randn(24, 6), torch.randn(24, 2)
+        manager = ProbeManager(model, ["layers", "spectral_norm"], log_dir=tmp_path / "run", overhead=0.05)
+        if watched == "before":
+            manager.attach()
+        step = torch.compile(lambda: optimizer.step(), backend="eager")
+        if watched == "after":
+            manager.attach()
+        for _ in range(6):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), y).backward()
+            step()
+        if watched != "bare":
+            assert manager.run.step == 6
+            manager.detach()
+        return list(model.parameters()), torch._dynamo.utils.counters["frames"]["total"]
+
+    (bare, frames), (weights, others) = trained("bare"), trained(attached)
+    assert all(map(torch.equal, bare, weights))
+    assert others <= frames + 3  # nothing of ours is compiled
+
+
 def test_a_counter_that_becomes_garbage_during_a_step_does_not_disturb_it():
     collecting = register_optimizer_step_post_hook(lambda *_: gc.collect())
     try:
