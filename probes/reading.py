@@ -50,9 +50,14 @@ def open_run(path: str | Path) -> xarray.DataTree:
     path = Path(path).expanduser()
     file_path = path / "run.h5" if path.is_dir() else path
     if not file_path.exists():
+        runs = sorted(file.parent.name for file in path.glob("*/run.h5"))
         raise FileNotFoundError(
             f"`path` must be the log directory of a run or its run.h5, but there is no file {file_path}. "
-            f"The file appears when the first measurements are written."
+            + (
+                f"{path} holds {len(runs)} runs; name one, such as {path / runs[-1]}."
+                if runs
+                else "The file appears when the first measurements are written."
+            )
         )
     root, groups = read_file(file_path, _datasets)
     if root.attrs.get("schema_name") != SCHEMA_NAME:

@@ -204,7 +204,7 @@ def _loss(run: Run) -> Iterator[Found]:
 
 def _moved_most(run: Run) -> Iterator[Found]:
     for name, steps, values, layers in run.layers("layers/weight_norm"):
-        if len(steps) >= 3 and len(layers) > 1 and (values[0] > 0).all() and np.isfinite(values[-1]).all():
+        if len(steps) >= 3 and len(layers) > 1 and (values[0] > 0).all() and (values[-1] > 0).all():
             change = values[-1] / values[0]
             most = int(np.argmax(np.abs(np.log(change))))
             if abs(change[most] - 1) > 0.05:

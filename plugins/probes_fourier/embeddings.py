@@ -116,9 +116,11 @@ def _embeds(module: nn.Module, args: Any, kwargs: Any, output: Any, tokens: list
         return False
     given = next(iter(tensors((args, kwargs))), None)
     own = list(module.parameters())
-    if given is None or not _is_integer(given) or len(own) != 1 or any(module.children()) or own[0].ndim != 2:
+    alone = all(isinstance(child, nn.ParameterDict | nn.ParameterList) for child in module.children())
+    if given is None or not _is_integer(given) or len(own) != 1 or not alone or own[0].ndim != 2:
         return False
     expected = given.shape[:1] if isinstance(module, nn.EmbeddingBag) else given.shape
     if tuple(output.shape) != (*expected, own[0].shape[1]):
         return False
-    return any(given.numel() == leaf.numel() and torch.equal(given.reshape(leaf.shape), leaf) for leaf in tokens)
+    same = [leaf for leaf in tokens if leaf.numel() == given.numel()]
+    return any(torch.equal(given.reshape(leaf.shape).to(leaf), leaf) for leaf in same)

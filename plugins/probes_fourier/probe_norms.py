@@ -184,6 +184,8 @@ def _others(model: nn.Module, norms: dict[str, Tensor]) -> list[str]:
 
 def _name(model: nn.Module, layer: str, module: nn.Module, weight: str, count: int) -> str:
     """What a norm is recorded as: the layer's name where it has one weight, called so if the layer is not torch's."""
+    if "/" in weight:
+        return weight  # a path, as Keras names them
     if count == 1 and (weight == "weight" or not own_matrices(module)):
         return layer
     return weight if module is model and own_matrices(module) else f"{layer}.{weight}"

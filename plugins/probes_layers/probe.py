@@ -203,10 +203,12 @@ class LayerStatistics(Probe):
 
     def _weights(self, sums: Tensor) -> Iterator[Measurement]:
         squares, counts = sums
+        squares = squares.where(counts > 0, torch.nan)  # of a layer that is gone
         measured = partial(_by_layer, layers=self._layers, estimator="parameters as they are")
         yield measured("weight_norm", squares.sqrt(), description="norm of the parameters")
         yield measured("weight_rms", (squares / counts).sqrt(), description="root mean square of the parameters")
-        yield Measurement("layers/total_weight_norm", squares.sum().sqrt(), description="norm of all parameters")
+        total = squares.nansum().sqrt()
+        yield Measurement("layers/total_weight_norm", total, description="norm of the parameters of all these layers")
 
     def _update(self, gradient: Tensor, update: Tensor) -> Iterator[Measurement]:
         """What the last update was: of each layer, and of all together."""

@@ -74,7 +74,7 @@ def _row(kind: str, entry: EntryPoint) -> dict[str, Any]:
     }
     found = None
     try:
-        found = _find_class(entry.module, entry.attr)
+        found = _find_class(entry.module, entry.attr) if entry.attr else None
         if found is not None and kind == "probe":
             row["by_default"] = _attribute(found, "by_default")
     except (LookupError, ValueError, OSError, ImportError, SyntaxError):

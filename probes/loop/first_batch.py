@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from ..batches import Batch, tensors
 from ..guard.process import random_states_kept
 from ..measurement import CannotMeasure
-from ..outputs import check_rows, pick_output, picked
+from ..outputs import check_rows, pick_output, picked, where_picked
 from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch, is_target
 
@@ -193,10 +193,11 @@ class FirstBatch:
         try:
             output = picked(self._output, result)
             if not output.requires_grad:
-                if self._output is not pick_output and any(leaf.requires_grad for leaf in tensors(result)):
+                if any(leaf.requires_grad for leaf in tensors(result)):
+                    what = "output= picks" if self._output is not pick_output else f"{where_picked(result)} is"
                     raise CannotMeasure(
-                        "output= picks something that has no gradient. It must return a tensor that the model "
-                        "computed, as it is: not detached, rounded, or an argmax."
+                        f"{what} something that has no gradient. Pass output=, a function that returns a tensor that "
+                        f"the model computed, as it is: not detached, rounded, or an argmax."
                     )
                 return
             batch = Batch(self._args, self._kwargs)

@@ -77,6 +77,19 @@ def test_a_model_is_measured_without_its_dropout(tmp_path):
     assert "random" not in callback.manager.report()
 
 
+def test_matrices_are_measured_once(tmp_path):
+    layers = [keras.layers.Embedding(11, 4), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.layers.Input((5,), dtype="int64"), *layers])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 11, (N, 5)), generator.integers(0, 3, N)
+    callback = ProbesCallback(log_dir=tmp_path, overhead=None)
+    model.fit(x, y, verbose=0, batch_size=BATCH, callbacks=[callback])
+    run = open_run(tmp_path)
+    norms = run["spectral_norm/weight"]["value"]
+    assert len(norms["layer"]) == 2 and np.isfinite(norms.values).all()
+
+
 def test_a_step_is_an_update_where_gradients_are_added_up(tmp_path):
     callback = ProbesCallback(probes=[Steps(every(1))], log_dir=tmp_path, overhead=None)
     fitted([callback], gradient_accumulation_steps=3)

@@ -117,6 +117,20 @@ def test_the_first_output_of_more_than_one_number_is_taken_and_named(returned, w
     manager.detach()
 
 
+def test_an_output_without_a_gradient_beside_one_that_has_it_is_named(caplog):
+    class Model(nn.Linear):
+        def forward(self, x):
+            return {"mask": x > 0, "given": x, "scores": super().forward(x)}
+
+    model = Model(4, 3)
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(X)["scores"], Y).backward()
+    optimizer.step()
+    assert "result['given'] of 'given', 'mask', 'scores' is something that has no gradient. Pass output=" in caplog.text
+    manager.detach()
+
+
 def test_output_picks_from_what_the_model_returns():
     class Model(nn.Linear):
         def forward(self, x):
