@@ -80,6 +80,7 @@ class LossWatch(TorchFunctionMode):
         """Whether it may be on a thread's stack still."""
         self._blind = False
         self._rows = self._n = 0
+        self._shape: tuple[int, ...] = ()
         self._outputs: list[weakref.ref[Tensor]] = []
         """The output, and what is a view or an activation of it."""
         self._residuals: list[tuple[weakref.ref[Tensor], Tensor]] = []
@@ -91,6 +92,7 @@ class LossWatch(TorchFunctionMode):
     def look_at(self, output: Tensor, rows: int, n: int) -> None:
         """Wait for the loss of this output, and of no other; keep the first ``n`` of its ``rows`` targets."""
         self._rows, self._n, self._outputs = rows, n, [weakref.ref(output)]
+        self._shape = tuple(output.shape)  # which may be gone when a view of it is compared
         self.candidates, self._residuals = [], []
 
     def looks(self) -> bool:
@@ -200,13 +202,7 @@ class LossWatch(TorchFunctionMode):
 
     def _flattened(self, func: Callable[..., Any], other: Tensor) -> bool:
         """Whether these are the targets of all positions of all sequences in one row, as for a language model."""
-        output = self._outputs[0]()
-        return (
-            _compares(func)
-            and output is not None
-            and output.ndim == 3
-            and other.shape == (output.shape[0] * output.shape[1],)
-        )
+        return _compares(func) and len(self._shape) == 3 and other.shape == (self._shape[0] * self._shape[1],)
 
 
 def is_target(candidate: Any, rows: int) -> bool:

@@ -300,3 +300,13 @@ def test_targets_of_all_positions_in_one_row_are_put_back_to_their_sequences():
     train(model, lambda out: F.cross_entropy(out.flatten(0, 1), ids.flatten()), ids)
     assert torch.equal(manager.run.batches["train"].targets, ids)
     manager.detach()
+
+
+def test_an_output_that_is_gone_when_its_view_is_compared_is_known_by_its_shape():
+    model, ids = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7)), torch.arange(12).reshape(4, 3) % 7
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    F.cross_entropy(model(ids).reshape(-1, 7), ids.reshape(-1)).backward()  # nobody keeps what the model has returned
+    optimizer.step()
+    assert torch.equal(manager.run.batches["train"].targets, ids)
+    manager.detach()
