@@ -222,7 +222,7 @@ def test_the_schedule_that_was_followed_is_recorded(model, optimizer, tmp_path):
     assert (seconds["value"].values >= 0).all() and seconds["value"].values.sum() > 0
     assert delay["value"].values.tolist() == [0, 0, 0]
     assert seconds["value"].attrs["units"] == "s" and delay["value"].attrs["units"] == "steps"
-    assert "probes.turn_delay.norm.png" in {path.name for path in save_plots(run, tmp_path / "plots")}
+    assert "probes.turn_delay.norm.png" in {path.name for path in save_plots(run, tmp_path / "plots", ["probes/*"])}
 
 
 def test_a_turn_that_was_postponed_says_by_how_many_steps():

@@ -132,7 +132,7 @@ def test_a_turn_that_fits_at_no_size_is_refused_and_comes_later():
     assert "16 points alone would take 3" in refused and "overhead=None measures at any cost" in refused
 
 
-@pytest.mark.parametrize(("inputs", "outputs", "most"), [(3, 2**17, 128), (2**20, 2, 64), (2**22, 1, 16)])
+@pytest.mark.parametrize(("inputs", "outputs", "most"), [(2**20, 2, 64), (2**22, 1, 16)])
 def test_what_would_fill_the_memory_is_measured_on_fewer_points(inputs, outputs, most):
     model, probe, sink = nn.Linear(inputs, outputs, bias=False), FourierSpectrum(every(5)), Memory()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
