@@ -1,0 +1,103 @@
+"""The routes behind the viewer, the same for the server and for TensorBoard's tab.
+
+==================  ===============================  ===================================================
+route               parameters                       answer
+==================  ===============================  ===================================================
+``runs``                                             the runs below the directory, JSON
+``catalogue``       ``run``                          what a run holds, JSON
+``findings``        ``run``                          what stands out in it, JSON
+``stream``          ``run``, ``name``, ``after``     the rows of a stream, bytes (see :mod:`.contents`)
+==================  ===============================  ===================================================
+
+Anything wrong is answered in one line of plain text.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .contents import as_json
+from .page import STATIC
+from .runs import contents_of, listed
+
+if TYPE_CHECKING:
+    from werkzeug import Request, Response
+
+__all__ = ["Application", "static"]
+
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+class Application:
+    """The routes as WSGI applications.
+
+    Args:
+        folder: The directory whose runs are shown, or the log directory of one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def routes(self) -> dict[str, Callable[[Any, Any], Iterable[bytes]]]:
+        """By path, each application."""
+        answers = {
+            "runs": lambda request: _json(listed(self._folder)),
+            "catalogue": lambda request: _json(self._contents(request).catalogue()),
+            "findings": lambda request: _json(self._contents(request).findings()),
+            "stream": self._stream,
+        }
+        return {f"/api/{name}": _wsgi(answer) for name, answer in answers.items()}
+
+    def _contents(self, request: Request) -> Any:
+        name = request.args.get("run", "")
+        if name not in {run["name"] for run in listed(self._folder)}:  # no path of a request leads out of the directory
+            raise FileNotFoundError(f"There is no run {name!r}.")
+        return contents_of(self._folder / name)
+
+    def _stream(self, request: Request) -> Response:
+        from werkzeug import Response
+
+        name, after = request.args.get("name", ""), request.args.get("after", "0")
+        if not after.isdigit():
+            raise ValueError(f"`after` must be a number of rows, got {after!r}.")
+        try:
+            data = self._contents(request).stream(name, int(after))
+        except KeyError:
+            raise FileNotFoundError(f"There is no stream {name!r}.") from None
+        return Response(data, mimetype="application/octet-stream", headers=HEADERS)
+
+
+def static(name: str) -> Callable[[Any, Any], Iterable[bytes]]:
+    """An application that answers with one file of the viewer."""
+    path = STATIC / name
+
+    def answer(request: Request) -> Response:
+        from werkzeug import Response
+
+        kind = {".js": "text/javascript", ".css": "text/css"}.get(path.suffix) or mimetypes.guess_type(name)[0]
+        return Response(path.read_bytes(), mimetype=kind, headers=HEADERS)
+
+    return _wsgi(answer)
+
+
+def _json(values: Any) -> Response:
+    from werkzeug import Response
+
+    return Response(as_json(values), mimetype="application/json", headers=HEADERS)
+
+
+def _wsgi(answer: Callable[[Request], Response]) -> Callable[[Any, Any], Iterable[bytes]]:
+    def application(environment: Any, start: Any) -> Iterable[bytes]:
+        from werkzeug import Request, Response
+
+        try:
+            response = answer(Request(environment))
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            status = 404 if isinstance(error, FileNotFoundError) else 500
+            response = Response(str(error), status, mimetype="text/plain", headers=HEADERS)
+        return response(environment, start)
+
+    return application

@@ -1,0 +1,39 @@
+"""The commands ``probes report`` and ``probes serve``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["report_", "serve_"]
+
+
+def report_(
+    runs: list[Path],
+    out: Annotated[Path, typer.Option(help="The file.")] = Path("report.html"),
+    max_megabytes: Annotated[
+        float, typer.Option("--max-mb", help="Its greatest size; streams are thinned for it, and the page says so.")
+    ] = 20.0,
+) -> None:
+    """Write runs into one HTML file that opens without network: pictures, findings, settings, costs, events."""
+    from .page import report
+
+    file = report(runs, out, max_megabytes)
+    print(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+
+
+def serve_(
+    log_dir: Annotated[Path, typer.Argument(help="A directory of runs, or the log directory of one.")] = Path("runs"),
+    host: Annotated[str, typer.Option(help="Who can reach it; by default this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The first one that is free from here on.")] = 6007,
+    token: Annotated[
+        str | None, typer.Option(help="What the address must carry; by default a new one, '' for none.")
+    ] = None,
+) -> None:
+    """Show the runs below LOG_DIR in the browser, live while training writes; until Ctrl-C."""
+    from .server import serve
+
+    try:
+        serve(log_dir, host=host, port=port, token=token, started=lambda url: print(url, flush=True))
+    except KeyboardInterrupt:
+        print()

@@ -1,0 +1,247 @@
+"""What the viewer is told of a run: a catalogue of its streams as JSON, and the numbers of a stream as bytes.
+
+.. code-block:: text
+
+    bytes of a stream    4 bytes      length L of the header, little-endian
+                         L bytes      header, JSON: rows, every, arrays = [[name, "f4" or "f8", shape], ...]
+                         the arrays   one after the other, little-endian, from the next multiple of 8 bytes on
+
+The numbers are those of the file, single or double precision as there, in the order in which they were written; a
+complex number is two, real and imaginary part, along a last dimension. ``every`` says that only every so many rows are
+there (1: all).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.measurement import NAME, printable
+from probes.sinks.hdf5.run_file import SCHEMA_NAME, check_version
+from probes.sinks.hdf5.streams import coordinates, dimensions
+from probes.sinks.hdf5.superblock import read_file
+from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
+
+__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded"]
+
+Array = NDArray[Any]
+
+MAX_EVENTS = 500
+
+
+class RunContents(Protocol):
+    """Where the viewer reads a run from."""
+
+    def catalogue(self) -> dict[str, Any]:
+        """What the run holds; see :meth:`HDF5Contents.catalogue`."""
+
+    def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
+        """The rows of a stream; see :meth:`HDF5Contents.stream`."""
+
+    def findings(self) -> list[dict[str, Any]]:
+        """What stands out, as :func:`probes.summary.findings` says it."""
+
+
+class HDF5Contents:
+    """A run as its ``run.h5`` holds it, finished, being written or cut.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def catalogue(self) -> dict[str, Any]:
+        """What the run holds, without its numbers.
+
+        ``streams`` lists for each its ``name``, ``title``, ``unit``, ``dims`` (``name``, ``unit``, and ``labels`` or
+        ``values``), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an ``error``, and how it was
+        obtained. ``settings``, ``versions``, ``events`` and ``costs`` are those of the run.
+
+        Raises:
+            FileNotFoundError: If there is no file.
+            ValueError: If it is not a run file, or is damaged.
+        """
+        return read_file(self._file, lambda file: _catalogue(file, self._file.absolute().parent.name))
+
+    def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
+        """The rows of a stream from row ``after`` on, every so many of them, as the bytes that the viewer reads.
+
+        Raises:
+            KeyError: If there is no such stream.
+        """
+        if not NAME.fullmatch(name):
+            raise KeyError(name)
+
+        def read(file: Any) -> bytes:
+            _check(file)
+            group = _group(file, name)
+            columns = growing(group)
+            rows = _rows(columns)
+            chosen = slice(min(after, rows), rows, every)
+            wanted = ("step", "wall_time", "value", "standard_error")
+            return encoded(rows, every, {key: columns[key][chosen] for key in wanted if key in columns})
+
+        return read_file(self._file, read)
+
+    def findings(self) -> list[dict[str, Any]]:
+        """What stands out in the run, the alarms first."""
+        from dataclasses import asdict
+
+        from probes import open_run
+        from probes.summary import findings
+
+        return [asdict(item) for item in findings(open_run(self._file))]
+
+
+def encoded(rows: int, every: int, arrays: dict[str, Array]) -> bytes:
+    """The bytes of a stream of so many rows, of which these are sent."""
+    parts, listed = [], []
+    for name, array in arrays.items():
+        kind = "f4" if array.dtype == np.float32 else "f8"
+        listed.append([name, kind, list(array.shape)])
+        data = np.ascontiguousarray(array, dtype=f"<{kind}").tobytes()
+        parts.append(data + bytes(-len(data) % 8))
+    header = json.dumps({"rows": rows, "every": every, "arrays": listed}).encode()
+    header += b" " * (-(len(header) + 4) % 8)
+    return b"".join([struct.pack("<I", len(header)), header, *parts])
+
+
+def as_json(values: Any) -> str:
+    """JSON that a browser reads: what is not finite is null."""
+    return json.dumps(_finite(values), allow_nan=False, default=str)
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {str(key): _finite(item) for key, item in values.items()}
+    if isinstance(values, list | tuple):
+        return [_finite(item) for item in values]
+    if isinstance(values, np.generic):
+        values = values.item()
+    return None if isinstance(values, float) and not np.isfinite(values) else values
+
+
+def _check(file: Any) -> None:
+    if file.attrs.get("schema_name") != SCHEMA_NAME:
+        raise ValueError("it is an HDF5 file, but not one that torch-probes wrote")
+    check_version(file)
+
+
+def _group(file: Any, name: str) -> Any:
+    group = file
+    for part in name.split("/"):  # each step of the way lies in the file itself
+        if part not in group:
+            raise KeyError(name)
+        refuse_foreign(group, part)
+        group = group[part]
+        if not isinstance(group, h5py.Group):
+            raise KeyError(name)
+    if "value" not in group or "step" not in group:
+        raise KeyError(name)
+    for part in group:
+        refuse_foreign(group, part)
+    return group
+
+
+def _rows(columns: dict[str, Any]) -> int:
+    rows = min(len(column) for column in columns.values())
+    if any(stored_rows(column) < rows for column in columns.values()):
+        raise ValueError("it claims rows that are not there")
+    return rows
+
+
+def _catalogue(file: Any, name: str) -> dict[str, Any]:
+    _check(file)
+    streams, events, sessions, costs = [], [], [], {}
+    modules = _document(file.attrs.get("modules_json"))
+    classes = {str(each): kind for kind, names in modules.items() if isinstance(names, list) for each in names}
+    for group in tables(file):
+        path = group.name.strip("/")
+        if path in ("events", "sessions"):
+            (events if path == "events" else sessions).extend(_records(group))
+        elif "value" in group:
+            streams.append(_stream(group, path, classes))
+            if path.startswith("probes/") and group["value"].size < 10_000:
+                costs[path.removeprefix("probes/")] = _last(group)
+    return {
+        "name": name,
+        "source": "run.h5",
+        "model": str(_document(file.attrs.get("config_json")).get("model", "")),
+        "settings": _document(file.attrs.get("config_json")),
+        "versions": _document(file.attrs.get("versions_json")),
+        "about": {key: str(file.attrs.get(key, "")) for key in ("created", "run_id", "git_commit", "seed", "world_size")},
+        "streams": streams,
+        "events": events[-MAX_EVENTS:],
+        "sessions": sessions[-MAX_EVENTS:],
+        "costs": costs,
+        "notes": [],
+    }
+
+
+def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
+    value, columns = group["value"], growing(group)
+    rows = _rows(columns)
+    attrs = value.attrs
+    words = str(attrs.get("long_name") or path)
+    dims = [dim for dim in dimensions(value)[1:] if dim != "part"]
+    return {
+        "name": path,
+        "title": printable(words if words == path else words[:1].upper() + words[1:]),
+        "unit": str(attrs.get("units", "1")),
+        "dims": [_axis(group[dim], dim, classes) for dim in dims],
+        "rows": rows,
+        "last": int(columns["step"][rows - 1]) if rows else None,
+        "bytes": rows * int(np.prod(value.shape[1:])) * value.dtype.itemsize,
+        "complex": bool(attrs.get("complex", 0)),
+        "error": "standard_error" in columns,
+        "estimator": str(attrs.get("estimator", "")),
+        "samples": int(attrs["num_samples"]) if "num_samples" in attrs else None,
+        "probe": str(attrs.get("probe", "")),
+    }
+
+
+def _axis(scale: Any, name: str, classes: dict[str, str]) -> dict[str, Any]:
+    values, unit, description = coordinates(scale)
+    axis = {"name": name, "unit": unit, "description": description}
+    if values.dtype.kind in "OUS":
+        labels = [printable(str(label)) for label in values]
+        kinds = [classes.get(label, classes.get(label.removesuffix(".weight"), "")) for label in labels]
+        full = [f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)]
+        return {**axis, "labels": full}
+    return {**axis, "values": values.tolist()}
+
+
+def _records(group: Any) -> Iterator[dict[str, Any]]:
+    columns = growing(group)
+    rows = _rows(columns)
+    start = max(0, rows - MAX_EVENTS)
+    read = {
+        name: (column.asstr()[start:rows] if h5py.check_string_dtype(column.dtype) else column[start:rows])
+        for name, column in columns.items()
+    }
+    for index in range(rows - start):
+        yield {
+            name: printable(item) if isinstance(item := values[index], str) else item for name, values in read.items()
+        }
+
+
+def _last(group: Any) -> Any:
+    rows = _rows(growing(group))
+    return group["value"][rows - 1].tolist() if rows else None
+
+
+def _document(text: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

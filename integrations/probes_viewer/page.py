@@ -1,0 +1,130 @@
+"""A run as one HTML file: it opens from disk, without network, and can be sent to a colleague."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .contents import as_json
+from .runs import contents_of, summary_of
+
+__all__ = ["STATIC", "page", "report"]
+
+STATIC = Path(__file__).parent / "static"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src data: blob:; "
+    "form-action 'none'; base-uri 'none'"
+)
+"""Nothing is loaded from anywhere."""
+BASE64 = 4 / 3
+MAX_MEGABYTES = 20.0
+
+
+def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabytes: float = MAX_MEGABYTES) -> Path:
+    """Write runs with their pictures, findings, settings, costs and events into one HTML file.
+
+    Args:
+        runs: The log directories, or one.
+        out: The file. One that is there is replaced.
+        max_megabytes: Its greatest size, roughly. The streams with the most numbers are thinned for it, every second
+            row, every fourth ...; the page says so where it shows them.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If a log directory holds no run.
+        ValueError: If the size is no positive number.
+
+    For example, ``report("runs/vgg19", "vgg19.html")``.
+    """
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    out = Path(out).expanduser()
+    written = page(given, max_megabytes)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(written, encoding="utf-8")
+    return out
+
+
+def page(runs: Sequence[str | Path], max_megabytes: float = MAX_MEGABYTES, stream: str = "") -> str:
+    """The text of the same file; it begins with ``stream``, or with the overview."""
+    if not (isinstance(max_megabytes, int | float) and max_megabytes > 0):
+        raise ValueError(f"`max_megabytes` must be a positive number, got {max_megabytes!r}.")
+    if not runs:
+        raise ValueError("`runs` must be the log directory of a run, or several, got none.")
+    documents = _thinned([_document(Path(run).expanduser()) for run in runs], max_megabytes * 1e6)
+    names = [document["name"] for document in documents]
+    for index, document in enumerate(documents):  # two runs may have directories of one name
+        if names.count(name := document["name"]) > 1:
+            document["name"] = document["summary"]["name"] = f"{name} ({names[: index + 1].count(name)})"
+    data = as_json({"runs": documents, "stream": stream}).replace("<", "\\u003c")  # no text of a run ends the element that holds it
+    modules = {
+        f"probes-viewer/{path.name}": _as_url(path.read_text(encoding="utf-8")) for path in sorted(STATIC.glob("*.js"))
+    }
+    title = html.escape(", ".join(document["name"] for document in documents))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width">
+<title>{title} · probes</title>
+<style>
+{(STATIC / "style.css").read_text(encoding="utf-8")}</style>
+<script type="importmap">{as_json({"imports": modules})}</script>
+</head>
+<body>
+<div id="probes"><p style="padding: 2em">This page draws itself with JavaScript, which is not run here.</p></div>
+<script type="application/json" id="probes-data">{data}</script>
+<script type="module">import "probes-viewer/index.js";</script>
+</body>
+</html>
+"""
+
+
+def _as_url(source: str) -> str:
+    """A module as an address that holds it; a module of such an address finds the others by their names."""
+    named = re.sub(r'from "\./([\w.]+)"', r'from "probes-viewer/\1"', source)
+    return f"data:text/javascript;base64,{base64.b64encode(named.encode()).decode()}"
+
+
+def _document(path: Path) -> dict[str, Any]:
+    contents = contents_of(path)
+    catalogue = contents.catalogue()
+    return {
+        "name": catalogue["name"],
+        "summary": summary_of(catalogue),
+        "catalogue": catalogue,
+        "findings": contents.findings(),
+        "streams": {meta["name"]: contents.stream(meta["name"]) for meta in catalogue["streams"]},
+        "contents": contents,
+    }
+
+
+def _thinned(documents: list[dict[str, Any]], most: float) -> list[dict[str, Any]]:
+    """The documents with their streams as text, small enough in all."""
+    packed = {
+        (index, name): (1, _packed(data))
+        for index, document in enumerate(documents)
+        for name, data in document["streams"].items()
+    }
+    while sum(len(text) for _, text in packed.values()) > most:
+        key = max(packed, key=lambda key: len(packed[key][1]))
+        every, text = packed[key]
+        again = _packed(documents[key[0]]["contents"].stream(key[1], every=2 * every))
+        if len(again) >= len(text):  # a single row that is larger than the page may be
+            break
+        packed[key] = 2 * every, again
+    for index, document in enumerate(documents):
+        del document["contents"]
+        document["streams"] = {name: text for (run, name), (_, text) in packed.items() if run == index}
+    return documents
+
+
+def _packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 6)).decode()

@@ -1,0 +1,100 @@
+"""The viewer in a browser, live while training writes."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from .app import Application, static
+from .page import STATIC
+
+__all__ = ["application", "serve"]
+
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src 'self' data: blob:"
+INDEX = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>probes</title><meta name="viewport" content="width=device-width">
+<meta name="referrer" content="no-referrer"><link rel="icon" href="data:,"><link rel="stylesheet" href="style.css"></head>
+<body><div id="probes"></div><script type="module" src="index.js"></script></body>
+</html>
+"""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def application(folder: Path, token: str | None) -> Callable[[Any, Any], Iterable[bytes]]:
+    """The viewer of the runs below a directory as a WSGI application.
+
+    Args:
+        folder: The directory.
+        token: What every request for data must carry as ``token``; None asks for none.
+    """
+    from werkzeug import Request, Response
+
+    routes = Application(folder).routes()
+    files = {f"/{path.name}": static(path.name) for path in STATIC.iterdir() if path.suffix in (".js", ".css")}
+
+    def answer(environment: Any, start: Any) -> Iterable[bytes]:
+        request = Request(environment)
+        if request.path == "/":
+            page = Response(INDEX, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
+            return page(environment, start)
+        if request.path in files:
+            return files[request.path](environment, start)
+        if request.path not in routes:
+            return Response("There is nothing here.", 404, mimetype="text/plain")(environment, start)
+        if token is not None and not hmac.compare_digest(request.args.get("token", ""), token):
+            words = "The address must end with ?token=..., as `probes serve` has printed it."
+            return Response(words, 403, mimetype="text/plain")(environment, start)
+        return routes[request.path](environment, start)
+
+    return answer
+
+
+def serve(
+    log_dir: str | Path = "runs",
+    *,
+    host: str = "127.0.0.1",
+    port: int = 6007,
+    token: str | None = None,
+    started: Callable[[str], object] = print,
+) -> None:
+    """Show the runs below a directory in the browser, until interrupted; new rows appear as training writes them.
+
+    Args:
+        log_dir: The directory, or the log directory of one run. It need not be there yet.
+        host: By default only this machine can reach it.
+        port: The first one that is free from here on; 0 takes any.
+        token: What the address must carry. By default a new one; ``""`` asks for none, on the loopback only.
+        started: Called with the address.
+
+    Raises:
+        OSError: If no port is free.
+        ValueError: If no token is asked for where others can reach it.
+    """
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    if token == "" and host not in LOOPBACK:
+        raise ValueError(f"`token` must not be empty where others can reach the server; `host` is {host!r}.")
+    secret = secrets.token_urlsafe(16) if token is None else token
+
+    class Quiet(WSGIRequestHandler):
+        def log_request(self, *arguments: Any) -> None:
+            """Say nothing: each request would carry the token into a log."""
+
+    app = application(Path(log_dir).expanduser(), secret or None)
+    for attempt in range(20):
+        try:
+            server = make_server(host, port + attempt if port else 0, app, threaded=True, request_handler=Quiet)
+            break
+        except (OSError, SystemExit):
+            if attempt == 19 or not port:
+                raise OSError(f"no port is free from {port} to {port + 19} of {host}; name another with --port") from None
+    shown = f"[{host}]" if ":" in host else host
+    started(f"http://{shown}:{server.port}/{f'?token={secret}' if secret else ''}")
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()

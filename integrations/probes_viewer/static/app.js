@@ -1,0 +1,410 @@
+// The page: runs, streams, findings, one stream large. Its state is in the address, so that a link restores it.
+
+import { Chart, colorBar, create } from "./chart.js";
+import { dataset } from "./data.js";
+import { csv, png, save, svg } from "./export.js";
+import { difference, picture, views } from "./pictures.js";
+import { number } from "./scales.js";
+
+const KEYS = [
+  ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture of the stream"],
+  ["l", "values: linear, logarithmic, as they are"], ["s", "steps: linear, logarithmic, as they are"], ["d", "difference of two runs"],
+  ["arrows", "move the cursor of the chart that has the focus"], ["Esc", "show all: undo the zoom"], ["?", "these keys"],
+];
+const CHOICES = ["auto", "linear", "log"];
+const family = (name) => name.split("/")[0];
+const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
+
+export class App {
+  constructor(root, source) {
+    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), shared: { zoom: {} } });
+    this.shared.onZoom = (share, range) => {
+      this.shared.zoom[share] = range;
+      for (const figure of this.figures) for (const chart of figure.charts) if (chart.spec.share === share) chart.rescale();
+      this.remember();
+    };
+  }
+
+  async start() {
+    this.restore();
+    addEventListener("hashchange", () => (this.restore(), this.refresh().then(() => this.render())));
+    addEventListener("keydown", (event) => this.onKey(event));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.render());
+    await this.refresh();
+    this.render();
+    if (this.source.live) setInterval(() => document.hidden || this.update(), 2000);
+  }
+
+  // ------------------------------------------------------------------------------------------------------- the address
+
+  restore() {
+    const query = new URLSearchParams(location.hash.slice(1));
+    const zoom = query.get("zoom")?.split(",").map(Number);
+    this.state = {
+      runs: query.getAll("run"), stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
+      steps: query.get("steps") ?? "auto", values: query.get("values") ?? "auto", smooth: Number(query.get("smooth") ?? 0),
+      time: query.get("time") === "1", difference: query.get("difference") === "1", chosen: {},
+    };
+    for (const [key, value] of query) if (key.startsWith("at.")) this.state.chosen[key.slice(3)] = Number(value);
+    this.shared.zoom = zoom?.length === 2 && zoom.every(Number.isFinite) ? { [this.state.time ? "time" : "step"]: zoom } : {};
+  }
+
+  remember() {
+    const { runs, stream, view, steps, values, smooth, time, difference: minus, chosen } = this.state;
+    const query = new URLSearchParams();
+    for (const run of runs) query.append("run", run);
+    const zoom = this.shared.zoom[time ? "time" : "step"];
+    const kept = { stream, view, steps: steps !== "auto" && steps, values: values !== "auto" && values, smooth, time: time && 1, difference: minus && 1, zoom: zoom?.map((v) => Number(v.toPrecision(6))).join() };
+    for (const [key, value] of Object.entries(kept)) if (value) query.set(key, value);
+    for (const [key, value] of Object.entries(chosen)) query.set(`at.${key}`, value);
+    history.replaceState(null, "", `#${query}`);
+  }
+
+  set(change) {
+    Object.assign(this.state, change);
+    this.remember();
+    this.render();
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- the data
+
+  async refresh() {
+    try {
+      this.runs = await this.source.runs();
+    } catch (error) {
+      this.problem = error.message;
+      this.runs = [];
+      return;
+    }
+    this.problem = null;
+    const known = this.runs.map(({ name }) => name);
+    this.state.runs = this.state.runs.filter((name) => known.includes(name));
+    if (!this.state.runs.length) this.state.runs = [(this.runs.find((run) => !run.problem) ?? this.runs[0])?.name].filter((name) => name !== undefined);
+    await Promise.all(
+      this.state.runs.map(async (name) => {
+        try {
+          this.catalogues.set(name, await this.source.catalogue(name));
+        } catch (error) {
+          this.catalogues.set(name, { name, streams: [], events: [], costs: {}, notes: [], problem: error.message });
+        }
+      }),
+    );
+  }
+
+  /** What is new, while training writes: only figures whose streams have grown are drawn again. */
+  async update() {
+    const rows = () => JSON.stringify(this.state.runs.map((name) => this.catalogues.get(name)?.streams.map((meta) => meta.name)));
+    const [before, listed] = [rows(), JSON.stringify(this.runs)];
+    await this.refresh();
+    if (before !== rows() || (listed === "[]" && this.runs.length)) return this.render();
+    for (const figure of this.figures) if (figure.drawn && figure.rows !== this.rowsOf(figure.name)) this.draw(figure);
+    for (const tick of this.ticking ?? []) tick();
+  }
+
+  metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
+  rowsOf = (name) => this.metas(name).map(([, meta]) => meta.rows).join();
+
+  streams() {
+    const all = new Map();
+    for (const run of this.state.runs) for (const meta of this.catalogues.get(run)?.streams ?? []) if (!all.has(meta.name)) all.set(meta.name, meta);
+    return Array.from(all.values()).sort((a, b) => a.name.startsWith("probes/") - b.name.startsWith("probes/") || (a.name < b.name ? -1 : 1));
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- the page
+
+  render() {
+    for (const figure of this.figures) for (const chart of figure.charts) chart.destroy();
+    this.figures.clear();
+    this.observer?.disconnect();
+    this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && !target.figure.drawn && this.draw(target.figure)), { rootMargin: "300px" });
+    const search = this.root.querySelector("input[type=search]")?.value ?? "";
+    const main = create("main", { id: "main" });
+    this.root.replaceChildren(this.header(), create("div", { className: "columns" }, this.nav(search), main));
+    if (this.problem || !this.runs.length)
+      main.append(create("p", { className: "empty", textContent: this.problem ?? "There is no run here yet. One appears as soon as its first measurements are written." }));
+    else if (this.state.stream) this.large(main);
+    else this.overview(main);
+    document.title = [this.state.stream, this.state.runs.join(", "), "probes"].filter(Boolean).join(" · ");
+  }
+
+  header() {
+    const chosen = new Set(this.state.runs);
+    const pick = (name, checked) => {
+      const runs = checked ? [...this.state.runs, name] : this.state.runs.filter((each) => each !== name);
+      this.state.runs = runs;
+      this.refresh().then(() => this.set({}));
+    };
+    const row = (run) =>
+      create("label", { className: "run", title: run.problem || "" },
+        create("input", { type: "checkbox", checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
+        create("span", { textContent: run.name }),
+        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : [run.model, `${number(run.steps)} steps`, run.state].filter(Boolean).join(", ") }));
+    const list = create("div", { className: "menu" }, ...this.runs.map(row));
+    const filter = create("input", { type: "text", placeholder: "find a run", "aria-label": "find a run", oninput: (event) => {
+      const words = event.target.value.toLowerCase();
+      Array.from(list.children).forEach((each, i) => (each.hidden = !this.runs[i].name.toLowerCase().includes(words)));
+    } });
+    return create("header", {},
+      create("strong", { textContent: "probes" }),
+      create("details", { className: "runs" }, create("summary", { textContent: `${this.state.runs.join("  +  ") || "no run"}${this.runs.length > 1 ? `  (${this.state.runs.length} of ${this.runs.length} runs)` : ""}` }), this.runs.length > 8 && filter, list),
+      create("span", { className: "space" }),
+      button("Overview", () => this.set({ stream: null }), { disabled: !this.state.stream }),
+      button("Keys", () => this.help(), { "aria-label": "keyboard shortcuts" }));
+  }
+
+  nav(search) {
+    const nav = create("nav", { "aria-label": "streams" });
+    const list = create("div");
+    const fill = (words) => {
+      list.replaceChildren();
+      let last = null;
+      const parts = words.toLowerCase().split(/\s+/);
+      for (const meta of this.streams()) {
+        const own = meta.name.startsWith("probes/");
+        if (!parts.every((part) => `${meta.name} ${meta.title}`.toLowerCase().includes(part)) || (own && !words)) continue;
+        if (family(meta.name) !== last) list.append(create("h2", { textContent: (last = family(meta.name)) }));
+        const current = meta.name === this.state.stream;
+        list.append(create("a", { href: "#", title: meta.title, className: current ? "current" : "", "aria-current": current ? "page" : null, textContent: meta.name.slice(last.length + 1) || meta.name,
+          onclick: (event) => (event.preventDefault(), this.open(meta.name)) }));
+      }
+      if (!list.children.length) list.append(create("p", { className: "note", textContent: words ? "No stream fits." : "No stream yet." }));
+    };
+    const input = create("input", { type: "search", placeholder: "search streams", "aria-label": "search streams", value: search, oninput: (event) => fill(event.target.value),
+      onkeydown: (event) => event.key === "Enter" && list.querySelector("a")?.click() });
+    nav.append(input, list);
+    fill(search);
+    return nav;
+  }
+
+  open(name) {
+    this.set({ stream: name, view: null, chosen: {} });
+    this.root.querySelector("main").scrollIntoView();
+  }
+
+  overview(main) {
+    const names = new Set(this.streams().map((meta) => meta.name));
+    for (const run of this.state.runs) {
+      const catalogue = this.catalogues.get(run);
+      const listed = this.runs.find(({ name }) => name === run);
+      main.append(create("h1", { textContent: [run, catalogue.model].filter(Boolean).join(" · ") }));
+      if (catalogue.problem) main.append(create("p", { className: "alarm", textContent: `This run cannot be read: ${catalogue.problem}` }));
+      else main.append(create("p", { className: "note", textContent: [catalogue.about?.created && `begun ${catalogue.about.created}`, `${number(listed?.steps ?? 0)} steps`, `${number(listed?.rows ?? 0)} rows`, listed?.state, ...catalogue.notes].filter(Boolean).join(" · ") }));
+      if (!catalogue.problem && !catalogue.streams.length) main.append(create("p", { className: "empty", textContent: "Nothing has been measured yet." }));
+    }
+    const shown = new Set();
+    if (names.has("loop/loss")) main.append(this.figure("loop/loss"));
+    shown.add("loop/loss");
+    for (const run of this.state.runs) {
+      const section = create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What stands out in ${run}` : "What stands out" }));
+      main.append(section);
+      this.stands(section, run, names, shown);
+    }
+    for (const run of this.state.runs) main.append(this.costs(run));
+    const groups = new Map();
+    for (const name of names) if (!name.startsWith("probes/")) groups.set(family(name), [...(groups.get(family(name)) ?? []), name]);
+    for (const [group, members] of groups)
+      main.append(create("section", {}, create("h2", { textContent: group }), create("div", { className: "grid" }, ...members.map((name) => this.figure(name, true)))));
+    for (const run of this.state.runs) main.append(this.about(run));
+  }
+
+  async stands(section, run, names, shown) {
+    const wait = create("p", { className: "note", textContent: "…" });
+    section.append(wait);
+    let found;
+    try {
+      found = await this.source.findings(run);
+      wait.textContent = found.length ? "" : "Nothing stands out.";
+    } catch (error) {
+      wait.textContent = `Not known: ${error.message}`;
+      return;
+    }
+    const grid = create("div", { className: "grid" });
+    section.append(create("ul", { className: "findings" }, ...found.map((each) =>
+      create("li", { className: each.alarm ? "alarm" : "" }, create("span", { textContent: `${each.alarm ? "Alarm: " : ""}${each.text}. ` }),
+        create("a", { href: "#", textContent: `${each.stream}, steps ${number(each.steps[0])} to ${number(each.steps[1])}`, onclick: (event) => (event.preventDefault(), this.open(each.stream)) }),
+        each.advice ? ` ${each.advice}` : ""))), grid);
+    for (const { stream } of found)
+      if (names.has(stream) && !shown.has(stream)) {
+        shown.add(stream);
+        grid.append(this.figure(stream, true));
+      }
+  }
+
+  costs(run) {
+    const { costs, streams } = this.catalogues.get(run);
+    const labels = (name) => streams.find((meta) => meta.name === `probes/${name}`)?.dims[0]?.labels ?? [];
+    const of = (name, who) => costs[name]?.[labels(name).indexOf(who)];
+    const who = Array.from(new Set([...labels("measured"), ...labels("seconds")]));
+    if (!who.length) return create("span");
+    const total = labels("seconds").reduce((sum, each) => sum + of("seconds", each), 0);
+    const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", { textContent: cell ?? "" })));
+    return create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What the probes of ${run} cost` : "What the probes cost" }),
+      create("p", { className: "note", textContent: `${number(total, 3)} s in all, ${number(100 * costs.share, 3)} % of the wall time` }),
+      create("table", {}, create("thead", {}, row("", "turns", "skipped", "failed", "seconds")),
+        create("tbody", {}, ...who.map((each) => row(each, number(of("measured", each)), number(of("skipped", each)), number(of("failed", each)), number(of("seconds", each), 3))))));
+  }
+
+  about(run) {
+    const { settings = {}, versions = {}, about = {}, events } = this.catalogues.get(run);
+    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: typeof value === "object" ? JSON.stringify(value) : String(value) }))));
+    const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
+    return create("section", { className: "about" },
+      create("details", {}, create("summary", { textContent: `Events of ${run} (${events.length})` }),
+        create("table", {}, ...events.map((event) => create("tr", {}, create("th", { textContent: `step ${number(event.step)}` }), create("td", { textContent: when(event) }), create("td", { textContent: [event.kind, event.plugin].filter(Boolean).join(" ") }), create("td", { textContent: event.message }))))),
+      create("details", {}, create("summary", { textContent: "Settings" }), table(settings)),
+      create("details", {}, create("summary", { textContent: "Versions" }), table({ ...about, ...versions })));
+  }
+
+  large(main) {
+    const { state } = this;
+    const [, meta] = this.metas(state.stream)[0] ?? [];
+    if (!meta) return main.append(create("p", { className: "empty", textContent: `No run that is chosen has a stream ${state.stream}.` }));
+    const kinds = views(meta);
+    const select = (label, value, items, key) =>
+      create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
+    const check = (label, key) => create("label", {}, create("input", { type: "checkbox", checked: state[key], onchange: (event) => (this.shared.zoom = {}, this.set({ [key]: event.target.checked })) }), ` ${label}`);
+    const slide = create("input", { type: "range", min: 0, max: 0.98, step: 0.02, "aria-label": "smoothing", onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
+    slide.value = state.smooth;
+    const figure = this.figure(state.stream);
+    const write = async (kind) => {
+      const { charts, data, shown } = figure.figure;
+      if (!charts) return;
+      const name = `${state.runs.join("+")}.${state.stream}`.replace(/[^\w.+-]+/g, ".");
+      if (kind === "csv") return save(`${name}.csv`, "text/csv", csv(data));
+      const source = svg(charts.filter((chart) => !chart.spec.row || chart.spec.large), meta.title, [state.stream, state.runs.join(", "), shown.note].filter(Boolean).join(" · "), shown.bar, shown.barLabel, shown.legend);
+      save(`${name}.${kind}`, kind === "svg" ? "image/svg+xml" : "image/png", kind === "svg" ? source : await png(source));
+    };
+    main.append(
+      create("div", { className: "controls" },
+        kinds.length > 1 && select("picture", state.view ?? kinds[0], kinds, "view"),
+        select("steps", state.steps, CHOICES, "steps"), select("values", state.values, CHOICES, "values"), check("time", "time"),
+        (state.view ?? kinds[0]) === "lines" && create("label", {}, "smoothing ", slide),
+        state.runs.length > 1 && check(`${state.runs[0]} − ${state.runs[1]}`, "difference"),
+        create("span", { className: "space" }),
+        ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind)))),
+      figure,
+      create("p", { className: "note", textContent: [meta.estimator && `Estimator: ${meta.estimator}.`, meta.samples !== null && `${number(meta.samples)} samples.`, meta.probe && `Probe ${meta.probe}.`].filter(Boolean).join(" ") }));
+  }
+
+  /** A stream with its title, drawn when it comes into sight. */
+  figure(name, small = false) {
+    const [, meta] = this.metas(name)[0] ?? [];
+    const title = create(small ? "h3" : "h2", {}, small ? create("a", { href: "#", textContent: meta?.title ?? name, onclick: (event) => (event.preventDefault(), this.open(name)) }) : meta?.title ?? name);
+    const body = create("div", { className: "body" });
+    const caption = create("figcaption");
+    const element = create("figure", { className: small ? "small" : "" }, title, body, caption);
+    element.setAttribute("aria-label", meta?.title ?? name);
+    element.figure = { name, small, body, caption, charts: [], drawn: false };
+    element.dataset.stream = name;
+    this.figures.add(element.figure);
+    this.observer.observe(element);
+    return element;
+  }
+
+  async draw(figure) {
+    const { name, small, body, caption } = figure;
+    figure.drawn = true;
+    figure.rows = this.rowsOf(name);
+    const { state } = this;
+    try {
+      let found = await Promise.all(this.metas(name).map(async ([run, meta]) => dataset(run, meta, await this.source.stream(run, meta))));
+      if (!this.figures.has(figure)) return;
+      const like = JSON.stringify(found[0]?.meta.dims);
+      const other = found.filter((data) => JSON.stringify(data.meta.dims) !== like);
+      found = found.filter((data) => data.step.length && !other.includes(data));
+      if (!found.length) {
+        body.replaceChildren(create("p", { className: "note", textContent: "No row yet." }));
+        return;
+      }
+      if (state.difference && !small && found.length > 1) found = [difference(found[0], found[1])];
+      const shown = picture(found, { ...state, ...(small ? { view: null, chosen: {} } : {}) });
+      for (const chart of figure.charts) chart.destroy();
+      figure.charts = [];
+      const parts = create("div", { className: "charts" });
+      parts.style.gridTemplateColumns = `repeat(${small && shown.columns > 1 ? 2 : shown.columns}, minmax(0, 1fr))`;
+      const strip = create("div", { className: "strip" });
+      const side = create("div", { className: "side" }, shown.strip && strip, parts);
+      body.replaceChildren(...this.sliders(shown, small), create("div", { className: "with-bar" }, side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
+      const place = (into, spec) => {
+        const box = create("div", {}, spec.subtitle && create("h4", { textContent: spec.subtitle }));
+        into.append(box);
+        const chart = new Chart(box, { note: shown.note, ...spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
+        if (spec.row !== undefined && !spec.large) box.addEventListener("click", () => this.set({ chosen: { ...this.state.chosen, step: spec.row } }));
+        figure.charts.push(chart);
+      };
+      if (!small || !shown.strip) shown.charts.forEach((spec) => place(parts, spec));
+      if (shown.strip) shown.strip.slice(0, small ? 4 : 8).forEach((spec) => place(strip, spec));
+      Object.assign(figure, { data: found, shown });
+      caption.textContent = [name, shown.note, other.length && `not shown, for its coordinates are others: ${other.map((data) => data.run).join(", ")}`].filter(Boolean).join(" · ");
+    } catch (error) {
+      body.replaceChildren(create("p", { className: "alarm", textContent: `Not drawn: ${error.message}` }));
+    }
+  }
+
+  sliders({ sliders }, small) {
+    if (small) return [];
+    return sliders.map(({ name, count, text, value }) => {
+      const now = value ?? Math.min(this.state.chosen[name] ?? 0, count - 1);
+      const label = create("output", { textContent: text(now) });
+      const input = create("input", { type: "range", min: 0, max: count - 1, "aria-label": name, oninput: (event) => (label.textContent = text(Number(event.target.value))), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
+      input.value = now;
+      return create("label", { className: "slider" }, `${name} `, input, label);
+    });
+  }
+
+  legend(figure, { legend = [] }) {
+    const most = figure.small ? 8 : 40;
+    const box = create("div", { className: "legend" });
+    for (const line of legend.slice(0, most)) {
+      const swatch = create("i");
+      swatch.style.background = line.color;
+      box.append(button("", () => {
+        line.hidden = !line.hidden;
+        item.classList.toggle("off", line.hidden);
+        const { u, spec } = figure.charts[0];
+        let index = 1;
+        for (const each of spec.lines) {
+          const count = each.low ? 3 : 1;
+          if (each === line || (each.faint && each.group === line.group)) {
+            each.hidden = line.hidden;
+            for (let k = 0; k < count; k++) u.setSeries(index + k, { show: !line.hidden });
+          }
+          index += count;
+        }
+        figure.charts[0].rescale();
+      }, { className: "item" }));
+      const item = box.lastChild;
+      item.append(swatch, line.name);
+    }
+    if (legend.length > most) box.append(create("small", { textContent: `and ${legend.length - most} more` }));
+    return box;
+  }
+
+  help() {
+    const dialog = create("dialog", {}, create("h2", { textContent: "Keys" }), create("table", {}, ...KEYS.map(([key, what]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: what })))), button("Close", () => dialog.remove()));
+    this.root.append(dialog);
+    dialog.showModal();
+  }
+
+  onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+    const { state } = this;
+    const shown = this.streams().filter((meta) => !meta.name.startsWith("probes/"));
+    const move = (by) => shown.length && this.open(shown[Math.min(Math.max(shown.findIndex((meta) => meta.name === state.stream) + by, 0), shown.length - 1)].name);
+    const next = (items, now) => items[(items.indexOf(now) + 1) % items.length];
+    const acts = {
+      "/": () => this.root.querySelector("input[type=search]").focus(),
+      j: () => move(1), k: () => move(-1), o: () => this.set({ stream: null }), "?": () => this.help(),
+      l: () => this.set({ values: next(CHOICES, state.values) }), s: () => this.set({ steps: next(CHOICES, state.steps) }),
+      d: () => this.set({ difference: !state.difference }),
+      v: () => {
+        const [, meta] = this.metas(state.stream)[0] ?? [];
+        if (meta) this.set({ view: next(views(meta), state.view ?? views(meta)[0]) });
+      },
+      Escape: () => ["step", "time"].forEach((share) => this.shared.onZoom(share, null)),
+    };
+    if (!acts[event.key]) return;
+    event.preventDefault();
+    acts[event.key]();
+  }
+}

@@ -1,0 +1,71 @@
+// Colours of values and of lines; all can be told apart by colour-blind readers.
+
+import { extent, linear, log, symlog } from "./scales.js";
+
+const anchors = (hex) => hex.match(/.{6}/g).map((each) => [0, 2, 4].map((i) => parseInt(each.slice(i, i + 2), 16)));
+
+// viridis, and red to blue through white (Brewer), at 17 places.
+const VIRIDIS = anchors("44015448186a472d7b4240863b528b33638d2c728e26828e21918c1fa08828ae803fbc735ec96284d44baddc30d8e219fde725");
+const DIVERGING = anchors("0530611752902a71b23f8ec06bacd19bc9e0c2ddece0ecf3f7f6f6fbe5d8fbccb4f5aa89e48066d05548ba2832930e2667001f");
+
+/** The categories of Okabe and Ito, without black. */
+const CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31"];
+
+export const NAN = [150, 150, 150];
+export const INFINITE = [214, 0, 147];
+
+function between(table, t) {
+  const place = Math.min(Math.max(t, 0), 1) * (table.length - 1);
+  const i = Math.min(Math.floor(place), table.length - 2);
+  return table[i].map((v, k) => Math.round(v + (table[i + 1][k] - v) * (place - i)));
+}
+
+export const sequential = (t) => `rgb(${between(VIRIDIS, t).join()})`;
+
+/** Colours of `count` lines: categories of a few, the order as dark to light of many. */
+export function lineColors(count) {
+  if (count <= CATEGORIES.length) return CATEGORIES.slice(0, count);
+  return Array.from({ length: count }, (_, i) => sequential((0.9 * i) / (count - 1)));
+}
+
+/**
+ * How numbers become colours: white is 0 where signs differ, a logarithm where values span decades.
+ * `place` maps a value to 0..1, `color` to red, green and blue.
+ */
+export function norm(values, choice = "auto") {
+  const found = extent(values);
+  let { low, high } = found;
+  if (!(low <= high)) [low, high] = [0, 1];
+  const sample = [];
+  const stride = Math.max(1, Math.floor(values.length / 20000));
+  for (let i = 0; i < values.length; i += stride) if (Number.isFinite(values[i]) && values[i] !== 0) sample.push(Math.abs(values[i]));
+  sample.sort((a, b) => a - b);
+  const quantile = (q) => sample[Math.floor(q * (sample.length - 1))] ?? 0;
+  let [scale, table] = [linear, VIRIDIS];
+  if (low < -1e-6 * Math.abs(high) && high > 0) {
+    // less than that is rounding, of what cannot be negative
+    high = Math.max(-low, high);
+    low = -high;
+    table = DIVERGING;
+    if (choice === "log" || (choice === "auto" && high > 100 * quantile(0.5))) scale = symlog(quantile(0.5) || high / 100);
+  } else if (choice === "log" || (choice === "auto" && high > 30 * quantile(0.1) && quantile(0.1) > 0)) {
+    if (found.positive < Infinity) {
+      low = Math.max(found.positive, high * 1e-6);
+      high = Math.max(high, low * 1.01);
+      scale = log(low);
+    }
+  }
+  if (high <= low) high = low + (Math.abs(low) || 1);
+  const [start, span] = [scale.fwd(low), scale.fwd(high) - scale.fwd(low)];
+  const lookup = Array.from({ length: 1024 }, (_, i) => between(table, i / 1023));
+  const place = (v) => (scale.fwd(v) - start) / span;
+  return {
+    low, high, scale, place,
+    nan: found.nan, infinite: found.infinite,
+    at: (t) => lookup[Math.min(1023, Math.max(0, Math.round(t * 1023)))],
+    color(v) {
+      if (v !== v) return NAN;
+      return Number.isFinite(v) ? this.at(place(v)) : INFINITE;
+    },
+  };
+}

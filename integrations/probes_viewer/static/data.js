@@ -1,0 +1,107 @@
+// Where the numbers come from: a server, or the page itself. Both give the same bytes.
+
+/** The rows of a stream; see contents.py for the layout of the bytes. */
+export function decode(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+  const found = { rows: header.rows, every: header.every };
+  let place = 4 + length;
+  for (const [name, kind, shape] of header.arrays) {
+    const size = shape.reduce((a, b) => a * b, 1);
+    const Numbers = kind === "f4" ? Float32Array : Float64Array;
+    found[name] = new Numbers(buffer, place, size);
+    found[`${name}Shape`] = shape;
+    place += Math.ceil((size * Numbers.BYTES_PER_ELEMENT) / 8) * 8;
+  }
+  return found;
+}
+
+/** A stream with what the catalogue says of it, rows in the order of their steps; complex numbers as magnitudes. */
+export function dataset(run, meta, raw) {
+  const rows = raw.step.length;
+  const size = meta.dims.reduce((product, dim) => product * (dim.labels ?? dim.values).length, 1);
+  let { value } = raw;
+  let error = raw.standard_error ?? null;
+  if (meta.complex) {
+    const half = (numbers) => Float64Array.from({ length: rows * size }, (_, i) => Math.hypot(numbers[2 * i], numbers[2 * i + 1]));
+    [value, error] = [half(value), error && half(error)];
+  }
+  let { step, wall_time: time } = raw;
+  if (step.some((each, i) => i && each < step[i - 1])) {
+    const order = Array.from(step.keys()).sort((a, b) => step[a] - step[b] || a - b);
+    const sorted = (numbers) => {
+      const out = new numbers.constructor(rows * size);
+      order.forEach((from, to) => out.set(numbers.subarray(from * size, (from + 1) * size), to * size));
+      return out;
+    };
+    [value, error] = [sorted(value), error && sorted(error)];
+    [step, time] = [step, time].map((numbers) => Float64Array.from(order, (i) => numbers[i]));
+  }
+  return { run, meta, step, time, value, error, size, every: raw.every, total: raw.rows };
+}
+
+/** Behind a server: `base` is where its routes begin. */
+export class Served {
+  constructor(base, token) {
+    [this.base, this.token, this.live] = [base, token, true];
+    this.streams = new Map();
+  }
+
+  async ask(route, parameters = {}) {
+    const query = new URLSearchParams({ ...parameters, ...(this.token ? { token: this.token } : {}) });
+    const answer = await fetch(`${this.base}${route}?${query}`);
+    if (!answer.ok) throw new Error((await answer.text()).slice(0, 500) || answer.statusText);
+    return answer;
+  }
+
+  runs = async () => (await this.ask("runs")).json();
+  catalogue = async (run) => (await this.ask("catalogue", { run })).json();
+  findings = async (run) => (await this.ask("findings", { run })).json();
+
+  /** All rows; only those that are new are sent. */
+  async stream(run, meta) {
+    const key = JSON.stringify([run, meta.name]);
+    const known = this.streams.get(key);
+    if (known && known.rows === meta.rows) return known;
+    const after = known && known.rows < meta.rows ? known.rows : 0;
+    const answer = await this.ask("stream", { run, name: meta.name, after });
+    const fresh = decode(await answer.arrayBuffer());
+    const all = after ? joined(known, fresh) : fresh;
+    this.streams.set(key, all);
+    return all;
+  }
+}
+
+function joined(first, second) {
+  const all = { ...second };
+  for (const name of ["step", "wall_time", "value", "standard_error"]) {
+    if (!second[name]) continue;
+    all[name] = new second[name].constructor(first[name].length + second[name].length);
+    all[name].set(first[name]);
+    all[name].set(second[name], first[name].length);
+  }
+  return all;
+}
+
+/** In the page: base64 of deflated bytes, by run and stream. */
+export class Embedded {
+  constructor(document) {
+    [this.document, this.live, this.first] = [document, false, document.stream || null];
+    this.streams = new Map();
+  }
+
+  find = (run) => this.document.runs.find((each) => each.name === run);
+  runs = async () => this.document.runs.map(({ summary }) => summary);
+  catalogue = async (run) => this.find(run).catalogue;
+  findings = async (run) => this.find(run).findings;
+
+  async stream(run, meta) {
+    const key = JSON.stringify([run, meta.name]);
+    if (!this.streams.has(key)) {
+      const bytes = Uint8Array.from(atob(this.find(run).streams[meta.name]), (letter) => letter.charCodeAt(0));
+      const whole = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+      this.streams.set(key, decode(await new Response(whole).arrayBuffer()));
+    }
+    return this.streams.get(key);
+  }
+}

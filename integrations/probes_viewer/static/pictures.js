@@ -1,0 +1,307 @@
+// Which pictures a stream can be shown as, and their specs, from its dims and coordinates alone.
+
+import { lineColors, norm, sequential } from "./colors.js";
+import { edges, extent, linear, number, stepsScale, valuesScale, withUnit } from "./scales.js";
+
+export const entries = (dim) => dim.labels ?? dim.values;
+const text = (dim, i) => (dim.labels ? dim.labels[i] : `${dim.name} ${number(dim.values[i])}`);
+const increasing = (values) => values.every((v, i) => v !== null && (!i || v > values[i - 1]));
+const spread = (count, most) =>
+  Array.from(new Set(Array.from({ length: Math.min(count, most) }, (_, i) => Math.round((i * (count - 1)) / Math.max(1, Math.min(count, most) - 1)))));
+
+/** The pictures that a stream has, the best one first. */
+export function views(meta) {
+  const dims = meta.dims.slice(-2);
+  const [first, second] = dims;
+  if (!first) return ["lines"];
+  if (!second) {
+    const count = entries(first).length;
+    if (count === 1) return ["lines"];
+    if (/eigenvalue|singular/.test(first.name) && count > 3) return ["fan", "heat map", "profile"];
+    return count <= (first.labels ? 12 : 8) ? ["lines", "heat map", "profile"] : ["heat map", "profile", "lines"];
+  }
+  if (second.name === "plane" && entries(second).length === 2) return ["plane"];
+  if ((first.name === "y" && second.name === "x") || (first.labels && second.labels)) return ["frames"];
+  return ["heat maps", "frames"];
+}
+
+/** Where the entries of a dim are drawn, with ticks where these are names. */
+function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) {
+  const numbers = dim.values && increasing(dim.values);
+  const places = numbers ? dim.values : entries(dim).map((_, i) => i);
+  const borders = edges(places);
+  const axis = { label: dim.labels ? "" : label, scale: linear, low: borders[0], high: borders[borders.length - 1], places, borders };
+  if (!numbers) axis.ticks = entries(dim).map((entry, i) => [i, dim.labels ? entry : number(entry)]);
+  return axis;
+}
+
+const nearest = (places, v) => places.reduce((best, each, i) => (Math.abs(each - v) < Math.abs(places[best] - v) ? i : best), 0);
+
+/** One dataset minus another, at the steps that both have; an error that says why not. */
+export function difference(a, b) {
+  if (JSON.stringify(a.meta.dims) !== JSON.stringify(b.meta.dims)) throw new Error("The two runs have other coordinates here: no difference.");
+  const rows = new Map(Array.from(b.step, (step, row) => [step, row]));
+  const common = Array.from(a.step.keys()).filter((row) => rows.has(a.step[row]));
+  if (!common.length) throw new Error("The two runs have no step in common here: no difference.");
+  const pick = (f) => Float64Array.from({ length: common.length * a.size }, (_, i) => f(common[Math.floor(i / a.size)], i % a.size));
+  return {
+    ...a, run: `${a.run} − ${b.run}`,
+    step: Float64Array.from(common, (row) => a.step[row]), time: Float64Array.from(common, (row) => a.time[row]),
+    value: pick((row, k) => a.value[row * a.size + k] - b.value[rows.get(a.step[row]) * a.size + k]),
+    error: a.error && b.error && pick((row, k) => Math.hypot(a.error[row * a.size + k], b.error[rows.get(a.step[row]) * a.size + k])),
+  };
+}
+
+/** The stream at one entry of each leading dim, so that at most two are left. */
+function selected(data, chosen) {
+  const extra = data.meta.dims.length - 2;
+  if (extra <= 0) return data;
+  const dims = data.meta.dims;
+  const size = dims.slice(extra).reduce((product, dim) => product * entries(dim).length, 1);
+  const offset = dims.slice(0, extra).reduce((place, dim) => place * entries(dim).length + Math.min(chosen[dim.name] ?? 0, entries(dim).length - 1), 0) * size;
+  const pick = (all) => all && Float64Array.from({ length: data.step.length * size }, (_, i) => all[Math.floor(i / size) * data.size + offset + (i % size)]);
+  return { ...data, meta: { ...data.meta, dims: dims.slice(extra) }, size, value: pick(data.value), error: pick(data.error) };
+}
+
+/** A moving average that forgets by `weight` a row, corrected for its start. */
+export function smoothed(values, weight) {
+  let [mean, total] = [0, 0];
+  return Float64Array.from(values, (v) => {
+    if (!Number.isFinite(v)) return v;
+    [mean, total] = [weight * mean + (1 - weight) * v, weight * total + (1 - weight)];
+    return mean / total;
+  });
+}
+
+const DASHES = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]];
+
+/** The charts of a stream: `{ charts, columns, bar, legend, sliders, note }`. */
+export function picture(all, options) {
+  const data = all.map((each) => selected(each, options.chosen ?? {}));
+  const [{ meta }] = data;
+  const view = views(meta).includes(options.view) ? options.view : views(meta)[0];
+  const unit = withUnit("value", meta.unit);
+  const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: entries(dim).length, text: (i) => text(dim, i) }));
+  const made = DRAWN[view](data, meta, { ...options, unit, sliders });
+  const values = extent(data[0].value);
+  const thinned = data.find((each) => each.every > 1);
+  const notes = [
+    made.note,
+    thinned && `thinned for this page: every ${thinned.every} of ${number(thinned.total)} rows`,
+    values.nan && `${number(values.nan)} values are not a number${made.bar ? " (gray)" : ""}`,
+    values.infinite && `${number(values.infinite)} are infinite${made.bar ? " (magenta)" : ""}`,
+    meta.complex && "magnitudes of complex numbers",
+  ];
+  return { sliders, columns: 1, ...made, view, barLabel: unit, note: notes.filter(Boolean).join("; ") };
+}
+
+const xOf = (data, { time }) => (time ? Float64Array.from(data.time, (t) => (t - data.time[0]) / 60) : data.step);
+
+function xAxis(data, options) {
+  const all = data.flatMap((each) => Array.from(xOf(each, options)));
+  const { low, high } = extent(all);
+  const scale = options.time ? linear : stepsScale(Float64Array.from(all).sort(), options.steps);
+  return { label: options.time ? "minutes since the first row" : "step", scale, low, high };
+}
+
+const when = (data, row, { time }) => `step ${number(data.step[row])}${time ? ` (${number((data.time[row] - data.time[0]) / 60, 3)} min)` : ""}`;
+const told = (data, i) => `${number(data.value[i])}${data.error ? ` ± ${number(data.error[i], 2)}` : ""}`;
+
+function lineSpec(data, meta, options, lines, note) {
+  const x = xAxis(data, options);
+  const found = extent(lines.flatMap((line) => Array.from(line.y)));
+  const places = Array.from(new Set(data.flatMap((each) => Array.from(xOf(each, options))))).sort((a, b) => a - b);
+  return {
+    title: meta.title, note, share: options.time ? "time" : "step", x, places, lines,
+    y: { label: options.unit, scale: valuesScale(found, options.values) },
+    read(at, y) {
+      const shown = lines.filter((line) => !line.faint && !line.hidden && line.read);
+      if (!shown.length) return "";
+      const read = shown.map((line) => ({ line, row: nearest(line.x, at) }));
+      const scale = this.y.scale;
+      const by = ({ line, row }) => Math.abs(scale.fwd(line.y[row]) - scale.fwd(y ?? 0)) || 0;
+      const chosen = read.length <= 3 || y === null ? read.slice(0, 3) : read.sort((a, b) => by(a) - by(b)).slice(0, 1);
+      return chosen.map(({ line, row }) => line.read(row)).join("   ");
+    },
+  };
+}
+
+function lines(data, meta, options) {
+  const [dim] = meta.dims;
+  const count = dim ? entries(dim).length : 1;
+  const chosen = spread(count, 24);
+  const colors = lineColors(chosen.length > 1 ? chosen.length : data.length);
+  const drawn = [];
+  data.forEach((each, run) =>
+    chosen.forEach((k, index) => {
+      const column = (values) => Float64Array.from({ length: each.step.length }, (_, row) => values[row * each.size + k]);
+      const [y, error] = [column(each.value), each.error && column(each.error)];
+      const x = xOf(each, options);
+      const color = colors[chosen.length > 1 ? index : run];
+      const name = [chosen.length > 1 || (dim && count > 1) ? text(dim, k) : "", data.length > 1 ? each.run : ""].filter(Boolean).join(", ");
+      const read = (row) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k)}`;
+      const dash = chosen.length > 1 ? DASHES[run % 4] : undefined;
+      const band = error && { low: y.map((v, i) => v - 2 * error[i]), high: y.map((v, i) => v + 2 * error[i]) };
+      if (options.smooth) drawn.push({ x, y, color, faint: true, group: name });
+      drawn.push({ name, x, y: options.smooth ? smoothed(y, options.smooth) : y, color, dash, read, group: name, ...(options.smooth ? {} : band) });
+    }),
+  );
+  const notes = [
+    data.some((each) => each.error) && !options.smooth && "bands: ± 2 standard errors",
+    chosen.length < count && `${chosen.length} of ${count} are drawn`,
+    options.smooth && "smoothed; the values themselves are faint",
+  ];
+  const note = notes.filter(Boolean).join("; ");
+  return { charts: [lineSpec(data, meta, options, drawn, note)], legend: drawn.filter((line) => line.name && !line.faint), note };
+}
+
+function cells(data, meta, options, dim, offset = 0, stride = 1) {
+  const [x, axis] = [xAxis([data], options), axisOf(dim)];
+  const at = Array.from(xOf(data, options));
+  const rows = entries(dim).length;
+  const whole = offset === 0 && stride === 1 && data.size === rows;
+  const index = (row, k) => row * data.size + offset + k * stride;
+  const values = whole ? data.value : Float64Array.from({ length: at.length * rows }, (_, i) => data.value[index(Math.floor(i / rows), i % rows)]);
+  const borders = at.length ? edges(at, x.scale) : Float64Array.of(0, 1);
+  const y = { ...axis, fixed: true };
+  if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
+  return {
+    title: meta.title, share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders[borders.length - 1] }, y,
+    image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places,
+    read(place, height) {
+      const row = nearest(at, place);
+      if (height === null || height === undefined) return when(data, row, options);
+      const k = nearest(axis.places, height);
+      return `${when(data, row, options)}, ${text(dim, k)}: ${told(data, index(row, k))}`;
+    },
+  };
+}
+
+/** The same colours for all charts. */
+function colored(charts, options) {
+  const all = charts.map((chart) => chart.image.values);
+  const joined = all.length === 1 ? all[0] : Float64Array.from(all.flatMap((values) => Array.from(values)));
+  const bar = norm(joined, options.values);
+  charts.forEach((chart) => (chart.image.norm = bar));
+  return bar;
+}
+
+function heatMap(data, meta, options) {
+  const charts = data.map((each) => cells(each, meta, options, meta.dims[0]));
+  if (data.length > 1) charts.forEach((chart, i) => (chart.subtitle = data[i].run));
+  charts.forEach((chart) => (chart.height = Math.min(420, Math.max(220, 17 * chart.image.y.length))));
+  return { charts, columns: Math.min(2, data.length), bar: colored(charts, options) };
+}
+
+function heatMaps(data, meta, options) {
+  const [first, second] = meta.dims;
+  const rows = entries(second).length;
+  const chosen = spread(entries(first).length, 16);
+  const charts = data.flatMap((each) =>
+    chosen.map((k) => ({ ...cells(each, meta, options, second, k * rows), subtitle: `${data.length > 1 ? `${each.run}, ` : ""}${text(first, k)}`, height: 180 })),
+  );
+  const note = chosen.length < entries(first).length ? `${chosen.length} of ${entries(first).length} ${first.name} are shown` : "";
+  return { charts, columns: charts.length > 4 ? 3 : 2, bar: colored(charts, options), note };
+}
+
+/** A row of pictures, each at a step, and a large one at the step that is chosen. */
+function frames(data, meta, options) {
+  const [dy, dx] = meta.dims;
+  const [ay, ax] = [axisOf(dy), axisOf(dx)];
+  const image = dy.name === "y" && dx.name === "x";
+  const [height, width] = [entries(dy).length, entries(dx).length];
+  const rows = data[0].step.length;
+  const row = Math.min(options.chosen?.step ?? rows - 1, rows - 1);
+  const frame = (each, at, large) => {
+    const values = new each.value.constructor(width * height);
+    for (let j = 0; j < height; j++) for (let i = 0; i < width; i++) values[i * height + j] = each.value[at * each.size + j * width + i];
+    const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
+    return {
+      title: meta.title, subtitle: `${data.length > 1 ? `${each.run}, ` : ""}step ${number(each.step[at])}`, row: at, large,
+      x: { ...ax, hidden: !large || image }, y: { ...y, fixed: true, hidden: !large || image }, height: large ? 400 : 130,
+      image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
+      read: (x, v) => {
+        const [i, j] = [nearest(ax.places, x), nearest(ay.places, v ?? 0)];
+        return `${text(dy, j)}, ${text(dx, i)}: ${told(each, at * each.size + j * width + i)}`;
+      },
+    };
+  };
+  const small = spread(rows, 8).map((at) => frame(data[0], at));
+  const large = data.map((each) => frame(each, Math.min(row, each.step.length - 1), true));
+  const bar = colored([...small, ...large], options);
+  const slider = { name: "step", count: rows, text: (i) => `step ${number(data[0].step[i])}`, value: row };
+  return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: `the strip shows ${small.length} of ${rows} steps` };
+}
+
+/** Each row over the coordinate, from dark (first) to light (last). */
+function profile(data, meta, options) {
+  const [dim] = meta.dims;
+  const axis = axisOf(dim);
+  const drawn = [];
+  data.forEach((each, run) =>
+    spread(each.step.length, 8).forEach((row, i, all) => {
+      const pick = (values) => Float64Array.from({ length: each.size }, (_, k) => values[row * each.size + k]);
+      const [y, error] = [pick(each.value), each.error && pick(each.error)];
+      const name = `${data.length > 1 ? `${each.run}, ` : ""}step ${number(each.step[row])}`;
+      const band = error && { low: y.map((v, k) => v - 2 * error[k]), high: y.map((v, k) => v + 2 * error[k]) };
+      const read = (k) => `${name}, ${text(dim, k)}: ${told(each, row * each.size + k)}`;
+      drawn.push({ name, x: axis.places, y, color: sequential((0.9 * i) / Math.max(1, all.length - 1)), dash: DASHES[run % 4], read, points: dim.labels, ...band });
+    }),
+  );
+  const spec = lineSpec(data, meta, options, drawn);
+  const x = dim.values && axis.places[0] > 0 && /eigen|rank|index/.test(dim.name) ? { ...axis, scale: stepsScale(axis.places) } : axis;
+  return { charts: [{ ...spec, share: null, x, places: axis.places }], legend: drawn, note: data[0].error ? "bands: ± 2 standard errors" : "" };
+}
+
+const QUANTILES = [0, 0.1, 0.25, 0.5, 0.75, 0.9];
+
+/** The largest eigenvalues one by one, the others as quantiles. */
+function fan(data, meta, options) {
+  const drawn = [];
+  data.forEach((each, run) => {
+    const x = xOf(each, options);
+    const sorted = Array.from(each.step, (_, row) => Float64Array.from(each.value.subarray(row * each.size, (row + 1) * each.size)).sort().reverse());
+    const top = Math.min(5, each.size);
+    const prefix = data.length > 1 ? `${each.run}, ` : "";
+    const line = (name, pick, color, more = {}) => {
+      const y = Float64Array.from(sorted, pick);
+      drawn.push({ name: prefix + name, x, y, color, dash: DASHES[run % 4], read: (row) => `${prefix}${name}, ${when(each, row, options)}: ${number(y[row])}`, ...more });
+    };
+    for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential((0.75 * k) / top));
+    const quantile = (q) => (values) => values[Math.min(each.size - 1, Math.floor((1 - q) * (each.size - 1)))];
+    if (each.size > 10)
+      for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", { width: 1 });
+  });
+  return { charts: [lineSpec(data, meta, options, drawn)], legend: drawn, note: data[0].size > 10 ? "the five largest, and quantiles of all in gray" : "" };
+}
+
+/** Ways through a plane of two quantities, from dark (first step) to light (last). */
+function plane(data, meta, options) {
+  const [dim, two] = meta.dims;
+  const count = entries(dim).length;
+  const ways = data.flatMap((each) =>
+    Array.from({ length: count }, (_, k) => {
+      const pick = (axis) => Float64Array.from({ length: each.step.length }, (_, row) => each.value[row * each.size + k * 2 + axis]);
+      const colors = Array.from(each.step, (_, row) => sequential((0.9 * row) / Math.max(1, each.step.length - 1)));
+      return { name: `${data.length > 1 ? `${each.run}, ` : ""}${text(dim, k)}`, x: pick(0), y: pick(1), colors, each, k };
+    }),
+  );
+  const axis = (i, pick) => {
+    const { low, high } = extent(ways.flatMap((way) => Array.from(pick(way))));
+    const margin = 0.05 * (high - low) || 0.5;
+    return { label: withUnit(String(entries(two)[i]), meta.unit), scale: linear, low: low - margin, high: high + margin };
+  };
+  const [x, y] = [axis(0, (way) => way.x), axis(1, (way) => way.y)];
+  const read = (at, height) => {
+    let best = null;
+    for (const way of ways)
+      way.x.forEach((v, row) => {
+        const distance = ((v - at) / (x.high - x.low)) ** 2 + ((way.y[row] - (height ?? y.low)) / (y.high - y.low)) ** 2;
+        if (!best || distance < best.distance) best = { distance, way, row };
+      });
+    return best ? `${best.way.name}, ${when(best.way.each, best.row, options)}: ${number(best.way.x[best.row])}, ${number(best.way.y[best.row])}` : "";
+  };
+  return { charts: [{ title: meta.title, x, y, ways, read, height: 380 }], note: "from dark (first step) to light (last step)" };
+}
+
+const DRAWN = { lines, "heat map": heatMap, "heat maps": heatMaps, frames, profile, fan, plane };

@@ -1,0 +1,110 @@
+// Scales of axes, their ticks, and numbers as text.
+
+export const linear = { name: "linear", fwd: (v) => v, bwd: (v) => v };
+
+/** A logarithm; what is not positive is put at the least value shown. */
+export const log = (floor) => ({
+  name: "log",
+  floor,
+  fwd: (v) => Math.log10(v > floor ? v : floor),
+  bwd: (v) => 10 ** v,
+});
+
+/** Linear up to `unit` on both sides of 0, a logarithm beyond. */
+export const symlog = (unit) => ({
+  name: "symlog",
+  unit,
+  fwd: (v) => Math.sign(v) * Math.log10(1 + Math.abs(v) / unit),
+  bwd: (v) => Math.sign(v) * unit * (10 ** Math.abs(v) - 1),
+});
+
+/** The scale of the steps: a logarithm where they are spaced so, or as chosen. */
+export function stepsScale(steps, choice = "auto") {
+  const positive = steps.filter((v) => v > 0);
+  if (!positive.length || choice === "linear") return linear;
+  const [first, last] = [positive[0], positive[positive.length - 1]];
+  const spaced = positive.length > 6 && last > 30 * first && positive[positive.length >> 1] < last / 3;
+  return choice === "log" || spaced ? symlog(first) : linear;
+}
+
+/** Least and greatest finite value, the least positive one, and how many are not finite. */
+export function extent(values) {
+  const found = { low: Infinity, high: -Infinity, positive: Infinity, nan: 0, infinite: 0, zero: 0, count: values.length };
+  for (let i = 0; i < values.length; i++) {
+    const v = values[i];
+    if (v !== v) found.nan++;
+    else if (v === Infinity || v === -Infinity) found.infinite++;
+    else {
+      if (v < found.low) found.low = v;
+      if (v > found.high) found.high = v;
+      if (v > 0 && v < found.positive) found.positive = v;
+      if (v === 0) found.zero++;
+    }
+  }
+  return found;
+}
+
+/** The scale of values: a logarithm where positive ones span two decades, or as chosen. */
+export function valuesScale({ low, high, positive, zero, count }, choice = "auto") {
+  if (!(positive < Infinity) || choice === "linear") return linear;
+  const spans = low >= 0 && high >= 100 * positive && zero <= 0.1 * count;
+  if (choice !== "log" && !spans) return linear;
+  return low < 0 ? symlog(Math.max(positive, high * 1e-6)) : log(Math.max(positive, high * 1e-12));
+}
+
+/** Where the ticks of an axis are, from `low` to `high`. */
+export function ticks(scale, low, high, count = 6) {
+  if (scale.name === "linear") return steps125(low, high, count);
+  const smallest = scale.name === "log" ? Math.max(low, scale.floor) : scale.unit;
+  const [first, last] = [Math.ceil(Math.log10(smallest) - 1e-9), Math.floor(Math.log10(Math.max(Math.abs(low), Math.abs(high))) + 1e-9)];
+  const stride = Math.max(1, Math.ceil((last - first + 1) / count));
+  let found = [];
+  for (let power = first; power <= last; power += stride) found.push(10 ** power);
+  if (found.length < 3) found = [...found, ...found.flatMap((v) => [2 * v, 5 * v]), ...[0.2, 0.5].map((v) => v * 10 ** first)];
+  if (scale.name === "symlog") found = [...found, 0, ...found.map((v) => -v)];
+  found = found.filter((v) => v >= low * (1 - 1e-9) && v <= high * (1 + 1e-9) + 1e-300).sort((a, b) => a - b);
+  return found.length > 1 ? found : steps125(low, high, count);
+}
+
+function steps125(low, high, count) {
+  const rough = (high - low) / count;
+  if (!(rough > 0)) return [low];
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((v) => v * power).find((v) => v >= rough * 0.999);
+  const found = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(12)));
+  return found;
+}
+
+const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+/** A number as people read it. */
+export function number(v, digits = 4) {
+  if (v === null || v === undefined) return "";
+  if (!Number.isFinite(v)) return Number.isNaN(v) ? "not a number" : v > 0 ? "∞" : "−∞";
+  const size = Math.abs(v);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
+    const [mantissa, power] = v.toExponential(digits - 1).split("e");
+    const raised = [...String(Math.abs(Number(power)))].map((digit) => RAISED[digit]).join("");
+    const factor = String(Number(mantissa));
+    const base = `10${power < 0 ? "⁻" : ""}${raised}`;
+    return (factor === "1" ? base : factor === "-1" ? `−${base}` : `${factor}·${base}`).replace("-", "−");
+  }
+  return Number(v.toPrecision(Math.max(digits, Number.isInteger(v) ? 7 : 0))).toLocaleString("en", { maximumFractionDigits: 10 }).replace("-", "−");
+}
+
+/** The borders of cells around increasing centres, as a scale shows them. */
+export function edges(centres, scale = linear) {
+  const places = Array.from(centres, scale.fwd);
+  const n = places.length;
+  if (n === 1) return Float64Array.of(places[0] - 0.5, places[0] + 0.5).map(scale.bwd);
+  const out = new Float64Array(n + 1);
+  for (let i = 1; i < n; i++) out[i] = (places[i - 1] + places[i]) / 2;
+  out[0] = 2 * places[0] - out[1];
+  out[n] = 2 * places[n - 1] - out[n - 1];
+  return out.map(scale.bwd);
+}
+
+/** With its unit, where it has one. */
+export const withUnit = (words, unit) =>
+  !unit || unit === "1" || unit === "index" ? words : `${words} (${unit.replace("^2", "²").replace("^3", "³")})`;

@@ -1,0 +1,37 @@
+"""The tab of TensorBoard: what its own views cannot show, from the ``run.h5`` beside the event files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin
+
+from .app import Application, static
+from .page import STATIC
+
+__all__ = ["ProbesPlugin"]
+
+
+class ProbesPlugin(TBPlugin):
+    """Found by TensorBoard through the entry point ``tensorboard_plugins``; reads the files, so no step is dropped."""
+
+    plugin_name = "probes"
+
+    def __init__(self, context: TBContext) -> None:
+        super().__init__(context)
+        self._folder = Path(context.logdir).expanduser() if context.logdir else None
+
+    def is_active(self) -> bool:
+        """Whether the log directory holds a run with ``run.h5``: a look at its names only."""
+        return self._folder is not None and any(self._folder.rglob("run.h5"))
+
+    def get_plugin_apps(self) -> dict[str, Callable[[Any, Any], Iterable[bytes]]]:
+        """The routes of the viewer and its files."""
+        files = {f"/{path.name}": static(path.name) for path in STATIC.iterdir() if path.suffix in (".js", ".css")}
+        return {**files, **(Application(self._folder).routes() if self._folder else {})}
+
+    def frontend_metadata(self) -> FrontendMetadata:
+        """The module that draws the tab."""
+        return FrontendMetadata(es_module_path="/index.js", tab_name="Probes")
