@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +41,8 @@ def open_run(path: str | Path) -> xarray.DataTree:
         TypeError: If ``path`` is not a path.
         ValueError: If it is not a run file, or is damaged.
 
-    For example, ``open_run("runs/vgg19")["fourier/amplitude/train"].value.sel(frequency=5).plot()``.
+    For example, ``open_run("runs/vgg19")["fourier/amplitude/train"].value.sel(frequency=5).plot()``. In a notebook
+    ``open_run("runs/vgg19").show()`` is the viewer of the run, and the same of a stream begins with it.
     """
     try:
         import xarray
@@ -59,14 +62,39 @@ def open_run(path: str | Path) -> xarray.DataTree:
                 else "The file appears when the first measurements are written."
             )
         )
+    _can_be_shown()
     root, groups = read_file(file_path, _datasets)
     if root.attrs.get("schema_name") != SCHEMA_NAME:
         raise ValueError(f"{file_path} is an HDF5 file, but not one that torch-probes wrote.")
     # A tree aligns the steps of a group with those of the groups above it: only leaves can be streams.
     folders = {name.rsplit("/", depth)[0] for name in groups for depth in range(1, name.count("/") + 1)}
     leaves = {f"{name}/self" if name in folders else name: group for name, group in groups.items()}
+    root.encoding["source"] = str(file_path.absolute())
     tree: xarray.DataTree = xarray.DataTree.from_dict({"/": root, **leaves}, name=file_path.absolute().parent.name)
     return tree
+
+
+@functools.cache
+def _can_be_shown() -> None:
+    """Give trees, by xarray's way to extend them, a method ``show``: what is installed as the viewer."""
+    import xarray
+
+    class Show:
+        def __init__(self, tree: xarray.DataTree) -> None:
+            self._tree = tree
+
+        def __call__(self, **settings: Any) -> Any:
+            """The page of the run in a frame; ``height=`` and ``max_megabytes=`` are its settings."""
+            source = self._tree.root.encoding.get("source")
+            if source is None:
+                raise ValueError("show() needs a tree that open_run() has returned: it reads the file again.")
+            viewers = entry_points(group="probes.viewers")
+            if not viewers:
+                raise ImportError("show() needs a viewer: pip install torch-probes")
+            stream = self._tree.path.strip("/").removesuffix("/self")
+            return next(iter(viewers)).load()(source, stream=stream, **settings)
+
+    xarray.register_datatree_accessor("show")(Show)
 
 
 def _datasets(file: Any) -> tuple[xarray.Dataset, dict[str, xarray.Dataset]]:

@@ -22,6 +22,8 @@ def main() -> None:
     except ImportError:
         sys.exit("The command `probes` needs typer and rich: pip install 'torch-probes[analysis]'")
 
+    from ..session.discovery import COMMANDS, installed
+
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Analysis probes for PyTorch training loops.")
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -239,6 +241,11 @@ def main() -> None:
         told(as_json, found, table(contract))
         raise typer.Exit(0 if found["ok"] else 1)
 
+    for name, entry in installed(COMMANDS).items():
+        try:
+            app.command(name)(entry.load())
+        except Exception as error:  # of a plugin: the other commands work
+            sys.stderr.write(f"The command {name!r} could not be loaded: {error!r}\n")
     try:
         app()
     except (OSError, RuntimeError, ValueError, TypeError, ImportError) as error:

@@ -7,7 +7,8 @@ A distribution registers a probe under the entry-point group ``probes``::
 
 a sink, which ``ProbeManager(sinks=[...])`` takes by name, under ``probes.sinks``, and an executor of
 ``concurrent.futures``, for work on other machines, under ``probes.executors``. All are loaded when they are
-named; installed probes also when the user names none.
+named; installed probes also when the user names none. A distribution may also add commands to ``probes``: functions, as
+typer takes them, under ``probes.commands``.
 
 The environment variable ``PROBES_PLUGINS`` limits what is loaded by default: a comma-separated list of names, or an
 empty string for none.
@@ -24,6 +25,7 @@ from typing import Any
 
 __all__ = [
     "BrokenPlugin",
+    "COMMANDS",
     "DEFAULT_SINKS",
     "GROUP",
     "KINDS",
@@ -37,6 +39,7 @@ __all__ = [
 GROUP = "probes"
 SINKS = "probes.sinks"
 EXECUTORS = "probes.executors"
+COMMANDS = "probes.commands"
 
 
 KINDS: dict[str, tuple[str, str]] = {
@@ -66,7 +69,7 @@ def installed(group: str = GROUP) -> dict[str, EntryPoint]:
 def _registered(places: tuple[tuple[str, int], ...]) -> list[EntryPoint]:
     """All entry points of ours in these places; kept, for a look through all that is installed takes a while."""
     everything = entry_points()
-    return [entry for group in (GROUP, SINKS, EXECUTORS) for entry in everything.select(group=group)]
+    return [entry for group in (GROUP, SINKS, EXECUTORS, COMMANDS) for entry in everything.select(group=group)]
 
 
 def _changed(path: str) -> int:

@@ -44,7 +44,10 @@ def create_stream(file: Any, first: Measurement) -> None:
     if first.standard_error is not None:
         error = {"units": first.unit, "long_name": "standard error", "coordinates": "wall_time"}
         columns["standard_error"] = Column(_stored_dtype(_errors([first])[0]), dims, error)
-    create_table(file, first.name, columns, {**first.coords, **({"part": PART} if is_complex else {})})
+    group = create_table(file, first.name, columns, {**first.coords, **({"part": PART} if is_complex else {})})
+    # NeXus' convention (NXdata): any viewer of it, such as H5Web, draws the stream over its axes.
+    axes = np.array(("step", *columns["value"].dims), dtype=h5py.string_dtype())
+    group.attrs.update({"NX_class": "NXdata", "signal": "value", "axes": axes})
 
 
 def rows_of(measurements: Sequence[Measurement]) -> dict[str, Array]:
