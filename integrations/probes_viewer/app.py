@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .contents import as_json
 from .page import STATIC
-from .runs import contents_of, listed
+from .runs import RunList, contents_of
 
 if TYPE_CHECKING:
     from werkzeug import Request, Response
@@ -39,12 +39,12 @@ class Application:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._runs = folder, RunList(folder)
 
     def routes(self) -> dict[str, Callable[[Any, Any], Iterable[bytes]]]:
         """By path, each application."""
         answers = {
-            "runs": lambda request: _json(listed(self._folder)),
+            "runs": lambda request: _json(self._runs.rows()),
             "catalogue": lambda request: _json(self._contents(request).catalogue()),
             "findings": lambda request: _json(self._contents(request).findings()),
             "stream": self._stream,
@@ -53,9 +53,10 @@ class Application:
 
     def _contents(self, request: Request) -> Any:
         name = request.args.get("run", "")
-        if name not in {run["name"] for run in listed(self._folder)}:  # no path of a request leads out of the directory
-            raise FileNotFoundError(f"There is no run {name!r}.")
-        return contents_of(self._folder / name)
+        try:
+            return contents_of(self._runs.directory(name))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"There is no run {name!r}.") from None
 
     def _stream(self, request: Request) -> Response:
         from werkzeug import Response

@@ -78,19 +78,22 @@ class HDF5Contents:
         Raises:
             KeyError: If there is no such stream.
         """
-        if not NAME.fullmatch(name):
-            raise KeyError(name)
 
-        def read(file: Any) -> bytes:
+        def read(file: Any) -> bytes | None:
             _check(file)
             group = _group(file, name)
+            if group is None:
+                return None
             columns = growing(group)
             rows = _rows(columns)
             chosen = slice(min(after, rows), rows, every)
             wanted = ("step", "wall_time", "value", "standard_error")
             return encoded(rows, every, {key: columns[key][chosen] for key in wanted if key in columns})
 
-        return read_file(self._file, read)
+        data = read_file(self._file, read) if NAME.fullmatch(name) else None
+        if data is None:
+            raise KeyError(name)
+        return data
 
     def findings(self) -> list[dict[str, Any]]:
         """What stands out in the run, the alarms first."""
@@ -137,16 +140,15 @@ def _check(file: Any) -> None:
 
 
 def _group(file: Any, name: str) -> Any:
+    """The group of a stream; None where there is none."""
     group = file
     for part in name.split("/"):  # each step of the way lies in the file itself
-        if part not in group:
-            raise KeyError(name)
+        if not isinstance(group, h5py.Group) or part not in group:
+            return None
         refuse_foreign(group, part)
         group = group[part]
-        if not isinstance(group, h5py.Group):
-            raise KeyError(name)
-    if "value" not in group or "step" not in group:
-        raise KeyError(name)
+    if not isinstance(group, h5py.Group) or "value" not in group or "step" not in group:
+        return None
     for part in group:
         refuse_foreign(group, part)
     return group

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
-from probes.commands.runs import runs as runs_below
+from probes.commands.runs import row_of
 
 from .contents import HDF5Contents, RunContents
 from .event_files import EventFileContents, has_event_files
 
-__all__ = ["contents_of", "listed", "summary_of"]
+__all__ = ["RunList", "contents_of", "summary_of"]
+
+PATIENCE = 0.5
+"""Seconds that one listing takes, about; runs that it has not come to are described by the next one."""
 
 
 def contents_of(path: Path) -> RunContents:
@@ -20,7 +24,7 @@ def contents_of(path: Path) -> RunContents:
         FileNotFoundError: If there is neither.
     """
     file = path / "run.h5" if path.is_dir() else path
-    if file.exists():
+    if file.is_file():
         return HDF5Contents(file)
     if path.is_dir() and has_event_files(path):
         return EventFileContents(path)
@@ -30,7 +34,7 @@ def contents_of(path: Path) -> RunContents:
 
 
 def summary_of(catalogue: dict[str, Any]) -> dict[str, Any]:
-    """A run in one line, from its catalogue; as :func:`listed` gives it."""
+    """A run in one line, from its catalogue; as :class:`RunList` gives it."""
     streams = [meta for meta in catalogue["streams"] if not meta["name"].startswith("probes/")]
     return {
         "name": catalogue["name"],
@@ -43,13 +47,56 @@ def summary_of(catalogue: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def listed(folder: Path) -> list[dict[str, Any]]:
-    """The runs below a directory in plain values, newest first; ``name`` is the path from there, ``.`` is itself."""
-    found = runs_below(folder)
-    known = {row["name"] for row in found}
-    for directory in sorted({file.parent for file in folder.rglob("*tfevents*")}):
-        name = directory.relative_to(folder).as_posix()
-        if name not in known:
-            empty = {"when": "", "model": "", "steps": 0, "rows": 0, "state": "event files", "problem": ""}
-            found.append({"name": name, **empty})
-    return found
+class RunList:
+    """The runs below a directory, newest first; a file is read again when it has changed.
+
+    Args:
+        folder: The directory; it need not be there yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The runs in plain values; ``name`` is the path from the directory, ``.`` is the directory itself."""
+        found = {}
+        for pattern in ("*tfevents*", "run.h5"):  # of both, the latter counts
+            for file in self._folder.rglob(pattern):
+                try:
+                    found[file.parent] = (file, file.stat())
+                except OSError:  # gone meanwhile
+                    continue
+        newest = sorted(found.values(), key=lambda each: each[1].st_mtime_ns, reverse=True)
+        end = time.monotonic() + PATIENCE
+        return [self._row(file, (about.st_mtime_ns, about.st_size), end) for file, about in newest]
+
+    def _row(self, file: Path, changed: tuple[int, int], end: float) -> dict[str, Any]:
+        seen, row = self._known.get(file, (None, {}))
+        if seen == changed and row["state"] != "running":
+            return row
+        late = time.monotonic() > end
+        if row and late:
+            return row
+        empty = {"when": "", "model": "", "steps": 0, "rows": 0, "state": "", "problem": ""}
+        empty["name"] = file.parent.relative_to(self._folder).as_posix()
+        if file.name != "run.h5":
+            return {**empty, "state": "event files"}
+        if late:
+            return empty
+        row = row_of(file, self._folder)
+        self._known[file] = changed, row
+        return row
+
+    def directory(self, name: str) -> Path:
+        """The log directory of a run, by its name.
+
+        Raises:
+            FileNotFoundError: If it could lie elsewhere.
+        """
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise FileNotFoundError(name)
+        path = self._folder / name
+        if not path.is_dir():
+            raise FileNotFoundError(name)
+        return path

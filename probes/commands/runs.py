@@ -16,7 +16,7 @@ from ..sinks.hdf5.table import tables
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["runs", "table"]
+__all__ = ["row_of", "runs", "table"]
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     ``state`` is ``"running"`` while a process of this machine holds the run's lock, ``"ended"`` after ``detach()``,
     ``"cut"`` if it stopped without, and ``"unreadable"`` with the reason in ``problem``.
     """
-    found = [_run(file, folder) for file in folder.rglob("run.h5")]
+    found = [row_of(file, folder) for file in folder.rglob("run.h5")]
     return sorted(found, key=lambda row: (row["when"], row["name"]), reverse=True)
 
 
@@ -44,7 +44,8 @@ def table(found: list[dict[str, Any]]) -> RichTable:
     return shown
 
 
-def _run(file: Path, folder: Path) -> dict[str, Any]:
+def row_of(file: Path, folder: Path) -> dict[str, Any]:
+    """A run below a directory in plain values, as :func:`runs` lists it."""
     name = file.parent.relative_to(folder).as_posix()
     row = {"name": name, "when": "", "model": "", "steps": 0, "rows": 0, "state": "unreadable", "problem": ""}
     try:

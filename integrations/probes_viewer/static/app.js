@@ -317,7 +317,7 @@ export class App {
         return;
       }
       if (state.difference && !small && found.length > 1) found = [difference(found[0], found[1])];
-      const shown = picture(found, { ...state, ...(small ? { view: null, chosen: {} } : {}) });
+      const shown = picture(found, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) });
       for (const chart of figure.charts) chart.destroy();
       figure.charts = [];
       const parts = create("div", { className: "charts" });

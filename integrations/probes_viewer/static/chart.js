@@ -155,12 +155,13 @@ export class Chart {
     this.zoomed = zoomed;
     const axisOf = (axis, side) => {
       const [stroke, grid] = [css("--ink"), css("--grid")];
-      const many = (space) => Math.max(2, Math.min(10, Math.floor(space / (side === 2 ? 90 : 42))));
+      const many = (space) => Math.max(3, Math.min(10, Math.floor(space / (side === 2 ? 80 : 34))));
       return {
         side, stroke, show: !axis.hidden, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif",
         label: axis.label, labelSize: 18, labelGap: 2, gap: 4,
         size: side === 2 ? 26 : (u, values) => Math.min(150, 14 + 6.6 * Math.max(1, ...(values ?? []).map((text) => text.length))),
         grid: { show: !spec.image, stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 },
+        filter: (u, splits) => splits, // uPlot's own leaves out most of those of a logarithm
         splits: (u, index, low, high) =>
           axis.ticks
             ? thin(axis.ticks, axis, low, high, u, side).map(([place]) => place)

@@ -80,7 +80,8 @@ export function picture(all, options) {
   const data = all.map((each) => selected(each, options.chosen ?? {}));
   const [{ meta }] = data;
   const view = views(meta).includes(options.view) ? options.view : views(meta)[0];
-  const unit = withUnit("value", meta.unit);
+  const words = meta.name.split("/");
+  const unit = withUnit(words[Math.min(1, words.length - 1)].replaceAll("_", " "), meta.unit);
   const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: entries(dim).length, text: (i) => text(dim, i) }));
   const made = DRAWN[view](data, meta, { ...options, unit, sliders });
   const values = extent(data[0].value);
@@ -196,7 +197,7 @@ function heatMap(data, meta, options) {
 function heatMaps(data, meta, options) {
   const [first, second] = meta.dims;
   const rows = entries(second).length;
-  const chosen = spread(entries(first).length, 16);
+  const chosen = spread(entries(first).length, options.small ? 4 : 16);
   const charts = data.flatMap((each) =>
     chosen.map((k) => ({ ...cells(each, meta, options, second, k * rows), subtitle: `${data.length > 1 ? `${each.run}, ` : ""}${text(first, k)}`, height: 180 })),
   );

@@ -55,7 +55,7 @@ export function valuesScale({ low, high, positive, zero, count }, choice = "auto
 /** Where the ticks of an axis are, from `low` to `high`. */
 export function ticks(scale, low, high, count = 6) {
   if (scale.name === "linear") return steps125(low, high, count);
-  const smallest = scale.name === "log" ? Math.max(low, scale.floor) : scale.unit;
+  const smallest = scale.name === "log" ? Math.max(low, scale.floor) : Math.max(low, scale.unit);
   const [first, last] = [Math.ceil(Math.log10(smallest) - 1e-9), Math.floor(Math.log10(Math.max(Math.abs(low), Math.abs(high))) + 1e-9)];
   const stride = Math.max(1, Math.ceil((last - first + 1) / count));
   let found = [];

@@ -1,0 +1,244 @@
+"""The same viewer behind four doors, and what each of them guards against."""
+
+import io
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from torch.utils.tensorboard import SummaryWriter
+from viewer_runs import SCRIPT, everything, until, write
+
+from probes import open_run
+from probes_viewer import Frame, report, serve
+from probes_viewer.contents import HDF5Contents, as_json
+from probes_viewer.page import STATIC
+
+
+def shot(page, frame=None):
+    """The pixels of the picture of a stream."""
+    place = (frame or page).locator("figure .plot").first
+    place.wait_for()
+    page.wait_for_timeout(300)
+    return imread(io.BytesIO(place.screenshot()))
+
+
+@pytest.fixture
+def tensorboard(folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
+    with subprocess.Popen([*command, "--load_fast=false"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        for _ in range(300):
+            try:
+                urlopen(f"http://127.0.0.1:{port}/data/environment")
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+        process.terminate()
+
+
+@pytest.mark.slow
+def test_the_four_doors_show_the_same_pixels(look, folder, served, tensorboard, report_file, tmp_path):
+    where = "#run=all&stream=k/spectrum"
+    by_file = look(f"file://{report_file}{where}")
+    by_server = look(f"{served}{where}")
+    notebook = tmp_path / "notebook.html"
+    frame = open_run(folder / "all")["k/spectrum"].show(height=900)._repr_html_()
+    notebook.write_text(f"<!doctype html><meta charset=utf-8><body style='margin: 0'>{frame}</body>", encoding="utf-8")
+    in_notebook = look(f"file://{notebook}", wait="iframe")
+    in_tab = look(f"{tensorboard}#probes", wait="iframe")
+    tab = next(each for each in in_tab.frames if "plugin" in each.url or each != in_tab.main_frame)
+    tab.wait_for_selector("nav a")
+    tab.evaluate(f"location.hash = {json.dumps(where)}")
+    expected = shot(by_file)
+    assert len(np.unique(expected.reshape(-1, expected.shape[-1]), axis=0)) > 50
+    np.testing.assert_array_equal(shot(by_server), expected)
+    np.testing.assert_array_equal(shot(in_notebook, in_notebook.frames[1]), expected)
+    np.testing.assert_array_equal(shot(in_tab, tab), expected)
+
+
+def test_the_first_view_needs_no_click(look, report_file):
+    page = look(f"file://{report_file}")
+    words = page.inner_text("main")
+    assert "Loss of the loop" in words and "What stands out" in words
+    until(page, "document.querySelector('.findings li')")
+    assert "The loss has fallen" in page.inner_text(".findings")
+
+
+def test_two_runs_are_overlaid_side_by_side_or_subtracted(look, served):
+    page = look(f"{served}#run=all&run=other&stream=k/scalar")
+    assert page.locator(".legend .item").all_inner_texts() == ["all", "other"]
+    page.keyboard.press("d")
+    until(page, "document.querySelector('figure').figure.data?.length === 1")
+    values = page.evaluate("Array.from(document.querySelector('figure').figure.data[0].value)")
+    assert values == [-1.0] * 10  # at the steps that both have
+    errors = page.evaluate("Array.from(document.querySelector('figure').figure.data[0].error)")
+    np.testing.assert_allclose(errors, np.sqrt(0.5))
+    page = look(f"{served}#run=all&run=other&stream=k/spectrum")
+    assert page.locator(".charts h4").all_inner_texts() == ["all", "other"]
+
+
+def test_runs_without_rows_or_that_cannot_be_read_are_explained(look, served):
+    page = look(f"{served}#run=empty", wait=".empty")
+    assert "Nothing has been measured yet" in page.inner_text("main")
+    page = look(f"{served}#run=damaged", wait=".alarm", expected="500")
+    assert "cannot be read" in page.inner_text("main")
+
+
+def test_a_name_with_anything_in_it(look, served):
+    page = look(served)
+    page.click("summary")
+    assert "a b/q\"'<b>&amp; ü" in page.inner_text(".menu")
+    page.locator(".run", has_text="q\"'").locator("input").check()
+    until(page, "document.querySelectorAll('main h1').length === 2")
+    page.goto(page.url.split("#")[0] + "#run=all&stream=k/layers")
+    page.wait_for_selector("figure .plot canvas")
+    assert SCRIPT in page.inner_text("main")
+
+
+def test_rows_appear_while_training_writes(look, server_over, tmp_path):
+    page = look(server_over(tmp_path / "later"), wait=".empty")
+    assert "no run here yet" in page.inner_text("main")
+    write(tmp_path / "later" / "one", [(step, everything(step)) for step in (0, 1)])
+    page.wait_for_selector("figure[data-stream='loop/loss'] canvas", timeout=15_000)
+    rows = "document.querySelector('figure').figure.data[0].step.length"
+    assert page.evaluate(rows) == 2
+    (tmp_path / "later" / "one" / "run.h5").unlink()
+    write(tmp_path / "later" / "one", [(step, everything(step)) for step in range(6)])
+    until(page, f"{rows} === 6")
+
+
+def test_two_hundred_runs_can_be_searched(look, server_over, tmp_path):
+    write(tmp_path / "run000", [(0, everything(0))])
+    for number in range(1, 200):
+        shutil.copytree(tmp_path / "run000", tmp_path / f"run{number:03}")
+    page = look(server_over(tmp_path))
+    page.click("summary")
+    assert page.locator(".run").count() == 200
+    page.fill("[aria-label='find a run']", "run17")
+    assert page.locator(".run:visible").count() == 10
+
+
+# ------------------------------------------------------------------------------------------------- without a browser
+
+
+def answered(url):
+    try:
+        with urlopen(url) as answer:
+            return answer.status, answer.read().decode(), answer.headers
+    except HTTPError as error:
+        return error.code, error.read().decode(), error.headers
+
+
+def test_data_needs_the_token(served):
+    base = served.split("?")[0]
+    assert answered(f"{base}api/runs?token=secret")[0] == 200
+    for query in ("", "?token=", "?token=secre", "?token=secret2", "?token=%FF"):
+        status, words, _ = answered(f"{base}api/runs{query}")
+        assert status == 403 and "token" in words
+
+
+@pytest.mark.parametrize("run", ["..", "../..", "/etc", "all/../..", "nope", "", "all/run.h5"])
+def test_no_request_leads_out_of_the_directory(served, run):
+    status, words, _ = answered(f"{served.replace('/?', '/api/catalogue?')}&run={run}")
+    assert status == 404 and words.startswith("There is no run")
+
+
+@pytest.mark.parametrize("path", ["../page.py", "%2e%2e/page.py", "static/app.js", "api", "api/nothing"])
+def test_nothing_else_is_served(served, path):
+    assert answered(served.replace("/?", f"/{path}?"))[0] == 404
+
+
+def test_the_page_allows_no_script_but_its_own(served):
+    _, _, headers = answered(served)
+    assert "script-src 'self'" in headers["Content-Security-Policy"]
+    assert "unsafe-inline" not in headers["Content-Security-Policy"].split("style-src")[0]
+
+
+def test_a_stream_that_is_not_there_is_named(served):
+    url = served.replace("/?", "/api/stream?") + "&run=all&name="
+    for name in ("k/nothing", "k", "", "../x", "events"):
+        status, words, _ = answered(url + name)
+        assert status == 404 and repr(name) in words
+    assert answered(f"{url}k/scalar&after=-1")[0] == 500
+
+
+def test_bytes_of_a_stream_are_its_numbers(folder):
+    data = HDF5Contents(folder / "all" / "run.h5").stream("k/spectrum", after=2, every=3)
+    length = int.from_bytes(data[:4], "little")
+    header = json.loads(data[4 : 4 + length])
+    assert header["rows"] == 10 and header["every"] == 3 and (4 + length) % 8 == 0
+    place, found = 4 + length, {}
+    for name, kind, shape in header["arrays"]:
+        found[name] = np.frombuffer(data, f"<{kind}", int(np.prod(shape)), place).reshape(shape)
+        place += -(-found[name].nbytes // 8) * 8
+    with_all = open_run(folder / "all")["k/spectrum"]
+    np.testing.assert_array_equal(found["value"], with_all["value"].values[2::3])
+    np.testing.assert_array_equal(found["step"], with_all["step"].values[2::3])
+
+
+def test_json_is_what_a_browser_reads():
+    read = json.loads(as_json({"a": [np.float32("nan"), float("inf"), np.int64(3)], 2: (1.5,)}))
+    assert read == {"a": [None, None, 3], "2": [1.5]}
+
+
+def test_a_report_is_one_file_that_asks_for_nothing(report_file):
+    text = report_file.read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["']?(https?:|//)""", text) and "default-src 'none'" in text
+    assert SCRIPT not in text  # only escaped, in the data
+
+
+def test_a_report_is_thinned_to_its_size_and_says_so(look, tmp_path):
+    from probes.measurement import Measurement
+
+    values = np.random.default_rng(0).normal(size=(400, 500)).astype(np.float32)
+    rows = [(step, [Measurement("k/big", values[step], ("unit",)), *everything(step)]) for step in range(400)]
+    write(tmp_path / "run", rows)
+    file = report(tmp_path / "run", tmp_path / "out" / "report.html", max_megabytes=0.5)
+    assert file.stat().st_size < 1e6
+    page = look(f"file://{file}#stream=k/big")
+    assert re.search("thinned for this page: every (4|8) of 400 rows", page.inner_text("figcaption"))
+
+
+def test_wrong_calls_are_named(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match="no run in"):
+        report(tmp_path, tmp_path / "x.html")
+    with pytest.raises(ValueError, match="max_megabytes"):
+        report(folder / "all", tmp_path / "x.html", max_megabytes=0)
+    with pytest.raises(ValueError, match="`runs`"):
+        report([], tmp_path / "x.html")
+    with pytest.raises(ValueError, match="token"):
+        serve(folder, host="0.0.0.0", token="")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_show_needs_a_tree_of_a_run(folder):
+    import xarray
+
+    assert isinstance(open_run(folder / "all").show(), Frame)
+    with pytest.raises(ValueError, match="open_run"):
+        xarray.DataTree().show()
+
+
+def test_event_files_alone_are_shown_and_say_what_they_lack(look, tmp_path):
+    with SummaryWriter(str(tmp_path / "events")) as writer:
+        for step in range(20):
+            writer.add_scalar("loss/train", 1.0 / (1 + step), step)
+    file = report(tmp_path / "events", tmp_path / "events.html")
+    page = look(f"file://{file}")
+    assert "read from event files" in page.inner_text("main")
+
+
+def test_the_script_is_small():
+    assert "MIT" in (STATIC / "uPlot.LICENSE").read_text(encoding="utf-8") or (STATIC / "uPlot.LICENSE").exists()
