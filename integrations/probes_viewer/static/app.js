@@ -79,7 +79,7 @@ export class App {
     this.problem = null;
     const known = this.runs.map(({ name }) => name);
     this.state.runs = this.state.runs.filter((name) => known.includes(name));
-    if (!this.state.runs.length) this.state.runs = [(this.runs.find((run) => !run.problem) ?? this.runs[0])?.name].filter((name) => name !== undefined);
+    if (!this.state.runs.length) this.state.runs = [(this.runs.find((run) => run.rows) ?? this.runs[0])?.name].filter((name) => name !== undefined);
     await Promise.all(
       this.state.runs.map(async (name) => {
         try {
@@ -333,7 +333,7 @@ export class App {
         figure.charts.push(chart);
       };
       if (!small || !shown.strip) shown.charts.forEach((spec) => place(parts, spec));
-      if (shown.strip) shown.strip.slice(0, small ? 4 : 8).forEach((spec) => place(strip, spec));
+      if (shown.strip) shown.strip.forEach((spec) => place(strip, spec));
       Object.assign(figure, { data: found, shown });
       caption.textContent = [name, shown.note, other.length && `not shown, for its coordinates are others: ${other.map((data) => data.run).join(", ")}`].filter(Boolean).join(" · ");
     } catch (error) {

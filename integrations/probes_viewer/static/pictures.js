@@ -227,7 +227,7 @@ function frames(data, meta, options) {
       },
     };
   };
-  const small = spread(rows, 8).map((at) => frame(data[0], at));
+  const small = spread(rows, options.small ? 4 : 8).map((at) => frame(data[0], at));
   const large = data.map((each) => frame(each, Math.min(row, each.step.length - 1), true));
   const bar = colored([...small, ...large], options);
   const slider = { name: "step", count: rows, text: (i) => `step ${number(data[0].step[i])}`, value: row };
