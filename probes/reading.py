@@ -94,7 +94,7 @@ def _can_be_shown() -> None:
             stream = self._tree.path.strip("/").removesuffix("/self")
             return next(iter(viewers)).load()(source, stream=stream, **settings)
 
-    xarray.register_datatree_accessor("show")(Show)
+    xarray.register_datatree_accessor("show")(Show)  # type: ignore[no-untyped-call]
 
 
 def _datasets(file: Any) -> tuple[xarray.Dataset, dict[str, xarray.Dataset]]:

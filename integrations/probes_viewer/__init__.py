@@ -1,7 +1,8 @@
 """One viewer of runs behind four doors: a file, a server, a tab of TensorBoard, a notebook."""
 
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING, Any as _Any
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from .notebook import Frame as Frame

@@ -1,5 +1,6 @@
 """The commands ``probes report`` and ``probes serve``."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,14 @@ def report_(
     max_megabytes: Annotated[
         float, typer.Option("--max-mb", help="Its greatest size; streams are thinned for it, and the page says so.")
     ] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
 ) -> None:
     """Write runs into one HTML file that opens without network: pictures, findings, settings, costs, events."""
     from .page import report
 
     file = report(runs, out, max_megabytes)
-    print(f"{file} ({file.stat().st_size / 1e6:.1f} MB)")
+    size = file.stat().st_size
+    print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"{file} ({size / 1e6:.1f} MB)")
 
 
 def serve_(

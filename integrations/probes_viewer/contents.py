@@ -163,7 +163,10 @@ def _rows(columns: dict[str, Any]) -> int:
 
 def _catalogue(file: Any, name: str) -> dict[str, Any]:
     _check(file)
-    streams, events, sessions, costs = [], [], [], {}
+    streams: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
+    sessions: list[dict[str, Any]] = []
+    costs: dict[str, Any] = {}
     modules = _document(file.attrs.get("modules_json"))
     classes = {str(each): kind for kind, names in modules.items() if isinstance(names, list) for each in names}
     for group in tables(file):
@@ -180,7 +183,9 @@ def _catalogue(file: Any, name: str) -> dict[str, Any]:
         "model": str(_document(file.attrs.get("config_json")).get("model", "")),
         "settings": _document(file.attrs.get("config_json")),
         "versions": _document(file.attrs.get("versions_json")),
-        "about": {key: str(file.attrs.get(key, "")) for key in ("created", "run_id", "git_commit", "seed", "world_size")},
+        "about": {
+            key: str(file.attrs.get(key, "")) for key in ("created", "run_id", "git_commit", "seed", "world_size")
+        },
         "streams": streams,
         "events": events[-MAX_EVENTS:],
         "sessions": sessions[-MAX_EVENTS:],
@@ -217,7 +222,9 @@ def _axis(scale: Any, name: str, classes: dict[str, str]) -> dict[str, Any]:
     if values.dtype.kind in "OUS":
         labels = [printable(str(label)) for label in values]
         kinds = [classes.get(label, classes.get(label.removesuffix(".weight"), "")) for label in labels]
-        full = [f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)]
+        full = [
+            f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)
+        ]
         return {**axis, "labels": full}
     return {**axis, "values": values.tolist()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -81,23 +82,28 @@ class EventFileContents:
         return []
 
     def _tables(self) -> dict[str, dict[str, Any]]:
-        from tensorboard.backend.event_processing.directory_watcher import DirectoryWatcher  # noqa: F401
-        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+        files = sorted(self._directory.glob("*tfevents*"))
+        return _tables(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
 
-        rows: dict[str, list[tuple[int, float, NDArray[Any]]]] = {}
-        titles: dict[str, str] = {}
-        kinds: dict[str, str] = {}
-        from tensorboard.util.tensor_util import make_ndarray
 
-        for file in sorted(self._directory.glob("*tfevents*")):
-            for event in EventFileLoader(str(file)).Load():
-                for value in event.summary.value:
-                    kind = kinds.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
-                    if kind not in ("scalars", "histograms") or not value.HasField("tensor"):
-                        continue
-                    titles.setdefault(value.tag, value.metadata.summary_description.split(". ")[0])
-                    rows.setdefault(value.tag, []).append((event.step, event.wall_time, make_ndarray(value.tensor)))
-        return {tag: _table(kinds[tag], titles[tag], found) for tag, found in rows.items()}
+@functools.lru_cache(maxsize=4)
+def _tables(files: tuple[tuple[Path, int, int], ...]) -> dict[str, dict[str, Any]]:
+    """The scalars and histograms by tag, as long as the files are these."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # type: ignore[import-untyped]
+    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
+
+    rows: dict[str, list[tuple[int, float, NDArray[Any]]]] = {}
+    titles: dict[str, str] = {}
+    kinds: dict[str, str] = {}
+    for file, _, _ in files:
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                kind = kinds.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
+                if kind not in ("scalars", "histograms") or not value.HasField("tensor"):
+                    continue
+                titles.setdefault(value.tag, value.metadata.summary_description.split(". ")[0])
+                rows.setdefault(value.tag, []).append((event.step, event.wall_time, make_ndarray(value.tensor)))
+    return {tag: _table(kinds[tag], titles[tag], found) for tag, found in rows.items()}
 
 
 def _table(kind: str, title: str, rows: list[tuple[int, float, NDArray[Any]]]) -> dict[str, Any]:

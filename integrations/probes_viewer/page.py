@@ -62,7 +62,9 @@ def page(runs: Sequence[str | Path], max_megabytes: float = MAX_MEGABYTES, strea
     for index, document in enumerate(documents):  # two runs may have directories of one name
         if names.count(name := document["name"]) > 1:
             document["name"] = document["summary"]["name"] = f"{name} ({names[: index + 1].count(name)})"
-    data = as_json({"runs": documents, "stream": stream}).replace("<", "\\u003c")  # no text of a run ends the element that holds it
+    data = as_json({"runs": documents, "stream": stream}).replace(
+        "<", "\\u003c"
+    )  # no text of a run ends the element that holds it
     modules = {
         f"probes-viewer/{path.name}": _as_url(path.read_text(encoding="utf-8")) for path in sorted(STATIC.glob("*.js"))
     }

@@ -13,11 +13,15 @@ from .page import STATIC
 
 __all__ = ["application", "serve"]
 
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; img-src 'self' data: blob:"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data: blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 INDEX = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>probes</title><meta name="viewport" content="width=device-width">
-<meta name="referrer" content="no-referrer"><link rel="icon" href="data:,"><link rel="stylesheet" href="style.css"></head>
+<meta name="referrer" content="no-referrer"><link rel="icon" href="data:,">
+<link rel="stylesheet" href="style.css"></head>
 <body><div id="probes"></div><script type="module" src="index.js"></script></body>
 </html>
 """
@@ -91,7 +95,9 @@ def serve(
             break
         except (OSError, SystemExit):
             if attempt == 19 or not port:
-                raise OSError(f"no port is free from {port} to {port + 19} of {host}; name another with --port") from None
+                raise OSError(
+                    f"no port is free from {port} to {port + 19} of {host}; name another with --port"
+                ) from None
     shown = f"[{host}]" if ":" in host else host
     started(f"http://{shown}:{server.port}/{f'?token={secret}' if secret else ''}")
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin
+from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin  # type: ignore[import-untyped]
 
 from .app import Application, static
 from .page import STATIC
@@ -14,7 +14,7 @@ from .page import STATIC
 __all__ = ["ProbesPlugin"]
 
 
-class ProbesPlugin(TBPlugin):
+class ProbesPlugin(TBPlugin):  # type: ignore[misc]
     """Found by TensorBoard through the entry point ``tensorboard_plugins``; reads the files, so no step is dropped."""
 
     plugin_name = "probes"

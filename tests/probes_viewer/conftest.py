@@ -48,7 +48,9 @@ def look(browser):
             complaints.append(message.text)
 
     def open_page(url, wait="figure .plot canvas, .empty", expected="", **settings):
-        page = browser.new_context(viewport={"width": 1300, "height": 900}, accept_downloads=True, **settings).new_page()
+        page = browser.new_context(
+            viewport={"width": 1300, "height": 900}, accept_downloads=True, **settings
+        ).new_page()
         pages.append(page)
         page.on("console", lambda message: note(message, expected))
         page.on("pageerror", lambda error: complaints.append(str(error)))

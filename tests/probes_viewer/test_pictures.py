@@ -196,7 +196,10 @@ def test_a_link_restores_what_was_seen(look, report_file):
     page = large(look, report_file, "k/three", view="frames", values="log", **{"at.a": 1, "at.step": 3})
     again = look(page.url)
     assert again.inner_text(".charts h4") == "step 3"
-    assert again.evaluate("document.querySelector('figure').figure.charts.find((c) => c.spec.large).spec.image.values[0]") == 12 + 3
+    assert (
+        again.evaluate("document.querySelector('figure').figure.charts.find((c) => c.spec.large).spec.image.values[0]")
+        == 12 + 3
+    )
     assert again.input_value("[aria-label=values]") == "log"
 
 

@@ -116,7 +116,7 @@ export class App {
     for (const figure of this.figures) for (const chart of figure.charts) chart.destroy();
     this.figures.clear();
     this.observer?.disconnect();
-    this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && !target.figure.drawn && this.draw(target.figure)), { rootMargin: "300px" });
+    this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && this.later(target.figure)), { rootMargin: "300px" });
     const search = this.root.querySelector("input[type=search]")?.value ?? "";
     const main = create("main", { id: "main" });
     this.root.replaceChildren(this.header(), create("div", { className: "columns" }, this.nav(search), main));
@@ -299,6 +299,13 @@ export class App {
     this.figures.add(element.figure);
     this.observer.observe(element);
     return element;
+  }
+
+  /** One after the other, in their order on the page. */
+  later(figure) {
+    if (figure.drawn) return;
+    figure.drawn = true;
+    this.queue = (this.queue ?? Promise.resolve()).then(() => this.figures.has(figure) && this.draw(figure));
   }
 
   async draw(figure) {

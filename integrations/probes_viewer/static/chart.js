@@ -61,7 +61,10 @@ function cellsOf(edges, count, toValue) {
 /** Cells as pixels; of several in one pixel their mean, on the scale of the colours. Returns how many there were. */
 export function paintCells(context, image, left, top, width, height, xOf, yOf) {
   const { norm, values } = image;
-  image.t ??= Float32Array.from(values, (v) => (Number.isFinite(v) ? norm.place(v) : v));
+  if (!image.t) {
+    image.t = new Float32Array(values.length);
+    for (let i = 0; i < values.length; i++) image.t[i] = Number.isFinite(values[i]) ? norm.place(values[i]) : values[i];
+  }
   const rows = image.y.length - 1;
   const [columns, perX] = cellsOf(image.x, width, xOf);
   const [lines, perY] = cellsOf(image.y, height, yOf);
@@ -86,7 +89,10 @@ export function paintCells(context, image, left, top, width, height, xOf, yOf) {
         }
       const color = infinite ? INFINITE : count ? norm.at(sum / count) : NAN;
       const place = 4 * (py * width + px);
-      [out[place], out[place + 1], out[place + 2], out[place + 3]] = [...color, 255];
+      out[place] = color[0];
+      out[place + 1] = color[1];
+      out[place + 2] = color[2];
+      out[place + 3] = 255;
     }
   }
   const canvas = document.createElement("canvas");
