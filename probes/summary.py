@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .drawing.words import named
 from .measurement import printable
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Run:
     """
 
     def __init__(self, tree: xarray.DataTree) -> None:
+        self._tree = tree
         self._streams = {
             node.path.strip("/").removesuffix("/self"): node.to_dataset() for node in tree.leaves if "value" in node
         }
@@ -78,10 +80,11 @@ class Run:
                 yield name, data
 
     def layers(self, *starts: str) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any], list[str]]]:
-        """The same that have a value for each layer: name, steps, values of shape ``(steps, layers)``, layers."""
+        """The same that have a value for each layer: name, steps, values of shape ``(steps, layers)``, layers, with
+        their classes where these are recorded."""
         for name, data in self.named(*starts):
             if data["value"].dims == ("step", "layer") and len(data["step"]):
-                layers = [printable(str(layer)) for layer in data["layer"].values]
+                layers = [printable(str(layer)) for layer in named(data["value"], self._tree)["layer"].values]
                 yield name, data["step"].values, np.asarray(data["value"].values, float), layers
 
 

@@ -84,14 +84,14 @@ FALLEN = "The kernel's alignment with the labels has fallen from 0.4 to 0.1 (sta
 @pytest.mark.parametrize(
     ("make", "optimizer", "change", "stream", "words"),
     [
-        (dead, None, None, "layers/dead_share/train", "3: 95 % of the units or more are zero on the whole batch"),
-        (saturated, None, None, "layers/saturated_share/train", "1, 3: 80 % of the activations or more are at a bound"),
-        (collapsed, sgd(1e-9), None, "layers/activation_variation/train", "0, 1, 2, 3 and 1 more: all samples"),
+        (dead, None, None, "layers/dead_share/train", "ReLU 3: 95 % of the units or more are zero on the whole batch"),
+        (saturated, None, None, "layers/saturated_share/train", "Tanh 1, Tanh 3: 80 % of the activations or more are at a bound"),
+        (collapsed, sgd(1e-9), None, "layers/activation_variation/train", "Linear 0, ReLU 1, Linear 2, ReLU 3 and 1 more: all samples"),
         (network, sgd(0.0), None, "loop/learning_rate/SGD", "The learning rate is 0"),
         (network, sgd(0.0), None, "layers/update_norm", "No layer is trained: every update is exactly zero"),
         (network, sgd(200.0), None, "layers/total_weight_norm", "The norm of all weights has grown from"),
         (network, None, breaks, "loop/loss", "The loss is nan from"),
-        (network, None, breaks, "layers/weight_norm", "Weights of 0, "),
+        (network, None, breaks, "layers/weight_norm", "Weights of Linear 0, "),
         (network, None, lambda step, loss: loss * 0, "layers/update_norm", "No layer is trained"),
     ],
 )  # fmt: skip
@@ -106,7 +106,7 @@ def test_a_sick_training_is_named_by_what_ails_it(make, optimizer, change, strea
 def test_frozen_layers_are_named_without_an_alarm(tmp_path):
     found = trained(tmp_path, frozen())
     assert not any(item.alarm for item in found)
-    assert "1 of 3 layers are frozen: 2" in [item.text for item in found]
+    assert "1 of 3 layers are frozen: Linear 2" in [item.text for item in found]
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "batch norm"])
@@ -150,7 +150,7 @@ def test_the_command_prints_findings_or_says_that_there_are_none(tmp_path):
     trained(tmp_path, dead())
     code = "from probes.commands.cli import main; main()"
     shown = warm.run(code, "summary", tmp_path / "run")
-    assert shown.returncode == 0 and "\n! 3: 95 % of the units" in shown.stdout, shown.stderr
+    assert shown.returncode == 0 and "\n! ReLU 3: 95 % of the units" in shown.stdout, shown.stderr
     found = json.loads(warm.run(code, "summary", tmp_path / "run", "--json").stdout)
     (units,) = [item for item in found if item["stream"] == "layers/dead_share/train"]
     assert units["alarm"] is True and units["steps"] == [50, 60]

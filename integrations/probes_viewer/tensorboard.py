@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from .page import STATIC
 
 __all__ = ["ProbesPlugin"]
 
+LOOK_SECONDS = 60.0
+"""TensorBoard asks again and again, also over directories of many files that are none of ours."""
+
 
 class ProbesPlugin(TBPlugin):  # type: ignore[misc]
     """Found by TensorBoard through the entry point ``tensorboard_plugins``; reads the files, so no step is dropped."""
@@ -22,10 +26,14 @@ class ProbesPlugin(TBPlugin):  # type: ignore[misc]
     def __init__(self, context: TBContext) -> None:
         super().__init__(context)
         self._folder = Path(context.logdir).expanduser() if context.logdir else None
+        self._active, self._look_again = False, 0.0
 
     def is_active(self) -> bool:
-        """Whether the log directory holds a run with ``run.h5``: a look at its names only."""
-        return self._folder is not None and any(self._folder.rglob("run.h5"))
+        """Whether the log directory holds a run with ``run.h5``: a look at its names, once a minute until there is."""
+        if not self._active and self._folder is not None and time.monotonic() >= self._look_again:
+            self._active = any(self._folder.rglob("run.h5"))
+            self._look_again = time.monotonic() + LOOK_SECONDS
+        return self._active
 
     def get_plugin_apps(self) -> dict[str, Callable[[Any, Any], Iterable[bytes]]]:
         """The routes of the viewer and its files."""
