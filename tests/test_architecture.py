@@ -97,7 +97,7 @@ def test_the_core_knows_no_plugin_and_no_framework():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            foreign = {"lightning", "transformers", "accelerate", "ignite", "wandb", "mlflow", "ray"}
+            foreign = {"lightning", "transformers", "accelerate", "ignite", "wandb", "mlflow", "ray", "trackio"}
             assert not [name for name in names if name.startswith("probes_") or name.split(".")[0] in foreign], module
 
 

@@ -13,6 +13,7 @@ except ImportError as error:
 
 from probes import Measurement, Run, hookimpl
 from probes.sinks.views import scalars
+from probes_viewer import written_report
 
 __all__ = ["MLflowSink"]
 
@@ -34,6 +35,7 @@ class MLflowSink:
         tracking_uri: Where a run of its own goes; by default where ``mlflow.set_tracking_uri`` or
             ``MLFLOW_TRACKING_URI`` say, as for a script that calls MLflow itself.
         experiment: The experiment of a run of its own; made when it is not there.
+        report: Whether to add the page of the whole run, as ``probes report`` writes it, as an artifact at the end.
 
     Raises:
         mlflow.exceptions.MlflowException: From its hooks, when the store cannot be reached or does not accept.
@@ -41,8 +43,8 @@ class MLflowSink:
 
     name = "mlflow"
 
-    def __init__(self, tracking_uri: str | None = None, experiment: str = EXPERIMENT) -> None:
-        self.tracking_uri, self.experiment = tracking_uri, experiment
+    def __init__(self, tracking_uri: str | None = None, experiment: str = EXPERIMENT, report: bool = False) -> None:
+        self.tracking_uri, self.experiment, self._report = tracking_uri, experiment, report
         self._client: Any = None
         self._run_id = ""
         self._own = False
@@ -79,8 +81,11 @@ class MLflowSink:
 
     @hookimpl
     def on_detach(self, run: Run) -> None:
-        """Send what waits, and end the run if it is the sink's own."""
+        """Send what waits and, if asked for, the report; end the run if it is the sink's own."""
         self.flush(run)
+        if self._report:
+            with written_report(run) as file:
+                self._client.log_artifact(self._run_id, str(file), "probes")
         if self._own:
             self._client.set_terminated(self._run_id)
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 if _TYPE_CHECKING:
+    from .attachment import written_report as written_report
     from .notebook import Frame as Frame
     from .page import report as report
     from .server import serve as serve
 
-_HOMES = {"Frame": "notebook", "report": "page", "serve": "server"}
+_HOMES = {"Frame": "notebook", "report": "page", "serve": "server", "written_report": "attachment"}
 
 __all__ = [*_HOMES]
 

@@ -11,6 +11,7 @@ except ImportError as error:
 
 from probes import Measurement, Run, hookimpl
 from probes.sinks.views import bars, gray, scalars
+from probes_viewer import written_report
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run as WandbRun
@@ -34,6 +35,7 @@ class WandbSink:
 
     Args:
         run: Log to this run instead; its loop must then not pass ``step=`` to ``log``.
+        report: Whether to add the page of the whole run, as ``probes report`` writes it, as an artifact at the end.
         settings: Of ``wandb.init``: ``project=``, ``entity=``, ``group=``, ``mode=``, ...
 
     Raises:
@@ -42,10 +44,10 @@ class WandbSink:
 
     name = "wandb"
 
-    def __init__(self, run: WandbRun | None = None, **settings: Any) -> None:
+    def __init__(self, run: WandbRun | None = None, report: bool = False, **settings: Any) -> None:
         if run is not None and settings:
             raise ValueError(f"`run` is there already, so that {', '.join(settings)} of wandb.init cannot be chosen.")
-        self._given, self._settings = run, settings
+        self._given, self._report, self._settings = run, report, settings
         self._run: WandbRun | None = None
         self._waiting: dict[int, dict[str, Any]] = {}
         self._defined: set[str] = set()
@@ -88,8 +90,13 @@ class WandbSink:
 
     @hookimpl
     def on_detach(self, run: Run) -> None:
-        """Send what waits, and end the run if it is the sink's own."""
+        """Send what waits and, if asked for, the report; end the run if it is the sink's own."""
         self.flush(run)
+        if self._report and self._run is not None:
+            artifact = wandb.Artifact(f"probes-report-{run.run_id}", type="report")
+            with written_report(run) as file:
+                artifact.add_file(str(file))  # copies it
+            self._run.log_artifact(artifact)
         if self._given is None and self._run is not None:
             self._run.finish()
         self._run = None

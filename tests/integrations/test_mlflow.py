@@ -86,3 +86,16 @@ def test_more_metrics_than_one_call_may_have(store, tmp_path):
         optimizer.step()
     (run,) = store.search_runs([store.get_experiment_by_name("many").experiment_id])
     assert sum(name.startswith("m/") for name in run.data.metrics) == 1500
+
+
+def test_the_report_is_an_artifact_when_asked_for(store, tmp_path):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sinks = ["hdf5", MLflowSink(experiment="reports", report=True)]
+    with ProbeManager(model, [Numbers(every(1))], sinks=sinks, log_dir=tmp_path / "vgg", on_error="raise").attach(
+        optimizer
+    ):
+        model(torch.ones(2, 1)).sum().backward()
+        optimizer.step()
+    (run,) = store.search_runs([store.get_experiment_by_name("reports").experiment_id])
+    assert [item.path for item in store.list_artifacts(run.info.run_id, "probes")] == ["probes/vgg.html"]

@@ -124,3 +124,19 @@ def test_a_given_run_is_used_and_left_open(tmp_path):
     assert [row.get("a/number") for row in rows] == [0.5, 1.5, 2.5, 3.5, None]
     with pytest.raises(ValueError, match=r"project of wandb\.init cannot be chosen"):
         WandbSink(mine, project="other")
+
+
+def test_the_report_is_an_artifact_when_asked_for(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sinks = ["hdf5", WandbSink(report=True)]
+    with ProbeManager(model, [Charts(every(1))], sinks=sinks, log_dir=tmp_path / "run", on_error="raise").attach(
+        optimizer
+    ):
+        model(torch.ones(2, 1)).sum().backward()
+        optimizer.step()
+    artifacts = [record.request.log_artifact.artifact for record in records(tmp_path / "run")] + [
+        record.artifact for record in records(tmp_path / "run") if record.WhichOneof("record_type") == "artifact"
+    ]
+    (artifact,) = [item for item in artifacts if item.type == "report"]
+    assert [entry.path for entry in artifact.manifest.contents] == ["run.html"]

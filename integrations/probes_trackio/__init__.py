@@ -1,0 +1,3 @@
+"""Results in trackio."""
+
+from .sink import TrackioSink as TrackioSink

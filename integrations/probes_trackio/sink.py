@@ -1,0 +1,99 @@
+"""TrackioSink: what a run measures, as charts of trackio."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import sys
+from typing import Any
+
+try:
+    import trackio
+    from trackio import context_vars
+except ImportError as error:
+    raise ImportError("probes_trackio needs trackio: pip install 'torch-probes[trackio]'") from error
+
+from probes import Measurement, Run, hookimpl
+from probes.sinks.views import bars, gray, scalars
+from probes_viewer import written_report
+
+__all__ = ["TrackioSink"]
+
+MAX_BUCKETS = 512
+"""Of a histogram, as many as its table keeps readable."""
+
+
+class TrackioSink:
+    """Logs numbers, spectra (as histograms) and images to a trackio run of its own, beside the script's.
+
+    Of its own, since trackio ends a run when another begins: ours begins in a context of its own, so that the script's
+    goes on, and ``trackio.log`` of the script reaches the script's. When the script has a run, ours is in the same
+    project. What trackio says goes to the standard error stream.
+
+    Args:
+        project: By default that of the script's run, or ``"probes"``.
+        report: Whether to add the page of the whole run, as ``probes report`` writes it, as an artifact at the end.
+        settings: Of ``trackio.init``: ``group=``, ``space_id=``, ``server_url=``, ...
+
+    Raises:
+        ValueError: If the project's name is not one that trackio takes.
+    """
+
+    name = "trackio"
+
+    def __init__(self, project: str = "", report: bool = False, **settings: Any) -> None:
+        self._project, self._report, self._settings = project, report, settings
+        self._run: Any = None
+        self._waiting: dict[int, dict[str, Any]] = {}
+
+    @hookimpl
+    def on_attach(self, run: Run) -> None:
+        """Begin a run, without what belongs to the script's: the machine's load, a dashboard."""
+        project = self._project or context_vars.current_project.get() or "probes"
+        chosen = {
+            "name": run.log_dir.name, "config": {"run_id": run.run_id, **run.config}, "resume": "allow",
+            "embed": False, "auto_log_gpu": False, "auto_log_cpu": False, **self._settings,
+        }  # fmt: skip
+
+        def begin() -> Any:
+            context_vars.current_run.set(None)  # trackio would end it
+            return trackio.init(project=project, **chosen)
+
+        with contextlib.redirect_stdout(sys.stderr):
+            self._run = contextvars.copy_context().run(begin)
+
+    @hookimpl
+    def write(self, run: Run, measurements: list[Measurement]) -> None:
+        """Take measurements; they are sent when the run flushes, a row for each step."""
+        for item in measurements:
+            if not item.name.startswith("probes/"):  # what probes say of themselves is for analysis
+                self._waiting.setdefault(item.step, {}).update(_charts(item))
+
+    @hookimpl
+    def flush(self, run: Run) -> None:
+        """Send what waits."""
+        while self._waiting:
+            step = next(iter(self._waiting))
+            self._run.log(self._waiting[step], step=step)
+            del self._waiting[step]
+
+    @hookimpl
+    def on_detach(self, run: Run) -> None:
+        """Send what waits and, if asked for, the report; end the run."""
+        self.flush(run)
+        with contextlib.redirect_stdout(sys.stderr):
+            if self._report:
+                with written_report(run) as file:
+                    self._run.log_artifact(file, name="probes-report", type="report")
+            self._run.finish()
+
+
+def _charts(item: Measurement) -> dict[str, Any]:
+    shown: dict[str, Any] = dict(scalars(item))
+    histogram = bars(item)
+    if histogram is not None and len(histogram[1]) <= MAX_BUCKETS:
+        edges, counts = histogram
+        shown[item.name] = trackio.Histogram(np_histogram=(counts, edges))
+    elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
+        shown[item.name] = trackio.Image(gray(item.value))
+    return shown
