@@ -85,8 +85,8 @@ FALLEN = "The kernel's alignment with the labels has fallen from 0.4 to 0.1 (sta
     ("make", "optimizer", "change", "stream", "words"),
     [
         (dead, None, None, "layers/dead_share/train", "ReLU 3: 95 % of the units or more are zero on the whole batch"),
-        (saturated, None, None, "layers/saturated_share/train", "Tanh 1, Tanh 3: 80 % of the activations or more are at a bound"),
-        (collapsed, sgd(1e-9), None, "layers/activation_variation/train", "Linear 0, ReLU 1, Linear 2, ReLU 3 and 1 more: all samples"),
+        (saturated, None, None, "layers/saturated_share/train", "Tanh 1, Tanh 3: 80 % of the activations or more"),
+        (collapsed, sgd(1e-9), None, "layers/activation_variation/train", "Linear 0, ReLU 1, Linear 2, ReLU 3 and 1"),
         (network, sgd(0.0), None, "loop/learning_rate/SGD", "The learning rate is 0"),
         (network, sgd(0.0), None, "layers/update_norm", "No layer is trained: every update is exactly zero"),
         (network, sgd(200.0), None, "layers/total_weight_norm", "The norm of all weights has grown from"),
