@@ -71,12 +71,12 @@ export class App {
   async refresh() {
     try {
       this.runs = await this.source.runs();
+      this.problem = null;
     } catch (error) {
-      this.problem = error.message;
-      this.runs = [];
+      this.problem = `No answer: ${error.message}. What is shown is older.`;
+      this.runs ??= [];
       return;
     }
-    this.problem = null;
     const known = this.runs.map(({ name }) => name);
     this.state.runs = this.state.runs.filter((name) => known.includes(name));
     if (!this.state.runs.length) this.state.runs = [(this.runs.find((run) => run.rows) ?? this.runs[0])?.name].filter((name) => name !== undefined);
@@ -96,9 +96,9 @@ export class App {
     const rows = () => JSON.stringify(this.state.runs.map((name) => this.catalogues.get(name)?.streams.map((meta) => meta.name)));
     const [before, listed] = [rows(), JSON.stringify(this.runs)];
     await this.refresh();
+    this.banner.textContent = this.problem ?? "";
     if (before !== rows() || (listed === "[]" && this.runs.length)) return this.render();
     for (const figure of this.figures) if (figure.drawn && figure.rows !== this.rowsOf(figure.name)) this.draw(figure);
-    for (const tick of this.ticking ?? []) tick();
   }
 
   metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
@@ -120,8 +120,9 @@ export class App {
     const search = this.root.querySelector("input[type=search]")?.value ?? "";
     const main = create("main", { id: "main" });
     this.root.replaceChildren(this.header(), create("div", { className: "columns" }, this.nav(search), main));
-    if (this.problem || !this.runs.length)
-      main.append(create("p", { className: "empty", textContent: this.problem ?? "There is no run here yet. One appears as soon as its first measurements are written." }));
+    main.append((this.banner = create("p", { className: "alarm", textContent: this.problem ?? "" })));
+    if (!this.runs.length)
+      main.append(create("p", { className: "empty", textContent: this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written." }));
     else if (this.state.stream) this.large(main);
     else this.overview(main);
     document.title = [this.state.stream, this.state.runs.join(", "), "probes"].filter(Boolean).join(" · ");
