@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
-from .outputs import check_rows, pick_output, picked, where_picked, why_not_a_function
+from .outputs import check_rows, why_not_a_function
+from .picking import picked, where_picked
 
 __all__ = ["Event", "Run"]
 
@@ -210,8 +211,7 @@ class Run:
                 raise
             with torch.enable_grad():
                 result = tree_map_only(Tensor, Tensor.detach, self._call(batch, parameters))
-        if self.output is pick_output:
-            self.taken[:] = filter(None, [where_picked(result)])
+        self.taken[:] = filter(None, [where_picked(result, self.output)])
         output = picked(self.output, result)
         check_rows(output, batch.n, self.model)
         return output

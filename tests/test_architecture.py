@@ -14,7 +14,7 @@ CORE = {
 }
 FLOORS = [
     {"batches", "measurement", "schedule", "precision"},
-    {"outputs"},
+    {"outputs", "picking"},
     {"run"},
     {"probe", "hookspecs"},
     {"guard"},

@@ -16,7 +16,7 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _Av
 from torch.utils._pytree import tree_map_only
 
 from probes.batches import Batch
-from probes.outputs import pick_output
+from probes.picking import pick_output
 from probes.precision import to_float64
 
 from .chain import NotDefined, Use, as_call, batch_norm_map, check_eval, recorded

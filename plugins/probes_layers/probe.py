@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from probes.loop.sharding import distributed, local_part
 from probes.measurement import Axis, CannotMeasure, Measurement, first_line
-from probes.outputs import picked
+from probes.picking import picked
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes.measurement import first_line
-from probes.outputs import pick_output, picked
+from probes.picking import pick_output, picked
 
 __all__ = ["Call"]
 
