@@ -141,8 +141,8 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """The device of the first parameter."""
-        return next(iter(self.model.parameters())).device
+        """The device of the first parameter that holds numbers."""
+        return next((p.device for p in self.model.parameters() if p.device.type != "meta"), torch.device("meta"))
 
     @property
     def layers(self) -> dict[str, nn.Module]:

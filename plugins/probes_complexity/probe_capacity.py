@@ -24,7 +24,7 @@ from .chain import NotDefined
 from .fisher_rao import Likelihood, _derivative, _norm
 from .layer_norms import operator_norms
 from .margin import margins, normalized_margins, signs
-from .norms import distance_from_initialization, frobenius_norm, parameter_count
+from .norms import distance_from_initialization, frobenius_norm, held, parameter_count, without_numbers
 from .path_norm import MaxPool, path_norm
 from .sharpness import sharpness
 from .spectral_bounds import pac_bayes_spectral, spectral_complexity
@@ -142,6 +142,8 @@ class Capacity(Probe):
         if step == 0 or self._initial is None:
             self._keep(run)
         self._keep_new(run)
+        if message := without_numbers(run.model):
+            run.left_out(message)
         batch, rows = _labelled(run.batch(self.batch))
         complexity: list[Tensor] = []
         failure: Exception | None = None
@@ -163,7 +165,7 @@ class Capacity(Probe):
             raise failure
 
     def _keep(self, run: Run) -> None:
-        kept: dict[str, Tensor] = {name: p for name, p in run.model.named_parameters() if not is_lazy(p)}
+        kept: dict[str, Tensor] = dict(held(run.model))
         # What a batch norm divides by is needed to tell how far its layer has come.
         kept |= {name: b for name, b in run.model.named_buffers() if name.endswith("running_var") and not is_lazy(b)}
         self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
@@ -174,9 +176,8 @@ class Capacity(Probe):
         assert self._initial is not None
         new = {
             name: parameter.detach().to("cpu", copy=True)
-            for name, parameter in run.model.named_parameters()
-            if not is_lazy(parameter)
-            and ((before := self._initial.get(name)) is None or before.shape != parameter.shape)
+            for name, parameter in held(run.model).items()
+            if (before := self._initial.get(name)) is None or before.shape != parameter.shape
         }
         if new:
             self._initial.update(new)

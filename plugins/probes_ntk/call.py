@@ -117,7 +117,9 @@ class Call:
         """The trainable parameters by name."""
         own = {name: self.tensors.get(name, parameter) for name, parameter in self.model.named_parameters()}
         # A lazy module that has not been called has none yet.
-        return {name: p for name, p in own.items() if p.requires_grad and not is_lazy(p)}
+        trained = {name: p for name, p in own.items() if p.requires_grad and not is_lazy(p)}
+        # Nothing depends on what is on the meta device, beside parameters that hold numbers.
+        return {name: p for name, p in trained.items() if not p.is_meta} or trained
 
     @property
     def device(self) -> torch.device:
