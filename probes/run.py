@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
+from .names import named_modules
 from .outputs import check_rows, why_not_a_function
 from .picking import picked, where_picked
 
@@ -147,11 +148,8 @@ class Run:
     @property
     def layers(self) -> dict[str, nn.Module]:
         """The modules that hold parameters of their own, by name, in the order of registration."""
-        return {
-            name or type(module).__name__: module
-            for name, module in self.model.named_modules()
-            if next(iter(module.parameters(recurse=False)), None) is not None
-        }
+        named = ((name or type(module).__name__, module) for name, module in named_modules(self.model))
+        return {name: module for name, module in named if next(module.parameters(recurse=False), None) is not None}
 
     @property
     def generator(self) -> torch.Generator:

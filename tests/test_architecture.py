@@ -13,7 +13,7 @@ CORE = {
     for path in (ROOT / "probes").rglob("*.py")
 }
 FLOORS = [
-    {"batches", "measurement", "schedule", "precision"},
+    {"batches", "measurement", "names", "schedule", "precision"},
     {"outputs", "picking"},
     {"run"},
     {"probe", "hookspecs"},

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from probes.names import plain_name
 from probes.precision import to_float64
 
 from .chain import initial_tensor
@@ -106,8 +107,8 @@ def held(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def without_numbers(model: nn.Module) -> str:
     """The parameters on the meta device, named in a sentence; empty where there is none."""
-    named = [name for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
-    return f"On the meta device, without numbers, and not measured: {', '.join(named)}." if named else ""
+    meta = [plain_name(name) for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
+    return f"On the meta device, without numbers, and not measured: {', '.join(meta)}." if meta else ""
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

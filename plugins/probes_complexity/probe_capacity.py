@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from probes.batches import Batch
 from probes.measurement import Axis, CannotMeasure, Measurement
+from probes.names import plain_name
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
@@ -182,8 +183,8 @@ class Capacity(Probe):
         if new:
             self._initial.update(new)
             run.left_out(
-                f"Distances of {', '.join(new)} are from their values at step {run.step}, since they were not there, "
-                f"or in another shape, when the others were kept."
+                f"Distances of {', '.join(map(plain_name, new))} are from their values at step {run.step}, since they "
+                f"were not there, or in another shape, when the others were kept."
             )
 
     @property

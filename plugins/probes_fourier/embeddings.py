@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from probes.batches import Batch, tensors
 from probes.measurement import CannotMeasure
+from probes.names import named_modules
 
 __all__ = ["Embeddings"]
 
@@ -48,7 +49,7 @@ class Embeddings:
         """The calls with tokens of the batch, in their order: the module, which of its calls, and whether samples are
         in the second dimension of what it gave."""
         parts, others, tokens, calls = [], dict[str, None](), _tokens(batch), Counter[nn.Module]()
-        names = {module: name or type(module).__name__ for name, module in model.named_modules()}
+        names = {module: name or type(module).__name__ for name, module in named_modules(model)}
 
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             calls[module] += 1

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from probes.batches import Batch
 from probes.measurement import Axis, Measurement, first_line
+from probes.names import named_modules, plain_name
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
@@ -144,7 +145,7 @@ class SpectralNorm(Probe):
         """The norm of each weight, a tied one once; what cannot be measured costs none of the others."""
         found = _Norms({}, dict(self._failed), [], [])
         first: dict[int, str] = {}  # the name under which each parameter is measured
-        modules = [(name or type(module).__name__, module) for name, module in run.model.named_modules()]
+        modules = [(name or type(module).__name__, module) for name, module in named_modules(run.model)]
         waiting = sum(_is_searched(module) for _, module in modules)
         end = time.perf_counter() + run.first_turn_limit
         for layer, module in modules:
@@ -209,11 +210,11 @@ class SpectralNorm(Probe):
 
 def _others(model: nn.Module, norms: set[str]) -> list[str]:
     """The parameters of two dimensions or more that belong to no measured layer."""
-    of_layers = {name for name, module in model.named_modules() if (name or type(module).__name__) in norms}
+    of_layers = {name for name, module in named_modules(model) if (name or type(module).__name__) in norms}
     of_layers |= {name.rpartition(".")[0] for name in norms}
     return [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in ((plain_name(name), parameter) for name, parameter in model.named_parameters())
         if not is_lazy(parameter)
         and parameter.ndim >= 2
         and name.rpartition(".")[0] not in of_layers
@@ -248,7 +249,7 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
     Of its first call. None as long as there are convolutions and no call of the model is known.
     """
     sizes: dict[str, tuple[int, ...]] = {}
-    modules = {name or type(module).__name__: module for name, module in run.model.named_modules()}
+    modules = {name or type(module).__name__: module for name, module in named_modules(run.model)}
     convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.modules.conv._ConvNd)}
     others = {name: module for name, module in modules.items() if may_be_affine(module)}
     if not convolutions and not others:
@@ -262,14 +263,14 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
         return None
     handles = []
     try:
-        for name, module in convolutions.items():
+        for name, convolution in convolutions.items():
 
             def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
                 x = args[0] if args else kwargs["input"]
                 dims = len(convolutions[name].kernel_size) + 1
                 sizes.setdefault(name, tuple(x.shape[-dims:]))
 
-            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
+            handles.append(convolution.register_forward_pre_hook(note, with_kwargs=True))
         for name, module in others.items():
 
             def whole(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:

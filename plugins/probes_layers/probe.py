@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from probes.loop.sharding import distributed, local_part
 from probes.measurement import Axis, CannotMeasure, Measurement, first_line
+from probes.names import plain_name
 from probes.picking import picked
 from probes.probe import Probe
 from probes.run import Run
@@ -135,7 +136,7 @@ class LayerStatistics(Probe):
 
     def _find(self, model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
         """The parameters as they are now, by name and with their layers."""
-        found = [(name, p, layer_of(model, name)) for name, p in model.named_parameters() if _is_weight(p)]
+        found = [(plain_name(name), p, layer_of(model, name)) for name, p in model.named_parameters() if _is_weight(p)]
         if not self._layers:
             self._layers = list(dict.fromkeys(layer for _, _, layer in found))
         if not self._trained:
@@ -162,7 +163,7 @@ class LayerStatistics(Probe):
         """Yield what the layers are now, and what the last update was."""
         parameters = self._find(run.model)
         if meta := [name for name, p in run.model.named_parameters() if p.device.type == "meta"]:
-            run.left_out(f"On the meta device, without numbers, and not measured: {', '.join(meta)}.")
+            run.left_out(f"On the meta device, without numbers, and not measured: {', '.join(map(plain_name, meta))}.")
         if self._joined:
             (weights, *part), self._joined = self._joined, []
         else:

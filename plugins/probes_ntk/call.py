@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes.measurement import first_line
+from probes.names import named_modules
 from probes.picking import pick_output, picked
 
 __all__ = ["Call"]
@@ -73,7 +74,7 @@ class Call:
                 f"`model` has complex parameters ({named!r}): the kernel is defined for real ones. Store real and "
                 f"imaginary part, torch.view_as_real, as the parameter."
             )
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             if isinstance(module, _BatchNorm) and module.training:
                 raise CannotMeasure(
                     f"`model` has batch normalisation in training mode ({name!r}): the output of an example depends "
