@@ -87,7 +87,7 @@ class Run:
     """The last step whose records are kept of the run that this one continues, -1 for none; None of a fresh one."""
 
     def __post_init__(self) -> None:
-        self.earlier: Callable[[], Mapping[str, Any]] = lambda: {}
+        self.earlier: Callable[[], Mapping[str, Any]] = dict  # no lambda: a run that is not attached is pickled
         """What the sessions before this one have recorded, by stream, as :func:`probes.open_run` reads it."""
         self._probe = ""
         self.taken: list[str] = []
@@ -96,13 +96,13 @@ class Run:
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
         self._dtypes: dict[str, tuple[Batch, torch.dtype]] = {}
         """Of the model, when each batch was first asked for."""
-        self.bind(lambda plugin, seconds: True, lambda plugin, message: None)
+        self.bind()
 
     def bind(
         self,
-        affords: Callable[[str, float], bool],
-        left_out: Callable[[str, str], None],
-        first_turn_limit: Callable[[], float] = lambda: math.inf,
+        affords: Callable[[str, float], bool] | None = None,
+        left_out: Callable[[str, str], None] | None = None,
+        first_turn_limit: Callable[[], float] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Called before the run: who decides what can be afforded, who is told of what was left out, and the clock."""
@@ -125,7 +125,7 @@ class Run:
 
         If it does not, time is saved for it beside the probes that wait for their turn: ask again at the next flush.
         """
-        return self._affords(self._probe, seconds)
+        return self._affords is None or self._affords(self._probe, seconds)
 
     @property
     def first_turn_limit(self) -> float:
@@ -134,11 +134,12 @@ class Run:
         A probe whose cost grows with the model or the batch tries it on a few samples first, and measures on fewer
         where it would take longer: once, for good, and told by :meth:`left_out` and by the estimator.
         """
-        return self._first_turn_limit()
+        return math.inf if self._first_turn_limit is None else self._first_turn_limit()
 
     def left_out(self, message: str) -> None:
         """Tell what a plugin did not do, because it did not fit the budget or the data, and how to have it."""
-        self._left_out(self._probe, message)
+        if self._left_out is not None:
+            self._left_out(self._probe, message)
 
     @property
     def device(self) -> torch.device:
