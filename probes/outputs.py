@@ -1,11 +1,11 @@
-"""The output of a model: which tensor it is, and whether it is a function of one example.
+"""The output of a model: whether it has a row for each example, and is a function of it alone.
 
 A function of one example is neither random, nor does it depend on the batch around the example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
+from .names import named_modules
 
-__all__ = ["differ", "why_not_a_function", "check_rows", "pick_output", "picked", "where_picked"]
+__all__ = ["differ", "why_not_a_function", "check_rows"]
 
 Forward = Callable[[Batch], Tensor]
 
@@ -146,7 +147,7 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
 
         return hook
 
-    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in model.named_modules()}
+    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in named_modules(model)}
     sequence_first = {
         name: type(part).__name__
         for module, name in names.items()
@@ -171,97 +172,6 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
                 seen_in += f", which takes the steps of a sequence first: build {first} with batch_first=True"
             return seen_in
     return ""
-
-
-def pick_output(result: Any) -> Tensor:
-    """The output tensor of what a model returns: itself, its ``logits``, or its first that is more than one number.
-
-    Raises:
-        CannotMeasure: If there is no such tensor; the message names the argument to pass.
-
-    Example:
-        >>> pick_output((torch.tensor(0.5), torch.zeros(3, 2))).shape  # a loss, and the logits
-        torch.Size([3, 2])
-    """
-    if isinstance(result, Tensor) and result.is_floating_point():
-        return result
-    if not isinstance(result, Tensor) and (found := _entries(result)):
-        return found[0][1]
-    if isinstance(result, tuple | list) and len(result) and isinstance(result[0], Tensor):
-        return pick_output(result[0])
-    raise CannotMeasure(
-        f"The model returns {_described(result)}, in which no floating-point output tensor was found. Pass output=, a "
-        f"function that picks it, e.g. output=lambda result: {_example(result)}."
-    )
-
-
-def where_picked(result: Any) -> str:
-    """Which of several tensors :func:`pick_output` takes, in code; empty if a model returns one.
-
-    Example:
-        >>> where_picked({"loss": torch.tensor(0.5), "scores": torch.zeros(3, 2), "hidden": torch.zeros(3, 9)})
-        "result['scores'] of 'hidden', 'loss', 'scores'"
-    """
-    if isinstance(result, Tensor) or not (found := _entries(result)):
-        return ""
-    keys = sorted(map(str, result)) if isinstance(result, Mapping) else []
-    others = ", ".join(map(repr, keys)) if keys else f"{len(result)}" if isinstance(result, tuple | list) else ""
-    return f"result{found[0][0]}" + (f" of {others}" if others else "")
-
-
-def _entries(result: Any) -> list[tuple[str, Tensor]]:
-    """The floating-point tensors of more than one number in what a model returns, with where they are, logits first."""
-    if isinstance(result, Mapping):
-        found = [(f"[{key!r}]", item) for key, item in result.items()]
-    elif isinstance(result, tuple | list) and not hasattr(result, "_fields"):
-        found = [(f"[{index}]", item) for index, item in enumerate(result)]
-    else:
-        found = [(f".{name}", item) for name, item in _attributes(result).items()]
-    tensors = [(w, item) for w, item in found if isinstance(item, Tensor) and item.is_floating_point() and item.ndim]
-    return sorted(tensors, key=lambda entry: entry[0] not in ("['logits']", ".logits"))
-
-
-def _attributes(result: Any) -> dict[str, Any]:
-    if hasattr(result, "_fields"):
-        return result._asdict()  # type: ignore[no-any-return]
-    return dict(getattr(result, "__dict__", {}))
-
-
-def picked(output: Callable[[Any], Tensor], result: Any) -> Tensor:
-    """``output`` of what a model returns.
-
-    Raises:
-        CannotMeasure: If it fails, or gives no floating-point tensor; the message shows one that works.
-    """
-    try:
-        found = output(result)
-    except CannotMeasure:
-        raise
-    except Exception as error:
-        why = f"fails on it ({type(error).__name__}: {first_line(error)})"
-    else:
-        if isinstance(found, Tensor) and found.is_floating_point():
-            return found
-        why = f"gives {_described(found)}"
-    raise CannotMeasure(
-        f"The model returns {_described(result)}, and output= {why}. It must be a function that picks the "
-        f"floating-point output tensor, e.g. output=lambda result: {_example(result)}."
-    )
-
-
-def _described(result: Any) -> str:
-    what = f"a tensor of {result.dtype}" if isinstance(result, Tensor) else type(result).__name__
-    return f"{what} with keys {sorted(map(str, result))}" if isinstance(result, Mapping) else what
-
-
-def _example(result: Any) -> str:
-    """How to pick the first floating-point tensor that is in it, in code."""
-    if isinstance(result, Tensor):
-        if result.is_floating_point() and result.ndim:
-            return "result"
-        return "result.float()" if not result.is_complex() else "result.abs()"
-    found = _entries(result)
-    return f"result{found[0][0]}" if found else "result.scores, of a model that returns some"
 
 
 def check_rows(output: Tensor, n: int, model: nn.Module | None = None) -> None:

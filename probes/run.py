@@ -19,7 +19,9 @@ from torch.utils._pytree import tree_map_only
 
 from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
-from .outputs import check_rows, pick_output, picked, where_picked, why_not_a_function
+from .names import named_modules
+from .outputs import check_rows, why_not_a_function
+from .picking import picked, where_picked
 
 __all__ = ["Event", "Run"]
 
@@ -85,7 +87,7 @@ class Run:
     """The last step whose records are kept of the run that this one continues, -1 for none; None of a fresh one."""
 
     def __post_init__(self) -> None:
-        self.earlier: Callable[[], Mapping[str, Any]] = lambda: {}
+        self.earlier: Callable[[], Mapping[str, Any]] = dict  # no lambda: a run that is not attached is pickled
         """What the sessions before this one have recorded, by stream, as :func:`probes.open_run` reads it."""
         self._probe = ""
         self.taken: list[str] = []
@@ -94,13 +96,13 @@ class Run:
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
         self._dtypes: dict[str, tuple[Batch, torch.dtype]] = {}
         """Of the model, when each batch was first asked for."""
-        self.bind(lambda plugin, seconds: True, lambda plugin, message: None)
+        self.bind()
 
     def bind(
         self,
-        affords: Callable[[str, float], bool],
-        left_out: Callable[[str, str], None],
-        first_turn_limit: Callable[[], float] = lambda: math.inf,
+        affords: Callable[[str, float], bool] | None = None,
+        left_out: Callable[[str, str], None] | None = None,
+        first_turn_limit: Callable[[], float] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Called before the run: who decides what can be afforded, who is told of what was left out, and the clock."""
@@ -123,7 +125,7 @@ class Run:
 
         If it does not, time is saved for it beside the probes that wait for their turn: ask again at the next flush.
         """
-        return self._affords(self._probe, seconds)
+        return self._affords is None or self._affords(self._probe, seconds)
 
     @property
     def first_turn_limit(self) -> float:
@@ -132,25 +134,23 @@ class Run:
         A probe whose cost grows with the model or the batch tries it on a few samples first, and measures on fewer
         where it would take longer: once, for good, and told by :meth:`left_out` and by the estimator.
         """
-        return self._first_turn_limit()
+        return math.inf if self._first_turn_limit is None else self._first_turn_limit()
 
     def left_out(self, message: str) -> None:
         """Tell what a plugin did not do, because it did not fit the budget or the data, and how to have it."""
-        self._left_out(self._probe, message)
+        if self._left_out is not None:
+            self._left_out(self._probe, message)
 
     @property
     def device(self) -> torch.device:
-        """The device of the first parameter."""
-        return next(iter(self.model.parameters())).device
+        """The device of the first parameter that holds numbers."""
+        return next((p.device for p in self.model.parameters() if p.device.type != "meta"), torch.device("meta"))
 
     @property
     def layers(self) -> dict[str, nn.Module]:
         """The modules that hold parameters of their own, by name, in the order of registration."""
-        return {
-            name or type(module).__name__: module
-            for name, module in self.model.named_modules()
-            if next(iter(module.parameters(recurse=False)), None) is not None
-        }
+        named = ((name or type(module).__name__, module) for name, module in named_modules(self.model))
+        return {name: module for name, module in named if next(module.parameters(recurse=False), None) is not None}
 
     @property
     def generator(self) -> torch.Generator:
@@ -210,8 +210,7 @@ class Run:
                 raise
             with torch.enable_grad():
                 result = tree_map_only(Tensor, Tensor.detach, self._call(batch, parameters))
-        if self.output is pick_output:
-            self.taken[:] = filter(None, [where_picked(result)])
+        self.taken[:] = filter(None, [where_picked(result, self.output)])
         output = picked(self.output, result)
         check_rows(output, batch.n, self.model)
         return output

@@ -13,8 +13,8 @@ CORE = {
     for path in (ROOT / "probes").rglob("*.py")
 }
 FLOORS = [
-    {"batches", "measurement", "schedule", "precision"},
-    {"outputs"},
+    {"batches", "measurement", "names", "schedule", "precision"},
+    {"outputs", "picking"},
     {"run"},
     {"probe", "hookspecs"},
     {"guard"},

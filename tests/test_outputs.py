@@ -10,7 +10,8 @@ from torch import nn
 
 from probes import CannotMeasure
 from probes.batches import Batch
-from probes.outputs import pick_output, where_picked, why_not_a_function
+from probes.outputs import why_not_a_function
+from probes.picking import pick_output, where_picked
 
 MODELS = models()
 
@@ -183,6 +184,10 @@ ROWS = torch.zeros(3, 2)
         (types.SimpleNamespace(hidden=torch.zeros(3, 9), logits=ROWS), "result.logits"),
         (types.SimpleNamespace(sample=ROWS), "result.sample"),
         (Named(torch.tensor(0.5), ROWS), "result.logits"),
+        ({"a": {"b": ROWS}}, "result['a']['b'] of 'a'"),
+        (({"ids": torch.arange(3), "scores": ROWS}, {"more": torch.zeros(3, 9)}), "result[0]['scores'] of 2"),
+        ({"parts": [torch.zeros(3, 9)], "scores": ROWS}, "result['scores'] of 'parts', 'scores'"),
+        ((types.SimpleNamespace(logits=ROWS), None), "result[0].logits of 2"),
     ],
 )
 def test_the_output_is_the_logits_or_the_first_of_more_than_one_number(result, where):
@@ -190,7 +195,7 @@ def test_the_output_is_the_logits_or_the_first_of_more_than_one_number(result, w
     assert where_picked(result).startswith(where) and bool(where_picked(result)) == bool(where)
 
 
-@pytest.mark.parametrize("result", [None, {}, {"loss": torch.tensor(0.5)}, (torch.arange(3),), "text", {"a": [ROWS]}])
+@pytest.mark.parametrize("result", [None, {}, {"loss": torch.tensor(0.5)}, (torch.arange(3),), "text"])
 def test_what_holds_no_output_is_refused_with_what_to_pass(result):
     with pytest.raises(CannotMeasure, match="Pass output="):
         pick_output(result)

@@ -457,9 +457,20 @@ def test_a_manager_within_its_model_is_copied_and_watches_nothing(tmp_path):
     model.probes.detach()
 
 
-def test_a_manager_is_copied():
-    other = copy.deepcopy(ProbeManager(network(), []))
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
+@pytest.mark.parametrize("probes", [[], None])
+def test_a_manager_is_copied_and_pickled_before_it_is_attached(copied, probes, tmp_path):
+    other = copied(ProbeManager(network(), probes, log_dir=tmp_path, overhead=None))
     optimizer = torch.optim.SGD(other.run.model.parameters(), lr=0.1)
     with other.attach(optimizer):
         run_steps(other.run.model, optimizer, 1)
     assert other.run.step == 1
+
+
+def test_a_manager_within_its_model_is_pickled_with_it_before_it_is_attached(tmp_path):
+    model = network()
+    model.probes = ProbeManager(model, [], log_dir=tmp_path)
+    other = pickle.loads(pickle.dumps(model))
+    assert other.probes.run.model is other
+    with other.probes.attach():
+        pass

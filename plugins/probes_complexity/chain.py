@@ -19,6 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from probes.batches import Batch
+from probes.names import named_modules
 from probes_fourier import AFFINE, is_chain
 
 __all__ = [
@@ -178,7 +179,7 @@ def check_eval(model: nn.Module) -> None:
     Raises:
         ValueError: Naming the module.
     """
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         random = isinstance(module, _DropoutNd) and module.p > 0
         if module.training and (random or isinstance(module, _BatchNorm | _InstanceNorm)):
             kind = "dropout" if random else "batch normalisation"
@@ -217,7 +218,7 @@ def recorded(model: nn.Module) -> Iterator[list[Use]]:
 
     handles = []
     try:
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             if next(module.children(), None) is None or isinstance(module, (nn.Linear, _ConvNd)):
                 handles.append(module.register_forward_hook(note(name), with_kwargs=True))
         yield uses

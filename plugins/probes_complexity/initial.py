@@ -54,6 +54,7 @@ class InitialParameters:
 
 def square_norms(tensors: list[Tensor]) -> Tensor:
     """Of each tensor, in float64 where the device has it. Shape ``(len(tensors),)``."""
+    tensors = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in tensors]
     device = tensors[0].device
     dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors}, torch.float32)
     norms = torch._foreach_norm(tensors, 2, dtype=dtype)

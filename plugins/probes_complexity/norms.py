@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from probes.names import plain_name
 from probes.precision import to_float64
 
 from .chain import initial_tensor
 
-__all__ = ["distance_from_initialization", "frobenius_norm", "parameter_count"]
+__all__ = ["held", "without_numbers", "distance_from_initialization", "frobenius_norm", "parameter_count"]
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -92,8 +94,25 @@ def distance_from_initialization(model: nn.Module, initial: Mapping[str, Tensor]
     return _length(differences)
 
 
+def held(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that hold numbers: those that are neither lazy nor on the meta device.
+
+    Example:
+        >>> list(held(nn.Linear(2, 1))), list(held(nn.Linear(2, 1, device="meta")))
+        (['weight', 'bias'], [])
+    """
+    named = model.named_parameters()
+    return {name: parameter for name, parameter in named if not is_lazy(parameter) and not parameter.is_meta}
+
+
+def without_numbers(model: nn.Module) -> str:
+    """The parameters on the meta device, named in a sentence; empty where there is none."""
+    meta = [plain_name(name) for name, parameter in model.named_parameters() if parameter.device.type == "meta"]
+    return f"On the meta device, without numbers, and not measured: {', '.join(meta)}." if meta else ""
+
+
 def _trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    found = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    found = [(name, parameter) for name, parameter in held(model).items() if parameter.requires_grad]
     if not found:
         raise ValueError("`model` has no trainable parameter. Set requires_grad of those that are trained.")
     return found

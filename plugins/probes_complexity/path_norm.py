@@ -16,7 +16,8 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _Av
 from torch.utils._pytree import tree_map_only
 
 from probes.batches import Batch
-from probes.outputs import pick_output
+from probes.names import named_modules
+from probes.picking import pick_output
 from probes.precision import to_float64
 
 from .chain import NotDefined, Use, as_call, batch_norm_map, check_eval, recorded
@@ -219,7 +220,7 @@ def _each(setting: Any, dims: int) -> tuple[int, ...]:
 
 def _check(model: nn.Module, max_pool: MaxPool, feedforward: bool | None) -> None:
     """Refuse modules whose paths are not known."""
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         name, kind = name or "the whole", type(module).__name__
         container = next(module.children(), None) is not None
         if container and not module._parameters:

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from probes.loop.sharding import is_sharded, local_part
 from probes.measurement import Axis, CannotMeasure, Measurement
@@ -21,6 +20,7 @@ from probes.schedule import Schedule, at
 from probes_ntk import estimate_trace, layer_of, tangent_diagonal
 
 from .initial import InitialParameters, square_norms
+from .norms import held, without_numbers
 from .path import PathComplexitySum, Segment
 
 __all__ = ["PathComplexity"]
@@ -210,6 +210,8 @@ class PathComplexity(Probe):
         recorded = self.record is None or self.record.next(step - 1) == step
         if recorded or self._model is not run.model:
             self._find(run.model)
+        if message := without_numbers(run.model):
+            run.left_out(message)
         self._initial.keep(item for item in self._parameters if item[2].requires_grad)
         if self._missing:
             missing, self._missing = self._missing, 0
@@ -340,7 +342,7 @@ class PathComplexity(Probe):
 
     def _find(self, model: nn.Module) -> None:
         """The model's parameters as they are now, and the layers of those there were at first."""
-        named = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
+        named = list(held(model).items())
         if not self._layers:
             self._layers = list(dict.fromkeys(layer_of(model, name) for name, _ in named))
         index = {layer: number for number, layer in enumerate(self._layers)}

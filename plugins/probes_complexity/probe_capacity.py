@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from probes.batches import Batch
 from probes.measurement import Axis, CannotMeasure, Measurement
+from probes.names import plain_name
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
@@ -24,7 +25,7 @@ from .chain import NotDefined
 from .fisher_rao import Likelihood, _derivative, _norm
 from .layer_norms import operator_norms
 from .margin import margins, normalized_margins, signs
-from .norms import distance_from_initialization, frobenius_norm, parameter_count
+from .norms import distance_from_initialization, frobenius_norm, held, parameter_count, without_numbers
 from .path_norm import MaxPool, path_norm
 from .sharpness import sharpness
 from .spectral_bounds import pac_bayes_spectral, spectral_complexity
@@ -142,6 +143,8 @@ class Capacity(Probe):
         if step == 0 or self._initial is None:
             self._keep(run)
         self._keep_new(run)
+        if message := without_numbers(run.model):
+            run.left_out(message)
         batch, rows = _labelled(run.batch(self.batch))
         complexity: list[Tensor] = []
         failure: Exception | None = None
@@ -163,7 +166,7 @@ class Capacity(Probe):
             raise failure
 
     def _keep(self, run: Run) -> None:
-        kept: dict[str, Tensor] = {name: p for name, p in run.model.named_parameters() if not is_lazy(p)}
+        kept: dict[str, Tensor] = dict(held(run.model))
         # What a batch norm divides by is needed to tell how far its layer has come.
         kept |= {name: b for name, b in run.model.named_buffers() if name.endswith("running_var") and not is_lazy(b)}
         self._initial = {name: tensor.detach().to("cpu", copy=True) for name, tensor in kept.items()}
@@ -174,15 +177,14 @@ class Capacity(Probe):
         assert self._initial is not None
         new = {
             name: parameter.detach().to("cpu", copy=True)
-            for name, parameter in run.model.named_parameters()
-            if not is_lazy(parameter)
-            and ((before := self._initial.get(name)) is None or before.shape != parameter.shape)
+            for name, parameter in held(run.model).items()
+            if (before := self._initial.get(name)) is None or before.shape != parameter.shape
         }
         if new:
             self._initial.update(new)
             run.left_out(
-                f"Distances of {', '.join(new)} are from their values at step {run.step}, since they were not there, "
-                f"or in another shape, when the others were kept."
+                f"Distances of {', '.join(map(plain_name, new))} are from their values at step {run.step}, since they "
+                f"were not there, or in another shape, when the others were kept."
             )
 
     @property

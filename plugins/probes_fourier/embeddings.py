@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from probes.batches import Batch, tensors
 from probes.measurement import CannotMeasure
+from probes.names import named_modules
 
 __all__ = ["Embeddings"]
 
@@ -19,7 +21,8 @@ class Embeddings:
     """The modules of a model that embed the tokens of a batch, found in a call of the model.
 
     An embedding is ``nn.Embedding``, ``nn.EmbeddingBag``, or a module like them: without children, with one parameter,
-    a vector for each token. Embeddings of positions that the model numbers itself are none: they stay as they are.
+    a vector for each token. It is called with an integer tensor of the batch, consecutive columns of it, or its
+    transpose. Embeddings of positions that the model numbers itself are none: they stay as they are.
 
     Args:
         model: The model.
@@ -42,13 +45,23 @@ class Embeddings:
 
     def __init__(self, model: nn.Module, batch: Batch) -> None:
         self._model = model
-        self._found: list[tuple[nn.Module, Tensor]] = []
-        """What was called with tokens of the batch, and what it has given, in the order of the calls."""
-        tokens = _tokens(batch)
+        self._found: dict[tuple[nn.Module, int], bool] = {}
+        """The calls with tokens of the batch, in their order: the module, which of its calls, and whether samples are
+        in the second dimension of what it gave."""
+        parts, others, tokens, calls = [], dict[str, None](), _tokens(batch), Counter[nn.Module]()
+        names = {module: name or type(module).__name__ for name, module in named_modules(model)}
 
         def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if _embeds(module, args, kwargs, output, tokens):
-                self._found.append((module, output.detach()))
+            calls[module] += 1
+            if not _embeds(module, args, kwargs, output):
+                return
+            samples = _samples(module, args, kwargs, output, tokens)
+            if samples is None:
+                others[names[module]] = None
+                return
+            self._found[module, calls[module]] = bool(samples)
+            part = output.detach().movedim(samples, 0).reshape(batch.n, -1)
+            parts.append(part.to(torch.promote_types(part.dtype, torch.float32)))
 
         handles = [module.register_forward_hook(note, with_kwargs=True) for module in model.modules()]
         try:
@@ -57,13 +70,19 @@ class Embeddings:
         finally:
             for handle in handles:
                 handle.remove()
-        if not self._found:
-            raise CannotMeasure(
-                "The batch has no floating-point input, and no module of the model embeds its integers as nn.Embedding "
-                "does: between them there is no path to measure the function on."
+        if not parts:
+            what = (
+                f"what {', '.join(others)} embeds is neither an integer tensor of the batch, of a row for each sample, "
+                f"nor consecutive columns of one"
+                if others
+                else "no module of the model embeds its integers as nn.Embedding does"
             )
-        flat = [output.reshape(batch.n, -1) for _, output in self._found]
-        self.points = torch.cat([part.to(torch.promote_types(part.dtype, torch.float32)) for part in flat], 1)
+            raise CannotMeasure(
+                f"The batch has no floating-point input, and {what}: between samples there is no path to measure the "
+                f"function on."
+            )
+        self._widths = [part.shape[1] for part in parts]
+        self.points = torch.cat(parts, 1)
 
     @contextmanager
     def at(self, points: Tensor, batch: Batch) -> Iterator[None]:
@@ -73,20 +92,25 @@ class Embeddings:
             points: Shape ``(rows, d)``.
             batch: The call, of as many rows.
         """
-        tokens = _tokens(batch)
-        sizes = [output.numel() // self.points.shape[0] for _, output in self._found]
-        parts = list(zip(self._found, torch.split(points, sizes, 1), strict=True))
+        tokens, calls = _tokens(batch), Counter[nn.Module]()
+        parts = dict(zip(self._found, torch.split(points, self._widths, 1), strict=True))
 
         def replace(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Tensor | None:
-            if not _embeds(module, args, kwargs, output, tokens):
+            calls[module] += 1
+            part = parts.pop((module, calls[module]), None)
+            if part is None:
                 return None
-            (expected, _), part = parts.pop(0) if parts else ((None, None), points)
-            if module is not expected or part.numel() != output.numel():
+            if (
+                not _embeds(module, args, kwargs, output)
+                or _samples(module, args, kwargs, output, tokens) is None
+                or part.numel() != output.numel()
+            ):
                 raise CannotMeasure(_OTHERWISE)
-            instead: Tensor = part.reshape(output.shape).to(output)
+            samples = int(self._found[module, calls[module]])
+            instead: Tensor = part.reshape(output.movedim(samples, 0).shape).movedim(0, samples).to(output)
             return instead
 
-        handles = [module.register_forward_hook(replace, with_kwargs=True) for module in dict(self._found)]
+        handles = [module.register_forward_hook(replace, with_kwargs=True) for module in {m for m, _ in self._found}]
         try:
             yield
         finally:
@@ -110,17 +134,42 @@ def _is_integer(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
-def _embeds(module: nn.Module, args: Any, kwargs: Any, output: Any, tokens: list[Tensor]) -> bool:
-    """Whether it was called with one of the tensors of tokens, and has given a vector for each of them."""
+def _embeds(module: nn.Module, args: Any, kwargs: Any, output: Any) -> bool:
+    """Whether it was called with integers, and has given a vector for each of them, or for each bag."""
     if not (isinstance(output, Tensor) and output.is_floating_point()):
         return False
     given = next(iter(tensors((args, kwargs))), None)
     own = list(module.parameters())
     alone = all(isinstance(child, nn.ParameterDict | nn.ParameterList) for child in module.children())
-    if given is None or not _is_integer(given) or len(own) != 1 or not alone or own[0].ndim != 2:
+    if given is None or not given.ndim or not _is_integer(given) or len(own) != 1 or not alone or own[0].ndim != 2:
         return False
-    expected = given.shape[:1] if isinstance(module, nn.EmbeddingBag) else given.shape
-    if tuple(output.shape) != (*expected, own[0].shape[1]):
-        return False
-    same = [leaf for leaf in tokens if leaf.numel() == given.numel()]
-    return any(torch.equal(given.reshape(leaf.shape).to(leaf), leaf) for leaf in same)
+    expected = output.shape[:1] if isinstance(module, nn.EmbeddingBag) else given.shape
+    return tuple(output.shape) == (*expected, own[0].shape[1])
+
+
+def _samples(module: nn.Module, args: Any, kwargs: Any, output: Tensor, tokens: list[Tensor]) -> int | None:
+    """The dimension of samples in what is embedded, if it is tokens of the batch, or consecutive columns of them."""
+    given = next(iter(tensors((args, kwargs))))
+    bags = isinstance(module, nn.EmbeddingBag)
+    for leaf in tokens:
+        n = len(leaf)
+        whole = leaf.reshape(n, -1)
+        # In one row, all tokens of all samples: reshaped by the model, or in bags that begin at offsets.
+        flat = given.numel() == leaf.numel()
+        if (flat or len(given) == n) and output.numel() % n == 0 and _are_columns(given.reshape(n, -1), whole):
+            return 0
+        if (
+            given.ndim > 1
+            and given.shape[1] == n
+            and not bags
+            and _are_columns(given.transpose(0, 1).reshape(n, -1), whole)
+        ):
+            return 1
+    return None
+
+
+def _are_columns(given: Tensor, whole: Tensor) -> bool:
+    """Whether these are consecutive columns of a matrix of as many rows."""
+    given, width = given.to(whole), given.shape[1]
+    starts = (whole[:, : whole.shape[1] - width + 1] == given[:, :1]).all(0).nonzero()[:, 0] if width else ()
+    return any(torch.equal(whole[:, start : start + width], given) for start in map(int, starts))

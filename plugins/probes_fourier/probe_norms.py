@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from probes.batches import Batch
 from probes.measurement import Axis, Measurement, first_line
+from probes.names import named_modules, plain_name
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
@@ -26,6 +29,23 @@ from .spectral_norm import DIRECT, OperatorNorm, module_spectral_norm, own_matri
 __all__ = ["SpectralNorm"]
 
 
+@dataclass
+class _Norms:
+    """What one turn has found."""
+
+    norms: dict[str, Tensor]
+    failures: dict[str, str]
+    """Why a layer could not be measured, in words that name it."""
+    tied: list[Tensor]
+    """The norms of the layers that share the weight of an earlier one, under whose name it is."""
+    matrices: list[Tensor]
+    """The weights of all Linear, tied or not."""
+    unconverged: int = 0
+    """How many searches were given up."""
+    searched: bool = False
+    """Whether there are any."""
+
+
 class SpectralNorm(Probe):
     r"""Spectral norm of every linear map of the model, and the Lipschitz bounds of the whole.
 
@@ -33,8 +53,8 @@ class SpectralNorm(Probe):
         ``spectral_norm/weight``: per layer; matrices by their singular values, convolutions as the operators they are
         at the size of their actual input, batch norms (in eval mode) by their largest channel factor; of modules that
         are not torch's own, their matrices, stacks of them (experts) by the largest, and the whole module where it is a
-        linear map (a layer with its low-rank update). NaN where a weight is not finite, and of convolutions as long as
-        their input size is not known.
+        linear map (a layer with its low-rank update). A matrix that several layers share is listed once, by its first
+        name. NaN where a weight is not finite, and of convolutions as long as their input size is not known.
         ``spectral_norm/unconverged``: how many searches were given up; these norms are a little too small.
         ``lipschitz/spectral_norm_product`` and ``lipschitz/max_norm``: bounds of the Lipschitz constant of the whole,
         where the model is a chain of such layers and of activations that stretch nothing; the second where all layers
@@ -66,6 +86,8 @@ class SpectralNorm(Probe):
         self._sizes: dict[str, tuple[int, ...]] | None = None
         self._layers: list[str] = []
         """Those of the first turn: a stream keeps its axis."""
+        self._failed: dict[str, str] = {}
+        """Those that could not be measured then, which have no place on it; one that cannot later is NaN there."""
         self._vectors: dict[str, Tensor] = {}
         self._maps: set[str] = set()
         self._no_maps: set[str] = set()
@@ -75,10 +97,13 @@ class SpectralNorm(Probe):
         """Yield the norms of the weights as they are now."""
         if self._sizes is None:
             self._sizes = _input_sizes(run)
-        norms, unconverged, matrices = self._norms(run)
+        found = self._norms(run)
+        norms = found.norms
+        if failures := found.failures:
+            run.left_out(f"The spectral norms of these layers are not measured: {'; '.join(failures.values())}.")
         if not self._layers:
-            self._layers = list(norms)
-            if others := _others(run.model, norms):
+            self._layers, self._failed = list(norms), found.failures
+            if others := _others(run.model, {*norms, *found.failures}):
                 run.left_out(
                     f"{len(others)} parameters with rows and columns are of modules whose linear map is not known, "
                     f"and not measured: {', '.join(others[:5])}{', ...' if len(others) > 5 else ''}."
@@ -100,64 +125,79 @@ class SpectralNorm(Probe):
             coords={"layer": Axis(np.array(names))},
             description="largest factor by which a layer stretches an input",
         )
-        if unconverged is not None:
+        if found.searched:
             yield measured(
                 "spectral_norm/unconverged",
-                unconverged,
+                found.unconverged,
                 unit="layers",
                 description="layers of which the search for the norm was given up, and is too small",
             )
-        if is_chain(run.model) if self.chain is None else self.chain:
+        if not found.failures and (is_chain(run.model) if self.chain is None else self.chain):
             bound = partial(measured, unit="output per input", description="bound of the Lipschitz constant")
             links = [not any(name.startswith(f"{layer}.") for layer in self._maps) for name in names]
-            yield bound("lipschitz/spectral_norm_product", spectral_norm_product(every[links]))
-            if len(matrices) == len(names):
+            factors = torch.cat([every[links], *(norm.cpu()[None] for norm in found.tied)])
+            yield bound("lipschitz/spectral_norm_product", spectral_norm_product(factors))
+            if len(found.matrices) == len(names) + len(found.tied):
                 how = "largest magnitude of a weight, and all widths"
-                yield bound("lipschitz/max_norm", max_norm_bound(matrices), estimator=how)
+                yield bound("lipschitz/max_norm", max_norm_bound(found.matrices), estimator=how)
 
-    def _norms(self, run: Run) -> tuple[dict[str, Tensor], int | None, list[Tensor]]:
-        """The norm of each weight; how many searches were given up, None if nothing is searched; the matrices."""
-        norms: dict[str, Tensor] = {}
-        unconverged, searched, matrices = 0, False, []
-        modules = [(name or type(module).__name__, module) for name, module in run.model.named_modules()]
+    def _norms(self, run: Run) -> _Norms:
+        """The norm of each weight, a tied one once; what cannot be measured costs none of the others."""
+        found = _Norms({}, dict(self._failed), [], [])
+        first: dict[int, str] = {}  # the name under which each parameter is measured
+        modules = [(name or type(module).__name__, module) for name, module in named_modules(run.model)]
         waiting = sum(_is_searched(module) for _, module in modules)
         end = time.perf_counter() + run.first_turn_limit
         for layer, module in modules:
+            if layer in self._failed:
+                continue
             convolution = isinstance(module, nn.modules.conv._ConvNd)
-            size = (self._sizes or {}).get(layer)
-            if convolution and size is None:
+            if convolution and layer not in (self._sizes or {}):
                 if self._sizes is None or layer in self._layers:  # not known yet; else not used in the forward pass
-                    norms[layer] = torch.tensor(torch.nan, dtype=torch.float64)
+                    found.norms[layer] = torch.tensor(torch.nan, dtype=torch.float64)
                 continue
             seconds = math.inf
             if _is_searched(module):
                 seconds, waiting = max(0.0, end - time.perf_counter()) / waiting, waiting - 1
-            found: dict[str, OperatorNorm] = module_spectral_norm(
-                module, size, _of_layer(self._vectors, layer), tol=1e-4, seconds=seconds
-            )
-            named = {_name(run.model, layer, module, weight, len(found)): weight for weight in found}
-            every = {name: (weight, found[weight]) for name, weight in named.items()}
-            if size is not None and not convolution and layer not in self._no_maps:
-                try:
-                    whole = affine_spectral_norm(
-                        module, size, self._vectors.get(f"{layer}:"), tol=1e-4, seconds=seconds
-                    )
-                except Exception:  # of a module that cannot be called alone
-                    whole = None
-                if whole is None:
-                    self._no_maps.add(layer)
-                else:
-                    self._maps.add(layer)
-                    every = {layer: ("", whole), **every}
+            try:
+                every = self._of_module(run.model, layer, module, seconds)
+            except Exception as error:
+                found.failures[layer] = f"{layer} ({type(module).__name__}: {first_line(error).rstrip('.')})"
+                continue
+            own = dict(module.named_parameters(recurse=False))
             for name, (weight, result) in every.items():
-                norms[name] = to_float64(result.norm)
-                unconverged += not result.converged
-                searched |= convolution or result.iterations > 0
+                key = id(own[weight]) if weight in own and not convolution else None
+                if key in first:
+                    found.tied.append(found.norms[first[key]])
+                    continue
+                if key is not None and own[weight].ndim > 1:
+                    first[key] = name
+                found.norms[name] = to_float64(result.norm)
+                found.unconverged += not result.converged
+                found.searched |= convolution or result.iterations > 0
                 if result.vector is not None:
                     self._vectors[layer if weight == "weight" else f"{layer}:{weight}"] = result.vector
             if isinstance(module, nn.Linear):
-                matrices.append(module.weight)
-        return norms, unconverged if searched else None, matrices
+                found.matrices.append(module.weight)
+        return found
+
+    def _of_module(
+        self, model: nn.Module, layer: str, module: nn.Module, seconds: float
+    ) -> dict[str, tuple[str, OperatorNorm]]:
+        """The norms of one module, with the weight they are of, by the name they are recorded under."""
+        size = (self._sizes or {}).get(layer)
+        found: dict[str, OperatorNorm] = module_spectral_norm(
+            module, size, _of_layer(self._vectors, layer), tol=1e-4, seconds=seconds
+        )
+        every = {_name(model, layer, module, weight, len(found)): (weight, found[weight]) for weight in found}
+        if size is None or isinstance(module, nn.modules.conv._ConvNd) or layer in self._no_maps:
+            return every
+        try:
+            whole = affine_spectral_norm(module, size, self._vectors.get(f"{layer}:"), tol=1e-4, seconds=seconds)
+        except Exception:  # of a module that cannot be called alone
+            whole = None
+        (self._no_maps if whole is None else self._maps).add(layer)
+        return every if whole is None else {layer: ("", whole), **every}
 
     def state_dict(self) -> dict[str, Any]:
         """The vectors that the layers stretch most."""
@@ -168,13 +208,13 @@ class SpectralNorm(Probe):
         self._vectors = dict(state)
 
 
-def _others(model: nn.Module, norms: dict[str, Tensor]) -> list[str]:
+def _others(model: nn.Module, norms: set[str]) -> list[str]:
     """The parameters of two dimensions or more that belong to no measured layer."""
-    of_layers = {name for name, module in model.named_modules() if (name or type(module).__name__) in norms}
+    of_layers = {name for name, module in named_modules(model) if (name or type(module).__name__) in norms}
     of_layers |= {name.rpartition(".")[0] for name in norms}
     return [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in ((plain_name(name), parameter) for name, parameter in model.named_parameters())
         if not is_lazy(parameter)
         and parameter.ndim >= 2
         and name.rpartition(".")[0] not in of_layers
@@ -209,13 +249,13 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
     Of its first call. None as long as there are convolutions and no call of the model is known.
     """
     sizes: dict[str, tuple[int, ...]] = {}
-    modules = {name or type(module).__name__: module for name, module in run.model.named_modules()}
+    modules = {name or type(module).__name__: module for name, module in named_modules(run.model)}
     convolutions = {name: module for name, module in modules.items() if isinstance(module, nn.modules.conv._ConvNd)}
     others = {name: module for name, module in modules.items() if may_be_affine(module)}
     if not convolutions and not others:
         return sizes
-    call = run.call
-    if call is None:
+    calls = _calls(run)
+    if not calls:
         if convolutions:
             run.left_out(
                 "The size of the inputs of convolutions is not known before the model was called: NaN until then."
@@ -223,34 +263,47 @@ def _input_sizes(run: Run) -> dict[str, tuple[int, ...]] | None:
         return None
     handles = []
     try:
-        for name, module in convolutions.items():
+        for name, convolution in convolutions.items():
 
             def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
                 x = args[0] if args else kwargs["input"]
                 dims = len(convolutions[name].kernel_size) + 1
                 sizes.setdefault(name, tuple(x.shape[-dims:]))
 
-            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
+            handles.append(convolution.register_forward_pre_hook(note, with_kwargs=True))
         for name, module in others.items():
 
             def whole(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
                 x = args[0] if len(args) == 1 and not kwargs else None
-                if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and len(x) == 1:
+                if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and len(x) == call.n:
                     sizes.setdefault(name, tuple(x.shape[1:]))
 
             handles.append(module.register_forward_pre_hook(whole, with_kwargs=True))
-        with torch.no_grad():
-            run.model(*call.args, **call.kwargs)
-    except Exception as error:
-        if not convolutions:
-            return sizes
-        run.left_out(
-            f"The norms of convolutions are NaN: the model cannot be called with one sample, to see the size of their "
-            f"inputs ({type(error).__name__}: {first_line(error)}). Pass batches={{'train': (inputs, targets)}} of the "
-            f"form in which the loop calls the model."
-        )
-        return None
+        for call in calls:
+            try:
+                with torch.no_grad():
+                    run.model(*call.args, **call.kwargs)
+                return sizes
+            except Exception as error:
+                sizes.clear()
+                why = f"{type(error).__name__}: {first_line(error)}"
     finally:
         for handle in handles:
             handle.remove()
-    return sizes
+    if not convolutions:
+        return sizes
+    run.left_out(
+        f"The norms of convolutions are NaN: the model cannot be called with one sample, nor with all, to see the size "
+        f"of their inputs ({why}). Pass batches={{'train': (inputs, targets)}} of the form in which the loop calls the "
+        f"model."
+    )
+    return None
+
+
+def _calls(run: Run) -> list[Batch]:
+    """One sample, and, for a model that refuses one alone, all there are; none before the model was called."""
+    one = run.call
+    if one is None:
+        return []
+    whole = run.batch(next(iter(run.batches))) if run.batches else run.shown
+    return [one] if whole is None else [one, whole.to(run.device)]

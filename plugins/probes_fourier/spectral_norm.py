@@ -39,6 +39,9 @@ class OperatorNorm(NamedTuple):
     """Number of times the map and its transpose were applied."""
 
 
+_META = "The matrix is on the meta device: it holds no numbers."
+
+
 def matrix_spectral_norm(weight: Tensor) -> Tensor:
     r"""Largest singular value of a matrix.
 
@@ -48,7 +51,8 @@ def matrix_spectral_norm(weight: Tensor) -> Tensor:
         weight: Shape ``(I, J)``, or ``(J,)``: the norm of a vector is its length.
 
     Returns:
-        Dimensionless, in the precision of the weight, at least float32; NaN if an entry is not finite. Shape ``()``.
+        Dimensionless, in the precision of the weight, at least float32; NaN if an entry is not finite, 0 if there is
+        none. Shape ``()``.
 
     Raises:
         ValueError: If ``weight`` has more than two dimensions; it is no matrix then.
@@ -69,9 +73,11 @@ def matrix_spectral_norm(weight: Tensor) -> Tensor:
         )
     matrix = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     if matrix.is_meta:
-        raise CannotMeasure("The matrix is on the meta device: it holds no numbers.")
+        raise CannotMeasure(_META)
+    if not matrix.numel():
+        return matrix.new_zeros(()).abs()
     if not bool(matrix.isfinite().all()):  # a training that has diverged
-        return matrix.new_tensor(torch.nan)
+        return matrix.new_tensor(torch.nan).abs()
     if matrix.ndim == 1 or 1 in matrix.shape:
         scale = _scale(matrix)  # the squares would overflow from 1e19 on
         length: Tensor = torch.linalg.vector_norm(matrix / scale) * scale
@@ -251,13 +257,19 @@ def own_matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     return {
         name: parameter
         for name, parameter in module.named_parameters(recurse=False)
-        if not is_lazy(parameter) and parameter.is_floating_point() and parameter.ndim in (2, 3) and parameter.numel()
+        if not is_lazy(parameter)
+        and (parameter.is_floating_point() or parameter.is_complex())
+        and parameter.ndim in (2, 3)
     }
 
 
 def _matrix_norm(weight: Tensor, vector: Tensor | None, tol: float, seconds: float) -> OperatorNorm:
     """Of a matrix, or of the map of all blocks that a stack of matrices is."""
+    if weight.is_meta:
+        raise CannotMeasure(_META)
     matrix = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    if not weight.numel():
+        return OperatorNorm(matrix_spectral_norm(weight.flatten()), None, True, 0)
     if weight.ndim == 2 and (min(weight.shape) <= DIRECT or not bool(weight.isfinite().all())):
         return OperatorNorm(matrix_spectral_norm(weight), None, True, 0)
     if not bool(matrix.isfinite().all()):
@@ -266,6 +278,8 @@ def _matrix_norm(weight: Tensor, vector: Tensor | None, tol: float, seconds: flo
         return OperatorNorm(torch.linalg.svdvals(matrix).max(), None, True, 0)
     scale = _scale(matrix)
     matrix = matrix / scale
+    if matrix.is_complex():  # the search is in real numbers: of the same norm, and twice the size
+        matrix = torch.cat([torch.cat([matrix.real, -matrix.imag], -1), torch.cat([matrix.imag, matrix.real], -1)], -2)
     shape = matrix.shape[:-2] + matrix.shape[-1:]
     if vector is not None and vector.shape != shape:
         vector = None
@@ -282,6 +296,8 @@ def _convolution_norm(
     if input_shape is None:
         raise ValueError(f"`input_shape` must be given for a {type(module).__name__}: its norm depends on the size.")
     weight = next(iter(module.parameters()))
+    if weight.is_meta or weight.is_complex():
+        raise CannotMeasure(_META if weight.is_meta else "The norm of a complex convolution is not searched for.")
     dtype = torch.promote_types(weight.dtype, torch.float32)
     state = {name: parameter.detach().to(dtype) for name, parameter in module.named_parameters()}
     if "bias" in state:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from probes.batches import tensors
+from probes.names import named_modules
 from probes.precision import to_float64
 
 from .updates import nonzero_count, square_sum
@@ -159,7 +160,7 @@ class _Watch(TorchFunctionMode):
     def on(self, model: nn.Module) -> Iterator[None]:
         handles = []
         try:
-            for name, module in model.named_modules():
+            for name, module in named_modules(model):
                 handles += self._hooked(name or type(model).__name__, module)
             yield
         finally:

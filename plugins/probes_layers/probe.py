@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 
 from probes.loop.sharding import distributed, local_part
 from probes.measurement import Axis, CannotMeasure, Measurement, first_line
-from probes.outputs import picked
+from probes.names import plain_name
+from probes.picking import picked
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
@@ -135,11 +136,7 @@ class LayerStatistics(Probe):
 
     def _find(self, model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
         """The parameters as they are now, by name and with their layers."""
-        found = [
-            (name, p, layer_of(model, name))
-            for name, p in model.named_parameters()
-            if not is_lazy(p) and (p.is_floating_point() or p.is_complex())  # integers are no weights
-        ]
+        found = [(plain_name(name), p, layer_of(model, name)) for name, p in model.named_parameters() if _is_weight(p)]
         if not self._layers:
             self._layers = list(dict.fromkeys(layer for _, _, layer in found))
         if not self._trained:
@@ -165,6 +162,8 @@ class LayerStatistics(Probe):
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers are now, and what the last update was."""
         parameters = self._find(run.model)
+        if meta := [name for name, p in run.model.named_parameters() if p.device.type == "meta"]:
+            run.left_out(f"On the meta device, without numbers, and not measured: {', '.join(map(plain_name, meta))}.")
         if self._joined:
             (weights, *part), self._joined = self._joined, []
         else:
@@ -327,6 +326,13 @@ def _quantities(gradient: Tensor, update: Tensor) -> Iterator[tuple[str, str, Te
     yield "update_cosine", "cosine of the update with the one before", where(new["last"], cosine.clamp(-1, 1))
     yield "gradient_zero_share", "share of the gradient that is zero", grad["zeros"] / grad["count"]
     yield "gradient_nonfinite_share", "share of the gradient that is not finite", grad["nonfinite"] / grad["count"]
+
+
+def _is_weight(parameter: nn.Parameter) -> bool:
+    """Whether it holds numbers; integers are no weights."""
+    if is_lazy(parameter) or parameter.is_meta or not parameter.numel():
+        return False
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def _is_in_parts(model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor
 from probes import CannotMeasure
 from probes.precision import to_float64
 
-from .centering import ROUNDING, Centering, as_matrix, center, center_targets
+from .centering import ROUNDING, Centering, as_matrix, center, center_targets, center_where
 
 __all__ = ["alignment", "centered_alignment", "cka", "debiased_cka", "label_matrix"]
 
@@ -98,15 +98,16 @@ def alignment(kernel: Tensor, targets: Tensor, centering: Centering) -> Tensor:
     return result
 
 
-def centered_labels(labels: Tensor, dtype: torch.dtype, centering: Centering) -> Tensor:
+def centered_labels(labels: Tensor, dtype: torch.dtype, centering: Centering, where: Tensor | None = None) -> Tensor:
     """Labels centred as :func:`~probes_ntk.center` centres features; zero where only rounding is left.
 
     Args:
         labels: Shape ``(c, n)``, float64.
         dtype: In which the targets were given.
         centering: Of the kernel.
+        where: Which of them there are, shape ``(c, n)``; all by default.
     """
-    y = center_targets(labels, centering)
+    y = center_targets(labels, centering) if where is None else center_where(labels, centering, where)
     eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
     centered: Tensor = y * (y.norm() > ROUNDING * eps * labels.norm())
     return centered

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_map, tree_map_only
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes.measurement import first_line
-from probes.outputs import pick_output, picked
+from probes.names import named_modules
+from probes.picking import pick_output, picked
 
 __all__ = ["Call"]
 
@@ -73,7 +74,7 @@ class Call:
                 f"`model` has complex parameters ({named!r}): the kernel is defined for real ones. Store real and "
                 f"imaginary part, torch.view_as_real, as the parameter."
             )
-        for name, module in model.named_modules():
+        for name, module in named_modules(model):
             if isinstance(module, _BatchNorm) and module.training:
                 raise CannotMeasure(
                     f"`model` has batch normalisation in training mode ({name!r}): the output of an example depends "
@@ -117,7 +118,9 @@ class Call:
         """The trainable parameters by name."""
         own = {name: self.tensors.get(name, parameter) for name, parameter in self.model.named_parameters()}
         # A lazy module that has not been called has none yet.
-        return {name: p for name, p in own.items() if p.requires_grad and not is_lazy(p)}
+        trained = {name: p for name, p in own.items() if p.requires_grad and not is_lazy(p)}
+        # Nothing depends on what is on the meta device, beside parameters that hold numbers.
+        return {name: p for name, p in trained.items() if not p.is_meta} or trained
 
     @property
     def device(self) -> torch.device:

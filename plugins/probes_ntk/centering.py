@@ -10,7 +10,7 @@ from torch import Tensor
 from probes import CannotMeasure
 from probes.precision import to_float64
 
-__all__ = ["Centering", "as_blocks", "as_matrix", "center", "center_targets"]
+__all__ = ["Centering", "as_blocks", "as_matrix", "center", "center_targets", "center_where"]
 
 Centering = Literal["none", "outputs", "all"]
 
@@ -80,6 +80,26 @@ def center_targets(targets: Tensor, how: Centering) -> Tensor:
     if how == "none":
         return targets
     return targets - (targets.mean(1, keepdim=True) if how == "outputs" else targets.mean())
+
+
+def center_where(rows: Tensor, how: Centering, where: Tensor) -> Tensor:
+    """Features or targets centred as :func:`center` does it, those of some outputs of some examples alone.
+
+    Args:
+        rows: Shape ``(c, n, ...)``.
+        how: As above.
+        where: Which of them, shape ``(c, n)``; the others are 0 in the result.
+
+    Example:
+        >>> center_where(torch.tensor([[0.0, 1.0, 9.0]]), "outputs", torch.tensor([[True, True, False]])).tolist()
+        [[-0.5, 0.5, 0.0]]
+    """
+    mask = where.to(rows.device).reshape(*where.shape, *(1,) * (rows.ndim - 2))
+    rows = rows * mask
+    if how == "none":
+        return rows
+    dims = (1,) if how == "outputs" else (0, 1)
+    return (rows - rows.sum(dims, keepdim=True) / mask.sum(dims, keepdim=True).clamp(min=1)) * mask
 
 
 def as_blocks(kernel: Tensor) -> Tensor:

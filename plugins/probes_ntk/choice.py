@@ -93,7 +93,7 @@ def choose(
 
 
 def labels_of(targets: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
-    """The matrix that stands beside the chosen outputs, and which samples have labels.
+    """The matrix that stands beside the chosen outputs, and which of its entries have labels.
 
     Numbers, one for each output, are taken as they are. Class labels are taken one-hot: one of each sample beside
     outputs ``(n, c)``; one of each position beside ``(n, T, c)`` or ``(n, c, height, width)``.
@@ -103,7 +103,8 @@ def labels_of(targets: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
         choice: What the kernel is of.
 
     Returns:
-        Shape ``(c, n)``, float64; and ``(n,)``: False for samples with a label of -100, which losses ignore.
+        Shape ``(c, n)``, float64; and of the same shape: False for the outputs of a position, or of a whole sample,
+        whose label is -100, which losses ignore.
 
     Raises:
         CannotMeasure: If the targets do not go with the outputs, or a label is none of the classes.
@@ -112,7 +113,7 @@ def labels_of(targets: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
     chosen = torch.tensor(range(width) if choice.outputs is None else choice.outputs, device=targets.device)
     flat = targets.detach().reshape(n, -1)
     if flat.shape[1] == width:
-        return to_float64(flat)[:, chosen].T, torch.ones(n, dtype=torch.bool, device=targets.device)
+        return to_float64(flat)[:, chosen].T, torch.ones(len(chosen), n, dtype=torch.bool, device=targets.device)
     columns = _label_columns(targets, choice.shape)
     if columns is None:
         each = f"{tuple(targets.shape[1:])} {'numbers' if targets.is_floating_point() else 'labels'} a sample"
@@ -122,7 +123,7 @@ def labels_of(targets: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
         raise CannotMeasure(f"labels from {int(labels.min())} to {int(labels.max())} are not all among its classes")
     where = (columns[:, None, :] == chosen[:, None]).any(2)  # (n, c)
     positions = _positions(choice.shape, targets)[chosen]
-    return to_float64(where).T, (columns >= 0)[:, positions].all(1)
+    return to_float64(where).T, (columns >= 0)[:, positions].T
 
 
 def _label_columns(targets: Tensor, shape: tuple[int, ...]) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from probes import CannotMeasure
 from probes.batches import tensors
+from probes.names import plain_name
 from probes.outputs import why_not_a_function
 
 from .backward import backward
@@ -65,6 +66,7 @@ def layer_of(model: nn.Module, parameter: str) -> str:
         >>> layer_of(model, "encoder.0.weight"), layer_of(model, "weight"), layer_of(model, "held.block/dense/kernel")
         ('encoder.0', 'Linear', 'block/dense')
     """
+    parameter = plain_name(parameter)
     if "/" in parameter:
         return parameter.rpartition("/")[0].rpartition(".")[2]
     module = parameter.partition(".parametrizations.")[0] if ".parametrizations." in f".{parameter}" else ""

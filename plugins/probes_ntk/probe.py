@@ -39,8 +39,8 @@ class TangentKernel(Probe):
         With ``eigenfunctions``: ``ntk/eigenfunction_1`` and so on, pictures over the grid of the inputs.
 
     A number that is undefined is NaN, and the others are measured: the alignment with targets that are all alike or do
-    not go with the outputs, the rank of a kernel that is zero, everything while the outputs are not finite. Samples
-    with a label of -100, which losses ignore, are left out of the alignments.
+    not go with the outputs, the rank of a kernel that is zero, everything while the outputs are not finite. Outputs
+    of a position, or of a sample, with a label of -100, which losses ignore, are left out of the alignments.
 
     The kernel has at most 1000 rows by default, one for each sample and output. Of many outputs, of a language model's
     (n, T, V) or of images, it is that of a few, drawn once from the run's seed; those of labels that occur come first.

@@ -15,7 +15,7 @@ from probes.batches import Batch
 from probes.measurement import Axis, Measurement
 
 from .alignment import centered_alignment, centered_labels
-from .centering import Centering, center
+from .centering import ROUNDING, Centering, as_blocks, center, center_where
 from .choice import Choice, labels_of
 from .engine import TangentGram
 from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
@@ -137,12 +137,12 @@ def _or_nan(quantity: Callable[[Tensor], Tensor], of: Tensor, *shape: int) -> Te
 
 @dataclass(frozen=True)
 class _Labels:
-    """The labels of those samples that have one."""
+    """The labels of those positions and samples that have one."""
 
     matrix: Tensor
-    """Shape ``(c, m)``."""
+    """Shape ``(c, n)``."""
     labelled: Tensor | None
-    """Of these samples, shape ``(m,)``; None for all."""
+    """Of these entries, shape ``(c, n)``; None for all."""
     dtype: torch.dtype
     """Of the targets."""
     words: str
@@ -151,10 +151,13 @@ class _Labels:
     def aligned(self, kernel: Tensor, centering: Centering, centered: Tensor | None = None) -> Tensor:
         """Alignment with a kernel, which is centred already where ``centered`` is given; NaN where undefined."""
         if self.labelled is not None:
-            index = self.labelled.to(kernel.device)
-            kernel, centered = kernel[:, index][..., index], None
+            # Of the labelled rows alone, so that the means of features and of labels are over the same ones.
+            size, eps = kernel.norm(), torch.finfo(kernel.dtype).eps
+            half = center_where(as_blocks(kernel), centering, self.labelled)
+            centered = center_where(half.permute(2, 3, 0, 1), centering, self.labelled)
+            centered = centered * (centered.norm() > ROUNDING * eps * size)
         centered = center(kernel, centering) if centered is None else centered
-        y = centered_labels(self.matrix, self.dtype, centering).to(centered.device)
+        y = centered_labels(self.matrix, self.dtype, centering, self.labelled).to(centered.device)
         return centered_alignment(centered, y).cpu()
 
 
@@ -172,9 +175,11 @@ def _labels(name: str, targets: Tensor, choice: Choice, centering: Centering, no
         return None
     index, words = None, ""
     if not labelled.all():
-        index = labelled.nonzero()[:, 0]
-        matrix, words = matrix[:, labelled], f", of the {len(index)} samples without a label of -100"
-    if not centered_labels(matrix, targets.dtype, centering).any():
+        index, whole = labelled, int(labelled.all(0).sum())
+        words = f", of the {whole} samples without a label of -100"
+        if whole < int(labelled.any(0).sum()):  # of some samples, some positions
+            words = f", of the {int(labelled.sum())} of {labelled.numel()} outputs whose label is not -100"
+    if not centered_labels(matrix, targets.dtype, centering, index).any():
         notes.append(f"The targets of batch {name!r} are all alike: nothing is aligned with them. {given} that differ.")
     return _Labels(matrix, index, targets.dtype, words)
 

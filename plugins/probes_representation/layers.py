@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from probes.names import named_modules
 from probes.precision import to_float64
 
 __all__ = ["Head", "hidden_outputs", "with_weights"]
@@ -36,7 +37,7 @@ def with_weights(model: nn.Module) -> list[str]:
         >>> with_weights(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1)))
         ['0', '3']
     """
-    return [name for name, module in model.named_modules() if _has_matrix(module)]
+    return [name for name, module in named_modules(model) if _has_matrix(module)]
 
 
 def hidden_outputs(
@@ -67,7 +68,7 @@ def hidden_outputs(
         >>> [name for name, _, _ in seen], head.features.shape
         (['0', '1'], torch.Size([5, 4]))
     """
-    modules, done, heads = dict(model.named_modules()), set[str](), list[tuple[nn.Linear, Tensor, torch.Size]]()
+    modules, done, heads = dict(named_modules(model)), set[str](), list[tuple[nn.Linear, Tensor, torch.Size]]()
 
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Axis, CannotMeasure, Measurement
+from probes.names import named_modules
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule, at
@@ -164,7 +165,7 @@ class Representation(Probe):
             run.left_out(f"{'; '.join(dict.fromkeys(self._notes))}.")
 
     def _chosen(self, run: Run) -> list[str]:
-        modules = dict(run.model.named_modules())
+        modules = dict(named_modules(run.model))
         unknown = [name for name in self.layers or [] if name not in modules]
         if unknown:
             raise CannotMeasure(

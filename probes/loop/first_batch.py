@@ -23,7 +23,9 @@ from torch.utils.hooks import RemovableHandle
 from ..batches import Batch, tensors
 from ..guard.process import random_states_kept
 from ..measurement import CannotMeasure
-from ..outputs import check_rows, pick_output, picked, where_picked
+from ..outputs import check_rows
+from ..picking import Entry, entries, pick_output, picked, where_picked
+from .compiled_call import COMPILED, CompiledCall
 from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch, is_target
 
@@ -65,7 +67,12 @@ class FirstBatch:
         """The arguments of a call whose output cannot be used."""
         self.loss = ""
         """The function in which the targets were seen, in words; empty when they were not."""
-        self._output, self._n, self._problem = output, n, problem
+        self.output = output
+        """What picks the output: of several, where none was asked for, the one that the loss compares."""
+        self._entries: list[Entry] = []
+        self._refusal: Exception | None = None
+        """Why the output cannot be used, if the loss does not compare another one."""
+        self._n, self._problem = n, problem
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
         self._watch = LossWatch()
@@ -76,7 +83,7 @@ class FirstBatch:
         self.done = False
         """Whether the first step is over."""
         self.paused = paused
-        self._handles: list[RemovableHandle | _CompiledCall] = []
+        self._handles: list[RemovableHandle | CompiledCall] = []
         self._hidden: weakref.ref[nn.Module] | None = None
 
     def watch(self, called: nn.Module) -> None:
@@ -85,9 +92,9 @@ class FirstBatch:
         before, after = _Hook(self, "_before"), _Hook(self, "_after")
         self._hidden = weakref.ref(called)
         hide(called, held=_MARK)
-        if (compiled := called.__dict__.get(_COMPILED)) is not None:
+        if (compiled := called.__dict__.get(COMPILED)) is not None:
             # Hooks would be a part of what model.compile() compiles, and it would be compiled again when they go.
-            self._handles.append(_CompiledCall(called, compiled, before, after))
+            self._handles.append(CompiledCall(called, compiled, before, after))
             return
         if isinstance(called, torch.jit.ScriptModule):  # torch refuses forward pre-hooks on it
             self.wanted = False
@@ -142,6 +149,11 @@ class FirstBatch:
         if self._decided or self.batch is None:
             return
         self._decided = True
+        if self._entries and (number := self._watch.compared) is not None:
+            self.output = self._entries[number]
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
+            return
         if (found := self._watch.targets()) is not None:
             targets, self.loss = found
         elif self._named and not self._watch.candidates:
@@ -190,54 +202,48 @@ class FirstBatch:
             self._watch.begin()
         if not (torch.is_grad_enabled() and (self._args or self._kwargs)):
             return
-        try:
-            output = picked(self._output, result)
-            if not output.requires_grad:
-                if any(leaf.requires_grad for leaf in tensors(result)):
-                    what = "output= picks" if self._output is not pick_output else f"{where_picked(result)} is"
-                    raise CannotMeasure(
-                        f"{what} something that has no gradient. Pass output=, a function that returns a tensor that "
-                        f"the model computed, as it is: not detached, rounded, or an argmax."
-                    )
+        if not any(leaf.requires_grad for leaf in tensors(result)):
+            with suppress(CannotMeasure):
+                picked(self.output, result)
                 return
+        try:
             batch = Batch(self._args, self._kwargs)
-            rows = next(len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim)
-            check_rows(output, rows, module)
+            rows = next((len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim), 0)
+            several = [] if self.output is not pick_output or isinstance(result, Tensor) else entries(result)
+            usable = [(entry, item) for entry, item in several if item.requires_grad and item.shape[:1] == (rows,)]
+            self._entries, self._refusal = [entry for entry, _ in usable], None
+            try:
+                outputs = [self._usable(result, rows, module)]
+            except Exception as error:
+                if not usable:
+                    raise
+                self._refusal = error
+            outputs = [item for _, item in usable] or outputs
         except Exception as error:
-            with suppress(Exception):  # of a call without a tensor
-                self.shown = Batch(self._args, self._kwargs)
-            self._problem(error)
-            self.wanted = False
+            self._refuse(error)
             return
         self._named = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), "")
         self.batch = batch
-        self._watch.look_at(output, rows, self._n)
+        self._watch.look_at(outputs, rows, self._n)
 
+    def _usable(self, result: Any, rows: int, module: nn.Module) -> Tensor:
+        """The output, if it can be measured."""
+        output = picked(self.output, result)
+        if not output.requires_grad:
+            what = "output= picks" if self.output is not pick_output else f"{where_picked(result)} is"
+            raise CannotMeasure(
+                f"{what} something that has no gradient. Pass output=, a function that returns a tensor that the model "
+                f"computed, as it is: not detached, rounded, or an argmax."
+            )
+        check_rows(output, rows, module)
+        return output
 
-_COMPILED = "_compiled_call_impl"
-
-
-class _CompiledCall:
-    """Takes the place of what ``model.compile()`` has put into a module, around which it calls our hooks."""
-
-    def __init__(self, module: nn.Module, compiled: Callable[..., Any], before: _Hook, after: _Hook) -> None:
-        self.module, self.compiled, self.before, self.after = weakref.ref(module), compiled, before, after
-        module.__dict__[_COMPILED] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module = self.module()
-        if module is None:
-            return self.compiled(*args, **kwargs)
-        self.before(module, args, kwargs)
-        result = self.compiled(*args, **kwargs)
-        self.after(module, args, kwargs, result)
-        return result
-
-    def remove(self) -> None:
-        """Put back what was there."""
-        module = self.module()
-        if module is not None and module.__dict__.get(_COMPILED) is self:
-            module.__dict__[_COMPILED] = self.compiled
+    def _refuse(self, error: Exception) -> None:
+        """There is no first batch, but a call to look at."""
+        with suppress(Exception):  # of a call without a tensor
+            self.shown = Batch(self._args, self._kwargs)
+        self.batch, self.wanted = None, False
+        self._problem(error)
 
 
 _MARK = object()

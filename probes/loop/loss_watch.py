@@ -10,7 +10,7 @@ import functools
 import inspect
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -74,25 +74,27 @@ class LossWatch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.candidates: list[tuple[Tensor, str]] = []
-        """Copies of what may be the targets, as the loop may write over it, and the function in which it was seen."""
+        self.candidates: list[tuple[Tensor, str, int]] = []
+        """Copies of what may be the targets, as the loop may write over it, the function in which it was seen, and
+        the number of the output that it was compared with."""
         self.pushed = False
         """Whether it may be on a thread's stack still."""
         self._blind = False
         self._rows = self._n = 0
-        self._shape: tuple[int, ...] = ()
-        self._outputs: list[weakref.ref[Tensor]] = []
-        """The output, and what is a view or an activation of it."""
+        self._shapes: list[tuple[int, ...]] = []
+        self._outputs: list[tuple[weakref.ref[Tensor], int]] = []
+        """What may be the output, and what is a view or an activation of it, with the number of the output."""
         self._residuals: list[tuple[weakref.ref[Tensor], Tensor]] = []
         """Differences of outputs, and the candidates that were taken off."""
         self._computed: dict[int, weakref.ref[Tensor]] = {}
         self._escaped = False
         """Whether what was computed has left torch, as numbers or arrays that may come back."""
 
-    def look_at(self, output: Tensor, rows: int, n: int) -> None:
-        """Wait for the loss of this output, and of no other; keep the first ``n`` of its ``rows`` targets."""
-        self._rows, self._n, self._outputs = rows, n, [weakref.ref(output)]
-        self._shape = tuple(output.shape)  # which may be gone when a view of it is compared
+    def look_at(self, outputs: Sequence[Tensor], rows: int, n: int) -> None:
+        """Wait for the loss of one of these, and of no other; keep the first ``n`` of its ``rows`` targets."""
+        self._rows, self._n = rows, n
+        self._outputs = [(weakref.ref(output), number) for number, output in enumerate(outputs)]
+        self._shapes = [tuple(output.shape) for output in outputs]  # may be gone when views of them are compared
         self.candidates, self._residuals = [], []
 
     def looks(self) -> bool:
@@ -132,11 +134,17 @@ class LossWatch(TorchFunctionMode):
         if self.pushed:
             self.pushed = not remove(self)
 
+    @property
+    def compared(self) -> int | None:
+        """The number of the output that is compared with something; of several, the first, if not with a constant."""
+        numbers = [(_constant(tensor), number) for tensor, _, number in self.candidates]
+        return min(numbers)[1] if numbers else None
+
     def targets(self) -> tuple[Tensor, str] | None:
         """The targets, and where they were seen."""
         different: list[tuple[Tensor, str]] = []
-        for tensor, where in self.candidates:
-            if not any(_equal(tensor, other) for other, _ in different):
+        for tensor, where, number in self.candidates:
+            if number == self.compared and not any(_equal(tensor, other) for other, _ in different):
                 different.append((tensor, where))
         different = [item for item in different if not _constant(item[0])] or different
         chosen = [item for item in different if not item[0].is_floating_point()] or different
@@ -148,11 +156,11 @@ class LossWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._blind:
             return func(*args, **kwargs)
-        view = computed = False
+        computed, number = False, None
         before = len(self.candidates)
         with suppress(Exception):  # a strange argument; the call itself must go on
             computed = any(self._is_computed(item) for item in tensors((args, kwargs)))
-            view = computed and self._look(func, args, kwargs)
+            number = self._look(func, args, kwargs) if computed else None
             self._escaped |= computed and func in _ESCAPES
             computed |= self._escaped and func in _ENTRANCES
         result = func(*args, **kwargs)
@@ -161,8 +169,8 @@ class LossWatch(TorchFunctionMode):
                 self.computed(result)
                 if _in_place(func):
                     self.computed((args[0], args[0]._base))
-        if view and isinstance(result, Tensor):
-            self._outputs.append(weakref.ref(result))
+        if number is not None and isinstance(result, Tensor):
+            self._outputs.append((weakref.ref(result), number))
             if func in _DIFFERENCES and len(self.candidates) > before:
                 self._residuals.append((weakref.ref(result), self.candidates[-1][0]))
         return result
@@ -171,17 +179,22 @@ class LossWatch(TorchFunctionMode):
         known = self._computed.get(id(item))
         return known is not None and known() is item
 
-    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Look for targets in a call; whether what it gives is to be looked at as the output is."""
+    def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """Look for targets in a call; the number of the output as which what it gives is to be looked at, if any."""
         given = [*args, *kwargs.values()]
-        mine = [any(item is output() for output in self._outputs) for item in given]
-        if not any(mine):
-            return False
+        own, number = next(((item, n) for item in given if (n := self._number(item)) is not None), (None, None))
+        if own is None or number is None:
+            return None
+        other = kwargs.get("target", next((item for item in given if self._number(item) is None), None))
+        return number if self._is_looked_at(func, own, other, number) else None
+
+    def _number(self, item: Any) -> int | None:
+        return next((number for output, number in self._outputs if isinstance(item, Tensor) and item is output()), None)
+
+    def _is_looked_at(self, func: Callable[..., Any], own: Tensor, other: Any, number: int) -> bool:
         difference = func in _DIFFERENCES
         if not (difference or _compares(func)):
             return func in _VIEWS
-        own = given[mine.index(True)]
-        other = kwargs.get("target", next((item for item, is_own in zip(given, mine, strict=True) if not is_own), None))
         if not isinstance(other, Tensor):
             return False
         if self._is_computed(other):
@@ -192,17 +205,17 @@ class LossWatch(TorchFunctionMode):
             return False
         if difference and other.numel() != own.numel():
             return True  # shifted by a constant, such as a bias
-        target = other.reshape(self._rows, -1) if self._flattened(func, other) else other
+        target = other.reshape(self._rows, -1) if self._flattened(func, other, self._shapes[number]) else other
         if not is_target(target, self._rows) or (difference and _constant(target)):
             return False
         name = getattr(func, "__name__", "a difference").strip("_")
         kept = target[: self._n].detach().clone()
-        self.candidates.append((kept, f"output - targets ({name})" if difference else name))
+        self.candidates.append((kept, f"output - targets ({name})" if difference else name, number))
         return difference
 
-    def _flattened(self, func: Callable[..., Any], other: Tensor) -> bool:
+    def _flattened(self, func: Callable[..., Any], other: Tensor, shape: tuple[int, ...]) -> bool:
         """Whether these are the targets of all positions of all sequences in one row, as for a language model."""
-        return _compares(func) and len(self._shape) == 3 and other.shape == (self._shape[0] * self._shape[1],)
+        return _compares(func) and len(shape) == 3 and other.shape == (shape[0] * shape[1],)
 
 
 def is_target(candidate: Any, rows: int) -> bool:

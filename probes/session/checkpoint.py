@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..batches import Batch
+from ..picking import Entry, pick_output
 from .plugins import text_of
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def save(session: Session) -> dict[str, Any]:
             name: {"args": batch.args, "kwargs": dict(batch.kwargs), "targets": batch.targets}
             for name, batch in run.batches.items()
         },
+        # Of several outputs, the one that the first loop's loss was seen to compare.
+        "output": (run.output.path, run.output.code) if isinstance(run.output, Entry) else None,
         "governor": session.governor.state_dict(),
         "due": {plugin.key: plugin.due for plugin in session.turns.probes},
         "watching": {plugin.key: plugin.watching_since for plugin in session.turns.probes},
@@ -102,6 +105,8 @@ def restore(state: Mapping[str, Any], session: Session) -> None:
         if name not in session.whole:
             run.batches[name] = given.first(kept.n)  # as many as fitted then
         session.whole.add(name)
+    if state.get("output") is not None and run.output is pick_output:
+        run.output = Entry(*state["output"])
     session.governor.load_state_dict(state["governor"])
     for plugin in plugins.all:
         plugin.watching_since = state.get("watching", {}).get(plugin.key)

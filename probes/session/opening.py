@@ -242,7 +242,7 @@ class Attached:
             first.finish()
             if first.batch is not None:
                 self.run.batches = {"train": first.batch, **self.run.batches}
-                self._targets_seen_in = first.loss
+                self._targets_seen_in, self.run.output = first.loss, first.output
             self.run.shown = first.shown
         self.session.turns.check_needs()
 

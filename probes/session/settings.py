@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..budget.governor import HEAD_START, Governor
 from ..guard.process import random_states_kept
 from ..measurement import NAME
-from ..outputs import pick_output
+from ..picking import pick_output
 from ..probe import Probe
 from ..run import Run
 from .discovery import DEFAULT_SINKS, BrokenPlugin, default_names, load

@@ -81,12 +81,12 @@ def test_nothing_is_watched_after_the_first_step():
 def test_an_output_without_a_tensor_is_reported_and_training_goes_on(caplog):
     class Model(nn.Linear):
         def forward(self, x):
-            return {"nested": [super().forward(x)]}
+            return {"nested": [self, super().forward(x).argmax(1)]}
 
     model = Model(4, 3)
     manager = attached(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    F.cross_entropy(model(X)["nested"][0], Y).backward()
+    model(X)["nested"][0].weight.sum().backward()
     optimizer.step()
     assert "The model returns dict with keys ['nested']" in caplog.text and "Pass output=" in caplog.text
     assert caplog.text.count("Not running: 'Seen'") == 1 and manager.run.step == 1
@@ -96,11 +96,12 @@ def test_an_output_without_a_tensor_is_reported_and_training_goes_on(caplog):
 @pytest.mark.parametrize(
     ("returned", "words"),
     [
-        (lambda out: {"loss": out.sum(), "scores": out}, "result['scores'] of 'loss', 'scores'"),
-        (lambda out: (out.sum(), out), "result[1] of 2"),
+        (lambda out: {"loss": out.sum(), "scores": out}, "result['scores'] of 'loss', 'scores', which the loss of the"),
+        (lambda out: (out.sum(), out), "result[1] of 2, which the loss of the"),
+        (lambda out: {"head": {"scores": out}, "more": {}}, "result['head']['scores'] of 'head', 'more', which the"),
         (lambda out: out, ""),
     ],
-    ids=["dict", "tuple", "tensor"],
+    ids=["dict", "tuple", "nested", "tensor"],
 )
 def test_the_first_output_of_more_than_one_number_is_taken_and_named(returned, words):
     class Model(nn.Linear):
@@ -113,11 +114,64 @@ def test_the_first_output_of_more_than_one_number_is_taken_and_named(returned, w
     F.cross_entropy(manager.run.output(model(X)), Y).backward()
     optimizer.step()
     assert sink.steps("seen/mean") == [0, 1] and torch.equal(manager.run.batches["train"].targets, Y)
-    assert (f"Output     {words}, chosen here; output= takes another" in manager.report()) == bool(words)
+    assert (f"Output     {words}" in manager.report()) == bool(words)
+    assert ("chosen here; output= takes another" in manager.report()) == bool(words)
     manager.detach()
 
 
-def test_an_output_without_a_gradient_beside_one_that_has_it_is_named(caplog):
+class Several(nn.Linear):
+    """Returns a gate, what it was given, and scores."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return {"gate": scores.sigmoid().mean(1, keepdim=True), "given": x, "scores": scores}
+
+
+def one_step(model, loss, **settings):
+    sink = Memory()
+    manager = attached(model, sinks=[sink], **settings)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss(model(X)).backward()
+    optimizer.step()
+    report, batch = manager.report(), manager.run.batches["train"]
+    state = manager.state_dict()
+    manager.detach()
+    return report, batch, float([row for row in sink.rows if row.name == "seen/mean"][-1].value), state
+
+
+@pytest.mark.parametrize(
+    ("loss", "taken"),
+    [
+        (lambda out: F.cross_entropy(out["scores"], Y), "scores"),
+        (lambda out: F.cross_entropy(out["scores"].view(3, 2, 3).reshape(6, 3), Y), "scores"),
+        (lambda out: F.cross_entropy(out["scores"], Y) + out["gate"].square().mean(), "scores"),
+        (lambda out: F.mse_loss(out["gate"], torch.full((6, 1), 0.5)) + F.cross_entropy(out["scores"], Y), "scores"),
+        (lambda out: (out["scores"] - F.one_hot(Y).float()).square().mean(), "scores"),
+        (lambda out: F.cross_entropy(out["scores"], Y) + F.mse_loss(out["gate"], Y[:, None] / 2), "gate"),
+        (lambda out: out["scores"].logsumexp(1).sum(), "gate"),
+    ],
+    ids=["loss", "view", "penalty", "constant", "difference", "both", "unseen"],
+)
+def test_of_several_outputs_the_one_that_the_loss_compares_is_taken(loss, taken):
+    torch.manual_seed(0)
+    model = Several(4, 3)
+    report, batch, mean, _ = one_step(model, loss)
+    assert f"Output     result['{taken}'] of 'gate', 'given', 'scores', " in report
+    assert ("which the loss of the loop compares" in report) == (batch.targets is not None)
+    assert mean == pytest.approx(model(X)[taken].mean().item())
+
+
+def test_a_resumed_run_takes_the_output_that_was_compared():
+    model = Several(4, 3)
+    *_, mean, state = one_step(model, lambda out: F.cross_entropy(out["scores"], Y))
+    manager = attached(model)
+    manager.load_state_dict(state)
+    with torch.no_grad():
+        assert float(manager.run.output(model(X)).mean()) == pytest.approx(mean)
+    manager.detach()
+
+
+def test_an_output_without_a_gradient_beside_one_that_no_loss_is_seen_to_compare_is_named(caplog):
     class Model(nn.Linear):
         def forward(self, x):
             return {"mask": x > 0, "given": x, "scores": super().forward(x)}
@@ -125,7 +179,7 @@ def test_an_output_without_a_gradient_beside_one_that_has_it_is_named(caplog):
     model = Model(4, 3)
     manager = attached(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    F.cross_entropy(model(X)["scores"], Y).backward()
+    model(X)["scores"].logsumexp(1).sum().backward()
     optimizer.step()
     assert "result['given'] of 'given', 'mask', 'scores' is something that has no gradient. Pass output=" in caplog.text
     manager.detach()

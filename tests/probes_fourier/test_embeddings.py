@@ -184,6 +184,81 @@ def test_bags_and_several_embeddings_are_one_space(run_of, measured):
     assert found["fourier/amplitude/train"].value.max() < 1e-6
 
 
+class Embeds(nn.Module):
+    """Embeds what ``how`` makes of its tokens, and adds up in each sample."""
+
+    def __init__(self, how, samples=0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.how, self.samples, self.head = nn.Embedding(V, 3), how, samples, nn.Linear(3, 2)
+
+    def forward(self, ids):
+        embedded = self.tokens(self.how(ids)).movedim(self.samples, 0)
+        return self.head(torch.tanh(3 * embedded.reshape(len(ids), -1, 3)).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("how", "samples", "columns"),
+    [
+        (lambda ids: ids.T, 1, slice(None)),
+        (lambda ids: ids.T.contiguous(), 1, slice(None)),
+        (lambda ids: ids[:, :-1], 0, slice(0, -1)),
+        (lambda ids: ids[:, 1:3].long(), 0, slice(1, 3)),
+        (lambda ids: ids[:, 2], 0, slice(2, 3)),
+        (lambda ids: ids[:, 1:].T, 1, slice(1, None)),
+        (lambda ids: ids.flatten(), 0, slice(None)),
+    ],
+    ids=["transposed", "contiguous", "but the last", "converted", "a column", "both", "in one row"],
+)
+@pytest.mark.parametrize("n", [5, 4], ids=["", "as many as tokens"])
+def test_tokens_are_embedded_in_any_order_and_in_part(run_of, how, samples, columns, n):
+    model, ids = Embeds(how, samples), torch.randint(V, (n, 4), generator=torch.Generator().manual_seed(2))
+    function = LearnedFunction(run_of(model, Batch((ids,))), "train")
+    expected = model.tokens(ids[:, columns]).flatten(1).detach()
+    assert torch.equal(function.points, expected)
+    points = torch.rand(3, expected.shape[1])
+    values = function.values(points, torch.tensor([3, 0, 0]))
+    torch.testing.assert_close(values, model.head(torch.tanh(3 * points.reshape(3, -1, 3)).sum(1)).detach())
+
+
+def test_one_sample_whose_tokens_are_like_computed_ones_is_measured(run_of):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared = nn.Embedding(V, 3)
+
+        def forward(self, ids):
+            shifted = torch.cat([torch.zeros_like(ids[:, :1]), ids[:, :-1]], 1)
+            return torch.cat([self.shared(shifted), self.shared(ids)], 1).flatten(1)
+
+    model = Shifted()
+    function = LearnedFunction(run_of(model, Batch((torch.tensor([[0, 0], [3, 4]]),))), "train")
+    values = function.values(torch.ones(1, 6), torch.tensor([0]))
+    assert (values[:, 6:] == 1).all() and torch.equal(values[:, :6], model.shared(torch.tensor([[0, 0]])).flatten(1))
+
+
+def test_bags_that_begin_at_offsets_are_embedded(run_of):
+    class Bags(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bag = nn.EmbeddingBag(V, 3, mode="sum")
+
+        def forward(self, ids):
+            return self.bag(ids.flatten(), torch.arange(0, ids.numel(), ids.shape[1]))
+
+    model, batch = Bags(), Batch((torch.randint(V, (5, 4)),))
+    function = LearnedFunction(run_of(model, batch), "train")
+    assert torch.equal(function.points, model(*batch.args).detach())
+    assert torch.equal(function.values(torch.ones(2, 3), torch.tensor([0, 4])), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("how", [lambda ids: ids + 1, lambda ids: ids[:, ::2], lambda ids: ids.flip(1)])
+def test_an_embedding_of_other_integers_is_named(run_of, measured, how):
+    run = run_of(Embeds(how), Batch((torch.randint(V - 1, (5, 4), generator=torch.Generator().manual_seed(3)),)))
+    with pytest.raises(CannotMeasure, match="what tokens embeds is neither an integer tensor of the batch, of a row"):
+        measured(FourierSpectrum(), run)
+
+
 def test_without_an_embedding_the_reason_is_told(run_of, measured):
     class OneHot(nn.Module):
         def __init__(self):

@@ -1,6 +1,8 @@
 """SpectralNorm against the norms of explicit matrices."""
 
 import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -142,6 +144,134 @@ def test_a_search_goes_on_from_turn_to_turn_where_a_turn_may_take_no_longer(make
         sorted(turn["spectral_norm/weight"].value[0] for turn in turns), rel=1e-5
     )
     assert turns[-1]["spectral_norm/weight"].value[0] == pytest.approx(right[0], rel=1e-2)
+
+
+def told_by(run):
+    told = []
+    run.bind(lambda plugin, seconds: True, lambda plugin, message: told.append(message))
+    return told
+
+
+class Beside(nn.Module):
+    """A layer that calls nothing else, beside one that cannot be measured, and a matrix of its own."""
+
+    def __init__(self, other):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.other, self.last = nn.Linear(3, 4), other, nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+class Raises(nn.Linear):
+    @property
+    def weight(self):
+        raise RuntimeError("it is\nnot here")
+
+
+def raising():
+    layer = nn.Linear(3, 3)
+    layer.__class__ = Raises
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (nn.Linear(3, 3, device="meta"), r"other \(Linear: The matrix is on the meta device: it holds no numb"),
+        (nn.Embedding(3, 3, device="meta"), r"other \(Embedding: The matrix is on the meta device"),
+        (raising(), r"other \(Raises: it is"),
+    ],
+)
+def test_a_layer_that_cannot_be_measured_is_named_and_costs_no_other(make_run, measured, other, reason):
+    run = make_run(Beside(other), torch.zeros(5, 3))
+    told, probe = told_by(run), SpectralNorm(chain=True)
+    for _ in range(2):
+        found = measured(probe, run)
+        layers = found["spectral_norm/weight"]
+        assert layers.coords["layer"].values.tolist() == ["first", "last"] and np.isfinite(layers.value).all()
+        assert "lipschitz/spectral_norm_product" not in found  # a factor of which is not known
+    assert len(set(told)) == 1 and re.search(reason, told[0]) and "\n" not in told[0]
+
+
+def test_a_layer_that_cannot_be_measured_later_is_nan_then(make_run, measured):
+    model = Beside(nn.Linear(3, 3))
+    run, probe = make_run(model, torch.zeros(5, 3)), SpectralNorm()
+    measured(probe, run)
+    model.other = nn.Linear(3, 3, device="meta")
+    layers = measured(probe, run)["spectral_norm/weight"]
+    assert layers.coords["layer"].values.tolist() == ["first", "other", "last"]
+    assert np.isnan(layers.value).tolist() == [False, True, False]
+
+
+class ComplexConvolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(1, 2, 1, dtype=torch.complex64), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(x[:, None].to(torch.complex64)).abs().flatten(1))
+
+
+def test_a_complex_convolution_costs_no_other(make_run, measured):
+    run = make_run(ComplexConvolution(), torch.zeros(5, 3))
+    told = told_by(run)
+    assert measured(SpectralNorm(), run)["spectral_norm/weight"].coords["layer"].values.tolist() == ["head"]
+    assert "conv (Conv1d: The norm of a complex convolution" in told[0]
+
+
+@pytest.mark.parametrize("size", [5, 530], ids=["svd", "search"])
+def test_complex_matrices_are_measured(make_run, measured, size):
+    torch.manual_seed(0)
+    layer = nn.Linear(size, size + 1, dtype=torch.complex64)
+    layers = measured(SpectralNorm(), make_run(Beside(layer), torch.zeros(5, 3)))["spectral_norm/weight"]
+    expected = torch.linalg.matrix_norm(layer.weight.detach(), 2)
+    np.testing.assert_allclose(layers.value[1], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(0, 3), lambda: nn.Embedding(0, 3), lambda: Empty()])
+def test_a_weight_without_a_number_stretches_nothing(make_run, measured, make):
+    with warnings.catch_warnings(action="ignore"):  # torch, of initialising nothing
+        model = Beside(make())
+    layers = measured(SpectralNorm(), make_run(model, torch.zeros(5, 3)))["spectral_norm/weight"]
+    assert layers.coords["layer"].values.tolist() == ["first", "other", "last"] and layers.value[1] == 0
+
+
+class Empty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2, 0, 3))
+
+
+def test_a_model_that_refuses_one_sample_is_called_with_all(make_run, measured):
+    class Refuses(Convolutional):
+        def forward(self, image):
+            if len(image) == 1:
+                raise ValueError("one sample")
+            return super().forward(image)
+
+    torch.manual_seed(0)
+    model = Convolutional()
+    expected = measured(SpectralNorm(), make_run(model, torch.zeros(5, 1, 6, 7)))["spectral_norm/weight"]
+    refuses = Refuses()
+    refuses.load_state_dict(model.state_dict())
+    run = make_run(refuses, torch.zeros(5, 1, 6, 7))
+    told = told_by(run)
+    np.testing.assert_array_equal(measured(SpectralNorm(), run)["spectral_norm/weight"].value, expected.value)
+    assert not [message for message in told if "one sample" in message]
+
+
+def test_a_tied_matrix_is_listed_once_and_is_a_factor_of_the_bound_each_time(make_run, measured):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1))
+    model[2].weight = model[0].weight
+    found = measured(SpectralNorm(), make_run(model, torch.zeros(5, 3)))
+    layers = found["spectral_norm/weight"]
+    assert layers.coords["layer"].values.tolist() == ["0", "4"]
+    expected = layers.value[0] ** 2 * layers.value[1]
+    assert found["lipschitz/spectral_norm_product"].value == pytest.approx(expected, rel=1e-6)
+    assert "lipschitz/max_norm" in found
 
 
 def test_large_matrices_are_searched(make_run, measured):

@@ -74,13 +74,37 @@ def test_labels_of_each_position_stand_beside_the_outputs_of_that_position(shape
             expected = any(place(t, labels[i, t].item()) == output for t in range(5) if labels[i, t] >= 0)
             assert y[a, i] == expected
     third = {place(3, v) for v in range(4)}  # the outputs of the position that has no label
-    assert labelled.tolist() == [True, True, not third & set(choice.outputs), True, True, True]
+    assert third & set(choice.outputs)
+    for a, output in enumerate(choice.outputs):
+        assert labelled[a].tolist() == [True, True, output not in third, True, True, True]
+
+
+@pytest.mark.parametrize("centering", ["outputs", "all", "none"])
+def test_a_position_without_a_label_leaves_out_its_own_outputs_and_no_other(centering):
+    torch.manual_seed(0)
+    model = Do(lambda m, x: m.l(x).view(len(x), 5, 4), l=nn.Linear(4, 20))
+    targets = torch.randint(4, (12, 5))
+    targets[torch.rand(12, 5) < 0.4] = -100
+    assert (targets == -100).any(1).all()  # of each sample some
+    batch = Batch((torch.randn(12, 4),), targets=targets)
+    result, told = told_by(TangentKernel(centering=centering), run_of(model, train=batch))
+    kernel = tangent_kernel(model.l, batch.inputs).kernel.double()
+    rows = [(4 * t + v, i) for t in range(5) for v in range(4) for i in range(12) if targets[i, t] != -100]
+    y = torch.tensor([float(targets[i, a // 4] == a % 4) for a, i in rows], dtype=torch.float64)
+    k = torch.stack([torch.stack([kernel[a, i, b, j] for b, j in rows]) for a, i in rows])
+    same = torch.tensor([[float(a == b or centering == "all") for b, _ in rows] for a, _ in rows]).double()
+    h = torch.eye(len(rows), dtype=torch.float64) - (0 if centering == "none" else same / same.sum(1))
+    k, y = h @ k @ h, h @ y
+    expected = (y @ k @ y / (k.norm() * y @ y)).item()
+    np.testing.assert_allclose(result["ntk/alignment/train"].value, expected, rtol=1e-5)
+    words = f"of the {len(rows)} of 240 outputs whose label is not -100"
+    assert not told and words in result["ntk/alignment/train"].estimator
 
 
 def test_all_outputs_have_the_label_matrix_of_the_pure_function():
     labels = torch.tensor([0, 2, 1, 1])
     y, labelled = labels_of(labels, Choice(4, None, (4, 3)))
-    assert torch.equal(y, label_matrix(labels, 3)) and labelled.all()
+    assert torch.equal(y, label_matrix(labels, 3)) and labelled.shape == y.shape and labelled.all()
     numbers = torch.randn(4, 3)
     assert torch.equal(labels_of(numbers, Choice(4, [2], (4, 3)))[0], label_matrix(numbers, 3)[[2]])
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +93,7 @@ PLUGINS = {
     "probes_ntk": set(),
     "probes_mine": set(),
     "probes_complexity": {"probes_fourier", "probes_ntk"},  # their pure functions
+    "probes_representation": {"probes_ntk"},  # the effective rank
 }
 """Each with the others that it may import."""
 IMPORTING = """
@@ -129,6 +131,11 @@ def test_the_core_imports_no_plugin_and_no_optional_package(imported):
 def test_plugins_import_only_what_the_map_says(imported, plugin, allowed):
     found = {name.partition(".")[0] for name in imported[plugin] if name.startswith("probes_")}
     assert found == {plugin, *allowed}
+
+
+def test_the_map_has_every_plugin():
+    plugins = Path(__file__).parents[2] / "plugins"
+    assert PLUGINS.keys() == {path.parent.name for path in plugins.glob("*/__init__.py")}
 
 
 def test_what_is_installed_later_is_found(distribution):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...names import named_modules
 from ...run import Run
 
 __all__ = ["git_state", "provenance"]
@@ -43,7 +44,7 @@ def provenance(run: Run) -> dict[str, Any]:
 def _modules(model: nn.Module) -> dict[str, list[str]]:
     """By class, the names of the modules that streams name: those with parameters of their own or without children."""
     found: dict[str, list[str]] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         if next(module.parameters(recurse=False), None) is not None or next(module.children(), None) is None:
             found.setdefault(type(module).__name__, []).append(name)
     return found
