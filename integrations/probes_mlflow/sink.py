@@ -68,7 +68,7 @@ class MLflowSink:
     def write(self, run: Run, measurements: list[Measurement]) -> None:
         """Take the numbers among the measurements; they are sent when the run flushes."""
         for item in measurements:
-            if not item.name.startswith("probes/turn_"):  # of every turn: for analysis, not for looking at
+            if not item.name.startswith("probes/"):  # what probes say of themselves: for analysis, not for looking at
                 milliseconds = round(1e3 * item.wall_time)
                 self._waiting += [Metric(_allowed(tag), value, milliseconds, item.step) for tag, value in scalars(item)]
 

@@ -72,7 +72,7 @@ class WandbSink:
     def write(self, run: Run, measurements: list[Measurement]) -> None:
         """Take measurements; they are sent when the run flushes, a row for each step."""
         for item in measurements:
-            if not item.name.startswith("probes/turn_"):  # of every turn: for analysis, not for looking at
+            if not item.name.startswith("probes/"):  # what probes say of themselves: for analysis, not for looking at
                 self._waiting.setdefault(item.step, {}).update(_charts(item))
 
     @hookimpl

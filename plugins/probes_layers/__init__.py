@@ -3,6 +3,7 @@
 from .activations import Activation as Activation
 from .activations import activations as activations
 from .activations import output_entropy as output_entropy
+from .activations import summarize as summarize
 from .probe import LayerStatistics as LayerStatistics
 from .updates import UpdateWatch as UpdateWatch
 from .updates import gradient_sums as gradient_sums

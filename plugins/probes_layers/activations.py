@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from probes.precision import to_float64
 
 from .updates import nonzero_count, square_sum
 
-__all__ = ["Activation", "activations", "output_entropy"]
+__all__ = ["Activation", "activations", "output_entropy", "summarize"]
 
 F = nn.functional
 EDGE = 0.01
@@ -62,50 +63,56 @@ class Activation:
     sums: Tensor | None = None
     """Of squares, of values, of squares of what all samples share, and numbers of what is not zero and of what is
     saturated; float64."""
-    bottom: Tensor | None = None
-    top: Tensor | None = None
-    """The least and the greatest value of each unit."""
+    largest: Tensor | None = None
+    """The largest magnitude."""
+    alive: Tensor | None = None
+    """Of each unit, whether it was not zero once; where zeros are looked for."""
 
     def add(self, output: Tensor) -> None:
         """Take what one call has given."""
         output = output.detach()
-        bottom, top = _extremes(output, self.dim % output.ndim) if self.gated else torch.aminmax(output)
         squares = square_sum(output)
-        nonzero = nonzero_count(output, squares) if self.gated else torch.full_like(squares, torch.nan)
-        saturated = torch.zeros_like(squares)
+        shared = output.sum(0, keepdim=True, dtype=torch.float32 if output.dtype.itemsize < 4 else None)
+        nonzero, saturated = torch.full_like(squares, torch.nan), torch.zeros_like(squares)
+        if self.gated:
+            nonzero = nonzero_count(output)
+            alive = _alive(output, shared, self.dim % output.ndim)
+            same = self.alive is not None and self.alive.shape == alive.shape
+            self.alive = self.alive | alive if same else alive  # type: ignore[operator]
         if self.bounds is not None:
             edge = EDGE * (self.bounds[1] - self.bounds[0])
-            outside = (output <= self.bounds[0] + edge) | (output >= self.bounds[1] - edge)
-            saturated = nonzero_count(outside.float(), saturated)
-        mean = output.mean(0, dtype=torch.float32 if output.dtype.itemsize < 4 else None)
-        shared, total = len(output) * square_sum(mean), len(output) * to_float64(mean.sum())
-        parts = (squares, total, shared, nonzero, saturated)
+            saturated = nonzero_count((output <= self.bounds[0] + edge) | (output >= self.bounds[1] - edge))
+        low, high = torch.aminmax(output)
+        largest = to_float64(torch.maximum(high, -low))
+        self.largest = largest if self.largest is None else torch.maximum(self.largest, largest.to(self.largest.device))
+        parts = (squares, to_float64(shared.sum()), square_sum(shared) / len(output), nonzero, saturated)
         sums = torch.stack([part.to(squares.device) for part in parts])
         self.count += output.numel()
         self.sums = sums if self.sums is None else self.sums + sums
-        if self.bottom is None or self.top is None or self.bottom.shape != bottom.shape:
-            self.bottom, self.top = bottom, top
-        else:
-            self.bottom, self.top = torch.minimum(self.bottom, bottom), torch.maximum(self.top, top)
-
-    def summary(self) -> Tensor:
-        """RMS, mean, largest magnitude, variation, shares of zeros, dead units and saturated values. Shape ``(7,)``."""
-        assert self.sums is not None and self.bottom is not None and self.top is not None
-        squares, total, shared, nonzero, saturated = self.sums / self.count
-        # What differs from sample to sample, relative to all; in single precision no less than 3e-4 can be told.
-        variation = (1 - shared / squares).clamp_min(0).sqrt()
-        dead = ((self.bottom == 0) & (self.top == 0)).double().mean().to(squares.device)
-        largest = to_float64(torch.maximum(self.top.abs(), self.bottom.abs()).max()).to(squares.device)
-        return torch.stack([squares.sqrt(), total, largest, variation, 1 - nonzero, dead, saturated])
 
 
-def _extremes(output: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value of each unit."""
-    if dim == output.ndim - 1:
-        low, high = torch.aminmax(output.reshape(-1, output.shape[-1]), dim=0)
-        return low, high
+def summarize(items: Sequence[Activation]) -> Tensor:
+    """RMS, mean, largest magnitude, variation, shares of zeros, dead units and saturated values. Shape ``(n, 7)``."""
+    sums = torch.stack([item.sums.cpu() for item in items if item.sums is not None], 1)
+    squares, total, shared, nonzero, saturated = sums / torch.tensor([item.count for item in items], device="cpu")
+    # What differs from sample to sample, relative to all; in single precision no less than 3e-4 can be told.
+    variation = (1 - shared / squares).clamp_min(0).sqrt()
+    largest = torch.stack([item.largest.cpu() for item in items if item.largest is not None])
+    dead = [math.nan if item.alive is None else 1 - float(item.alive.float().mean()) for item in items]
+    columns = (squares.sqrt(), total, largest, variation, 1 - nonzero, squares.new_tensor(dead), saturated)
+    return torch.stack(columns, 1)
+
+
+def _alive(output: Tensor, sums: Tensor, dim: int) -> Tensor:
+    """Of each unit, whether it is not zero once, given the sums over the batch."""
     others = [other for other in range(output.ndim) if other != dim]
-    return output.amin(others), output.amax(others)
+    if output.device.type != "cpu":
+        return output.ne(0).any(others)
+    alive = sums.ne(0).any(others)
+    silent = (~alive).nonzero().squeeze(1)  # few; their sums may vanish, and they not
+    if len(silent):
+        alive[silent] = output.index_select(dim, silent).ne(0).any(others)
+    return alive
 
 
 def output_entropy(logits: Tensor) -> Tensor:

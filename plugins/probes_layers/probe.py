@@ -22,7 +22,7 @@ from probes.run import Run
 from probes.schedule import Schedule
 from probes_ntk import layer_of
 
-from .activations import activations, output_entropy
+from .activations import activations, output_entropy, summarize
 from .updates import GRADIENT, UPDATE, UpdateWatch, square_sum
 
 __all__ = ["LayerStatistics"]
@@ -51,8 +51,8 @@ class LayerStatistics(Probe):
         ``loop/learning_rate/Adam``, by parameter group.
 
     Runs by default, and needs no batch for all but the activations. It looks at the two updates before it is due, and
-    costs nothing in between: twice a copy of the parameters and five passes over them, one forward pass on the batch
-    and five passes over the activations. While it looks, it holds two copies of the trainable parameters.
+    costs nothing in between: twice a copy of the parameters and ten passes over them, one forward pass on the batch
+    and four passes over the activations. While it looks, it holds two copies of the trainable parameters.
 
     Args:
         schedule: When it is due.
@@ -242,8 +242,10 @@ class LayerStatistics(Probe):
             self._some = {"zero_share": gated, "dead_share": gated, "saturated_share": bounded}
         if not self._active:
             return
-        nothing = torch.full((len(SUMMARY),), torch.nan, dtype=torch.float64)
-        table = torch.stack([seen[name].summary().cpu() if name in seen else nothing for name in self._active])
+        known = [name for name in self._active if name in seen]
+        table = torch.full((len(self._active), len(SUMMARY)), torch.nan, dtype=torch.float64)
+        if known:
+            table[[self._active.index(name) for name in known]] = summarize([seen[name] for name in known])
         about: dict[str, Any] = {"estimator": f"{batch.n} samples, in eval mode", "num_samples": batch.n}
         for column, (name, words) in enumerate(SUMMARY.items()):
             layers, values = self._active, table[:, column]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +20,10 @@ ROW = 1024
 """Numbers whose squares are added in single precision: in the sum of more, digits are lost."""
 FEW = 1 << 13
 """Numbers that are summed in double precision: faster than in rows."""
-PIECE = 1 << 18
+PIECE = 1 << 17
 """Numbers that are looked at at once: a cache holds them, and single precision their number."""
+ALIGNED = 64
+"""Bytes."""
 GRADIENT = ("gradient", "count", "zeros", "nonfinite")
 """What :func:`gradient_sums` returns: sum of squares, and numbers of elements."""
 UPDATE = ("count", "before", "update", "last", "product", "followed")
@@ -37,7 +41,8 @@ def square_sum(tensor: Tensor) -> Tensor:
     flat = _flat(tensor)
     if flat.dtype in (torch.float16, torch.bfloat16):
         flat = flat.float()
-    return to_float64(flat if flat.numel() <= FEW else _row_norms(flat)).square().sum()
+    numbers = to_float64(flat if flat.numel() <= FEW else _row_norms(flat))
+    return torch.dot(numbers, numbers)
 
 
 def gradient_sums(gradient: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -56,30 +61,50 @@ def gradient_sums(gradient: Tensor, scale: Tensor | None = None) -> Tensor:
     squares = square_sum(stored)
     if scale is not None:
         squares = squares / to_float64(scale.detach()).square().to(squares.device)
-    if squares.device.type == "cpu" and bool(squares.isfinite()):  # there, to ask is cheaper than to count
+    if squares.device.type == "cpu" and math.isfinite(float(squares)):  # there, to ask is cheaper than to count
         nonfinite = torch.zeros_like(squares)
     else:
         nonfinite = to_float64(torch.count_nonzero(stored - stored)).to(squares.device)
-    zeros = count - nonzero_count(stored, squares)
+    zeros = count - nonzero_count(stored).to(squares.device)
     return torch.stack([squares, torch.full_like(squares, count), zeros, nonfinite])
 
 
-def nonzero_count(tensor: Tensor, squares: Tensor) -> Tensor:
-    """How many numbers are not zero. Scalar, float64, on the device of ``squares``.
-
-    Args:
-        tensor: The numbers.
-        squares: Their :func:`square_sum`: on the CPU, what is finite is counted twenty times as fast.
+def nonzero_count(tensor: Tensor) -> Tensor:
+    """How many numbers are not zero. Scalar, float64.
 
     Example:
-        >>> nonzero_count(torch.tensor([0.0, -2.0]), torch.tensor(4.0)).item()
+        >>> nonzero_count(torch.tensor([0.0, -2.0])).item()
         1.0
     """
     tensor = tensor.detach()
-    if tensor.device.type != "cpu" or tensor.is_complex() or not bool(squares.isfinite()):
-        return to_float64(torch.count_nonzero(tensor)).to(squares.device)
-    pieces = torch.split(tensor.reshape(-1), PIECE)
-    return torch.stack([piece.sign().abs_().sum(dtype=torch.float32) for piece in pieces]).double().sum()
+    if tensor.device.type != "cpu" or tensor.is_complex():
+        return to_float64(torch.count_nonzero(tensor))
+    flat = tensor.reshape(-1)
+    if flat.numel() <= FEW:
+        return flat.ne(0).sum().double()
+    # On the CPU ten times as fast, and exact in single precision.
+    ones = torch.empty(min(flat.numel(), PIECE), dtype=torch.float32, device="cpu")
+    return torch.stack([torch.ne(p, 0, out=ones[: p.numel()]).sum() for p in torch.split(flat, PIECE)]).double().sum()
+
+
+def copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Copies of tensors, those on the CPU side by side.
+
+    Numpy asks the system for large pages, where it has them, and torch does not: to be given 45 MB in small ones takes
+    three times as long as to fill them.
+    """
+    tensors, size = list(tensors), 0
+    places: list[int | None] = []
+    for tensor in tensors:
+        plain = type(tensor) is Tensor and tensor.device.type == "cpu" and tensor.layout is torch.strided
+        places.append(size if plain else None)
+        size += -(-tensor.nbytes // ALIGNED) * ALIGNED if plain else 0
+    memory = torch.from_numpy(np.empty(size, np.uint8))
+    return [
+        tensor.clone().contiguous() if place is None
+        else memory[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        for tensor, place in zip(tensors, places, strict=True)
+    ]  # fmt: skip
 
 
 def update_sums(now: Tensor, before: Tensor, last: Tensor | None = None) -> Tensor:
@@ -87,30 +112,22 @@ def update_sums(now: Tensor, before: Tensor, last: Tensor | None = None) -> Tens
 
     Args:
         now: The weights after it.
-        before: The weights before it, of the same dtype; in their place the update is left.
-        last: The update before, where it was seen.
+        before: The weights before it, of the same dtype and contiguous; in their place the update is left.
+        last: The update before, where it was seen, contiguous; in its place its difference from this one is left.
 
     Example:
         >>> update_sums(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 5.0]), torch.tensor([4.0, 1.0])).tolist()
         [2.0, 26.0, 9.0, 17.0, -3.0, 9.0]
     """
-    now, old, new = _flat(now), _flat(before), None if last is None else _flat(last)
-    size = PIECE if now.device.type == "cpu" else max(now.numel(), 1)  # what is in the cache need not be fetched again
-    weights, updates, lasts, products = [], [], [], []
-    for start in range(0, now.numel(), size):
-        part = slice(start, start + size)
-        weights.append(_row_norms(old[part]))
-        update = torch.sub(now[part], old[part], out=old[part])
-        updates.append(_row_norms(update))
-        if new is not None:
-            lasts.append(_row_norms(new[part]))
-            products.append(torch.dot(new[part], update)[None])
-    before_sum, squares = (_sum_of_squares(norms, now) for norms in (weights, updates))
+    weights = square_sum(before)
+    torch.sub(now, before, out=before)
+    squares = square_sum(before)
     count, nothing = torch.full_like(squares, before.numel()), torch.zeros_like(squares)
-    if new is None:
-        return torch.stack([count, before_sum, squares, nothing, nothing, nothing])
-    product = to_float64(torch.cat(products)).sum() if products else nothing
-    return torch.stack([count, before_sum, squares, _sum_of_squares(lasts, now), product, squares])
+    if last is None:
+        return torch.stack([count, weights, squares, nothing, nothing, nothing])
+    lasts = square_sum(last)
+    product = (lasts + squares - square_sum(last.sub_(before))) / 2  # as precise as norms are; a dot product is not
+    return torch.stack([count, weights, squares, lasts, product, squares])
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -124,10 +141,6 @@ def _row_norms(flat: Tensor) -> Tensor:
     whole = flat.numel() // ROW * ROW
     norms = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
     return norms if whole == flat.numel() else torch.cat([norms, flat[whole:]])
-
-
-def _sum_of_squares(norms: list[Tensor], like: Tensor) -> Tensor:
-    return to_float64(torch.cat(norms) if norms else like[:0]).square().sum()
 
 
 def _has_gradient(parameter: nn.Parameter) -> bool:
@@ -196,6 +209,7 @@ class UpdateWatch:
             only_update: Whether the update alone is of interest, for its cosine with the next.
             owned: Whether the optimizer holds them; the gradients of others are not what their optimizer will see.
         """
+        new: list[_Watched] = []
         for parameter in parameters:
             seen = self._watched.get(id(parameter))
             if seen is None or seen.parameter is not parameter:
@@ -203,10 +217,12 @@ class UpdateWatch:
             if seen.before is not None and seen.owned and not owned:
                 continue  # an update of its own optimizer is not over
             if seen.before is None:
-                seen.before = self._part(parameter).clone()
+                new.append(seen)
             seen.closure, seen.only_update, seen.owned, seen.gradient = closure, only_update, owned, None
             if owned and not (closure or only_update) and _has_gradient(parameter):
                 seen.gradient = gradient_sums(self._part(parameter.grad), scale)
+        for seen, copy in zip(new, copies(self._part(seen.parameter) for seen in new), strict=True):
+            seen.before = copy
 
     def after(self, step: int) -> None:
         """The updates are over; those before, one step ago, are the last ones."""

@@ -146,15 +146,28 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def checksums(parameters: list[nn.Parameter]) -> dict[torch.device, Tensor]:
-    """The sums of the bits, on each device: a change through ``.data`` does not raise the version."""
+    """Sums of the bits, on each device: a change through ``.data`` does not raise the version."""
     sums: dict[torch.device, list[Tensor]] = {}
     for parameter in parameters:
         integers = _INTEGERS.get(parameter.element_size())
         # Of a distributed or a quantized parameter there is no such view.
         plain = type(parameter) is nn.Parameter and parameter.layout is torch.strided and not parameter.is_meta
         if plain and integers is not None and has_memory(parameter):
-            sums.setdefault(parameter.device, []).append(parameter.detach().view(integers).sum())
-    return {device: torch.stack(values) for device, values in sums.items()}
+            sums.setdefault(parameter.device, []).extend(_sums_of_bits(parameter.detach(), integers))
+    return {device: torch.cat(values) for device, values in sums.items()}
 
 
+def _sums_of_bits(tensor: Tensor, integers: torch.dtype) -> list[Tensor]:
+    """One for each stretch, so that changes far from each other cannot cancel; as words, to read it half as long."""
+    step = tensor.element_size()
+    if not tensor.is_contiguous() or tensor.nbytes % 8 or tensor.storage_offset() * step % 8:
+        return [tensor.view(integers).sum()[None]]
+    words = tensor.reshape(-1).view(torch.int64)
+    whole = len(words) // STRETCH * STRETCH
+    sums = [words[:whole].view(-1, STRETCH).sum(1)] if whole else []
+    return sums if whole == len(words) else [*sums, words[whole:].sum()[None]]
+
+
+STRETCH = 1024
+"""Words of 64 bits."""
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

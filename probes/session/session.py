@@ -174,6 +174,7 @@ class Session:
                 self.accounts.share()
                 if taken:
                     self.accounts.enter(taken, spent)
+                    self.governor.allot(step, keys(self.turns.preparing(step)))  # they look at the very next update
                 self.watching.plan(step, taken, None if self.team is None else self.team.looks)
             if self._wall() >= self.accounts.flush_at:
                 self.accounts.total(self.turns.probes)
@@ -188,6 +189,9 @@ class Session:
             if plugin.due is not None and not plugin.problem and (plugin.due > step or not turns.arranged):
                 begin = plugin.due - (plugin.watched_updates or 0 if self.team is None else 0)
                 self._next_due = min(self._next_due, begin if begin > step else plugin.due)
+            if self.team is None and plugin.watching_since is not None:
+                seen = plugin.watching_since + (plugin.watched_updates or 0)  # also of a turn that is late
+                self._next_due = min(self._next_due, max(plugin.due or 0, seen, step + 1))
         wait = math.inf
         if waiting := keys(plugin for plugin in turns.preparing(step) if plugin.watching_since is None):
             if allot:

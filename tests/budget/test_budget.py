@@ -209,6 +209,27 @@ def test_what_is_waited_for_is_not_looked_at_every_step(monkeypatch):
     assert len(looked) < 20 * len(probe.turns) and len(looked) < simulation.step / 200
 
 
+class Watching(Costly):
+    watched_updates = 2
+
+    def on_step(self, run, step):
+        """See the update."""
+
+
+def test_turns_whose_updates_are_looked_at_first_are_taken_as_soon_as_they_can_be():
+    schedule, steps = log_spaced(), 300
+    probe = Watching("watching", schedule, 0.001)
+    Simulation(0.05, [probe], head_start=HEAD_START).attach().train(steps, 1.0)
+    due = [step for step in range(steps + 1) if step in schedule]
+    assert len(probe.steps) >= len(due) - 2 and set(due[5:]) <= set(probe.steps)
+
+
+def test_a_late_turn_whose_updates_are_looked_at_wakes_the_session():
+    probe = Watching("watching", at([0, 4, 5, 100]), 0.001)
+    Simulation(0.05, [probe], head_start=HEAD_START).attach().train(50, 1.0)
+    assert probe.steps == [0, 4, 5]
+
+
 # -------------------------------------------------------------------------------------------- what is recorded of it
 
 

@@ -119,6 +119,12 @@ def test_a_changed_parameter_is_detected(model):
             model[3].weight.add_(1)
 
 
+def test_parameters_that_change_places_behind_their_version_are_detected():
+    model = nn.Linear(100, 100)
+    with pytest.raises(ModelChanged, match="a parameter was changed in place"), unnoticed(model):
+        model.weight.data[[0, 90]] = model.weight.data[[90, 0]]
+
+
 def test_a_parameter_that_is_changed_behind_its_version_is_detected(model):
     with pytest.raises(ModelChanged, match="a parameter was changed in place"), unnoticed(model):
         model[3].weight.data[0, 0] += 1e-6

@@ -57,6 +57,7 @@ def test_a_run_of_its_own_holds_every_number(store, tmp_path):
     (first, *_) = store.get_metric_history(run.info.run_id, "a/number")
     assert 0 <= time.time() - first.timestamp / 1e3 < 600
     assert np.isnan(run.data.metrics["a/layers/fc_2"])
+    assert all(name.startswith("a/") for name in run.data.metrics)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "vgg")
     assert run.data.tags["probes.run_id"] == manager.run.run_id
     assert run.data.tags["probes.log_dir"] == str(tmp_path / "vgg")

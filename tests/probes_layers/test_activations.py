@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from probes_layers import activations, output_entropy
+from probes_layers import activations, output_entropy, summarize
 
 
 class Fixed(nn.Module):
@@ -25,7 +25,9 @@ def summary(model, name, *given):
     seen, _ = activations(model, lambda: model(*given or (torch.zeros(1, 1),)))
     return dict(
         zip(
-            ("rms", "mean", "max", "variation", "zero", "dead", "saturated"), seen[name].summary().tolist(), strict=True
+            ("rms", "mean", "max", "variation", "zero", "dead", "saturated"),
+            summarize([seen[name]])[0].tolist(),
+            strict=True,
         )
     )
 
@@ -45,6 +47,13 @@ def test_values_by_hand():
     )
     found = summary(nn.Sequential(Fixed(values), nn.ReLU()), "1")
     assert found["zero"] == 5 / 8 and found["dead"] == 1 / 4
+
+
+def test_a_unit_whose_values_add_up_to_nothing_is_not_dead():
+    values = torch.tensor([[1.0, 0.0, 2.0], [-1.0, 0.0, 2.0]])
+    assert summary(nn.Sequential(Fixed(values)), "0")["dead"] == pytest.approx(1 / 3)
+    sequences = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[-1.0, 0.0], [0.0, 0.0]]])
+    assert summary(nn.Sequential(Fixed(sequences)), "0")["dead"] == 0.5
 
 
 def test_samples_that_are_alike_do_not_vary():
@@ -97,7 +106,9 @@ def test_activations_that_are_functions_are_named_after_their_module(how):
     model = nn.Sequential(Functions(how))
     seen, _ = activations(model, lambda: model(torch.randn(5, 2)))
     assert list(seen) == ["0.first", "0.relu", "0.relu-2"]
-    assert all(bool(seen[name].summary()[1] >= 0) for name in ("0.relu", "0.relu-2")) and seen["0.relu"].count == 15
+    assert (
+        all(bool(summarize([seen[name]])[0, 1] >= 0) for name in ("0.relu", "0.relu-2")) and seen["0.relu"].count == 15
+    )
 
 
 def test_what_only_hands_on_is_no_layer():
@@ -119,7 +130,7 @@ def test_a_layer_that_is_called_twice_counts_both_calls():
 
     model = Twice()
     seen, _ = activations(model, lambda: model(torch.tensor([[1.0, 2.0, 0.0]])))
-    assert seen["relu"].count == 6 and seen["relu"].summary()[[2, 5]].tolist() == pytest.approx([2, 1 / 3])
+    assert seen["relu"].count == 6 and summarize([seen["relu"]])[0, [2, 5]].tolist() == pytest.approx([2, 1 / 3])
 
 
 def test_recurrent_and_attention_layers_and_embeddings_are_seen():
@@ -135,7 +146,7 @@ def test_recurrent_and_attention_layers_and_embeddings_are_seen():
     model = Mixed().eval()
     seen, _ = activations(model, lambda: model(torch.randint(5, (3, 7))))
     assert {"embedding", "lstm", "block.linear1", "block.relu", "block.linear2", "block.norm1"} <= set(seen)
-    assert seen["block.relu"].top.shape == (16,)
+    assert seen["block.relu"].alive.shape == (16,)
 
 
 def test_nothing_stays_at_the_model():

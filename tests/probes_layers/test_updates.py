@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from probes_layers import UpdateWatch, gradient_sums, square_sum
+from probes_layers.updates import copies, update_sums
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (5000,), (7, 1024), (3, 2, 1025), (0, 4)])
@@ -36,6 +37,33 @@ def test_gradient_sums():
     assert gradient_sums(broken)[1:].tolist() == [4, 1, 2]
     sparse = torch.sparse_coo_tensor([[1, 1, 3]], [[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]], (5, 2))
     assert gradient_sums(sparse).tolist() == [4 + 9, 10, 8, 0]
+
+
+def test_copies_are_equal_and_apart():
+    tensors = [
+        torch.tensor(2.0), torch.randn(3, 5, dtype=torch.float64), torch.ones(3, dtype=torch.bfloat16),
+        torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.randn(4, 6).T, torch.ones(1).expand(4),
+        torch.randn(2, dtype=torch.complex64).conj(), torch.empty(0, 3),
+    ]  # fmt: skip
+    for tensor, copy in zip(tensors, copies(iter(tensors)), strict=True):
+        assert copy.dtype == tensor.dtype and torch.equal(copy, tensor)
+        assert copy.is_contiguous() and (copy.data_ptr() != tensor.data_ptr() or not copy.numel())
+
+
+def test_products_of_updates_are_as_precise_as_their_norms():
+    torch.manual_seed(0)
+    now, last = torch.rand(200_000) + 0.5, torch.rand(200_000) + 0.5
+    exact = float((now.double() * last.double()).sum())
+    assert float(update_sums(now, torch.zeros_like(now), last.clone())[4]) == pytest.approx(exact, rel=3e-8)
+    assert abs(float(torch.dot(now, last)) / exact - 1) > 3e-8  # what it is for
+
+
+def test_weights_with_the_channels_last_have_the_update_before():
+    parameter, watch = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)), UpdateWatch()
+    for sums in steps(parameter, watch, 3 * [torch.full((4, 3, 2, 2), 0.1)])[1:]:
+        update, last, product = sums[2:5].tolist()
+        assert update == pytest.approx(0.48, rel=1e-4) and last == pytest.approx(0.48, rel=1e-4)
+        assert product == pytest.approx(0.48, rel=1e-4)
 
 
 def steps(parameter, watch, updates, start=0):
