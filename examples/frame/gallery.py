@@ -31,7 +31,7 @@ def keep(run: Path, folder: Path) -> list[Path]:
 
     The main figure is that of the first entry of ``Experiment.figures`` that has one. Under ``pictures``,
     ``results.json`` has the names of all of them before they were copied, the main one first. Pictures of more than
-    200 kB are reduced to 256 colours.
+    200 kB are reduced to 256 colours, or fewer.
 
     Args:
         run: The folder that a run wrote.
@@ -52,10 +52,11 @@ def keep(run: Path, folder: Path) -> list[Path]:
     for index, name in enumerate(names):
         picture, kept = run / name, folder / (name if index else "figure.png")
         shutil.copy(picture, kept)
-        if kept.stat().st_size > MOST_BYTES:
-            with Image.open(picture) as image:
-                image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(kept, optimize=True)
-            large += [kept] if kept.stat().st_size > MOST_BYTES else []
+        for colors in (256, 64, 32):
+            if kept.stat().st_size > MOST_BYTES:
+                with Image.open(picture) as image:
+                    image.convert("RGB").quantize(colors, dither=Image.Dither.NONE).save(kept, optimize=True)
+        large += [kept] if kept.stat().st_size > MOST_BYTES else []
     return large
 
 
