@@ -41,7 +41,7 @@ class EventFileContents:
         streams = [
             {
                 "name": name,
-                "title": printable(table["title"] or name),
+                "title": printable(table["title"][:1].upper() + table["title"][1:] or name),
                 "unit": "1",
                 "dims": table["dims"],
                 "rows": len(table["step"]),

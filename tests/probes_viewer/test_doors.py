@@ -241,6 +241,7 @@ def test_event_files_alone_are_shown_and_say_what_they_lack(look, tmp_path):
     file = report(tmp_path / "events", tmp_path / "events.html")
     page = look(f"file://{file}")
     assert "read from event files" in page.inner_text("main")
+    assert "Not looked for" in page.inner_text("main")
 
 
 def test_the_script_is_small():

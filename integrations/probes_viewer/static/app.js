@@ -214,7 +214,8 @@ export class App {
     let found;
     try {
       found = await this.source.findings(run);
-      wait.textContent = found.length ? "" : "Nothing stands out.";
+      const looked = this.catalogues.get(run).source === "run.h5";
+      wait.textContent = found.length ? "" : looked ? "Nothing stands out." : "Not looked for: the rules read run.h5.";
     } catch (error) {
       wait.textContent = `Not known: ${error.message}`;
       return;
