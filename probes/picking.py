@@ -23,6 +23,7 @@ def pick_output(result: Any) -> Tensor:
         CannotMeasure: If there is no such tensor; the message names the argument to pass.
 
     Example:
+        >>> import torch
         >>> pick_output((torch.tensor(0.5), torch.zeros(3, 2))).shape  # a loss, and the logits
         torch.Size([3, 2])
     """
@@ -42,6 +43,7 @@ def where_picked(result: Any, output: Callable[[Any], Tensor] = pick_output) -> 
     """Which of several tensors is taken, in code, and why; empty if a model returns one, or the user picks it.
 
     Example:
+        >>> import torch
         >>> where_picked({"loss": torch.tensor(0.5), "scores": torch.zeros(3, 2), "hidden": torch.zeros(3, 9)})
         "result['scores'] of 'hidden', 'loss', 'scores'"
     """

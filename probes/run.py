@@ -150,7 +150,7 @@ class Run:
     def layers(self) -> dict[str, nn.Module]:
         """The modules that hold parameters of their own, by name, in the order of registration."""
         named = ((name or type(module).__name__, module) for name, module in named_modules(self.model))
-        return {name: module for name, module in named if next(module.parameters(recurse=False), None) is not None}
+        return {name: part for name, part in named if next(iter(part.parameters(recurse=False)), None) is not None}
 
     @property
     def generator(self) -> torch.Generator:

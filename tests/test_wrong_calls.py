@@ -267,8 +267,11 @@ class Named:
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (lambda y: {"loss": y.sum(), "scores": [y]}, r"dict with keys \['loss', 'scores'\].*Pass output=, a function"),
-        (lambda y: Named([y]), r"The model returns Named, .*Pass output=, a function"),
+        (
+            lambda y: {"loss": y.sum(), "scores": [y.argmax(1)]},
+            r"dict with keys \['loss', 'scores'\].*Pass output=, a function",
+        ),
+        (lambda y: Named([y.argmax(1)]), r"The model returns Named, .*Pass output=, a function"),
         (lambda y: y.argmax(1), r"a tensor of torch\.int64.*e\.g\. output=lambda result: result\.float\(\)"),
         (lambda y: y.sum(), r"returns one number for 8 samples, .*e\.g\. ProbeManager\(model\.network\)"),
         (lambda y: y.reshape(4, -1), r"must have one row for each of the 8 samples, got shape \(4, 6\)"),

@@ -95,11 +95,11 @@ def center_where(rows: Tensor, how: Centering, where: Tensor) -> Tensor:
         [[-0.5, 0.5, 0.0]]
     """
     mask = where.to(rows.device).reshape(*where.shape, *(1,) * (rows.ndim - 2))
-    rows = rows * mask
+    rows = rows.where(mask, 0)
     if how == "none":
         return rows
     dims = (1,) if how == "outputs" else (0, 1)
-    return (rows - rows.sum(dims, keepdim=True) / mask.sum(dims, keepdim=True).clamp(min=1)) * mask
+    return (rows - rows.sum(dims, keepdim=True) / mask.sum(dims, keepdim=True).clamp(min=1)).where(mask, 0)
 
 
 def as_blocks(kernel: Tensor) -> Tensor:
