@@ -1,0 +1,268 @@
+"""Summaries of the spectrum of a tangent kernel that is never formed, with what they are known to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from probes import CannotMeasure
+
+from .centering import Centering
+from .engine import tangent_diagonal
+from .product import KernelOperator
+
+__all__ = ["Estimate", "SpectrumEstimate", "estimate_spectrum"]
+
+STEPS = 6
+"""Lanczos steps from a random vector."""
+TOP = 0.5
+"""Share of the products that the largest eigenvalues are looked for with."""
+CONVERGED = 0.05
+"""A Ritz vector is taken for an eigenvector from this relative residual down; what that leaves out is bracketed."""
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+class SpectrumEstimate(NamedTuple):
+    """What sums up a spectrum, from products with vectors alone."""
+
+    trace: Estimate
+    """Exact, so that its error is 0. In the squared unit of the features."""
+    effective_rank: Estimate
+    participation_ratio: Estimate
+    """:math:`(\\sum_j \\lambda_j)^2 / \\sum_j \\lambda_j^2`."""
+    eigenvalues: Tensor
+    """The largest, as far as they have been found, descending, float64; shape ``(k,)``."""
+    residuals: Tensor
+    """Of each its norm :math:`\\|K q - \\lambda q\\|`: some eigenvalue of the kernel is no farther away. Shape ``(k,)``."""
+    products: int
+    """How many products with the kernel were taken."""
+
+
+def estimate_spectrum(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    centering: Centering,
+    products: int = 100,
+    generator: torch.Generator | None = None,
+    output: Callable[[Any], Tensor] | None = None,
+    outputs: Sequence[int] | Literal["sum"] | None = None,
+    memory: float = 1e9,
+) -> SpectrumEstimate:
+    r"""Effective rank, participation ratio and largest eigenvalues of a tangent kernel of any number of examples.
+
+    The trace is exact. Half of the products find the largest eigenvalues, by Lanczos with full orthogonalisation. For
+    the rest, with Q their eigenvectors and g random signs, z = (I - Q Q^T) g,
+
+    .. math:: \operatorname{Tr} f(K) = \sum_{q \in Q} q^\top f(K) q + \mathbb{E}_g\, z^\top f(K) z,
+              \qquad f(\lambda) = \lambda \log \lambda, \; \lambda^2
+
+    Six Lanczos steps from z give :math:`z^\top K^2 z` exactly and put :math:`z^\top (K \log K) z` between two quadratures,
+    since all even derivatives of f are positive and all odd ones from the third on negative: Gauss' lies below, that of
+    Radau with a node at 0 above. In between it is put where the last step says, from how fast either moves. What the
+    vectors leave of the exact trace is a control variate.
+
+    The standard error has the spread over the vectors, by Student's t, and a quarter of the distance of the brackets:
+    :math:`\pm 1.96` of it has covered the exact value in 95 % of the cases or more (see below).
+
+    Args:
+        model: As for :func:`tangent_kernel`.
+        inputs: As for :func:`tangent_kernel`; of n examples.
+        centering: ``"none"``, ``"outputs"`` or ``"all"``, as :func:`~probes_ntk.center` says.
+        products: With the kernel, in all; from 24 on.
+        generator: Of the random vectors, on the CPU; seeded with 0 by default.
+        output: As for :func:`tangent_kernel`.
+        outputs: As for :func:`tangent_kernel`.
+        memory: Bytes for a pass over some of the examples.
+
+    Raises:
+        ValueError: If there are too few products.
+        CannotMeasure: If the kernel is zero or not finite, or as :func:`tangent_kernel`.
+
+    Cost: the products (:class:`KernelOperator`), and the exact diagonal (:func:`tangent_diagonal`); linear in n. Memory:
+    ``products / 2`` vectors of nc numbers. The kernel itself would be (nc)^2 numbers, its eigenvalues (nc)^3 operations.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> found = estimate_spectrum(nn.Linear(3, 1), torch.randn(40, 3), centering="none")
+        >>> found.eigenvalues.shape, found.effective_rank.standard_error < 1e-6
+        (torch.Size([4]), True)
+
+    References:
+        Ubaru, Chen & Saad (2017), Fast Estimation of tr(f(A)) via Stochastic Lanczos Quadrature.
+        Golub & Meurant (2010), Matrices, Moments and Quadrature, chapter 6: the signs of the errors.
+        Meyer, Musco, Musco & Woodruff (2021), Hutch++: the large eigenvalues apart.
+    """
+    if not isinstance(products, int) or products < 4 * STEPS:
+        raise ValueError(f"`products` must be an integer from {4 * STEPS} on, got {products!r}.")
+    kernel = KernelOperator(model, inputs, centering, output=output, outputs=outputs, memory=memory)
+    trace = _trace(kernel, model, inputs, centering, output, outputs, memory)
+    size = kernel.shape[0]
+    if not (math.isfinite(trace) and trace > 0):
+        raise CannotMeasure(
+            f"The trace of the centred tangent kernel is {trace:g}: it must be finite and not zero for its spectrum to "
+            f"mean something. Are all examples alike, or has training diverged?"
+        )
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    scale = trace / size  # so that the mean eigenvalue is 1
+
+    def times(vector: Tensor) -> Tensor:
+        product = kernel.matvec(vector) / scale
+        if not torch.isfinite(product).all():
+            raise CannotMeasure("A product with the tangent kernel is not finite: the model's gradients are not.")
+        return product
+
+    def drawn(signs: bool) -> Tensor:
+        vector = torch.randint(0, 2, (size,), generator=generator).double() * 2 - 1
+        vector = vector if signs else torch.randn(size, generator=generator, dtype=torch.float64)
+        return kernel.center(vector.to(kernel.device).reshape(kernel.c, kernel.n)).reshape(size)
+
+    basis, diagonal, beside = _lanczos(times, drawn(signs=False), min(int(TOP * products), size))
+    used = len(diagonal)
+    values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
+    residuals = (beside[-1] * vectors[-1]).abs()
+    kept = (residuals <= CONVERGED * values) & (values > EPSILON)
+    top, top_residuals = values[kept].flip(0), residuals[kept].flip(0)
+    found = vectors[:, kept].T @ torch.stack(basis)  # rows are the eigenvectors
+
+    # q^T f(K) q of one step from q: Gauss' rule has the node lambda, Radau's the nodes 0 and (lambda^2 + r^2) / lambda.
+    node = (top.square() + top_residuals.square()) / top
+    below, above = _entropic(top).sum(), (top * node.log()).sum()
+    rest, squares = size - top.sum(), top.square().sum() + top_residuals.square().sum()
+    brackets, before, moments = [], [], []
+    for _ in range(max(2, (products - used) // STEPS)):
+        vector = drawn(signs=True)
+        vector = vector - found.T @ (found @ vector)
+        norm = vector.square().sum()
+        if norm <= EPSILON * size:  # the largest eigenvalues are all that there are
+            continue
+        _, diagonal, beside = _lanczos(times, vector, STEPS)
+        used += len(diagonal)
+        last = len(diagonal) - 1
+        brackets.append(norm * _bracket(diagonal, beside))
+        before.append(norm * _bracket(diagonal[:last], beside[:last]) if last else brackets[-1])
+        moments.append(norm * _moments(diagonal, beside))
+    entropy, entropy_error, square, square_error = _rest(brackets, before, moments, rest)
+    entropy_error = math.hypot(entropy_error, float(above - below) / 4)
+    rank = math.exp(math.log(size) - (float(above + below) / 2 + entropy) / size)
+    total = float(squares) + square
+    ratio = size**2 / total
+    return SpectrumEstimate(
+        Estimate(trace, 0.0),
+        Estimate(rank, rank * entropy_error / size),
+        Estimate(ratio, ratio * square_error / total),
+        top * scale,
+        top_residuals * scale,
+        used,
+    )
+
+
+EPSILON = 1e-6
+"""Below so much of the mean eigenvalue, single precision tells nothing from 0."""
+
+
+def _trace(
+    kernel: KernelOperator,
+    model: nn.Module,
+    inputs: Any,
+    centering: Centering,
+    output: Callable[[Any], Tensor] | None,
+    outputs: Sequence[int] | Literal["sum"] | None,
+    memory: float,
+) -> float:
+    """Exactly: the diagonal, without what the means of the features hold."""
+    whole = (
+        tangent_diagonal(model, inputs, output=output, outputs=outputs, memory=memory).diagonal.double().sum().item()
+    )
+    if centering == "none":
+        return float(whole)
+    uncentered = KernelOperator(model, inputs, "none", output=output, outputs=outputs, memory=memory)
+    c, n = kernel.c, kernel.n
+    same = torch.eye(c, dtype=torch.float64).repeat_interleave(n, 1) if centering == "outputs" else torch.ones(1, c * n)
+    means = sum(float(uncentered.features_norm(vector)) / float(vector.sum()) for vector in same)
+    return max(float(whole) - means, 0.0) if means < (1 - EPSILON) * whole else 0.0
+
+
+def _lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """An orthonormal basis, and the diagonal and what is beside it in the tridiagonal matrix; its last entry leads out."""
+    basis, diagonal, beside = [start / start.norm()], [], []
+    for step in range(steps):
+        product = times(basis[-1])
+        diagonal.append(torch.dot(product, basis[-1]))
+        span = torch.stack(basis)
+        for _ in range(2):  # once leaves what rounding brings back
+            product = product - span.T @ (span @ product)
+        beside.append(product.norm())
+        if beside[-1] <= EPSILON or step == steps - 1:
+            break
+        basis.append(product / beside[-1])
+    return basis, torch.stack(diagonal), torch.stack(beside)
+
+
+def _tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
+    return torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1)
+
+
+def _entropic(values: Tensor) -> Tensor:
+    return -torch.special.entr(values.clamp_min(0))
+
+
+def _bracket(diagonal: Tensor, beside: Tensor) -> Tensor:
+    """Of a unit vector's z^T (K log K) z: Gauss' rule, which lies below, and Radau's with a node at 0, above."""
+    inner = _tridiagonal(diagonal, beside[:-1])
+    nodes, vectors = torch.linalg.eigh(inner)
+    below = (vectors[0].square() * _entropic(nodes)).sum()
+    if beside[-1] <= EPSILON or nodes[0] <= EPSILON:  # nothing leads out, or 0 is a node already
+        return torch.stack([below, below])
+    last = torch.zeros_like(diagonal)
+    last[-1] = beside[-1].square()
+    corner = torch.linalg.solve(inner, last)[-1]  # such that 0 is an eigenvalue
+    nodes, vectors = torch.linalg.eigh(_tridiagonal(torch.cat([diagonal, corner[None]]), beside))
+    return torch.stack([below, (vectors[0].square() * _entropic(nodes)).sum()])
+
+
+def _moments(diagonal: Tensor, beside: Tensor) -> Tensor:
+    """Of a unit vector's quadrature: of K, of K^2, and of K^2 log K."""
+    nodes, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
+    weights = vectors[0].square()
+    square = diagonal[0].square() + (beside[0].square() if len(diagonal) == 1 else 0)
+    return torch.stack([diagonal[0], (weights * nodes.square()).sum() if len(diagonal) > 1 else square,
+                        (weights * nodes * _entropic(nodes)).sum()])  # fmt: skip
+
+
+def _rest(
+    brackets: list[Tensor], before: list[Tensor], moments: list[Tensor], rest: Tensor
+) -> tuple[float, float, float, float]:
+    """What the random vectors say of Tr K log K and Tr K^2 without the largest eigenvalues, with their errors."""
+    if not brackets:
+        return 0.0, 0.0, 0.0, 0.0
+    (below, above), (below_before, above_before) = torch.stack(brackets).T, torch.stack(before).T
+    first, second, mixed = torch.stack(moments).T
+    rising, falling = (below - below_before).sum(), (above_before - above).sum()
+    share = (rising / (rising + falling)).nan_to_num(0.5).clamp(0, 1)
+    values = below + share * (above - below)
+    # Least squares over the eigenvalues, not over the vectors, which are few.
+    values = values - mixed.sum() / second.sum() * (first - rest)
+    squares = second - second.sum() / first.sum() * (first - rest)
+    count = len(values)
+    student = _student(count - 1) / 1.96
+    errors = [student * float(each.std()) / math.sqrt(count) if count > 1 else math.inf for each in (values, squares)]
+    gap = float((above - below).mean()) / 4
+    return float(values.mean()), math.hypot(errors[0], gap), float(squares.mean()), errors[1]
+
+
+def _student(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t, by Hill's expansion; from 3 degrees on to 1 %."""
+    z = 1.959964
+    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return sum(term / degrees**power for power, term in enumerate(terms))

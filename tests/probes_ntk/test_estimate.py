@@ -1,0 +1,112 @@
+"""Summaries from products alone, beside those of all eigenvalues."""
+
+import pytest
+import torch
+from torch import nn
+
+from probes import CannotMeasure
+from probes_ntk import center, effective_rank, eigenvalues, estimate_spectrum, tangent_kernel
+
+
+def mlp(outputs=10, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(12, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, outputs))
+
+
+def convolutional():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 8, 2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+        nn.Linear(72, 10),
+    ).eval()  # fmt: skip
+
+
+def attention():
+    torch.manual_seed(2)
+    layer = nn.TransformerEncoderLayer(4, 2, 16, dropout=0.0, batch_first=True)
+    return nn.Sequential(nn.Unflatten(1, (3, 4)), layer, nn.Flatten(), nn.Linear(12, 10)).eval()
+
+
+def exact(model, inputs, how):
+    values = eigenvalues(center(tangent_kernel(model, inputs).kernel, how))
+    ratio = (values.sum().square() / values.square().sum()).item()
+    return values, effective_rank(values).item(), ratio
+
+
+@pytest.mark.parametrize("how", ["none", "outputs", "all"])
+def test_the_trace_is_exact_and_the_largest_eigenvalues_are_within_their_residuals(how):
+    model, inputs = mlp().double(), torch.randn(40, 12, dtype=torch.float64)
+    values, _, _ = exact(model, inputs, how)
+    found = estimate_spectrum(model, inputs, centering=how)
+    assert found.trace == (pytest.approx(values.sum().item(), rel=1e-9), 0.0)
+    assert len(found.eigenvalues) >= 8 and found.products <= 100
+    distance = (found.eigenvalues[:, None] - values).abs().amin(1)
+    assert (distance <= found.residuals + 1e-12 * values[0]).all()
+    torch.testing.assert_close(found.eigenvalues[:5], values[:5], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("make", [mlp, convolutional, attention])
+@pytest.mark.parametrize("how", ["none", "outputs"])
+def test_the_interval_covers_the_exact_value(make, how):
+    model = make()
+    torch.manual_seed(3)
+    inputs = torch.randn(60, 12)
+    _, rank, ratio = exact(model, inputs, how)
+    covered = []
+    for seed in range(20):
+        found = estimate_spectrum(model, inputs, centering=how, generator=torch.Generator().manual_seed(seed))
+        for (value, error), true in ((found.effective_rank, rank), (found.participation_ratio, ratio)):
+            assert abs(value / true - 1) < 0.08 and 0 < error < 0.05 * true
+            covered.append(abs(value - true) <= 1.96 * error)
+    assert sum(covered) >= 35  # of 40; 36 are 90 %, and this many or fewer at 95 % would come once in 60
+
+
+def test_more_products_know_more():
+    model, inputs = mlp(), torch.randn(60, 12)
+    errors = [
+        estimate_spectrum(model, inputs, centering="outputs", products=products).effective_rank.standard_error
+        for products in (50, 400)
+    ]
+    assert errors[1] < errors[0] / 2
+
+
+def test_a_kernel_of_few_rows_is_known_exactly():
+    model, inputs = mlp(2).double(), torch.randn(10, 12, dtype=torch.float64)
+    values, rank, ratio = exact(model, inputs, "outputs")
+    found = estimate_spectrum(model, inputs, centering="outputs")
+    assert found.effective_rank.value == pytest.approx(rank, rel=1e-5)
+    assert found.participation_ratio.value == pytest.approx(ratio, rel=1e-5)
+    assert found.effective_rank.standard_error < 1e-4 * rank
+    assert len(found.eigenvalues) == (values > 1e-6 * values.mean()).sum() == 18  # two means are taken away
+
+
+def test_equal_eigenvalues():
+    """One direction of many equal ones is all that products from one vector find; the random vectors find the rest."""
+    found = estimate_spectrum(
+        nn.Linear(32, 3, bias=False).double(), torch.eye(32, dtype=torch.float64), centering="none"
+    )
+    assert found.effective_rank == (pytest.approx(96), pytest.approx(0, abs=1e-9))
+    assert found.participation_ratio == (pytest.approx(96), pytest.approx(0, abs=1e-9))
+
+
+def test_the_same_seed_gives_the_same_and_the_global_generator_is_left_alone():
+    model, inputs = mlp(), torch.randn(30, 12)
+    state = torch.get_rng_state()
+    first, second = (estimate_spectrum(model, inputs, centering="outputs") for _ in range(2))
+    assert first.effective_rank == second.effective_rank and torch.equal(state, torch.get_rng_state())
+    other = estimate_spectrum(model, inputs, centering="outputs", generator=torch.Generator().manual_seed(1))
+    assert other.effective_rank.value != first.effective_rank.value
+
+
+def test_what_cannot_be_is_named():
+    model = mlp()
+    with pytest.raises(ValueError, match="`products` must be an integer from 24 on, got 10"):
+        estimate_spectrum(model, torch.randn(20, 12), centering="none", products=10)
+    with pytest.raises(ValueError, match="centering"):
+        estimate_spectrum(model, torch.randn(20, 12), centering="mean")
+    with pytest.raises(CannotMeasure, match="examples alike"):
+        estimate_spectrum(model, torch.ones(20, 12), centering="outputs")
+    with torch.no_grad():
+        model[0].weight.fill_(torch.nan)
+    with pytest.raises(CannotMeasure, match="finite"):
+        estimate_spectrum(model, torch.randn(20, 12), centering="none")
