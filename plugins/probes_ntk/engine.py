@@ -206,6 +206,13 @@ def tangent_diagonal(
     return TangentDiagonal(*_by_layer(plan, diagonal_sweep(call, plan), layers), plan)
 
 
+@torch.enable_grad()
+def diagonal_of(call: Call, memory: float) -> Tensor:
+    """The same of a call. Shape ``(c, n)``."""
+    plan = _planned(call, memory, False, None)
+    return _by_layer(plan, diagonal_sweep(call, plan), False)[0]
+
+
 @torch.enable_grad()  # whatever the caller has: without gradients there are no features
 def estimate_trace(
     model: nn.Module,

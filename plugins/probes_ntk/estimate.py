@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from probes import CannotMeasure
 
-from .centering import Centering
-from .engine import tangent_diagonal
+from .centering import ROUNDING, Centering
+from .engine import diagonal_of
 from .product import KernelOperator
 
 __all__ = ["Estimate", "SpectrumEstimate", "estimate_spectrum"]
@@ -43,7 +43,7 @@ class SpectrumEstimate(NamedTuple):
     eigenvalues: Tensor
     """The largest, as far as they have been found, descending, float64; shape ``(k,)``."""
     residuals: Tensor
-    """Of each its norm :math:`\\|K q - \\lambda q\\|`: some eigenvalue of the kernel is no farther away. Shape ``(k,)``."""
+    """Of each :math:`\\|K q - \\lambda q\\|`: some eigenvalue of the kernel is no farther away. Shape ``(k,)``."""
     products: int
     """How many products with the kernel were taken."""
 
@@ -67,13 +67,14 @@ def estimate_spectrum(
     .. math:: \operatorname{Tr} f(K) = \sum_{q \in Q} q^\top f(K) q + \mathbb{E}_g\, z^\top f(K) z,
               \qquad f(\lambda) = \lambda \log \lambda, \; \lambda^2
 
-    Six Lanczos steps from z give :math:`z^\top K^2 z` exactly and put :math:`z^\top (K \log K) z` between two quadratures,
-    since all even derivatives of f are positive and all odd ones from the third on negative: Gauss' lies below, that of
-    Radau with a node at 0 above. In between it is put where the last step says, from how fast either moves. What the
-    vectors leave of the exact trace is a control variate.
+    Six Lanczos steps from z give :math:`z^\top K^2 z` exactly and put :math:`z^\top (K \log K) z` between two
+    quadratures, since all even derivatives of f are positive and all odd ones from the third on negative: Gauss' lies
+    below, that of Radau with a node at 0 above. In between it is put where the last step says, from how fast either
+    moves. What the vectors leave of the exact trace is a control variate.
 
     The standard error has the spread over the vectors, by Student's t, and a quarter of the distance of the brackets:
-    :math:`\pm 1.96` of it has covered the exact value in 95 % of the cases or more (see below).
+    :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases. ``benchmarks/spectrum_estimate.py``
+    counts how often it does.
 
     Args:
         model: As for :func:`tangent_kernel`.
@@ -89,8 +90,9 @@ def estimate_spectrum(
         ValueError: If there are too few products.
         CannotMeasure: If the kernel is zero or not finite, or as :func:`tangent_kernel`.
 
-    Cost: the products (:class:`KernelOperator`), and the exact diagonal (:func:`tangent_diagonal`); linear in n. Memory:
-    ``products / 2`` vectors of nc numbers. The kernel itself would be (nc)^2 numbers, its eigenvalues (nc)^3 operations.
+    Cost: the products (:class:`KernelOperator`), and the exact diagonal (:func:`tangent_diagonal`); linear in n.
+    Memory: ``products / 2`` vectors of nc numbers. The kernel itself would be (nc)^2 numbers, its eigenvalues (nc)^3
+    operations.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -105,8 +107,13 @@ def estimate_spectrum(
     """
     if not isinstance(products, int) or products < 4 * STEPS:
         raise ValueError(f"`products` must be an integer from {4 * STEPS} on, got {products!r}.")
-    kernel = KernelOperator(model, inputs, centering, output=output, outputs=outputs, memory=memory)
-    trace = _trace(kernel, model, inputs, centering, output, outputs, memory)
+    settings = {"output": output, "outputs": outputs, "memory": memory}
+    kernel = KernelOperator(model, inputs, centering, **settings)
+    whole, trace = _traces(kernel, centering, memory)
+    if trace < LEFT * whole:  # single precision would leave little of what centring leaves, as of inputs far from 0
+        kernel = KernelOperator(model, inputs, centering, **settings, precision=torch.float64)
+        whole, trace = _traces(kernel, centering, memory)
+    trace = trace if trace > ROUNDING * torch.finfo(kernel.precision).eps * whole else 0.0
     size = kernel.shape[0]
     if not (math.isfinite(trace) and trace > 0):
         raise CannotMeasure(
@@ -167,34 +174,25 @@ def estimate_spectrum(
     )
 
 
+LEFT = 1e-3
+"""Of the trace: where centring leaves less, products are taken in double precision."""
 EPSILON = 1e-6
 """Below so much of the mean eigenvalue, single precision tells nothing from 0."""
 
 
-def _trace(
-    kernel: KernelOperator,
-    model: nn.Module,
-    inputs: Any,
-    centering: Centering,
-    output: Callable[[Any], Tensor] | None,
-    outputs: Sequence[int] | Literal["sum"] | None,
-    memory: float,
-) -> float:
-    """Exactly: the diagonal, without what the means of the features hold."""
-    whole = (
-        tangent_diagonal(model, inputs, output=output, outputs=outputs, memory=memory).diagonal.double().sum().item()
-    )
+def _traces(kernel: KernelOperator, centering: Centering, memory: float) -> tuple[float, float]:
+    """The exact trace before centring, and after it: without what the means of the features hold."""
+    whole = float(diagonal_of(kernel.call, memory).double().sum())
     if centering == "none":
-        return float(whole)
-    uncentered = KernelOperator(model, inputs, "none", output=output, outputs=outputs, memory=memory)
+        return whole, whole
     c, n = kernel.c, kernel.n
-    same = torch.eye(c, dtype=torch.float64).repeat_interleave(n, 1) if centering == "outputs" else torch.ones(1, c * n)
-    means = sum(float(uncentered.features_norm(vector)) / float(vector.sum()) for vector in same)
-    return max(float(whole) - means, 0.0) if means < (1 - EPSILON) * whole else 0.0
+    same = torch.eye(c).repeat_interleave(n, 1) if centering == "outputs" else torch.ones(1, c * n)
+    means = sum(float(kernel.features_norm(vector)) / float(vector.sum()) for vector in same)
+    return whole, whole - means
 
 
 def _lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[list[Tensor], Tensor, Tensor]:
-    """An orthonormal basis, and the diagonal and what is beside it in the tridiagonal matrix; its last entry leads out."""
+    """An orthonormal basis, the diagonal of the tridiagonal matrix and what is beside it; its last entry leads out."""
     basis, diagonal, beside = [start / start.norm()], [], []
     for step in range(steps):
         product = times(basis[-1])

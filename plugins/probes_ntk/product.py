@@ -36,12 +36,13 @@ class KernelOperator:
         output: As for :func:`tangent_kernel`.
         outputs: As for :func:`tangent_kernel`.
         memory: Bytes for what the graph of some examples holds; n examples take several passes where it is less.
+        precision: At least this one, whatever the model's; its weights stay as they are.
 
     Raises:
         CannotMeasure: If the model has no tangent features, as :func:`tangent_kernel` says it.
 
-    Cost: a product is two backward passes through a graph that is kept, where ``memory`` holds that of all examples, and
-    else two forward and three backward passes through those of some. Beside it, four times the parameters.
+    Cost: a product is two backward passes through a graph that is kept, where ``memory`` holds that of all examples,
+    and else two forward and three backward passes through those of some. Beside it, four times the parameters.
 
     Example:
         >>> kernel = KernelOperator(nn.Linear(2, 1, bias=False), torch.tensor([[1.0, 0.0], [1.0, 2.0]]), "none")
@@ -60,13 +61,15 @@ class KernelOperator:
         output: Callable[[Any], Tensor] | None = None,
         outputs: Sequence[int] | Literal["sum"] | None = None,
         memory: float = 1e9,
+        precision: torch.dtype = torch.float32,
     ) -> None:
-        self._call = Call.of(model, inputs, output, outputs)
+        call = Call.of(model, inputs, output, outputs)
+        self.call = call.at_least(precision) if precision == torch.float64 else call
         center_targets(torch.zeros(1, 1), centering)  # what it does not know is named
         self._centering = centering
         with torch.enable_grad():
             taken, width = self._bytes_of_one()
-        self.n, self.c = self._call.batch.n, width
+        self.n, self.c = self.call.batch.n, width
         self._chunk = max(1, min(self.n, int(memory / taken)))
         self._whole = self._chunk == self.n
         self._out: Tensor | None = None
@@ -78,9 +81,14 @@ class KernelOperator:
         return self.n * self.c, self.n * self.c
 
     @property
+    def precision(self) -> torch.dtype:
+        """In which the products are computed."""
+        return next(iter(self.call.parameters.values())).dtype
+
+    @property
     def device(self) -> torch.device:
         """Where the model is, and where vectors are taken and given."""
-        return self._call.device
+        return self.call.device
 
     def matvec(self, vector: Tensor) -> Tensor:
         """K v, in float64. Shape ``(nc,)`` or ``(nc, 1)``, as the vector's."""
@@ -93,8 +101,8 @@ class KernelOperator:
         return torch.stack([self.matvec(column) for column in matrix.T], 1)
 
     def features_norm(self, vector: Tensor) -> Tensor:
-        r""":math:`\|J^\top C v\|^2 = v^\top K v`, from a backward pass alone. Shape ``()``."""
-        rows = self.center(vector.reshape(self.c, self.n).to(self.device, torch.float64))
+        r""":math:`\|J^\top v\|^2`, of the features before centring, from a backward pass alone. Shape ``()``."""
+        rows = vector.reshape(self.c, self.n).to(self.device, torch.float64)
         return sum((part.double().square().sum() for part in self._backward(rows).values()), torch.zeros(()).double())
 
     def center(self, rows: Tensor) -> Tensor:
@@ -106,16 +114,16 @@ class KernelOperator:
     def _chunks(self) -> list[tuple[slice, Batch]]:
         places = [slice(start, min(start + self._chunk, self.n)) for start in range(0, self.n, self._chunk)]
         if len(places) == 1:
-            return [(places[0], self._call.batch)]
-        return [(place, self._call.batch.select(torch.arange(place.start, place.stop))) for place in places]
+            return [(places[0], self.call.batch)]
+        return [(place, self.call.batch.select(torch.arange(place.start, place.stop))) for place in places]
 
     def _graph(self, place: slice, batch: Batch) -> tuple[Tensor, Parameters]:
         """A cotangent u of the outputs of some examples, and J^T u by parameter, which is linear in u and knows it."""
         if self._kept is not None:
             return self._kept
-        out = self._call.forward(batch)
+        out = self.call.forward(batch)
         cotangent = torch.ones_like(out, requires_grad=True)  # any that is not 0, whose gradient may be undefined
-        parameters = self._call.parameters
+        parameters = self.call.parameters
         parts = torch.autograd.grad(out, list(parameters.values()), cotangent, create_graph=True, allow_unused=True)
         graph = (
             cotangent,
@@ -132,12 +140,12 @@ class KernelOperator:
     @torch.enable_grad()
     def _backward(self, rows: Tensor) -> Parameters:
         """J^T v by parameter, of a vector of shape ``(c, n)``."""
-        parameters = self._call.parameters
+        parameters = self.call.parameters
         total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
         for place, batch in self._chunks():
             if self._whole:
                 self._graph(place, batch)
-            out = self._out if self._out is not None else self._call.forward(batch)
+            out = self._out if self._out is not None else self.call.forward(batch)
             cotangent = rows[:, place].T.to(out)
             parts = torch.autograd.grad(
                 out, list(parameters.values()), cotangent, allow_unused=True, retain_graph=self._whole
@@ -160,8 +168,8 @@ class KernelOperator:
                 )
             except (NotImplementedError, RuntimeError) as error:
                 raise CannotMeasure(
-                    f"A product with the tangent kernel needs second derivatives, and the model has an operation without "
-                    f"({first_line(error)}). tangent_kernel forms the kernel without them."
+                    f"A product with the tangent kernel needs second derivatives, and the model has an operation "
+                    f"without ({first_line(error)}). tangent_kernel forms the kernel without them."
                 ) from error
             found.append(parts[0])
         return torch.cat(found).T.double()
@@ -169,14 +177,14 @@ class KernelOperator:
     def _bytes_of_one(self) -> tuple[int, int]:
         """What the graphs of one example hold, beside the parameters, at most, and how many outputs it has."""
         seen: dict[int, int] = {}
-        own = {parameter.data_ptr() for parameter in self._call.parameters.values()}
+        own = {parameter.data_ptr() for parameter in self.call.parameters.values()}
 
         def count(tensor: Tensor) -> Tensor:
             if tensor.data_ptr() not in own:
                 seen[tensor.data_ptr()] = tensor.nbytes
             return tensor
 
-        few = self._call.batch.first(min(2, self._call.batch.n))
+        few = self.call.batch.first(min(2, self.call.batch.n))
         with saved_tensors_hooks(count, lambda tensor: tensor):
-            out = self._call.forward(few)
+            out = self.call.forward(few)
         return max(1, 4 * sum(seen.values()) // few.n), out.shape[1]

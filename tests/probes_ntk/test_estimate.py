@@ -80,6 +80,14 @@ def test_a_kernel_of_few_rows_is_known_exactly():
     assert len(found.eigenvalues) == (values > 1e-6 * values.mean()).sum() == 18  # two means are taken away
 
 
+def test_inputs_far_from_zero_are_computed_in_double_precision():
+    model, inputs = mlp(3), 1 + 1e-3 * torch.randn(30, 12)
+    _, rank, _ = exact(model.double(), inputs.double(), "all")
+    found = estimate_spectrum(model.float(), inputs, centering="all")
+    assert abs(found.effective_rank.value - rank) <= 3 * found.effective_rank.standard_error + 1e-4 * rank
+    assert model[0].weight.dtype == torch.float32
+
+
 def test_equal_eigenvalues():
     """One direction of many equal ones is all that products from one vector find; the random vectors find the rest."""
     found = estimate_spectrum(
