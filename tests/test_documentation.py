@@ -111,6 +111,7 @@ def test_the_tangent_kernel_of_a_model_at_hand():
     assert names["kernel"].shape == (10, 20, 10, 20)
     assert 1 < names["rank"] <= 190  # of 200 rows, ten of which centring takes away
     assert list(names["aligned"]) == ["0", "3"] and all(0 <= value <= 1 for value in names["aligned"].values())
+    assert 1 < names["estimate"] < 3000 and 0 < names["error"] < 0.1 * names["estimate"]
 
 
 def test_the_complexity_of_the_path(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -107,11 +108,11 @@ def estimate_spectrum(
     """
     if not isinstance(products, int) or products < 4 * STEPS:
         raise ValueError(f"`products` must be an integer from {4 * STEPS} on, got {products!r}.")
-    settings = {"output": output, "outputs": outputs, "memory": memory}
-    kernel = KernelOperator(model, inputs, centering, **settings)
+    made = partial(KernelOperator, model, inputs, centering, output=output, outputs=outputs, memory=memory)
+    kernel = made()
     whole, trace = _traces(kernel, centering, memory)
     if trace < LEFT * whole:  # single precision would leave little of what centring leaves, as of inputs far from 0
-        kernel = KernelOperator(model, inputs, centering, **settings, precision=torch.float64)
+        kernel = made(precision=torch.float64)
         whole, trace = _traces(kernel, centering, memory)
     trace = trace if trace > ROUNDING * torch.finfo(kernel.precision).eps * whole else 0.0
     size = kernel.shape[0]
@@ -140,7 +141,7 @@ def estimate_spectrum(
     residuals = (beside[-1] * vectors[-1]).abs()
     kept = (residuals <= CONVERGED * values) & (values > EPSILON)
     top, top_residuals = values[kept].flip(0), residuals[kept].flip(0)
-    found = vectors[:, kept].T @ torch.stack(basis)  # rows are the eigenvectors
+    found = vectors[:, kept].T @ basis  # rows are the eigenvectors
 
     # q^T f(K) q of one step from q: Gauss' rule has the node lambda, Radau's the nodes 0 and (lambda^2 + r^2) / lambda.
     node = (top.square() + top_residuals.square()) / top
@@ -191,20 +192,21 @@ def _traces(kernel: KernelOperator, centering: Centering, memory: float) -> tupl
     return whole, whole - means
 
 
-def _lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[list[Tensor], Tensor, Tensor]:
+def _lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """An orthonormal basis, the diagonal of the tridiagonal matrix and what is beside it; its last entry leads out."""
-    basis, diagonal, beside = [start / start.norm()], [], []
+    basis = start.new_empty(steps, len(start))
+    basis[0] = start / start.norm()
+    diagonal, beside = [], []
     for step in range(steps):
-        product = times(basis[-1])
-        diagonal.append(torch.dot(product, basis[-1]))
-        span = torch.stack(basis)
+        product, span = times(basis[step]), basis[: step + 1]
+        diagonal.append(torch.dot(product, basis[step]))
         for _ in range(2):  # once leaves what rounding brings back
-            product = product - span.T @ (span @ product)
+            product -= span.T @ (span @ product)
         beside.append(product.norm())
         if beside[-1] <= EPSILON or step == steps - 1:
             break
-        basis.append(product / beside[-1])
-    return basis, torch.stack(diagonal), torch.stack(beside)
+        basis[step + 1] = product / beside[-1]
+    return basis[: len(diagonal)], torch.stack(diagonal), torch.stack(beside)
 
 
 def _tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
@@ -212,7 +214,8 @@ def _tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
 
 
 def _entropic(values: Tensor) -> Tensor:
-    return -torch.special.entr(values.clamp_min(0))
+    entropies: Tensor = torch.special.entr(values.clamp_min(0))
+    return -entropies
 
 
 def _bracket(diagonal: Tensor, beside: Tensor) -> Tensor:
@@ -263,4 +266,4 @@ def _student(degrees: int) -> float:
     """The 97.5 % quantile of Student's t, by Hill's expansion; from 3 degrees on to 1 %."""
     z = 1.959964
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return sum(term / degrees**power for power, term in enumerate(terms))
+    return float(sum(term / degrees**power for power, term in enumerate(terms)))
