@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .app import Application, static
 from .page import STATIC
@@ -49,12 +50,21 @@ def application(folder: Path, token: str | None) -> Callable[[Any, Any], Iterabl
             return files[request.path](environment, start)
         if request.path not in routes:
             return Response("There is nothing here.", 404, mimetype="text/plain")(environment, start)
-        if token is not None and not hmac.compare_digest(request.args.get("token", ""), token):
+        if token is None and not _names_this_machine(request.host):
+            words = "Without a token, the address must name this machine: localhost or 127.0.0.1."
+            return Response(words, 403, mimetype="text/plain")(environment, start)
+        given = request.args.get("token", "").encode("utf-8", "replace")
+        if token is not None and not hmac.compare_digest(given, token.encode()):
             words = "The address must end with ?token=..., as `probes serve` has printed it."
             return Response(words, 403, mimetype="text/plain")(environment, start)
         return routes[request.path](environment, start)
 
     return answer
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether a request was meant for it: a page elsewhere can make its own name lead to 127.0.0.1."""
+    return (host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host).strip("[]") in LOOPBACK
 
 
 def serve(
@@ -99,7 +109,7 @@ def serve(
                     f"no port is free from {port} to {port + 19} of {host}; name another with --port"
                 ) from None
     shown = f"[{host}]" if ":" in host else host
-    started(f"http://{shown}:{server.port}/{f'?token={secret}' if secret else ''}")
+    started(f"http://{shown}:{server.port}/{f'?token={quote(secret)}' if secret else ''}")
     try:
         server.serve_forever()
     finally:
