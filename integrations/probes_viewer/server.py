@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import secrets
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -86,10 +88,15 @@ def serve(
 
     Raises:
         OSError: If no port is free.
-        ValueError: If no token is asked for where others can reach it.
+        ValueError: If no token is asked for where others can reach it, or ``log_dir`` is a file, or there is no such port.
     """
     from werkzeug.serving import WSGIRequestHandler, make_server
 
+    folder = Path(log_dir).expanduser()
+    if folder.is_file():
+        raise ValueError(f"`log_dir` must be a directory, got the file {folder}.")
+    if not 0 <= port < 65536:
+        raise ValueError(f"`port` must be from 0 to 65535, got {port}.")
     if token == "" and host not in LOOPBACK:
         raise ValueError(f"`token` must not be empty where others can reach the server; `host` is {host!r}.")
     secret = secrets.token_urlsafe(16) if token is None else token
@@ -98,19 +105,25 @@ def serve(
         def log_request(self, *arguments: Any) -> None:
             """Say nothing: each request would carry the token into a log."""
 
-    app = application(Path(log_dir).expanduser(), secret or None)
-    for attempt in range(20):
+    app = application(folder, secret or None)
+    with _listening(host, port) as listening:
+        server = make_server(host, port, app, threaded=True, request_handler=Quiet, fd=listening.fileno())
+        shown, port = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+        started(f"http://{shown}:{port}/{f'?token={quote(secret)}' if secret else ''}")
         try:
-            server = make_server(host, port + attempt if port else 0, app, threaded=True, request_handler=Quiet)
-            break
-        except (OSError, SystemExit):
-            if attempt == 19 or not port:
-                raise OSError(
-                    f"no port is free from {port} to {port + 19} of {host}; name another with --port"
-                ) from None
-    shown = f"[{host}]" if ":" in host else host
-    started(f"http://{shown}:{server.port}/{f'?token={quote(secret)}' if secret else ''}")
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
+            server.serve_forever()
+        finally:
+            server.server_close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket at the first port that is free; not werkzeug's own, which prints what it meets on the way."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + 20, 65536)):
+        try:
+            return socket.create_server((host, candidate), family=family)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                why = str(error.strerror).partition(" (")[0]
+                raise OSError(f"nothing can be served at {host}, port {candidate}: {why}") from None
+    raise OSError(f"no port is free from {port} to {min(port + 19, 65535)} of {host}; name another with --port")

@@ -21,6 +21,7 @@ from probes import open_run
 from probes_viewer import Frame, report, serve
 from probes_viewer.contents import HDF5Contents, as_json
 from probes_viewer.page import STATIC
+from probes_viewer.server import _listening
 
 
 def shot(page, frame=None):
@@ -294,7 +295,21 @@ def test_wrong_calls_are_named(tmp_path, folder):
         report([], tmp_path / "x.html")
     with pytest.raises(ValueError, match="token"):
         serve(folder, host="0.0.0.0", token="")
+    with pytest.raises(ValueError, match="`port` must be from 0 to 65535"):
+        serve(folder, port=99999)
+    with pytest.raises(ValueError, match="must be a directory"):
+        serve(folder / "all" / "run.h5")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_ports_that_are_taken_are_passed_over_without_a_word(capfd):
+    with _listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with _listening("127.0.0.1", port) as next_one:
+            assert port < next_one.getsockname()[1] < port + 20
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(OSError, match=r"nothing can be served at 192\.0\.2\.1, port 6007: [^(]*$"):
+        _listening("192.0.2.1", 6007)  # an address for documentation, so that no machine has it
 
 
 def test_show_needs_a_tree_of_a_run(folder):
