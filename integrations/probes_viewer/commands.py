@@ -1,6 +1,7 @@
 """The commands ``probes report`` and ``probes serve``."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,8 @@ def serve_(
     """Show the runs below LOG_DIR in the browser, live while training writes; until Ctrl-C."""
     from .server import serve
 
+    if not log_dir.expanduser().exists():
+        print(f"{log_dir} is not there yet: its runs are shown as soon as it is.", file=sys.stderr)
     try:
         serve(log_dir, host=host, port=port, token=token, started=lambda url: print(url, flush=True))
     except KeyboardInterrupt:

@@ -133,6 +133,15 @@ def _finite(values: Any) -> Any:
     return None if isinstance(values, float) and not np.isfinite(values) else values
 
 
+def _in_words(values: Any) -> Any:
+    """The same with words for what is no number: a setting that is infinite is not one that is missing."""
+    if isinstance(values, dict):
+        return {key: _in_words(item) for key, item in values.items()}
+    if isinstance(values, list):
+        return [_in_words(item) for item in values]
+    return str(values) if isinstance(values, float) and not np.isfinite(values) else values
+
+
 def _check(file: Any) -> None:
     if file.attrs.get("schema_name") != SCHEMA_NAME:
         raise ValueError("it is an HDF5 file, but not one that torch-probes wrote")
@@ -181,7 +190,7 @@ def _catalogue(file: Any, name: str) -> dict[str, Any]:
         "name": name,
         "source": "run.h5",
         "model": str(_document(file.attrs.get("config_json")).get("model", "")),
-        "settings": _document(file.attrs.get("config_json")),
+        "settings": _in_words(_document(file.attrs.get("config_json"))),
         "versions": _document(file.attrs.get("versions_json")),
         "about": {
             key: str(file.attrs.get(key, "")) for key in ("created", "run_id", "git_commit", "seed", "world_size")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
 import secrets
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .app import Application, static
 from .page import STATIC
@@ -49,12 +52,21 @@ def application(folder: Path, token: str | None) -> Callable[[Any, Any], Iterabl
             return files[request.path](environment, start)
         if request.path not in routes:
             return Response("There is nothing here.", 404, mimetype="text/plain")(environment, start)
-        if token is not None and not hmac.compare_digest(request.args.get("token", ""), token):
+        if token is None and not _names_this_machine(request.host):
+            words = "Without a token, the address must name this machine: localhost or 127.0.0.1."
+            return Response(words, 403, mimetype="text/plain")(environment, start)
+        given = request.args.get("token", "").encode("utf-8", "replace")
+        if token is not None and not hmac.compare_digest(given, token.encode()):
             words = "The address must end with ?token=..., as `probes serve` has printed it."
             return Response(words, 403, mimetype="text/plain")(environment, start)
         return routes[request.path](environment, start)
 
     return answer
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether a request was meant for it: a page elsewhere can make its own name lead to 127.0.0.1."""
+    return (host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host).strip("[]") in LOOPBACK
 
 
 def serve(
@@ -76,10 +88,15 @@ def serve(
 
     Raises:
         OSError: If no port is free.
-        ValueError: If no token is asked for where others can reach it.
+        ValueError: If no token is asked for where others can reach it, or ``log_dir`` is a file, or there is no such port.
     """
     from werkzeug.serving import WSGIRequestHandler, make_server
 
+    folder = Path(log_dir).expanduser()
+    if folder.is_file():
+        raise ValueError(f"`log_dir` must be a directory, got the file {folder}.")
+    if not 0 <= port < 65536:
+        raise ValueError(f"`port` must be from 0 to 65535, got {port}.")
     if token == "" and host not in LOOPBACK:
         raise ValueError(f"`token` must not be empty where others can reach the server; `host` is {host!r}.")
     secret = secrets.token_urlsafe(16) if token is None else token
@@ -88,19 +105,25 @@ def serve(
         def log_request(self, *arguments: Any) -> None:
             """Say nothing: each request would carry the token into a log."""
 
-    app = application(Path(log_dir).expanduser(), secret or None)
-    for attempt in range(20):
+    app = application(folder, secret or None)
+    with _listening(host, port) as listening:
+        server = make_server(host, port, app, threaded=True, request_handler=Quiet, fd=listening.fileno())
+        shown, port = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+        started(f"http://{shown}:{port}/{f'?token={quote(secret)}' if secret else ''}")
         try:
-            server = make_server(host, port + attempt if port else 0, app, threaded=True, request_handler=Quiet)
-            break
-        except (OSError, SystemExit):
-            if attempt == 19 or not port:
-                raise OSError(
-                    f"no port is free from {port} to {port + 19} of {host}; name another with --port"
-                ) from None
-    shown = f"[{host}]" if ":" in host else host
-    started(f"http://{shown}:{server.port}/{f'?token={secret}' if secret else ''}")
-    try:
-        server.serve_forever()
-    finally:
-        server.server_close()
+            server.serve_forever()
+        finally:
+            server.server_close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket at the first port that is free; not werkzeug's own, which prints what it meets on the way."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + 20, 65536)):
+        try:
+            return socket.create_server((host, candidate), family=family)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                why = str(error.strerror).partition(" (")[0]
+                raise OSError(f"nothing can be served at {host}, port {candidate}: {why}") from None
+    raise OSError(f"no port is free from {port} to {min(port + 19, 65535)} of {host}; name another with --port")

@@ -21,6 +21,7 @@ from probes import open_run
 from probes_viewer import Frame, report, serve
 from probes_viewer.contents import HDF5Contents, as_json
 from probes_viewer.page import STATIC
+from probes_viewer.server import _listening
 
 
 def shot(page, frame=None):
@@ -122,6 +123,67 @@ def test_rows_appear_while_training_writes(look, server_over, tmp_path):
     until(page, f"{rows} === 6")
 
 
+def test_a_run_that_is_written_anew_is_read_anew(look, server_over, tmp_path):
+    write(tmp_path / "one", [(step, everything(step)) for step in range(4)])
+    page = look(f"{server_over(tmp_path)}#run=one&stream=k/scalar", expected="404")  # between two files
+    values = "Array.from(document.querySelector('figure').figure.data[0].value).join()"
+    until(page, f"{values} === '0,1,2,3'")
+    for shift, rows in ((10.0, 4), (20.0, 6)):  # as many rows, and more
+        (tmp_path / "one" / "run.h5").unlink()
+        page.wait_for_timeout(2500)
+        assert page.locator("figure canvas").count() and "stream=k%2Fscalar" in page.url.replace("k/s", "k%2Fs")
+        write(tmp_path / "one", [(step, everything(step, shift)) for step in range(rows)])
+        expected = ",".join(str(int(step + shift)) for step in range(rows))
+        until(page, f"{values} === '{expected}'")
+
+
+def test_a_run_that_begins_appears_in_the_list_that_is_open(look, server_over, tmp_path):
+    write(tmp_path / "one", [(0, everything(0))])
+    page = look(server_over(tmp_path))
+    page.click("summary")
+    write(tmp_path / "two", [(0, everything(0))])
+    until(page, "Array.from(document.querySelectorAll('.run span'), (s) => s.textContent).includes('two')")
+    assert page.is_visible(".menu")
+
+
+def test_a_difference_of_what_only_one_run_has_is_refused(look, server_over, tmp_path):
+    write(tmp_path / "one", [(0, everything(0))])
+    write(tmp_path / "two", [(0, list(everything(0))[:1])])
+    write(tmp_path / "three", [(0, everything(0, 5.0))])
+    page = look(
+        f"{server_over(tmp_path)}#run=one&run=two&run=three&stream=k/scalar&difference=1", wait=".alarm:not(:empty)"
+    )
+    assert "two has no row of this stream: no difference" in page.inner_text("figure")
+
+
+def test_a_link_to_a_run_that_is_gone_says_so(look, served):
+    page = look(f"{served}#run=gone", wait=".alarm:not(:empty)", expected="404")
+    assert "There is no run 'gone'" in page.inner_text("main")
+
+
+def test_a_frame_in_a_notebook_can_be_walked_through(look, folder, tmp_path):
+    """It has no address that could be changed."""
+    frames = [open_run(folder / "all").show(), open_run(folder / "other")["k/spectrum"].show()]
+    file = tmp_path / "notebook.html"
+    body = "".join(frame._repr_html_() for frame in frames)
+    file.write_text(f"<!doctype html><meta charset=utf-8>{body}", encoding="utf-8")
+    page = look(f"file://{file}", wait="iframe")
+    first, second = page.frames[1:]
+    first.wait_for_selector("nav a")
+    first.click("nav a:text-is('cka')")
+    first.wait_for_selector("figure[data-stream='k/cka'] canvas")
+    first.click("text=Overview")
+    first.wait_for_selector("main h1")
+    assert second.locator("nav .current").inner_text() == "spectrum"
+
+
+def test_settings_that_are_no_numbers_are_told_from_missing_ones(look, tmp_path):
+    write(tmp_path / "run", [(0, everything(0))], {"rate": float("nan"), "clip": {"most": float("inf")}, "none": None})
+    page = look(f"file://{report(tmp_path / 'run', tmp_path / 'run.html')}")
+    words = page.text_content(".about")
+    assert "ratenan" in words and '{"most":"inf"}' in words and "nonenull" in words
+
+
 def test_two_hundred_runs_can_be_searched(look, server_over, tmp_path):
     write(tmp_path / "run000", [(0, everything(0))])
     for number in range(1, 200):
@@ -147,9 +209,19 @@ def answered(url):
 def test_data_needs_the_token(served):
     base = served.split("?")[0]
     assert answered(f"{base}api/runs?token=secret")[0] == 200
-    for query in ("", "?token=", "?token=secre", "?token=secret2", "?token=%FF"):
+    for query in ("", "?token=", "?token=secre", "?token=secret2", "?token=%FF", "?token=%C3%BC"):
         status, words, _ = answered(f"{base}api/runs{query}")
         assert status == 403 and "token" in words
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost:6007", 200), ("[::1]:6007", 200), ("evil.example:6007", 403)])
+def test_without_a_token_no_other_name_leads_here(folder, host, status):
+    from werkzeug.test import Client
+
+    from probes_viewer.server import application
+
+    answer = Client(application(folder, None)).get("/api/runs", headers={"Host": host})
+    assert answer.status_code == status
 
 
 @pytest.mark.parametrize("run", ["..", "../..", "/etc", "all/../..", "nope", "", "all/run.h5"])
@@ -223,7 +295,21 @@ def test_wrong_calls_are_named(tmp_path, folder):
         report([], tmp_path / "x.html")
     with pytest.raises(ValueError, match="token"):
         serve(folder, host="0.0.0.0", token="")
+    with pytest.raises(ValueError, match="`port` must be from 0 to 65535"):
+        serve(folder, port=99999)
+    with pytest.raises(ValueError, match="must be a directory"):
+        serve(folder / "all" / "run.h5")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_ports_that_are_taken_are_passed_over_without_a_word(capfd):
+    with _listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with _listening("127.0.0.1", port) as next_one:
+            assert port < next_one.getsockname()[1] < port + 20
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(OSError, match=r"nothing can be served at 192\.0\.2\.1, port 6007: [^(]*$"):
+        _listening("192.0.2.1", 6007)  # an address for documentation, so that no machine has it
 
 
 def test_show_needs_a_tree_of_a_run(folder):

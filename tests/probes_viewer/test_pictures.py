@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.image import imread
-from viewer_runs import FREQUENCIES, STEPS, spectrum, until, write
+from viewer_runs import FREQUENCIES, STEPS, everything, spectrum, until, write
 
-from probes.measurement import Measurement
+from probes.measurement import Axis, Measurement
 from probes_viewer import report
 
 PICTURES = {
@@ -242,3 +242,149 @@ def test_exports_hold_what_is_seen(look, report_file, stream, tmp_path):
 def test_dark_mode(look, report_file):
     page = look(f"file://{report_file}", color_scheme="dark")
     assert pixels(page)[500, 280].max() < 60
+
+
+# --------------------------------------------------------------------------------- numbers that nobody had in mind
+
+
+@pytest.fixture(scope="session")
+def odd_file(tmp_path_factory):
+    """A stream for each kind of numbers that axes, colours and cursors have to bear."""
+    numbers = {"frequency": Axis(FREQUENCIES, "cycles", "frequency")}
+
+    def odd(i):
+        layers = [f"transformer.blocks.{k}.attention.weight" for k in range(1000)]
+        yield Measurement("o/rounding", 1.0 + i % 2 * np.finfo(float).eps)
+        yield Measurement("o/near", 2.302585 + 1e-6 * i)
+        yield Measurement("o/large", 1.25e18 * (1 + i))
+        yield Measurement("o/eigenvalues", np.where(np.arange(20) == 3, np.nan, np.arange(20.0)), ("eigenvalue",))
+        yield Measurement("o/layers", np.ones(1000) * i, ("layer",), {"layer": layers})
+        yield Measurement("o/wide", np.ones(12) * i, ("frequency",), numbers)
+        yield Measurement("o/unit", 1.0, unit="m^2 s^-12")
+
+    folder = tmp_path_factory.mktemp("odd")
+    write(folder / "odd", [(step, odd(i)) for i, step in enumerate([0, 1, 2, 4, 8, 16, 32, 64, 128, 1000])])
+    write(folder / "again", [(3, everything(3)) for _ in range(4)])
+    return report([folder / "odd", folder / "again"], folder / "odd.html")
+
+
+def axis(page, side):
+    """What is written along an axis, as the chart writes it."""
+    return page.evaluate(f"document.querySelector('.plot').chart.u.axes[{side}]._values")
+
+
+def test_what_differs_by_rounding_alone_is_drawn(look, odd_file):
+    page = large(look, odd_file, "o/rounding", run="odd")
+    assert "1" in axis(page, 1)
+    # an axis from one number to the next: as many ticks as there are numbers
+    found = page.evaluate("import('probes-viewer/scales.js').then((s) => s.ticks(s.linear, 1e16, 1e16 + 4))")
+    assert 0 < len(found) < 20
+
+
+def test_ticks_of_values_that_are_close_can_be_told_apart(look, odd_file):
+    page = large(look, odd_file, "o/near", run="odd")
+    found = axis(page, 1)
+    assert len(found) > 2 and len(set(found)) == len(found)
+
+
+def test_axes_of_large_numbers_have_labels(look, odd_file):
+    page = large(look, odd_file, "o/large", run="odd", steps="linear")
+    assert "4·10¹⁸" in axis(page, 1)
+    assert np.abs(at(page, 564, 11.875e18) - [0, 114, 178]).max() < 60  # half way between the last two
+    page.mouse.move(*page.evaluate("document.querySelector('.plot').chart.pixel(900, 12.5e18)"))
+    assert page.inner_text(".readout") == "step 1,000: 1.25·10¹⁹"
+
+
+@pytest.mark.parametrize(("stream", "first"), [("k/layers", 0), ("k/cka", 2)])
+def test_names_stand_beside_their_whole_cells(look, report_file, stream, first):
+    page = large(look, report_file, stream, view="heat map")
+    chart = page.evaluate("document.querySelectorAll('.strip .plot').length")
+    names = page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.u.axes[1]._values")
+    assert names[:2] == (["a", "b"] if first else ["conv", "head"])
+    heights = [page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.pixel(0, {y})[1]") for y in (-0.5, 0)]
+    top = page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.u.over.getBoundingClientRect().top")
+    assert abs(heights[0] - top) < 2 < heights[1] - heights[0]
+
+
+def test_of_many_long_names_some_are_written_and_shortened(look, odd_file):
+    found = axis(large(look, odd_file, "o/layers", run="odd"), 1)
+    assert 5 < len(found) < 50 and found[0] == "transformer.bl…ttention.weight"
+
+
+def test_a_unit_has_its_powers_raised(look, odd_file):
+    page = large(look, odd_file, "o/unit", run="odd")
+    assert page.evaluate("document.querySelector('.plot').chart.spec.y.label") == "unit (m² s⁻¹²)"
+
+
+def test_eigenvalues_that_are_no_numbers_are_not_the_largest(look, odd_file):
+    page = large(look, odd_file, "o/eigenvalues", run="odd")
+    assert page.evaluate("document.querySelector('.plot').chart.spec.lines[0].y[0]") == 19
+
+
+def test_the_cursor_names_the_cell_below_it_on_a_logarithmic_axis(look, odd_file):
+    page = large(look, odd_file, "o/wide", run="odd", steps="log")
+    (x, y), (left, _) = (
+        page.evaluate(f"document.querySelector('.plot').chart.pixel({step}, 6)") for step in (1000, 128)
+    )
+    page.mouse.move(x - 0.45 * (x - left), y)
+    assert page.inner_text(".readout") == "step 1,000, frequency 6: 9"
+
+
+def test_a_step_that_was_measured_again_and_again_is_seen(look, odd_file):
+    page = large(look, odd_file, "k/scalar", run="again")
+    assert len(np.unique(pixels(page)[100:500, 320:1250].reshape(-1, 3), axis=0)) > 5
+    left, top = (round(v) for v in page.evaluate("document.querySelector('.plot').chart.pixel(3, 3)"))
+    assert np.ptp(pixels(page)[top - 6 : top + 6, left - 6 : left + 6]) > 50
+    page = large(look, odd_file, "k/spectrum", run="again")
+    borders = page.evaluate("Array.from(document.querySelector('.plot').chart.spec.image.x)")
+    assert borders == [2.5, 3.5] and "the last is shown" in page.inner_text("figcaption")
+
+
+@pytest.mark.parametrize(
+    "state", ["view=no", "at.a=99&at.step=-3&at.b=x", "smooth=7", "zoom=a,b", "zoom=5,2", "steps=no"]
+)
+def test_a_link_with_nonsense_shows_what_it_would_without(look, report_file, state):
+    for stream in ("k/three", "loop/loss"):
+        page = look(f"file://{report_file}#stream={stream}&{state}")
+        assert page.evaluate("document.querySelector('figure').figure.charts.length") > 0
+        scale = page.evaluate("document.querySelector('.plot').chart.u.scales.x")
+        assert scale["max"] - scale["min"] > 9
+        assert all(np.isfinite(page.evaluate("Array.from(document.querySelector('figure').figure.data[0].value)")))
+
+
+def test_a_zoom_in_which_nothing_was_measured_says_so(look, report_file):
+    for stream in ("loop/loss", "k/spectrum"):
+        page = large(look, report_file, stream, zoom="500,600")
+        assert "Nothing was measured between these steps" in page.inner_text("figure")
+        page.keyboard.press("Escape")
+        assert "Nothing was measured" not in page.inner_text("figure")
+
+
+def test_a_line_that_is_hidden_stays_so_and_is_not_exported(look, report_file, tmp_path):
+    page = large(look, report_file, "k/layers")
+    page.click(".legend .item >> nth=1")
+    page.keyboard.press("s")
+    assert page.get_attribute(".legend .item >> nth=1", "aria-pressed") == "false"
+    shown = page.evaluate("document.querySelector('.plot').chart.u.series.map((s) => s.show)")
+    assert shown == [True, True, False, True]
+    with page.expect_download() as download:
+        page.click("text=SVG")
+    download.value.save_as(tmp_path / "picture.svg")
+    words = (tmp_path / "picture.svg").read_text(encoding="utf-8")
+    assert ">conv<" in words and ">head<" not in words
+
+
+def test_an_export_of_frames_is_the_large_one(look, report_file, tmp_path):
+    page = large(look, report_file, "k/film")
+    with page.expect_download() as download:
+        page.click("text=SVG")
+    download.value.save_as(tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").read_text(encoding="utf-8").count("<image") == 1
+
+
+def test_the_keyboard_keeps_its_place_when_a_choice_draws_the_page_anew(look, report_file):
+    page = large(look, report_file, "k/spectrum")
+    page.focus("[aria-label=picture]")
+    page.select_option("[aria-label=picture]", "profile")
+    until(page, "location.hash.includes('profile')")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "picture"

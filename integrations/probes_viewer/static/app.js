@@ -4,7 +4,7 @@ import { Chart, colorBar, create } from "./chart.js";
 import { dataset } from "./data.js";
 import { csv, png, save, svg } from "./export.js";
 import { difference, picture, views } from "./pictures.js";
-import { number } from "./scales.js";
+import { count, number } from "./scales.js";
 
 const KEYS = [
   ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture of the stream"],
@@ -12,12 +12,22 @@ const KEYS = [
   ["arrows", "move the cursor of the chart that has the focus"], ["Esc", "show all: undo the zoom"], ["?", "these keys"],
 ];
 const CHOICES = ["auto", "linear", "log"];
+const MOST_SMOOTH = 0.98;
+const LOOK_AGAIN = 30_000; // milliseconds, for what stands out is looked for in the whole run
 const family = (name) => name.split("/")[0];
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
+/** The color of a line as a swatch shows it, with its dashes. */
+function dashed({ color, dash }) {
+  if (!dash) return color;
+  let place = 0;
+  const stops = dash.flatMap((length, i) => [`${i % 2 ? "transparent" : color} ${place}px`, `${i % 2 ? "transparent" : color} ${(place += length)}px`]);
+  return `repeating-linear-gradient(90deg, ${stops.join(", ")})`;
+}
+
 export class App {
   constructor(root, source) {
-    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), shared: { zoom: {} } });
+    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), shared: { zoom: {} } });
     this.shared.onZoom = (share, range) => {
       this.shared.zoom[share] = range;
       for (const figure of this.figures) for (const chart of figure.charts) if (chart.spec.share === share) chart.rescale();
@@ -32,7 +42,12 @@ export class App {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.render());
     await this.refresh();
     this.render();
-    if (this.source.live) setInterval(() => document.hidden || this.update(), 2000);
+    if (this.source.live)
+      setInterval(async () => {
+        if (document.hidden || this.updating) return; // one look after the other, however long one takes
+        this.updating = true;
+        await this.update().finally(() => (this.updating = false));
+      }, 2000);
   }
 
   // ------------------------------------------------------------------------------------------------------- the address
@@ -40,13 +55,14 @@ export class App {
   restore() {
     const query = new URLSearchParams(location.hash.slice(1));
     const zoom = query.get("zoom")?.split(",").map(Number);
+    const choice = (key) => (CHOICES.includes(query.get(key)) ? query.get(key) : "auto");
     this.state = {
-      runs: query.getAll("run"), stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
-      steps: query.get("steps") ?? "auto", values: query.get("values") ?? "auto", smooth: Number(query.get("smooth") ?? 0),
+      runs: Array.from(new Set(query.getAll("run"))), stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
+      steps: choice("steps"), values: choice("values"), smooth: Math.min(Math.max(Number(query.get("smooth")) || 0, 0), MOST_SMOOTH),
       time: query.get("time") === "1", difference: query.get("difference") === "1", chosen: {},
     };
-    for (const [key, value] of query) if (key.startsWith("at.")) this.state.chosen[key.slice(3)] = Number(value);
-    this.shared.zoom = zoom?.length === 2 && zoom.every(Number.isFinite) ? { [this.state.time ? "time" : "step"]: zoom } : {};
+    for (const [key, value] of query) if (key.startsWith("at.") && /^\d+$/.test(value)) this.state.chosen[key.slice(3)] = Number(value);
+    this.shared.zoom = zoom?.length === 2 && zoom.every(Number.isFinite) && zoom[0] < zoom[1] ? { [this.state.time ? "time" : "step"]: zoom } : {};
   }
 
   remember() {
@@ -54,10 +70,14 @@ export class App {
     const query = new URLSearchParams();
     for (const run of runs) query.append("run", run);
     const zoom = this.shared.zoom[time ? "time" : "step"];
-    const kept = { stream, view, steps: steps !== "auto" && steps, values: values !== "auto" && values, smooth, time: time && 1, difference: minus && 1, zoom: zoom?.map((v) => Number(v.toPrecision(6))).join() };
+    const kept = { stream, view, steps: steps !== "auto" && steps, values: values !== "auto" && values, smooth, time: time && 1, difference: minus && 1, zoom: zoom?.map((v) => Number(v.toPrecision(12))).join() };
     for (const [key, value] of Object.entries(kept)) if (value) query.set(key, value);
     for (const [key, value] of Object.entries(chosen)) query.set(`at.${key}`, value);
-    history.replaceState(null, "", `#${query}`);
+    try {
+      history.replaceState(null, "", `#${query}`);
+    } catch {
+      // a frame in a notebook may not change its address: what is seen is then kept in the page alone
+    }
   }
 
   set(change) {
@@ -77,15 +97,15 @@ export class App {
       this.runs ??= [];
       return;
     }
-    const known = this.runs.map(({ name }) => name);
-    this.state.runs = this.state.runs.filter((name) => known.includes(name));
     if (!this.state.runs.length) this.state.runs = [(this.runs.find((run) => run.rows) ?? this.runs[0])?.name].filter((name) => name !== undefined);
     await Promise.all(
       this.state.runs.map(async (name) => {
         try {
           this.catalogues.set(name, await this.source.catalogue(name));
         } catch (error) {
-          this.catalogues.set(name, { name, streams: [], events: [], costs: {}, notes: [], problem: error.message });
+          const known = this.catalogues.get(name);
+          if (known && !known.problem) this.problem = `${name}: ${error.message} What is shown is older.`; // it may be written anew
+          else this.catalogues.set(name, { name, streams: [], events: [], costs: {}, notes: [], problem: error.message });
         }
       }),
     );
@@ -98,11 +118,20 @@ export class App {
     await this.refresh();
     this.banner.textContent = this.problem ?? "";
     if (before !== rows() || (listed === "[]" && this.runs.length)) return this.render();
+    if (listed !== JSON.stringify(this.runs)) this.keepingPlace(() => this.root.querySelector("header").replaceWith(this.header()));
+    for (const [run, note] of this.notes) note.textContent = this.noteOf(run);
+    for (const [run, look] of this.looks) if (look.written !== this.written(run) && Date.now() - look.at > LOOK_AGAIN) this.stands(run);
     for (const figure of this.figures) if (figure.drawn && figure.rows !== this.rowsOf(figure.name)) this.draw(figure);
   }
 
   metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
-  rowsOf = (name) => this.metas(name).map(([, meta]) => meta.rows).join();
+  rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.catalogues.get(run).origin]));
+  written = (run) => JSON.stringify(this.catalogues.get(run).streams.map((meta) => meta.rows));
+
+  noteOf(run) {
+    const [{ about, notes }, listed] = [this.catalogues.get(run), this.runs.find(({ name }) => name === run)];
+    return [about?.created && `begun ${about.created}`, `${count(listed?.steps ?? 0)} steps`, `${count(listed?.rows ?? 0)} rows`, listed?.state, ...notes].filter(Boolean).join(" · ");
+  }
 
   streams() {
     const all = new Map();
@@ -113,8 +142,32 @@ export class App {
   // ---------------------------------------------------------------------------------------------------------- the page
 
   render() {
+    this.keepingPlace(() => this.redraw());
+  }
+
+  /** What is drawn anew keeps what the reader has opened, typed and put the focus on. */
+  keepingPlace(draw) {
+    const menu = () => this.root.querySelector(".runs");
+    const [open, top, filter] = [menu()?.open, this.root.querySelector(".menu")?.scrollTop, menu()?.querySelector("input[type=text]")?.value];
+    const focus = document.activeElement;
+    const [label, inList] = [focus?.getAttribute("aria-label"), focus?.closest("nav")];
+    draw();
+    if (open) menu().open = true;
+    if (filter) {
+      const input = menu().querySelector("input[type=text]");
+      input.value = filter;
+      input.dispatchEvent(new Event("input"));
+    }
+    if (open) this.root.querySelector(".menu").scrollTop = top;
+    if (focus?.isConnected) return;
+    const again = label ? this.root.querySelector(`[aria-label="${CSS.escape(label)}"]`) : inList && this.root.querySelector("nav .current");
+    again?.focus({ preventScroll: true });
+  }
+
+  redraw() {
     for (const figure of this.figures) for (const chart of figure.charts) chart.destroy();
     this.figures.clear();
+    [this.notes, this.looks] = [new Map(), new Map()];
     this.observer?.disconnect();
     this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && this.later(target.figure)), { rootMargin: "300px" });
     const search = this.root.querySelector("input[type=search]")?.value ?? "";
@@ -137,13 +190,14 @@ export class App {
     };
     const row = (run) =>
       create("label", { className: "run", title: run.problem || "" },
-        create("input", { type: "checkbox", checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
+        create("input", { type: "checkbox", "aria-label": run.name, checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
         create("span", { textContent: run.name }),
-        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : [run.model, `${number(run.steps)} steps`, run.state].filter(Boolean).join(", ") }));
-    const list = create("div", { className: "menu" }, ...this.runs.map(row));
+        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : [run.model, `${count(run.steps)} steps`, run.state].filter(Boolean).join(", ") }));
+    const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name)); // a link may name them
+    const list = create("div", { className: "menu" }, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const filter = create("input", { type: "text", placeholder: "find a run", "aria-label": "find a run", oninput: (event) => {
       const words = event.target.value.toLowerCase();
-      Array.from(list.children).forEach((each, i) => (each.hidden = !this.runs[i].name.toLowerCase().includes(words)));
+      Array.from(list.children).forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(words)));
     } });
     return create("header", {},
       create("strong", { textContent: "probes" }),
@@ -186,19 +240,22 @@ export class App {
     const names = new Set(this.streams().map((meta) => meta.name));
     for (const run of this.state.runs) {
       const catalogue = this.catalogues.get(run);
-      const listed = this.runs.find(({ name }) => name === run);
       main.append(create("h1", { textContent: [run, catalogue.model].filter(Boolean).join(" · ") }));
       if (catalogue.problem) main.append(create("p", { className: "alarm", textContent: `This run cannot be read: ${catalogue.problem}` }));
-      else main.append(create("p", { className: "note", textContent: [catalogue.about?.created && `begun ${catalogue.about.created}`, `${number(listed?.steps ?? 0)} steps`, `${number(listed?.rows ?? 0)} rows`, listed?.state, ...catalogue.notes].filter(Boolean).join(" · ") }));
+      else {
+        this.notes.set(run, create("p", { className: "note", textContent: this.noteOf(run) }));
+        main.append(this.notes.get(run));
+      }
       if (!catalogue.problem && !catalogue.streams.length) main.append(create("p", { className: "empty", textContent: "Nothing has been measured yet." }));
     }
     const shown = new Set();
     if (names.has("loop/loss")) main.append(this.figure("loop/loss"));
     shown.add("loop/loss");
     for (const run of this.state.runs) {
-      const section = create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What stands out in ${run}` : "What stands out" }));
-      main.append(section);
-      this.stands(section, run, names, shown);
+      const body = create("div");
+      main.append(create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What stands out in ${run}` : "What stands out" }), body));
+      this.looks.set(run, { body, names, shown });
+      this.stands(run);
     }
     for (const run of this.state.runs) main.append(this.costs(run));
     const groups = new Map();
@@ -208,9 +265,12 @@ export class App {
     for (const run of this.state.runs) main.append(this.about(run));
   }
 
-  async stands(section, run, names, shown) {
+  async stands(run) {
+    const look = this.looks.get(run);
+    const { body: section, names, shown } = look;
     const wait = create("p", { className: "note", textContent: "…" });
-    section.append(wait);
+    Object.assign(look, { at: Date.now(), written: this.written(run) });
+    if (!section.children.length) section.append(wait);
     let found;
     try {
       found = await this.source.findings(run);
@@ -220,10 +280,10 @@ export class App {
       wait.textContent = `Not known: ${error.message}`;
       return;
     }
-    const grid = create("div", { className: "grid" });
-    section.append(create("ul", { className: "findings" }, ...found.map((each) =>
+    const grid = section.querySelector(".grid") ?? create("div", { className: "grid" }); // its pictures stay
+    section.replaceChildren(wait, create("ul", { className: "findings" }, ...found.map((each) =>
       create("li", { className: each.alarm ? "alarm" : "" }, create("span", { textContent: `${each.alarm ? "Alarm: " : ""}${each.text}. ` }),
-        create("a", { href: "#", textContent: `${each.stream}, steps ${number(each.steps[0])} to ${number(each.steps[1])}`, onclick: (event) => (event.preventDefault(), this.open(each.stream)) }),
+        create("a", { href: "#", textContent: `${each.stream}, steps ${count(each.steps[0])} to ${count(each.steps[1])}`, onclick: (event) => (event.preventDefault(), this.open(each.stream)) }),
         each.advice ? ` ${each.advice}` : ""))), grid);
     for (const { stream } of found)
       if (names.has(stream) && !shown.has(stream)) {
@@ -248,11 +308,11 @@ export class App {
 
   about(run) {
     const { settings = {}, versions = {}, about = {}, events } = this.catalogues.get(run);
-    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: typeof value === "object" ? JSON.stringify(value) : String(value) }))));
+    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: value !== null && typeof value === "object" ? JSON.stringify(value) : String(value) }))));
     const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
     return create("section", { className: "about" },
       create("details", {}, create("summary", { textContent: `Events of ${run} (${events.length})` }),
-        create("table", {}, ...events.map((event) => create("tr", {}, create("th", { textContent: `step ${number(event.step)}` }), create("td", { textContent: when(event) }), create("td", { textContent: [event.kind, event.plugin].filter(Boolean).join(" ") }), create("td", { textContent: event.message }))))),
+        create("table", {}, ...events.map((event) => create("tr", {}, create("th", { textContent: `step ${count(event.step)}` }), create("td", { textContent: when(event) }), create("td", { textContent: [event.kind, event.plugin].filter(Boolean).join(" ") }), create("td", { textContent: event.message }))))),
       create("details", {}, create("summary", { textContent: "Settings" }), table(settings)),
       create("details", {}, create("summary", { textContent: "Versions" }), table({ ...about, ...versions })));
   }
@@ -260,20 +320,22 @@ export class App {
   large(main) {
     const { state } = this;
     const [, meta] = this.metas(state.stream)[0] ?? [];
+    for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(create("p", { className: "alarm", textContent: `${name} cannot be read: ${problem}` }));
     if (!meta) return main.append(create("p", { className: "empty", textContent: `No run that is chosen has a stream ${state.stream}.` }));
     const kinds = views(meta);
+    if (!kinds.includes(state.view)) state.view = null;
     const select = (label, value, items, key) =>
       create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
-    const check = (label, key) => create("label", {}, create("input", { type: "checkbox", checked: state[key], onchange: (event) => (this.shared.zoom = {}, this.set({ [key]: event.target.checked })) }), ` ${label}`);
-    const slide = create("input", { type: "range", min: 0, max: 0.98, step: 0.02, "aria-label": "smoothing", onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
+    const check = (label, key) => create("label", {}, create("input", { type: "checkbox", "aria-label": label, checked: state[key], onchange: (event) => (this.shared.zoom = {}, this.set({ [key]: event.target.checked })) }), ` ${label}`);
+    const slide = create("input", { type: "range", min: 0, max: MOST_SMOOTH, step: 0.02, "aria-label": "smoothing", onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
     slide.value = state.smooth;
     const figure = this.figure(state.stream);
     const write = async (kind) => {
       const { charts, data, shown } = figure.figure;
-      if (!charts) return;
-      const name = `${state.runs.join("+")}.${state.stream}`.replace(/[^\w.+-]+/g, ".");
+      if (!shown) return; // there is no picture to keep
+      const name = `${state.runs.join("+")}.${state.stream}`.replace(/[^\p{L}\p{N}_.+-]+/gu, ".").slice(-150);
       if (kind === "csv") return save(`${name}.csv`, "text/csv", csv(data));
-      const source = svg(charts.filter((chart) => !chart.spec.row || chart.spec.large), meta.title, [state.stream, state.runs.join(", "), shown.note].filter(Boolean).join(" · "), shown.bar, shown.barLabel, shown.legend);
+      const source = svg(charts.filter((chart) => chart.spec.row === undefined || chart.spec.large), meta.title, [state.stream, state.runs.join(", "), shown.note].filter(Boolean).join(" · "), shown.bar, shown.barLabel, shown.legend);
       save(`${name}.${kind}`, kind === "svg" ? "image/svg+xml" : "image/png", kind === "svg" ? source : await png(source));
     };
     main.append(
@@ -318,15 +380,23 @@ export class App {
     try {
       let found = await Promise.all(this.metas(name).map(async ([run, meta]) => dataset(run, meta, await this.source.stream(run, meta))));
       if (!this.figures.has(figure)) return;
-      const like = JSON.stringify(found[0]?.meta.dims);
-      const other = found.filter((data) => JSON.stringify(data.meta.dims) !== like);
-      found = found.filter((data) => data.step.length && !other.includes(data));
+      found = found.filter((data) => data.step.length);
+      if (state.difference && !small && state.runs.length > 1) {
+        const two = state.runs.slice(0, 2).map((run) => found.find((data) => data.run === run));
+        const lacking = state.runs.find((run, i) => i < 2 && !two[i]);
+        if (lacking !== undefined) throw new Error(`${lacking} has no row of this stream: no difference.`);
+        found = [difference(...two)];
+      }
+      const like = (data) => JSON.stringify(data.meta.dims.map((dim) => [dim.name, dim.unit, dim.labels ?? dim.values]));
+      const other = found.filter((data) => like(data) !== like(found[0]));
+      found = found.filter((data) => !other.includes(data));
       if (!found.length) {
         body.replaceChildren(create("p", { className: "note", textContent: "No row yet." }));
         return;
       }
-      if (state.difference && !small && found.length > 1) found = [difference(found[0], found[1])];
       const shown = picture(found, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) });
+      for (const line of shown.legend ?? []) line.hidden = this.hidden.get(name)?.has(line.name);
+      for (const line of shown.legend?.length ? shown.charts[0].lines : []) if (line.faint) line.hidden = this.hidden.get(name)?.has(line.group);
       for (const chart of figure.charts) chart.destroy();
       figure.charts = [];
       const parts = create("div", { className: "charts" });
@@ -337,6 +407,7 @@ export class App {
       const place = (into, spec) => {
         const box = create("div", {}, spec.subtitle && create("h4", { textContent: spec.subtitle }));
         into.append(box);
+        if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height ?? 340))}px`;
         const chart = new Chart(box, { note: shown.note, ...spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
         if (spec.row !== undefined && !spec.large) box.addEventListener("click", () => this.set({ chosen: { ...this.state.chosen, step: spec.row } }));
         figure.charts.push(chart);
@@ -346,7 +417,10 @@ export class App {
       Object.assign(figure, { data: found, shown });
       caption.textContent = [name, shown.note, other.length && `not shown, for its coordinates are others: ${other.map((data) => data.run).join(", ")}`].filter(Boolean).join(" · ");
     } catch (error) {
+      for (const chart of figure.charts) chart.destroy();
+      Object.assign(figure, { charts: [], data: null, shown: null });
       body.replaceChildren(create("p", { className: "alarm", textContent: `Not drawn: ${error.message}` }));
+      caption.textContent = name;
     }
   }
 
@@ -355,8 +429,10 @@ export class App {
     return sliders.map(({ name, count, text, value }) => {
       const now = value ?? Math.min(this.state.chosen[name] ?? 0, count - 1);
       const label = create("output", { textContent: text(now) });
-      const input = create("input", { type: "range", min: 0, max: count - 1, "aria-label": name, oninput: (event) => (label.textContent = text(Number(event.target.value))), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
+      const say = (place) => (input.setAttribute("aria-valuetext", text(place)), (label.textContent = text(place)));
+      const input = create("input", { type: "range", min: 0, max: count - 1, "aria-label": name, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
       input.value = now;
+      say(now);
       return create("label", { className: "slider" }, `${name} `, input, label);
     });
   }
@@ -366,10 +442,14 @@ export class App {
     const box = create("div", { className: "legend" });
     for (const line of legend.slice(0, most)) {
       const swatch = create("i");
-      swatch.style.background = line.color;
+      swatch.style.background = dashed(line);
+      const mark = () => (item.classList.toggle("off", Boolean(line.hidden)), item.setAttribute("aria-pressed", String(!line.hidden)));
       box.append(button("", () => {
         line.hidden = !line.hidden;
-        item.classList.toggle("off", line.hidden);
+        const hidden = this.hidden.get(figure.name) ?? new Set(); // kept, for the picture is drawn anew as rows come
+        this.hidden.set(figure.name, hidden);
+        hidden[line.hidden ? "add" : "delete"](line.name);
+        mark();
         const { u, spec } = figure.charts[0];
         let index = 1;
         for (const each of spec.lines) {
@@ -384,19 +464,20 @@ export class App {
       }, { className: "item" }));
       const item = box.lastChild;
       item.append(swatch, line.name);
+      mark();
     }
     if (legend.length > most) box.append(create("small", { textContent: `and ${legend.length - most} more` }));
     return box;
   }
 
   help() {
-    const dialog = create("dialog", {}, create("h2", { textContent: "Keys" }), create("table", {}, ...KEYS.map(([key, what]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: what })))), button("Close", () => dialog.remove()));
+    const dialog = create("dialog", { onclose: () => dialog.remove() }, create("h2", { textContent: "Keys" }), create("table", {}, ...KEYS.map(([key, what]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: what })))), button("Close", () => dialog.close()));
     this.root.append(dialog);
     dialog.showModal();
   }
 
   onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+    if (this.root.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
     const { state } = this;
     const shown = this.streams().filter((meta) => !meta.name.startsWith("probes/"));
     const move = (by) => shown.length && this.open(shown[Math.min(Math.max(shown.findIndex((meta) => meta.name === state.stream) + by, 0), shown.length - 1)].name);

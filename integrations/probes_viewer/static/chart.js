@@ -13,7 +13,7 @@
 // }
 
 import { INFINITE, NAN } from "./colors.js";
-import { linear, number, ticks } from "./scales.js";
+import { labels, linear, ticks } from "./scales.js";
 import uPlot from "./uplot.js";
 
 export const create = (tag, attributes = {}, ...children) => {
@@ -118,11 +118,32 @@ function heights(lines, scale, low, high) {
   }
   if (!(least <= most)) return [scale.bwd(0), scale.bwd(1)];
   const [a, b] = [scale.fwd(least), scale.fwd(most)];
-  const margin = 0.05 * (b - a) || Math.abs(a) * 0.05 || 0.5;
+  // what differs in its last bits alone is rounding: it is drawn as the constant that it is
+  const margin = b - a > 1e-12 * Math.max(Math.abs(a), Math.abs(b)) ? 0.05 * (b - a) : Math.abs(a) * 0.05 || 0.5;
   return [scale.bwd(a - margin), scale.bwd(b + margin)];
 }
 
-const window_ = (axis) => (axis.high > axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
+/** From where to where an axis goes; downwards where its first entry is on top. */
+const window_ = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
+const between = (v, [a, b]) => v >= Math.min(a, b) && v <= Math.max(a, b);
+
+/** The ticks of an axis of so many pixels, from one end of its window to the other, with their texts. */
+export function ticksOf(axis, [low, high], pixels, across) {
+  if (!axis.ticks) {
+    const found = ticks(axis.scale, Math.min(low, high), Math.max(low, high), Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34)))));
+    const texts = labels(found);
+    return found.map((v, i) => [v, texts[i]]);
+  }
+  const longest = axis.ticks.reduce((most, [, text]) => Math.max(most, Math.min(text.length, LONGEST)), 0);
+  const inside = axis.ticks.filter(([place]) => between(place, [low, high]));
+  const stride = Math.max(1, Math.ceil((inside.length * (across ? Math.max(30, 8 * longest) : 15)) / Math.max(1, pixels)));
+  return inside.filter((_, i) => i % stride === 0).map(([place, text]) => [place, shortened(text)]);
+}
+
+const LONGEST = 30;
+
+/** A name with its middle left out: layers differ at both ends. */
+const shortened = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST / 2 - 1)}…${text.slice(-LONGEST / 2)}` : text);
 
 export class Chart {
   /** Draws `spec` into `parent`; `shared` has `zoom` and `onZoom(low, high)` of all charts over the same x. */
@@ -152,28 +173,27 @@ export class Chart {
     const lines = spec.lines ?? [];
     const { x, y } = spec;
     this.height = spec.height ?? 260;
-    const scaleOf = (axis, range) => ({
-      time: false, distr: 100, fwd: axis.scale.fwd, bwd: axis.scale.bwd, range, auto: true,
-    });
     const whole = window_(x);
     const zoomed = () => (spec.share && shared.zoom?.[spec.share]) || this.zoom || whole;
-    const yWindow = () => (spec.image || spec.ways || y.fixed ? window_(y) : heights(lines, y.scale, ...zoomed()));
     this.zoomed = zoomed;
+    this.window = () => (spec.image || spec.ways || y.fixed ? window_(y) : heights(lines, y.scale, ...zoomed()));
+    // uPlot labels no axis of numbers with more than 17 digits, so that it is given heights in units of a power of 10
+    const most = Math.max(...this.window().map((v) => Math.abs(y.scale.fwd(v))));
+    this.unit = most >= 1e12 && Number.isFinite(most) ? 10 ** Math.floor(Math.log10(most)) : 1;
     const axisOf = (axis, side) => {
       const [stroke, grid] = [css("--ink"), css("--grid")];
-      const many = (space) => Math.max(3, Math.min(10, Math.floor(space / (side === 2 ? 80 : 34))));
+      let shown = [];
       return {
         side, stroke, show: !axis.hidden, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif",
         label: axis.label, labelSize: 18, labelGap: 2, gap: 4,
-        size: side === 2 ? 26 : (u, values) => Math.min(150, 14 + 6.6 * Math.max(1, ...(values ?? []).map((text) => text.length))),
+        size: side === 2 ? 26 : (u, values) => Math.min(Math.max(120, 0.3 * u.width), 14 + 6.6 * Math.max(1, ...(values ?? []).map((text) => text.length))),
         grid: { show: !spec.image, stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 },
         filter: (u, splits) => splits, // uPlot's own leaves out most of those of a logarithm
-        splits: (u, index, low, high) =>
-          axis.ticks
-            ? thin(axis.ticks, axis, low, high, u, side).map(([place]) => place)
-            : ticks(axis.scale, low, high, many(side === 2 ? u.width - 60 : u.height - 40)),
-        values: (u, splits) =>
-          axis.ticks ? splits.map((v) => axis.ticks.find(([place]) => place === v)?.[1] ?? "") : splits.map((v) => number(v, 3)),
+        splits: (u, index, low, high) => {
+          shown = side === 2 ? ticksOf(axis, [low, high], u.width - 60, true) : ticksOf(axis, [low, high].map(this.fromPlace), u.height - 40);
+          return shown.map(([v]) => (side === 2 ? v : this.placeOf(v)));
+        },
+        values: () => shown.map(([, text]) => text),
       };
     };
     const data = this.data(lines, whole);
@@ -182,21 +202,24 @@ export class Chart {
     for (const line of lines) {
       if (line.low) {
         bands.push({ series: [series.length, series.length + 1], fill: alpha(line.color, 0.18) });
-        series.push({ show: true, points: { show: false }, width: 0 }, { show: true, points: { show: false }, width: 0 });
+        for (let k = 0; k < 2; k++) series.push({ show: !line.hidden, points: { show: false }, width: 0 });
       }
-      const few = line.y.length < 2 || line.points;
+      const few = line.points || line.x.every((v) => v === line.x[0]);
       series.push({
         label: line.name, stroke: line.faint ? alpha(line.color, 0.3) : line.color, width: line.faint ? 1 : 1.8,
-        dash: line.dash, points: { show: few || undefined, size: 5 }, spanGaps: true,
+        dash: line.dash, points: { show: few || undefined, size: few ? 7 : 5 }, spanGaps: true, show: !line.hidden,
       });
     }
     if (series.length === 1) series.push({ show: true, points: { show: false }, width: 0 });
     this.u = new uPlot(
       {
         width: Math.max(120, Math.floor(this.box.clientWidth) || 480), height: this.height, pxAlign: 1,
-        scales: { x: scaleOf(x, zoomed), y: scaleOf(y, yWindow) },
+        scales: {
+          x: { time: false, distr: 100, fwd: x.scale.fwd, bwd: x.scale.bwd, range: zoomed, auto: true },
+          y: { time: false, dir: y.low > y.high ? -1 : 1, range: () => this.window().map(this.placeOf).sort((a, b) => a - b), auto: true },
+        },
         axes: [axisOf(x, 2), axisOf(y, 3)], series, bands, legend: { show: false },
-        padding: [8, 12, 0, 0],
+        padding: [8, 28, 0, 0],
         cursor: {
           sync: spec.share ? { key: spec.share, scales: ["x", null], setSeries: false } : undefined,
           points: { show: !spec.image && !spec.ways }, drag: { x: true, y: false, setScale: false },
@@ -225,7 +248,7 @@ export class Chart {
   data(lines, whole) {
     if (!lines.length) return [whole, [null, null]];
     const clean = (numbers, line) =>
-      Array.from(numbers, (v) => (Number.isFinite(v) && !(this.spec.y.scale.name === "log" && v <= 0) ? v : null));
+      Array.from(numbers, (v) => (Number.isFinite(v) && !(this.spec.y.scale.name === "log" && v <= 0) ? this.placeOf(v) : null));
     const tables = lines.map((line) => [
       Array.from(line.x),
       ...(line.low ? [clean(line.high, line), clean(line.low, line)] : []),
@@ -236,7 +259,14 @@ export class Chart {
     return uPlot.join(tables.map(unique));
   }
 
+  /** Where a value is on uPlot's axis, and back; the height of a value, and the value at one. */
+  placeOf = (v) => this.spec.y.scale.fwd(v) / this.unit;
+  topOf = (v, ratio = false) => this.u.valToPos(this.placeOf(v), "y", ratio);
+  fromPlace = (place) => this.spec.y.scale.bwd(place * this.unit);
+  valueAt = (top) => this.fromPlace(this.u.posToVal(top, "y"));
+
   setZoom(range) {
+    if (range && !(range[1] > range[0])) return;
     const { share } = this.spec;
     if (share) this.shared.onZoom?.(share, range);
     else {
@@ -250,20 +280,28 @@ export class Chart {
     this.u.setScale("x", { min, max });
   }
 
+  /** Whether a zoom, made in another stream or kept in a link, shows nothing of this one. */
+  empty() {
+    const [{ image, x, places }, [low, high]] = [this.spec, this.zoomed()];
+    if (!this.spec.share || (low === x.low && high === x.high) || !places?.length) return false;
+    return image ? high < x.low || low > x.high : !places.some((v) => v >= low && v <= high);
+  }
+
   paint(u) {
     const { image, levels } = this.spec;
     const { left, top, width, height } = u.bbox;
+    this.warning.textContent = this.empty() ? "Nothing was measured between these steps. Escape shows all." : "";
     if (image) {
       const ratio = devicePixelRatio;
       const whole = [left, top, width, height].map(Math.round);
       const most = paintCells(
         u.ctx, image, ...whole,
-        (p) => u.posToVal((p + whole[0] - left) / ratio, "x"), (p) => u.posToVal((p + whole[1] - top) / ratio, "y"),
+        (p) => u.posToVal((p + whole[0] - left) / ratio, "x"), (p) => this.valueAt((p + whole[1] - top) / ratio),
       );
-      this.warning.textContent = most > 1 ? `Drawn whole: a pixel is the mean of up to ${most} values. Drag to zoom.` : "";
+      if (most > 1) this.warning.textContent = `Drawn whole: a pixel is the mean of up to ${most} values. Drag to zoom.`;
     }
     for (const { y, name } of levels ?? []) {
-      const place = u.valToPos(y, "y", true);
+      const place = this.topOf(y, true);
       Object.assign(u.ctx, { strokeStyle: css("--ink"), lineWidth: devicePixelRatio });
       u.ctx.setLineDash([4, 4]);
       u.ctx.beginPath();
@@ -276,8 +314,8 @@ export class Chart {
   }
 
   paintWays(u) {
-    for (const { x, y, colors } of this.spec.ways ?? []) {
-      const at = (i) => [u.valToPos(x[i], "x", true), u.valToPos(y[i], "y", true)];
+    for (const { name, x, y, colors } of this.spec.ways ?? []) {
+      const at = (i) => [u.valToPos(x[i], "x", true), this.topOf(y[i], true)];
       for (let i = 0; i < x.length; i++) {
         if (!Number.isFinite(x[i] + y[i])) continue;
         u.ctx.fillStyle = u.ctx.strokeStyle = colors[i];
@@ -292,6 +330,12 @@ export class Chart {
         u.ctx.arc(...at(i), 3 * devicePixelRatio, 0, 7);
         u.ctx.fill();
       }
+      const last = x.findLastIndex((v, i) => Number.isFinite(v + y[i]));
+      if (last < 0 || !name) continue;
+      const [left, top] = at(last);
+      const right = left < u.bbox.left + 0.8 * u.bbox.width;
+      Object.assign(u.ctx, { fillStyle: css("--ink"), font: `${12 * devicePixelRatio}px system-ui, sans-serif`, textAlign: right ? "left" : "right" });
+      u.ctx.fillText(name, left + (right ? 7 : -7) * devicePixelRatio, top - 5 * devicePixelRatio);
     }
   }
 
@@ -301,9 +345,8 @@ export class Chart {
       this.readout.textContent = "";
       return;
     }
-    const own = top >= 0 && u.cursor.event ? u.posToVal(top, "y") : null;
-    this.place = [u.posToVal(left, "x"), top >= 0 ? u.posToVal(top, "y") : null];
-    this.readout.textContent = this.spec.read ? this.spec.read(this.place[0], own ?? this.place[1]) : "";
+    this.at = [u.posToVal(left, "x"), top >= 0 ? this.valueAt(top) : null];
+    this.readout.textContent = this.spec.read ? this.spec.read(...this.at) : "";
   }
 
   /** Arrow keys move the cursor from value to value; Escape shows all. */
@@ -321,32 +364,25 @@ export class Chart {
       });
       return places[Math.min(Math.max(nearest + by, 0), places.length - 1)];
     };
-    const [x, y] = this.place ?? [spec.x.low, spec.y.low];
+    const [x, y] = this.at ?? [spec.x.low, spec.y.low];
     const to = [
-      this.place ? move(spec.places, x, turn[0], spec.x.scale) : spec.places?.[0] ?? x,
+      this.at ? move(spec.places, x, turn[0], spec.x.scale) : spec.places?.[0] ?? x,
       move(spec.heights, y ?? spec.heights?.[0], turn[1], spec.y.scale),
     ];
-    const top = spec.heights ? u.valToPos(to[1], "y") : u.over.clientHeight / 2;
+    const top = spec.heights ? this.topOf(to[1]) : u.over.clientHeight / 2;
     u.setCursor({ left: u.valToPos(to[0], "x"), top });
   }
 
   /** Where a place is, in pixels of the page. */
   pixel(x, y) {
     const box = this.u.over.getBoundingClientRect();
-    return [box.left + this.u.valToPos(x, "x"), box.top + this.u.valToPos(y, "y")];
+    return [box.left + this.u.valToPos(x, "x"), box.top + this.topOf(y)];
   }
 }
 
 function unique(table) {
   const kept = table[0].map((v, i) => i).filter((i) => i === table[0].length - 1 || table[0][i] !== table[0][i + 1]);
   return kept.length === table[0].length ? table : table.map((column) => kept.map((i) => column[i]));
-}
-
-function thin(all, axis, low, high, u, side) {
-  const room = side === 2 ? u.width / Math.max(30, ...all.map(([, text]) => 8 * text.length)) : u.height / 15;
-  const inside = all.filter(([place]) => place >= low && place <= high);
-  const stride = Math.max(1, Math.ceil(inside.length / Math.max(1, room)));
-  return inside.filter((_, i) => i % stride === 0);
 }
 
 export function alpha(color, opacity) {
@@ -366,8 +402,8 @@ export function colorBar(norm, label, height) {
   canvas.style.height = `${height}px`;
   const scale = create("div", { className: "bar-ticks" });
   scale.style.height = `${height}px`;
-  for (const v of ticks(norm.scale ?? linear, norm.low, norm.high, 5)) {
-    const tick = create("span", { textContent: number(v, 3) });
+  for (const [v, text] of ticksOf({ scale: norm.scale ?? linear }, [norm.low, norm.high], 170)) {
+    const tick = create("span", { textContent: text });
     tick.style.bottom = `${100 * norm.place(v)}%`;
     scale.append(tick);
   }

@@ -26,18 +26,21 @@ export function dataset(run, meta, raw) {
     const half = (numbers) => Float64Array.from({ length: rows * size }, (_, i) => Math.hypot(numbers[2 * i], numbers[2 * i + 1]));
     [value, error] = [half(value), error && half(error)];
   }
-  let { step, wall_time: time } = raw;
-  if (step.some((each, i) => i && each < step[i - 1])) {
-    const order = Array.from(step.keys()).sort((a, b) => step[a] - step[b] || a - b);
-    const sorted = (numbers) => {
-      const out = new numbers.constructor(rows * size);
-      order.forEach((from, to) => out.set(numbers.subarray(from * size, (from + 1) * size), to * size));
-      return out;
-    };
-    [value, error] = [sorted(value), error && sorted(error)];
-    [step, time] = [step, time].map((numbers) => Float64Array.from(order, (i) => numbers[i]));
-  }
-  return { run, meta, step, time, value, error, size, every: raw.every, total: raw.rows };
+  return inOrder({ run, meta, step: raw.step, time: raw.wall_time, value, error, size, every: raw.every, total: raw.rows }, raw.step);
+}
+
+/** A stream with its rows in the order of their steps, or of their times: after a resume the two are not the same. */
+export function inOrder(data, places) {
+  if (!places.some((each, i) => i && each < places[i - 1])) return data;
+  const { size } = data;
+  const order = Array.from(places.keys()).sort((a, b) => places[a] - places[b] || a - b);
+  const sorted = (numbers, width) => {
+    if (!numbers) return numbers;
+    const out = new numbers.constructor(order.length * width);
+    order.forEach((from, to) => out.set(numbers.subarray(from * width, (from + 1) * width), to * width));
+    return out;
+  };
+  return { ...data, step: sorted(data.step, 1), time: sorted(data.time, 1), value: sorted(data.value, size), error: sorted(data.error, size) };
 }
 
 /** Behind a server: `base` is where its routes begin. */
@@ -45,6 +48,7 @@ export class Served {
   constructor(base, token) {
     [this.base, this.token, this.live] = [base, token, true];
     this.streams = new Map();
+    this.origins = new Map();
   }
 
   async ask(route, parameters = {}) {
@@ -55,8 +59,16 @@ export class Served {
   }
 
   runs = async () => (await this.ask("runs")).json();
-  catalogue = async (run) => (await this.ask("catalogue", { run })).json();
   findings = async (run) => (await this.ask("findings", { run })).json();
+
+  /** What a run holds. What was read of one that has been begun anew since, or resumed and so cut, is forgotten. */
+  async catalogue(run) {
+    const found = await (await this.ask("catalogue", { run })).json();
+    found.origin = JSON.stringify([found.about.created, found.sessions]);
+    if (this.origins.get(run) !== found.origin) for (const key of Array.from(this.streams.keys())) if (JSON.parse(key)[0] === run) this.streams.delete(key);
+    this.origins.set(run, found.origin);
+    return found;
+  }
 
   /** All rows; only those that are new are sent. */
   async stream(run, meta) {
@@ -90,7 +102,12 @@ export class Embedded {
     this.streams = new Map();
   }
 
-  find = (run) => this.document.runs.find((each) => each.name === run);
+  find(run) {
+    const found = this.document.runs.find((each) => each.name === run);
+    if (!found) throw new Error(`There is no run '${run}'.`);
+    return found;
+  }
+
   runs = async () => this.document.runs.map(({ summary }) => summary);
   catalogue = async (run) => this.find(run).catalogue;
   findings = async (run) => this.find(run).findings;

@@ -1,8 +1,8 @@
 // A picture as SVG, PNG or CSV: what is seen, not less.
 
-import { alpha, create, css, paintCells } from "./chart.js";
+import { alpha, create, css, paintCells, ticksOf } from "./chart.js";
 import { entries } from "./pictures.js";
-import { linear, number, ticks } from "./scales.js";
+import { linear } from "./scales.js";
 
 const escape = (words) => String(words).replace(/[<>&"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
 const words = (x, y, content, more = "") => `<text x="${x}" y="${y}" ${more}>${escape(content)}</text>`;
@@ -14,29 +14,31 @@ export function svg(charts, title, note, bar, barLabel, legend = []) {
   const parts = [words(16, 24, title, 'font-size="16"'), words(16, 42, note, 'font-size="11" opacity=".7"')];
   let top = 56;
   for (const chart of charts) {
-    parts.push(one(chart, top, width, bar));
+    parts.push(one(chart, top, width));
     top += chart.u.height + 30;
   }
   if (bar) {
     const stops = Array.from({ length: 17 }, (_, i) => `<stop offset="${i / 16}" stop-color="rgb(${bar.at(i / 16)})"/>`).join("");
     parts.push(`<linearGradient id="bar">${stops}</linearGradient><rect x="100" y="${top}" width="300" height="12" fill="url(#bar)"/>`);
-    for (const v of ticks(bar.scale ?? linear, bar.low, bar.high, 4)) parts.push(words(100 + 300 * bar.place(v), top + 25, number(v, 3), 'text-anchor="middle"'));
+    for (const [v, text] of ticksOf({ scale: bar.scale ?? linear }, [bar.low, bar.high], 320, true)) parts.push(words(100 + 300 * bar.place(v), top + 25, text, 'text-anchor="middle"'));
     parts.push(words(410, top + 11, barLabel));
     top += 40;
   }
-  legend.forEach(({ name, color }, i) => {
+  const seen = legend.filter((line) => !line.hidden);
+  seen.forEach(({ name, color, dash }, i) => {
     const [x, y] = [100 + 250 * (i % 3), top + 16 * Math.floor(i / 3)];
-    parts.push(`<rect x="${x}" y="${y}" width="18" height="3" fill="${color}"/>`, words(x + 24, y + 5, name));
+    parts.push(`<path d="M${x},${y + 1}h18" stroke="${color}" stroke-width="3" stroke-dasharray="${dash ?? ""}"/>`, words(x + 24, y + 5, name));
   });
-  const height = top + 16 * Math.ceil(legend.length / 3) + 16;
+  const height = top + 16 * Math.ceil(seen.length / 3) + 16;
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="system-ui, sans-serif" font-size="12" fill="${ink}"><rect width="100%" height="100%" fill="${paper}"/>${parts.join("")}</svg>`;
 }
 
-function one({ spec, u }, top, width) {
+function one(chart, top, width) {
+  const { spec, u } = chart;
   const { x, y } = spec;
   const [left, right, bottom] = [130, width - 20, top + u.height];
   const [low, high] = [u.scales.x.min, u.scales.x.max];
-  const [below, above] = [u.scales.y.min, u.scales.y.max];
+  const [below, above] = chart.window();
   const share = (scale, v, a, b) => (scale.fwd(v) - scale.fwd(a)) / (scale.fwd(b) - scale.fwd(a));
   const at = (v) => left + (right - left) * share(x.scale, v, low, high);
   const up = (v) => bottom - (bottom - top) * share(y.scale, v, below, above);
@@ -72,41 +74,45 @@ function one({ spec, u }, top, width) {
   const clip = `c${top}`;
   parts.push(`<clipPath id="${clip}"><rect x="${left}" y="${top}" width="${right - left}" height="${bottom - top}"/></clipPath><g clip-path="url(#${clip})">${drawn.join("")}</g>`);
   parts.push(`<rect x="${left}" y="${top}" width="${right - left}" height="${bottom - top}" fill="none" stroke="#888"/>`);
-  const marks = (axis, a, b) => (axis.ticks ? axis.ticks.filter(([v]) => v >= Math.min(a, b) && v <= Math.max(a, b)) : ticks(axis.scale, a, b, 7).map((v) => [v, number(v, 3)]));
-  if (!x.hidden) for (const [v, label] of marks(x, low, high)) parts.push(words(at(v), bottom + 15, label, 'text-anchor="middle"'));
-  if (!y.hidden) for (const [v, label] of marks(y, below, above)) parts.push(words(left - 6, up(v) + 4, label, 'text-anchor="end"'));
+  if (!x.hidden) for (const [v, label] of ticksOf(x, [low, high], right - left, true)) parts.push(words(at(v), bottom + 15, label, 'text-anchor="middle"'));
+  if (!y.hidden) for (const [v, label] of ticksOf(y, [below, above], bottom - top)) parts.push(words(left - 6, up(v) + 4, label, 'text-anchor="end"'));
   parts.push(words((left + right) / 2, bottom + 28, [x.label, spec.subtitle].filter(Boolean).join(" · "), 'text-anchor="middle"'));
   parts.push(words(14, (top + bottom) / 2, y.label, `text-anchor="middle" transform="rotate(-90 14 ${(top + bottom) / 2})"`));
   return parts.join("");
 }
 
-/** Every value with its step and its coordinates. */
+/** Every value with its step and its coordinates; in parts, for of a large stream one text would be too long. */
 export function csv(all) {
-  const cell = (v) => (/[",\n]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : String(v));
+  const cell = (v) => (/[",\n\r]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : String(v));
   const { dims } = all[0].meta;
-  const lines = [["run", "step", "unix_time", ...dims.map((dim) => dim.name), "value", ...(all[0].error ? ["standard_error"] : [])].map(cell).join()];
-  for (const data of all)
-    for (let i = 0; i < data.value.length; i++) {
-      const row = Math.floor(i / data.size);
-      let rest = i % data.size;
-      const places = dims.map((dim) => {
-        rest = rest;
-        return dim;
-      });
-      const labels = [];
-      for (const dim of places.reverse()) {
-        const count = entries(dim).length;
-        labels.unshift(entries(dim)[rest % count]);
-        rest = Math.floor(rest / count);
+  const error = all.some((data) => data.error);
+  const parts = [["run", "step", "unix_time", ...dims.map((dim) => dim.name), "value", ...(error ? ["standard_error"] : [])].map(cell).join() + "\n"];
+  for (const data of all) {
+    const run = cell(data.run);
+    const places = Array.from({ length: data.size }, (_, k) => {
+      const found = [];
+      for (const dim of dims.slice().reverse()) {
+        const all = entries(dim);
+        found.unshift(cell(all[k % all.length]));
+        k = Math.floor(k / all.length);
       }
-      lines.push([data.run, data.step[row], data.time[row], ...labels, data.value[i], ...(data.error ? [data.error[i]] : [])].map(cell).join());
+      return found.map((each) => `${each},`).join("");
+    });
+    for (let row = 0; row < data.step.length; row++) {
+      let part = "";
+      for (let k = 0; k < data.size; k++) {
+        const i = row * data.size + k;
+        part += `${run},${data.step[row]},${data.time[row]},${places[k]}${data.value[i]}${error ? `,${data.error ? data.error[i] : ""}` : ""}\n`;
+      }
+      parts.push(part);
     }
-  return lines.join("\n") + "\n";
+  }
+  return parts;
 }
 
 /** Hand a file to the reader of the page. */
 export function save(name, kind, content) {
-  const url = URL.createObjectURL(new Blob([content], { type: kind }));
+  const url = URL.createObjectURL(new Blob([content].flat(), { type: kind }));
   create("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }

@@ -1,7 +1,8 @@
 // Which pictures a stream can be shown as, and their specs, from its dims and coordinates alone.
 
 import { lineColors, norm, sequential } from "./colors.js";
-import { edges, extent, linear, number, stepsScale, valuesScale, withUnit } from "./scales.js";
+import { inOrder } from "./data.js";
+import { count, edges, extent, linear, number, stepsScale, valuesScale, withUnit } from "./scales.js";
 
 export const entries = (dim) => dim.labels ?? dim.values;
 const text = (dim, i) => (dim.labels ? dim.labels[i] : `${dim.name} ${number(dim.values[i])}`);
@@ -35,7 +36,16 @@ function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) 
   return axis;
 }
 
-const nearest = (places, v) => places.reduce((best, each, i) => (Math.abs(each - v) < Math.abs(places[best] - v) ? i : best), 0);
+/** The entry that a cursor is at: as near as its scale shows it. */
+function nearest(places, v, scale = linear) {
+  const at = scale.fwd(v);
+  let [best, least] = [0, Infinity];
+  for (let i = 0; i < places.length; i++) {
+    const distance = Math.abs(scale.fwd(places[i]) - at);
+    if (distance < least) [best, least] = [i, distance];
+  }
+  return best;
+}
 
 /** One dataset minus another, at the steps that both have; an error that says why not. */
 export function difference(a, b) {
@@ -45,7 +55,7 @@ export function difference(a, b) {
   if (!common.length) throw new Error("The two runs have no step in common here: no difference.");
   const pick = (f) => Float64Array.from({ length: common.length * a.size }, (_, i) => f(common[Math.floor(i / a.size)], i % a.size));
   return {
-    ...a, run: `${a.run} − ${b.run}`,
+    ...a, run: `${a.run} − ${b.run}`, minus: true,
     step: Float64Array.from(common, (row) => a.step[row]), time: Float64Array.from(common, (row) => a.time[row]),
     value: pick((row, k) => a.value[row * a.size + k] - b.value[rows.get(a.step[row]) * a.size + k]),
     error: a.error && b.error && pick((row, k) => Math.hypot(a.error[row * a.size + k], b.error[rows.get(a.step[row]) * a.size + k])),
@@ -77,7 +87,7 @@ const DASHES = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]];
 
 /** The charts of a stream: `{ charts, columns, bar, legend, sliders, note }`. */
 export function picture(all, options) {
-  const data = all.map((each) => selected(each, options.chosen ?? {}));
+  const data = all.map((each) => selected(options.time ? inOrder(each, each.time) : each, options.chosen ?? {}));
   const [{ meta }] = data;
   const view = views(meta).includes(options.view) ? options.view : views(meta)[0];
   const words = meta.name.split("/");
@@ -91,7 +101,8 @@ export function picture(all, options) {
     thinned && `thinned for this page: every ${thinned.every} of ${number(thinned.total)} rows`,
     values.nan && `${number(values.nan)} values are not a number${made.bar ? " (gray)" : ""}`,
     values.infinite && `${number(values.infinite)} are infinite${made.bar ? " (magenta)" : ""}`,
-    meta.complex && "magnitudes of complex numbers",
+    meta.complex && (data[0].minus ? "differences of the magnitudes of complex numbers" : "magnitudes of complex numbers"),
+    data[0].minus && data[0].run,
   ];
   return { sliders, columns: 1, ...made, view, barLabel: unit, note: notes.filter(Boolean).join("; ") };
 }
@@ -105,7 +116,7 @@ function xAxis(data, options) {
   return { label: options.time ? "minutes since the first row" : "step", scale, low, high };
 }
 
-const when = (data, row, { time }) => `step ${number(data.step[row])}${time ? ` (${number((data.time[row] - data.time[0]) / 60, 3)} min)` : ""}`;
+const when = (data, row, { time }) => `step ${count(data.step[row])}${time ? ` (${number((data.time[row] - data.time[0]) / 60, 3)} min)` : ""}`;
 const told = (data, i) => `${number(data.value[i])}${data.error ? ` ± ${number(data.error[i], 2)}` : ""}`;
 
 function lineSpec(data, meta, options, lines, note) {
@@ -118,7 +129,7 @@ function lineSpec(data, meta, options, lines, note) {
     read(at, y) {
       const shown = lines.filter((line) => !line.faint && !line.hidden && line.read);
       if (!shown.length) return "";
-      const read = shown.map((line) => ({ line, row: nearest(line.x, at) }));
+      const read = shown.map((line) => ({ line, row: nearest(line.x, at, this.x.scale) }));
       const scale = this.y.scale;
       const by = ({ line, row }) => Math.abs(scale.fwd(line.y[row]) - scale.fwd(y ?? 0)) || 0;
       const chosen = read.length <= 3 || y === null ? read.slice(0, 3) : read.sort((a, b) => by(a) - by(b)).slice(0, 1);
@@ -156,7 +167,19 @@ function lines(data, meta, options) {
   return { charts: [lineSpec(data, meta, options, drawn, note)], legend: drawn.filter((line) => line.name && !line.faint), note };
 }
 
-function cells(data, meta, options, dim, offset = 0, stride = 1) {
+/** The rows that have a cell: of several at one place, the last. */
+function latest(data, options) {
+  const places = xOf(data, options);
+  const rows = Array.from(places.keys()).filter((row) => places[row] !== places[row + 1]);
+  if (rows.length === places.length) return data;
+  const pick = (all) => all && Float64Array.from({ length: rows.length * data.size }, (_, i) => all[rows[Math.floor(i / data.size)] * data.size + (i % data.size)]);
+  return { ...data, step: Float64Array.from(rows, (row) => data.step[row]), time: Float64Array.from(rows, (row) => data.time[row]), value: pick(data.value), error: pick(data.error) };
+}
+
+const REPEATED = "of several rows at one step, the last is shown";
+
+function cells(given, meta, options, dim, offset = 0, stride = 1) {
+  const data = latest(given, options);
   const [x, axis] = [xAxis([data], options), axisOf(dim)];
   const at = Array.from(xOf(data, options));
   const rows = entries(dim).length;
@@ -168,9 +191,9 @@ function cells(data, meta, options, dim, offset = 0, stride = 1) {
   if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
   return {
     title: meta.title, share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders[borders.length - 1] }, y,
-    image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places,
+    image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places, note: data === given ? "" : REPEATED,
     read(place, height) {
-      const row = nearest(at, place);
+      const row = nearest(at, place, x.scale);
       if (height === null || height === undefined) return when(data, row, options);
       const k = nearest(axis.places, height);
       return `${when(data, row, options)}, ${text(dim, k)}: ${told(data, index(row, k))}`;
@@ -191,7 +214,7 @@ function heatMap(data, meta, options) {
   const charts = data.map((each) => cells(each, meta, options, meta.dims[0]));
   if (data.length > 1) charts.forEach((chart, i) => (chart.subtitle = data[i].run));
   charts.forEach((chart) => (chart.height = Math.min(420, Math.max(220, 17 * chart.image.y.length))));
-  return { charts, columns: Math.min(2, data.length), bar: colored(charts, options) };
+  return { charts, columns: Math.min(2, data.length), bar: colored(charts, options), note: charts[0].note };
 }
 
 function heatMaps(data, meta, options) {
@@ -201,8 +224,8 @@ function heatMaps(data, meta, options) {
   const charts = data.flatMap((each) =>
     chosen.map((k) => ({ ...cells(each, meta, options, second, k * rows), subtitle: `${data.length > 1 ? `${each.run}, ` : ""}${text(first, k)}`, height: 180 })),
   );
-  const note = chosen.length < entries(first).length ? `${chosen.length} of ${entries(first).length} ${first.name} are shown` : "";
-  return { charts, columns: charts.length > 4 ? 3 : 2, bar: colored(charts, options), note };
+  const note = [chosen.length < entries(first).length && `${chosen.length} of ${entries(first).length} ${first.name} are shown`, charts[0].note].filter(Boolean).join("; ");
+  return { charts, columns: charts.length > 4 ? 3 : Math.min(2, charts.length), bar: colored(charts, options), note };
 }
 
 /** A row of pictures, each at a step, and a large one at the step that is chosen. */
@@ -218,7 +241,7 @@ function frames(data, meta, options) {
     for (let j = 0; j < height; j++) for (let i = 0; i < width; i++) values[i * height + j] = each.value[at * each.size + j * width + i];
     const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
     return {
-      title: meta.title, subtitle: `${data.length > 1 ? `${each.run}, ` : ""}step ${number(each.step[at])}`, row: at, large,
+      title: meta.title, subtitle: `${data.length > 1 ? `${each.run}, ` : ""}step ${count(each.step[at])}`, row: at, large, aspect: image && width / height,
       x: { ...ax, hidden: !large || image }, y: { ...y, fixed: true, hidden: !large || image }, height: large ? 400 : 130,
       image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
       read: (x, v) => {
@@ -230,7 +253,7 @@ function frames(data, meta, options) {
   const small = spread(rows, options.small ? 4 : 8).map((at) => frame(data[0], at));
   const large = data.map((each) => frame(each, Math.min(row, each.step.length - 1), true));
   const bar = colored([...small, ...large], options);
-  const slider = { name: "step", count: rows, text: (i) => `step ${number(data[0].step[i])}`, value: row };
+  const slider = { name: "step", count: rows, text: (i) => `step ${count(data[0].step[i])}`, value: row };
   return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: `the strip shows ${small.length} of ${rows} steps` };
 }
 
@@ -243,7 +266,7 @@ function profile(data, meta, options) {
     spread(each.step.length, 8).forEach((row, i, all) => {
       const pick = (values) => Float64Array.from({ length: each.size }, (_, k) => values[row * each.size + k]);
       const [y, error] = [pick(each.value), each.error && pick(each.error)];
-      const name = `${data.length > 1 ? `${each.run}, ` : ""}step ${number(each.step[row])}`;
+      const name = `${data.length > 1 ? `${each.run}, ` : ""}step ${count(each.step[row])}`;
       const band = error && { low: y.map((v, k) => v - 2 * error[k]), high: y.map((v, k) => v + 2 * error[k]) };
       const read = (k) => `${name}, ${text(dim, k)}: ${told(each, row * each.size + k)}`;
       drawn.push({ name, x: axis.places, y, color: sequential((0.9 * i) / Math.max(1, all.length - 1)), dash: DASHES[run % 4], read, points: dim.labels, ...band });
@@ -254,6 +277,14 @@ function profile(data, meta, options) {
   return { charts: [{ ...spec, share: null, x, places: axis.places }], legend: drawn, note: data[0].error ? "bands: ± 2 standard errors" : "" };
 }
 
+/** Sorted, what is not a number last. */
+function fromLargest(values) {
+  const found = Float64Array.from(values).sort().reverse();
+  const missing = Math.max(0, found.findIndex((v) => v === v));
+  found.copyWithin(0, missing);
+  return found.fill(NaN, found.length - missing);
+}
+
 const QUANTILES = [0, 0.1, 0.25, 0.5, 0.75, 0.9];
 
 /** The largest eigenvalues one by one, the others as quantiles. */
@@ -261,7 +292,7 @@ function fan(data, meta, options) {
   const drawn = [];
   data.forEach((each, run) => {
     const x = xOf(each, options);
-    const sorted = Array.from(each.step, (_, row) => Float64Array.from(each.value.subarray(row * each.size, (row + 1) * each.size)).sort().reverse());
+    const sorted = Array.from(each.step, (_, row) => fromLargest(each.value.subarray(row * each.size, (row + 1) * each.size)));
     const top = Math.min(5, each.size);
     const prefix = data.length > 1 ? `${each.run}, ` : "";
     const line = (name, pick, color, more = {}) => {

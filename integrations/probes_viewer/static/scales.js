@@ -71,10 +71,28 @@ function steps125(low, high, count) {
   if (!(rough > 0)) return [low];
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((v) => v * power).find((v) => v >= rough * 0.999);
-  const found = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(Number((i * step).toPrecision(12)));
-  return found;
+  if (!(step > 0)) return [low];
+  const [first, found] = [Math.ceil(low / step - 1e-9), new Set()];
+  const digits = Math.min(17, Math.max(12, 2 + Math.ceil(Math.log10(Math.max(Math.abs(low), Math.abs(high)) / step))));
+  for (let k = 0; k <= 2 * count + 2; k++) {
+    // counted, for `first + k` may be `first` again where numbers are that close
+    const v = Number(((first + k) * step).toPrecision(digits));
+    if (v <= high + step * 1e-9) found.add(v);
+  }
+  return found.size > 1 || count > 20 ? Array.from(found) : steps125(low, high, 2 * count);
 }
+
+/** Ticks as text, with as many digits as tell neighbours apart. */
+export function labels(places) {
+  const gaps = places.slice(1).map((v, i) => Math.abs(v - places[i])).filter((gap) => gap > 0);
+  const most = Math.max(...places.map(Math.abs));
+  const digits = gaps.length ? 1 + Math.ceil(Math.log10(most / Math.min(...gaps)) - 1e-9) : 3;
+  const exact = places.every(Number.isInteger) && most < 1e15 && digits > 4;
+  return places.map((v) => (exact ? count(v) : number(v, Math.min(15, Math.max(3, digits)))));
+}
+
+/** A whole number, such as a step, with all of its digits. */
+export const count = (v) => (Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en").replace("-", "−") : number(v));
 
 const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
@@ -90,7 +108,7 @@ export function number(v, digits = 4) {
     const base = `10${power < 0 ? "⁻" : ""}${raised}`;
     return (factor === "1" ? base : factor === "-1" ? `−${base}` : `${factor}·${base}`).replace("-", "−");
   }
-  return Number(v.toPrecision(Math.max(digits, Number.isInteger(v) ? 7 : 0))).toLocaleString("en", { maximumFractionDigits: 10 }).replace("-", "−");
+  return Number(v.toPrecision(Math.max(digits, Number.isInteger(v) ? 7 : 0))).toLocaleString("en", { maximumFractionDigits: 15 }).replace("-", "−");
 }
 
 /** The borders of cells around increasing centres, as a scale shows them. */
@@ -107,4 +125,4 @@ export function edges(centres, scale = linear) {
 
 /** With its unit, where it has one. */
 export const withUnit = (words, unit) =>
-  !unit || unit === "1" || unit === "index" ? words : `${words} (${unit.replace("^2", "²").replace("^3", "³")})`;
+  !unit || unit === "1" || unit === "index" ? words : `${words} (${unit.replace(/\^(-?)(\d+)/g, (_, sign, power) => (sign && "⁻") + [...power].map((digit) => RAISED[digit]).join(""))})`;
