@@ -11,6 +11,7 @@ import time
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import h5py
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -332,3 +333,18 @@ def test_event_files_alone_are_shown_and_say_what_they_lack(look, tmp_path):
 
 def test_the_script_is_small():
     assert "MIT" in (STATIC / "uPlot.LICENSE").read_text(encoding="utf-8") or (STATIC / "uPlot.LICENSE").exists()
+
+
+def test_each_stream_is_nexus_data_that_other_viewers_draw(folder, tmp_path):
+    with h5py.File(folder / "all" / "run.h5") as file:
+        for name, axes in (("loop/loss", ["step"]), ("k/two", ["step", "output", "frequency"])):
+            about = file[name].attrs
+            assert about["NX_class"] == "NXdata" and about["signal"] == "value"
+            assert list(about["axes"]) == axes and all(len(file[name][axis].shape) == 1 for axis in axes)
+    old = tmp_path / "run.h5"  # as files were before
+    shutil.copy(folder / "all" / "run.h5", old)
+    with h5py.File(old, "a") as file:
+        for name in ("loop/loss", "k/two"):
+            for attribute in ("NX_class", "signal", "axes"):
+                del file[name].attrs[attribute]
+    assert open_run(old)["k/two"].equals(open_run(folder / "all")["k/two"])
