@@ -332,3 +332,17 @@ def test_event_files_alone_are_shown_and_say_what_they_lack(look, tmp_path):
 
 def test_the_script_is_small():
     assert "MIT" in (STATIC / "uPlot.LICENSE").read_text(encoding="utf-8") or (STATIC / "uPlot.LICENSE").exists()
+
+
+def test_a_file_is_searched_for_bad_heaps_once_however_many_streams_it_has(tmp_path, monkeypatch):
+    from probes.sinks.hdf5 import superblock
+
+    write(tmp_path / "run", [(step, everything(step)) for step in range(3)])
+    seen, check = [], superblock.check_heaps
+    monkeypatch.setattr(superblock, "check_heaps", lambda path: (seen.append(path), check(path)))
+    report(tmp_path / "run", tmp_path / "run.html")
+    assert len(seen) == 1
+    (tmp_path / "run" / "run.h5").unlink()
+    write(tmp_path / "run", [(step, everything(step)) for step in range(4)])
+    report(tmp_path / "run", tmp_path / "run.html")
+    assert len(seen) > 1  # another state
