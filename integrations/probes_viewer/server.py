@@ -88,7 +88,7 @@ def serve(
 
     Raises:
         OSError: If no port is free.
-        ValueError: If no token is asked for where others can reach it, or ``log_dir`` is a file, or there is no such port.
+        ValueError: If no token is asked for where others can reach it, ``log_dir`` is a file, or there is no such port.
     """
     from werkzeug.serving import WSGIRequestHandler, make_server
 

@@ -331,8 +331,10 @@ def test_event_files_alone_are_shown_and_say_what_they_lack(look, tmp_path):
     assert "Not looked for" in page.inner_text("main")
 
 
-def test_the_script_is_small():
-    assert "MIT" in (STATIC / "uPlot.LICENSE").read_text(encoding="utf-8") or (STATIC / "uPlot.LICENSE").exists()
+def test_the_script_is_small_and_the_licence_of_what_is_not_ours_lies_beside_it():
+    sizes = {path.name: path.stat().st_size for path in STATIC.glob("*.js")}
+    assert sizes.pop("uplot.js") < 52_000 and sum(sizes.values()) < 95_000, sizes
+    assert "Permission is hereby granted" in (STATIC / "uPlot.LICENSE").read_text(encoding="utf-8")
 
 
 def test_each_stream_is_nexus_data_that_other_viewers_draw(folder, tmp_path):
@@ -348,3 +350,17 @@ def test_each_stream_is_nexus_data_that_other_viewers_draw(folder, tmp_path):
             for attribute in ("NX_class", "signal", "axes"):
                 del file[name].attrs[attribute]
     assert open_run(old)["k/two"].equals(open_run(folder / "all")["k/two"])
+
+
+def test_a_file_is_searched_for_bad_heaps_once_however_many_streams_it_has(tmp_path, monkeypatch):
+    from probes.sinks.hdf5 import superblock
+
+    write(tmp_path / "run", [(step, everything(step)) for step in range(3)])
+    seen, check = [], superblock.check_heaps
+    monkeypatch.setattr(superblock, "check_heaps", lambda path: (seen.append(path), check(path)))
+    report(tmp_path / "run", tmp_path / "run.html")
+    assert len(seen) == 1
+    (tmp_path / "run" / "run.h5").unlink()
+    write(tmp_path / "run", [(step, everything(step)) for step in range(4)])
+    report(tmp_path / "run", tmp_path / "run.html")
+    assert len(seen) > 1  # another state

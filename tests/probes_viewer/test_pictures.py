@@ -4,6 +4,7 @@ import csv
 import io
 import xml.etree.ElementTree as ET
 
+import h5py
 import numpy as np
 import pytest
 from matplotlib import colormaps
@@ -388,3 +389,17 @@ def test_the_keyboard_keeps_its_place_when_a_choice_draws_the_page_anew(look, re
     page.select_option("[aria-label=picture]", "profile")
     until(page, "location.hash.includes('profile')")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "picture"
+
+
+def test_rows_stand_in_the_order_of_their_times_after_a_resume(look, tmp_path):
+    """Steps that were measured again a day later."""
+    numbers = {"frequency": Axis(FREQUENCIES, "cycles", "frequency")}
+    rows = [(step, [Measurement("k/wide", FREQUENCIES + step, ("frequency",), numbers)]) for step in (0, 5, 2)]
+    write(tmp_path / "run", rows)
+    with h5py.File(tmp_path / "run" / "run.h5", "r+") as file:
+        file["k/wide/wall_time"][:] = [0, 60, 86460]
+    page = large(look, report(tmp_path / "run", tmp_path / "run.html"), "k/wide", time=1)
+    found = page.evaluate("Array.from(document.querySelector('.plot').chart.spec.places)")
+    assert found == [0, 1, 1441]
+    values = page.evaluate("Array.from(document.querySelector('.plot').chart.spec.image.values)")
+    np.testing.assert_array_equal(values, np.concatenate([FREQUENCIES, FREQUENCIES + 5, FREQUENCIES + 2]))

@@ -39,6 +39,7 @@ export class App {
     this.restore();
     addEventListener("hashchange", () => (this.restore(), this.refresh().then(() => this.render())));
     addEventListener("keydown", (event) => this.onKey(event));
+    addEventListener("beforeprint", () => this.figures.forEach((figure) => this.later(figure))); // a browser does not wait for them
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.render());
     await this.refresh();
     this.render();

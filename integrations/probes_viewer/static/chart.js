@@ -4,7 +4,7 @@
 // spec = {
 //   title, note, height, share (charts over the same x have one cursor and one zoom),
 //   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, hidden },
-//   lines: [{ name, x, y, low, high, color, dash, faint }],
+//   lines: [{ name, x, y, low, high, color, dash, faint, hidden, tag: written at its end }],
 //   image: { x, y: edges of cells, values: [x][y] in one array, norm },
 //   ways: [{ name, x, y, color }],
 //   levels: [{ y, name }],
@@ -141,6 +141,10 @@ export function ticksOf(axis, [low, high], pixels, across) {
 }
 
 const LONGEST = 30;
+const LETTER = 6.3; // pixels, about
+
+/** As much of a text as there is room for. */
+const fitting = (text, pixels) => (text.length * LETTER > pixels ? `${text.slice(0, Math.max(1, Math.floor(pixels / LETTER) - 1))}…` : text);
 
 /** A name with its middle left out: layers differ at both ends. */
 const shortened = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST / 2 - 1)}…${text.slice(-LONGEST / 2)}` : text);
@@ -185,7 +189,7 @@ export class Chart {
       let shown = [];
       return {
         side, stroke, show: !axis.hidden, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif",
-        label: axis.label, labelSize: 18, labelGap: 2, gap: 4,
+        label: side === 2 ? axis.label : fitting(axis.label, this.height - 40), labelSize: 18, labelGap: 2, gap: 4,
         size: side === 2 ? 26 : (u, values) => Math.min(Math.max(120, 0.3 * u.width), 14 + 6.6 * Math.max(1, ...(values ?? []).map((text) => text.length))),
         grid: { show: !spec.image, stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1, size: 4 },
         filter: (u, splits) => splits, // uPlot's own leaves out most of those of a logarithm
@@ -227,7 +231,7 @@ export class Chart {
         },
         hooks: {
           drawClear: [(u) => this.paint(u)],
-          draw: [(u) => this.paintWays(u)],
+          draw: [(u) => this.paintTags(u), (u) => this.paintWays(u)],
           setCursor: [(u) => this.read(u)],
           setSelect: [
             (u) => {
@@ -310,6 +314,17 @@ export class Chart {
       u.ctx.stroke();
       u.ctx.setLineDash([]);
       u.ctx.fillText(name, left + 6, place - 4);
+    }
+  }
+
+  /** What tells lines of one colour apart, at their ends. */
+  paintTags(u) {
+    const { left, width } = u.bbox;
+    for (const { x, y, tag, hidden } of this.spec.lines ?? []) {
+      const last = tag && !hidden ? y.findLastIndex((v, i) => Number.isFinite(v) && x[i] <= u.scales.x.max) : -1;
+      if (last < 0) continue;
+      Object.assign(u.ctx, { fillStyle: css("--soft"), font: `${10 * devicePixelRatio}px system-ui, sans-serif`, textAlign: "right" });
+      u.ctx.fillText(tag, left + width - 4 * devicePixelRatio, this.topOf(y[last], true) - 3 * devicePixelRatio);
     }
   }
 

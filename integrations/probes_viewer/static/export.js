@@ -15,7 +15,7 @@ export function svg(charts, title, note, bar, barLabel, legend = []) {
   let top = 56;
   for (const chart of charts) {
     parts.push(one(chart, top, width));
-    top += chart.u.height + 30;
+    top += chart.u.height + 44;
   }
   if (bar) {
     const stops = Array.from({ length: 17 }, (_, i) => `<stop offset="${i / 16}" stop-color="rgb(${bar.at(i / 16)})"/>`).join("");
@@ -36,7 +36,8 @@ export function svg(charts, title, note, bar, barLabel, legend = []) {
 function one(chart, top, width) {
   const { spec, u } = chart;
   const { x, y } = spec;
-  const [left, right, bottom] = [130, width - 20, top + u.height];
+  const [left, bottom] = [130, top + u.height];
+  const right = Math.min(width - 20, spec.aspect ? left + u.height * spec.aspect : Infinity); // an image is not stretched
   const [low, high] = [u.scales.x.min, u.scales.x.max];
   const [below, above] = chart.window();
   const share = (scale, v, a, b) => (scale.fwd(v) - scale.fwd(a)) / (scale.fwd(b) - scale.fwd(a));
@@ -64,11 +65,15 @@ function one(chart, top, width) {
     if (line.hidden) continue;
     const xs = Array.from(line.x);
     if (line.low) drawn.push(`<path d="${path([...xs, ...xs.slice().reverse()], [...line.high, ...Array.from(line.low).reverse()])}Z" fill="${alpha(line.color, 0.18)}"/>`);
+    const last = line.tag ? line.y.findLastIndex(Number.isFinite) : -1;
+    if (last >= 0) drawn.push(words(right - 4, up(line.y[last]) - 4, line.tag, 'text-anchor="end" font-size="10" opacity=".7"'));
     drawn.push(`<path d="${path(xs, line.y)}" fill="none" stroke="${line.color}" opacity="${line.faint ? 0.3 : 1}" stroke-width="1.6" stroke-dasharray="${line.dash ?? ""}"/>`);
     if (line.y.length < 2 || line.points) xs.forEach((v, i) => Number.isFinite(line.y[i]) && drawn.push(`<circle cx="${at(v)}" cy="${up(line.y[i])}" r="2.5" fill="${line.color}"/>`));
   }
   for (const way of spec.ways ?? []) {
     drawn.push(`<path d="${path(Array.from(way.x), way.y)}" fill="none" stroke="#999"/>`);
+    const last = way.x.findLastIndex((v, i) => Number.isFinite(v + way.y[i]));
+    if (last >= 0) parts.push(words(at(way.x[last]), up(way.y[last]) - 6, way.name, 'text-anchor="middle"'));
     way.x.forEach((v, i) => Number.isFinite(v + way.y[i]) && drawn.push(`<circle cx="${at(v)}" cy="${up(way.y[i])}" r="3" fill="${way.colors[i]}"/>`));
   }
   const clip = `c${top}`;

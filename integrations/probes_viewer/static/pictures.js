@@ -302,9 +302,9 @@ function fan(data, meta, options) {
     for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential((0.75 * k) / top));
     const quantile = (q) => (values) => values[Math.min(each.size - 1, Math.floor((1 - q) * (each.size - 1)))];
     if (each.size > 10)
-      for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", { width: 1 });
+      for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", { tag: q ? `${100 * q} %` : "smallest" });
   });
-  return { charts: [lineSpec(data, meta, options, drawn)], legend: drawn, note: data[0].size > 10 ? "the five largest, and quantiles of all in gray" : "" };
+  return { charts: [lineSpec(data, meta, options, drawn)], legend: drawn, note: data[0].size > 10 ? "the five largest, and quantiles of all in gray: of so many percent, none is larger" : "" };
 }
 
 /** Ways through a plane of two quantities, from dark (first step) to light (last). */

@@ -19,6 +19,7 @@ Format Specification 3.0, section II.A, superblock versions 2 and 3 with 8-byte 
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import time
@@ -129,6 +130,12 @@ def _check_heap(heap: bytes, start: int) -> None:
         position += taken
 
 
+@functools.lru_cache(maxsize=64)
+def _check_heaps_once(path: Path, state: tuple[int, ...]) -> None:
+    """The same, not again for a file in the same state: a viewer reads one for each of its streams."""
+    check_heaps(path)
+
+
 class _AsIfClosed(io.FileIO):
     """A file that begins with another superblock than the one on disk."""
 
@@ -173,7 +180,7 @@ def read_file(path: Path, read: Callable[[Any], T]) -> T:
             with path.open("rb") as raw:
                 head = raw.read(SUPERBLOCK.size)
             # No HDF5 lock: it would only keep the writer from reopening its file.
-            check_heaps(path)
+            _check_heaps_once(path, before)
             with as_if_closed(path) if head[11:12] != b"\0" else h5py.File(path, "r", locking=False) as file:
                 return read(file)
         except Exception as error:  # whatever damaged bytes, or bytes made to harm, lead to
