@@ -117,7 +117,7 @@ def test_rows_appear_while_training_writes(look, server_over, tmp_path):
     assert "no run here yet" in page.inner_text("main")
     write(tmp_path / "later" / "one", [(step, everything(step)) for step in (0, 1)])
     page.wait_for_selector("figure[data-stream='loop/loss'] canvas", timeout=15_000)
-    rows = "document.querySelector('figure').figure.data[0].step.length"
+    rows = "document.querySelector('figure')?.figure.data?.[0]?.step.length"
     assert page.evaluate(rows) == 2
     (tmp_path / "later" / "one" / "run.h5").unlink()
     write(tmp_path / "later" / "one", [(step, everything(step)) for step in range(6)])
@@ -127,7 +127,7 @@ def test_rows_appear_while_training_writes(look, server_over, tmp_path):
 def test_a_run_that_is_written_anew_is_read_anew(look, server_over, tmp_path):
     write(tmp_path / "one", [(step, everything(step)) for step in range(4)])
     page = look(f"{server_over(tmp_path)}#run=one&stream=k/scalar", expected="404")  # between two files
-    values = "Array.from(document.querySelector('figure').figure.data[0].value).join()"
+    values = "Array.from(document.querySelector('figure')?.figure.data?.[0]?.value ?? []).join()"
     until(page, f"{values} === '0,1,2,3'")
     for shift, rows in ((10.0, 4), (20.0, 6)):  # as many rows, and more
         (tmp_path / "one" / "run.h5").unlink()
