@@ -92,6 +92,7 @@ def test_more_metrics_than_one_call_may_have(store, tmp_path):
 def test_the_report_is_an_artifact_when_asked_for(store, tmp_path):
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    store.create_experiment("reports", artifact_location=str(tmp_path / "artifacts"))
     sinks = ["hdf5", MLflowSink(experiment="reports", report=True)]
     with ProbeManager(model, [Numbers(every(1))], sinks=sinks, log_dir=tmp_path / "vgg", on_error="raise").attach(
         optimizer
