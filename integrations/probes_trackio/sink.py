@@ -14,13 +14,10 @@ except ImportError as error:
     raise ImportError("probes_trackio needs trackio: pip install 'torch-probes[trackio]'") from error
 
 from probes import Measurement, Run, hookimpl
-from probes.sinks.views import bars, gray, scalars
+from probes.sinks.views import charts
 from probes_viewer import written_report
 
 __all__ = ["TrackioSink"]
-
-MAX_BUCKETS = 512
-"""Of a histogram, as many as its table keeps readable."""
 
 
 class TrackioSink:
@@ -67,7 +64,7 @@ class TrackioSink:
         """Take measurements; they are sent when the run flushes, a row for each step."""
         for item in measurements:
             if not item.name.startswith("probes/"):  # what probes say of themselves is for analysis
-                self._waiting.setdefault(item.step, {}).update(_charts(item))
+                self._waiting.setdefault(item.step, {}).update(charts(item, trackio))
 
     @hookimpl
     def flush(self, run: Run) -> None:
@@ -86,14 +83,3 @@ class TrackioSink:
                 with written_report(run) as file:
                     self._run.log_artifact(file, name="probes-report", type="report")
             self._run.finish()
-
-
-def _charts(item: Measurement) -> dict[str, Any]:
-    shown: dict[str, Any] = dict(scalars(item))
-    histogram = bars(item)
-    if histogram is not None and len(histogram[1]) <= MAX_BUCKETS:
-        edges, counts = histogram
-        shown[item.name] = trackio.Histogram(np_histogram=(counts, edges))
-    elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
-        shown[item.name] = trackio.Image(gray(item.value))
-    return shown

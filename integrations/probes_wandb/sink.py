@@ -10,7 +10,7 @@ except ImportError as error:
     raise ImportError("probes_wandb needs Weights & Biases: pip install 'torch-probes[wandb]'") from error
 
 from probes import Measurement, Run, hookimpl
-from probes.sinks.views import bars, gray, scalars
+from probes.sinks.views import charts
 from probes_viewer import written_report
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ __all__ = ["WandbSink"]
 
 STEP = "probes/step"
 """The metric that all charts of ours have as their x-axis."""
-MAX_BUCKETS = 512
-"""Of a histogram, by the limits of Weights & Biases."""
 
 
 class WandbSink:
@@ -73,7 +71,7 @@ class WandbSink:
         """Take measurements; they are sent when the run flushes, a row for each step."""
         for item in measurements:
             if not item.name.startswith("probes/"):  # what probes say of themselves: for analysis, not for looking at
-                self._waiting.setdefault(item.step, {}).update(_charts(item))
+                self._waiting.setdefault(item.step, {}).update(charts(item, wandb))
 
     @hookimpl
     def flush(self, run: Run) -> None:
@@ -100,14 +98,3 @@ class WandbSink:
         if self._given is None and self._run is not None:
             self._run.finish()
         self._run = None
-
-
-def _charts(item: Measurement) -> dict[str, Any]:
-    shown: dict[str, Any] = dict(scalars(item))
-    histogram = bars(item)
-    if histogram is not None and len(histogram[1]) <= MAX_BUCKETS:
-        edges, counts = histogram
-        shown[item.name] = wandb.Histogram(np_histogram=(counts, edges))
-    elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
-        shown[item.name] = wandb.Image(gray(item.value))
-    return shown

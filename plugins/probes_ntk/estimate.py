@@ -44,7 +44,7 @@ class SpectrumEstimate(NamedTuple):
     eigenvalues: Tensor
     """The largest, as far as they have been found, descending, float64; shape ``(k,)``."""
     residuals: Tensor
-    """Of each :math:`\\|K q - \\lambda q\\|`: some eigenvalue of the kernel is no farther away. Shape ``(k,)``."""
+    """Of each :math:`\\|K q - \\lambda q\\|`: an eigenvalue is within it, but for rounding. Shape ``(k,)``."""
     products: int
     """How many products with the kernel were taken."""
 

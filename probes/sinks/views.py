@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from ..measurement import Measurement
 
-__all__ = ["bars", "gray", "scalars"]
+__all__ = ["bars", "charts", "gray", "scalars"]
 
 MAX_LINES, MAX_NAMES = 12, 64
+MAX_BUCKETS = 512
+"""Of a histogram, by the limits of Weights & Biases, whose interface others have taken over."""
 
 
 def scalars(item: Measurement) -> list[tuple[str, float]]:
@@ -59,3 +61,15 @@ def gray(value: NDArray[Any]) -> NDArray[np.uint8]:
     scaled = (np.nan_to_num(value.astype(float), nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
     pixels: NDArray[np.uint8] = np.round(255 * scaled).astype(np.uint8)
     return pixels
+
+
+def charts(item: Measurement, tool: Any) -> dict[str, Any]:
+    """All of these by tag, for a tool with ``Histogram(np_histogram=)`` and ``Image``, as wandb and trackio are."""
+    shown: dict[str, Any] = dict(scalars(item))
+    histogram = bars(item)
+    if histogram is not None and len(histogram[1]) <= MAX_BUCKETS:
+        edges, counts = histogram
+        shown[item.name] = tool.Histogram(np_histogram=(counts, edges))
+    elif item.dims == ("y", "x") and item.value.dtype.kind in "fiu":
+        shown[item.name] = tool.Image(gray(item.value))
+    return shown
