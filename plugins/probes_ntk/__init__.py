@@ -10,6 +10,8 @@ from .centering import center as center
 from .centering import center_targets as center_targets
 from .choice import Choice as Choice
 from .choice import choose as choose
+from .density import Estimate as Estimate
+from .density import SpectralDensity as SpectralDensity
 from .dynamics import FunctionUpdate as FunctionUpdate
 from .dynamics import function_update as function_update
 from .eigenvector_fourier import eigenvector_amplitudes as eigenvector_amplitudes
@@ -19,7 +21,6 @@ from .engine import TraceEstimate as TraceEstimate
 from .engine import estimate_trace as estimate_trace
 from .engine import tangent_diagonal as tangent_diagonal
 from .engine import tangent_kernel as tangent_kernel
-from .estimate import Estimate as Estimate
 from .estimate import SpectrumEstimate as SpectrumEstimate
 from .estimate import estimate_spectrum as estimate_spectrum
 from .perturbation import perturbation_effects as perturbation_effects

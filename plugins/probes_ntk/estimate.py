@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from probes import CannotMeasure
 
+from .alignment import centered_labels, label_matrix
 from .centering import ROUNDING, Centering
+from .density import Estimate, SpectralDensity, spread
 from .engine import diagonal_of
 from .product import KernelOperator
 
-__all__ = ["Estimate", "SpectrumEstimate", "estimate_spectrum"]
+__all__ = ["SpectrumEstimate", "estimate_spectrum"]
 
 STEPS = 6
 """Lanczos steps from a random vector."""
@@ -24,13 +26,6 @@ TOP = 0.5
 """Share of the products that the largest eigenvalues are looked for with."""
 CONVERGED = 0.05
 """A Ritz vector is taken for an eigenvector from this relative residual down; what that leaves out is bracketed."""
-
-
-class Estimate(NamedTuple):
-    """A number and its standard error."""
-
-    value: float
-    standard_error: float
 
 
 class SpectrumEstimate(NamedTuple):
@@ -41,10 +36,14 @@ class SpectrumEstimate(NamedTuple):
     effective_rank: Estimate
     participation_ratio: Estimate
     """:math:`(\\sum_j \\lambda_j)^2 / \\sum_j \\lambda_j^2`."""
+    alignment: Estimate | None
+    """With the labels, as :func:`~probes_ntk.alignment` says it; None without targets."""
     eigenvalues: Tensor
-    """The largest, as far as they have been found, descending, float64; shape ``(k,)``."""
+    """The largest, as far as they have been found, descending, float64; of equal ones one. Shape ``(k,)``."""
     residuals: Tensor
     """Of each :math:`\\|K q - \\lambda q\\|`: an eigenvalue is within it, but for rounding. Shape ``(k,)``."""
+    density: SpectralDensity
+    """How all are spread: the trace ratios, and how many are above a value."""
     products: int
     """How many products with the kernel were taken."""
 
@@ -56,11 +55,12 @@ def estimate_spectrum(
     centering: Centering,
     products: int = 100,
     generator: torch.Generator | None = None,
+    targets: Tensor | None = None,
     output: Callable[[Any], Tensor] | None = None,
     outputs: Sequence[int] | Literal["sum"] | None = None,
     memory: float = 1e9,
 ) -> SpectrumEstimate:
-    r"""Effective rank, participation ratio and largest eigenvalues of a tangent kernel of any number of examples.
+    r"""What sums up the spectrum of a tangent kernel of any number of examples, and its alignment with the labels.
 
     The trace is exact. Half of the products find the largest eigenvalues, by Lanczos with full orthogonalisation. For
     the rest, with Q their eigenvectors and g random signs, z = (I - Q Q^T) g,
@@ -73,6 +73,8 @@ def estimate_spectrum(
     below, that of Radau with a node at 0 above. In between it is put where the last step says, from how fast either
     moves. What the vectors leave of the exact trace is a control variate.
 
+    The alignment needs Tr K^2 beside :math:`Y^\top K Y = \|J^\top Y\|^2`, which is one backward pass and exact.
+
     The standard error has the spread over the vectors, by Student's t, and a quarter of the distance of the brackets:
     :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases. ``benchmarks/spectrum_estimate.py``
     counts how often it does.
@@ -83,13 +85,14 @@ def estimate_spectrum(
         centering: ``"none"``, ``"outputs"`` or ``"all"``, as :func:`~probes_ntk.center` says.
         products: With the kernel, in all; from 24 on.
         generator: Of the random vectors, on the CPU; seeded with 0 by default.
+        targets: As for :func:`~probes_ntk.label_matrix`, for the alignment.
         output: As for :func:`tangent_kernel`.
         outputs: As for :func:`tangent_kernel`.
         memory: Bytes for a pass over some of the examples.
 
     Raises:
-        ValueError: If there are too few products.
-        CannotMeasure: If the kernel is zero or not finite, or as :func:`tangent_kernel`.
+        ValueError: If there are too few products, or not one target for each example.
+        CannotMeasure: If the kernel is zero or not finite, the targets are all alike, or as :func:`tangent_kernel`.
 
     Cost: the products (:class:`KernelOperator`), and the exact diagonal (:func:`tangent_diagonal`); linear in n.
     Memory: ``products / 2`` vectors of nc numbers. The kernel itself would be (nc)^2 numbers, its eigenvalues (nc)^3
@@ -122,6 +125,7 @@ def estimate_spectrum(
             f"mean something. Are all examples alike, or has training diverged?"
         )
     generator = torch.Generator().manual_seed(0) if generator is None else generator
+    labels = None if targets is None else _labels(targets, kernel, centering)
     scale = trace / size  # so that the mean eigenvalue is 1
 
     def times(vector: Tensor) -> Tensor:
@@ -147,7 +151,7 @@ def estimate_spectrum(
     node = (top.square() + top_residuals.square()) / top
     below, above = _entropic(top).sum(), (top * node.log()).sum()
     rest, squares = size - top.sum(), top.square().sum() + top_residuals.square().sum()
-    brackets, before, moments = [], [], []
+    brackets, before, moments, points = [], [], [], []
     for _ in range(max(2, (products - used) // STEPS)):
         vector = drawn(signs=True)
         vector = vector - found.T @ (found @ vector)
@@ -159,18 +163,26 @@ def estimate_spectrum(
         last = len(diagonal) - 1
         brackets.append(norm * _bracket(diagonal, beside))
         before.append(norm * _bracket(diagonal[:last], beside[:last]) if last else brackets[-1])
-        moments.append(norm * _moments(diagonal, beside))
+        nodes, weights = _gauss(diagonal, beside)
+        moments.append(norm * _moments(nodes, weights))
+        points.append((nodes, weights))
     entropy, entropy_error, square, square_error = _rest(brackets, before, moments, rest)
     entropy_error = math.hypot(entropy_error, float(above - below) / 4)
     rank = math.exp(math.log(size) - (float(above + below) / 2 + entropy) / size)
     total = float(squares) + square
     ratio = size**2 / total
+    aligned = None
+    if labels is not None:  # Y^T K Y / (|K| |Y|^2) <= 1, and the same for what is estimated
+        value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
+        aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
     return SpectrumEstimate(
         Estimate(trace, 0.0),
         Estimate(rank, rank * entropy_error / size),
         Estimate(ratio, ratio * square_error / total),
+        aligned,
         top * scale,
         top_residuals * scale,
+        _density(top, points, float(rest), size, scale),
         used,
     )
 
@@ -232,13 +244,46 @@ def _bracket(diagonal: Tensor, beside: Tensor) -> Tensor:
     return torch.stack([below, (vectors[0].square() * _entropic(nodes)).sum()])
 
 
-def _moments(diagonal: Tensor, beside: Tensor) -> Tensor:
-    """Of a unit vector's quadrature: of K, of K^2, and of K^2 log K."""
+def _gauss(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of a unit vector's quadrature; its moments are right up to twice its steps, less one."""
     nodes, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
-    weights = vectors[0].square()
-    square = diagonal[0].square() + (beside[0].square() if len(diagonal) == 1 else 0)
-    return torch.stack([diagonal[0], (weights * nodes.square()).sum() if len(diagonal) > 1 else square,
-                        (weights * nodes * _entropic(nodes)).sum()])  # fmt: skip
+    return nodes, vectors[0].square()
+
+
+def _moments(nodes: Tensor, weights: Tensor) -> Tensor:
+    """Of a unit vector's quadrature: of K, of K^2, and of K^2 log K."""
+    return torch.stack(
+        [(weights * nodes).sum(), (weights * nodes.square()).sum(), (weights * nodes * _entropic(nodes)).sum()]
+    )
+
+
+def _density(top: Tensor, points: list[tuple[Tensor, Tensor]], rest: float, size: int, scale: float) -> SpectralDensity:
+    """The eigenvalues found, and beside them each vector's quadrature, in all of the right number and sum."""
+    left = size - len(top)
+    if not points:
+        points = [(top.new_zeros(1), top.new_ones(1))]
+    eigenvalues, counts = (top.new_zeros(len(points), len(top) + STEPS) for _ in range(2))
+    for row, count, (nodes, weights) in zip(eigenvalues, counts, points, strict=True):
+        nodes, weights = nodes.clamp_min(0), weights * left / weights.sum()
+        total = float((nodes * weights).sum())
+        nodes = nodes * max(rest, 0.0) / total if total > 0 else nodes
+        end = len(top) + len(nodes)
+        row[:end], order = torch.cat([top, nodes]).sort(descending=True)
+        count[:end] = torch.cat([torch.ones_like(top), weights])[order]
+    return SpectralDensity(eigenvalues * scale, counts)
+
+
+def _labels(targets: Tensor, kernel: KernelOperator, centering: Centering) -> Tensor:
+    """The centred labels as a vector. Shape ``(nc,)``."""
+    if len(targets) != kernel.n:
+        raise ValueError(f"`targets` must hold one target for each of the {kernel.n} examples, got {len(targets)}.")
+    y = centered_labels(label_matrix(targets, kernel.c), targets.dtype, centering)
+    if not y.any():
+        raise CannotMeasure(
+            f"`targets` are all alike once centred ({centering!r}): nothing can be aligned with them. Take a batch of "
+            f"more than one class."
+        )
+    return y.reshape(-1)
 
 
 def _rest(
@@ -255,15 +300,5 @@ def _rest(
     # Least squares over the eigenvalues, not over the vectors, which are few.
     values = values - mixed.sum() / second.sum() * (first - rest)
     squares = second - second.sum() / first.sum() * (first - rest)
-    count = len(values)
-    student = _student(count - 1) / 1.96
-    errors = [student * float(each.std()) / math.sqrt(count) if count > 1 else math.inf for each in (values, squares)]
     gap = float((above - below).mean()) / 4
-    return float(values.mean()), math.hypot(errors[0], gap), float(squares.mean()), errors[1]
-
-
-def _student(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t, by Hill's expansion; from 3 degrees on to 1 %."""
-    z = 1.959964
-    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return float(sum(term / degrees**power for power, term in enumerate(terms)))
+    return float(values.mean()), math.hypot(spread(values), gap), float(squares.mean()), spread(squares)
