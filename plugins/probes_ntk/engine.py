@@ -207,10 +207,10 @@ def tangent_diagonal(
 
 
 @torch.enable_grad()
-def diagonal_of(call: Call, memory: float) -> Tensor:
-    """The same of a call. Shape ``(c, n)``."""
-    plan = _planned(call, memory, False, None)
-    return _by_layer(plan, diagonal_sweep(call, plan), False)[0]
+def diagonal_of(call: Call, memory: float, layers: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same of a call, and its parts."""
+    plan = _planned(call, memory, layers, None)
+    return _by_layer(plan, diagonal_sweep(call, plan), layers)
 
 
 @torch.enable_grad()  # whatever the caller has: without gradients there are no features

@@ -16,6 +16,8 @@ from .alignment import centered_labels, label_matrix
 from .centering import ROUNDING, Centering
 from .density import Estimate, SpectralDensity, spread
 from .engine import diagonal_of
+from .lanczos import EPSILON, bracket, entropic, gauss, lanczos, moments, tridiagonal
+from .layer_estimate import FOUND, RANDOM, LayerEstimate, layer_alignments, layer_norms
 from .product import KernelOperator
 
 __all__ = ["SpectrumEstimate", "estimate_spectrum"]
@@ -42,6 +44,8 @@ class SpectrumEstimate(NamedTuple):
     """The largest, as far as they have been found, descending, float64; of equal ones one. Shape ``(k,)``."""
     residuals: Tensor
     """Of each :math:`\\|K q - \\lambda q\\|`: an eigenvalue is within it, but for rounding. Shape ``(k,)``."""
+    layers: dict[str, LayerEstimate]
+    """Trace and alignment of the kernel of each layer, in order of registration. Empty if not asked for."""
     density: SpectralDensity
     """How all are spread: the trace ratios, and how many are above a value."""
     products: int
@@ -56,6 +60,7 @@ def estimate_spectrum(
     products: int = 100,
     generator: torch.Generator | None = None,
     targets: Tensor | None = None,
+    layers: bool = False,
     output: Callable[[Any], Tensor] | None = None,
     outputs: Sequence[int] | Literal["sum"] | None = None,
     memory: float = 1e9,
@@ -73,7 +78,8 @@ def estimate_spectrum(
     below, that of Radau with a node at 0 above. In between it is put where the last step says, from how fast either
     moves. What the vectors leave of the exact trace is a control variate.
 
-    The alignment needs Tr K^2 beside :math:`Y^\top K Y = \|J^\top Y\|^2`, which is one backward pass and exact.
+    The alignment needs :math:`\|K\|_F^2 = \operatorname{Tr} K^2` beside :math:`Y^\top K Y =
+    \|J^\top Y\|^2`, which is one backward pass and exact. That of each layer: :func:`layer_alignments`.
 
     The standard error has the spread over the vectors, by Student's t, and a quarter of the distance of the brackets:
     :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases. ``benchmarks/spectrum_estimate.py``
@@ -86,6 +92,7 @@ def estimate_spectrum(
         products: With the kernel, in all; from 24 on.
         generator: Of the random vectors, on the CPU; seeded with 0 by default.
         targets: As for :func:`~probes_ntk.label_matrix`, for the alignment.
+        layers: Whether to tell the trace and, with targets, the alignment of each layer.
         output: As for :func:`tangent_kernel`.
         outputs: As for :func:`tangent_kernel`.
         memory: Bytes for a pass over some of the examples.
@@ -94,7 +101,8 @@ def estimate_spectrum(
         ValueError: If there are too few products, or not one target for each example.
         CannotMeasure: If the kernel is zero or not finite, the targets are all alike, or as :func:`tangent_kernel`.
 
-    Cost: the products (:class:`KernelOperator`), and the exact diagonal (:func:`tangent_diagonal`); linear in n.
+    Cost: the products (:class:`KernelOperator`), and the exact diagonal (:func:`tangent_diagonal`); linear in n. With
+    ``layers`` some fifty backward passes more, or several times that where the parameters are many for ``memory``.
     Memory: ``products / 2`` vectors of nc numbers. The kernel itself would be (nc)^2 numbers, its eigenvalues (nc)^3
     operations.
 
@@ -113,10 +121,12 @@ def estimate_spectrum(
         raise ValueError(f"`products` must be an integer from {4 * STEPS} on, got {products!r}.")
     made = partial(KernelOperator, model, inputs, centering, output=output, outputs=outputs, memory=memory)
     kernel = made()
-    whole, trace = _traces(kernel, centering, memory)
+    whole, traces = _traces(kernel, centering, memory, layers)
+    trace = sum(traces.values())
     if trace < LEFT * whole:  # single precision would leave little of what centring leaves, as of inputs far from 0
         kernel = made(precision=torch.float64)
-        whole, trace = _traces(kernel, centering, memory)
+        whole, traces = _traces(kernel, centering, memory, layers)
+        trace = sum(traces.values())
     trace = trace if trace > ROUNDING * torch.finfo(kernel.precision).eps * whole else 0.0
     size = kernel.shape[0]
     if not (math.isfinite(trace) and trace > 0):
@@ -139,9 +149,9 @@ def estimate_spectrum(
         vector = vector if signs else torch.randn(size, generator=generator, dtype=torch.float64)
         return kernel.center(vector.to(kernel.device).reshape(kernel.c, kernel.n)).reshape(size)
 
-    basis, diagonal, beside = _lanczos(times, drawn(signs=False), min(int(TOP * products), size))
+    basis, diagonal, beside = lanczos(times, drawn(signs=False), min(int(TOP * products), size))
     used = len(diagonal)
-    values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
+    values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside[:-1]))
     residuals = (beside[-1] * vectors[-1]).abs()
     kept = (residuals <= CONVERGED * values) & (values > EPSILON)
     top, top_residuals = values[kept].flip(0), residuals[kept].flip(0)
@@ -149,24 +159,24 @@ def estimate_spectrum(
 
     # q^T f(K) q of one step from q: Gauss' rule has the node lambda, Radau's the nodes 0 and (lambda^2 + r^2) / lambda.
     node = (top.square() + top_residuals.square()) / top
-    below, above = _entropic(top).sum(), (top * node.log()).sum()
+    below, above = entropic(top).sum(), (top * node.log()).sum()
     rest, squares = size - top.sum(), top.square().sum() + top_residuals.square().sum()
-    brackets, before, moments, points = [], [], [], []
+    brackets, before, sums, points = [], [], [], []
     for _ in range(max(2, (products - used) // STEPS)):
         vector = drawn(signs=True)
         vector = vector - found.T @ (found @ vector)
         norm = vector.square().sum()
         if norm <= EPSILON * size:  # the largest eigenvalues are all that there are
             continue
-        _, diagonal, beside = _lanczos(times, vector, STEPS)
+        _, diagonal, beside = lanczos(times, vector, STEPS)
         used += len(diagonal)
         last = len(diagonal) - 1
-        brackets.append(norm * _bracket(diagonal, beside))
-        before.append(norm * _bracket(diagonal[:last], beside[:last]) if last else brackets[-1])
-        nodes, weights = _gauss(diagonal, beside)
-        moments.append(norm * _moments(nodes, weights))
+        brackets.append(norm * bracket(diagonal, beside))
+        before.append(norm * bracket(diagonal[:last], beside[:last]) if last else brackets[-1])
+        nodes, weights = gauss(diagonal, beside)
+        sums.append(norm * moments(nodes, weights))
         points.append((nodes, weights))
-    entropy, entropy_error, square, square_error = _rest(brackets, before, moments, rest)
+    entropy, entropy_error, square, square_error = _rest(brackets, before, sums, rest)
     entropy_error = math.hypot(entropy_error, float(above - below) / 4)
     rank = math.exp(math.log(size) - (float(above + below) / 2 + entropy) / size)
     total = float(squares) + square
@@ -175,6 +185,11 @@ def estimate_spectrum(
     if labels is not None:  # Y^T K Y / (|K| |Y|^2) <= 1, and the same for what is estimated
         value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
+    parts: dict[str, Estimate] = {}
+    if layers and labels is not None:
+        random = torch.stack([drawn(signs=True) for _ in range(RANDOM)])
+        some = found.flip(0)[:FOUND]
+        parts = layer_alignments(kernel, some, random - random @ some.T @ some, labels, memory)
     return SpectrumEstimate(
         Estimate(trace, 0.0),
         Estimate(rank, rank * entropy_error / size),
@@ -182,6 +197,7 @@ def estimate_spectrum(
         aligned,
         top * scale,
         top_residuals * scale,
+        {name: LayerEstimate(Estimate(part, 0.0), parts.get(name)) for name, part in traces.items() if layers},
         _density(top, points, float(rest), size, scale),
         used,
     )
@@ -189,72 +205,23 @@ def estimate_spectrum(
 
 LEFT = 1e-3
 """Of the trace: where centring leaves less, products are taken in double precision."""
-EPSILON = 1e-6
-"""Below so much of the mean eigenvalue, single precision tells nothing from 0."""
 
 
-def _traces(kernel: KernelOperator, centering: Centering, memory: float) -> tuple[float, float]:
-    """The exact trace before centring, and after it: without what the means of the features hold."""
-    whole = float(diagonal_of(kernel.call, memory).double().sum())
-    if centering == "none":
-        return whole, whole
-    c, n = kernel.c, kernel.n
-    same = torch.eye(c).repeat_interleave(n, 1) if centering == "outputs" else torch.ones(1, c * n)
-    means = sum(float(kernel.features_norm(vector)) / float(vector.sum()) for vector in same)
-    return whole, whole - means
-
-
-def _lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An orthonormal basis, the diagonal of the tridiagonal matrix and what is beside it; its last entry leads out."""
-    basis = start.new_empty(steps, len(start))
-    basis[0] = start / start.norm()
-    diagonal, beside = [], []
-    for step in range(steps):
-        product, span = times(basis[step]), basis[: step + 1]
-        diagonal.append(torch.dot(product, basis[step]))
-        for _ in range(2):  # once leaves what rounding brings back
-            product -= span.T @ (span @ product)
-        beside.append(product.norm())
-        if beside[-1] <= EPSILON or step == steps - 1:
-            break
-        basis[step + 1] = product / beside[-1]
-    return basis[: len(diagonal)], torch.stack(diagonal), torch.stack(beside)
-
-
-def _tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
-    return torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1)
-
-
-def _entropic(values: Tensor) -> Tensor:
-    entropies: Tensor = torch.special.entr(values.clamp_min(0))
-    return -entropies
-
-
-def _bracket(diagonal: Tensor, beside: Tensor) -> Tensor:
-    """Of a unit vector's z^T (K log K) z: Gauss' rule, which lies below, and Radau's with a node at 0, above."""
-    inner = _tridiagonal(diagonal, beside[:-1])
-    nodes, vectors = torch.linalg.eigh(inner)
-    below = (vectors[0].square() * _entropic(nodes)).sum()
-    if beside[-1] <= EPSILON or nodes[0] <= EPSILON:  # nothing leads out, or 0 is a node already
-        return torch.stack([below, below])
-    last = torch.zeros_like(diagonal)
-    last[-1] = beside[-1].square()
-    corner = torch.linalg.solve(inner, last)[-1]  # such that 0 is an eigenvalue
-    nodes, vectors = torch.linalg.eigh(_tridiagonal(torch.cat([diagonal, corner[None]]), beside))
-    return torch.stack([below, (vectors[0].square() * _entropic(nodes)).sum()])
-
-
-def _gauss(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of a unit vector's quadrature; its moments are right up to twice its steps, less one."""
-    nodes, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside[:-1]))
-    return nodes, vectors[0].square()
-
-
-def _moments(nodes: Tensor, weights: Tensor) -> Tensor:
-    """Of a unit vector's quadrature: of K, of K^2, and of K^2 log K."""
-    return torch.stack(
-        [(weights * nodes).sum(), (weights * nodes.square()).sum(), (weights * nodes * _entropic(nodes)).sum()]
-    )
+def _traces(
+    kernel: KernelOperator, centering: Centering, memory: float, layers: bool
+) -> tuple[float, dict[str, float]]:
+    """The exact trace before centring, and of each layer after it: without what the means of the features hold."""
+    diagonal, parts = diagonal_of(kernel.call, memory, layers)
+    traces = {name: float(part.double().sum()) for name, part in (parts or {"": diagonal}).items()}
+    whole = sum(traces.values())
+    if centering != "none":
+        c, n = kernel.c, kernel.n
+        same = torch.eye(c).repeat_interleave(n, 1) if centering == "outputs" else torch.ones(1, c * n)
+        for vector in same:
+            norms = layer_norms(kernel, vector) if layers else {"": kernel.features_norm(vector)}
+            for name, norm in norms.items():
+                traces[name] -= float(norm) / float(vector.sum())
+    return whole, traces
 
 
 def _density(top: Tensor, points: list[tuple[Tensor, Tensor]], rest: float, size: int, scale: float) -> SpectralDensity:
@@ -287,13 +254,13 @@ def _labels(targets: Tensor, kernel: KernelOperator, centering: Centering) -> Te
 
 
 def _rest(
-    brackets: list[Tensor], before: list[Tensor], moments: list[Tensor], rest: Tensor
+    brackets: list[Tensor], before: list[Tensor], sums: list[Tensor], rest: Tensor
 ) -> tuple[float, float, float, float]:
     """What the random vectors say of Tr K log K and Tr K^2 without the largest eigenvalues, with their errors."""
     if not brackets:
         return 0.0, 0.0, 0.0, 0.0
     (below, above), (below_before, above_before) = torch.stack(brackets).T, torch.stack(before).T
-    first, second, mixed = torch.stack(moments).T
+    first, second, mixed = torch.stack(sums).T
     rising, falling = (below - below_before).sum(), (above_before - above).sum()
     share = (rising / (rising + falling)).nan_to_num(0.5).clamp(0, 1)
     values = below + share * (above - below)

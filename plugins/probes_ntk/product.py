@@ -102,8 +102,12 @@ class KernelOperator:
 
     def features_norm(self, vector: Tensor) -> Tensor:
         r""":math:`\|J^\top v\|^2`, of the features before centring, from a backward pass alone. Shape ``()``."""
-        rows = vector.reshape(self.c, self.n).to(self.device, torch.float64)
-        return sum((part.double().square().sum() for part in self._backward(rows).values()), torch.zeros(()).double())
+        parts = self.features(vector).values()
+        return sum((part.double().square().sum() for part in parts), torch.zeros(()).double().to(self.device))
+
+    def features(self, vector: Tensor) -> Parameters:
+        """J^T v by parameter, of the features before centring, in the precision of the products."""
+        return self._backward(vector.reshape(self.c, self.n).to(self.device, torch.float64))
 
     def center(self, rows: Tensor) -> Tensor:
         """Vectors of shape ``(c, n)`` as the centring projects them."""

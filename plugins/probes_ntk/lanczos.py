@@ -1,0 +1,66 @@
+"""Lanczos' iteration for a symmetric operator whose mean eigenvalue is 1, and the quadratures that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["EPSILON", "bracket", "entropic", "gauss", "lanczos", "moments", "tridiagonal"]
+
+EPSILON = 1e-6
+"""Below so much of the mean eigenvalue, single precision tells nothing from 0."""
+
+
+def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """An orthonormal basis, the diagonal of the tridiagonal matrix and what is beside it; its last entry leads out."""
+    basis = start.new_empty(steps, len(start))
+    basis[0] = start / start.norm()
+    diagonal, beside = [], []
+    for step in range(steps):
+        product, span = times(basis[step]), basis[: step + 1]
+        diagonal.append(torch.dot(product, basis[step]))
+        for _ in range(2):  # once leaves what rounding brings back
+            product -= span.T @ (span @ product)
+        beside.append(product.norm())
+        if beside[-1] <= EPSILON or step == steps - 1:
+            break
+        basis[step + 1] = product / beside[-1]
+    return basis[: len(diagonal)], torch.stack(diagonal), torch.stack(beside)
+
+
+def tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
+    return torch.diag(diagonal) + torch.diag(beside, 1) + torch.diag(beside, -1)
+
+
+def entropic(values: Tensor) -> Tensor:
+    entropies: Tensor = torch.special.entr(values.clamp_min(0))
+    return -entropies
+
+
+def bracket(diagonal: Tensor, beside: Tensor) -> Tensor:
+    """Of a unit vector's z^T (K log K) z: Gauss' rule, which lies below, and Radau's with a node at 0, above."""
+    inner = tridiagonal(diagonal, beside[:-1])
+    nodes, vectors = torch.linalg.eigh(inner)
+    below = (vectors[0].square() * entropic(nodes)).sum()
+    if beside[-1] <= EPSILON or nodes[0] <= EPSILON:  # nothing leads out, or 0 is a node already
+        return torch.stack([below, below])
+    last = torch.zeros_like(diagonal)
+    last[-1] = beside[-1].square()
+    corner = torch.linalg.solve(inner, last)[-1]  # such that 0 is an eigenvalue
+    nodes, vectors = torch.linalg.eigh(tridiagonal(torch.cat([diagonal, corner[None]]), beside))
+    return torch.stack([below, (vectors[0].square() * entropic(nodes)).sum()])
+
+
+def gauss(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of a unit vector's quadrature; its moments are right up to twice its steps, less one."""
+    nodes, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside[:-1]))
+    return nodes, vectors[0].square()
+
+
+def moments(nodes: Tensor, weights: Tensor) -> Tensor:
+    """Of a unit vector's quadrature: of K, of K^2, and of K^2 log K."""
+    return torch.stack(
+        [(weights * nodes).sum(), (weights * nodes.square()).sum(), (weights * nodes * entropic(nodes)).sum()]
+    )
