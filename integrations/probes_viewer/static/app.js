@@ -1,7 +1,8 @@
 // The page: runs, streams, findings, one stream large. Its state is in the address, so that a link restores it.
 
-import { Chart, colorBar, create } from "./chart.js";
+import { Chart, colorBar } from "./chart.js";
 import { dataset } from "./data.js";
+import { create } from "./dom.js";
 import { csv, png, save, svg } from "./export.js";
 import { difference, picture, views } from "./pictures.js";
 import { count, number } from "./scales.js";
@@ -27,10 +28,10 @@ function dashed({ color, dash }) {
 
 export class App {
   constructor(root, source) {
-    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), shared: { zoom: {} } });
+    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), shared: { zoom: {}, charts: new Set() } });
     this.shared.onZoom = (share, range) => {
       this.shared.zoom[share] = range;
-      for (const figure of this.figures) for (const chart of figure.charts) if (chart.spec.share === share) chart.rescale();
+      for (const chart of this.shared.charts) if (chart.spec.share === share) chart.draw();
       this.remember();
     };
   }
@@ -41,6 +42,7 @@ export class App {
     addEventListener("keydown", (event) => this.onKey(event));
     addEventListener("beforeprint", () => this.figures.forEach((figure) => this.later(figure))); // a browser does not wait for them
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.render());
+    this.onPixels();
     await this.refresh();
     this.render();
     if (this.source.live)
@@ -49,6 +51,11 @@ export class App {
         this.updating = true;
         await this.update().finally(() => (this.updating = false));
       }, 2000);
+  }
+
+  /** On another screen, or larger, a pixel of the page is another number of the screen's. */
+  onPixels() {
+    matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => (this.shared.charts.forEach((chart) => chart.draw()), this.onPixels()), { once: true });
   }
 
   // ------------------------------------------------------------------------------------------------------- the address
@@ -451,17 +458,8 @@ export class App {
         this.hidden.set(figure.name, hidden);
         hidden[line.hidden ? "add" : "delete"](line.name);
         mark();
-        const { u, spec } = figure.charts[0];
-        let index = 1;
-        for (const each of spec.lines) {
-          const count = each.low ? 3 : 1;
-          if (each === line || (each.faint && each.group === line.group)) {
-            each.hidden = line.hidden;
-            for (let k = 0; k < count; k++) u.setSeries(index + k, { show: !line.hidden });
-          }
-          index += count;
-        }
-        figure.charts[0].rescale();
+        for (const each of figure.charts[0].spec.lines) if (each.faint && each.group === line.group) each.hidden = line.hidden;
+        figure.charts[0].draw();
       }, { className: "item" }));
       const item = box.lastChild;
       item.append(swatch, line.name);

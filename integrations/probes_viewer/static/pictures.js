@@ -2,7 +2,7 @@
 
 import { lineColors, norm, sequential } from "./colors.js";
 import { inOrder } from "./data.js";
-import { count, edges, extent, linear, number, stepsScale, valuesScale, withUnit } from "./scales.js";
+import { count, edges, extent, linear, nearest, number, stepsScale, valuesScale, withUnit } from "./scales.js";
 
 export const entries = (dim) => dim.labels ?? dim.values;
 const text = (dim, i) => (dim.labels ? dim.labels[i] : `${dim.name} ${number(dim.values[i])}`);
@@ -34,17 +34,6 @@ function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) 
   const axis = { label: dim.labels ? "" : label, scale: linear, low: borders[0], high: borders[borders.length - 1], places, borders };
   if (!numbers) axis.ticks = entries(dim).map((entry, i) => [i, dim.labels ? entry : number(entry)]);
   return axis;
-}
-
-/** The entry that a cursor is at: as near as its scale shows it. */
-function nearest(places, v, scale = linear) {
-  const at = scale.fwd(v);
-  let [best, least] = [0, Infinity];
-  for (let i = 0; i < places.length; i++) {
-    const distance = Math.abs(scale.fwd(places[i]) - at);
-    if (distance < least) [best, least] = [i, distance];
-  }
-  return best;
 }
 
 /** One dataset minus another, at the steps that both have; an error that says why not. */
@@ -187,7 +176,7 @@ function cells(given, meta, options, dim, offset = 0, stride = 1) {
   const index = (row, k) => row * data.size + offset + k * stride;
   const values = whole ? data.value : Float64Array.from({ length: at.length * rows }, (_, i) => data.value[index(Math.floor(i / rows), i % rows)]);
   const borders = at.length ? edges(at, x.scale) : Float64Array.of(0, 1);
-  const y = { ...axis, fixed: true };
+  const y = { ...axis };
   if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
   return {
     title: meta.title, share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders[borders.length - 1] }, y,
@@ -242,7 +231,7 @@ function frames(data, meta, options) {
     const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
     return {
       title: meta.title, subtitle: `${data.length > 1 ? `${each.run}, ` : ""}step ${count(each.step[at])}`, row: at, large, aspect: image && width / height,
-      x: { ...ax, hidden: !large || image }, y: { ...y, fixed: true, hidden: !large || image }, height: large ? 400 : 130,
+      x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: large ? 400 : 130,
       image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
       read: (x, v) => {
         const [i, j] = [nearest(ax.places, x), nearest(ay.places, v ?? 0)];
