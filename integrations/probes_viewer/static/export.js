@@ -45,7 +45,7 @@ class Writer {
     this.put("path", { d: this.path.join(""), fill: this.fillStyle, opacity: this.globalAlpha });
   }
   stroke() {
-    this.put("path", { d: this.path.join(""), fill: "none", stroke: this.strokeStyle, opacity: this.globalAlpha, "stroke-width": this.lineWidth, "stroke-linejoin": "round", "stroke-dasharray": this.dash.join() });
+    this.put("path", { d: this.path.join(""), fill: "none", stroke: this.strokeStyle, opacity: this.globalAlpha, "stroke-width": this.lineWidth, "stroke-linejoin": this.lineJoin ?? "miter", "stroke-dasharray": this.dash.join() });
   }
   fillRect(...box) {
     this.beginPath();

@@ -248,7 +248,7 @@ function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, 
     });
   }
   const [pieces, most] = piecesOf(frame, fine, x, y, (i) => shown(scale, y[i]));
-  Object.assign(context, { strokeStyle: color, globalAlpha: faint ? 0.3 : 1, lineWidth: faint ? 1 : 1.8, lineJoin: "round" });
+  Object.assign(context, { strokeStyle: color, globalAlpha: faint ? 0.3 : 1, lineWidth: faint ? 1 : 1.8, lineJoin: "bevel" }); // round ones take twice the time
   context.setLineDash(dash ?? []);
   context.beginPath();
   for (const piece of pieces) trace(context, piece);
