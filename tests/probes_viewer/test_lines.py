@@ -230,3 +230,37 @@ def test_a_chart_has_a_name_and_can_be_reached_by_keys(look, lines_file):
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     assert page.inner_text(".readout").startswith("step 2: 0.1 ± 0.025")
+
+
+def test_runs_with_other_layers_stand_beside_one_another_and_say_why(look, tmp_path):
+    layers = {"a": ["one", "two", "three"], "b": ["one", "four"], "c": ["one", "two", "three"]}
+    for name, labels in layers.items():
+        rows = [
+            (step, [Measurement("l/x", np.arange(1.0, len(labels) + 1) * (1 + step), ("layer",), {"layer": labels})])
+            for step in range(5)
+        ]
+        write(tmp_path / name, rows)
+    file = report([tmp_path / name for name in layers], tmp_path / "all.html")
+    for more in ({}, {"difference": 1}):
+        page = large(look, file, "l/x", run="a&run=b", values="linear", **more)
+        assert page.locator(".charts h4").all_inner_texts() == ["a", "b"]
+        assert near(page, 2, 9, [0, 158, 115]) and near(page, 2, 6, ORANGE, chart=1)
+        assert "can be neither overlaid nor subtracted: a has layer (3), b has layer (2)" in page.inner_text("figcaption")
+        names = [legend.locator(".item").all_inner_texts() for legend in page.locator(".legend").all()]
+        assert names == [["one", "two", "three"], ["one", "four"]]
+        tops = page.evaluate("Array.from(document.querySelectorAll('.plot'), (p) => p.chart.frame.windows.y[1])")
+        assert tops[0] > 15 > tops[1]  # each on its own axes
+    page.click(".legend >> nth=1 >> .item >> nth=1")
+    assert not near(page, 2, 6, ORANGE, chart=1)
+    texts = {}
+    for kind in ("SVG", "CSV"):
+        with page.expect_download() as download:
+            page.click(f"text={kind}")
+        texts[kind] = download.value.path().read_text(encoding="utf-8")
+    assert texts["SVG"].count("<clipPath") == 2
+    assert texts["CSV"].count("\n") == 1 + 5 * 3 + 5 * 2 and "b,4,1700000004,four,10" in texts["CSV"]
+    page = large(look, file, "l/x", run="a&run=b&run=c", view="heat map")
+    assert page.locator(".charts h4").all_inner_texts() == ["a", "c", "b"]
+    assert page.locator(".bar").count() == 2
+    page = look(f"file://{file}#run=a&run=b")
+    until(page, "document.querySelectorAll('.plot').length === 2")

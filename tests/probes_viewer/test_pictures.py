@@ -1,6 +1,7 @@
 """Every picture in a real browser, its pixels against the data."""
 
 import csv
+import io
 import xml.etree.ElementTree as ET
 
 import h5py
@@ -218,6 +219,45 @@ def test_exports_hold_what_is_seen(look, report_file, stream, tmp_path):
     drawn = {element.tag.split("}")[1] for element in root.iter()}
     assert ("path" if stream == "k/scalar" else "image") in drawn
     assert imread(files["PNG"]).shape[1] == 2 * 860
+
+
+def exported_rows(page):
+    """What the button CSV hands out, by its columns."""
+    with page.expect_download() as download:
+        page.click("text=CSV")
+    return list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"), newline="")))
+
+
+def test_complex_numbers_are_exported_as_their_parts(look, tmp_path):
+    numbers = {"frequency": Axis(FREQUENCIES, "cycles", "frequency")}
+
+    def row(step):
+        value = (step - 2j) * FREQUENCIES
+        return [Measurement("k/complex", value, ("frequency",), numbers, standard_error=(0.5 + 0.25j) * FREQUENCIES)]
+
+    for name, steps in (("a", (0, 5, 2)), ("b", (0, 5))):
+        write(tmp_path / name, [(step, row(step)) for step in steps])
+    file = report([tmp_path / "a", tmp_path / "b"], tmp_path / "all.html")
+    rows = exported_rows(large(look, file, "k/complex", run="a"))
+    names = ["real", "imaginary", "standard_error_real", "standard_error_imaginary"]
+    assert list(rows[0]) == ["run", "step", "unix_time", "frequency", *names]
+    assert [row["step"] for row in rows[::12]] == ["0", "2", "5"]  # in the order of their steps
+    assert [float(rows[12 + 2][name]) for name in names] == [6, -6, 1.5, 0.75]
+    rows = exported_rows(large(look, file, "k/complex", run="a&run=b", difference=1))
+    assert list(rows[0]) == ["run", "step", "unix_time", "frequency", "value", "standard_error"]
+    assert {row["value"] for row in rows} == {"0"}
+
+
+def test_texts_that_a_spreadsheet_would_run_are_exported_as_texts(look, tmp_path):
+    layers = ["=1+1", "+a", "-b", "@c", "\td", "plain", 'q"=', "＝e", "a,=f"]
+    rows = [(0, [Measurement("k/layers", -np.arange(1.0, 10.0), ("layer",), {"layer": layers})])]
+    write(tmp_path / "=run", rows)
+    rows = exported_rows(large(look, report(tmp_path / "=run", tmp_path / "all.html"), "k/layers"))
+    found = [row["layer"] for row in rows]
+    assert found[0] == "'=1+1" and found[1:4] == ["'+a", "'-b", "'@c"] and found[5:7] == ["plain", 'q"=']
+    assert not any(text.startswith(("=", "+", "-", "@", "\t", "＝")) for text in found)
+    assert {row["run"] for row in rows} == {"'=run"}
+    assert [row["value"] for row in rows[:2]] == ["-1", "-2"]  # numbers stay numbers
 
 
 def test_dark_mode(look, report_file):

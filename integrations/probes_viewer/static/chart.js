@@ -1,7 +1,7 @@
 // One chart on the page: cursor, zoom and keyboard; see paint.js for what it shows.
 
 import { create, css } from "./dom.js";
-import { frameOf, paint, ticksOf } from "./paint.js";
+import { dot, frameOf, paint, ticksOf } from "./paint.js";
 import { linear, nearest } from "./scales.js";
 
 /** A canvas, empty, with the pixels of the screen, to be drawn on in those of the page. */
@@ -89,10 +89,7 @@ export class Chart {
     for (const line of this.spec.lines ?? []) {
       if (line.hidden || line.faint) continue;
       const row = nearest(line.x, at[0], this.spec.x.scale);
-      context.fillStyle = line.color;
-      context.beginPath();
-      context.arc(frame.x(line.x[row]), frame.y(line.y[row]), 3, 0, 7);
-      context.fill();
+      dot(context, [frame.x(line.x[row]), frame.y(line.y[row])], 3, line.color);
     }
   }
 

@@ -86,14 +86,20 @@ class Writer {
   }
 }
 
-/** Charts as they are shown, one below the other. */
-export function svg(charts, title, note, bar, barLabel, legend = []) {
+/** Pictures with their charts as they are shown, one below the other. */
+export function svg(pictures, title, note) {
   const [ink, paper] = [css("--ink"), css("--paper")];
   const writer = new Writer();
   const write = (text, x, y, size = 12, textAlign = "left") => (Object.assign(writer, { fillStyle: ink, textAlign, font: `${size}px` }), writer.fillText(text, x, y));
   write(title, 16, 24, 16);
   write(note, 16, 42, 11);
   let top = 56;
+  for (const picture of pictures) top = written(writer, write, picture, top);
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${top}" font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="${paper}"/>${writer.parts.join("")}</svg>`;
+}
+
+/** One picture from `top` on: charts, colours, legend. Returns where it ends. */
+function written(writer, write, { charts, shown: { bar, barLabel, legend = [] } }, top) {
   for (const { spec, height, zoomed } of charts) {
     if (spec.subtitle) write(spec.subtitle, 16, (top += 16));
     writer.save();
@@ -105,8 +111,9 @@ export function svg(charts, title, note, bar, barLabel, legend = []) {
   }
   if (bar) {
     const stops = Array.from({ length: 17 }, (_, i) => `<stop offset="${i / 16}" stop-color="rgb(${bar.at(i / 16)})"/>`).join("");
-    writer.put("linearGradient", { id: "bar" }, stops);
-    writer.put("rect", { x: LEFT, y: top, width: 300, height: 12, fill: "url(#bar)" });
+    const id = `g${writer.parts.length}`;
+    writer.put("linearGradient", { id }, stops);
+    writer.put("rect", { x: LEFT, y: top, width: 300, height: 12, fill: `url(#${id})` });
     for (const [v, text] of ticksOf({ scale: bar.scale ?? linear }, [bar.low, bar.high], 300, true)) write(text, LEFT + 300 * bar.place(v), top + 25, 12, "center");
     write(barLabel, LEFT + 310, top + 11);
     top += 40;
@@ -118,33 +125,41 @@ export function svg(charts, title, note, bar, barLabel, legend = []) {
     writer.stroke();
     write(name, x + 24, y + 5);
   });
-  const height = top + 16 * Math.ceil(seen.length / 3) + 16;
-  return `<svg xmlns="http://www.w3.org/2000/svg" width="${WIDTH}" height="${height}" font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="${paper}"/>${writer.parts.join("")}</svg>`;
+  return top + 16 * Math.ceil(seen.length / 3) + 16;
 }
 
-/** Every value with its step and its coordinates; in parts, for of a large stream one text would be too long. */
+/**
+ * Every value with its step and its coordinates; in parts, for of a large stream one text would be too long. A text
+ * that a spreadsheet would take for a formula begins with an apostrophe, as OWASP recommends against CSV injection.
+ */
 export function csv(all) {
-  const cell = (v) => (/[",\n\r]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : String(v));
-  const { dims } = all[0].meta;
-  const error = all.some((data) => data.error);
-  const parts = [["run", "step", "unix_time", ...dims.map((dim) => dim.name), "value", ...(error ? ["standard_error"] : [])].map(cell).join() + "\n"];
+  const formula = /^[=+\-@\t\r\n＝＋－＠]/;
+  const cell = (v) => {
+    const unsafe = typeof v === "string" && formula.test(v);
+    return unsafe || /[",\n\r]/.test(v) ? `"${unsafe ? "'" : ""}${String(v).replaceAll('"', '""')}"` : String(v);
+  };
+  const names = Array.from(new Set(all.flatMap(({ meta }) => meta.dims.map((dim) => dim.name))));
+  const [error, complex] = [all.some((data) => data.error), all.some((data) => data.parts)];
+  const header = complex ? ["real", "imaginary"] : ["value"];
+  if (error) header.push(...(complex ? ["standard_error_real", "standard_error_imaginary"] : ["standard_error"]));
+  const parts = [["run", "step", "unix_time", ...names, ...header].map(cell).join() + "\n"];
   for (const data of all) {
-    const run = cell(data.run);
-    const places = Array.from({ length: data.size }, (_, k) => {
-      const found = [];
+    const { size, meta: { dims } } = data;
+    const places = Array.from({ length: size }, (_, k) => {
+      const found = {};
       for (const dim of dims.slice().reverse()) {
         const all = entries(dim);
-        found.unshift(cell(all[k % all.length]));
+        found[dim.name] = cell(all[k % all.length]);
         k = Math.floor(k / all.length);
       }
-      return found.map((each) => `${each},`).join("");
+      return names.map((name) => `${found[name] ?? ""},`).join("");
     });
+    const columns = data.parts ?? data;
+    const at = (numbers, i) => (!complex ? numbers?.[i] ?? "" : data.parts && numbers ? `${numbers[2 * i]},${numbers[2 * i + 1]}` : `${numbers?.[i] ?? ""},`);
     for (let row = 0; row < data.step.length; row++) {
+      const start = `${cell(data.run)},${data.step[row]},${data.time[row]},`;
       let part = "";
-      for (let k = 0; k < data.size; k++) {
-        const i = row * data.size + k;
-        part += `${run},${data.step[row]},${data.time[row]},${places[k]}${data.value[i]}${error ? `,${data.error ? data.error[i] : ""}` : ""}\n`;
-      }
+      for (let i = row * size; i < (row + 1) * size; i++) part += `${start}${places[i - row * size]}${at(columns.value, i)}${error ? `,${at(columns.error, i)}` : ""}\n`;
       parts.push(part);
     }
   }

@@ -223,7 +223,7 @@ function piecesOf(frame, fine, x, y, there) {
 
 const trace = (context, points, start = "moveTo") => points.forEach(([left, top], i) => context[i ? "lineTo" : start](left, top));
 
-function dot(context, [left, top], radius, color) {
+export function dot(context, [left, top], radius, color) {
   context.fillStyle = color;
   context.beginPath();
   context.arc(left, top, radius, 0, 7);

@@ -106,6 +106,9 @@ export function labels(places) {
 /** A whole number, such as a step, with all of its digits. */
 export const count = (v) => (Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en").replace("-", "−") : number(v));
 
+/** Those words that there are, one after the other. */
+export const phrase = (words, between = " · ") => words.filter(Boolean).join(between);
+
 const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 /** A number as people read it. */
