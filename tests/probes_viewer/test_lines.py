@@ -245,7 +245,9 @@ def test_runs_with_other_layers_stand_beside_one_another_and_say_why(look, tmp_p
         page = large(look, file, "l/x", run="a&run=b", values="linear", **more)
         assert page.locator(".charts h4").all_inner_texts() == ["a", "b"]
         assert near(page, 2, 9, [0, 158, 115]) and near(page, 2, 6, ORANGE, chart=1)
-        assert "can be neither overlaid nor subtracted: a has layer (3), b has layer (2)" in page.inner_text("figcaption")
+        assert "can be neither overlaid nor subtracted: a has layer (3), b has layer (2)" in page.inner_text(
+            "figcaption"
+        )
         names = [legend.locator(".item").all_inner_texts() for legend in page.locator(".legend").all()]
         assert names == [["one", "two", "three"], ["one", "four"]]
         tops = page.evaluate("Array.from(document.querySelectorAll('.plot'), (p) => p.chart.frame.windows.y[1])")
