@@ -1,8 +1,10 @@
-"""Runs for the viewer: every kind of dims, names that are scripts, numbers that are none."""
+"""Runs for the viewer: every kind of dims, names that are scripts, numbers that are none; and how a page is read."""
 
+import io
 import time
 
 import numpy as np
+from matplotlib.image import imread
 from torch import nn
 
 from probes.measurement import Axis, Measurement
@@ -62,3 +64,24 @@ def until(page, expression, seconds=20.0):
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(100)
+
+
+def large(look, file, stream, **state):
+    """The page of one stream."""
+    query = "&".join(f"{key}={value}" for key, value in {"stream": stream, **state}.items())
+    return look(f"file://{file}#{query}")
+
+
+def pixels(page):
+    return np.round(imread(io.BytesIO(page.screenshot()))[..., :3] * 255).astype(int)
+
+
+def at(page, x, y, chart=0):
+    """The colour of the page where a chart shows a place, at the middle of a cell or on a line."""
+    left, top = page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.pixel({x}, {y})")
+    return pixels(page)[int(top), int(left)]
+
+
+def written(page, side, chart=0):
+    """What is written along an axis, ``x`` or ``y``."""
+    return page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.frame.ticks.{side}.map((t) => t[1])")

@@ -15,7 +15,7 @@ Anything wrong is answered in one line of plain text.
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,11 @@ class Application:
     """The routes as WSGI applications.
 
     Args:
-        folder: The directory whose runs are shown, or the log directory of one.
+        folders: The directory whose runs are shown, or the log directory of one; or several, by name.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._runs = folder, RunList(folder)
+    def __init__(self, folders: Path | Mapping[str, Path]) -> None:
+        self._runs = RunList(folders)
 
     def routes(self) -> dict[str, Callable[[Any, Any], Iterable[bytes]]]:
         """By path, each application."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +52,29 @@ class RunList:
     """The runs below a directory, newest first; a file is read again when it has changed.
 
     Args:
-        folder: The directory; it need not be there yet.
+        folders: The directory, which need not be there yet; or several, by the name that their runs begin with.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folders: Path | Mapping[str, Path]) -> None:
+        self._folders = {"": folders} if isinstance(folders, Path) else dict(folders)
         self._known: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
 
     def rows(self) -> list[dict[str, Any]]:
         """The runs in plain values; ``name`` is the path from the directory, ``.`` is the directory itself."""
         found = {}
-        for pattern in ("*tfevents*", "run.h5"):  # of both, the latter counts
-            for file in self._folder.rglob(pattern):
-                try:
-                    found[file.parent] = (file, file.stat())
-                except OSError:  # gone meanwhile
-                    continue
-        newest = sorted(found.values(), key=lambda each: each[1].st_mtime_ns, reverse=True)
+        for group, folder in self._folders.items():
+            for pattern in ("*tfevents*", "run.h5"):  # of both, the latter counts
+                for file in folder.rglob(pattern):
+                    name = (Path(group) / file.parent.relative_to(folder)).as_posix()
+                    try:
+                        found[name] = (name, file, file.stat())
+                    except OSError:  # gone meanwhile
+                        continue
+        newest = sorted(found.values(), key=lambda each: each[2].st_mtime_ns, reverse=True)
         end = time.monotonic() + PATIENCE
-        return [self._row(file, (about.st_mtime_ns, about.st_size), end) for file, about in newest]
+        return [
+            {**self._row(file, (about.st_mtime_ns, about.st_size), end), "name": name} for name, file, about in newest
+        ]
 
     def _row(self, file: Path, changed: tuple[int, int], end: float) -> dict[str, Any]:
         seen, row = self._known.get(file, (None, {}))
@@ -78,13 +83,12 @@ class RunList:
         late = time.monotonic() > end
         if row and late:
             return row
-        empty = {"when": "", "model": "", "steps": 0, "rows": 0, "state": "", "problem": ""}
-        empty["name"] = file.parent.relative_to(self._folder).as_posix()
+        empty: dict[str, Any] = {"when": "", "model": "", "steps": 0, "rows": 0, "state": "", "problem": ""}
         if file.name != "run.h5":
             return {**empty, "state": "event files"}
         if late:
             return empty
-        row = row_of(file, self._folder)
+        row = row_of(file, file.parent)
         self._known[file] = changed, row
         return row
 
@@ -96,7 +100,7 @@ class RunList:
         """
         if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
             raise FileNotFoundError(name)
-        path = self._folder / name
-        if not path.is_dir():
-            raise FileNotFoundError(name)
-        return path
+        for group, folder in self._folders.items():
+            if Path(name).is_relative_to(group) and (path := folder / Path(name).relative_to(group)).is_dir():
+                return path
+        raise FileNotFoundError(name)

@@ -17,6 +17,7 @@ from ..budget.spending import CORE
 from ..measurement import printable
 from ..run import log
 from ..summary import findings
+from .discovery import COMMANDS, installed
 from .plugins import Plugin
 from .session import Session
 
@@ -164,7 +165,8 @@ def begun(session: Session) -> list[str]:
     lines = [f"watching {type(run.model).__name__} ({count:,} parameters) with {names}{again}"]
     if session.plugins.having("write"):
         place = _place(run.log_dir)
-        lines.append(f"results go to {place}: tensorboard --logdir {place}, or probes show {place}")
+        browser = " (in the browser: probes serve)" if "serve" in installed(COMMANDS) else ""
+        lines.append(f"results go to {place}: tensorboard --logdir {place}, or probes show {place}{browser}")
     return [_short(line) for line in lines]
 
 

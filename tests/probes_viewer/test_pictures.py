@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.image import imread
-from viewer_runs import FREQUENCIES, STEPS, everything, spectrum, until, write
+from viewer_runs import FREQUENCIES, STEPS, at, everything, large, pixels, spectrum, until, write, written
 
 from probes.measurement import Axis, Measurement
 from probes_viewer import report
@@ -30,22 +30,6 @@ PICTURES = {
     "k/odd": ["heat map", "profile", "lines"],
     "k/a,b=(c)[d]": ["lines"],
 }
-
-
-def large(look, file, stream, **state):
-    """The page of one stream."""
-    query = "&".join(f"{key}={value}" for key, value in {"stream": stream, **state}.items())
-    return look(f"file://{file}#{query}")
-
-
-def pixels(page):
-    return np.round(imread(io.BytesIO(page.screenshot()))[..., :3] * 255).astype(int)
-
-
-def at(page, x, y, chart=0):
-    """The colour of the page where a chart shows a place, at the middle of a cell or on a line."""
-    left, top = page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.pixel({x}, {y})")
-    return pixels(page)[round(top), round(left)]
 
 
 def viridis(share):
@@ -161,18 +145,15 @@ def test_zoom_is_shared_and_kept_in_the_address(look, report_file):
     until(page, "location.hash.includes('zoom')")
     windows = page.evaluate(
         "Array.from(document.querySelectorAll('.plot'), (p) => p.chart).filter((c) => c.spec.share === 'step')"
-        ".map((c) => [c.u.scales.x.min, c.u.scales.x.max])"
+        ".map((c) => c.frame.windows.x)"
     )
     assert len(windows) > 1
     np.testing.assert_allclose(windows, np.broadcast_to([2, 6], (len(windows), 2)), atol=0.05)
     again = look(page.url)
-    low, high = again.evaluate("Object.values(document.querySelector('.plot').chart.u.scales.x).length") and (
-        again.evaluate("document.querySelector('.plot').chart.u.scales.x.min"),
-        again.evaluate("document.querySelector('.plot').chart.u.scales.x.max"),
-    )
-    np.testing.assert_allclose([low, high], [2, 6], atol=0.05)
+    window = "document.querySelector('.plot').chart.frame.windows.x"
+    np.testing.assert_allclose(again.evaluate(window), [2, 6], atol=0.05)
     page.keyboard.press("Escape")
-    assert page.evaluate("document.querySelector('.plot').chart.u.scales.x.max") == 10
+    assert page.evaluate(window) == [0, 10]
 
 
 def test_search_and_keys(look, report_file):
@@ -240,6 +221,45 @@ def test_exports_hold_what_is_seen(look, report_file, stream, tmp_path):
     assert imread(files["PNG"]).shape[1] == 2 * 860
 
 
+def exported_rows(page):
+    """What the button CSV hands out, by its columns."""
+    with page.expect_download() as download:
+        page.click("text=CSV")
+    return list(csv.DictReader(io.StringIO(download.value.path().read_text(encoding="utf-8"), newline="")))
+
+
+def test_complex_numbers_are_exported_as_their_parts(look, tmp_path):
+    numbers = {"frequency": Axis(FREQUENCIES, "cycles", "frequency")}
+
+    def row(step):
+        value = (step - 2j) * FREQUENCIES
+        return [Measurement("k/complex", value, ("frequency",), numbers, standard_error=(0.5 + 0.25j) * FREQUENCIES)]
+
+    for name, steps in (("a", (0, 5, 2)), ("b", (0, 5))):
+        write(tmp_path / name, [(step, row(step)) for step in steps])
+    file = report([tmp_path / "a", tmp_path / "b"], tmp_path / "all.html")
+    rows = exported_rows(large(look, file, "k/complex", run="a"))
+    names = ["real", "imaginary", "standard_error_real", "standard_error_imaginary"]
+    assert list(rows[0]) == ["run", "step", "unix_time", "frequency", *names]
+    assert [row["step"] for row in rows[::12]] == ["0", "2", "5"]  # in the order of their steps
+    assert [float(rows[12 + 2][name]) for name in names] == [6, -6, 1.5, 0.75]
+    rows = exported_rows(large(look, file, "k/complex", run="a&run=b", difference=1))
+    assert list(rows[0]) == ["run", "step", "unix_time", "frequency", "value", "standard_error"]
+    assert {row["value"] for row in rows} == {"0"}
+
+
+def test_texts_that_a_spreadsheet_would_run_are_exported_as_texts(look, tmp_path):
+    layers = ["=1+1", "+a", "-b", "@c", "\td", "plain", 'q"=', "＝e", "a,=f"]
+    rows = [(0, [Measurement("k/layers", -np.arange(1.0, 10.0), ("layer",), {"layer": layers})])]
+    write(tmp_path / "=run", rows)
+    rows = exported_rows(large(look, report(tmp_path / "=run", tmp_path / "all.html"), "k/layers"))
+    found = [row["layer"] for row in rows]
+    assert found[0] == "'=1+1" and found[1:4] == ["'+a", "'-b", "'@c"] and found[5:7] == ["plain", 'q"=']
+    assert not any(text.startswith(("=", "+", "-", "@", "\t", "＝")) for text in found)
+    assert {row["run"] for row in rows} == {"'=run"}
+    assert [row["value"] for row in rows[:2]] == ["-1", "-2"]  # numbers stay numbers
+
+
 def test_dark_mode(look, report_file):
     page = look(f"file://{report_file}", color_scheme="dark")
     assert pixels(page)[500, 280].max() < 60
@@ -269,14 +289,9 @@ def odd_file(tmp_path_factory):
     return report([folder / "odd", folder / "again"], folder / "odd.html")
 
 
-def axis(page, side):
-    """What is written along an axis, as the chart writes it."""
-    return page.evaluate(f"document.querySelector('.plot').chart.u.axes[{side}]._values")
-
-
 def test_what_differs_by_rounding_alone_is_drawn(look, odd_file):
     page = large(look, odd_file, "o/rounding", run="odd")
-    assert "1" in axis(page, 1)
+    assert "1" in written(page, "y")
     # an axis from one number to the next: as many ticks as there are numbers
     found = page.evaluate("import('probes-viewer/scales.js').then((s) => s.ticks(s.linear, 1e16, 1e16 + 4))")
     assert 0 < len(found) < 20
@@ -284,13 +299,13 @@ def test_what_differs_by_rounding_alone_is_drawn(look, odd_file):
 
 def test_ticks_of_values_that_are_close_can_be_told_apart(look, odd_file):
     page = large(look, odd_file, "o/near", run="odd")
-    found = axis(page, 1)
+    found = written(page, "y")
     assert len(found) > 2 and len(set(found)) == len(found)
 
 
 def test_axes_of_large_numbers_have_labels(look, odd_file):
     page = large(look, odd_file, "o/large", run="odd", steps="linear")
-    assert "4·10¹⁸" in axis(page, 1)
+    assert "4·10¹⁸" in written(page, "y")
     assert np.abs(at(page, 564, 11.875e18) - [0, 114, 178]).max() < 60  # half way between the last two
     page.mouse.move(*page.evaluate("document.querySelector('.plot').chart.pixel(900, 12.5e18)"))
     assert page.inner_text(".readout") == "step 1,000: 1.25·10¹⁹"
@@ -300,15 +315,16 @@ def test_axes_of_large_numbers_have_labels(look, odd_file):
 def test_names_stand_beside_their_whole_cells(look, report_file, stream, first):
     page = large(look, report_file, stream, view="heat map")
     chart = page.evaluate("document.querySelectorAll('.strip .plot').length")
-    names = page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.u.axes[1]._values")
+    names = written(page, "y", chart)
     assert names[:2] == (["a", "b"] if first else ["conv", "head"])
     heights = [page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.pixel(0, {y})[1]") for y in (-0.5, 0)]
-    top = page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.u.over.getBoundingClientRect().top")
+    box = page.locator(".plot").nth(chart).bounding_box()
+    top = box["y"] + page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.frame.top")
     assert abs(heights[0] - top) < 2 < heights[1] - heights[0]
 
 
 def test_of_many_long_names_some_are_written_and_shortened(look, odd_file):
-    found = axis(large(look, odd_file, "o/layers", run="odd"), 1)
+    found = written(large(look, odd_file, "o/layers", run="odd"), "y")
     assert 5 < len(found) < 50 and found[0] == "transformer.bl…ttention.weight"
 
 
@@ -348,8 +364,8 @@ def test_a_link_with_nonsense_shows_what_it_would_without(look, report_file, sta
     for stream in ("k/three", "loop/loss"):
         page = look(f"file://{report_file}#stream={stream}&{state}")
         assert page.evaluate("document.querySelector('figure').figure.charts.length") > 0
-        scale = page.evaluate("document.querySelector('.plot').chart.u.scales.x")
-        assert scale["max"] - scale["min"] > 9
+        low, high = page.evaluate("document.querySelector('.plot').chart.frame.windows.x")
+        assert high - low > 9
         assert all(np.isfinite(page.evaluate("Array.from(document.querySelector('figure').figure.data[0].value)")))
 
 
@@ -366,8 +382,8 @@ def test_a_line_that_is_hidden_stays_so_and_is_not_exported(look, report_file, t
     page.click(".legend .item >> nth=1")
     page.keyboard.press("s")
     assert page.get_attribute(".legend .item >> nth=1", "aria-pressed") == "false"
-    shown = page.evaluate("document.querySelector('.plot').chart.u.series.map((s) => s.show)")
-    assert shown == [True, True, False, True]
+    hidden = page.evaluate("document.querySelector('.plot').chart.spec.lines.map((line) => Boolean(line.hidden))")
+    assert hidden == [False, True, False]
     with page.expect_download() as download:
         page.click("text=SVG")
     download.value.save_as(tmp_path / "picture.svg")

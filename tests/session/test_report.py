@@ -36,8 +36,15 @@ def said(tmp_path, code=SCRIPT, **environment):
 def test_two_lines_when_watching_begins_and_one_at_the_end_of_a_run_without_trouble(tmp_path):
     first, second, last = said(tmp_path)
     assert first == "probes: watching Linear (3 parameters) with norm"
-    assert second == "probes: results go to run: tensorboard --logdir run, or probes show run"
+    look = "tensorboard --logdir run, or probes show run (in the browser: probes serve)"
+    assert second == f"probes: results go to run: {look}"
     assert last.startswith("probes: 4 rows of 1 streams up to step 3, in ") and last.endswith(": probes show run")
+
+
+def test_the_browser_is_named_only_where_the_viewer_is_installed(tmp_path):
+    without = "from probes.session import report\nreport.installed = lambda group: {}\n"
+    _, second, *_ = said(tmp_path, without + SCRIPT)
+    assert second == "probes: results go to run: tensorboard --logdir run, or probes show run"
 
 
 def test_what_does_not_run_is_named_with_its_reason(tmp_path):

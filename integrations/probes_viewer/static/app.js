@@ -1,10 +1,11 @@
 // The page: runs, streams, findings, one stream large. Its state is in the address, so that a link restores it.
 
-import { Chart, colorBar, create } from "./chart.js";
+import { Chart, colorBar } from "./chart.js";
 import { dataset } from "./data.js";
+import { create } from "./dom.js";
 import { csv, png, save, svg } from "./export.js";
-import { difference, picture, views } from "./pictures.js";
-import { count, number } from "./scales.js";
+import { alike, difference, picture, views } from "./pictures.js";
+import { count, number, phrase } from "./scales.js";
 
 const KEYS = [
   ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture of the stream"],
@@ -17,6 +18,9 @@ const LOOK_AGAIN = 30_000; // milliseconds, for what stands out is looked for in
 const family = (name) => name.split("/")[0];
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
+const paragraph = (className, textContent) => create("p", { className, textContent });
+const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", { textContent: cell ?? "" })));
+
 /** The color of a line as a swatch shows it, with its dashes. */
 function dashed({ color, dash }) {
   if (!dash) return color;
@@ -27,10 +31,10 @@ function dashed({ color, dash }) {
 
 export class App {
   constructor(root, source) {
-    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), shared: { zoom: {} } });
+    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), shared: { zoom: {}, charts: new Set() } });
     this.shared.onZoom = (share, range) => {
       this.shared.zoom[share] = range;
-      for (const figure of this.figures) for (const chart of figure.charts) if (chart.spec.share === share) chart.rescale();
+      for (const chart of this.shared.charts) if (chart.spec.share === share) chart.draw();
       this.remember();
     };
   }
@@ -41,6 +45,7 @@ export class App {
     addEventListener("keydown", (event) => this.onKey(event));
     addEventListener("beforeprint", () => this.figures.forEach((figure) => this.later(figure))); // a browser does not wait for them
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.render());
+    this.onPixels();
     await this.refresh();
     this.render();
     if (this.source.live)
@@ -49,6 +54,11 @@ export class App {
         this.updating = true;
         await this.update().finally(() => (this.updating = false));
       }, 2000);
+  }
+
+  /** On another screen, or larger, a pixel of the page is another number of the screen's. */
+  onPixels() {
+    matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => (this.shared.charts.forEach((chart) => chart.draw()), this.onPixels()), { once: true });
   }
 
   // ------------------------------------------------------------------------------------------------------- the address
@@ -131,7 +141,7 @@ export class App {
 
   noteOf(run) {
     const [{ about, notes }, listed] = [this.catalogues.get(run), this.runs.find(({ name }) => name === run)];
-    return [about?.created && `begun ${about.created}`, `${count(listed?.steps ?? 0)} steps`, `${count(listed?.rows ?? 0)} rows`, listed?.state, ...notes].filter(Boolean).join(" · ");
+    return phrase([about?.created && `begun ${about.created}`, `${count(listed?.steps ?? 0)} steps`, `${count(listed?.rows ?? 0)} rows`, listed?.state, ...notes]);
   }
 
   streams() {
@@ -174,12 +184,12 @@ export class App {
     const search = this.root.querySelector("input[type=search]")?.value ?? "";
     const main = create("main", { id: "main" });
     this.root.replaceChildren(this.header(), create("div", { className: "columns" }, this.nav(search), main));
-    main.append((this.banner = create("p", { className: "alarm", textContent: this.problem ?? "" })));
+    main.append((this.banner = paragraph("alarm", this.problem ?? "")));
     if (!this.runs.length)
-      main.append(create("p", { className: "empty", textContent: this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written." }));
+      main.append(paragraph("empty", this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written."));
     else if (this.state.stream) this.large(main);
     else this.overview(main);
-    document.title = [this.state.stream, this.state.runs.join(", "), "probes"].filter(Boolean).join(" · ");
+    document.title = phrase([this.state.stream, this.state.runs.join(", "), "probes"]);
   }
 
   header() {
@@ -193,7 +203,7 @@ export class App {
       create("label", { className: "run", title: run.problem || "" },
         create("input", { type: "checkbox", "aria-label": run.name, checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
         create("span", { textContent: run.name }),
-        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : [run.model, `${count(run.steps)} steps`, run.state].filter(Boolean).join(", ") }));
+        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : phrase([run.model, `${count(run.steps)} steps`, run.state], ", ") }));
     const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name)); // a link may name them
     const list = create("div", { className: "menu" }, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const filter = create("input", { type: "text", placeholder: "find a run", "aria-label": "find a run", oninput: (event) => {
@@ -220,10 +230,9 @@ export class App {
         if (!parts.every((part) => `${meta.name} ${meta.title}`.toLowerCase().includes(part)) || (own && !words)) continue;
         if (family(meta.name) !== last) list.append(create("h2", { textContent: (last = family(meta.name)) }));
         const current = meta.name === this.state.stream;
-        list.append(create("a", { href: "#", title: meta.title, className: current ? "current" : "", "aria-current": current ? "page" : null, textContent: meta.name.slice(last.length + 1) || meta.name,
-          onclick: (event) => (event.preventDefault(), this.open(meta.name)) }));
+        list.append(this.link(meta.name.slice(last.length + 1) || meta.name, meta.name, { title: meta.title, className: current ? "current" : "", "aria-current": current ? "page" : null }));
       }
-      if (!list.children.length) list.append(create("p", { className: "note", textContent: words ? "No stream fits." : "No stream yet." }));
+      if (!list.children.length) list.append(paragraph("note", words ? "No stream fits." : "No stream yet."));
     };
     const input = create("input", { type: "search", placeholder: "search streams", "aria-label": "search streams", value: search, oninput: (event) => fill(event.target.value),
       onkeydown: (event) => event.key === "Enter" && list.querySelector("a")?.click() });
@@ -231,6 +240,8 @@ export class App {
     fill(search);
     return nav;
   }
+
+  link = (textContent, name, more = {}) => create("a", { href: "#", textContent, onclick: (event) => (event.preventDefault(), this.open(name)), ...more });
 
   open(name) {
     this.set({ stream: name, view: null, chosen: {} });
@@ -241,13 +252,13 @@ export class App {
     const names = new Set(this.streams().map((meta) => meta.name));
     for (const run of this.state.runs) {
       const catalogue = this.catalogues.get(run);
-      main.append(create("h1", { textContent: [run, catalogue.model].filter(Boolean).join(" · ") }));
-      if (catalogue.problem) main.append(create("p", { className: "alarm", textContent: `This run cannot be read: ${catalogue.problem}` }));
+      main.append(create("h1", { textContent: phrase([run, catalogue.model]) }));
+      if (catalogue.problem) main.append(paragraph("alarm", `This run cannot be read: ${catalogue.problem}`));
       else {
-        this.notes.set(run, create("p", { className: "note", textContent: this.noteOf(run) }));
+        this.notes.set(run, paragraph("note", this.noteOf(run)));
         main.append(this.notes.get(run));
       }
-      if (!catalogue.problem && !catalogue.streams.length) main.append(create("p", { className: "empty", textContent: "Nothing has been measured yet." }));
+      if (!catalogue.problem && !catalogue.streams.length) main.append(paragraph("empty", "Nothing has been measured yet."));
     }
     const shown = new Set();
     if (names.has("loop/loss")) main.append(this.figure("loop/loss"));
@@ -269,7 +280,7 @@ export class App {
   async stands(run) {
     const look = this.looks.get(run);
     const { body: section, names, shown } = look;
-    const wait = create("p", { className: "note", textContent: "…" });
+    const wait = paragraph("note", "…");
     Object.assign(look, { at: Date.now(), written: this.written(run) });
     if (!section.children.length) section.append(wait);
     let found;
@@ -284,7 +295,7 @@ export class App {
     const grid = section.querySelector(".grid") ?? create("div", { className: "grid" }); // its pictures stay
     section.replaceChildren(wait, create("ul", { className: "findings" }, ...found.map((each) =>
       create("li", { className: each.alarm ? "alarm" : "" }, create("span", { textContent: `${each.alarm ? "Alarm: " : ""}${each.text}. ` }),
-        create("a", { href: "#", textContent: `${each.stream}, steps ${count(each.steps[0])} to ${count(each.steps[1])}`, onclick: (event) => (event.preventDefault(), this.open(each.stream)) }),
+        this.link(`${each.stream}, steps ${count(each.steps[0])} to ${count(each.steps[1])}`, each.stream),
         each.advice ? ` ${each.advice}` : ""))), grid);
     for (const { stream } of found)
       if (names.has(stream) && !shown.has(stream)) {
@@ -300,20 +311,19 @@ export class App {
     const who = Array.from(new Set([...labels("measured"), ...labels("seconds")]));
     if (!who.length) return create("span");
     const total = labels("seconds").reduce((sum, each) => sum + of("seconds", each), 0);
-    const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", { textContent: cell ?? "" })));
     return create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What the probes of ${run} cost` : "What the probes cost" }),
-      create("p", { className: "note", textContent: `${number(total, 3)} s in all, ${number(100 * costs.share, 3)} % of the wall time` }),
+      paragraph("note", `${number(total, 3)} s in all, ${number(100 * costs.share, 3)} % of the wall time`),
       create("table", {}, create("thead", {}, row("", "turns", "skipped", "failed", "seconds")),
         create("tbody", {}, ...who.map((each) => row(each, number(of("measured", each)), number(of("skipped", each)), number(of("failed", each)), number(of("seconds", each), 3))))));
   }
 
   about(run) {
     const { settings = {}, versions = {}, about = {}, events } = this.catalogues.get(run);
-    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: value !== null && typeof value === "object" ? JSON.stringify(value) : String(value) }))));
+    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => row(key, value !== null && typeof value === "object" ? JSON.stringify(value) : String(value))));
     const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
     return create("section", { className: "about" },
       create("details", {}, create("summary", { textContent: `Events of ${run} (${events.length})` }),
-        create("table", {}, ...events.map((event) => create("tr", {}, create("th", { textContent: `step ${count(event.step)}` }), create("td", { textContent: when(event) }), create("td", { textContent: [event.kind, event.plugin].filter(Boolean).join(" ") }), create("td", { textContent: event.message }))))),
+        create("table", {}, ...events.map((event) => row(`step ${count(event.step)}`, when(event), phrase([event.kind, event.plugin], " "), event.message)))),
       create("details", {}, create("summary", { textContent: "Settings" }), table(settings)),
       create("details", {}, create("summary", { textContent: "Versions" }), table({ ...about, ...versions })));
   }
@@ -321,8 +331,8 @@ export class App {
   large(main) {
     const { state } = this;
     const [, meta] = this.metas(state.stream)[0] ?? [];
-    for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(create("p", { className: "alarm", textContent: `${name} cannot be read: ${problem}` }));
-    if (!meta) return main.append(create("p", { className: "empty", textContent: `No run that is chosen has a stream ${state.stream}.` }));
+    for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(paragraph("alarm", `${name} cannot be read: ${problem}`));
+    if (!meta) return main.append(paragraph("empty", `No run that is chosen has a stream ${state.stream}.`));
     const kinds = views(meta);
     if (!kinds.includes(state.view)) state.view = null;
     const select = (label, value, items, key) =>
@@ -332,11 +342,11 @@ export class App {
     slide.value = state.smooth;
     const figure = this.figure(state.stream);
     const write = async (kind) => {
-      const { charts, data, shown } = figure.figure;
-      if (!shown) return; // there is no picture to keep
+      const { data, pictures, shown } = figure.figure;
+      if (!pictures) return; // there is no picture to keep
       const name = `${state.runs.join("+")}.${state.stream}`.replace(/[^\p{L}\p{N}_.+-]+/gu, ".").slice(-150);
       if (kind === "csv") return save(`${name}.csv`, "text/csv", csv(data));
-      const source = svg(charts.filter((chart) => chart.spec.row === undefined || chart.spec.large), meta.title, [state.stream, state.runs.join(", "), shown.note].filter(Boolean).join(" · "), shown.bar, shown.barLabel, shown.legend);
+      const source = svg(pictures, meta.title, phrase([state.stream, state.runs.join(", "), shown.note]));
       save(`${name}.${kind}`, kind === "svg" ? "image/svg+xml" : "image/png", kind === "svg" ? source : await png(source));
     };
     main.append(
@@ -348,13 +358,13 @@ export class App {
         create("span", { className: "space" }),
         ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind)))),
       figure,
-      create("p", { className: "note", textContent: [meta.estimator && `Estimator: ${meta.estimator}.`, meta.samples !== null && `${number(meta.samples)} samples.`, meta.probe && `Probe ${meta.probe}.`].filter(Boolean).join(" ") }));
+      paragraph("note", phrase([meta.estimator && `Estimator: ${meta.estimator}.`, meta.samples !== null && `${number(meta.samples)} samples.`, meta.probe && `Probe ${meta.probe}.`], " ")));
   }
 
   /** A stream with its title, drawn when it comes into sight. */
   figure(name, small = false) {
     const [, meta] = this.metas(name)[0] ?? [];
-    const title = create(small ? "h3" : "h2", {}, small ? create("a", { href: "#", textContent: meta?.title ?? name, onclick: (event) => (event.preventDefault(), this.open(name)) }) : meta?.title ?? name);
+    const title = create(small ? "h3" : "h2", {}, small ? this.link(meta?.title ?? name, name) : meta?.title ?? name);
     const body = create("div", { className: "body" });
     const caption = create("figcaption");
     const element = create("figure", { className: small ? "small" : "" }, title, body, caption);
@@ -386,43 +396,52 @@ export class App {
         const two = state.runs.slice(0, 2).map((run) => found.find((data) => data.run === run));
         const lacking = state.runs.find((run, i) => i < 2 && !two[i]);
         if (lacking !== undefined) throw new Error(`${lacking} has no row of this stream: no difference.`);
-        found = [difference(...two)];
+        found = alike(two).why ? two : [difference(...two)];
       }
-      const like = (data) => JSON.stringify(data.meta.dims.map((dim) => [dim.name, dim.unit, dim.labels ?? dim.values]));
-      const other = found.filter((data) => like(data) !== like(found[0]));
-      found = found.filter((data) => !other.includes(data));
       if (!found.length) {
-        body.replaceChildren(create("p", { className: "note", textContent: "No row yet." }));
+        body.replaceChildren(paragraph("note", "No row yet."));
         return;
       }
-      const shown = picture(found, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) });
-      for (const line of shown.legend ?? []) line.hidden = this.hidden.get(name)?.has(line.name);
-      for (const line of shown.legend?.length ? shown.charts[0].lines : []) if (line.faint) line.hidden = this.hidden.get(name)?.has(line.group);
+      const { groups, why } = alike(found);
+      const shown = groups.map((group) => picture(group, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) }));
       for (const chart of figure.charts) chart.destroy();
       figure.charts = [];
-      const parts = create("div", { className: "charts" });
-      parts.style.gridTemplateColumns = `repeat(${small && shown.columns > 1 ? 2 : shown.columns}, minmax(0, 1fr))`;
-      const strip = create("div", { className: "strip" });
-      const side = create("div", { className: "side" }, shown.strip && strip, parts);
-      body.replaceChildren(...this.sliders(shown, small), create("div", { className: "with-bar" }, side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
-      const place = (into, spec) => {
-        const box = create("div", {}, spec.subtitle && create("h4", { textContent: spec.subtitle }));
-        into.append(box);
-        if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height ?? 340))}px`;
-        const chart = new Chart(box, { note: shown.note, ...spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
-        if (spec.row !== undefined && !spec.large) box.addEventListener("click", () => this.set({ chosen: { ...this.state.chosen, step: spec.row } }));
-        figure.charts.push(chart);
-      };
-      if (!small || !shown.strip) shown.charts.forEach((spec) => place(parts, spec));
-      if (shown.strip) shown.strip.forEach((spec) => place(strip, spec));
-      Object.assign(figure, { data: found, shown });
-      caption.textContent = [name, shown.note, other.length && `not shown, for its coordinates are others: ${other.map((data) => data.run).join(", ")}`].filter(Boolean).join(" · ");
+      const boxes = groups.map(() => create("div"));
+      body.replaceChildren(create("div", { className: "beside" }, ...boxes));
+      groups.forEach((group, i) => {
+        if (why) for (const spec of shown[i].charts) if (group.length === 1 || !spec.subtitle) spec.subtitle = phrase([...group.map(({ run }) => run), spec.subtitle], ", ");
+        this.part(figure, shown[i], boxes[i]);
+      });
+      const pictures = shown.map((each) => ({ shown: each, charts: figure.charts.filter(({ spec }) => each.charts.includes(spec.of)) }));
+      Object.assign(figure, { data: found, shown: shown[0], pictures });
+      caption.textContent = phrase([name, ...new Set(shown.map(({ note }) => note)), why]);
     } catch (error) {
       for (const chart of figure.charts) chart.destroy();
-      Object.assign(figure, { charts: [], data: null, shown: null });
-      body.replaceChildren(create("p", { className: "alarm", textContent: `Not drawn: ${error.message}` }));
+      Object.assign(figure, { charts: [], data: null, shown: null, pictures: null });
+      body.replaceChildren(paragraph("alarm", `Not drawn: ${error.message}`));
       caption.textContent = name;
     }
+  }
+
+  /** Sliders, charts, colours and legend of runs that have the same coordinates. */
+  part(figure, shown, into) {
+    const { name, small } = figure;
+    for (const line of [...(shown.legend ?? []), ...(shown.charts[0].lines ?? [])]) line.hidden = this.hidden.get(name)?.has(line.group ?? line.name);
+    const parts = create("div", { className: "charts" });
+    parts.style.gridTemplateColumns = `repeat(${small && shown.columns > 1 ? 2 : shown.columns}, minmax(0, 1fr))`;
+    const strip = create("div", { className: "strip" });
+    const side = create("div", { className: "side" }, shown.strip && strip, parts);
+    into.append(...this.sliders(shown, small), create("div", { className: "with-bar" }, side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
+    const place = (into, spec) => {
+      const box = create("div", {}, spec.subtitle && create("h4", { textContent: spec.subtitle }));
+      into.append(box);
+      if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height ?? 340))}px`;
+      const chart = new Chart(box, { note: shown.note, ...spec, of: spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
+      if (spec.row !== undefined && !spec.large) box.addEventListener("click", () => this.set({ chosen: { ...this.state.chosen, step: spec.row } }));
+      figure.charts.push(chart);
+    };
+    if (!small || !shown.strip) shown.charts.forEach((spec) => place(parts, spec));
+    if (shown.strip) shown.strip.forEach((spec) => place(strip, spec));
   }
 
   sliders({ sliders }, small) {
@@ -438,7 +457,8 @@ export class App {
     });
   }
 
-  legend(figure, { legend = [] }) {
+  legend(figure, shown) {
+    const { legend = [] } = shown;
     const most = figure.small ? 8 : 40;
     const box = create("div", { className: "legend" });
     for (const line of legend.slice(0, most)) {
@@ -451,17 +471,8 @@ export class App {
         this.hidden.set(figure.name, hidden);
         hidden[line.hidden ? "add" : "delete"](line.name);
         mark();
-        const { u, spec } = figure.charts[0];
-        let index = 1;
-        for (const each of spec.lines) {
-          const count = each.low ? 3 : 1;
-          if (each === line || (each.faint && each.group === line.group)) {
-            each.hidden = line.hidden;
-            for (let k = 0; k < count; k++) u.setSeries(index + k, { show: !line.hidden });
-          }
-          index += count;
-        }
-        figure.charts[0].rescale();
+        for (const each of shown.charts[0].lines) if (each.faint && each.group === line.group) each.hidden = line.hidden;
+        figure.charts.find(({ spec }) => spec.lines === shown.charts[0].lines).draw();
       }, { className: "item" }));
       const item = box.lastChild;
       item.append(swatch, line.name);
@@ -472,7 +483,7 @@ export class App {
   }
 
   help() {
-    const dialog = create("dialog", { onclose: () => dialog.remove() }, create("h2", { textContent: "Keys" }), create("table", {}, ...KEYS.map(([key, what]) => create("tr", {}, create("th", { textContent: key }), create("td", { textContent: what })))), button("Close", () => dialog.close()));
+    const dialog = create("dialog", { onclose: () => dialog.remove() }, create("h2", { textContent: "Keys" }), create("table", {}, ...KEYS.map((key) => row(...key))), button("Close", () => dialog.close()));
     this.root.append(dialog);
     dialog.showModal();
   }

@@ -16,31 +16,37 @@ export function decode(buffer) {
   return found;
 }
 
-/** A stream with what the catalogue says of it, rows in the order of their steps; complex numbers as magnitudes. */
+/** A stream with what the catalogue says of it, rows in the order of their steps; complex numbers as magnitudes, and as their parts. */
 export function dataset(run, meta, raw) {
   const rows = raw.step.length;
   const size = meta.dims.reduce((product, dim) => product * (dim.labels ?? dim.values).length, 1);
   let { value } = raw;
   let error = raw.standard_error ?? null;
+  const parts = meta.complex ? { value, error } : null;
   if (meta.complex) {
     const half = (numbers) => Float64Array.from({ length: rows * size }, (_, i) => Math.hypot(numbers[2 * i], numbers[2 * i + 1]));
     [value, error] = [half(value), error && half(error)];
   }
-  return inOrder({ run, meta, step: raw.step, time: raw.wall_time, value, error, size, every: raw.every, total: raw.rows }, raw.step);
+  return inOrder({ run, meta, step: raw.step, time: raw.wall_time, value, error, parts, size, every: raw.every, total: raw.rows }, raw.step);
+}
+
+/** A stream with these of its rows, in this order. */
+export function taken(data, rows) {
+  const pick = (numbers, width) => {
+    if (!numbers) return numbers;
+    const out = new numbers.constructor(rows.length * width);
+    rows.forEach((from, to) => out.set(numbers.subarray(from * width, (from + 1) * width), to * width));
+    return out;
+  };
+  const { size } = data;
+  const parts = data.parts && { value: pick(data.parts.value, 2 * size), error: pick(data.parts.error, 2 * size) };
+  return { ...data, parts, step: pick(data.step, 1), time: pick(data.time, 1), value: pick(data.value, size), error: pick(data.error, size) };
 }
 
 /** A stream with its rows in the order of their steps, or of their times: after a resume the two are not the same. */
 export function inOrder(data, places) {
   if (!places.some((each, i) => i && each < places[i - 1])) return data;
-  const { size } = data;
-  const order = Array.from(places.keys()).sort((a, b) => places[a] - places[b] || a - b);
-  const sorted = (numbers, width) => {
-    if (!numbers) return numbers;
-    const out = new numbers.constructor(order.length * width);
-    order.forEach((from, to) => out.set(numbers.subarray(from * width, (from + 1) * width), to * width));
-    return out;
-  };
-  return { ...data, step: sorted(data.step, 1), time: sorted(data.time, 1), value: sorted(data.value, size), error: sorted(data.error, size) };
+  return taken(data, Array.from(places.keys()).sort((a, b) => places[a] - places[b] || a - b));
 }
 
 /** Behind a server: `base` is where its routes begin. */

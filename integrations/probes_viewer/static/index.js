@@ -1,7 +1,7 @@
 // Where the page begins. TensorBoard calls `render`; elsewhere the page has an element that says where its numbers are.
 
 import { App } from "./app.js";
-import { create } from "./chart.js";
+import { create } from "./dom.js";
 import { Embedded, Served } from "./data.js";
 
 export function render() {

@@ -1,8 +1,8 @@
 // Which pictures a stream can be shown as, and their specs, from its dims and coordinates alone.
 
 import { lineColors, norm, sequential } from "./colors.js";
-import { inOrder } from "./data.js";
-import { count, edges, extent, linear, number, stepsScale, valuesScale, withUnit } from "./scales.js";
+import { inOrder, taken } from "./data.js";
+import { count, edges, extent, linear, nearest, number, phrase, stepsScale, valuesScale, withUnit } from "./scales.js";
 
 export const entries = (dim) => dim.labels ?? dim.values;
 const text = (dim, i) => (dim.labels ? dim.labels[i] : `${dim.name} ${number(dim.values[i])}`);
@@ -36,29 +36,32 @@ function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) 
   return axis;
 }
 
-/** The entry that a cursor is at: as near as its scale shows it. */
-function nearest(places, v, scale = linear) {
-  const at = scale.fwd(v);
-  let [best, least] = [0, Infinity];
-  for (let i = 0; i < places.length; i++) {
-    const distance = Math.abs(scale.fwd(places[i]) - at);
-    if (distance < least) [best, least] = [i, distance];
+/** Runs in groups of which each has coordinates of its own, and in words what these differ in. */
+export function alike(all) {
+  const groups = new Map();
+  for (const data of all) {
+    const key = JSON.stringify(data.meta.dims.map((dim) => [dim.name, dim.unit, entries(dim)]));
+    groups.set(key, [...(groups.get(key) ?? []), data]);
   }
-  return best;
+  const [first, ...others] = Array.from(groups.values(), ([data]) => data);
+  const differ = ({ run, meta }) => {
+    const sizes = ({ dims }) => dims.map((dim) => `${dim.name} (${entries(dim).length})`).join(" x ") || "one number";
+    const [ours, theirs] = [sizes(first.meta), sizes(meta)];
+    return ours === theirs ? `${run} has other entries of ${ours} than ${first.run}` : `${first.run} has ${ours}, ${run} has ${theirs}`;
+  };
+  return { groups: Array.from(groups.values()), why: others.length && `beside one another, for they can be neither overlaid nor subtracted: ${others.map(differ).join("; ")}` };
 }
 
 /** One dataset minus another, at the steps that both have; an error that says why not. */
 export function difference(a, b) {
-  if (JSON.stringify(a.meta.dims) !== JSON.stringify(b.meta.dims)) throw new Error("The two runs have other coordinates here: no difference.");
   const rows = new Map(Array.from(b.step, (step, row) => [step, row]));
   const common = Array.from(a.step.keys()).filter((row) => rows.has(a.step[row]));
   if (!common.length) throw new Error("The two runs have no step in common here: no difference.");
-  const pick = (f) => Float64Array.from({ length: common.length * a.size }, (_, i) => f(common[Math.floor(i / a.size)], i % a.size));
+  const [left, right] = [taken(a, common), taken(b, common.map((row) => rows.get(a.step[row])))];
   return {
-    ...a, run: `${a.run} − ${b.run}`, minus: true,
-    step: Float64Array.from(common, (row) => a.step[row]), time: Float64Array.from(common, (row) => a.time[row]),
-    value: pick((row, k) => a.value[row * a.size + k] - b.value[rows.get(a.step[row]) * a.size + k]),
-    error: a.error && b.error && pick((row, k) => Math.hypot(a.error[row * a.size + k], b.error[rows.get(a.step[row]) * a.size + k])),
+    ...left, run: `${a.run} − ${b.run}`, minus: true, parts: null,
+    value: Float64Array.from(left.value, (v, i) => v - right.value[i]),
+    error: a.error && b.error && Float64Array.from(left.error, (v, i) => Math.hypot(v, right.error[i])),
   };
 }
 
@@ -83,6 +86,9 @@ export function smoothed(values, weight) {
   });
 }
 
+/** Two standard errors on both sides. */
+const bandOf = (y, error) => error && { low: y.map((v, i) => v - 2 * error[i]), high: y.map((v, i) => v + 2 * error[i]) };
+
 const DASHES = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]];
 
 /** The charts of a stream: `{ charts, columns, bar, legend, sliders, note }`. */
@@ -104,7 +110,7 @@ export function picture(all, options) {
     meta.complex && (data[0].minus ? "differences of the magnitudes of complex numbers" : "magnitudes of complex numbers"),
     data[0].minus && data[0].run,
   ];
-  return { sliders, columns: 1, ...made, view, barLabel: unit, note: notes.filter(Boolean).join("; ") };
+  return { sliders, columns: 1, ...made, view, barLabel: unit, note: phrase(notes, "; ") };
 }
 
 const xOf = (data, { time }) => (time ? Float64Array.from(data.time, (t) => (t - data.time[0]) / 60) : data.step);
@@ -150,10 +156,10 @@ function lines(data, meta, options) {
       const [y, error] = [column(each.value), each.error && column(each.error)];
       const x = xOf(each, options);
       const color = colors[chosen.length > 1 ? index : run];
-      const name = [chosen.length > 1 || (dim && count > 1) ? text(dim, k) : "", data.length > 1 ? each.run : ""].filter(Boolean).join(", ");
+      const name = phrase([chosen.length > 1 || (dim && count > 1) ? text(dim, k) : "", data.length > 1 ? each.run : ""], ", ");
       const read = (row) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k)}`;
       const dash = chosen.length > 1 ? DASHES[run % 4] : undefined;
-      const band = error && { low: y.map((v, i) => v - 2 * error[i]), high: y.map((v, i) => v + 2 * error[i]) };
+      const band = bandOf(y, error);
       if (options.smooth) drawn.push({ x, y, color, faint: true, group: name });
       drawn.push({ name, x, y: options.smooth ? smoothed(y, options.smooth) : y, color, dash, read, group: name, ...(options.smooth ? {} : band) });
     }),
@@ -163,7 +169,7 @@ function lines(data, meta, options) {
     chosen.length < count && `${chosen.length} of ${count} are drawn`,
     options.smooth && "smoothed; the values themselves are faint",
   ];
-  const note = notes.filter(Boolean).join("; ");
+  const note = phrase(notes, "; ");
   return { charts: [lineSpec(data, meta, options, drawn, note)], legend: drawn.filter((line) => line.name && !line.faint), note };
 }
 
@@ -171,9 +177,7 @@ function lines(data, meta, options) {
 function latest(data, options) {
   const places = xOf(data, options);
   const rows = Array.from(places.keys()).filter((row) => places[row] !== places[row + 1]);
-  if (rows.length === places.length) return data;
-  const pick = (all) => all && Float64Array.from({ length: rows.length * data.size }, (_, i) => all[rows[Math.floor(i / data.size)] * data.size + (i % data.size)]);
-  return { ...data, step: Float64Array.from(rows, (row) => data.step[row]), time: Float64Array.from(rows, (row) => data.time[row]), value: pick(data.value), error: pick(data.error) };
+  return rows.length === places.length ? data : taken(data, rows);
 }
 
 const REPEATED = "of several rows at one step, the last is shown";
@@ -187,7 +191,7 @@ function cells(given, meta, options, dim, offset = 0, stride = 1) {
   const index = (row, k) => row * data.size + offset + k * stride;
   const values = whole ? data.value : Float64Array.from({ length: at.length * rows }, (_, i) => data.value[index(Math.floor(i / rows), i % rows)]);
   const borders = at.length ? edges(at, x.scale) : Float64Array.of(0, 1);
-  const y = { ...axis, fixed: true };
+  const y = { ...axis };
   if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
   return {
     title: meta.title, share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders[borders.length - 1] }, y,
@@ -224,7 +228,7 @@ function heatMaps(data, meta, options) {
   const charts = data.flatMap((each) =>
     chosen.map((k) => ({ ...cells(each, meta, options, second, k * rows), subtitle: `${data.length > 1 ? `${each.run}, ` : ""}${text(first, k)}`, height: 180 })),
   );
-  const note = [chosen.length < entries(first).length && `${chosen.length} of ${entries(first).length} ${first.name} are shown`, charts[0].note].filter(Boolean).join("; ");
+  const note = phrase([chosen.length < entries(first).length && `${chosen.length} of ${entries(first).length} ${first.name} are shown`, charts[0].note], "; ");
   return { charts, columns: charts.length > 4 ? 3 : Math.min(2, charts.length), bar: colored(charts, options), note };
 }
 
@@ -242,7 +246,7 @@ function frames(data, meta, options) {
     const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
     return {
       title: meta.title, subtitle: `${data.length > 1 ? `${each.run}, ` : ""}step ${count(each.step[at])}`, row: at, large, aspect: image && width / height,
-      x: { ...ax, hidden: !large || image }, y: { ...y, fixed: true, hidden: !large || image }, height: large ? 400 : 130,
+      x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: large ? 400 : 130,
       image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
       read: (x, v) => {
         const [i, j] = [nearest(ax.places, x), nearest(ay.places, v ?? 0)];
@@ -267,7 +271,7 @@ function profile(data, meta, options) {
       const pick = (values) => Float64Array.from({ length: each.size }, (_, k) => values[row * each.size + k]);
       const [y, error] = [pick(each.value), each.error && pick(each.error)];
       const name = `${data.length > 1 ? `${each.run}, ` : ""}step ${count(each.step[row])}`;
-      const band = error && { low: y.map((v, k) => v - 2 * error[k]), high: y.map((v, k) => v + 2 * error[k]) };
+      const band = bandOf(y, error);
       const read = (k) => `${name}, ${text(dim, k)}: ${told(each, row * each.size + k)}`;
       drawn.push({ name, x: axis.places, y, color: sequential((0.9 * i) / Math.max(1, all.length - 1)), dash: DASHES[run % 4], read, points: dim.labels, ...band });
     }),

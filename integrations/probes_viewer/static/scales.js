@@ -18,6 +18,18 @@ export const symlog = (unit) => ({
   bwd: (v) => Math.sign(v) * unit * (10 ** Math.abs(v) - 1),
 });
 
+/** Which of increasing places is nearest to a value, as a scale shows them. */
+export function nearest(places, v, scale = linear) {
+  let [a, b] = [0, places.length - 1];
+  while (b - a > 1) {
+    const middle = (a + b) >> 1;
+    if (places[middle] <= v) a = middle;
+    else b = middle;
+  }
+  const distance = (i) => Math.abs(scale.fwd(places[i]) - scale.fwd(v));
+  return distance(b) < distance(a) ? b : a;
+}
+
 /** The scale of the steps: a logarithm where they are spaced so, or as chosen. */
 export function stepsScale(steps, choice = "auto") {
   const positive = steps.filter((v) => v > 0);
@@ -93,6 +105,9 @@ export function labels(places) {
 
 /** A whole number, such as a step, with all of its digits. */
 export const count = (v) => (Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en").replace("-", "−") : number(v));
+
+/** Those words that there are, one after the other. */
+export const phrase = (words, between = " · ") => words.filter(Boolean).join(between);
 
 const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 

@@ -1,0 +1,354 @@
+// How a chart looks, on a canvas or as SVG (export.js): axes; within them cells of colour, lines with bands, or ways
+// through a plane.
+//
+// spec = {
+//   title, subtitle, note, height, share (charts over the same x have one cursor and one zoom),
+//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, hidden },
+//   lines: [{ name, x: increasing, y, low, high, color, dash, faint, hidden, points, tag: written at its end }],
+//   image: { x, y: edges of cells, values: [x][y] in one array, norm },
+//   ways: [{ name, x, y, colors }],
+//   read(x, y): what is said of a place,
+//   places, heights: the x and y that the arrow keys go to,
+// }
+
+import { INFINITE, NAN } from "./colors.js";
+import { create, css } from "./dom.js";
+import { labels, linear, ticks } from "./scales.js";
+
+const FONT = "system-ui, sans-serif";
+const LONGEST = 195; // pixels of a name along an axis
+const MARK = 4; // pixels of the mark of a tick
+
+const ruler = create("canvas").getContext("2d");
+ruler.font = `12px ${FONT}`;
+const widthOf = (text) => ruler.measureText(text).width;
+
+/** A text in so many pixels, with its middle left out where it is longer: layers differ at both ends. */
+function fitted(text, pixels) {
+  const room = Math.floor((text.length * pixels) / widthOf(text));
+  if (room >= text.length) return text;
+  const half = Math.max(1, room >> 1);
+  return `${text.slice(0, Math.max(1, half - 1))}…${text.slice(-half)}`;
+}
+
+/** From values between `a` and `b` to pixels between `from` and `to`, and back. */
+function along(scale, [a, b], from, to) {
+  const [first, span] = [scale.fwd(a), scale.fwd(b) - scale.fwd(a)];
+  return {
+    place: (v) => from + ((to - from) * (scale.fwd(v) - first)) / span,
+    value: (p) => scale.bwd(first + (span * (p - from)) / (to - from)),
+  };
+}
+
+/** The ticks of an axis of so many pixels, from one end of its window to the other, with texts that do not touch. */
+export function ticksOf(axis, window, pixels, across) {
+  const [low, high] = [Math.min(...window), Math.max(...window)];
+  let found = axis.ticks?.filter(([v]) => v >= low && v <= high).map(([v, text]) => [v, fitted(text, LONGEST)]);
+  if (!found) {
+    const places = ticks(axis.scale, low, high, Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34)))));
+    const texts = labels(places);
+    found = places.map((v, i) => [v, texts[i]]);
+    const power = ([v]) => v === 0 || Math.abs(Math.log10(Math.abs(v)) - Math.round(Math.log10(Math.abs(v)))) < 1e-9;
+    if (axis.scale !== linear) found.sort((a, b) => power(b) - power(a)); // these before what is between them
+  }
+  const { place } = along(axis.scale, window, 0, pixels);
+  const kept = [];
+  for (const [v, text] of found) {
+    const [at, half] = [place(v), across ? widthOf(text) / 2 + 5 : 7.5];
+    if (kept.every((other) => Math.abs(other.at - at) >= other.half + half)) kept.push({ v, text, at, half });
+  }
+  return kept.sort((a, b) => a.v - b.v).map(({ v, text }) => [v, text]);
+}
+
+/** From where to where an axis goes; downwards where its first entry is on top. */
+const wholeOf = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
+
+/** Whether a value has a place on a scale. */
+const shown = (scale, v) => Number.isFinite(v) && !(scale.name === "log" && v <= 0);
+
+/** The least and the greatest of what lines show between two x, a little more on both sides. */
+function heights(lines, scale, [low, high]) {
+  let [least, most] = [Infinity, -Infinity];
+  for (const { x, y, low: below, high: above, hidden } of lines) {
+    if (hidden) continue;
+    for (let i = 0; i < x.length; i++) {
+      if (x[i] < low || x[i] > high) continue;
+      for (const v of [y[i], below?.[i], above?.[i]]) {
+        if (!shown(scale, v)) continue;
+        if (v < least) least = v;
+        if (v > most) most = v;
+      }
+    }
+  }
+  if (!(least <= most)) return [scale.bwd(0), scale.bwd(1)];
+  const [a, b] = [scale.fwd(least), scale.fwd(most)];
+  // what differs in its last bits alone is rounding: it is drawn as the constant that it is
+  const margin = b - a > 1e-12 * Math.max(Math.abs(a), Math.abs(b)) ? 0.05 * (b - a) : Math.abs(a) * 0.05 || 0.5;
+  return [scale.bwd(a - margin), scale.bwd(b + margin)];
+}
+
+/** Where the axes of a chart of some size are, and which place shows which value; `zoom` is of its x, or nothing. */
+export function frameOf(spec, zoom, width, height) {
+  const { x, y } = spec;
+  const windows = { x: zoom ?? wholeOf(x) };
+  windows.y = spec.image || spec.ways ? wholeOf(y) : heights(spec.lines, y.scale, windows.x);
+  const [top, bottom] = x.hidden ? [0, height] : [8, height - 44];
+  const upwards = ticksOf(y, windows.y, bottom - top);
+  const widest = Math.min(Math.max(120, 0.3 * width), Math.max(0, ...upwards.map(([, text]) => widthOf(text))));
+  const left = y.hidden ? 0 : Math.round(widest) + MARK + 6 + (y.label ? 18 : 0);
+  const right = x.hidden ? width : width - 16;
+  const [over, up] = [along(x.scale, windows.x, left, right), along(y.scale, windows.y, bottom, top)];
+  return {
+    spec, windows, width, left, right, top, bottom, widest, x: over.place, y: up.place, xAt: over.value, yAt: up.value,
+    ticks: { x: ticksOf(x, windows.x, right - left, true), y: upwards },
+  };
+}
+
+// ----------------------------------------------------------------------------------------------------------- cells
+
+/** Which cells lie in each pixel: first and one past the last. */
+function cellsOf(edges, count, toValue) {
+  const n = edges.length - 1;
+  const cell = (v) => {
+    let [a, b] = [0, n];
+    while (a < b) {
+      const middle = (a + b) >> 1;
+      if (edges[middle + 1] <= v) a = middle + 1;
+      else b = middle;
+    }
+    return v < edges[0] ? -1 : a;
+  };
+  const found = new Int32Array(2 * count);
+  let most = 1;
+  for (let p = 0; p < count; p++) {
+    let [a, b] = [cell(toValue(p)), cell(toValue(p + 1))];
+    if (a > b) [a, b] = [b, a];
+    if (b - a < 2) {
+      a = cell(toValue(p + 0.5)); // cells of a pixel or more keep their borders
+      b = a + 1;
+    }
+    if (a < 0 && b > 0) a = 0;
+    found[2 * p] = a;
+    found[2 * p + 1] = Math.min(b, n);
+    if (a >= 0) most = Math.max(most, found[2 * p + 1] - a);
+  }
+  return [found, most];
+}
+
+/** Cells as pixels; of several in one pixel their mean, on the scale of the colours. Returns how many there were. */
+function paintCells(context, frame, ratio) {
+  const { image } = frame.spec;
+  const { norm, values } = image;
+  if (!image.t) {
+    image.t = new Float32Array(values.length);
+    for (let i = 0; i < values.length; i++) image.t[i] = Number.isFinite(values[i]) ? norm.place(values[i]) : values[i];
+  }
+  const rows = image.y.length - 1;
+  const [left, top, right, bottom] = [frame.left, frame.top, frame.right, frame.bottom].map((v) => Math.round(v * ratio));
+  const [width, height] = [right - left, bottom - top];
+  const [columns, perX] = cellsOf(image.x, width, (p) => frame.xAt((p + left) / ratio));
+  const [lines, perY] = cellsOf(image.y, height, (p) => frame.yAt((p + top) / ratio));
+  const pixels = new ImageData(width, height);
+  const out = pixels.data;
+  for (let px = 0; px < width; px++) {
+    const [i0, i1] = [columns[2 * px], columns[2 * px + 1]];
+    if (i0 < 0 || i0 >= i1) continue;
+    for (let py = 0; py < height; py++) {
+      const [j0, j1] = [lines[2 * py], lines[2 * py + 1]];
+      if (j0 < 0 || j0 >= j1) continue;
+      let [sum, count, infinite] = [0, 0, false];
+      for (let i = i0; i < i1; i++)
+        for (let j = j0; j < j1; j++) {
+          const t = image.t[i * rows + j];
+          if (t !== t) continue;
+          if (t === Infinity || t === -Infinity) infinite = true;
+          else {
+            sum += Math.min(Math.max(t, 0), 1);
+            count++;
+          }
+        }
+      const color = infinite ? INFINITE : count ? norm.at(sum / count) : NAN;
+      const place = 4 * (py * width + px);
+      out[place] = color[0];
+      out[place + 1] = color[1];
+      out[place + 2] = color[2];
+      out[place + 3] = 255;
+    }
+  }
+  const canvas = create("canvas", { width, height });
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(canvas, left / ratio, top / ratio, width / ratio, height / ratio);
+  return perX * perY;
+}
+
+// ----------------------------------------------------------------------------------------------------------- lines
+
+/**
+ * A line as pieces of points in pixels; a piece ends where `there(i)` says that there is no value. Where more than four
+ * share one of `fine` columns to a pixel, these are the first, the least, the greatest and the last: what is drawn is
+ * the same. Returns the pieces and how many points shared a column.
+ */
+function piecesOf(frame, fine, x, y, there) {
+  const [low, high] = frame.windows.x;
+  const pieces = [];
+  let [piece, group, column, most] = [null, [], null, 1];
+  const close = () => {
+    if (group.length > 4) {
+      most = Math.max(most, group.length);
+      const sorted = group.slice().sort((a, b) => a[1] - b[1]);
+      group = [group[0], sorted[0], sorted[sorted.length - 1], group[group.length - 1]];
+    }
+    piece?.push(...group);
+    group = [];
+  };
+  for (let i = 0; i < x.length; i++) {
+    if (x[i + 1] < low) continue; // of what is not in the window, the neighbours, for lines lead to them
+    if (x[i - 1] > high) break;
+    if (!there(i)) {
+      close();
+      piece = null;
+      continue;
+    }
+    const point = [frame.x(x[i]), frame.y(y[i])];
+    const now = Math.floor(point[0] * fine);
+    if (!piece || now !== column) close();
+    if (!piece) pieces.push((piece = []));
+    column = now;
+    group.push(point);
+  }
+  close();
+  return [pieces, most];
+}
+
+const trace = (context, points, start = "moveTo") => points.forEach(([left, top], i) => context[i ? "lineTo" : start](left, top));
+
+export function dot(context, [left, top], radius, color) {
+  context.fillStyle = color;
+  context.beginPath();
+  context.arc(left, top, radius, 0, 7);
+  context.fill();
+}
+
+/** A line with its band. Returns how many values shared a column of pixels, and what has to be drawn as dots. */
+function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, points }) {
+  const { scale } = frame.spec.y;
+  let dense = 1;
+  if (low) {
+    const there = (i) => Number.isFinite(low[i]) && shown(scale, high[i]); // a logarithm has room for half a band
+    const [[upper, most], [lower]] = [high, low].map((border) => piecesOf(frame, fine, x, border, there));
+    dense = most;
+    Object.assign(context, { fillStyle: color, globalAlpha: 0.18 });
+    upper.forEach((piece, k) => {
+      context.beginPath();
+      trace(context, piece);
+      trace(context, lower[k].reverse(), "lineTo");
+      context.closePath();
+      context.fill();
+    });
+  }
+  const [pieces, most] = piecesOf(frame, fine, x, y, (i) => shown(scale, y[i]));
+  Object.assign(context, { strokeStyle: color, globalAlpha: faint ? 0.3 : 1, lineWidth: faint ? 1 : 1.8, lineJoin: "bevel" }); // round ones take twice the time
+  context.setLineDash(dash ?? []);
+  context.beginPath();
+  for (const piece of pieces) trace(context, piece);
+  context.stroke();
+  context.setLineDash([]);
+  context.globalAlpha = 1;
+  const all = points || x[0] === x[x.length - 1];
+  const dots = pieces.flatMap((piece) => (all || piece.length === 1 ? piece : [])); // one value alone makes no line
+  return [Math.max(dense, most), dots.map((point) => [point, all ? 3.5 : 2, color])];
+}
+
+function paintWay(context, frame, { x, y, colors }) {
+  for (let i = 0; i < x.length; i++) {
+    if (!Number.isFinite(x[i] + y[i])) continue;
+    const at = [frame.x(x[i]), frame.y(y[i])];
+    if (i && Number.isFinite(x[i - 1] + y[i - 1])) {
+      Object.assign(context, { strokeStyle: colors[i], lineWidth: 1.2 });
+      context.beginPath();
+      trace(context, [[frame.x(x[i - 1]), frame.y(y[i - 1])], at]);
+      context.stroke();
+    }
+    dot(context, at, 3, colors[i]);
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------------- charts
+
+/**
+ * Draw a chart. The context takes pixels of the page, of each of which the medium shows `ratio`; lines are thinned to
+ * `fine` columns of each. Returns what has to be said of it.
+ */
+export function paint(context, frame, ratio, fine = ratio) {
+  const { spec, left, right, top, bottom } = frame;
+  const { x, y, image, lines = [], ways = [] } = spec;
+  const [ink, grid, soft] = ["--ink", "--grid", "--soft"].map(css);
+  const write = (text, place, height, textAlign, fillStyle = ink, size = 12) => {
+    Object.assign(context, { fillStyle, textAlign, font: `${size}px ${FONT}` });
+    context.fillText(text, place, height);
+  };
+  const perPixel = image ? paintCells(context, frame, ratio) : 1;
+
+  // axes; lines that are whole pixels wide and lie on whole pixels are crisp
+  const hair = Math.max(1, Math.floor(ratio)) / ratio;
+  const rule = (...box) => {
+    const [a, b, width, height] = box.map((v) => Math.round(v * ratio) / ratio);
+    context.fillStyle = grid;
+    context.fillRect(a, b, width || hair, height || hair);
+  };
+  for (const [v, text] of x.hidden ? [] : frame.ticks.x) {
+    const [place, half] = [frame.x(v), widthOf(text) / 2];
+    if (image) rule(place - hair / 2, bottom, 0, MARK);
+    else rule(place - hair / 2, top, 0, bottom - top + MARK);
+    write(text, Math.min(Math.max(place, half), frame.width - half), bottom + MARK + 14, "center");
+  }
+  for (const [v, text] of y.hidden ? [] : frame.ticks.y) {
+    const place = frame.y(v);
+    if (image) rule(left - MARK, place - hair / 2, MARK, 0);
+    else rule(left - MARK, place - hair / 2, right - left + MARK, 0);
+    write(fitted(text, frame.widest + 1), left - MARK - 4, place + 4, "right");
+  }
+  if (!x.hidden) write(x.label, (left + right) / 2, bottom + 38, "center");
+  if (!y.hidden && y.label) {
+    context.save();
+    context.translate(12, (top + bottom) / 2);
+    context.rotate(-Math.PI / 2);
+    write(fitted(y.label, bottom - top + 8), 0, 0, "center");
+    context.restore();
+  }
+
+  context.save();
+  context.beginPath();
+  context.rect(left, top, right - left, bottom - top);
+  context.clip();
+  const drawn = lines.filter((line) => !line.hidden);
+  const painted = drawn.map((line) => paintLine(context, frame, fine, line));
+  for (const way of ways) paintWay(context, frame, way);
+  context.restore();
+
+  const inside = ([a, b]) => a > left - 1 && a < right + 1 && b > top - 1 && b < bottom + 1;
+  for (const each of painted.flatMap(([, dots]) => dots)) if (inside(each[0])) dot(context, ...each);
+  const tags = [];
+  for (const { x, y, tag } of drawn) {
+    // what tells lines of one colour apart, at their ends
+    const last = tag ? y.findLastIndex((v, i) => Number.isFinite(v) && x[i] <= frame.windows.x[1]) : -1;
+    if (last < 0) continue;
+    const height = frame.y(y[last]) - 3;
+    const beside = tags.filter((other) => Math.abs(other.height - height) < 10);
+    write(tag, right - 4 - beside.reduce((sum, other) => sum + widthOf(other.tag), 0), height, "right", soft, 10);
+    tags.push({ tag, height });
+  }
+  for (const { name, x, y } of ways) {
+    const last = name ? x.findLastIndex((v, i) => Number.isFinite(v + y[i])) : -1;
+    if (last < 0) continue;
+    const [place, height] = [frame.x(x[last]), frame.y(y[last])];
+    const before = place > left + 0.8 * (right - left);
+    write(name, place + (before ? -7 : 7), height - 5, before ? "right" : "left");
+  }
+
+  if (perPixel > 1) return `Drawn whole: a pixel is the mean of up to ${perPixel} values. Drag to zoom.`;
+  const dense = Math.max(1, ...painted.map(([most]) => most));
+  if (dense > 1) return `Drawn whole: of up to ${dense} values in a column of pixels the first, least, greatest and last. Drag to zoom.`;
+  return "";
+}
