@@ -23,7 +23,7 @@ from probes import Probe, ProbeManager, at, every
 from probes.checking.trials import Recorder, hooks, optimizer_hooks
 from probes.guard.fingerprint import differences, of_model, of_optimizer, of_process, of_random_states
 from probes_complexity import Capacity, PathComplexity
-from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum, SpectralNorm
+from probes_fourier import FourierSpectrum, ImageFrequencies, KernelSpectrum, RadialSpectrum, SpectralNorm
 from probes_layers import LayerStatistics
 from probes_mine import MutualInformation
 from probes_mine.labels import label_information
@@ -97,6 +97,7 @@ PROBES: dict[str, Callable[[nn.Module], Probe]] = {
     "spectral_norm": lambda model: SpectralNorm(every(2)),
     "kernel_spectrum": lambda model: KernelSpectrum(every(2)),
     "radial_spectrum": lambda model: RadialSpectrum(every(3), num_points=6),
+    "image_frequencies": lambda model: ImageFrequencies(every(3), num_images=4, map_size=2, radii=[0.2]),
     "tangent_kernel": lambda model: TangentKernel(every(2), num_samples=8),
     "complexity": lambda model: PathComplexity(every(2)),
     "capacity": lambda model: Capacity(every(3), sharpness=True),
