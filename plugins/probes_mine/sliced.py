@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from .nearest_neighbors import CROWDED
 from .repeats import repeated_rows
 from .sides import checked_numbers
 from .slices import gaussian_slices, neighbor_slice, projected
@@ -22,10 +23,6 @@ PROJECTIONS = {"ksg": 128, "gaussian": 2048}
 """By default."""
 MORE = 16
 """Projections whose Gaussian value is taken, for each that nearest neighbours are asked about."""
-CROWDED = 1.3
-"""By how much the deviation of :func:`ksg` exceeds that of independent terms: a sample is in the terms of its
-neighbours too. Measured on Gaussians in one to three dimensions, with 1 to 10 neighbours: 1.1 to 1.5, the more the
-stronger the dependence; but there the terms of a Gaussian, which are not smoothed, deviate more and stand in."""
 NUMBERS = 2**22
 """Of projected samples that are held at once."""
 
@@ -143,8 +140,8 @@ def sliced_mutual_information(
             gaussian.append(values)
             of_all += terms.sum(0) / total
             for j in range(min(count, m - start) if method == "ksg" else 0):
-                value, own = neighbor_slice(u[j], v[j], neighbors, generator)
-                found.append(value)
+                answer, own = neighbor_slice(u[j], v[j], neighbors, generator)
+                found.append(answer)
                 of_asked += terms[j] / m
                 of_neighbors += own / m
     control = torch.cat(gaussian)
@@ -157,6 +154,7 @@ def sliced_mutual_information(
         value = beta * control.mean() + rest.mean()
         variance = rest.var() / m + beta**2 * control.var() / total
         smooth, terms = beta * of_all, of_neighbors + beta * (of_all - of_asked)
+        # Where dependence is strong, neighbours are far apart on its scale: the terms of Gaussians are not smoothed.
         deviation = CROWDED * torch.maximum(terms.std(), smooth.std())
     if not bool(value.isfinite()):
         return SlicedInformation(math.inf, math.nan, math.nan, math.nan, m, n)
