@@ -186,6 +186,7 @@ def test_within_a_budget_there_are_fewer_images_and_they_stay_so(colours, make_r
     probe = ImageFrequencies()
     first = measured(probe, run)["image_frequencies/sensitivity/train"]
     assert first.num_samples == 8 and "Measured on 8 images (filtered: 16) instead of 32 (64)" in told[0]
+    monkeypatch.setattr("probes.run.Run.first_turn_limit", property(lambda run: math.inf))
     resumed = ImageFrequencies()
     resumed.load_state_dict(probe.state_dict())
     assert measured(resumed, run)["image_frequencies/low_pass_change/train"].num_samples == 16
