@@ -49,7 +49,7 @@ def fourier_basis_image(height: int, width: int, v: int, u: int) -> Tensor:
     Reference:
         Yin et al., "A Fourier perspective on model robustness in computer vision", NeurIPS 2019, section 2.
     """
-    down, right = (torch.arange(side, dtype=torch.float64) for side in (height, width))
+    down, right = (torch.arange(side, dtype=torch.float64, device="cpu") for side in (height, width))
     turns = (v * down[:, None] / height + u * right / width) % 1
     wave = (2 * math.pi * turns).cos()
     unit: Tensor = wave / torch.linalg.vector_norm(wave)
@@ -122,7 +122,7 @@ def fourier_heat_map(
     if not (norm > 0 and math.isfinite(norm)):
         raise ValueError(f"`norm` must be a positive number, got {norm}.")
     n, channels, height, width = images.shape
-    signs = torch.randint(0, 2, (n, channels, 1, 1), generator=generator) * 2 - 1
+    signs = torch.randint(0, 2, (n, channels, 1, 1), generator=generator, device="cpu") * 2 - 1
     signs = (signs / channels**0.5).to(images)
     own = function(images).reshape(n, -1)
     found: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}

@@ -41,7 +41,7 @@ def image_radii(height: int, width: int) -> Tensor:
         >>> image_radii(4, 4)[0].tolist()
         [0.0, 0.25, 0.5, 0.25]
     """
-    v, u = (torch.fft.fftfreq(side, dtype=torch.float64) for side in (height, width))
+    v, u = (torch.fft.fftfreq(side, dtype=torch.float64, device="cpu") for side in (height, width))
     return torch.hypot(v[:, None], u)
 
 
@@ -115,7 +115,7 @@ def ring_of_bins(height: int, width: int) -> tuple[Tensor, Tensor]:
     """
     least = min(height, width)
     ring = (image_radii(height, width) * least + 0.5 + 1e-9).long()
-    return torch.arange(int(ring.max()) + 1, dtype=torch.float64) / least, ring
+    return torch.arange(int(ring.max()) + 1, dtype=torch.float64, device="cpu") / least, ring
 
 
 def ring_sums(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,9 +80,9 @@ def jacobian_spectrum(
             )
         count = outputs.shape[1]
         if probes is None:
-            weights = torch.eye(count)
+            weights = torch.eye(count, device="cpu")
         else:
-            weights = (torch.randint(0, 2, (probes, count), generator=generator) * 2 - 1) / probes**0.5
+            weights = (torch.randint(0, 2, (probes, count), generator=generator, device="cpu") * 2 - 1) / probes**0.5
         total: Tensor | None = None
         for number, row in enumerate(weights.to(outputs)):
             last = number == len(weights) - 1

@@ -78,13 +78,13 @@ def line_spectrum(
         raise ValueError(
             f"`num_lines` must be at least 1 and `num_points` at least 2, got {num_lines} and {num_points}."
         )
-    k = torch.arange(1, num_points // 2 + 1) if periods is None else torch.as_tensor(periods)
+    k = torch.arange(1, num_points // 2 + 1, device="cpu") if periods is None else torch.as_tensor(periods)
     k = k.to(torch.float64)
     shape = inputs.shape[1:]
-    chosen = torch.randint(len(inputs), (num_lines,), generator=generator)
-    directions = torch.randn(num_lines, math.prod(shape), dtype=torch.float64, generator=generator)
+    chosen = torch.randint(len(inputs), (num_lines,), generator=generator, device="cpu")
+    directions = torch.randn(num_lines, math.prod(shape), dtype=torch.float64, generator=generator, device="cpu")
     directions = directions / torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-    along = ((grid(num_points, torch.float64) - 0.5) * length).view(1, -1, *[1] * len(shape))
+    along = ((grid(num_points, torch.float64, "cpu") - 0.5) * length).view(1, -1, *[1] * len(shape))
     steps = along * directions.view(num_lines, 1, *shape)
     points = inputs[chosen.to(inputs.device)][:, None] + steps.to(inputs)  # (S, N, *shape)
     values = function(points.flatten(0, 1)).reshape(num_lines, num_points, -1)

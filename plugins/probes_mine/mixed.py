@@ -138,14 +138,16 @@ def _of_counts(x: Tensor, y: Tensor) -> InformationEstimate:
     )
 
     def lost(count: Tensor) -> Tensor:
-        return torch.special.xlogy(count, count) - torch.special.xlogy(count - 1, count - 1)
+        change: Tensor = torch.special.xlogy(count, count) - torch.special.xlogy(count - 1, count - 1)
+        return change
 
-    without = (total - lost(a) + lost(b) + lost(c) - float(lost(torch.tensor(float(n)).double()))) / (n - 1)
+    of_all = n * math.log(n) - (n - 1) * math.log(n - 1)
+    without: Tensor = (total - lost(a) + lost(b) + lost(c) - of_all) / (n - 1)
     pseudo = n * plug_in - (n - 1) * without  # of each sample of a cell; their mean is the estimate
     value = float((a * pseudo).sum()) / n
     variance = float((a * (pseudo - value).square()).sum()) / (n - 1) / n
     # Where these hardly vary, as of classes that say each other, squared deviations of the counts do: a chi square.
-    freedom = min(len(x.unique()), len(y.unique())) - 1
+    freedom = min(int((x.bincount() > 0).sum()), int((y.bincount() > 0).sum())) - 1
     return InformationEstimate(value, math.sqrt(max(variance, freedom / (2 * n**2))), n)
 
 
@@ -173,7 +175,7 @@ def _ross_terms(numbers: Tensor, classes: Tensor, k: int) -> Tensor:
             rows = (classes == label).numpy()
             own[rows & tied] = tree(values[rows]).query_radius(values[rows & tied], 0.0, count_only=True)
     psi = torch.digamma(torch.from_numpy(np.stack([own, within.astype(float)])).double())
-    return psi[0] - psi[1] - torch.digamma(size[classes].double()) + torch.digamma(torch.tensor(n).double())
+    return psi[0] - psi[1] - torch.digamma(size[classes].double()) + _digamma(n)
 
 
 def _mixture_terms(x: Tensor, y: Tensor, k: int) -> Tensor:
@@ -188,4 +190,8 @@ def _mixture_terms(x: Tensor, y: Tensor, k: int) -> Tensor:
     reach = np.where(tied, radius, np.nextafter(radius, 0))
     counts = [tree(side).query_radius(side, reach, count_only=True) for side in (one, other)]
     psi = torch.digamma(torch.from_numpy(np.stack([np.where(tied, near, k), *counts]).astype(float)).double())
-    return psi[0] - psi[1] - psi[2] + torch.digamma(torch.tensor(len(one)).double())
+    return psi[0] - psi[1] - psi[2] + _digamma(len(one))
+
+
+def _digamma(n: int) -> Tensor:
+    return torch.digamma(torch.tensor(n, dtype=torch.float64, device="cpu"))

@@ -127,7 +127,7 @@ def sliced_mutual_information(
     with torch.inference_mode(False), torch.no_grad():
         n, total = len(one), m if method == "gaussian" else MORE * m
         gaussian, found = [], []
-        of_all, of_asked, of_neighbors = torch.zeros(3, n, dtype=torch.float64).unbind()
+        of_all, of_asked, of_neighbors = torch.zeros(3, n, dtype=torch.float64, device="cpu").unbind()
         widths = [k if project in ("both", name) else side.shape[1] for name, side in (("x", one), ("y", other))]
         at_once = max(1, NUMBERS // (n * sum(widths)))
         for start in range(0, total, at_once):
@@ -148,7 +148,7 @@ def sliced_mutual_information(
     if method == "gaussian":
         value, variance, deviation = control.mean(), control.var() / total, of_all.std()
     else:
-        answers = torch.tensor(found, dtype=torch.float64)
+        answers = torch.tensor(found, dtype=torch.float64, device="cpu")
         beta = _slope(answers, control[:m])
         rest = answers - beta * control[:m]
         value = beta * control.mean() + rest.mean()
@@ -191,8 +191,10 @@ def _checked(
                 f"project={rest!r} to leave it whole."
             )
     groups = repeated_rows(one, other)
-    rows = torch.arange(len(groups))
-    first = torch.full((int(groups.max()) + 1 if len(rows) else 0,), len(rows)).scatter_reduce(0, groups, rows, "amin")
+    rows = torch.arange(len(groups), device="cpu")
+    first = torch.full((int(groups.max()) + 1 if len(rows) else 0,), len(rows), device="cpu").scatter_reduce(
+        0, groups, rows, "amin"
+    )
     least = max(MIN_SAMPLES, neighbors + 1)
     if len(first) < least:
         raise ValueError(f"At least {least} different samples are needed, got {len(first)} among {len(one)}.")

@@ -26,7 +26,7 @@ def projected(samples: Tensor, k: int, count: int, generator: torch.Generator) -
     Returns:
         Shape ``(count, n, k)``.
     """
-    directions = torch.randn(samples.shape[1], count * k, dtype=torch.float64, generator=generator)
+    directions = torch.randn(samples.shape[1], count * k, dtype=torch.float64, generator=generator, device="cpu")
     return (samples @ directions).view(len(samples), count, k).transpose(0, 1)
 
 
@@ -85,8 +85,8 @@ def gaussian_slices(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     u, v, rho = u[..., :count], v[..., :count], rho[:, None]
     # The quadratic form of the joint density less those of its margins.
     quadratic = (u - rho * v).square() / (1 - rho.square()).clamp_min(1e-300) - u.square()
-    freedom = (n - 1 - torch.arange(int(ranks.sum(0).max()), dtype=torch.float64)) / 2
-    expected = torch.cat([torch.zeros(1, dtype=torch.float64), torch.digamma(freedom).cumsum(0)])
+    freedom = (n - 1 - torch.arange(int(ranks.sum(0).max()), dtype=torch.float64, device="cpu")) / 2
+    expected = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), torch.digamma(freedom).cumsum(0)])
     bias = (expected[ranks].sum(0) - expected[ranks.sum(0)]) / 2
     return information - bias, information[:, None] - quadratic.sum(2) / 2
 
@@ -106,8 +106,10 @@ def neighbor_slice(x: Tensor, y: Tensor, neighbors: int, generator: torch.Genera
     terms, rho, ranks = _neighbor_terms(x, y, neighbors)
     a, b = ranks.tolist()
     if not min(a, b):
-        return 0.0, torch.zeros(len(x), dtype=torch.float64)  # one side is constant
-    drawn, noise = (torch.randn(len(x), rank, dtype=torch.float64, generator=generator) for rank in (a, b))
+        return 0.0, torch.zeros(len(x), dtype=torch.float64, device="cpu")  # one side is constant
+    drawn, noise = (
+        torch.randn(len(x), rank, dtype=torch.float64, generator=generator, device="cpu") for rank in (a, b)
+    )
     common = min(a, b)
     rho = rho[:common]
     noise[:, :common] = rho * drawn[:, :common] + (1 - rho.square()).sqrt() * noise[:, :common]
