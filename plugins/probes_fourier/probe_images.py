@@ -29,8 +29,7 @@ IMAGES, PASSED = 32, 128
 """Shaken and differentiated, and filtered, by default at most."""
 LEAST_IMAGES = 4
 """Below which nothing is measured where the first turn is limited."""
-MOST_OUTPUTS = 10
-"""Whose derivatives are taken one by one; of more, so many random sums."""
+MOST_OUTPUTS = 10  # whose derivatives are taken one by one; of more, so many random sums
 RADII = tuple(i / 16 for i in range(1, 9))
 
 
@@ -168,7 +167,7 @@ class ImageFrequencies(Probe):
     ) -> Iterator[Measurement]:
         images = function.points[:n]
         contrast = images - images.mean((2, 3), keepdim=True)
-        norm = self.strength * float(contrast.double().square().sum((1, 2, 3)).mean().sqrt())
+        norm = self.strength * float(contrast.double().square().sum((1, 2, 3)).mean()) ** 0.5
         if not norm > 0:
             raise CannotMeasure(
                 f"The images of batch {self.batch!r} have no contrast: all pixels of a channel are alike. Pass others."
@@ -243,7 +242,6 @@ class ImageFrequencies(Probe):
                 self._on_first(function, n), function.points[:n], self.radii, None if given is None else given[:n]
             )
         radius = {"radius": Axis(np.array(self.radii), "cycles per pixel")}
-        loss_unit = "squared output" if targets.labels is None else "nats"
         for row, (band, left) in enumerate((("low", "up to"), ("high", "above"))):
             measured = partial(
                 Measurement,
@@ -263,7 +261,7 @@ class ImageFrequencies(Probe):
                     f"image_frequencies/{band}_pass_loss/{self.batch}",
                     found.loss[row],
                     standard_error=found.loss_error[row],
-                    unit=loss_unit,
+                    unit="squared output" if targets.labels is None else "nats",
                     description=f"loss with frequencies {left} the radius alone",
                 )
             if found.accuracy is not None and found.accuracy_error is not None:
