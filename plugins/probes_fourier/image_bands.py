@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +42,7 @@ def image_radii(height: int, width: int) -> Tensor:
         >>> image_radii(4, 4)[0].tolist()
         [0.0, 0.25, 0.5, 0.25]
     """
-    v, u = (torch.fft.fftfreq(side, dtype=torch.float64, device="cpu") for side in (height, width))
-    return torch.hypot(v[:, None], u)
+    return torch.from_numpy(np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)))
 
 
 def low_pass(images: Tensor, radius: float) -> Tensor:
@@ -114,8 +114,8 @@ def ring_of_bins(height: int, width: int) -> tuple[Tensor, Tensor]:
         [0.0, 0.25, 0.5, 0.75]
     """
     least = min(height, width)
-    ring = (image_radii(height, width) * least + 0.5 + 1e-9).long()
-    return torch.arange(int(ring.max()) + 1, dtype=torch.float64, device="cpu") / least, ring
+    ring = (image_radii(height, width).numpy() * least + 0.5 + 1e-9).astype(np.int64)
+    return torch.from_numpy(np.arange(int(ring.max()) + 1) / least), torch.from_numpy(ring)
 
 
 def ring_sums(values: Tensor) -> tuple[Tensor, Tensor]:

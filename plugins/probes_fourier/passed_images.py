@@ -117,7 +117,8 @@ def passed_images(
                 continue
             if labelled:
                 losses.append(cross_entropy(outputs, targets.long(), reduction="none"))
-                hits.append((outputs.argmax(1) == targets).to(own))
+                hit = (outputs.argmax(1) == targets).to(own)
+                hits.append(torch.where(outputs.isnan().any(1), torch.nan, hit))  # the largest of NaN means nothing
             else:
                 losses.append((outputs - targets.reshape(own.shape)).square().mean(1))
     shape = (2, len(radii))

@@ -229,6 +229,17 @@ def test_numbers_are_judged_by_the_squared_error_alone():
     assert found.accuracy is None and passed_images(mean, images, [0.0]).loss is None
 
 
+def test_outputs_that_are_nan_are_neither_right_nor_wrong():
+    images, labels = normal(3, 1, 4, 4), torch.tensor([0, 0, 0])
+    broken = lambda x: torch.where(torch.arange(3)[:, None] == 1, torch.nan, torch.ones(3, 2))  # noqa: E731
+    passed = passed_images(broken, images, [0.1], labels)
+    shaken = fourier_heat_map(
+        broken, images, 1.0, vertical=[0], horizontal=[1], labels=labels, generator=torch.Generator()
+    )
+    assert bool(passed.accuracy.isnan().all()) and bool(passed.loss.isnan().all())
+    assert bool(shaken.error_rate.isnan().all()) and bool(shaken.change.isnan().all())
+
+
 def test_what_are_no_images_or_targets_is_refused():
     for bad in (torch.zeros(3, 4), torch.zeros(2, 1, 3, 8), torch.zeros(2, 1, 8, 8, dtype=torch.long)):
         for call in (
