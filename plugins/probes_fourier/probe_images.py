@@ -183,8 +183,8 @@ class ImageFrequencies(Probe):
                 generator=torch.Generator().manual_seed(run.seed),  # the same signs at every step
             )
         axes = {
-            "vertical": Axis(np.array(size.vertical) / images.shape[2], "cycles per pixel"),
-            "horizontal": Axis(np.array(size.horizontal) / images.shape[3], "cycles per pixel"),
+            "y": Axis(np.array(size.vertical) / images.shape[2], "cycles per pixel", "vertical frequency"),
+            "x": Axis(np.array(size.horizontal) / images.shape[3], "cycles per pixel", "horizontal frequency"),
         }
         how = f"waves of length {norm:.4g} on {n} images"
         measured = partial(Measurement, dims=tuple(axes), coords=axes, estimator=how, num_samples=n)

@@ -59,9 +59,9 @@ def test_every_stream_is_what_its_function_finds(colours, make_run, measured):
     spectrum = jacobian_spectrum(colours, x)
     rows = {name: found.pop(f"image_frequencies/{name}/train") for name in [*OF_ANY, "error_rate"]}
     sensitivity = rows["sensitivity"]
-    assert sensitivity.dims == ("vertical", "horizontal") and sensitivity.num_samples == 10
-    np.testing.assert_allclose(sensitivity.coords["vertical"].values, np.arange(-3, 4) / 6)
-    np.testing.assert_allclose(sensitivity.coords["horizontal"].values, np.arange(-4, 5) / 8)
+    assert sensitivity.dims == ("y", "x") and sensitivity.num_samples == 10
+    np.testing.assert_allclose(sensitivity.coords["y"].values, np.arange(-3, 4) / 6)
+    np.testing.assert_allclose(sensitivity.coords["x"].values, np.arange(-4, 5) / 8)
     assert {axis.unit for row in rows.values() for axis in row.coords.values()} == {"cycles per pixel"}
     np.testing.assert_allclose(sensitivity.value, shaken.change, rtol=1e-4)
     np.testing.assert_allclose(sensitivity.standard_error, shaken.change_error, rtol=1e-3)
@@ -112,7 +112,7 @@ def test_grey_and_colour_images_of_any_size(make_run, measured, shape):
     inputs = images(5, *shape).to(memory_format=torch.channels_last)
     found = measured(ImageFrequencies(map_size=3), make_run(model, inputs))
     assert all(np.isfinite(row.value).all() for row in found.values()) and len(found) == len(OF_ANY)
-    highest = found["image_frequencies/sensitivity/train"].coords["vertical"].values[-1]
+    highest = found["image_frequencies/sensitivity/train"].coords["y"].values[-1]
     assert highest == (shape[1] // 2) / shape[1]
 
 
