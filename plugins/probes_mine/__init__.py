@@ -46,5 +46,15 @@ from .gaussian import gaussian_mutual_information as gaussian_mutual_information
 from .gaussian import normal_scores as normal_scores
 from .nearest_neighbors import ksg as ksg
 
+# of discrete variables and mixtures
+from .mixed import InformationEstimate as InformationEstimate
+from .mixed import mixed_mutual_information as mixed_mutual_information
+
+# of random projections
+from .sliced import Projected as Projected
+from .sliced import SlicedInformation as SlicedInformation
+from .sliced import SlicedMethod as SlicedMethod
+from .sliced import sliced_mutual_information as sliced_mutual_information
+
 # of the samples
 from .repeats import repeated_rows as repeated_rows

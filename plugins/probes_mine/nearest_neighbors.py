@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ksg", "ksg_terms"]
+__all__ = ["CROWDED", "ksg", "ksg_terms", "trees"]
+
+CROWDED = 1.3
+"""By how much the deviation of :func:`ksg` exceeds that of independent terms: a sample is in the terms of its
+neighbours too. Measured on Gaussians in one to three dimensions, with 1 to 10 neighbours: 1.1 to 1.5, the more the
+stronger the dependence."""
 
 
 def ksg(x: Tensor, y: Tensor, k: int = 5) -> float:
@@ -45,16 +54,25 @@ def ksg_terms(x: Tensor, y: Tensor, k: int = 5) -> Tensor:
             f"`x` and `y` must have shapes (n, d_x) and (n, d_y) with n > k = {k} >= 1, got {tuple(x.shape)}, "
             f"{tuple(y.shape)}."
         )
+    tree, nearest = trees()
+    one, other = (part.detach().cpu().double().numpy() for part in (x, y))
+    n = len(one)
+    radius = np.nextafter(nearest(np.hstack([one, other]), k), 0)  # strictly below
+    counts = [tree(part).query_radius(part, radius, count_only=True) for part in (one, other)]
+    # A count holds the point itself, which takes the place of the + 1.
+    psi = torch.digamma(torch.from_numpy(np.stack(counts)).double()).sum(0)
+    return torch.digamma(torch.tensor([k, n], dtype=torch.float64, device="cpu")).sum() - psi
+
+
+def trees() -> tuple[Callable[[NDArray[Any]], Any], Callable[[NDArray[Any], int], NDArray[Any]]]:
+    """In the maximum norm: what makes a tree of points, and the distances of points to their k-th other."""
     try:
         from sklearn.neighbors import KDTree, NearestNeighbors  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError("`ksg` needs scikit-learn: pip install 'torch-probes[examples]'") from error
-    one, other = (part.detach().cpu().double().numpy() for part in (x, y))
-    n = len(one)
-    both = np.hstack([one, other])
-    radius = NearestNeighbors(metric="chebyshev", n_neighbors=k).fit(both).kneighbors()[0][:, -1]
-    radius = np.nextafter(radius, 0)  # strictly below
-    counts = [KDTree(part, metric="chebyshev").query_radius(part, radius, count_only=True) for part in (one, other)]
-    # A count holds the point itself, which takes the place of the + 1.
-    psi = torch.digamma(torch.from_numpy(np.stack(counts)).double()).sum(0)
-    return torch.digamma(torch.tensor([k, n], dtype=torch.float64, device="cpu")).sum() - psi
+
+    def nearest(points: NDArray[Any], k: int) -> NDArray[Any]:
+        found: NDArray[Any] = NearestNeighbors(metric="chebyshev", n_neighbors=k).fit(points).kneighbors()[0][:, -1]
+        return found
+
+    return lambda points: KDTree(points, metric="chebyshev"), nearest

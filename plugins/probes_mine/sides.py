@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-__all__ = ["Side", "numbered_groups", "side_of"]
+__all__ = ["Side", "checked_numbers", "numbered_groups", "side_of"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,24 @@ class Side:
     def numeric(self) -> Tensor:
         """Classes as indicators."""
         return one_hot(self.values[:, 0].long()).double() if self.discrete else self.values
+
+
+def checked_numbers(samples: Any, name: str) -> Tensor:
+    """Check samples that must be numbers: float64 on the CPU, shape ``(n, d)``, constant components too."""
+    array = samples.detach() if isinstance(samples, Tensor) else np.asarray(samples)
+    if array.ndim == 0:
+        raise ValueError(f"`{name}` must be samples, shape (n, ...), got a single number.")
+    if not isinstance(array, Tensor):
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"`{name}` must be real numbers, got {array.dtype}.")
+        array = torch.from_numpy(np.ascontiguousarray(array.astype(np.float64)))
+    if array.is_complex():
+        raise TypeError(f"`{name}` must be real numbers, got {array.dtype}. Pass real and imaginary part.")
+    values = array.cpu().double().reshape(len(array), -1 if array.numel() else 0)
+    bad = int((~values.isfinite()).any(1).sum())
+    if bad:
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {len(values)} samples. Drop them.")
+    return values
 
 
 def side_of(samples: Any, name: str, discrete: bool | None) -> Side:

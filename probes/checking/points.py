@@ -83,13 +83,18 @@ def measures(contract: Evidence) -> str:
     refused: list[str] = []
     crashed: list[str] = []
     idle: list[str] = []
+    refused_anyway = {
+        trial.subject.model for trial in contract.trials if not trial.subject.lacks and refuses(trial.error)
+    }
     for trial in contract.trials:
         lacks, error = trial.subject.lacks, trial.error
         if isinstance(error, ModelChanged):
             raise NotChecked("see 'unnoticed'")
         if error is None:
             (measured if trial.rows else idle).append(trial.subject.name)
-        elif refuses(error) and lacks not in ("targets", "batch"):
+        elif refuses(error) and (
+            lacks not in ("targets", "batch") or (lacks == "targets" and trial.subject.model in refused_anyway)
+        ):
             refused.append(f"{trial.subject.name} ({error})")
         else:
             hint = f" (needs = {{{lacks!r}}}?)" if lacks and lacks not in contract.cls.needs else ""

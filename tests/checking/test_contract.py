@@ -82,6 +82,22 @@ def test_a_bad_probe_is_reported_by_exactly_its_point(point, bad):
     assert all(result.found for result in results.values() if result.status == "not checked")
 
 
+def test_refusing_a_model_whether_there_are_targets_or_not_is_no_lack_of_targets():
+    class Images(Good):
+        """Measures images alone."""
+
+        needs = frozenset({"inputs"})
+
+        def value(self, run, step):
+            if run.batch("train").inputs.ndim != 4:
+                raise ValueError("there must be images")
+            return 0.0
+
+    result = Contract(Images).result("measures")
+    assert result.status == "ok" and result.found.startswith("measures convolutions with batch norm; refuses an MLP")
+    assert "a batch without targets (there must be images)" in result.found
+
+
 def test_every_point_has_a_probe_that_does_not_meet_it():
     assert {*BAD, "independent"} == set(POINTS)
 

@@ -71,6 +71,26 @@ def spoil(probe: Probe, kind: str, shares: tuple[float, ...] = (0.02, 0.5, 0.98)
     return modes
 
 
+class Pictures(torch.nn.Module):
+    """Takes images of two channels; a point is one without contrast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        images = x if x.ndim == 4 else x[:, :, None, None].expand(-1, -1, 6, 6)
+        return self.head(self.first(images).tanh().mean((2, 3)))
+
+
+def suit(scene: Scene, name: str) -> Scene:
+    """Give a probe that measures images alone a batch of them, and a network that takes them beside the points."""
+    if name == "image_frequencies":
+        images = torch.randn(24, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+        scene.network, scene.batches = Pictures, {"train": (images, torch.arange(24) % 3)}
+    return scene
+
+
 def numbers(run: Any) -> dict[str, Any]:
     """The streams of a run, but for what the core says of itself."""
     return {node.path.strip("/"): node for node in run.subtree
@@ -90,10 +110,11 @@ for _name in discovery.installed():
         # What it computes with NaN may be a bound that another one is better than, or a scale that is then not used.
         @fault(f"{_name}: {_kind} in a call of torch", "measure",
                "" if _kind == "nan" and _name in ("mutual_information", "spectral_norm") else _said,
-               slow=_kind in ("error", "inf") or _name not in ("fourier", "tangent_kernel"))  # fmt: skip
+               slow=_kind in ("error", "inf") or _name not in ("fourier", "tangent_kernel"),
+               own=_name == "image_frequencies")  # fmt: skip
         def _(scene: Scene, name=_name, kind=_kind):
             probe = discovery.load(name)(every(4))
-            scene.probes.insert(0, probe)
+            suit(scene, name).probes.insert(0, probe)
             spoil(probe, kind)
 
 

@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from faults.operators import numbers, plausible, spoil
+from faults.operators import numbers, plausible, spoil, suit
 from faults.scene import Scene, train
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
@@ -18,6 +18,7 @@ from probes.sinks.hdf5 import HDF5Sink
 def run(folder, name, shares=()):
     probe = discovery.load(name)(every(4))
     scene = Scene(folder, probes=[probe], sinks=[HDF5Sink()], log_dir=folder / str(len(list(folder.iterdir()))))
+    suit(scene, name)
     modes = spoil(probe, "nan", shares)
     train(scene)
     scene.manager.detach()
