@@ -20,10 +20,12 @@ from .lanczos import EPSILON, bracket, entropic, gauss, lanczos, moments, tridia
 from .layer_estimate import FOUND, RANDOM, LayerEstimate, layer_alignments, layer_norms
 from .product import KernelOperator
 
-__all__ = ["SpectrumEstimate", "estimate_spectrum"]
+__all__ = ["LEAST", "SpectrumEstimate", "estimate_spectrum"]
 
 STEPS = 6
 """Lanczos steps from a random vector."""
+LEAST = 4 * STEPS
+"""Of products, in all."""
 TOP = 0.5
 """Share of the products that the largest eigenvalues are looked for with."""
 CONVERGED = 0.05
@@ -117,8 +119,8 @@ def estimate_spectrum(
         Golub & Meurant (2010), Matrices, Moments and Quadrature, chapter 6: the signs of the errors.
         Meyer, Musco, Musco & Woodruff (2021), Hutch++: the large eigenvalues apart.
     """
-    if not isinstance(products, int) or products < 4 * STEPS:
-        raise ValueError(f"`products` must be an integer from {4 * STEPS} on, got {products!r}.")
+    if not isinstance(products, int) or products < LEAST:
+        raise ValueError(f"`products` must be an integer from {LEAST} on, got {products!r}.")
     made = partial(KernelOperator, model, inputs, centering, output=output, outputs=outputs, memory=memory)
     kernel = made()
     whole, traces = _traces(kernel, centering, memory, layers)
@@ -189,7 +191,7 @@ def estimate_spectrum(
     if layers and labels is not None:
         random = torch.stack([drawn(signs=True) for _ in range(RANDOM)])
         some = found.flip(0)[:FOUND]
-        parts = layer_alignments(kernel, some, random - random @ some.T @ some, labels, memory)
+        parts = layer_alignments(kernel, some, random - random @ some.T @ some, labels, memory / 4)
     return SpectrumEstimate(
         Estimate(trace, 0.0),
         Estimate(rank, rank * entropy_error / size),

@@ -20,7 +20,7 @@ from .layout import Layout, layouts
 from .parts import is_explicit, is_formed, roles
 from .uses import Use, find_uses
 
-__all__ = ["Plan", "layer_of", "make_plan", "purpose"]
+__all__ = ["Plan", "kernel_bytes", "layer_of", "make_plan", "purpose"]
 
 # How many examples are tried. One number can fail to tell layouts apart; primes and 4 together do.
 _TRIALS = (3, 4, 5, 7)
@@ -103,8 +103,9 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     used = list(first.known)
     owners = {name: layer_of(call.model, name) if layers else "" for name in used}
     ordered = list(dict.fromkeys(owners[name] for name in used))
-    grams = c * c * call.rows * (n if call.rows == n else n - call.rows) * size if kernel else c * n * size
-    fixed = grams * (len(ordered) + 3) + _WORKSPACE
+    columns = (n if call.rows == n else n - call.rows) * c if kernel else 1
+    rows = c * call.rows if kernel else c * n
+    fixed = kernel_bytes(rows, columns, size, len(ordered))
     sides = 2 if kernel else 1
     block = n
     while block:
@@ -123,6 +124,11 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     return Plan(
         wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype,
     )  # fmt: skip
+
+
+def kernel_bytes(rows: int, columns: int, size: int, layers: int) -> float:
+    """What a kernel, or a diagonal, of entries of so many bytes takes, with the parts of its layers."""
+    return rows * columns * size * (layers + 3) + _WORKSPACE
 
 
 def _layouts(call: Call) -> tuple[_Trial, list[Layout | None]]:

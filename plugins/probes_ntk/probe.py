@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from probes import CannotMeasure
+from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Measurement
 from probes.probe import Probe
@@ -21,10 +22,17 @@ from .call import Call
 from .centering import Centering
 from .choice import Choice, affordable, choose
 from .engine import MEMORY, TangentGram, tangent_kernel
-from .plan import layer_of
+from .estimate import LEAST
+from .estimated import estimated_quantities
+from .plan import kernel_bytes, layer_of
 from .quantities import quantities
 
 __all__ = ["TangentKernel"]
+
+FORMED, PRODUCTS = 5000, 100
+"""Rows up to which a kernel is formed by default, and the products that are taken of a larger one instead."""
+PASSES = 1e9
+"""Bytes that their passes take at most."""
 
 
 class TangentKernel(Probe):
@@ -47,6 +55,10 @@ class TangentKernel(Probe):
     Labels of each position count for the outputs of the same position: of a causal language model that shifts its
     labels itself, give ``batches`` with shifted ones.
 
+    A kernel of more than 5000 rows, or of more than fit ``memory``, is not formed: products with vectors tell the same,
+    with standard errors (:func:`~probes_ntk.estimate_spectrum`), but for all eigenvalues after the first ten, their
+    median, the alignment that is not centred and the pictures.
+
     Eigenvalues, trace and rank are of the kernel centred as asked for; with ``"outputs"``, c of the nc eigenvalues are
     zero. Runs by default. Costs three forward passes, c backward passes and the kernel of the samples, n^3 c^3
     operations for its eigenvalues, on each batch; the kernel is shared with other probes that ask for it at the same
@@ -61,11 +73,13 @@ class TangentKernel(Probe):
         num_outputs: So many of the outputs, drawn from the run's seed; by default all, or ten where all of them
             would make a kernel of more than 1000 rows.
         eigenfunctions: How many to draw, of a model of one output on batches that are a grid of the plane.
-        memory: Bytes that the kernel may use.
+        products: So many products instead of the kernel, from 24 on; 0 for the kernel however large. By default 0 up to
+            5000 rows that fit ``memory``, else 100.
+        memory: Bytes that the kernel may use; the passes of products take 1 GB of it at most.
 
     Raises:
         ValueError: If ``centering`` is unknown, ``num_samples`` is below 2, ``num_outputs`` below 1,
-            ``eigenfunctions`` is negative, or ``memory`` not positive.
+            ``eigenfunctions`` is negative, ``products`` is too small, or ``memory`` not positive.
 
     Example:
         >>> TangentKernel(batches=["train", "test"]).name
@@ -87,6 +101,7 @@ class TangentKernel(Probe):
         num_samples: int | None = None,
         num_outputs: int | None = None,
         eigenfunctions: int = 0,
+        products: int | None = None,
         memory: float = MEMORY,
     ) -> None:
         super().__init__(schedule)
@@ -100,12 +115,14 @@ class TangentKernel(Probe):
             raise ValueError(f"`num_outputs` must be an integer of at least 1, got {num_outputs!r}.")
         if not (hasattr(eigenfunctions, "__index__") and eigenfunctions >= 0):
             raise ValueError(f"`eigenfunctions` must be a number of pictures, got {eigenfunctions!r}.")
+        if products is not None and not (hasattr(products, "__index__") and (products == 0 or products >= LEAST)):
+            raise ValueError(f"`products` must be 0 or an integer from {LEAST} on, got {products!r}.")
         if not (hasattr(memory, "__float__") and memory > 0):
             raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
         self.batches = [batches] if isinstance(batches, str) else None if batches is None else list(batches)
         self.centering: Centering = centering
         self.num_samples, self.num_outputs = num_samples, num_outputs
-        self.eigenfunctions, self.memory = eigenfunctions, memory
+        self.eigenfunctions, self.products, self.memory = eigenfunctions, products, memory
         self._sizes: dict[str, list[Any]] = {}
         """Samples and outputs that the time of a first turn has left, by batch, and the shape of all outputs."""
 
@@ -130,12 +147,15 @@ class TangentKernel(Probe):
         # All there are: a layer may be unfrozen later, and a stream keeps its axis.
         layers = list(dict.fromkeys(layer_of(run.model, parameter) for parameter, _ in run.model.named_parameters()))
         for name, choice in chosen.items():
+            batch = run.batch(name).first(choice.samples)
             try:
+                if products := self._products(run, choice):
+                    yield from self._estimated(run, name, batch, choice, products, layers, notes)
+                    continue
                 gram = self._gram(run, name, choice)
             except CannotMeasure as error:
                 refused.append(error)
                 continue
-            batch = run.batch(name).first(choice.samples)
             yield from quantities(name, batch, choice, gram, layers, self.centering, self.eigenfunctions, notes)
         if len(refused) == len(names) and refused:
             raise refused[0]
@@ -154,7 +174,8 @@ class TangentKernel(Probe):
         choice = choose(tuple(outputs.shape), batch.targets, run.seed, self.num_samples, self.num_outputs)
         limit = getattr(run, "first_turn_limit", math.inf) / count
         size = self._sizes.get(name)
-        if size is None and limit < math.inf and outputs.isfinite().all():
+        formed = not self._products(run, choice)
+        if size is None and formed and limit < math.inf and outputs.isfinite().all():
             run.check_examples(name)  # of fewer samples than all, what interacts would fail
             tangent_kernel(nn.LayerNorm(2), torch.eye(2))  # what a process does once is not a part of the time
             fixed = self.num_samples is not None, self.num_outputs is not None
@@ -170,6 +191,26 @@ class TangentKernel(Probe):
                 f"{choice.width} outputs. TangentKernel(num_samples=..., num_outputs=...) takes others."
             )
         return choice
+
+    def _products(self, run: Run, choice: Choice) -> int:
+        """How many are taken instead of the kernel; 0 where it is formed."""
+        if self.products is not None:
+            return self.products
+        rows = choice.samples * choice.count
+        size = max(4, *(p.element_size() for p in run.model.parameters() if p.requires_grad), 0)
+        fits = kernel_bytes(rows, rows, size, len(run.layers)) <= self.memory
+        return 0 if rows <= FORMED and fits else PRODUCTS
+
+    def _estimated(
+        self, run: Run, name: str, batch: Batch, choice: Choice, products: int, layers: list[str], notes: list[str]
+    ) -> Iterator[Measurement]:
+        if self.eigenfunctions:
+            notes.append(f"No eigenfunction is drawn for batch {name!r}: its kernel is not formed. Pass products=0.")
+        finite = bool(run.evaluate(name)[: choice.samples].isfinite().all())
+        yield from estimated_quantities(
+            name, batch, choice, run.model, run.output, layers, self.centering, products,
+            min(self.memory, PASSES), run.seed, finite, notes,
+        )  # fmt: skip
 
     def _sample_seconds(self, run: Run, name: str, choice: Choice) -> float:
         """Seconds that a sample takes forward, from passes forward and backward as the kernel has them."""

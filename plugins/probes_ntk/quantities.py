@@ -20,7 +20,7 @@ from .choice import Choice, labels_of
 from .engine import TangentGram
 from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
 
-__all__ = ["quantities"]
+__all__ = ["TRACE_RATIOS", "UNIT", "Labels", "labels_beside", "quantities"]
 
 UNIT = "output^2 / parameter^2"
 TRACE_RATIOS = (0.04, 0.08, 0.16)
@@ -59,7 +59,7 @@ def quantities(
     centered = None if gram is None else center(gram.kernel, centering)
     values = NAN.expand(size) if centered is None else _or_nan(eigenvalues, centered, size)
     yield from _of_eigenvalues(name, values, measured)
-    labels = None if batch.targets is None else _labels(name, batch.targets, choice, centering, notes)
+    labels = None if batch.targets is None else labels_beside(name, batch.targets, choice, centering, notes)
     per_layer = partial(measured, dims=("layer",), coords={"layer": Axis(np.array(layers))})
     traces, aligned = _of_layers(gram, layers, centering, labels)
     yield per_layer(f"ntk/layer_trace/{name}", traces, unit=UNIT, description="trace of the kernel of a layer")
@@ -112,7 +112,7 @@ def _of_eigenvalues(name: str, values: Tensor, measured: partial[Measurement]) -
 
 
 def _of_layers(
-    gram: TangentGram | None, layers: Sequence[str], centering: Centering, labels: _Labels | None
+    gram: TangentGram | None, layers: Sequence[str], centering: Centering, labels: Labels | None
 ) -> tuple[Tensor, Tensor]:
     """Trace of the kernel of each layer, and its alignment with the labels; one layer at a time is centred."""
     parts = {} if gram is None else gram.layers
@@ -136,7 +136,7 @@ def _or_nan(quantity: Callable[[Tensor], Tensor], of: Tensor, *shape: int) -> Te
 
 
 @dataclass(frozen=True)
-class _Labels:
+class Labels:
     """The labels of those positions and samples that have one."""
 
     matrix: Tensor
@@ -161,7 +161,8 @@ class _Labels:
         return centered_alignment(centered, y).cpu()
 
 
-def _labels(name: str, targets: Tensor, choice: Choice, centering: Centering, notes: list[str]) -> _Labels | None:
+def labels_beside(name: str, targets: Tensor, choice: Choice, centering: Centering, notes: list[str]) -> Labels | None:
+    """The labels that stand beside a kernel; None where none do, which is noted."""
     given = f"Pass batches={{{name!r}: (inputs, targets)}} with targets"
     try:
         matrix, labelled = labels_of(targets, choice)
@@ -181,7 +182,7 @@ def _labels(name: str, targets: Tensor, choice: Choice, centering: Centering, no
             words = f", of the {int(labelled.sum())} of {labelled.numel()} outputs whose label is not -100"
     if not centered_labels(matrix, targets.dtype, centering, index).any():
         notes.append(f"The targets of batch {name!r} are all alike: nothing is aligned with them. {given} that differ.")
-    return _Labels(matrix, index, targets.dtype, words)
+    return Labels(matrix, index, targets.dtype, words)
 
 
 def _pictures(batch: Batch, centered: Tensor, count: int) -> Iterator[tuple[Tensor, dict[str, Axis]]]:
