@@ -23,11 +23,15 @@ from .engine import tangent_diagonal as tangent_diagonal
 from .engine import tangent_kernel as tangent_kernel
 from .estimate import SpectrumEstimate as SpectrumEstimate
 from .estimate import estimate_spectrum as estimate_spectrum
+from .motion import eigenspace_rotation as eigenspace_rotation
+from .motion import kernel_distance as kernel_distance
+from .motion import residual_shares as residual_shares
 from .perturbation import perturbation_effects as perturbation_effects
 from .perturbation import random_directions as random_directions
 from .perturbation import right_singular_vectors as right_singular_vectors
 from .plan import layer_of as layer_of
 from .probe import TangentKernel as TangentKernel
+from .probe_motion import KernelMotion as KernelMotion
 from .product import KernelOperator as KernelOperator
 from .spectrum import Eigenfunctions as Eigenfunctions
 from .spectrum import effective_rank as effective_rank

@@ -27,7 +27,7 @@ from probes_fourier import FourierSpectrum, ImageFrequencies, KernelSpectrum, Ra
 from probes_layers import LayerStatistics
 from probes_mine import MutualInformation
 from probes_mine.labels import label_information
-from probes_ntk import TangentKernel
+from probes_ntk import KernelMotion, TangentKernel
 from probes_representation import Representation
 
 from .loops import BATCH, EPOCHS, LOOPS, Loop
@@ -99,6 +99,7 @@ PROBES: dict[str, Callable[[nn.Module], Probe]] = {
     "radial_spectrum": lambda model: RadialSpectrum(every(3), num_points=6),
     "image_frequencies": lambda model: ImageFrequencies(every(3), num_images=4, map_size=2, radii=[0.2]),
     "tangent_kernel": lambda model: TangentKernel(every(2), num_samples=8),
+    "kernel_motion": lambda model: KernelMotion(every(2), num_samples=8),
     "complexity": lambda model: PathComplexity(every(2)),
     "capacity": lambda model: Capacity(every(3), sharpness=True),
     "mutual_information": lambda model: MutualInformation(at([0, 2, 5]), layers=last_layer(model)),

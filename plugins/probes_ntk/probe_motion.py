@@ -1,0 +1,223 @@
+"""KernelMotion: how the tangent kernel itself changes during training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probes import CannotMeasure
+from probes.batches import Batch
+from probes.measurement import Axis, Measurement
+from probes.run import Run
+from probes.schedule import Schedule
+
+from .centering import center
+from .choice import Choice, labels_of
+from .engine import MEMORY
+from .motion import eigenspace_rotation, kernel_distance, residual_shares
+from .probe import TangentKernel
+from .quantities import TRACE_RATIOS
+from .spectrum import eigenfunctions
+
+__all__ = ["KernelMotion"]
+
+LEADING = 10
+"""Eigenvectors whose space is followed."""
+KEPT = 24
+"""Kernels that are kept: of the first turn, and of the first from step 1, 2, 4, ... on."""
+
+
+class KernelMotion(TangentKernel):
+    """How far the tangent kernel moves: from the first turn, from turn to turn, and as an eigenspace.
+
+    Yields, with the batch's name at the end:
+        ``ntk_motion/distance``: kernel distance to the kernel of the first turn, not centred; ``ntk_motion/velocity``:
+        that to the last turn, for each step in between.
+        ``ntk_motion/cka``: CKA, centred by output, with the kernels of the first turn and of the first turns from
+        steps 1, 2, 4, 8, ... on, as far as there are; NaN else.
+        ``ntk_motion/rotation``: of the space of the ten leading eigenvectors, since the first and the last turn.
+        Where the batch has targets: ``ntk_motion/residual_share``, in the eigenspaces of the largest 4, 8 and 16 % of
+        the eigenvalues; of labels, the residual is that of cross-entropy: one-hot labels less softmax; of numbers,
+        targets less outputs.
+
+    In the lazy regime all of this stays near 0, and CKA at 1. Runs when named. The kernels are those of
+    :class:`TangentKernel` and are shared with it. Costs its eigenvectors beside, N^3 operations, N <= 1000 by default;
+    keeps at most 26 kernels of N^2 / 2 numbers in memory, 52 MB for N = 1000, in the state of a run that is resumed
+    too.
+
+    Args:
+        schedule: When it is due; by default log-spaced.
+        batches: Names of the batches; all by default.
+        num_samples: As for :class:`TangentKernel`.
+        num_outputs: As for :class:`TangentKernel`.
+        memory: Bytes that a kernel may use.
+
+    Raises:
+        ValueError: As :class:`TangentKernel`.
+
+    Example:
+        >>> KernelMotion(batches=["train"], num_samples=50).name
+        'kernel_motion'
+
+    References:
+        Fort et al. (2020), Deep learning versus kernel learning. Baratin (2021), lemma 4.1.
+    """
+
+    name = "kernel_motion"
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        batches: Sequence[str] | None = None,
+        num_samples: int | None = None,
+        num_outputs: int | None = None,
+        memory: float = MEMORY,
+    ) -> None:
+        super().__init__(
+            schedule, batches=batches, num_samples=num_samples, num_outputs=num_outputs, products=0, memory=memory
+        )
+        self._past: dict[str, dict[str, Any]] = {}
+        """By batch: the kernels and leading eigenvectors of the first and the last turn, and the centred ones kept."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Beside the sizes what the kernels are compared with."""
+        return {**super().state_dict(), "past": {name: dict(past) for name, past in self._past.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().load_state_dict(state)
+        self._past = {name: dict(past) for name, past in state["past"].items()}
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Yield how the kernel has moved, batch by batch."""
+        notes: list[str] = []
+        refused: list[CannotMeasure] = []
+        names = list(self.batches or run.batches)
+        for name in names:
+            try:
+                choice = self._choice(run, name, len(names), notes)
+                gram = self._gram(run, name, choice)
+            except CannotMeasure as error:
+                refused.append(error)
+                continue
+            kernel = None if gram is None or not gram.kernel.any() else gram.kernel
+            if kernel is not None and not kernel.isfinite().all():
+                kernel = None
+            if kernel is None:
+                notes.append(f"On batch {name!r} the kernel is zero or not finite.")
+            batch, outputs = run.batch(name).first(choice.samples), run.evaluate(name)[: choice.samples]
+            yield from self._moved(name, step, batch, outputs, choice, kernel, notes)
+        if len(refused) == len(names) and refused:
+            raise refused[0]
+        notes += map(str, refused)
+        if notes:
+            run.left_out(" ".join(notes))
+
+    def _moved(
+        self, name: str, step: int, batch: Batch, outputs: Tensor, choice: Choice, kernel: Tensor | None,
+        notes: list[str],
+    ) -> Iterator[Measurement]:  # fmt: skip
+        words = f"exact kernel of {choice.words}"
+        measured = partial(Measurement, num_samples=choice.samples, estimator=f"{words}; not centred")
+        distance, velocity, turned = math.nan, math.nan, [math.nan, math.nan]
+        similar = torch.full((KEPT,), torch.nan, dtype=torch.float64)
+        ks = {max(1, round(share * choice.samples * choice.count)): share for share in TRACE_RATIOS}
+        shares = torch.full((len(ks),), torch.nan, dtype=torch.float64)
+        residual = None if batch.targets is None else self._residual(name, batch.targets, outputs, choice, notes)
+        if kernel is not None:
+            functions = eigenfunctions(kernel).functions
+            leading, packed = functions[:LEADING].float().cpu(), _packed(kernel)
+            past = self._past.get(name)
+            if past is None or past["shape"] != tuple(kernel.shape):
+                now = {"step": step, "kernel": packed, "leading": leading}
+                past = self._past[name] = {"shape": tuple(kernel.shape), "first": now, "last": now, "kept": {}}
+            first, last = past["first"], past["last"]
+            size = len(functions)
+            distance = float(kernel_distance(_unpacked(packed, size), _unpacked(first["kernel"], size)))
+            turned = [float(eigenspace_rotation(leading, each["leading"])) for each in (first, last)]
+            if step > last["step"]:
+                moved = float(kernel_distance(_unpacked(packed, size), _unpacked(last["kernel"], size)))
+                velocity = moved / (step - last["step"])
+            else:
+                turned[1] = math.nan
+            similar = self._similar(past["kept"], step, center(kernel, "outputs"))
+            past["last"] = {"step": step, "kernel": packed, "leading": leading}
+            if residual is not None:
+                shares = residual_shares(functions, residual.to(functions.device), list(ks)).cpu()
+        words_of = "distance of the kernel from that of the first turn"
+        yield measured(f"ntk_motion/distance/{name}", distance, description=words_of)
+        words_of = "distance of the kernel from that of the last turn, for each step"
+        yield measured(f"ntk_motion/velocity/{name}", velocity, unit="1 / step", description=words_of)
+        since = {"since": Axis(np.array(["first turn", "last turn"]))}
+        words_of = f"rotation of the space of the {LEADING} leading eigenvectors"
+        yield measured(f"ntk_motion/rotation/{name}", turned, dims=("since",), coords=since, description=words_of)
+        from_step = {"kept": Axis(np.array([0, *(2**j for j in range(KEPT - 1))]), "step")}
+        yield measured(
+            f"ntk_motion/cka/{name}", similar, dims=("kept",), coords=from_step,
+            estimator=f"{words}; features centred: outputs", description="CKA with earlier kernels",
+        )  # fmt: skip
+        if batch.targets is not None:
+            spaces = {"eigenspace": Axis(np.array([f"largest {k} ({share:.0%})" for k, share in ks.items()]))}
+            words_of = "share of the residual in the leading eigenspaces"
+            yield measured(
+                f"ntk_motion/residual_share/{name}", shares, dims=("eigenspace",), coords=spaces, description=words_of
+            )
+
+    def _similar(self, kept: dict[int, Tensor], step: int, centered: Tensor) -> Tensor:
+        """CKA with each kernel that is kept; this one is kept where it is the first of its place."""
+        size = centered.shape[0] * centered.shape[1]
+        diagonal = torch.arange(size).cumsum(0) + torch.arange(size)  # where a packed triangle has its diagonal
+        similar = torch.full((KEPT,), torch.nan, dtype=torch.float64)
+        norm = centered.norm()
+        if not norm > 0:
+            return similar
+        packed = _packed(centered / norm)
+        place = 0 if step <= 0 or not kept else min(KEPT - 1, int(math.log2(step)) + 1)
+        kept.setdefault(place, packed)
+        now = packed.double()
+        for index, other in kept.items():
+            products = now * other.double()
+            similar[index] = 2 * products.sum() - products[diagonal].sum()
+        return similar
+
+    def _residual(self, name: str, targets: Tensor, outputs: Tensor, choice: Choice, notes: list[str]) -> Tensor | None:
+        """Targets less what the outputs say, of the chosen outputs; 0 where there is no label. Shape ``(c, n)``."""
+        try:
+            matrix, labelled = labels_of(targets, choice)
+        except CannotMeasure as error:
+            notes.append(f"The targets of batch {name!r} leave no residual: {error}.")
+            return None
+        flat = outputs.detach().double().reshape(len(outputs), -1)
+        if targets.is_floating_point() or flat.shape[1] == 1:
+            said = flat
+        elif outputs.ndim == 2:
+            said = nn.functional.softmax(flat, 1)
+        else:
+            notes.append(f"The residual of batch {name!r} is told for outputs of shape (n, c) alone.")
+            return None
+        columns = range(flat.shape[1]) if choice.outputs is None else choice.outputs
+        residual = matrix.to(flat.device) - said[:, list(columns)].T
+        return residual.where(labelled.to(flat.device), 0)
+
+
+def _packed(kernel: Tensor) -> Tensor:
+    """The lower triangle of a kernel, row by row, float32 on the CPU."""
+    size = math.isqrt(kernel.numel())
+    matrix = kernel.detach().reshape(size, size).float().cpu()
+    rows, columns = torch.tril_indices(size, size)
+    return matrix[rows, columns]
+
+
+def _unpacked(packed: Tensor, size: int) -> Tensor:
+    matrix = packed.new_zeros(size, size)
+    rows, columns = torch.tril_indices(size, size)
+    matrix[rows, columns] = packed
+    matrix[columns, rows] = packed
+    return matrix
