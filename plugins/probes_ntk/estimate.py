@@ -81,7 +81,7 @@ def estimate_spectrum(
     moves. What the vectors leave of the exact trace is a control variate.
 
     The alignment needs :math:`\|K\|_F^2 = \operatorname{Tr} K^2` beside :math:`Y^\top K Y =
-    \|J^\top Y\|^2`, which is one backward pass and exact. That of each layer: :func:`layer_alignments`.
+    \|J^\top Y\|^2`, which is one backward pass and exact. That of each layer is in ``layer_estimate.py``.
 
     The standard error has the spread over the vectors, by Student's t, and a quarter of the distance of the brackets:
     :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases. ``benchmarks/spectrum_estimate.py``

@@ -29,7 +29,7 @@ def kernel_distance(kernel: Tensor, other: Tensor) -> Tensor:
         other: Of the same shape, on the same examples.
 
     Returns:
-        In [0, 1] for positive semidefinite kernels: 0 for proportional ones. Scalar, float64.
+        In [0, 1] for positive semidefinite kernels, 0 for proportional ones. Scalar, float64.
 
     Raises:
         ValueError: If the shapes differ, or a kernel is zero.
@@ -64,7 +64,7 @@ def eigenspace_rotation(functions: Tensor, others: Tensor) -> Tensor:
         others: Orthonormal rows U', of the same shape.
 
     Returns:
-        In [0, 1]: 0 for the same space, 1 - k/N on average for a random one of N dimensions. Scalar, float64.
+        In [0, 1], 0 for the same space and 1 - k/N on average for a random one of N dimensions. Scalar, float64.
 
     Raises:
         ValueError: If the shapes differ.
