@@ -23,6 +23,7 @@ from .engine import tangent_diagonal as tangent_diagonal
 from .engine import tangent_kernel as tangent_kernel
 from .estimate import SpectrumEstimate as SpectrumEstimate
 from .estimate import estimate_spectrum as estimate_spectrum
+from .layer_estimate import LayerEstimate as LayerEstimate
 from .motion import eigenspace_rotation as eigenspace_rotation
 from .motion import kernel_distance as kernel_distance
 from .motion import residual_shares as residual_shares

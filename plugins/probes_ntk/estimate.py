@@ -239,7 +239,7 @@ def _density(top: Tensor, points: list[tuple[Tensor, Tensor]], rest: float, size
         end = len(top) + len(nodes)
         row[:end], order = torch.cat([top, nodes]).sort(descending=True)
         count[:end] = torch.cat([torch.ones_like(top), weights])[order]
-    return SpectralDensity(eigenvalues * scale, counts)
+    return SpectralDensity((eigenvalues * scale).cpu(), counts.cpu())
 
 
 def _labels(targets: Tensor, kernel: KernelOperator, centering: Centering) -> Tensor:
@@ -252,7 +252,7 @@ def _labels(targets: Tensor, kernel: KernelOperator, centering: Centering) -> Te
             f"`targets` are all alike once centred ({centering!r}): nothing can be aligned with them. Take a batch of "
             f"more than one class."
         )
-    return y.reshape(-1)
+    return y.reshape(-1).to(kernel.device)
 
 
 def _rest(

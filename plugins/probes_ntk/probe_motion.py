@@ -38,9 +38,9 @@ class KernelMotion(TangentKernel):
 
     Yields, with the batch's name at the end:
         ``ntk_motion/distance``: kernel distance to the kernel of the first turn, not centred; ``ntk_motion/velocity``:
-        that to the last turn, for each step in between.
+        that to the last turn, for each step in between; from the second turn on.
         ``ntk_motion/cka``: CKA, centred by output, with the kernels of the first turn and of the first turns from
-        steps 1, 2, 4, 8, ... on, as far as there are; NaN else.
+        steps 1, 2, 4, 8, ... on; as long as there is none, with itself, 1.
         ``ntk_motion/rotation``: of the space of the ten leading eigenvectors, since the first and the last turn.
         Where the batch has targets: ``ntk_motion/residual_share``, in the eigenspaces of the largest 4, 8 and 16 % of
         the eigenvalues; of labels, the residual is that of cross-entropy: one-hot labels less softmax; of numbers,
@@ -126,7 +126,8 @@ class KernelMotion(TangentKernel):
     ) -> Iterator[Measurement]:  # fmt: skip
         words = f"exact kernel of {choice.words}"
         measured = partial(Measurement, num_samples=choice.samples, estimator=f"{words}; not centred")
-        distance, velocity, turned = math.nan, math.nan, [math.nan, math.nan]
+        distance, turned = math.nan, [math.nan, math.nan]
+        velocity = math.nan if name in self._past else None
         similar = torch.full((KEPT,), torch.nan, dtype=torch.float64)
         ks = {max(1, round(share * choice.samples * choice.count)): share for share in TRACE_RATIOS}
         shares = torch.full((len(ks),), torch.nan, dtype=torch.float64)
@@ -145,8 +146,6 @@ class KernelMotion(TangentKernel):
             if step > last["step"]:
                 moved = float(kernel_distance(_unpacked(packed, size), _unpacked(last["kernel"], size)))
                 velocity = moved / (step - last["step"])
-            else:
-                turned[1] = math.nan
             similar = self._similar(past["kept"], step, center(kernel, "outputs"))
             past["last"] = {"step": step, "kernel": packed, "leading": leading}
             if residual is not None:
@@ -154,7 +153,8 @@ class KernelMotion(TangentKernel):
         words_of = "distance of the kernel from that of the first turn"
         yield measured(f"ntk_motion/distance/{name}", distance, description=words_of)
         words_of = "distance of the kernel from that of the last turn, for each step"
-        yield measured(f"ntk_motion/velocity/{name}", velocity, unit="1 / step", description=words_of)
+        if velocity is not None:
+            yield measured(f"ntk_motion/velocity/{name}", velocity, unit="1 / step", description=words_of)
         since = {"since": Axis(np.array(["first turn", "last turn"]))}
         words_of = f"rotation of the space of the {LEADING} leading eigenvectors"
         yield measured(f"ntk_motion/rotation/{name}", turned, dims=("since",), coords=since, description=words_of)
@@ -171,7 +171,7 @@ class KernelMotion(TangentKernel):
             )
 
     def _similar(self, kept: dict[int, Tensor], step: int, centered: Tensor) -> Tensor:
-        """CKA with each kernel that is kept; this one is kept where it is the first of its place."""
+        """CKA with each kernel that is kept, 1 with those to come; the first of its place is kept."""
         size = centered.shape[0] * centered.shape[1]
         diagonal = torch.arange(size).cumsum(0) + torch.arange(size)  # where a packed triangle has its diagonal
         similar = torch.full((KEPT,), torch.nan, dtype=torch.float64)
@@ -181,6 +181,7 @@ class KernelMotion(TangentKernel):
         packed = _packed(centered / norm)
         place = 0 if step <= 0 or not kept else min(KEPT - 1, int(math.log2(step)) + 1)
         kept.setdefault(place, packed)
+        similar[:] = 1
         now = packed.double()
         for index, other in kept.items():
             products = now * other.double()

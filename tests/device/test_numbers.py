@@ -13,7 +13,7 @@ from probes import Batch, at, every
 from probes_complexity import PathComplexity
 from probes_fourier import FourierSpectrum
 from probes_mine import MutualInformation
-from probes_ntk import tangent_diagonal, tangent_kernel
+from probes_ntk import KernelMotion, TangentKernel, estimate_spectrum, tangent_diagonal, tangent_kernel
 
 from .training import DEVICE, DTYPES, Loop, network, perceptron, train, values, vectors
 
@@ -51,6 +51,28 @@ def test_the_tangent_kernel_is_that_of_gradients_one_at_a_time_in_float64_on_the
     assert float((sum(gram.layers.values()).cpu().double() - naive).abs().max()) < tolerance
     of_itself = torch.einsum("aip,aip->ai", phi, phi)
     assert float((diagonal.cpu().double() - of_itself).abs().max()) < tolerance
+
+
+def test_a_spectrum_from_products_is_that_of_the_cpu():
+    torch.manual_seed(0)
+    model, inputs, labels = network().eval(), torch.randn(20, 1, 6, 6), torch.arange(20) % 3
+    found = [
+        estimate_spectrum(copy.deepcopy(model).to(device), inputs.to(device), centering="outputs",
+                          targets=labels.to(device), layers=True)
+        for device in (DEVICE, "cpu")
+    ]  # fmt: skip
+    numbers = [
+        [each.trace.value, each.effective_rank.value, each.alignment.value, each.density.trace_ratio(5).value,
+         *(part.alignment.value for part in each.layers.values())]
+        for each in found
+    ]  # fmt: skip
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("probe", [lambda: TangentKernel(at([0]), products=60), lambda: KernelMotion(at([0]))])
+def test_kernels_that_are_not_formed_or_move(probe):
+    rows, reference = (measured(probe(), device, torch.float32) for device in (DEVICE, torch.device("cpu")))
+    assert_close(rows, reference, 1e-3)
 
 
 def measured(probe, device, dtype, make=perceptron, data=vectors, steps=1):
