@@ -3,7 +3,7 @@
 //
 // spec = {
 //   title, subtitle, note, height, share (charts over the same x have one cursor and one zoom),
-//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, hidden },
+//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, between: what ticks are told of, hidden },
 //   lines: [{ name, x: increasing, y, low, high, color, dash, faint, hidden, points, tag: written at its end }],
 //   image: { x, y: edges of cells, values: [x][y] in one array, norm },
 //   ways: [{ name, x, y, colors }],
@@ -45,7 +45,9 @@ export function ticksOf(axis, window, pixels, across) {
   const [low, high] = [Math.min(...window), Math.max(...window)];
   let found = axis.ticks?.filter(([v]) => v >= low && v <= high).map(([v, text]) => [v, fitted(text, LONGEST)]);
   if (!found) {
-    const places = ticks(axis.scale, low, high, Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34)))));
+    const [least, most] = axis.between ?? [low, high]; // a border of cells is no step
+    const count = Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34))));
+    const places = ticks(axis.scale, low, high, count).filter((v) => v >= least && v <= most);
     const texts = labels(places);
     found = places.map((v, i) => [v, texts[i]]);
     const power = ([v]) => v === 0 || Math.abs(Math.log10(Math.abs(v)) - Math.round(Math.log10(Math.abs(v)))) < 1e-9;

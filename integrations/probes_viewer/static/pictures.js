@@ -194,7 +194,7 @@ function cells(given, meta, options, dim, offset = 0, stride = 1) {
   const y = { ...axis };
   if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
   return {
-    title: meta.title, share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders[borders.length - 1] }, y,
+    title: meta.title, share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders[borders.length - 1], between: [at[0], at[at.length - 1]] }, y,
     image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places, note: data === given ? "" : REPEATED,
     read(place, height) {
       const row = nearest(at, place, x.scale);
