@@ -68,7 +68,7 @@ def center(kernel: Tensor, how: Centering) -> Tensor:
     # In its place where it is a copy: of thousands of rows each pass over new memory takes longer than the sums.
     centered = blocks.sub_(means) if blocks.data_ptr() != kernel.data_ptr() else blocks - means
     centered.sub_(centered.mean(columns, keepdim=True))
-    return centered if bool(centered.norm() > least) else centered.zero_()
+    return centered.zero_() if bool(centered.norm() <= least) else centered  # NaN stays NaN
 
 
 def center_targets(targets: Tensor, how: Centering) -> Tensor:
