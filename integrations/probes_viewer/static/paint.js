@@ -98,7 +98,7 @@ export function frameOf(spec, zoom, width, height) {
   const upwards = ticksOf(y, windows.y, bottom - top);
   const widest = Math.min(Math.max(120, 0.3 * width), Math.max(0, ...upwards.map(([, text]) => widthOf(text))));
   const left = y.hidden ? 0 : Math.round(widest) + MARK + 6 + (y.label ? 18 : 0);
-  const right = x.hidden ? width : width - 16;
+  const right = Math.max(left + 40, x.hidden ? width : width - 16); // of a window that is too narrow the rest is cut
   const [over, up] = [along(x.scale, windows.x, left, right), along(y.scale, windows.y, bottom, top)];
   return {
     spec, windows, width, left, right, top, bottom, widest, x: over.place, y: up.place, xAt: over.value, yAt: up.value,
