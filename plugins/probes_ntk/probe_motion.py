@@ -70,6 +70,7 @@ class KernelMotion(TangentKernel):
     """
 
     name = "kernel_motion"
+    by_default = False
 
     def __init__(
         self,

@@ -145,3 +145,10 @@ def test_what_is_installed_later_is_found(distribution):
     distribution("late", GOOD)
     sys.path[:] = places
     assert "late" in installed()
+
+
+def test_only_these_of_ours_run_by_default():
+    """What is added to every user's training is decided here, not by leaving a line out."""
+    ours = {name for name in installed() if load(name).__module__.startswith("probes_")}
+    runs = {name for name in ours if load(name).by_default}
+    assert runs == {"fourier", "layers", "spectral_norm", "tangent_kernel"}

@@ -396,7 +396,7 @@ export class App {
         const two = state.runs.slice(0, 2).map((run) => found.find((data) => data.run === run));
         const lacking = state.runs.find((run, i) => i < 2 && !two[i]);
         if (lacking !== undefined) throw new Error(`${lacking} has no row of this stream: no difference.`);
-        found = alike(two).why ? two : [difference(...two)];
+        found = alike(two).why ? two : [difference(...two, state.view)];
       }
       if (!found.length) {
         body.replaceChildren(paragraph("note", "No row yet."));

@@ -53,7 +53,8 @@ export function alike(all) {
 }
 
 /** One dataset minus another, at the steps that both have; an error that says why not. */
-export function difference(a, b) {
+export function difference(a, b, view) {
+  if ((views(a.meta).includes(view) ? view : views(a.meta)[0]) === "fan") [a, b] = [ranked(a), ranked(b)]; // the k-th largest of one less the k-th largest of the other
   const rows = new Map(Array.from(b.step, (step, row) => [step, row]));
   const common = Array.from(a.step.keys()).filter((row) => rows.has(a.step[row]));
   if (!common.length) throw new Error("The two runs have no step in common here: no difference.");
@@ -63,6 +64,13 @@ export function difference(a, b) {
     value: Float64Array.from(left.value, (v, i) => v - right.value[i]),
     error: a.error && b.error && Float64Array.from(left.error, (v, i) => Math.hypot(v, right.error[i])),
   };
+}
+
+/** The values of each row from the largest on. */
+function ranked(data) {
+  const [value, size] = [Float64Array.from(data.value), entries(data.meta.dims[data.meta.dims.length - 1]).length];
+  for (let i = 0; i < value.length; i += size) value.set(fromLargest(value.subarray(i, i + size)), i);
+  return { ...data, value, error: null };
 }
 
 /** The stream at one entry of each leading dim, so that at most two are left. */
@@ -100,7 +108,8 @@ export function picture(all, options) {
   const unit = withUnit(words[Math.min(1, words.length - 1)].replaceAll("_", " "), meta.unit);
   const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: entries(dim).length, text: (i) => text(dim, i) }));
   const made = DRAWN[view](data, meta, { ...options, unit, sliders });
-  const values = extent(data[0].value);
+  const inAll = (what) => data.reduce((sum, each) => sum + extent(each.value)[what], 0);
+  const values = { nan: inAll("nan"), infinite: inAll("infinite") };
   const thinned = data.find((each) => each.every > 1);
   const notes = [
     made.note,
@@ -128,6 +137,9 @@ const told = (data, i) => `${number(data.value[i])}${data.error ? ` ± ${number(
 function lineSpec(data, meta, options, lines, note) {
   const x = xAxis(data, options);
   const found = extent(lines.flatMap((line) => Array.from(line.y)));
+  // A logarithm has room for the lower border of a band, down to a hundredth of the least value.
+  const borders = extent(lines.flatMap((line) => Array.from(line.low ?? [])));
+  found.positive = Math.min(found.positive, Math.max(borders.positive, found.positive / 100));
   const places = Array.from(new Set(data.flatMap((each) => Array.from(xOf(each, options))))).sort((a, b) => a - b);
   return {
     title: meta.title, note, share: options.time ? "time" : "step", x, places, lines,
@@ -255,7 +267,7 @@ function frames(data, meta, options) {
     };
   };
   const small = spread(rows, options.small ? 4 : 8).map((at) => frame(data[0], at));
-  const large = data.map((each) => frame(each, Math.min(row, each.step.length - 1), true));
+  const large = data.map((each) => frame(each, nearest(each.step, data[0].step[row]), true));
   const bar = colored([...small, ...large], options);
   const slider = { name: "step", count: rows, text: (i) => `step ${count(data[0].step[i])}`, value: row };
   return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: `the strip shows ${small.length} of ${rows} steps` };
@@ -296,7 +308,10 @@ function fan(data, meta, options) {
   const drawn = [];
   data.forEach((each, run) => {
     const x = xOf(each, options);
-    const sorted = Array.from(each.step, (_, row) => fromLargest(each.value.subarray(row * each.size, (row + 1) * each.size)));
+    const sorted = Array.from(each.step, (_, row) => {
+      const values = each.value.subarray(row * each.size, (row + 1) * each.size);
+      return each.minus ? values : fromLargest(values); // of a difference the ranks were taken before
+    });
     const top = Math.min(5, each.size);
     const prefix = data.length > 1 ? `${each.run}, ` : "";
     const line = (name, pick, color, more = {}) => {

@@ -61,7 +61,7 @@ export function valuesScale({ low, high, positive, zero, count }, choice = "auto
   if (!(positive < Infinity) || choice === "linear") return linear;
   const spans = low >= 0 && high >= 100 * positive && zero <= 0.1 * count;
   if (choice !== "log" && !spans) return linear;
-  return low < 0 ? symlog(Math.max(positive, high * 1e-6)) : log(Math.max(positive, high * 1e-12));
+  return low < 0 ? symlog(Math.max(positive, high * 1e-6)) : log(positive / 1000);
 }
 
 /** Where the ticks of an axis are, from `low` to `high`. */
