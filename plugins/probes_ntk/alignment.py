@@ -28,11 +28,14 @@ def label_matrix(targets: Tensor, c: int) -> Tensor:
 
     Raises:
         CannotMeasure: A ValueError: a label is not among the c classes, or the shape does not fit.
+        TypeError: If it is not a tensor.
 
     Example:
         >>> label_matrix(torch.tensor([0, 1, 1]), 2).tolist()
         [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
     """
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"`targets` must be a tensor of labels or numbers, got {type(targets).__name__}.")
     n = len(targets)
     flat = targets.detach().reshape(n, -1)
     if flat.shape[1] == c:

@@ -87,6 +87,8 @@ def test_what_cannot_be_is_named():
         estimate_spectrum(model, inputs, centering="outputs", targets=torch.zeros(19, dtype=torch.long))
     with pytest.raises(CannotMeasure, match="all alike"):
         estimate_spectrum(model, inputs, centering="outputs", targets=torch.zeros(20, dtype=torch.long))
+    with pytest.raises(TypeError, match="`targets` must be a tensor of labels or numbers, got list"):
+        estimate_spectrum(model, inputs, centering="outputs", targets=[0] * 20)
     found = estimate_spectrum(model, inputs, centering="outputs", products=24)
     assert found.alignment is None
     for k in (0, 201, 2.5):
