@@ -119,7 +119,7 @@ def ring_of_bins(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def ring_sums(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over the rings of :func:`ring_of_bins`.
+    """Sums over rings of bins of the DFT, each as wide as one bin along the shorter side.
 
     Args:
         values: One for each bin of ``torch.fft.fft2``, shape ``(..., height, width)``.

@@ -75,8 +75,8 @@ def passed_images(
         targets: Labels from 0, shape ``(n,)``, integers, below c; or numbers of the shape of the outputs.
 
     Returns:
-        The relative change of the outputs, and what the targets allow: with labels cross-entropy and accuracy, with
-        numbers the mean square of the error.
+        What changes, and what the targets allow. With labels that is cross-entropy and accuracy, with numbers the
+        mean square of the error.
 
     Raises:
         ValueError: If ``images`` are none, or ``targets`` do not go with the outputs.
