@@ -80,6 +80,8 @@ class Run:
     """Optimizer updates so far."""
     loss: Tensor | None = None
     """What the loop called ``backward()`` on for the last update; seen for probes with ``watched_updates``."""
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None
+    """The loss of the loop, of outputs and targets, where it was seen to compare them by one function of torch."""
     config: dict[str, Any] = field(default_factory=dict)
     """The manager's and every plugin's settings, as strings and numbers, for the files."""
     run_id: str = ""
@@ -88,7 +90,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.earlier: Callable[[], Mapping[str, Any]] = dict  # no lambda: a run that is not attached is pickled
-        """What the sessions before this one have recorded, by stream, as :func:`probes.open_run` reads it."""
+        """What the sessions before have recorded, by stream, as :func:`probes.open_run` reads it."""
         self._probe = ""
         self.taken: list[str] = []
         """Which of several tensors that the model returns is its output here, where no user picks it."""
@@ -276,9 +278,8 @@ class Run:
 
         The least of several looks: the first call is slow, and so is any while the machine does something else.
         """
-        given, clock, least = self.batch(batch), self._clock, math.inf
-        for count in (2, 4, 4, 8, 8):
-            part = given.first(count)
+        clock, least = self._clock, math.inf
+        for part in map(self.batch(batch).first, (2, 4, 4, 8, 8)):
             with torch.no_grad():
                 start = clock()
                 self.forward(part).sum().item()

@@ -12,6 +12,7 @@ from .choice import Choice as Choice
 from .choice import choose as choose
 from .density import Estimate as Estimate
 from .density import SpectralDensity as SpectralDensity
+from .density import spread as spread
 from .dynamics import FunctionUpdate as FunctionUpdate
 from .dynamics import function_update as function_update
 from .eigenvector_fourier import eigenvector_amplitudes as eigenvector_amplitudes
@@ -23,6 +24,8 @@ from .engine import tangent_diagonal as tangent_diagonal
 from .engine import tangent_kernel as tangent_kernel
 from .estimate import SpectrumEstimate as SpectrumEstimate
 from .estimate import estimate_spectrum as estimate_spectrum
+from .lanczos import gauss as gauss
+from .lanczos import lanczos as lanczos
 from .layer_estimate import LayerEstimate as LayerEstimate
 from .motion import eigenspace_rotation as eigenspace_rotation
 from .motion import kernel_distance as kernel_distance
@@ -34,6 +37,7 @@ from .plan import layer_of as layer_of
 from .probe import TangentKernel as TangentKernel
 from .probe_motion import KernelMotion as KernelMotion
 from .product import KernelOperator as KernelOperator
+from .second_derivatives import no_second_derivative as no_second_derivative
 from .spectrum import Eigenfunctions as Eigenfunctions
 from .spectrum import effective_rank as effective_rank
 from .spectrum import eigenfunctions as eigenfunctions

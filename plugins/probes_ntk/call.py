@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -159,7 +160,8 @@ class Call:
                 f"the arguments of one call; pass the inputs alone, without the targets."
             ) from error
 
-    def _outputs(self, batch: Batch, graph: bool) -> Tensor:
+    def result(self, batch: Batch, graph: bool = True) -> Tensor:
+        """What ``output`` picks of what the model returns on a batch, in its own shape, differentiable or not."""
         with _plain_backward(self.model), torch.set_grad_enabled(graph), _own_buffers(self.model):
             if self.tensors:
                 parameters = dict(self.model.named_parameters())
@@ -167,7 +169,25 @@ class Call:
                 result = torch.func.functional_call(self.model, own, batch.args, dict(batch.kwargs))
             else:
                 result = self._called(batch)
-            result = picked(self.output, result)
+            return picked(self.output, result)
+
+    def graph_bytes(self) -> int:
+        """What the graphs of one example hold at most, beside the parameters: of its outputs and of their gradient."""
+        seen: dict[int, int] = {}
+        own = {parameter.data_ptr() for parameter in self.parameters.values()}
+
+        def count(tensor: Tensor) -> Tensor:
+            if tensor.data_ptr() not in own:
+                seen[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        few = self.batch.first(min(2, self.batch.n))
+        with torch.enable_grad(), saved_tensors_hooks(count, lambda tensor: tensor):
+            self.result(few)
+        return max(1, 4 * sum(seen.values()) // few.n)
+
+    def _outputs(self, batch: Batch, graph: bool) -> Tensor:
+        result = self.result(batch, graph)
         if result.shape[:1] != (batch.n,) or (result.ndim > 2 and self.outputs is None):
             last = ", as lambda result: result[:, -1] (or result.logits[:, -1]) does" if result.ndim == 3 else ""
             raise CannotMeasure(

@@ -14,7 +14,22 @@ EPSILON = 1e-6
 
 
 def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An orthonormal basis, the diagonal of the tridiagonal matrix and what is beside it; its last entry leads out."""
+    """Lanczos' iteration with full orthogonalisation, of an operator whose eigenvalues are about 1.
+
+    Args:
+        times: A v of v, for a symmetric A. Shape ``(P,)``.
+        start: The first vector, of any length. Shape ``(P,)``.
+        steps: m; fewer where an invariant space is found.
+
+    Returns:
+        An orthonormal basis, shape ``(m, P)``; the diagonal of the tridiagonal matrix, shape ``(m,)``; and what is
+        beside it, whose last entry leads out. Shape ``(m,)``.
+
+    Example:
+        >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> lanczos(lambda v: matrix @ v, torch.tensor([1.0, 0.0]), 2)[1].tolist()
+        [2.0, 2.0]
+    """
     basis = start.new_empty(steps, len(start))
     basis[0] = start / start.norm()
     diagonal, beside = [], []

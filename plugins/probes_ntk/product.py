@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from probes import CannotMeasure
 from probes.batches import Batch
@@ -15,10 +14,15 @@ from probes.measurement import first_line
 
 from .call import Call
 from .centering import Centering, center_targets
+from .second_derivatives import no_second_derivative
 
 __all__ = ["KernelOperator"]
 
 Parameters = dict[str, Tensor]
+_REFUSED = (
+    "A product with the tangent kernel needs second derivatives, and the model has an operation without ({}). "
+    "tangent_kernel forms the kernel without them."
+)
 
 
 class KernelOperator:
@@ -67,10 +71,8 @@ class KernelOperator:
         self.call = call.at_least(precision) if precision == torch.float64 else call
         center_targets(torch.zeros(1, 1), centering)  # what it does not know is named
         self._centering = centering
-        with torch.enable_grad():
-            taken, width = self._bytes_of_one()
-        self.n, self.c = self.call.batch.n, width
-        self._chunk = max(1, min(self.n, int(memory / taken)))
+        self.n, self.c = self.call.batch.n, self.call.evaluate(self.call.batch.first(1)).shape[1]
+        self._chunk = max(1, min(self.n, int(memory / self.call.graph_bytes())))
         self._whole = self._chunk == self.n
         self._out: Tensor | None = None
         self._kept: tuple[Tensor, Parameters] | None = None
@@ -129,6 +131,8 @@ class KernelOperator:
         cotangent = torch.ones_like(out, requires_grad=True)  # any that is not 0, whose gradient may be undefined
         parameters = self.call.parameters
         parts = torch.autograd.grad(out, list(parameters.values()), cotangent, create_graph=True, allow_unused=True)
+        if why := no_second_derivative((part for part in parts if part is not None), linear=True):
+            raise CannotMeasure(_REFUSED.format(why))
         graph = (
             cotangent,
             {
@@ -171,24 +175,6 @@ class KernelOperator:
                     [part for part, _ in pairs], cotangent, [way for _, way in pairs], retain_graph=self._whole
                 )
             except (NotImplementedError, RuntimeError) as error:
-                raise CannotMeasure(
-                    f"A product with the tangent kernel needs second derivatives, and the model has an operation "
-                    f"without ({first_line(error)}). tangent_kernel forms the kernel without them."
-                ) from error
+                raise CannotMeasure(_REFUSED.format(first_line(error))) from error
             found.append(parts[0])
         return torch.cat(found).T.double()
-
-    def _bytes_of_one(self) -> tuple[int, int]:
-        """What the graphs of one example hold, beside the parameters, at most, and how many outputs it has."""
-        seen: dict[int, int] = {}
-        own = {parameter.data_ptr() for parameter in self.call.parameters.values()}
-
-        def count(tensor: Tensor) -> Tensor:
-            if tensor.data_ptr() not in own:
-                seen[tensor.data_ptr()] = tensor.nbytes
-            return tensor
-
-        few = self.call.batch.first(min(2, self.call.batch.n))
-        with saved_tensors_hooks(count, lambda tensor: tensor):
-            out = self.call.forward(few)
-        return max(1, 4 * sum(seen.values()) // few.n), out.shape[1]

@@ -26,6 +26,7 @@ from ..measurement import CannotMeasure
 from ..outputs import check_rows
 from ..picking import Entry, entries, pick_output, picked, where_picked
 from .compiled_call import COMPILED, CompiledCall
+from .criterion import Criterion
 from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch, is_target
 
@@ -67,6 +68,7 @@ class FirstBatch:
         """The arguments of a call whose output cannot be used."""
         self.loss = ""
         """The function in which the targets were seen, in words; empty when they were not."""
+        self.criterion: Criterion | None = None
         self.output = output
         """What picks the output: of several, where none was asked for, the one that the loss compares."""
         self._entries: list[Entry] = []
@@ -155,7 +157,7 @@ class FirstBatch:
             self._refuse(self._refusal)
             return
         if (found := self._watch.targets()) is not None:
-            targets, self.loss = found
+            targets, self.loss, self.criterion = found
         elif self._named and not self._watch.candidates:
             targets, self.loss = self.batch.kwargs[self._named], f"the argument {self._named!r} of the model"
         else:

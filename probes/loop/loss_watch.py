@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
 from ..batches import tensors
+from .criterion import OUTPUT, TARGETS, Called, Criterion
 
 __all__ = ["LossWatch", "is_target", "push", "remove"]
 
@@ -41,13 +42,7 @@ def _compares(function: Callable[..., Any]) -> bool:
         return False
 
 
-_DIFFERENCES = {
-    Tensor.sub,
-    Tensor.__sub__,
-    Tensor.__rsub__,
-    torch.sub,
-    torch.rsub,
-}
+_DIFFERENCES = {Tensor.sub, Tensor.__sub__, Tensor.__rsub__, torch.sub, torch.rsub}
 _VIEWS = {
     Tensor.squeeze, torch.squeeze, Tensor.flatten, torch.flatten, Tensor.view, Tensor.reshape, torch.reshape,
     Tensor.float, Tensor.to, Tensor.__getitem__, Tensor.transpose, torch.transpose, Tensor.permute,
@@ -55,8 +50,6 @@ _VIEWS = {
     torch.sigmoid, Tensor.sigmoid, torch.log_softmax, Tensor.log_softmax, torch.nn.functional.log_softmax,
     torch.nn.functional.softmax, torch.softmax, Tensor.softmax,
 }  # fmt: skip
-
-
 _ESCAPES = {Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__, Tensor.__float__, Tensor.__int__}
 _ENTRANCES = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy}
 MANY = 2000
@@ -74,16 +67,17 @@ class LossWatch(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.candidates: list[tuple[Tensor, str, int]] = []
-        """Copies of what may be the targets, as the loop may write over it, the function in which it was seen, and
-        the number of the output that it was compared with."""
+        self.candidates: list[tuple[Tensor, str, int, Criterion | None]] = []
+        """Copies of what may be the targets, as the loop may write over it, the function in which it was seen, the
+        number of the output that it was compared with, and the loss if it is that function's."""
         self.pushed = False
         """Whether it may be on a thread's stack still."""
         self._blind = False
         self._rows = self._n = 0
         self._shapes: list[tuple[int, ...]] = []
-        self._outputs: list[tuple[weakref.ref[Tensor], int]] = []
-        """What may be the output, and what is a view or an activation of it, with the number of the output."""
+        self._outputs: list[tuple[weakref.ref[Tensor], int, list[Called] | None]] = []
+        """What may be the output, and what is a view or an activation of it, with the number of the output and the
+        calls that lead there, where they are known."""
         self._residuals: list[tuple[weakref.ref[Tensor], Tensor]] = []
         """Differences of outputs, and the candidates that were taken off."""
         self._computed: dict[int, weakref.ref[Tensor]] = {}
@@ -93,7 +87,7 @@ class LossWatch(TorchFunctionMode):
     def look_at(self, outputs: Sequence[Tensor], rows: int, n: int) -> None:
         """Wait for the loss of one of these, and of no other; keep the first ``n`` of its ``rows`` targets."""
         self._rows, self._n = rows, n
-        self._outputs = [(weakref.ref(output), number) for number, output in enumerate(outputs)]
+        self._outputs = [(weakref.ref(output), number, []) for number, output in enumerate(outputs)]
         self._shapes = [tuple(output.shape) for output in outputs]  # may be gone when views of them are compared
         self.candidates, self._residuals = [], []
 
@@ -137,15 +131,15 @@ class LossWatch(TorchFunctionMode):
     @property
     def compared(self) -> int | None:
         """The number of the output that is compared with something; of several, the first, if not with a constant."""
-        numbers = [(_constant(tensor), number) for tensor, _, number in self.candidates]
+        numbers = [(_constant(tensor), number) for tensor, _, number, _ in self.candidates]
         return min(numbers)[1] if numbers else None
 
-    def targets(self) -> tuple[Tensor, str] | None:
-        """The targets, and where they were seen."""
-        different: list[tuple[Tensor, str]] = []
-        for tensor, where, number in self.candidates:
-            if number == self.compared and not any(_equal(tensor, other) for other, _ in different):
-                different.append((tensor, where))
+    def targets(self) -> tuple[Tensor, str, Criterion | None] | None:
+        """The targets, where they were seen, and the loss, where it is one function's."""
+        different: list[tuple[Tensor, str, Criterion | None]] = []
+        for tensor, where, number, criterion in self.candidates:
+            if number == self.compared and not any(_equal(tensor, other) for other, _, _ in different):
+                different.append((tensor, where, criterion))
         different = [item for item in different if not _constant(item[0])] or different
         chosen = [item for item in different if not item[0].is_floating_point()] or different
         return chosen[0] if len(chosen) == 1 else None
@@ -156,11 +150,15 @@ class LossWatch(TorchFunctionMode):
         kwargs = kwargs or {}
         if self._blind:
             return func(*args, **kwargs)
-        computed, number = False, None
+        computed, number, path = False, None, None
         before = len(self.candidates)
         with suppress(Exception):  # a strange argument; the call itself must go on
             computed = any(self._is_computed(item) for item in tensors((args, kwargs)))
             number = self._look(func, args, kwargs) if computed else None
+            own, (_, known) = self._own(args, kwargs)
+            if number is not None and known is not None and func in _VIEWS:
+                call = Called.of(func, args, kwargs, {id(own): OUTPUT})
+                path = None if call is None else [*known, call]
             self._escaped |= computed and func in _ESCAPES
             computed |= self._escaped and func in _ENTRANCES
         result = func(*args, **kwargs)
@@ -170,7 +168,7 @@ class LossWatch(TorchFunctionMode):
                 if _in_place(func):
                     self.computed((args[0], args[0]._base))
         if number is not None and isinstance(result, Tensor):
-            self._outputs.append((weakref.ref(result), number))
+            self._outputs.append((weakref.ref(result), number, path))
             if func in _DIFFERENCES and len(self.candidates) > before:
                 self._residuals.append((weakref.ref(result), self.candidates[-1][0]))
         return result
@@ -181,15 +179,28 @@ class LossWatch(TorchFunctionMode):
 
     def _look(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
         """Look for targets in a call; the number of the output as which what it gives is to be looked at, if any."""
-        given = [*args, *kwargs.values()]
-        own, number = next(((item, n) for item in given if (n := self._number(item)) is not None), (None, None))
-        if own is None or number is None:
+        own, (number, before) = self._own(args, kwargs)
+        if own is None:
             return None
-        other = kwargs.get("target", next((item for item in given if self._number(item) is None), None))
-        return number if self._is_looked_at(func, own, other, number) else None
+        given = [*args, *kwargs.values()]
+        other = kwargs.get("target", next((item for item in given if self._known(item) is None), None))
+        count = len(self.candidates)
+        looked_at = self._is_looked_at(func, own, other, number)
+        if len(self.candidates) > count and before is not None and isinstance(other, Tensor) and _compares(func):
+            call = Called.of(func, args, kwargs, {id(own): OUTPUT, id(other): TARGETS})
+            flat = self._flattened(func, other, self._shapes[number])
+            if call is not None:
+                self.candidates[-1] = (*self.candidates[-1][:3], Criterion([*before, call], flat))
+        return number if looked_at else None
 
-    def _number(self, item: Any) -> int | None:
-        return next((number for output, number in self._outputs if isinstance(item, Tensor) and item is output()), None)
+    def _own(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, tuple[int, list[Called] | None]]:
+        """The output among the arguments of a call, with its number and the calls that lead there."""
+        found = ((item, known) for item in [*args, *kwargs.values()] if (known := self._known(item)) is not None)
+        return next(found, (None, (0, None)))
+
+    def _known(self, item: Any) -> tuple[int, list[Called] | None] | None:
+        known = ((n, path) for output, n, path in self._outputs if isinstance(item, Tensor) and item is output())
+        return next(known, None)
 
     def _is_looked_at(self, func: Callable[..., Any], own: Tensor, other: Any, number: int) -> bool:
         difference = func in _DIFFERENCES
@@ -210,7 +221,7 @@ class LossWatch(TorchFunctionMode):
             return False
         name = getattr(func, "__name__", "a difference").strip("_")
         kept = target[: self._n].detach().clone()
-        self.candidates.append((kept, f"output - targets ({name})" if difference else name, number))
+        self.candidates.append((kept, f"output - targets ({name})" if difference else name, number, None))
         return difference
 
     def _flattened(self, func: Callable[..., Any], other: Tensor, shape: tuple[int, ...]) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..batches import Batch
+from ..loop.criterion import Criterion
 from ..picking import Entry, pick_output
 from .plugins import text_of
 
@@ -40,6 +41,7 @@ def save(session: Session) -> dict[str, Any]:
         },
         # Of several outputs, the one that the first loop's loss was seen to compare.
         "output": (run.output.path, run.output.code) if isinstance(run.output, Entry) else None,
+        "criterion": run.criterion.state() if isinstance(run.criterion, Criterion) else None,
         "governor": session.governor.state_dict(),
         "due": {plugin.key: plugin.due for plugin in session.turns.probes},
         "watching": {plugin.key: plugin.watching_since for plugin in session.turns.probes},
@@ -107,6 +109,8 @@ def restore(state: Mapping[str, Any], session: Session) -> None:
         session.whole.add(name)
     if state.get("output") is not None and run.output is pick_output:
         run.output = Entry(*state["output"])
+    if state.get("criterion") is not None:
+        run.criterion = Criterion.of_state(state["criterion"])
     session.governor.load_state_dict(state["governor"])
     for plugin in plugins.all:
         plugin.watching_since = state.get("watching", {}).get(plugin.key)

@@ -243,6 +243,7 @@ class Attached:
             if first.batch is not None:
                 self.run.batches = {"train": first.batch, **self.run.batches}
                 self._targets_seen_in, self.run.output = first.loss, first.output
+                self.run.criterion = first.criterion
             self.run.shown = first.shown
         self.session.turns.check_needs()
 

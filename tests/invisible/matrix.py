@@ -23,6 +23,7 @@ from probes import Probe, ProbeManager, at, every
 from probes.checking.trials import Recorder, hooks, optimizer_hooks
 from probes.guard.fingerprint import differences, of_model, of_optimizer, of_process, of_random_states
 from probes_complexity import Capacity, PathComplexity
+from probes_curvature import Curvature
 from probes_fourier import FourierSpectrum, ImageFrequencies, KernelSpectrum, RadialSpectrum, SpectralNorm
 from probes_layers import LayerStatistics
 from probes_mine import MutualInformation
@@ -102,6 +103,7 @@ PROBES: dict[str, Callable[[nn.Module], Probe]] = {
     "kernel_motion": lambda model: KernelMotion(every(2), num_samples=8),
     "complexity": lambda model: PathComplexity(every(2)),
     "capacity": lambda model: Capacity(every(3), sharpness=True),
+    "curvature": lambda model: Curvature(every(3), eigenvalues=1, trace=True, layers=True, batch_size=4),
     "mutual_information": lambda model: MutualInformation(at([0, 2, 5]), layers=last_layer(model)),
     "representation": lambda model: Representation(every(2)),
 }

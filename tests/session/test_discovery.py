@@ -93,6 +93,7 @@ PLUGINS = {
     "probes_ntk": set(),
     "probes_mine": set(),
     "probes_complexity": {"probes_fourier", "probes_ntk"},  # their pure functions
+    "probes_curvature": {"probes_ntk"},  # the call of a model, Lanczos' iteration, standard errors
     "probes_representation": {"probes_ntk"},  # the effective rank
 }
 """Each with the others that it may import."""

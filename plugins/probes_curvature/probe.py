@@ -1,0 +1,365 @@
+"""Curvature: how sharp the loss is where training is, beside what its optimizer can stand."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes.batches import Batch
+from probes.measurement import Axis, Measurement, first_line
+from probes.probe import Probe
+from probes.run import Run
+from probes.schedule import Schedule
+from probes_ntk import Estimate
+
+from .batch_sharpness import batch_sharpness
+from .criterion import criterion_of
+from .critical import critical_sharpness_of
+from .eigenvalues import Eigenvalues, largest_eigenvalues
+from .gradient_noise import gradient_noise_scale_of
+from .objective import MEMORY, Loss, Objective
+from .stability import Stability, last_update, stability
+from .trace import trace_of
+
+__all__ = ["Curvature"]
+
+CURVATURE = "loss / parameter^2"
+GROUPS = 20
+"""Of the batch, whose gradients are compared."""
+AFFORDED = 3
+"""Eigenvalues that are measured unasked, where the first turn affords them."""
+PRODUCTS = 40
+"""That they are predicted to take."""
+
+
+class Curvature(Probe):
+    r"""Sharpness of the loss on one batch, the noise of its gradient, and the sharpness that the optimizer can stand.
+
+    Yields, with the batch's name at the end:
+        ``curvature/critical_sharpness``: 2 over the step along the gradient from which on the loss rises; and, where
+        the optimizer has momentum or is adaptive, ``curvature/critical_sharpness_of_update``, along its last update:
+        the next step makes the loss rise where it is above 2 / lr.
+        ``curvature/directional_sharpness``: the exact curvature along both.
+        ``curvature/noise_scale``, in examples, and what it is the ratio of, ``curvature/noise_trace`` and
+        ``curvature/gradient_square_norm``; from groups of a twentieth of the batch. Not for a loss that is no mean over
+        the examples.
+        ``curvature/eigenvalues``: the largest of the Hessian, with their residuals as errors: as many as asked for, or
+        three if the first turn affords them.
+        ``curvature/sharpness``: the first of them, of the Hessian that the optimizer preconditions where it does (Adam,
+        RMSprop), and beside it ``threshold``, above which it is unstable on a quadratic: 2 / lr of gradient descent,
+        38 / lr of Adam. Without eigenvalues, the threshold alone.
+        Where they are asked for: ``curvature/ggn_eigenvalues``; ``curvature/trace``; ``curvature/layer_sharpness``, the
+        largest eigenvalue of the block of each layer; ``curvature/batch_sharpness``, of mini-batches along their
+        gradients.
+
+    The loss is that of the loop where it was seen, a loss module or a function of ``torch.nn.functional``, with its
+    arguments and its reduction; else cross-entropy for classes and the mean squared error for numbers, as the estimator
+    says. It is of the model in eval mode. Where the loop compares its outputs by other means, or the batch "train" is
+    given, nothing is seen: pass ``loss``.
+
+    Runs when named. Costs, beside ten forward passes for each critical sharpness, two forward and two backward passes
+    for each product with the Hessian, some 40 of them for the eigenvalues; and about sixty vectors as long as the
+    parameters, or fewer under ``memory``. One vector is kept, in checkpoints too: the eigenvalues' next search starts
+    from where the last one ended.
+
+    Args:
+        schedule: When it is due.
+        batch: Name of the batch.
+        eigenvalues: How many of the Hessian; 0 for none; by default as the budget allows.
+        ggn_eigenvalues: How many of the generalized Gauss-Newton matrix.
+        trace: Whether to estimate the trace of the Hessian.
+        layers: Whether to measure the sharpness of each layer's block.
+        batch_size: Of mini-batches, for the batch sharpness; None for none.
+        loss: Of outputs and targets, a scalar.
+        memory: Bytes for graphs, and as much for vectors.
+
+    Raises:
+        ValueError: If a number is negative.
+        TypeError: If ``loss`` is no function.
+
+    Example:
+        >>> Curvature(eigenvalues=5).name
+        'curvature'
+
+    References:
+        Cohen et al. (2021), Gradient descent on neural networks typically occurs at the edge of stability. Kalra et al.
+        (2026), arXiv:2601.16979. McCandlish et al. (2018), arXiv:1812.06162.
+    """
+
+    name = "curvature"
+    needs = frozenset({"targets"})
+    by_default = False
+
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        *,
+        batch: str = "train",
+        eigenvalues: int | None = None,
+        ggn_eigenvalues: int = 0,
+        trace: bool = False,
+        layers: bool = False,
+        batch_size: int | None = None,
+        loss: Loss | None = None,
+        memory: float = MEMORY,
+    ) -> None:
+        super().__init__(schedule)
+        for name, count in (
+            ("eigenvalues", eigenvalues or 0),
+            ("ggn_eigenvalues", ggn_eigenvalues),
+            ("batch_size", 0 if batch_size is None else batch_size - 1),
+        ):
+            if not (hasattr(count, "__index__") and count >= 0):
+                raise ValueError(f"`{name}` must be an integer, not negative, got {count!r}.")
+        if loss is not None and not callable(loss):
+            raise TypeError(f"`loss` must be a function of outputs and targets, got {loss!r}.")
+        if not (hasattr(memory, "__float__") and memory > 0):
+            raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
+        self.batch, self.eigenvalues, self.ggn_eigenvalues = batch, eigenvalues, ggn_eigenvalues
+        self.trace, self.layers, self.batch_size, self.memory = trace, layers, batch_size, memory
+        self._loss = loss
+        self._count = eigenvalues
+        """Of eigenvalues, once it is known."""
+        self._starts: dict[str, Tensor] = {}
+        """By operator, the sum of the eigenvectors of the last turn."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many eigenvalues are measured, and where their search starts."""
+        return {"count": self._count, "starts": dict(self._starts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._count, self._starts = state["count"], dict(state["starts"])
+
+    def measure(self, run: Run, step: int) -> Iterator[Measurement]:
+        """Yield how sharp the loss is now."""
+        run.check_examples(self.batch)
+        batch = run.batch(self.batch)
+        loss, words = criterion_of(run, batch, run.evaluate(self.batch), self._loss)
+        assert batch.targets is not None or self._loss is not None
+        start = time.perf_counter()
+        turn = _Turn(self, run, batch, self._objective(run, batch, loss), words)
+        gradient = turn.objective.finite(turn.objective.gradient())
+        seconds = time.perf_counter() - start
+        ways = {"gradient": gradient}
+        if (update := last_update(run.optimizers, self._own(run, turn.objective))) is not None:
+            ways["update"] = turn.objective.join(list(update.values()))
+        failure: Exception | None = None
+        for measured in (
+            turn.critical(ways),
+            turn.directional(ways),
+            turn.noise(),
+            turn.hessian(self._affordable(run, seconds)),
+            turn.others(loss),
+        ):
+            try:
+                yield from measured
+            except Exception as error:  # what cannot be measured costs none of the others
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _objective(self, run: Run, batch: Batch, loss: Loss, parameters: list[str] | None = None) -> Objective:
+        targets = batch.targets if batch.targets is not None else torch.zeros(batch.n, device=run.device)
+        return Objective(run.model, loss, batch, targets, output=run.output, parameters=parameters, memory=self.memory)
+
+    def _own(self, run: Run, objective: Objective) -> dict[str, Tensor]:
+        """The model's own parameters that the objective is a function of, which the optimizer knows."""
+        named = dict(run.model.named_parameters())
+        return {name: named[name] for name in objective.parameters}
+
+    def _affordable(self, run: Run, seconds: float) -> int:
+        """How many eigenvalues, given the seconds of a gradient with its graph, of which a product takes about two."""
+        if self._count is None:
+            needed = 2 * PRODUCTS * seconds
+            self._count = AFFORDED if needed <= run.first_turn_limit else 0
+            if not self._count:
+                run.left_out(
+                    f"Eigenvalues of the Hessian: some {PRODUCTS} products with it would take about {needed:.0f} s, "
+                    f"more than a first turn may. Ask for them: eigenvalues=1."
+                )
+        return self._count
+
+    def search(
+        self, run: Run, name: str, objective: Objective, product: Callable[[Tensor], Tensor], count: int
+    ) -> Eigenvalues:
+        """Eigenvalues, from where the last search of that name ended; here the next one will start."""
+        start = self._starts.get(name)
+        if start is not None and start.shape != (objective.size,):
+            start = None
+        found = largest_eigenvalues(
+            objective, product, count, generator=run.generator, memory=self.memory,
+            start=None if start is None else start[None].to(objective.device, objective.dtype),
+        )  # fmt: skip
+        self._starts[name] = found.vectors.sum(0).detach().float().cpu()
+        return found
+
+
+class _Turn(NamedTuple):
+    """What one turn of the probe measures."""
+
+    probe: Curvature
+    run: Run
+    batch: Batch
+    objective: Objective
+    words: str
+
+    def measured(self, name: str, value: Any, how: str, **more: Any) -> Measurement:
+        made: Callable[..., Measurement] = partial(
+            Measurement,
+            f"curvature/{name}/{self.probe.batch}",
+            value,
+            estimator=f"{how}; loss: {self.words}",
+            num_samples=self.batch.n,
+        )
+        return made(**{"unit": CURVATURE, **more})
+
+    def critical(self, ways: dict[str, Tensor]) -> Iterator[Measurement]:
+        rate = next((float(g["lr"]) for o in self.run.optimizers for g in o.param_groups), None)
+        rate = rate if rate and math.isfinite(rate) else None
+        for name, way in ways.items():
+            found = critical_sharpness_of(self.objective, way, learning_rate=rate)
+            yield self.measured(
+                "critical_sharpness" if name == "gradient" else f"critical_sharpness_of_{name}",
+                found.value,
+                f"at most ten forward passes along the {'last ' if name == 'update' else ''}{name}; error: half the "
+                f"bracket",
+                standard_error=found.standard_error,
+                description=f"2 over the step along the {name} from which on the loss rises",
+                unit=CURVATURE if name == "gradient" else "1 / learning rate",
+            )
+
+    def directional(self, ways: dict[str, Tensor]) -> Iterator[Measurement]:
+        found = []
+        for way in ways.values():
+            norm = way.double().norm()
+            along = way / norm.to(way) if norm > 0 else way
+            product = self.objective.finite(self.objective.hessian_product(along))
+            found.append(float(torch.dot(along.double(), product.double())) if norm > 0 else math.nan)
+        while len(found) < 2:  # the stream keeps its shape
+            found.append(math.nan)
+        yield self.measured(
+            "directional_sharpness",
+            found,
+            "product with the Hessian",
+            dims=("direction",),
+            coords={"direction": Axis(np.array(["gradient", "last update"]))},
+            description="curvature of the loss along a direction of length 1",
+        )
+
+    def noise(self) -> Iterator[Measurement]:
+        size = max(1, self.objective.n // GROUPS)
+        try:
+            found = gradient_noise_scale_of(self.objective, group_size=size, generator=self.run.generator)
+        except ValueError as error:
+            self.run.left_out(f"The gradient noise scale: {first_line(error)}.")
+            return
+        how = f"unbiased, from {self.objective.n // size} groups of {size} examples; jackknife error"
+        norms = "loss^2 / parameter^2"
+        for name, each, unit, description in (
+            ("noise_scale", found.simple, "examples", "simple gradient noise scale"),
+            ("noise_trace", found.trace, norms, "variance of the gradient of one example"),
+            ("gradient_square_norm", found.square_norm, norms, "squared norm of the gradient of the expected loss"),
+        ):
+            yield self.measured(
+                name, each.value, how if name != "noise_scale" else f"ratio of estimates that are {how}",
+                standard_error=each.standard_error, unit=unit, description=description,
+            )  # fmt: skip
+
+    def hessian(self, count: int) -> Iterator[Measurement]:
+        own = self.probe._own(self.run, self.objective)
+        limit = stability(self.run.optimizers, own)
+        found = None
+        if count:
+            found = self.probe.search(self.run, "hessian", self.objective, self.objective.hessian_product, count)
+            yield self._eigenvalues("eigenvalues", found, count, "the Hessian")
+        sharpest, what = math.nan, "largest eigenvalue of the Hessian"
+        if found is not None:
+            sharpest = float(found.values[0])
+            if limit is not None and limit.preconditioner is not None:
+                sharpest = float(self._preconditioned(limit).values[0])
+        if limit is not None and limit.preconditioner is not None:
+            what = "largest eigenvalue of the preconditioned Hessian"
+        threshold = math.nan if limit is None else limit.threshold
+        yield self.measured(
+            "sharpness",
+            [sharpest, threshold],
+            f"{what}; threshold of the optimizer: {'not known' if limit is None else limit.words}",
+            dims=("line",),
+            coords={"line": Axis(np.array(["sharpness", "threshold"]))},
+            description="sharpness, and above which one the optimizer is unstable",
+        )
+
+    def _preconditioned(self, limit: Stability) -> Eigenvalues:
+        assert limit.preconditioner is not None
+        scale = self.objective.join([limit.preconditioner[name] for name in self.objective.parameters]).rsqrt()
+
+        def product(vector: Tensor) -> Tensor:
+            return scale * self.objective.hessian_product(scale * vector)
+
+        return self.probe.search(self.run, "preconditioned", self.objective, product, 1)
+
+    def _eigenvalues(self, name: str, found: Eigenvalues, count: int, of: str) -> Measurement:
+        values, errors = (torch.full((count,), torch.nan, dtype=torch.float64) for _ in range(2))
+        values[: len(found.values)], errors[: len(found.values)] = found.values, found.residuals
+        return self.measured(
+            name,
+            values,
+            f"Rayleigh-Ritz from {found.products} products; error: the residual, a bound",
+            standard_error=errors,
+            dims=("eigenvalue",),
+            coords={"eigenvalue": Axis(np.arange(1, count + 1))},
+            description=f"largest eigenvalues of {of} of the loss",
+        )
+
+    def others(self, loss: Loss) -> Iterator[Measurement]:
+        probe, run, objective = self.probe, self.run, self.objective
+        if probe.ggn_eigenvalues:
+            found = probe.search(run, "ggn", objective, objective.ggn_product, probe.ggn_eigenvalues)
+            yield self._eigenvalues("ggn_eigenvalues", found, probe.ggn_eigenvalues, "the Gauss-Newton matrix")
+        if probe.trace:
+            summed = trace_of(objective, objective.hessian_product, generator=run.generator, memory=probe.memory)
+            yield self._estimate("trace", summed, "Hutch++ with 60 products", "trace of the Hessian of the loss")
+        if probe.batch_size is not None:
+            size = min(probe.batch_size, objective.n)
+            sharp = batch_sharpness(objective, size, generator=run.generator)
+            how = f"ten mini-batches of {size} examples"
+            yield self._estimate("batch_sharpness", sharp, how, "curvature of mini-batches along their gradients")
+        if probe.layers:
+            yield self._layers(loss)
+
+    def _estimate(self, name: str, found: Estimate, how: str, description: str) -> Measurement:
+        return self.measured(name, found.value, how, standard_error=found.standard_error, description=description)
+
+    def _layers(self, loss: Loss) -> Measurement:
+        own = {
+            layer: [f"{layer}.{name}".removeprefix(".") for name, _ in module.named_parameters(recurse=False)]
+            for layer, module in self.run.model.named_modules()
+        }
+        blocks = {
+            layer or type(self.run.model).__name__: chosen
+            for layer, names in own.items()
+            if (chosen := [name for name in names if name in self.objective.parameters])
+        }
+        values, errors = [], []
+        for layer, names in blocks.items():
+            part = self.probe._objective(self.run, self.batch, loss, names)
+            found = self.probe.search(self.run, f"layer {layer}", part, part.hessian_product, 1)
+            values.append(float(found.values[0]))
+            errors.append(float(found.residuals[0]))
+        return self.measured(
+            "layer_sharpness",
+            values,
+            "largest eigenvalue of the block of each layer; error: the residual, a bound",
+            standard_error=errors,
+            dims=("layer",),
+            coords={"layer": Axis(np.array(list(blocks)))},
+            description="largest eigenvalue of the Hessian of the loss by the parameters of one layer",
+        )

@@ -1,0 +1,77 @@
+"""The gradient noise scale beside plain loops, its expectation over samples, and what is refused."""
+
+import pytest
+import torch
+from curvature_matrices import explicit
+from torch import nn
+from torch.nn import functional as F
+
+from probes_curvature import gradient_noise_scale, noise_scale
+
+
+def rows(model, loss, inputs, targets):
+    found = []
+    for x, y in zip(inputs, targets, strict=True):
+        value = loss(model(x[None]), y[None])
+        found.append(torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()))]))
+    return torch.stack(found)
+
+
+def test_it_is_that_of_the_gradients_of_single_examples(tanh):
+    model, inputs, targets = tanh
+    targets = torch.zeros_like(targets)  # so that the gradients have something in common
+    gradients = rows(model, F.cross_entropy, inputs, targets)
+    covariance, mean = torch.cov(gradients.T), gradients.mean(0)
+    found = gradient_noise_scale(model, F.cross_entropy, inputs, targets, products=12)
+    assert found.trace.value == pytest.approx(float(covariance.trace()))
+    square = float(mean @ mean - covariance.trace() / 12)
+    assert found.square_norm.value == pytest.approx(square)
+    assert found.simple.value == pytest.approx(float(covariance.trace()) / square)
+    whole, _ = explicit(model, F.cross_entropy, inputs, targets)
+    scatter = float((whole @ covariance).trace())
+    assert found.critical.value == pytest.approx(scatter / (float(mean @ whole @ mean) - scatter / 12))
+
+
+def test_groups_are_unbiased(tanh):
+    model, inputs, targets = tanh
+    exact = gradient_noise_scale(model, F.cross_entropy, inputs, targets)
+    found = [
+        gradient_noise_scale(
+            model, F.cross_entropy, inputs, targets, group_size=3, generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in range(200)
+    ]
+    for name in ("trace", "square_norm"):
+        values = torch.tensor([getattr(each, name).value for each in found])
+        error = float(values.std()) / 200**0.5
+        assert abs(float(values.mean()) - getattr(exact, name).value) <= 4 * error
+
+
+@pytest.mark.slow
+def test_errors_cover_over_samples():
+    """A linear model of Gaussian inputs: both are known, and each sample states how far off it may be."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.ones(1, 5))
+    # The gradient of (w - v) x x is of mean (w - v) = 1 and covariance |d|^2 I + d d^T: a trace of 5 * 5 + 5.
+    covered = {"trace": 0, "square_norm": 0}
+    for _ in range(200):
+        x = torch.randn(300, 5).double()
+        found = gradient_noise_scale(model, lambda f, y: (f - y).square().mean() / 2, x, torch.zeros(300, 1).double())
+        for name, exact in (("trace", 30.0), ("square_norm", 5.0)):
+            each = getattr(found, name)
+            covered[name] += abs(each.value - exact) <= 1.96 * each.standard_error
+    assert min(covered.values()) >= 180
+
+
+def test_what_is_no_mean_is_refused(tanh):
+    model, inputs, targets = tanh
+    with pytest.raises(ValueError, match=r"must be the mean over the examples.*reduction='sum'"):
+        gradient_noise_scale(model, nn.CrossEntropyLoss(reduction="sum"), inputs, targets)
+    with pytest.raises(ValueError, match="at least three groups of 5 examples, got 12"):
+        gradient_noise_scale(model, F.cross_entropy, inputs, targets, group_size=5)
+    with pytest.raises(ValueError, match="`products` must be 0"):
+        gradient_noise_scale(model, F.cross_entropy, inputs, targets, products=1)
+    with pytest.raises(ValueError, match=r"one shape \(m,\)"):
+        noise_scale(torch.ones(2), torch.ones(2))
