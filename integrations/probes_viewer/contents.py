@@ -29,7 +29,7 @@ from probes.sinks.hdf5.streams import coordinates, dimensions
 from probes.sinks.hdf5.superblock import read_file
 from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
 
-__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded"]
+__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown"]
 
 Array = NDArray[Any]
 
@@ -70,7 +70,7 @@ class HDF5Contents:
             FileNotFoundError: If there is no file.
             ValueError: If it is not a run file, or is damaged.
         """
-        return read_file(self._file, lambda file: _catalogue(file, self._file.absolute().parent.name))
+        return read_file(self._file, lambda file: _catalogue(file, shown(self._file.absolute().parent.name)))
 
     def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
         """The rows of a stream from row ``after`` on, every so many of them, as the bytes that the viewer reads.
@@ -103,6 +103,14 @@ class HDF5Contents:
         from probes.summary import findings
 
         return [asdict(item) for item in findings(open_run(self._file))]
+
+
+def shown(name: str) -> str:
+    """A run's name as any page, file or address can hold it: what cannot be printed as its escape.
+
+    So two directories keep two names, unlike with :func:`probes.measurement.printable`.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
 
 
 def encoded(rows: int, every: int, arrays: dict[str, Array]) -> bytes:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probes.measurement import printable
 
-from .contents import encoded
+from .contents import encoded, shown
 
 __all__ = ["EventFileContents", "has_event_files"]
 
@@ -56,7 +56,7 @@ class EventFileContents:
             for name, table in self._tables().items()
         ]
         return {
-            "name": self._directory.absolute().name,
+            "name": shown(self._directory.absolute().name),
             "source": "event files",
             "model": "",
             "settings": {},

@@ -10,7 +10,7 @@ import { count, number, phrase } from "./scales.js";
 const KEYS = [
   ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture of the stream"],
   ["l", "values: linear, logarithmic, as they are"], ["s", "steps: linear, logarithmic, as they are"], ["d", "difference of two runs"],
-  ["arrows", "move the cursor of the chart that has the focus"], ["Esc", "show all: undo the zoom"], ["?", "these keys"],
+  ["arrows", "cursor of the chart that has the focus: along values, from line to line"], ["+, −", "zoom at the cursor"], ["Esc", "show all: undo the zoom"], ["?", "these keys"],
 ];
 const CHOICES = ["auto", "linear", "log"];
 const MOST_SMOOTH = 0.98;
@@ -18,6 +18,7 @@ const LOOK_AGAIN = 30_000; // milliseconds, for what stands out is looked for in
 const family = (name) => name.split("/")[0];
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
+const reached = (body) => [...body.querySelectorAll("input, button, .plot")]; // by the key Tab
 const paragraph = (className, textContent) => create("p", { className, textContent });
 const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", { textContent: cell ?? "" })));
 
@@ -31,7 +32,7 @@ function dashed({ color, dash }) {
 
 export class App {
   constructor(root, source) {
-    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), shared: { zoom: {}, charts: new Set() } });
+    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), kept: new Map(), shared: { zoom: {}, charts: new Set() } });
     this.shared.onZoom = (share, range) => {
       this.shared.zoom[share] = range;
       for (const chart of this.shared.charts) if (chart.spec.share === share) chart.draw();
@@ -61,14 +62,14 @@ export class App {
     matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => (this.shared.charts.forEach((chart) => chart.draw()), this.onPixels()), { once: true });
   }
 
-  // ------------------------------------------------------------------------------------------------------- the address
+  // ---- the address
 
   restore() {
     const query = new URLSearchParams(location.hash.slice(1));
     const zoom = query.get("zoom")?.split(",").map(Number);
     const choice = (key) => (CHOICES.includes(query.get(key)) ? query.get(key) : "auto");
     this.state = {
-      runs: Array.from(new Set(query.getAll("run"))), stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
+      runs: [...new Set(query.getAll("run"))], stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
       steps: choice("steps"), values: choice("values"), smooth: Math.min(Math.max(Number(query.get("smooth")) || 0, 0), MOST_SMOOTH),
       time: query.get("time") === "1", difference: query.get("difference") === "1", chosen: {},
     };
@@ -97,7 +98,7 @@ export class App {
     this.render();
   }
 
-  // ---------------------------------------------------------------------------------------------------------- the data
+  // ---- the data
 
   async refresh() {
     try {
@@ -127,6 +128,7 @@ export class App {
     const rows = () => JSON.stringify(this.state.runs.map((name) => this.catalogues.get(name)?.streams.map((meta) => meta.name)));
     const [before, listed] = [rows(), JSON.stringify(this.runs)];
     await this.refresh();
+    await this.released();
     this.banner.textContent = this.problem ?? "";
     if (before !== rows() || (listed === "[]" && this.runs.length)) return this.render();
     if (listed !== JSON.stringify(this.runs)) this.keepingPlace(() => this.root.querySelector("header").replaceWith(this.header()));
@@ -147,10 +149,10 @@ export class App {
   streams() {
     const all = new Map();
     for (const run of this.state.runs) for (const meta of this.catalogues.get(run)?.streams ?? []) if (!all.has(meta.name)) all.set(meta.name, meta);
-    return Array.from(all.values()).sort((a, b) => a.name.startsWith("probes/") - b.name.startsWith("probes/") || (a.name < b.name ? -1 : 1));
+    return [...all.values()].sort((a, b) => a.name.startsWith("probes/") - b.name.startsWith("probes/") || (a.name < b.name ? -1 : 1));
   }
 
-  // ---------------------------------------------------------------------------------------------------------- the page
+  // ---- the page
 
   render() {
     this.keepingPlace(() => this.redraw());
@@ -175,8 +177,19 @@ export class App {
     again?.focus({ preventScroll: true });
   }
 
+  /** What is pressed, dragged over or moved is not drawn anew below the pointer. */
+  async released() {
+    while (this.root.querySelector(":active") || [...this.shared.charts].some(({ drag }) => drag)) await new Promise((done) => setTimeout(done, 100));
+  }
+
+  /** Take the charts of a figure away; where the reader was in them is kept for those that follow. */
+  clear({ name, body, charts }) {
+    if (charts.length) this.kept.set(name, { focus: reached(body).indexOf(document.activeElement), charts: charts.splice(0) });
+    this.kept.get(name)?.charts.forEach((chart) => chart.destroy());
+  }
+
   redraw() {
-    for (const figure of this.figures) for (const chart of figure.charts) chart.destroy();
+    for (const figure of this.figures) this.clear(figure);
     this.figures.clear();
     [this.notes, this.looks] = [new Map(), new Map()];
     this.observer?.disconnect();
@@ -208,7 +221,7 @@ export class App {
     const list = create("div", { className: "menu" }, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const filter = create("input", { type: "text", placeholder: "find a run", "aria-label": "find a run", oninput: (event) => {
       const words = event.target.value.toLowerCase();
-      Array.from(list.children).forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(words)));
+      [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(words)));
     } });
     return create("header", {},
       create("strong", { textContent: "probes" }),
@@ -308,7 +321,7 @@ export class App {
     const { costs, streams } = this.catalogues.get(run);
     const labels = (name) => streams.find((meta) => meta.name === `probes/${name}`)?.dims[0]?.labels ?? [];
     const of = (name, who) => costs[name]?.[labels(name).indexOf(who)];
-    const who = Array.from(new Set([...labels("measured"), ...labels("seconds")]));
+    const who = [...new Set([...labels("measured"), ...labels("seconds")])];
     if (!who.length) return create("span");
     const total = labels("seconds").reduce((sum, each) => sum + of("seconds", each), 0);
     return create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What the probes of ${run} cost` : "What the probes cost" }),
@@ -390,6 +403,7 @@ export class App {
     const { state } = this;
     try {
       let found = await Promise.all(this.metas(name).map(async ([run, meta]) => dataset(run, meta, await this.source.stream(run, meta))));
+      if (figure.charts.length) await this.released();
       if (!this.figures.has(figure)) return;
       found = found.filter((data) => data.step.length);
       if (state.difference && !small && state.runs.length > 1) {
@@ -404,8 +418,7 @@ export class App {
       }
       const { groups, why } = alike(found);
       const shown = groups.map((group) => picture(group, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) }));
-      for (const chart of figure.charts) chart.destroy();
-      figure.charts = [];
+      this.clear(figure);
       const boxes = groups.map(() => create("div"));
       body.replaceChildren(create("div", { className: "beside" }, ...boxes));
       groups.forEach((group, i) => {
@@ -415,9 +428,13 @@ export class App {
       const pictures = shown.map((each) => ({ shown: each, charts: figure.charts.filter(({ spec }) => each.charts.includes(spec.of)) }));
       Object.assign(figure, { data: found, shown: shown[0], pictures });
       caption.textContent = phrase([name, ...new Set(shown.map(({ note }) => note)), why]);
+      const { focus, charts = [] } = this.kept.get(name) ?? {};
+      this.kept.delete(name);
+      charts.forEach((chart, i) => figure.charts[i]?.follow(chart));
+      if (document.activeElement === document.body) reached(body)[focus]?.focus({ preventScroll: true });
     } catch (error) {
-      for (const chart of figure.charts) chart.destroy();
-      Object.assign(figure, { charts: [], data: null, shown: null, pictures: null });
+      this.clear(figure);
+      Object.assign(figure, { data: null, shown: null, pictures: null });
       body.replaceChildren(paragraph("alarm", `Not drawn: ${error.message}`));
       caption.textContent = name;
     }
@@ -428,7 +445,7 @@ export class App {
     const { name, small } = figure;
     for (const line of [...(shown.legend ?? []), ...(shown.charts[0].lines ?? [])]) line.hidden = this.hidden.get(name)?.has(line.group ?? line.name);
     const parts = create("div", { className: "charts" });
-    parts.style.gridTemplateColumns = `repeat(${small && shown.columns > 1 ? 2 : shown.columns}, minmax(0, 1fr))`;
+    parts.style.setProperty("--columns", small ? Math.min(shown.columns, 2) : shown.columns);
     const strip = create("div", { className: "strip" });
     const side = create("div", { className: "side" }, shown.strip && strip, parts);
     into.append(...this.sliders(shown, small), create("div", { className: "with-bar" }, side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
@@ -436,7 +453,7 @@ export class App {
       const box = create("div", {}, spec.subtitle && create("h4", { textContent: spec.subtitle }));
       into.append(box);
       if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height ?? 340))}px`;
-      const chart = new Chart(box, { note: shown.note, ...spec, of: spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
+      const chart = new Chart(box, { ...spec, title: shown.title, note: shown.note, of: spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
       if (spec.row !== undefined && !spec.large) box.addEventListener("click", () => this.set({ chosen: { ...this.state.chosen, step: spec.row } }));
       figure.charts.push(chart);
     };

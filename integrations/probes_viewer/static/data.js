@@ -46,7 +46,7 @@ export function taken(data, rows) {
 /** A stream with its rows in the order of their steps, or of their times: after a resume the two are not the same. */
 export function inOrder(data, places) {
   if (!places.some((each, i) => i && each < places[i - 1])) return data;
-  return taken(data, Array.from(places.keys()).sort((a, b) => places[a] - places[b] || a - b));
+  return taken(data, [...places.keys()].sort((a, b) => places[a] - places[b] || a - b));
 }
 
 /** Behind a server: `base` is where its routes begin. */
@@ -71,7 +71,7 @@ export class Served {
   async catalogue(run) {
     const found = await (await this.ask("catalogue", { run })).json();
     found.origin = JSON.stringify([found.about.created, found.sessions]);
-    if (this.origins.get(run) !== found.origin) for (const key of Array.from(this.streams.keys())) if (JSON.parse(key)[0] === run) this.streams.delete(key);
+    if (this.origins.get(run) !== found.origin) for (const key of [...this.streams.keys()]) if (JSON.parse(key)[0] === run) this.streams.delete(key);
     this.origins.set(run, found.origin);
     return found;
   }

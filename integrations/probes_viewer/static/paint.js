@@ -3,7 +3,7 @@
 //
 // spec = {
 //   title, subtitle, note, height, share (charts over the same x have one cursor and one zoom),
-//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, between: what ticks are told of, hidden },
+//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, between: what ticks are told of, whole: they are integers, hidden },
 //   lines: [{ name, x: increasing, y, low, high, color, dash, faint, hidden, points, tag: written at its end }],
 //   image: { x, y: edges of cells, values: [x][y] in one array, norm },
 //   ways: [{ name, x, y, colors }],
@@ -13,7 +13,7 @@
 
 import { INFINITE, NAN } from "./colors.js";
 import { create, css } from "./dom.js";
-import { labels, linear, ticks } from "./scales.js";
+import { labels, linear, padded, phrase, ticks } from "./scales.js";
 
 const FONT = "system-ui, sans-serif";
 const LONGEST = 195; // pixels of a name along an axis
@@ -21,22 +21,36 @@ const MARK = 4; // pixels of the mark of a tick
 
 const ruler = create("canvas").getContext("2d");
 ruler.font = `12px ${FONT}`;
-const widthOf = (text) => ruler.measureText(text).width;
+const widthOf = (text, size = 12) => (ruler.measureText(text).width * size) / 12;
 
 /** A text in so many pixels, with its middle left out where it is longer: layers differ at both ends. */
-function fitted(text, pixels) {
-  const room = Math.floor((text.length * pixels) / widthOf(text));
-  if (room >= text.length) return text;
-  const half = Math.max(1, room >> 1);
-  return `${text.slice(0, Math.max(1, half - 1))}…${text.slice(-half)}`;
+export function fitted(text, pixels, size) {
+  let room = text.length;
+  let found = text;
+  while (room > 3 && widthOf(found, size) > pixels) {
+    room = Math.min(room - 1, Math.ceil((room * pixels) / widthOf(found, size)));
+    found = `${text.slice(0, Math.max(1, (room >> 1) - 1))}…${text.slice(-(room >> 1))}`;
+  }
+  return found;
+}
+
+/** A text as lines of so many pixels. */
+export function wrapped(text, pixels, size) {
+  const lines = [""];
+  for (const word of text.split(/\s+/)) {
+    const longer = phrase([lines[lines.length - 1], fitted(word, pixels, size)], " ");
+    if (widthOf(longer, size) > pixels) lines.push(fitted(word, pixels, size));
+    else lines[lines.length - 1] = longer;
+  }
+  return lines;
 }
 
 /** From values between `a` and `b` to pixels between `from` and `to`, and back. */
 function along(scale, [a, b], from, to) {
-  const [first, span] = [scale.fwd(a), scale.fwd(b) - scale.fwd(a)];
+  const [first, last] = [scale.fwd(a) / 2, scale.fwd(b) / 2]; // for the whole of it may be more than a number can be
   return {
-    place: (v) => from + ((to - from) * (scale.fwd(v) - first)) / span,
-    value: (p) => scale.bwd(first + (span * (p - from)) / (to - from)),
+    place: (v) => from + (to - from) * ((scale.fwd(v) / 2 - first) / (last - first)),
+    value: (p) => scale.bwd(2 * (first + (last - first) * ((p - from) / (to - from)))),
   };
 }
 
@@ -47,7 +61,7 @@ export function ticksOf(axis, window, pixels, across) {
   if (!found) {
     const [least, most] = axis.between ?? [low, high]; // a border of cells is no step
     const count = Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34))));
-    const places = ticks(axis.scale, low, high, count).filter((v) => v >= least && v <= most);
+    const places = ticks(axis.scale, low, high, count).filter((v) => v >= least && v <= most && (!axis.whole || Number.isInteger(v)));
     const texts = labels(places);
     found = places.map((v, i) => [v, texts[i]]);
     const power = ([v]) => v === 0 || Math.abs(Math.log10(Math.abs(v)) - Math.round(Math.log10(Math.abs(v)))) < 1e-9;
@@ -63,7 +77,7 @@ export function ticksOf(axis, window, pixels, across) {
 }
 
 /** From where to where an axis goes; downwards where its first entry is on top. */
-const wholeOf = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
+export const wholeOf = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
 
 /** Whether a value has a place on a scale. */
 const shown = (scale, v) => Number.isFinite(v) && !(scale.name === "log" && v <= 0);
@@ -82,11 +96,7 @@ function heights(lines, scale, [low, high]) {
       }
     }
   }
-  if (!(least <= most)) return [scale.bwd(0), scale.bwd(1)];
-  const [a, b] = [scale.fwd(least), scale.fwd(most)];
-  // what differs in its last bits alone is rounding: it is drawn as the constant that it is
-  const margin = b - a > 1e-12 * Math.max(Math.abs(a), Math.abs(b)) ? 0.05 * (b - a) : Math.abs(a) * 0.05 || 0.5;
-  return [scale.bwd(a - margin), scale.bwd(b + margin)];
+  return padded(least, most, scale);
 }
 
 /** Where the axes of a chart of some size are, and which place shows which value; `zoom` is of its x, or nothing. */
@@ -106,7 +116,7 @@ export function frameOf(spec, zoom, width, height) {
   };
 }
 
-// ----------------------------------------------------------------------------------------------------------- cells
+// ---- cells
 
 /** Which cells lie in each pixel: first and one past the last. */
 function cellsOf(edges, count, toValue) {
@@ -184,7 +194,7 @@ function paintCells(context, frame, ratio) {
   return perX * perY;
 }
 
-// ----------------------------------------------------------------------------------------------------------- lines
+// ---- lines
 
 /**
  * A line as pieces of points in pixels; a piece ends where `there(i)` says that there is no value. Where more than four
@@ -276,7 +286,7 @@ function paintWay(context, frame, { x, y, colors }) {
   }
 }
 
-// ----------------------------------------------------------------------------------------------------------- charts
+// ---- charts
 
 /**
  * Draw a chart. The context takes pixels of the page, of each of which the medium shows `ratio`; lines are thinned to
@@ -311,7 +321,7 @@ export function paint(context, frame, ratio, fine = ratio) {
     else rule(left - MARK, place - hair / 2, right - left + MARK, 0);
     write(fitted(text, frame.widest + 1), left - MARK - 4, place + 4, "right");
   }
-  if (!x.hidden) write(x.label, (left + right) / 2, bottom + 38, "center");
+  if (!x.hidden) write(fitted(x.label, right - left), (left + right) / 2, bottom + 38, "center");
   if (!y.hidden && y.label) {
     context.save();
     context.translate(12, (top + bottom) / 2);
@@ -345,8 +355,9 @@ export function paint(context, frame, ratio, fine = ratio) {
     const last = name ? x.findLastIndex((v, i) => Number.isFinite(v + y[i])) : -1;
     if (last < 0) continue;
     const [place, height] = [frame.x(x[last]), frame.y(y[last])];
-    const before = place > left + 0.8 * (right - left);
-    write(name, place + (before ? -7 : 7), height - 5, before ? "right" : "left");
+    const [after, before] = [right - place - 9, place - left - 9];
+    if (widthOf(name) > after && before > after) write(fitted(name, before), place - 7, height - 5, "right");
+    else write(fitted(name, after), place + 7, height - 5, "left");
   }
 
   if (perPixel > 1) return `Drawn whole: a pixel is the mean of up to ${perPixel} values. Drag to zoom.`;
