@@ -79,7 +79,8 @@ def test_cursor_and_focus_stay_as_rows_come(live, growing):
 
 def test_the_cursor_of_all_charts_stays_as_rows_come(live, growing):
     page = live("stream=")
-    until(page, "document.querySelectorAll('figure .plot').length > 3")
+    page.set_viewport_size({"width": 1300, "height": 2500})
+    until(page, "new Set(Array.from(document.querySelectorAll('.plot'), (p) => p.closest('figure'))).size === 4")
     page.focus("figure[data-stream='l/layers'] .plot")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
