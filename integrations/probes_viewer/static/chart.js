@@ -4,7 +4,7 @@ import { create, css } from "./dom.js";
 import { dot, frameOf, paint, ticksOf, wholeOf } from "./paint.js";
 import { digitsOf, linear, nearest } from "./scales.js";
 
-/** A canvas, empty, with the pixels of the screen, to be drawn on in those of the page. */
+/** A canvas, empty, with the pixels of the screen, drawn on in those of the page. */
 function emptied(canvas, width, height) {
   const ratio = devicePixelRatio;
   Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
@@ -67,7 +67,7 @@ export class Chart {
     this.draw();
   }
 
-  /** Whether a zoom, made in another stream or kept in a link, shows nothing of this one. */
+  /** Whether a zoom, perhaps that of another stream, shows nothing of this one. */
   empty() {
     const [{ image, x, places }, zoom] = [this.spec, this.zoomed()];
     if (!zoom || !places?.length) return false;
@@ -92,12 +92,12 @@ export class Chart {
     const [x, y] = [frame.x(at[0]), at[1] === null ? -1 : frame.y(at[1])];
     context.strokeStyle = css("--soft");
     context.setLineDash([4, 3]);
+    context.beginPath();
     for (const [a, b, c, d] of [[x, top, x, bottom], [left, y, right, y]]) {
-      context.beginPath();
       context.moveTo(a, b);
       context.lineTo(c, d);
-      context.stroke();
     }
+    context.stroke();
     for (const line of spec.lines ?? []) {
       if (line.hidden || line.faint) continue;
       const row = nearest(line.x, at[0], spec.x.scale);
@@ -137,7 +137,7 @@ export class Chart {
     this.point(inside && event.type !== "pointerleave" && event.type !== "pointercancel" ? [this.frame.xAt(x), this.frame.yAt(y)] : null);
   }
 
-  /** Arrow keys move the cursor along values and from line to line, + and - zoom around it, Escape shows all. */
+  /** See KEYS in app.js. */
   onKey(event) {
     const { spec, at } = this;
     const [turn, factor] = [TURNS[event.key], ZOOMS[event.key]];
@@ -149,26 +149,26 @@ export class Chart {
     if (factor || this.at[0] < low || this.at[0] > high) this.show(factor ?? 1);
   }
 
-  /** Where the cursor comes to that goes so many values and so many lines, or entries, on. */
+  /** The cursor so many values, and so many lines or entries, on. */
   moved(right, up) {
     const { places, heights, lines, ways, x, y } = this.spec;
     const [was, height, k = 0, row = 0] = this.at ?? [];
-    const among = (all, i) => all[Math.min(Math.max(i, 0), all.length - 1)];
-    const move = (all, value, by, scale) => (value === undefined || value === null ? all[0] : among(all, nearest(all, value, scale) + by));
+    const among = (all, i) => Math.min(Math.max(i, 0), all.length - 1);
+    const move = (all, value, by, scale) => all[typeof value === "number" ? among(all, nearest(all, value, scale) + by) : 0];
     if (ways) {
-      const way = among([...ways.keys()], k + up);
-      const next = among([...ways[way].x.keys()], row + right);
+      const way = among(ways, k + up);
+      const next = among(ways[way].x, row + right);
       return [ways[way].x[next], ways[way].y[next], way, next];
     }
     const to = move(places, was, right, x.scale);
     if (heights) return [to, move(heights, height, up, y.scale)];
     const value = (line) => line.y[nearest(line.x, to, x.scale)];
     const order = lines.filter((line) => !line.hidden && !line.faint).sort((a, b) => value(a) - value(b) || 0);
-    const next = among(order, Math.max(order.indexOf(lines[this.at?.[2]]), 0) + up);
+    const next = order[among(order, Math.max(order.indexOf(lines[this.at?.[2]]), 0) + up)];
     return [to, next ? value(next) : null, lines.indexOf(next)];
   }
 
-  /** Zoom so that so many times as much is shown, with the cursor in it. */
+  /** Show so many times as much, with the cursor in it. */
   show(factor) {
     const { x } = this.spec;
     const [low, high, least, most] = [...this.frame.windows.x, ...wholeOf(x)].map(x.scale.fwd);

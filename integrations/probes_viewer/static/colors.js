@@ -36,10 +36,8 @@ export function norm(values, choice = "auto") {
   const found = extent(values);
   let { low, high } = found;
   if (!(low <= high)) [low, high] = [0, 1];
-  const sample = [];
   const stride = Math.max(1, Math.floor(values.length / 20000));
-  for (let i = 0; i < values.length; i += stride) if (Number.isFinite(values[i]) && values[i] !== 0) sample.push(Math.abs(values[i]));
-  sample.sort((a, b) => a - b);
+  const sample = values.filter((v, i) => i % stride === 0 && Number.isFinite(v) && v !== 0).map(Math.abs).sort();
   const quantile = (q) => sample[Math.floor(q * (sample.length - 1))] ?? 0;
   let [scale, table, below] = [linear, VIRIDIS, 0];
   if (low < -1e-6 * Math.abs(high) && high > 0) {

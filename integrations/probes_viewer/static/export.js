@@ -7,7 +7,7 @@ import { linear } from "./scales.js";
 
 const [WIDTH, LEFT] = [860, 100];
 
-/** A text as XML can hold it, which has no place for what controls a terminal. */
+/** A text as XML can hold it: without control characters. */
 const escape = (words) => String(words).replace(/[^\t\n\r -\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu, "\uFFFD").replace(/[<>&"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
 const short = (v) => Number(v.toFixed(2));
 
@@ -22,64 +22,36 @@ class Writer {
     this.parts.push(`<${tag} ${Object.entries(attributes).map(([name, value]) => `${name}="${escape(value)}"`).join(" ")}>${content}</${tag}>`);
   }
 
-  beginPath() {
-    this.path = [];
-  }
-  moveTo(x, y) {
-    this.path.push(`M${short(x)},${short(y)}`);
-  }
-  lineTo(x, y) {
-    this.path.push(`L${short(x)},${short(y)}`);
-  }
-  closePath() {
-    this.path.push("Z");
-  }
-  rect(x, y, width, height) {
-    this.path.push(`M${short(x)},${short(y)}h${short(width)}v${short(height)}h${short(-width)}Z`);
-  }
+  beginPath = () => (this.path = []);
+  moveTo = (x, y) => this.path.push(`M${short(x)},${short(y)}`);
+  lineTo = (x, y) => this.path.push(`L${short(x)},${short(y)}`);
+  closePath = () => this.path.push("Z");
+  rect = (x, y, width, height) => this.path.push(`M${short(x)},${short(y)}h${short(width)}v${short(height)}h${short(-width)}Z`);
   /** A whole circle. */
-  arc(x, y, r) {
-    this.path.push(`M${short(x - r)},${short(y)}a${r},${r} 0 1 1 ${2 * r},0a${r},${r} 0 1 1 ${-2 * r},0Z`);
-  }
+  arc = (x, y, r) => this.path.push(`M${short(x - r)},${short(y)}a${r},${r} 0 1 1 ${2 * r},0a${r},${r} 0 1 1 ${-2 * r},0Z`);
 
-  fill() {
-    this.put("path", { d: this.path.join(""), fill: this.fillStyle, opacity: this.globalAlpha });
-  }
-  stroke() {
-    this.put("path", { d: this.path.join(""), fill: "none", stroke: this.strokeStyle, opacity: this.globalAlpha, "stroke-width": this.lineWidth, "stroke-linejoin": this.lineJoin ?? "miter", "stroke-dasharray": this.dash.join() });
-  }
+  fill = () => this.put("path", { d: this.path.join(""), fill: this.fillStyle, opacity: this.globalAlpha });
+  stroke = () => this.put("path", { d: this.path.join(""), fill: "none", stroke: this.strokeStyle, opacity: this.globalAlpha, "stroke-width": this.lineWidth, "stroke-linejoin": this.lineJoin ?? "miter", "stroke-dasharray": this.dash.join() });
   fillRect(...box) {
     this.beginPath();
     this.rect(...box);
     this.fill();
   }
-  setLineDash(dash) {
-    this.dash = dash;
-  }
+  setLineDash = (dash) => (this.dash = dash);
   fillText(text, x, y) {
     const anchor = { left: "start", center: "middle", right: "end" }[this.textAlign];
     this.put("text", { x: short(x), y: short(y), fill: this.fillStyle, "font-size": parseFloat(this.font), "text-anchor": anchor }, escape(text));
   }
-  drawImage(canvas, x, y, width, height) {
-    this.put("image", { x, y, width, height, preserveAspectRatio: "none", style: "image-rendering: pixelated", href: canvas.toDataURL() });
-  }
+  drawImage = (canvas, x, y, width, height) => this.put("image", { x, y, width, height, preserveAspectRatio: "none", style: "image-rendering: pixelated", href: canvas.toDataURL() });
 
-  save() {
-    this.groups.push(0);
-  }
-  restore() {
-    this.parts.push("</g>".repeat(this.groups.pop()));
-  }
+  save = () => this.groups.push(0);
+  restore = () => this.parts.push("</g>".repeat(this.groups.pop()));
   group(attribute) {
     this.parts.push(`<g ${attribute}>`);
     this.groups[this.groups.length - 1]++;
   }
-  translate(x, y) {
-    this.group(`transform="translate(${short(x)},${short(y)})"`);
-  }
-  rotate(angle) {
-    this.group(`transform="rotate(${short((angle * 180) / Math.PI)})"`);
-  }
+  translate = (x, y) => this.group(`transform="translate(${short(x)},${short(y)})"`);
+  rotate = (angle) => this.group(`transform="rotate(${short((angle * 180) / Math.PI)})"`);
   clip() {
     const id = `c${this.parts.length}`;
     this.put("clipPath", { id }, `<path d="${this.path.join("")}"/>`);
@@ -101,12 +73,12 @@ export function svg(pictures, title, note) {
 }
 
 /** One picture from `top` on: charts, colours, legend. Returns where it ends. */
-function written(writer, write, { charts, shown: { bar, barLabel, legend = [] } }, top) {
+function written(writer, write, { charts, shown: { bar, barLabel, legend } }, top) {
   for (const { spec, height, zoomed } of charts) {
     if (spec.subtitle) write(fitted(spec.subtitle, WIDTH - 32), 16, (top += 16));
     writer.save();
     writer.translate(16, top + 4);
-    // an image is not stretched; lines have all of their points: hundredths of a pixel are what is written
+    // an image is not stretched; lines have all of their points, in hundredths of a pixel
     paint(writer, frameOf(spec, zoomed(), Math.min(WIDTH - 32, spec.aspect ? height * spec.aspect : Infinity), height), 2, 100);
     writer.restore();
     top += height + 16;
@@ -132,8 +104,8 @@ function written(writer, write, { charts, shown: { bar, barLabel, legend = [] } 
 }
 
 /**
- * Every value with its step and its coordinates; in parts, for of a large stream one text would be too long. A text
- * that a spreadsheet would take for a formula begins with an apostrophe, as OWASP recommends against CSV injection.
+ * Every value with its step and its coordinates; in parts, for one text would be too long. A text that a spreadsheet
+ * would take for a formula begins with an apostrophe, as OWASP recommends.
  */
 export function csv(all) {
   const formula = /^[=+\-@\t\r\n＝＋－＠]/;

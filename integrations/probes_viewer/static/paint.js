@@ -38,7 +38,7 @@ export function fitted(text, pixels, size) {
 export function wrapped(text, pixels, size) {
   const lines = [""];
   for (const word of text.split(/\s+/)) {
-    const longer = phrase([lines[lines.length - 1], fitted(word, pixels, size)], " ");
+    const longer = phrase([lines.at(-1), fitted(word, pixels, size)], " ");
     if (widthOf(longer, size) > pixels) lines.push(fitted(word, pixels, size));
     else lines[lines.length - 1] = longer;
   }
@@ -54,7 +54,7 @@ function along(scale, [a, b], from, to) {
   };
 }
 
-/** The ticks of an axis of so many pixels, from one end of its window to the other, with texts that do not touch. */
+/** The ticks of an axis of so many pixels, with texts that do not touch. */
 export function ticksOf(axis, window, pixels, across) {
   const [low, high] = [Math.min(...window), Math.max(...window)];
   let found = axis.ticks?.filter(([v]) => v >= low && v <= high).map(([v, text]) => [v, fitted(text, LONGEST)]);
@@ -76,13 +76,13 @@ export function ticksOf(axis, window, pixels, across) {
   return kept.sort((a, b) => a.v - b.v).map(({ v, text }) => [v, text]);
 }
 
-/** From where to where an axis goes; downwards where its first entry is on top. */
+/** From where to where an axis goes. */
 export const wholeOf = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
 
 /** Whether a value has a place on a scale. */
 const shown = (scale, v) => Number.isFinite(v) && !(scale.name === "log" && v <= 0);
 
-/** The least and the greatest of what lines show between two x, a little more on both sides. */
+/** From where to where lines go between two x. */
 function heights(lines, scale, [low, high]) {
   let [least, most] = [Infinity, -Infinity];
   for (const { x, y, low: below, high: above, hidden } of lines) {
@@ -99,7 +99,7 @@ function heights(lines, scale, [low, high]) {
   return padded(least, most, scale);
 }
 
-/** Where the axes of a chart of some size are, and which place shows which value; `zoom` is of its x, or nothing. */
+/** Where the axes of a chart are, and which place shows which value; `zoom` is of its x, or nothing. */
 export function frameOf(spec, zoom, width, height) {
   const { x, y } = spec;
   const windows = { x: zoom ?? wholeOf(x) };
@@ -147,7 +147,7 @@ function cellsOf(edges, count, toValue) {
   return [found, most];
 }
 
-/** Cells as pixels; of several in one pixel their mean, on the scale of the colours. Returns how many there were. */
+/** Cells as pixels; of several in one their mean, on the scale of the colours. Returns how many there were. */
 function paintCells(context, frame, ratio) {
   const { image } = frame.spec;
   const { norm, values } = image;
@@ -181,9 +181,7 @@ function paintCells(context, frame, ratio) {
         }
       const color = infinite ? INFINITE : count ? norm.at(sum / count) : NAN;
       const place = 4 * (py * width + px);
-      out[place] = color[0];
-      out[place + 1] = color[1];
-      out[place + 2] = color[2];
+      out.set(color, place);
       out[place + 3] = 255;
     }
   }
@@ -209,7 +207,7 @@ function piecesOf(frame, fine, x, y, there) {
     if (group.length > 4) {
       most = Math.max(most, group.length);
       const sorted = group.slice().sort((a, b) => a[1] - b[1]);
-      group = [group[0], sorted[0], sorted[sorted.length - 1], group[group.length - 1]];
+      group = [group[0], sorted[0], sorted.at(-1), group.at(-1)];
     }
     piece?.push(...group);
     group = [];
@@ -267,23 +265,25 @@ function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, 
   context.stroke();
   context.setLineDash([]);
   context.globalAlpha = 1;
-  const all = points || x[0] === x[x.length - 1];
+  const all = points || x[0] === x.at(-1);
   const dots = pieces.flatMap((piece) => (all || piece.length === 1 ? piece : [])); // one value alone makes no line
   return [Math.max(dense, most), dots.map((point) => [point, all ? 3.5 : 2, color])];
 }
 
-function paintWay(context, frame, { x, y, colors }) {
-  for (let i = 0; i < x.length; i++) {
-    if (!Number.isFinite(x[i] + y[i])) continue;
-    const at = [frame.x(x[i]), frame.y(y[i])];
-    if (i && Number.isFinite(x[i - 1] + y[i - 1])) {
-      Object.assign(context, { strokeStyle: colors[i], lineWidth: 1.2 });
+const finite = ({ x, y }, i) => Number.isFinite(x[i]) && Number.isFinite(y[i]);
+
+function paintWay(context, frame, way) {
+  const at = (i) => [frame.x(way.x[i]), frame.y(way.y[i])];
+  way.colors.forEach((color, i) => {
+    if (!finite(way, i)) return;
+    if (finite(way, i - 1)) {
+      Object.assign(context, { strokeStyle: color, lineWidth: 1.2 });
       context.beginPath();
-      trace(context, [[frame.x(x[i - 1]), frame.y(y[i - 1])], at]);
+      trace(context, [at(i - 1), at(i)]);
       context.stroke();
     }
-    dot(context, at, 3, colors[i]);
-  }
+    dot(context, at(i), 3, color);
+  });
 }
 
 // ---- charts
@@ -351,8 +351,8 @@ export function paint(context, frame, ratio, fine = ratio) {
     write(tag, right - 4 - beside.reduce((sum, other) => sum + widthOf(other.tag), 0), height, "right", soft, 10);
     tags.push({ tag, height });
   }
-  for (const { name, x, y } of ways) {
-    const last = name ? x.findLastIndex((v, i) => Number.isFinite(v + y[i])) : -1;
+  for (const way of ways) {
+    const [{ name, x, y }, last] = [way, way.x.findLastIndex((_, i) => finite(way, i))];
     if (last < 0) continue;
     const [place, height] = [frame.x(x[last]), frame.y(y[last])];
     const [after, before] = [right - place - 9, place - left - 9];

@@ -20,7 +20,7 @@ export const symlog = (unit) => ({
 
 const MOST = Number.MAX_VALUE;
 
-/** An interval with a little more on both sides, never infinite; where there is none, one that can be drawn. */
+/** An interval with a little more on both sides, never infinite. */
 export function padded(low, high, scale = linear) {
   if (!(low <= high)) return [scale.bwd(scale.fwd(0)), scale.bwd(scale.fwd(0) + 1)];
   const [a, b] = [scale.fwd(low), scale.fwd(high)];
@@ -47,7 +47,7 @@ export function nearest(places, v, scale = linear) {
 export function stepsScale(steps, choice = "auto") {
   const positive = steps.filter((v) => v > 0);
   if (!positive.length || choice === "linear") return linear;
-  const [first, last] = [positive[0], positive[positive.length - 1]];
+  const [first, last] = [positive[0], positive.at(-1)];
   const spaced = positive.length > 6 && last > 30 * first && positive[positive.length >> 1] < last / 3;
   return choice === "log" || spaced ? symlog(first) : linear;
 }
