@@ -65,8 +65,8 @@ class HDF5Contents:
         """What the run holds, without its numbers.
 
         ``streams`` lists for each its ``name``, ``title``, ``unit``, ``dims`` (``name``, ``unit``, and ``labels`` or
-        ``values``), ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an ``error``, and how it was
-        obtained. ``settings``, ``versions``, ``events`` and ``costs`` are those of the run.
+        ``values``), ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an
+        ``error``, and how it was obtained. ``settings``, ``versions``, ``events`` and ``costs`` are those of the run.
 
         Raises:
             FileNotFoundError: If there is no file.

@@ -61,7 +61,7 @@ class RunList:
         self._names: dict[str, str] = {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The runs in plain values; ``name`` is the path from the directory, as :func:`.shown` gives it; ``.`` is itself."""
+        """The runs in plain values; ``name`` is the path from the directory, printable, ``.`` the directory itself."""
         found = {}
         for group, folder in self._folders.items():
             for pattern in ("*tfevents*", "run.h5"):  # of both, the latter counts

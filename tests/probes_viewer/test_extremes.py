@@ -50,7 +50,9 @@ EXTREMES = ["constant", "tiny", "both", "ends", "wide", "negative", "cells", "fl
 def test_values_as_large_as_numbers_go_are_drawn(look, extreme_file, stream, values):
     page = large(look, extreme_file, f"x/{stream}", run="run", values=values)
     assert "Not drawn" not in page.inner_text("main")
-    for view in page.evaluate("Array.from(document.querySelectorAll('[aria-label=picture] option'), (o) => o.value)") or [""]:
+    for view in page.evaluate(
+        "Array.from(document.querySelectorAll('[aria-label=picture] option'), (o) => o.value)"
+    ) or [""]:
         if view:
             page.select_option("[aria-label=picture]", view)
             until(page, f"document.querySelector('figure').figure.shown?.view === '{view}'")

@@ -1,4 +1,4 @@
-"""What a reader holds while rows come and choices draw the page anew: cursor, focus, drag, zoom; and reading by keys."""
+"""Cursor, focus, drag and zoom while rows come and choices draw the page anew; and reading by keys."""
 
 import numpy as np
 import pytest

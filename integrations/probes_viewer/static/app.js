@@ -19,9 +19,9 @@ const family = (name) => name.split("/")[0];
 const input = (type, label, more) => create("input", { type, "aria-label": label, ...more });
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
-const hiding = (stream, { group, name }) => JSON.stringify([stream, group ?? name]);
+const hiding = (stream, { group, name }) => `${stream} ${group ?? name}`;
 const folded = (textContent, child) => create("details", {}, create("summary", { textContent }), child);
-const reached = (body) => [...body.querySelectorAll("input, button, .plot")]; // by the key Tab
+const reached = (body) => [...body.querySelectorAll("input, button, .plot")];
 const paragraph = (className, textContent) => create("p", { className, textContent });
 const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", { textContent: cell ?? "" })));
 
@@ -50,7 +50,7 @@ export class App {
     this.render();
     if (this.source.live)
       setInterval(async () => {
-        if (document.hidden || this.updating) return; // one look after the other, however long one takes
+        if (document.hidden || this.updating) return; // one look after the other
         this.updating = true;
         await this.update().finally(() => (this.updating = false));
       }, 2000);
@@ -136,6 +136,7 @@ export class App {
   }
 
   metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
+  metaOf = (name) => this.metas(name)[0]?.[1];
   rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.catalogues.get(run).origin]));
   written = (run) => JSON.stringify(this.catalogues.get(run).streams.map((meta) => meta.rows));
 
@@ -170,9 +171,10 @@ export class App {
     again?.focus({ preventScroll: true });
   }
 
-  /** Wait until nothing is pressed or dragged. */
+  /** Wait until nothing is pressed or dragged, half a minute at most. */
   async released() {
-    while (this.root.querySelector(":active") || [...this.shared.charts].some(({ drag }) => drag)) await new Promise((done) => setTimeout(done, 100));
+    const held = () => this.root.querySelector(":active") || [...this.shared.charts].some(({ drag }) => drag);
+    for (let i = 0; i < 300 && held(); i++) await new Promise((done) => setTimeout(done, 100));
   }
 
   /** Take the charts away, and keep where the reader was for those that follow. */
@@ -332,15 +334,14 @@ export class App {
 
   large(main) {
     const { state } = this;
-    const [, meta] = this.metas(state.stream)[0] ?? [];
+    const meta = this.metaOf(state.stream);
     for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(paragraph("alarm", `${name} cannot be read: ${problem}`));
     if (!meta) return main.append(paragraph("empty", `No run that is chosen has a stream ${state.stream}.`));
     const view = viewOf(meta, state.view);
     const select = (label, value, items, key) =>
       create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
     const check = (label, key) => create("label", {}, input("checkbox", label, { checked: state[key], onchange: (event) => (this.shared.zoom = {}, this.set({ [key]: event.target.checked })) }), ` ${label}`);
-    const slide = input("range", "smoothing", { min: 0, max: MOST_SMOOTH, step: 0.02, onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
-    slide.value = state.smooth;
+    const slide = input("range", "smoothing", { min: 0, max: MOST_SMOOTH, step: 0.02, value: state.smooth, onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
     const figure = this.figure(state.stream);
     const write = async (kind) => {
       const { data, pictures, caption } = figure.figure;
@@ -364,13 +365,13 @@ export class App {
 
   /** A stream with its title, drawn when it comes into sight. */
   figure(name, small = false) {
-    const [, meta] = this.metas(name)[0] ?? [];
+    const meta = this.metaOf(name);
     const words = meta?.title ?? name;
     const title = create(small ? "h3" : "h2", {}, small ? this.link(words, name) : words);
     const body = create("div", { className: "body" });
     const caption = create("figcaption");
     const element = create("figure", { className: small ? "small" : "", "aria-label": words, "data-stream": name }, title, body, caption);
-    element.figure = { name, small, body, caption, charts: [], drawn: false };
+    element.figure = { name, small, body, caption, charts: [] };
     this.figures.add(element.figure);
     this.observer.observe(element);
     return element;
@@ -385,7 +386,6 @@ export class App {
 
   async draw(figure) {
     const { name, small, body, caption } = figure;
-    figure.drawn = true;
     figure.rows = this.rowsOf(name);
     const { state } = this;
     try {
@@ -399,10 +399,7 @@ export class App {
         if (lacking !== undefined) throw new Error(`${lacking} has no row of this stream: no difference.`);
         found = alike(two).why ? two : [difference(...two, state.view)];
       }
-      if (!found.length) {
-        body.replaceChildren(paragraph("note", "No row yet."));
-        return;
-      }
+      if (!found.length) return body.replaceChildren(paragraph("note", "No row yet."));
       const { groups, why } = alike(found);
       const shown = groups.map((group) => picture(group, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) }));
       this.clear(figure);
@@ -431,8 +428,7 @@ export class App {
   part(figure, shown, into) {
     const { name, small } = figure;
     for (const line of shown.charts[0].lines ?? []) line.hidden = this.hidden.has(hiding(name, line));
-    const parts = create("div", { className: "charts" });
-    parts.style.setProperty("--columns", small ? Math.min(shown.columns, 2) : shown.columns);
+    const parts = create("div", { className: "charts", style: `--columns: ${small ? Math.min(shown.columns, 2) : shown.columns}` });
     const strip = create("div", { className: "strip" });
     const side = create("div", { className: "side" }, shown.strip && strip, parts);
     into.append(...this.sliders(shown, small), create("div", { className: "with-bar" }, side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
@@ -454,8 +450,7 @@ export class App {
       const now = value ?? Math.min(this.state.chosen[name] ?? 0, count - 1);
       const label = create("output", { textContent: text(now) });
       const say = (place) => (slide.setAttribute("aria-valuetext", text(place)), (label.textContent = text(place)));
-      const slide = input("range", name, { min: 0, max: count - 1, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
-      slide.value = now;
+      const slide = input("range", name, { min: 0, max: count - 1, value: now, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
       say(now);
       return create("label", { className: "slider" }, `${name} `, slide, label);
     });
@@ -502,7 +497,7 @@ export class App {
       l: () => this.set({ values: next(CHOICES, state.values) }), s: () => this.set({ steps: next(CHOICES, state.steps) }),
       d: () => this.set({ difference: !state.difference }),
       v: () => {
-        const [, meta] = this.metas(state.stream)[0] ?? [];
+        const meta = this.metaOf(state.stream);
         if (meta) this.set({ view: next(meta.views, viewOf(meta, state.view)) });
       },
       Escape: () => ["step", "time"].forEach((share) => this.shared.onZoom(share, null)),

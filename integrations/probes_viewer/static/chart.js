@@ -2,7 +2,7 @@
 
 import { create, css } from "./dom.js";
 import { dot, frameOf, paint, ticksOf, wholeOf } from "./paint.js";
-import { digitsOf, linear, nearest } from "./scales.js";
+import { digitsOf, nearest } from "./scales.js";
 
 /** A canvas, empty, with the pixels of the screen, drawn on in those of the page. */
 function emptied(canvas, width, height) {
@@ -133,20 +133,19 @@ export class Chart {
       this.drag = null;
       if (ends[1] - ends[0] >= 4) this.setZoom(ends.map(frame.xAt));
     }
-    if (event.type === "pointercancel") this.drag = null;
+    if (event.type === "pointercancel" || (event.type === "pointermove" && !event.buttons)) this.drag = null;
     this.point(inside && event.type !== "pointerleave" && event.type !== "pointercancel" ? [this.frame.xAt(x), this.frame.yAt(y)] : null);
   }
 
   /** See KEYS in app.js. */
   onKey(event) {
-    const { spec, at } = this;
     const [turn, factor] = [TURNS[event.key], ZOOMS[event.key]];
     if (event.key === "Escape") this.setZoom(null);
-    if (!turn && !factor) return;
+    if ((!turn && !factor) || event.ctrlKey || event.metaKey || event.altKey) return; // the browser has its own zoom
     event.preventDefault();
-    if (turn) this.point(at ? this.moved(...turn) : this.moved(0, 0));
+    if (turn) this.point(this.moved(...(this.at ? turn : [0, 0])));
     const [low, high] = this.frame.windows.x;
-    if (factor || this.at[0] < low || this.at[0] > high) this.show(factor ?? 1);
+    if (factor || this.at[0] < low || this.at[0] > high) this.show(factor ?? 1); // the cursor takes the window along
   }
 
   /** The cursor so many values, and so many lines or entries, on. */
@@ -164,7 +163,7 @@ export class Chart {
     if (heights) return [to, move(heights, height, up, y.scale)];
     const value = (line) => line.y[nearest(line.x, to, x.scale)];
     const order = lines.filter((line) => !line.hidden && !line.faint).sort((a, b) => value(a) - value(b) || 0);
-    const next = order[among(order, Math.max(order.indexOf(lines[this.at?.[2]]), 0) + up)];
+    const next = order[among(order, order.indexOf(lines[k]) + up)];
     return [to, next ? value(next) : null, lines.indexOf(next)];
   }
 
@@ -186,19 +185,13 @@ export class Chart {
 
 /** The bar of colours beside cells, with its values and unit. */
 export function colorBar(norm, label, height) {
-  const canvas = create("canvas", { width: 14, height: 256, "aria-hidden": "true" });
+  const canvas = create("canvas", { width: 14, height: 256, "aria-hidden": "true", style: `height: ${height}px` });
   const context = canvas.getContext("2d");
   for (let i = 0; i < 256; i++) {
     context.fillStyle = `rgb(${norm.at(1 - i / 255).join()})`;
     context.fillRect(0, i, 14, 1);
   }
-  canvas.style.height = `${height}px`;
-  const scale = create("div", { className: "bar-ticks" });
-  scale.style.height = `${height}px`;
-  for (const [v, text] of ticksOf({ scale: norm.scale ?? linear }, [norm.low, norm.high], 170)) {
-    const tick = create("span", { textContent: text });
-    tick.style.bottom = `${100 * norm.place(v)}%`;
-    scale.append(tick);
-  }
+  const found = ticksOf(norm, [norm.low, norm.high], 170).map(([v, textContent]) => create("span", { textContent, style: `bottom: ${100 * norm.place(v)}%` }));
+  const scale = create("div", { className: "bar-ticks", style: `height: ${height}px` }, ...found);
   return create("div", { className: "bar", title: label }, canvas, scale, create("span", { className: "bar-label", textContent: label }));
 }

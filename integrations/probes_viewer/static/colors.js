@@ -54,7 +54,7 @@ export function norm(values, choice = "auto") {
     }
   }
   if (high <= low) low > 1e300 ? (low /= 2) : (high = low + (Math.abs(low) || 1));
-  const [start, end] = [scale.fwd(low) / 2, scale.fwd(high) / 2]; // for the whole of it may be more than a number can be
+  const [start, end] = [scale.fwd(low) / 2, scale.fwd(high) / 2];
   const lookup = Array.from({ length: 1024 }, (_, i) => between(table, i / 1023));
   const place = (v) => (scale.fwd(v) / 2 - start) / (end - start);
   return {

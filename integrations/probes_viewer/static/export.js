@@ -3,7 +3,6 @@
 import { create, css } from "./dom.js";
 import { fitted, frameOf, paint, ticksOf, wrapped } from "./paint.js";
 import { entries } from "./pictures.js";
-import { linear } from "./scales.js";
 
 const [WIDTH, LEFT] = [860, 100];
 
@@ -88,7 +87,7 @@ function written(writer, write, { charts, shown: { bar, barLabel, legend } }, to
     const id = `g${writer.parts.length}`;
     writer.put("linearGradient", { id }, stops);
     writer.put("rect", { x: LEFT, y: top, width: 300, height: 12, fill: `url(#${id})` });
-    for (const [v, text] of ticksOf({ scale: bar.scale ?? linear }, [bar.low, bar.high], 300, true)) write(text, LEFT + 300 * bar.place(v), top + 25, 12, "center");
+    for (const [v, text] of ticksOf(bar, [bar.low, bar.high], 300, true)) write(text, LEFT + 300 * bar.place(v), top + 25, 12, "center");
     write(fitted(barLabel, WIDTH - LEFT - 330), LEFT + 310, top + 11);
     top += 40;
   }

@@ -37,9 +37,9 @@ export function fitted(text, pixels, size) {
 /** A text as lines of so many pixels. */
 export function wrapped(text, pixels, size) {
   const lines = [""];
-  for (const word of text.split(/\s+/)) {
-    const longer = phrase([lines.at(-1), fitted(word, pixels, size)], " ");
-    if (widthOf(longer, size) > pixels) lines.push(fitted(word, pixels, size));
+  for (const word of text.split(/\s+/).map((each) => fitted(each, pixels, size))) {
+    const longer = phrase([lines.at(-1), word], " ");
+    if (widthOf(longer, size) > pixels) lines.push(word);
     else lines[lines.length - 1] = longer;
   }
   return lines;
@@ -47,7 +47,7 @@ export function wrapped(text, pixels, size) {
 
 /** From values between `a` and `b` to pixels between `from` and `to`, and back. */
 function along(scale, [a, b], from, to) {
-  const [first, last] = [scale.fwd(a) / 2, scale.fwd(b) / 2]; // for the whole of it may be more than a number can be
+  const [first, last] = [scale.fwd(a) / 2, scale.fwd(b) / 2]; // halves, for the whole may be too large a number
   return {
     place: (v) => from + (to - from) * ((scale.fwd(v) / 2 - first) / (last - first)),
     value: (p) => scale.bwd(2 * (first + (last - first) * ((p - from) / (to - from)))),

@@ -151,17 +151,18 @@ function lines(data, meta, options) {
   const [dim] = meta.dims;
   const count = dim ? sizeOf(dim) : 1;
   const chosen = spread(count, 24);
-  const colors = lineColors(chosen.length > 1 ? chosen.length : data.length);
+  const several = chosen.length > 1;
+  const colors = lineColors(several ? chosen.length : data.length);
   const drawn = [];
   data.forEach((each, run) =>
     chosen.forEach((k, index) => {
       const column = (values) => numbers(each.step.length, (row) => values[row * each.size + k]);
       const [y, error] = [column(each.value), each.error && column(each.error)];
       const x = xOf(each, options);
-      const color = colors[chosen.length > 1 ? index : run];
-      const name = phrase([chosen.length > 1 || (dim && count > 1) ? text(dim, k) : "", runOf(data, each)], ", ");
+      const color = colors[several ? index : run];
+      const name = phrase([several || (dim && count > 1) ? text(dim, k) : "", runOf(data, each)], ", ");
       const read = (row, digits) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k, digits)}`;
-      const dash = chosen.length > 1 ? DASHES[run % 4] : undefined;
+      const dash = several ? DASHES[run % 4] : undefined;
       const band = bandOf(y, error);
       if (options.smooth) drawn.push({ x, y, color, faint: true, group: name });
       drawn.push({ name, x, y: options.smooth ? smoothed(y, options.smooth) : y, color, dash, read, group: name, ...(options.smooth ? {} : band) });

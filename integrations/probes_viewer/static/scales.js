@@ -26,12 +26,12 @@ export function padded(low, high, scale = linear) {
   const [a, b] = [scale.fwd(low), scale.fwd(high)];
   const half = b / 2 - a / 2; // for the whole may be more than a number can be
   const size = Math.max(Math.abs(a), Math.abs(b));
-  // what differs in its last bits alone is rounding: it is drawn as the constant that it is
+  // what differs in its last bits alone is rounding, drawn as a constant
   const margin = half > 5e-13 * size ? 0.1 * half : (scale.name !== "log" && 0.05 * size) || 0.5;
   return [scale.bwd(a - margin), scale.bwd(b + margin)].map((v) => Math.min(Math.max(v, -MOST), MOST));
 }
 
-/** Which of increasing places is nearest to a value, as a scale shows them. */
+/** Which of increasing places is nearest to a value on a scale. */
 export function nearest(places, v, scale = linear) {
   let [a, b] = [0, places.length - 1];
   while (b - a > 1) {
@@ -116,7 +116,7 @@ export function labels(places) {
   return places.map((v) => (exact ? count(v) : number(v, Math.min(15, Math.max(3, digits)))));
 }
 
-/** How many digits tell values between `low` and `high` apart, as finely as an axis does. */
+/** How many digits tell values of an interval apart, as an axis does. */
 export const digitsOf = (low, high) => Math.min(15, Math.max(4, 3 + Math.ceil(Math.log10(Math.max(Math.abs(low), Math.abs(high)) / (high - low || Infinity)))));
 
 /** A whole number, such as a step, with all of its digits. */
@@ -135,9 +135,7 @@ export function number(v, digits = 4) {
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
     const [mantissa, power] = v.toExponential(digits - 1).split("e");
     const raised = [...String(Math.abs(Number(power)))].map((digit) => RAISED[digit]).join("");
-    const factor = String(Number(mantissa));
-    const base = `10${power < 0 ? "⁻" : ""}${raised}`;
-    return (factor === "1" ? base : factor === "-1" ? `−${base}` : `${factor}·${base}`).replace("-", "−");
+    return `${Number(mantissa)}·10${power < 0 ? "⁻" : ""}${raised}`.replace(/^(-?)1·/, "$1").replace("-", "−");
   }
   return Number(v.toPrecision(Math.max(digits, Number.isInteger(v) ? 7 : 0))).toLocaleString("en", { maximumFractionDigits: 15 }).replace("-", "−");
 }
