@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probes.measurement import printable
+
 from .contents import as_json
 from .page import STATIC
 from .runs import RunList, contents_of
@@ -98,7 +100,7 @@ def _wsgi(answer: Callable[[Request], Response]) -> Callable[[Any, Any], Iterabl
             response = answer(Request(environment))
         except (OSError, ValueError, KeyError, ImportError) as error:
             status = 404 if isinstance(error, FileNotFoundError) else 500
-            response = Response(str(error), status, mimetype="text/plain", headers=HEADERS)
+            response = Response(printable(str(error)), status, mimetype="text/plain", headers=HEADERS)
         return response(environment, start)
 
     return application

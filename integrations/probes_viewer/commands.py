@@ -19,11 +19,12 @@ def report_(
     as_json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
 ) -> None:
     """Write runs into one HTML file that opens without network: pictures, findings, settings, costs, events."""
+    from .contents import shown
     from .page import report
 
     file = report(runs, out, max_megabytes)
     size = file.stat().st_size
-    print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"{file} ({size / 1e6:.1f} MB)")
+    print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"{shown(str(file))} ({size / 1e6:.1f} MB)")
 
 
 def serve_(

@@ -29,7 +29,9 @@ from probes.sinks.hdf5.streams import coordinates, dimensions
 from probes.sinks.hdf5.superblock import read_file
 from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
 
-__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded"]
+from .views import views
+
+__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown"]
 
 Array = NDArray[Any]
 
@@ -63,14 +65,14 @@ class HDF5Contents:
         """What the run holds, without its numbers.
 
         ``streams`` lists for each its ``name``, ``title``, ``unit``, ``dims`` (``name``, ``unit``, and ``labels`` or
-        ``values``), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an ``error``, and how it was
-        obtained. ``settings``, ``versions``, ``events`` and ``costs`` are those of the run.
+        ``values``), ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an
+        ``error``, and how it was obtained. ``settings``, ``versions``, ``events`` and ``costs`` are those of the run.
 
         Raises:
             FileNotFoundError: If there is no file.
             ValueError: If it is not a run file, or is damaged.
         """
-        return read_file(self._file, lambda file: _catalogue(file, self._file.absolute().parent.name))
+        return read_file(self._file, lambda file: _catalogue(file, shown(self._file.absolute().parent.name)))
 
     def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
         """The rows of a stream from row ``after`` on, every so many of them, as the bytes that the viewer reads.
@@ -103,6 +105,14 @@ class HDF5Contents:
         from probes.summary import findings
 
         return [asdict(item) for item in findings(open_run(self._file))]
+
+
+def shown(name: str) -> str:
+    """A run's name as any page, file or address can hold it: what cannot be printed as its escape.
+
+    So two directories keep two names, unlike with :func:`probes.measurement.printable`.
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
 
 
 def encoded(rows: int, every: int, arrays: dict[str, Array]) -> bytes:
@@ -198,7 +208,7 @@ def _catalogue(file: Any, name: str) -> dict[str, Any]:
         "streams": streams,
         "events": events[-MAX_EVENTS:],
         "sessions": sessions[-MAX_EVENTS:],
-        "costs": costs,
+        "costs": _costs(costs, {meta["name"]: meta["dims"] for meta in streams}),
         "notes": [],
     }
 
@@ -208,12 +218,13 @@ def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
     rows = _rows(columns)
     attrs = value.attrs
     words = str(attrs.get("long_name") or path)
-    dims = [dim for dim in dimensions(value)[1:] if dim != "part"]
+    dims = [_axis(group[dim], dim, classes) for dim in dimensions(value)[1:] if dim != "part"]
     return {
         "name": path,
         "title": printable(words if words == path else words[:1].upper() + words[1:]),
         "unit": str(attrs.get("units", "1")),
-        "dims": [_axis(group[dim], dim, classes) for dim in dims],
+        "dims": dims,
+        "views": views(dims),
         "rows": rows,
         "last": int(columns["step"][rows - 1]) if rows else None,
         "bytes": rows * int(np.prod(value.shape[1:])) * value.dtype.itemsize,
@@ -250,6 +261,17 @@ def _records(group: Any) -> Iterator[dict[str, Any]]:
         yield {
             name: printable(item) if isinstance(item := values[index], str) else item for name, values in read.items()
         }
+
+
+def _costs(last: dict[str, Any], dims: dict[str, Any]) -> dict[str, Any]:
+    """``rows``: of each plugin its name, turns, turns skipped and failed, and seconds; ``share`` of the wall time."""
+    kinds = ("measured", "skipped", "failed", "seconds")
+    found = [
+        dict(zip(dims[f"probes/{kind}"][0]["labels"], last[kind], strict=False)) if last.get(kind) else {}
+        for kind in kinds
+    ]
+    names = dict.fromkeys([*found[0], *found[-1]])
+    return {"rows": [[name, *(each.get(name) for each in found)] for name in names], "share": last.get("share")}
 
 
 def _last(group: Any) -> Any:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from probes.measurement import printable
 
-from .contents import encoded
+from .contents import encoded, shown
+from .views import views
 
 __all__ = ["EventFileContents", "has_event_files"]
 
@@ -44,6 +45,7 @@ class EventFileContents:
                 "title": printable(table["title"][:1].upper() + table["title"][1:] or name),
                 "unit": "1",
                 "dims": table["dims"],
+                "views": views(table["dims"]),
                 "rows": len(table["step"]),
                 "last": int(table["step"][-1]),
                 "bytes": table["value"].nbytes,
@@ -56,7 +58,7 @@ class EventFileContents:
             for name, table in self._tables().items()
         ]
         return {
-            "name": self._directory.absolute().name,
+            "name": shown(self._directory.absolute().name),
             "source": "event files",
             "model": "",
             "settings": {},
@@ -65,7 +67,7 @@ class EventFileContents:
             "streams": streams,
             "events": [],
             "sessions": [],
-            "costs": {},
+            "costs": {"rows": []},
             "notes": [LACKING],
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from probes.commands.runs import row_of
 
-from .contents import HDF5Contents, RunContents
+from .contents import HDF5Contents, RunContents, shown
 from .event_files import EventFileContents, has_event_files
 
 __all__ = ["RunList", "contents_of", "summary_of"]
@@ -58,9 +58,10 @@ class RunList:
     def __init__(self, folders: Path | Mapping[str, Path]) -> None:
         self._folders = {"": folders} if isinstance(folders, Path) else dict(folders)
         self._known: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+        self._names: dict[str, str] = {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The runs in plain values; ``name`` is the path from the directory, ``.`` is the directory itself."""
+        """The runs in plain values; ``name`` is the path from the directory, printable, ``.`` the directory itself."""
         found = {}
         for group, folder in self._folders.items():
             for pattern in ("*tfevents*", "run.h5"):  # of both, the latter counts
@@ -72,8 +73,10 @@ class RunList:
                         continue
         newest = sorted(found.values(), key=lambda each: each[2].st_mtime_ns, reverse=True)
         end = time.monotonic() + PATIENCE
+        self._names = {shown(name): name for name in found}
         return [
-            {**self._row(file, (about.st_mtime_ns, about.st_size), end), "name": name} for name, file, about in newest
+            {**self._row(file, (about.st_mtime_ns, about.st_size), end), "name": shown(name)}
+            for name, file, about in newest
         ]
 
     def _row(self, file: Path, changed: tuple[int, int], end: float) -> dict[str, Any]:
@@ -93,11 +96,12 @@ class RunList:
         return row
 
     def directory(self, name: str) -> Path:
-        """The log directory of a run, by its name.
+        """The log directory of a run, by its name, as :meth:`rows` has given it.
 
         Raises:
             FileNotFoundError: If it could lie elsewhere.
         """
+        name = self._names.get(name, name)
         if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
             raise FileNotFoundError(name)
         for group, folder in self._folders.items():

@@ -4,34 +4,34 @@ import { Chart, colorBar } from "./chart.js";
 import { dataset } from "./data.js";
 import { create } from "./dom.js";
 import { csv, png, save, svg } from "./export.js";
-import { alike, difference, picture, views } from "./pictures.js";
+import { alike, difference, picture, viewOf } from "./pictures.js";
 import { count, number, phrase } from "./scales.js";
 
 const KEYS = [
   ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture of the stream"],
   ["l", "values: linear, logarithmic, as they are"], ["s", "steps: linear, logarithmic, as they are"], ["d", "difference of two runs"],
-  ["arrows", "move the cursor of the chart that has the focus"], ["Esc", "show all: undo the zoom"], ["?", "these keys"],
+  ["arrows", "cursor of the chart that has the focus: along values, from line to line"], ["+, −", "zoom at the cursor"], ["Esc", "show all: undo the zoom"], ["?", "these keys"],
 ];
 const CHOICES = ["auto", "linear", "log"];
 const MOST_SMOOTH = 0.98;
 const LOOK_AGAIN = 30_000; // milliseconds, for what stands out is looked for in the whole run
 const family = (name) => name.split("/")[0];
+const input = (type, label, more) => create("input", { type, "aria-label": label, ...more });
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
+const hiding = (stream, { group, name }) => `${stream} ${group ?? name}`;
+const folded = (textContent, child) => create("details", {}, create("summary", { textContent }), child);
+const reached = (body) => [...body.querySelectorAll("input, button, .plot")];
 const paragraph = (className, textContent) => create("p", { className, textContent });
 const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", { textContent: cell ?? "" })));
 
-/** The color of a line as a swatch shows it, with its dashes. */
-function dashed({ color, dash }) {
-  if (!dash) return color;
-  let place = 0;
-  const stops = dash.flatMap((length, i) => [`${i % 2 ? "transparent" : color} ${place}px`, `${i % 2 ? "transparent" : color} ${(place += length)}px`]);
-  return `repeating-linear-gradient(90deg, ${stops.join(", ")})`;
-}
+/** The color of a line with its dashes, for the background of a swatch. */
+const dashed = ({ color, dash = [] }) =>
+  `url("data:image/svg+xml,${encodeURIComponent(`<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 1h24" stroke="${color}" stroke-width="4" stroke-dasharray="${dash}"/></svg>`)}")`;
 
 export class App {
   constructor(root, source) {
-    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Map(), shared: { zoom: {}, charts: new Set() } });
+    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Set(), kept: new Map(), sought: "", listed: false, searched: "", shared: { zoom: {}, charts: new Set() } });
     this.shared.onZoom = (share, range) => {
       this.shared.zoom[share] = range;
       for (const chart of this.shared.charts) if (chart.spec.share === share) chart.draw();
@@ -50,25 +50,25 @@ export class App {
     this.render();
     if (this.source.live)
       setInterval(async () => {
-        if (document.hidden || this.updating) return; // one look after the other, however long one takes
+        if (document.hidden || this.updating) return; // one look after the other
         this.updating = true;
         await this.update().finally(() => (this.updating = false));
       }, 2000);
   }
 
-  /** On another screen, or larger, a pixel of the page is another number of the screen's. */
+  /** On another screen, or larger, a pixel of the page has other pixels. */
   onPixels() {
     matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => (this.shared.charts.forEach((chart) => chart.draw()), this.onPixels()), { once: true });
   }
 
-  // ------------------------------------------------------------------------------------------------------- the address
+  // ---- the address
 
   restore() {
     const query = new URLSearchParams(location.hash.slice(1));
     const zoom = query.get("zoom")?.split(",").map(Number);
     const choice = (key) => (CHOICES.includes(query.get(key)) ? query.get(key) : "auto");
     this.state = {
-      runs: Array.from(new Set(query.getAll("run"))), stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
+      runs: [...new Set(query.getAll("run"))], stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
       steps: choice("steps"), values: choice("values"), smooth: Math.min(Math.max(Number(query.get("smooth")) || 0, 0), MOST_SMOOTH),
       time: query.get("time") === "1", difference: query.get("difference") === "1", chosen: {},
     };
@@ -77,17 +77,16 @@ export class App {
   }
 
   remember() {
-    const { runs, stream, view, steps, values, smooth, time, difference: minus, chosen } = this.state;
+    const { runs, chosen, ...kept } = this.state;
     const query = new URLSearchParams();
     for (const run of runs) query.append("run", run);
-    const zoom = this.shared.zoom[time ? "time" : "step"];
-    const kept = { stream, view, steps: steps !== "auto" && steps, values: values !== "auto" && values, smooth, time: time && 1, difference: minus && 1, zoom: zoom?.map((v) => Number(v.toPrecision(12))).join() };
-    for (const [key, value] of Object.entries(kept)) if (value) query.set(key, value);
+    kept.zoom = this.shared.zoom[kept.time ? "time" : "step"]?.map((v) => Number(v.toPrecision(12))).join();
+    for (const [key, value] of Object.entries(kept)) if (value && value !== "auto") query.set(key, value === true ? 1 : value);
     for (const [key, value] of Object.entries(chosen)) query.set(`at.${key}`, value);
     try {
       history.replaceState(null, "", `#${query}`);
     } catch {
-      // a frame in a notebook may not change its address: what is seen is then kept in the page alone
+      // a frame in a notebook may not change its address
     }
   }
 
@@ -97,7 +96,7 @@ export class App {
     this.render();
   }
 
-  // ---------------------------------------------------------------------------------------------------------- the data
+  // ---- the data
 
   async refresh() {
     try {
@@ -116,17 +115,18 @@ export class App {
         } catch (error) {
           const known = this.catalogues.get(name);
           if (known && !known.problem) this.problem = `${name}: ${error.message} What is shown is older.`; // it may be written anew
-          else this.catalogues.set(name, { name, streams: [], events: [], costs: {}, notes: [], problem: error.message });
+          else this.catalogues.set(name, { name, streams: [], events: [], costs: { rows: [] }, notes: [], problem: error.message });
         }
       }),
     );
   }
 
-  /** What is new, while training writes: only figures whose streams have grown are drawn again. */
+  /** While training writes: only figures whose streams have grown are drawn again. */
   async update() {
     const rows = () => JSON.stringify(this.state.runs.map((name) => this.catalogues.get(name)?.streams.map((meta) => meta.name)));
     const [before, listed] = [rows(), JSON.stringify(this.runs)];
     await this.refresh();
+    await this.released();
     this.banner.textContent = this.problem ?? "";
     if (before !== rows() || (listed === "[]" && this.runs.length)) return this.render();
     if (listed !== JSON.stringify(this.runs)) this.keepingPlace(() => this.root.querySelector("header").replaceWith(this.header()));
@@ -136,8 +136,11 @@ export class App {
   }
 
   metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
+  metaOf = (name) => this.metas(name)[0]?.[1];
   rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.catalogues.get(run).origin]));
   written = (run) => JSON.stringify(this.catalogues.get(run).streams.map((meta) => meta.rows));
+
+  inRun = (words, run) => (this.state.runs.length > 1 ? `${words} in ${run}` : words);
 
   noteOf(run) {
     const [{ about, notes }, listed] = [this.catalogues.get(run), this.runs.find(({ name }) => name === run)];
@@ -147,43 +150,47 @@ export class App {
   streams() {
     const all = new Map();
     for (const run of this.state.runs) for (const meta of this.catalogues.get(run)?.streams ?? []) if (!all.has(meta.name)) all.set(meta.name, meta);
-    return Array.from(all.values()).sort((a, b) => a.name.startsWith("probes/") - b.name.startsWith("probes/") || (a.name < b.name ? -1 : 1));
+    return [...all.values()].sort((a, b) => a.name.startsWith("probes/") - b.name.startsWith("probes/") || (a.name < b.name ? -1 : 1));
   }
 
-  // ---------------------------------------------------------------------------------------------------------- the page
+  // ---- the page
 
   render() {
     this.keepingPlace(() => this.redraw());
   }
 
-  /** What is drawn anew keeps what the reader has opened, typed and put the focus on. */
+  /** Draw anew, with the same things open, typed and in focus. */
   keepingPlace(draw) {
-    const menu = () => this.root.querySelector(".runs");
-    const [open, top, filter] = [menu()?.open, this.root.querySelector(".menu")?.scrollTop, menu()?.querySelector("input[type=text]")?.value];
-    const focus = document.activeElement;
+    const menu = () => this.root.querySelector(".menu");
+    const [focus, top] = [document.activeElement, menu()?.scrollTop];
     const [label, inList] = [focus?.getAttribute("aria-label"), focus?.closest("nav")];
     draw();
-    if (open) menu().open = true;
-    if (filter) {
-      const input = menu().querySelector("input[type=text]");
-      input.value = filter;
-      input.dispatchEvent(new Event("input"));
-    }
-    if (open) this.root.querySelector(".menu").scrollTop = top;
+    if (top) menu().scrollTop = top;
     if (focus?.isConnected) return;
     const again = label ? this.root.querySelector(`[aria-label="${CSS.escape(label)}"]`) : inList && this.root.querySelector("nav .current");
     again?.focus({ preventScroll: true });
   }
 
+  /** Wait until nothing is pressed or dragged, half a minute at most. */
+  async released() {
+    const held = () => this.root.querySelector(":active") || [...this.shared.charts].some(({ drag }) => drag);
+    for (let i = 0; i < 300 && held(); i++) await new Promise((done) => setTimeout(done, 100));
+  }
+
+  /** Take the charts away, and keep where the reader was for those that follow. */
+  clear({ name, body, charts }) {
+    if (charts.length) this.kept.set(name, { focus: reached(body).indexOf(document.activeElement), charts: charts.splice(0) });
+    this.kept.get(name)?.charts.forEach((chart) => chart.destroy());
+  }
+
   redraw() {
-    for (const figure of this.figures) for (const chart of figure.charts) chart.destroy();
+    for (const figure of this.figures) this.clear(figure);
     this.figures.clear();
     [this.notes, this.looks] = [new Map(), new Map()];
     this.observer?.disconnect();
     this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && this.later(target.figure)), { rootMargin: "300px" });
-    const search = this.root.querySelector("input[type=search]")?.value ?? "";
     const main = create("main", { id: "main" });
-    this.root.replaceChildren(this.header(), create("div", { className: "columns" }, this.nav(search), main));
+    this.root.replaceChildren(this.header(), create("div", { className: "columns" }, this.nav(), main));
     main.append((this.banner = paragraph("alarm", this.problem ?? "")));
     if (!this.runs.length)
       main.append(paragraph("empty", this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written."));
@@ -201,27 +208,27 @@ export class App {
     };
     const row = (run) =>
       create("label", { className: "run", title: run.problem || "" },
-        create("input", { type: "checkbox", "aria-label": run.name, checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
+        input("checkbox", run.name, { checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
         create("span", { textContent: run.name }),
         create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : phrase([run.model, `${count(run.steps)} steps`, run.state], ", ") }));
     const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name)); // a link may name them
     const list = create("div", { className: "menu" }, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
-    const filter = create("input", { type: "text", placeholder: "find a run", "aria-label": "find a run", oninput: (event) => {
-      const words = event.target.value.toLowerCase();
-      Array.from(list.children).forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(words)));
-    } });
+    const sift = () => [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(this.sought.toLowerCase())));
+    const filter = input("text", "find a run", { placeholder: "find a run", value: this.sought, oninput: () => ((this.sought = filter.value), sift()) });
+    if (this.runs.length > 8) sift();
     return create("header", {},
       create("strong", { textContent: "probes" }),
-      create("details", { className: "runs" }, create("summary", { textContent: `${this.state.runs.join("  +  ") || "no run"}${this.runs.length > 1 ? `  (${this.state.runs.length} of ${this.runs.length} runs)` : ""}` }), this.runs.length > 8 && filter, list),
+      create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", { textContent: `${this.state.runs.join("  +  ") || "no run"}${this.runs.length > 1 ? `  (${this.state.runs.length} of ${this.runs.length} runs)` : ""}` }), this.runs.length > 8 && filter, list),
       create("span", { className: "space" }),
       button("Overview", () => this.set({ stream: null }), { disabled: !this.state.stream }),
       button("Keys", () => this.help(), { "aria-label": "keyboard shortcuts" }));
   }
 
-  nav(search) {
+  nav() {
     const nav = create("nav", { "aria-label": "streams" });
     const list = create("div");
     const fill = (words) => {
+      this.searched = words;
       list.replaceChildren();
       let last = null;
       const parts = words.toLowerCase().split(/\s+/);
@@ -234,10 +241,10 @@ export class App {
       }
       if (!list.children.length) list.append(paragraph("note", words ? "No stream fits." : "No stream yet."));
     };
-    const input = create("input", { type: "search", placeholder: "search streams", "aria-label": "search streams", value: search, oninput: (event) => fill(event.target.value),
+    const find = input("search", "search streams", { placeholder: "search streams", value: this.searched, oninput: (event) => fill(event.target.value),
       onkeydown: (event) => event.key === "Enter" && list.querySelector("a")?.click() });
-    nav.append(input, list);
-    fill(search);
+    nav.append(find, list);
+    fill(this.searched);
     return nav;
   }
 
@@ -265,7 +272,7 @@ export class App {
     shown.add("loop/loss");
     for (const run of this.state.runs) {
       const body = create("div");
-      main.append(create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What stands out in ${run}` : "What stands out" }), body));
+      main.append(create("section", {}, create("h2", { textContent: this.inRun("What stands out", run) }), body));
       this.looks.set(run, { body, names, shown });
       this.stands(run);
     }
@@ -305,16 +312,13 @@ export class App {
   }
 
   costs(run) {
-    const { costs, streams } = this.catalogues.get(run);
-    const labels = (name) => streams.find((meta) => meta.name === `probes/${name}`)?.dims[0]?.labels ?? [];
-    const of = (name, who) => costs[name]?.[labels(name).indexOf(who)];
-    const who = Array.from(new Set([...labels("measured"), ...labels("seconds")]));
-    if (!who.length) return create("span");
-    const total = labels("seconds").reduce((sum, each) => sum + of("seconds", each), 0);
-    return create("section", {}, create("h2", { textContent: this.state.runs.length > 1 ? `What the probes of ${run} cost` : "What the probes cost" }),
-      paragraph("note", `${number(total, 3)} s in all, ${number(100 * costs.share, 3)} % of the wall time`),
+    const { rows, share } = this.catalogues.get(run).costs;
+    if (!rows.length) return "";
+    const total = rows.reduce((sum, [, , , , seconds]) => sum + seconds, 0);
+    return create("section", {}, create("h2", { textContent: this.inRun("What the probes cost", run) }),
+      paragraph("note", `${number(total, 3)} s in all, ${number(100 * share, 3)} % of the wall time`),
       create("table", {}, create("thead", {}, row("", "turns", "skipped", "failed", "seconds")),
-        create("tbody", {}, ...who.map((each) => row(each, number(of("measured", each)), number(of("skipped", each)), number(of("failed", each)), number(of("seconds", each), 3))))));
+        create("tbody", {}, ...rows.map(([name, ...numbers]) => row(name, ...numbers.map((v) => number(v, 3)))))));
   }
 
   about(run) {
@@ -322,38 +326,36 @@ export class App {
     const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => row(key, value !== null && typeof value === "object" ? JSON.stringify(value) : String(value))));
     const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
     return create("section", { className: "about" },
-      create("details", {}, create("summary", { textContent: `Events of ${run} (${events.length})` }),
+      folded(`Events of ${run} (${events.length})`,
         create("table", {}, ...events.map((event) => row(`step ${count(event.step)}`, when(event), phrase([event.kind, event.plugin], " "), event.message)))),
-      create("details", {}, create("summary", { textContent: "Settings" }), table(settings)),
-      create("details", {}, create("summary", { textContent: "Versions" }), table({ ...about, ...versions })));
+      folded("Settings", table(settings)),
+      folded("Versions", table({ ...about, ...versions })));
   }
 
   large(main) {
     const { state } = this;
-    const [, meta] = this.metas(state.stream)[0] ?? [];
+    const meta = this.metaOf(state.stream);
     for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(paragraph("alarm", `${name} cannot be read: ${problem}`));
     if (!meta) return main.append(paragraph("empty", `No run that is chosen has a stream ${state.stream}.`));
-    const kinds = views(meta);
-    if (!kinds.includes(state.view)) state.view = null;
+    const view = viewOf(meta, state.view);
     const select = (label, value, items, key) =>
       create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
-    const check = (label, key) => create("label", {}, create("input", { type: "checkbox", "aria-label": label, checked: state[key], onchange: (event) => (this.shared.zoom = {}, this.set({ [key]: event.target.checked })) }), ` ${label}`);
-    const slide = create("input", { type: "range", min: 0, max: MOST_SMOOTH, step: 0.02, "aria-label": "smoothing", onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
-    slide.value = state.smooth;
+    const check = (label, key) => create("label", {}, input("checkbox", label, { checked: state[key], onchange: (event) => (this.shared.zoom = {}, this.set({ [key]: event.target.checked })) }), ` ${label}`);
+    const slide = input("range", "smoothing", { min: 0, max: MOST_SMOOTH, step: 0.02, value: state.smooth, onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
     const figure = this.figure(state.stream);
     const write = async (kind) => {
-      const { data, pictures, shown } = figure.figure;
+      const { data, pictures, caption } = figure.figure;
       if (!pictures) return; // there is no picture to keep
       const name = `${state.runs.join("+")}.${state.stream}`.replace(/[^\p{L}\p{N}_.+-]+/gu, ".").slice(-150);
       if (kind === "csv") return save(`${name}.csv`, "text/csv", csv(data));
-      const source = svg(pictures, meta.title, phrase([state.stream, state.runs.join(", "), shown.note]));
+      const source = svg(pictures, meta.title, phrase([caption.textContent, state.runs.join(", ")]));
       save(`${name}.${kind}`, kind === "svg" ? "image/svg+xml" : "image/png", kind === "svg" ? source : await png(source));
     };
     main.append(
       create("div", { className: "controls" },
-        kinds.length > 1 && select("picture", state.view ?? kinds[0], kinds, "view"),
+        meta.views.length > 1 && select("picture", view, meta.views, "view"),
         select("steps", state.steps, CHOICES, "steps"), select("values", state.values, CHOICES, "values"), check("time", "time"),
-        (state.view ?? kinds[0]) === "lines" && create("label", {}, "smoothing ", slide),
+        view === "lines" && create("label", {}, "smoothing ", slide),
         state.runs.length > 1 && check(`${state.runs[0]} − ${state.runs[1]}`, "difference"),
         create("span", { className: "space" }),
         ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind)))),
@@ -363,20 +365,19 @@ export class App {
 
   /** A stream with its title, drawn when it comes into sight. */
   figure(name, small = false) {
-    const [, meta] = this.metas(name)[0] ?? [];
-    const title = create(small ? "h3" : "h2", {}, small ? this.link(meta?.title ?? name, name) : meta?.title ?? name);
+    const meta = this.metaOf(name);
+    const words = meta?.title ?? name;
+    const title = create(small ? "h3" : "h2", {}, small ? this.link(words, name) : words);
     const body = create("div", { className: "body" });
     const caption = create("figcaption");
-    const element = create("figure", { className: small ? "small" : "" }, title, body, caption);
-    element.setAttribute("aria-label", meta?.title ?? name);
-    element.figure = { name, small, body, caption, charts: [], drawn: false };
-    element.dataset.stream = name;
+    const element = create("figure", { className: small ? "small" : "", "aria-label": words, "data-stream": name }, title, body, caption);
+    element.figure = { name, small, body, caption, charts: [] };
     this.figures.add(element.figure);
     this.observer.observe(element);
     return element;
   }
 
-  /** One after the other, in their order on the page. */
+  /** One after the other. */
   later(figure) {
     if (figure.drawn) return;
     figure.drawn = true;
@@ -385,11 +386,11 @@ export class App {
 
   async draw(figure) {
     const { name, small, body, caption } = figure;
-    figure.drawn = true;
     figure.rows = this.rowsOf(name);
     const { state } = this;
     try {
       let found = await Promise.all(this.metas(name).map(async ([run, meta]) => dataset(run, meta, await this.source.stream(run, meta))));
+      if (figure.charts.length) await this.released();
       if (!this.figures.has(figure)) return;
       found = found.filter((data) => data.step.length);
       if (state.difference && !small && state.runs.length > 1) {
@@ -398,14 +399,10 @@ export class App {
         if (lacking !== undefined) throw new Error(`${lacking} has no row of this stream: no difference.`);
         found = alike(two).why ? two : [difference(...two, state.view)];
       }
-      if (!found.length) {
-        body.replaceChildren(paragraph("note", "No row yet."));
-        return;
-      }
+      if (!found.length) return body.replaceChildren(paragraph("note", "No row yet."));
       const { groups, why } = alike(found);
       const shown = groups.map((group) => picture(group, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) }));
-      for (const chart of figure.charts) chart.destroy();
-      figure.charts = [];
+      this.clear(figure);
       const boxes = groups.map(() => create("div"));
       body.replaceChildren(create("div", { className: "beside" }, ...boxes));
       groups.forEach((group, i) => {
@@ -415,9 +412,13 @@ export class App {
       const pictures = shown.map((each) => ({ shown: each, charts: figure.charts.filter(({ spec }) => each.charts.includes(spec.of)) }));
       Object.assign(figure, { data: found, shown: shown[0], pictures });
       caption.textContent = phrase([name, ...new Set(shown.map(({ note }) => note)), why]);
+      const { focus, charts = [] } = this.kept.get(name) ?? {};
+      this.kept.delete(name);
+      charts.forEach((chart, i) => figure.charts[i]?.follow(chart));
+      if (document.activeElement === document.body) reached(body)[focus]?.focus({ preventScroll: true });
     } catch (error) {
-      for (const chart of figure.charts) chart.destroy();
-      Object.assign(figure, { charts: [], data: null, shown: null, pictures: null });
+      this.clear(figure);
+      Object.assign(figure, { data: null, shown: null, pictures: null });
       body.replaceChildren(paragraph("alarm", `Not drawn: ${error.message}`));
       caption.textContent = name;
     }
@@ -426,9 +427,8 @@ export class App {
   /** Sliders, charts, colours and legend of runs that have the same coordinates. */
   part(figure, shown, into) {
     const { name, small } = figure;
-    for (const line of [...(shown.legend ?? []), ...(shown.charts[0].lines ?? [])]) line.hidden = this.hidden.get(name)?.has(line.group ?? line.name);
-    const parts = create("div", { className: "charts" });
-    parts.style.gridTemplateColumns = `repeat(${small && shown.columns > 1 ? 2 : shown.columns}, minmax(0, 1fr))`;
+    for (const line of shown.charts[0].lines ?? []) line.hidden = this.hidden.has(hiding(name, line));
+    const parts = create("div", { className: "charts", style: `--columns: ${small ? Math.min(shown.columns, 2) : shown.columns}` });
     const strip = create("div", { className: "strip" });
     const side = create("div", { className: "side" }, shown.strip && strip, parts);
     into.append(...this.sliders(shown, small), create("div", { className: "with-bar" }, side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
@@ -436,7 +436,7 @@ export class App {
       const box = create("div", {}, spec.subtitle && create("h4", { textContent: spec.subtitle }));
       into.append(box);
       if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height ?? 340))}px`;
-      const chart = new Chart(box, { note: shown.note, ...spec, of: spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
+      const chart = new Chart(box, { ...spec, title: shown.title, note: shown.note, of: spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
       if (spec.row !== undefined && !spec.large) box.addEventListener("click", () => this.set({ chosen: { ...this.state.chosen, step: spec.row } }));
       figure.charts.push(chart);
     };
@@ -449,33 +449,30 @@ export class App {
     return sliders.map(({ name, count, text, value }) => {
       const now = value ?? Math.min(this.state.chosen[name] ?? 0, count - 1);
       const label = create("output", { textContent: text(now) });
-      const say = (place) => (input.setAttribute("aria-valuetext", text(place)), (label.textContent = text(place)));
-      const input = create("input", { type: "range", min: 0, max: count - 1, "aria-label": name, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
-      input.value = now;
+      const say = (place) => (slide.setAttribute("aria-valuetext", text(place)), (label.textContent = text(place)));
+      const slide = input("range", name, { min: 0, max: count - 1, value: now, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
       say(now);
-      return create("label", { className: "slider" }, `${name} `, input, label);
+      return create("label", { className: "slider" }, `${name} `, slide, label);
     });
   }
 
   legend(figure, shown) {
-    const { legend = [] } = shown;
+    const { legend } = shown;
     const most = figure.small ? 8 : 40;
     const box = create("div", { className: "legend" });
     for (const line of legend.slice(0, most)) {
-      const swatch = create("i");
-      swatch.style.background = dashed(line);
+      const swatch = create("i", { style: `background: ${dashed(line)}` });
       const mark = () => (item.classList.toggle("off", Boolean(line.hidden)), item.setAttribute("aria-pressed", String(!line.hidden)));
-      box.append(button("", () => {
+      const item = button("", () => {
         line.hidden = !line.hidden;
-        const hidden = this.hidden.get(figure.name) ?? new Set(); // kept, for the picture is drawn anew as rows come
-        this.hidden.set(figure.name, hidden);
-        hidden[line.hidden ? "add" : "delete"](line.name);
+        this.hidden[line.hidden ? "add" : "delete"](hiding(figure.name, line)); // kept, for the picture is drawn anew as rows come
         mark();
-        for (const each of shown.charts[0].lines) if (each.faint && each.group === line.group) each.hidden = line.hidden;
-        figure.charts.find(({ spec }) => spec.lines === shown.charts[0].lines).draw();
-      }, { className: "item" }));
-      const item = box.lastChild;
+        const { lines } = shown.charts[0];
+        for (const each of lines) if (each.faint && each.group === line.group) each.hidden = line.hidden;
+        figure.charts.find(({ spec }) => spec.lines === lines).draw();
+      }, { className: "item" });
       item.append(swatch, line.name);
+      box.append(item);
       mark();
     }
     if (legend.length > most) box.append(create("small", { textContent: `and ${legend.length - most} more` }));
@@ -500,8 +497,8 @@ export class App {
       l: () => this.set({ values: next(CHOICES, state.values) }), s: () => this.set({ steps: next(CHOICES, state.steps) }),
       d: () => this.set({ difference: !state.difference }),
       v: () => {
-        const [, meta] = this.metas(state.stream)[0] ?? [];
-        if (meta) this.set({ view: next(views(meta), state.view ?? views(meta)[0]) });
+        const meta = this.metaOf(state.stream);
+        if (meta) this.set({ view: next(meta.views, viewOf(meta, state.view)) });
       },
       Escape: () => ["step", "time"].forEach((share) => this.shared.onZoom(share, null)),
     };

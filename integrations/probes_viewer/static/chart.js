@@ -1,10 +1,10 @@
 // One chart on the page: cursor, zoom and keyboard; see paint.js for what it shows.
 
 import { create, css } from "./dom.js";
-import { dot, frameOf, paint, ticksOf } from "./paint.js";
-import { linear, nearest } from "./scales.js";
+import { dot, frameOf, paint, ticksOf, wholeOf } from "./paint.js";
+import { digitsOf, nearest } from "./scales.js";
 
-/** A canvas, empty, with the pixels of the screen, to be drawn on in those of the page. */
+/** A canvas, empty, with the pixels of the screen, drawn on in those of the page. */
 function emptied(canvas, width, height) {
   const ratio = devicePixelRatio;
   Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) });
@@ -13,6 +13,9 @@ function emptied(canvas, width, height) {
   context.scale(ratio, ratio);
   return context;
 }
+
+const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] };
+const ZOOMS = { "+": 0.5, "=": 0.5, "-": 2 };
 
 export class Chart {
   /** Draws `spec` into `parent`; `shared` has `charts`, all of the page, and `zoom` and `onZoom(share, range)`. */
@@ -40,6 +43,13 @@ export class Chart {
     this.shared.charts.delete(this);
   }
 
+  /** Go on where a chart of the same axes has been. */
+  follow({ spec, zoom, at }) {
+    if (spec.x.label !== this.spec.x.label || spec.y.label !== this.spec.y.label) return;
+    Object.assign(this, { zoom, at });
+    this.draw();
+  }
+
   zoomed = () => (this.spec.share ? this.shared.zoom[this.spec.share] : this.zoom);
 
   draw() {
@@ -57,7 +67,7 @@ export class Chart {
     this.draw();
   }
 
-  /** Whether a zoom, made in another stream or kept in a link, shows nothing of this one. */
+  /** Whether a zoom, perhaps that of another stream, shows nothing of this one. */
   empty() {
     const [{ image, x, places }, zoom] = [this.spec, this.zoomed()];
     if (!zoom || !places?.length) return false;
@@ -65,9 +75,11 @@ export class Chart {
     return image ? high < x.low || low > x.high : !places.some((v) => v >= low && v <= high);
   }
 
-  /** The cursor and what is dragged over, above the picture. */
+  /** The cursor, in words and above the picture, and what is dragged over. */
   mark() {
-    const { at, drag, frame } = this;
+    const { at, drag, frame, spec } = this;
+    const { low, high } = spec.image?.norm ?? {};
+    this.readout.textContent = at ? spec.read(at[0], at[1], spec.image ? digitsOf(low, high) : digitsOf(...frame.windows.y), ...at.slice(2)) : "";
     if (!at && !drag) return void (this.over.width = 0);
     const { left, right, top, bottom } = frame;
     const context = emptied(this.over, frame.width, this.height);
@@ -80,15 +92,15 @@ export class Chart {
     const [x, y] = [frame.x(at[0]), at[1] === null ? -1 : frame.y(at[1])];
     context.strokeStyle = css("--soft");
     context.setLineDash([4, 3]);
+    context.beginPath();
     for (const [a, b, c, d] of [[x, top, x, bottom], [left, y, right, y]]) {
-      context.beginPath();
       context.moveTo(a, b);
       context.lineTo(c, d);
-      context.stroke();
     }
-    for (const line of this.spec.lines ?? []) {
+    context.stroke();
+    for (const line of spec.lines ?? []) {
       if (line.hidden || line.faint) continue;
-      const row = nearest(line.x, at[0], this.spec.x.scale);
+      const row = nearest(line.x, at[0], spec.x.scale);
       dot(context, [frame.x(line.x[row]), frame.y(line.y[row])], 3, line.color);
     }
   }
@@ -96,10 +108,10 @@ export class Chart {
   /** Put the cursor at a place, or nowhere; all charts over the same x have theirs at the same. */
   point(at) {
     const { share } = this.spec;
+    if (!this.shared.charts.has(this)) return; // drawn anew meanwhile
     for (const chart of this.shared.charts) {
       if (chart !== this && !(share && chart.spec.share === share)) continue;
       chart.at = at && (chart === this ? at : [at[0], null]);
-      chart.readout.textContent = chart.at ? chart.spec.read(...chart.at) : "";
       chart.mark();
     }
   }
@@ -121,22 +133,47 @@ export class Chart {
       this.drag = null;
       if (ends[1] - ends[0] >= 4) this.setZoom(ends.map(frame.xAt));
     }
-    if (event.type === "pointercancel") this.drag = null;
+    if (event.type === "pointercancel" || (event.type === "pointermove" && !event.buttons)) this.drag = null;
     this.point(inside && event.type !== "pointerleave" && event.type !== "pointercancel" ? [this.frame.xAt(x), this.frame.yAt(y)] : null);
   }
 
-  /** Arrow keys move the cursor from value to value; Escape shows all. */
+  /** See KEYS in app.js. */
   onKey(event) {
-    const { frame, spec, at } = this;
-    const turn = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] }[event.key];
+    const [turn, factor] = [TURNS[event.key], ZOOMS[event.key]];
     if (event.key === "Escape") this.setZoom(null);
-    if (!turn) return;
+    if ((!turn && !factor) || event.ctrlKey || event.metaKey || event.altKey) return; // the browser has its own zoom
     event.preventDefault();
-    const move = (places, value, by, scale) =>
-      places?.length ? places[Math.min(Math.max(nearest(places, value, scale) + by, 0), places.length - 1)] : value;
-    const x = at ? move(spec.places, at[0], turn[0], spec.x.scale) : spec.places?.[0] ?? spec.x.low;
-    const middle = frame.yAt((frame.top + frame.bottom) / 2);
-    this.point([x, spec.heights ? move(spec.heights, at?.[1] ?? spec.heights[0], turn[1], spec.y.scale) : middle]);
+    if (turn) this.point(this.moved(...(this.at ? turn : [0, 0])));
+    const [low, high] = this.frame.windows.x;
+    if (factor || this.at[0] < low || this.at[0] > high) this.show(factor ?? 1); // the cursor takes the window along
+  }
+
+  /** The cursor so many values, and so many lines or entries, on. */
+  moved(right, up) {
+    const { places, heights, lines, ways, x, y } = this.spec;
+    const [was, height, k = 0, row = 0] = this.at ?? [];
+    const among = (all, i) => Math.min(Math.max(i, 0), all.length - 1);
+    const move = (all, value, by, scale) => all[typeof value === "number" ? among(all, nearest(all, value, scale) + by) : 0];
+    if (ways) {
+      const way = among(ways, k + up);
+      const next = among(ways[way].x, row + right);
+      return [ways[way].x[next], ways[way].y[next], way, next];
+    }
+    const to = move(places, was, right, x.scale);
+    if (heights) return [to, move(heights, height, up, y.scale)];
+    const value = (line) => line.y[nearest(line.x, to, x.scale)];
+    const order = lines.filter((line) => !line.hidden && !line.faint).sort((a, b) => value(a) - value(b) || 0);
+    const next = order[among(order, order.indexOf(lines[k]) + up)];
+    return [to, next ? value(next) : null, lines.indexOf(next)];
+  }
+
+  /** Show so many times as much, with the cursor in it. */
+  show(factor) {
+    const { x } = this.spec;
+    const [low, high, least, most] = [...this.frame.windows.x, ...wholeOf(x)].map(x.scale.fwd);
+    const half = (factor * (high - low)) / 2;
+    const middle = Math.min(Math.max(this.at ? x.scale.fwd(this.at[0]) : (low + high) / 2, least + half), most - half);
+    this.setZoom(2 * half < most - least ? [middle - half, middle + half].map(x.scale.bwd) : null);
   }
 
   /** Where a place is, in pixels of the window. */
@@ -148,19 +185,13 @@ export class Chart {
 
 /** The bar of colours beside cells, with its values and unit. */
 export function colorBar(norm, label, height) {
-  const canvas = create("canvas", { width: 14, height: 256, "aria-hidden": "true" });
+  const canvas = create("canvas", { width: 14, height: 256, "aria-hidden": "true", style: `height: ${height}px` });
   const context = canvas.getContext("2d");
   for (let i = 0; i < 256; i++) {
     context.fillStyle = `rgb(${norm.at(1 - i / 255).join()})`;
     context.fillRect(0, i, 14, 1);
   }
-  canvas.style.height = `${height}px`;
-  const scale = create("div", { className: "bar-ticks" });
-  scale.style.height = `${height}px`;
-  for (const [v, text] of ticksOf({ scale: norm.scale ?? linear }, [norm.low, norm.high], 170)) {
-    const tick = create("span", { textContent: text });
-    tick.style.bottom = `${100 * norm.place(v)}%`;
-    scale.append(tick);
-  }
+  const found = ticksOf(norm, [norm.low, norm.high], 170).map(([v, textContent]) => create("span", { textContent, style: `bottom: ${100 * norm.place(v)}%` }));
+  const scale = create("div", { className: "bar-ticks", style: `height: ${height}px` }, ...found);
   return create("div", { className: "bar", title: label }, canvas, scale, create("span", { className: "bar-label", textContent: label }));
 }

@@ -30,42 +30,35 @@ export function lineColors(count) {
 
 /**
  * How numbers become colours: white is 0 where signs differ, a logarithm where values span decades.
- * `place` maps a value to 0..1, `color` to red, green and blue.
+ * `place` maps a value to 0..1, `at` that to red, green and blue; so many `below` have the colour of `low`.
  */
 export function norm(values, choice = "auto") {
   const found = extent(values);
   let { low, high } = found;
   if (!(low <= high)) [low, high] = [0, 1];
-  const sample = [];
   const stride = Math.max(1, Math.floor(values.length / 20000));
-  for (let i = 0; i < values.length; i += stride) if (Number.isFinite(values[i]) && values[i] !== 0) sample.push(Math.abs(values[i]));
-  sample.sort((a, b) => a - b);
+  const sample = values.filter((v, i) => i % stride === 0 && Number.isFinite(v) && v !== 0).map(Math.abs).sort();
   const quantile = (q) => sample[Math.floor(q * (sample.length - 1))] ?? 0;
-  let [scale, table] = [linear, VIRIDIS];
+  let [scale, table, below] = [linear, VIRIDIS, 0];
   if (low < -1e-6 * Math.abs(high) && high > 0) {
     // less than that is rounding, of what cannot be negative
     high = Math.max(-low, high);
     low = -high;
     table = DIVERGING;
-    if (choice === "log" || (choice === "auto" && high > 100 * quantile(0.5))) scale = symlog(quantile(0.5) || high / 100);
+    if (choice === "log" || (choice === "auto" && high > 100 * quantile(0.5))) scale = symlog(Math.max(quantile(0.5) || high / 100, high * 1e-100));
   } else if (choice === "log" || (choice === "auto" && high > 30 * quantile(0.1) && quantile(0.1) > 0)) {
-    if (found.positive < Infinity) {
+    if (found.positive < high) {
       low = Math.max(found.positive, high * 1e-6);
-      high = Math.max(high, low * 1.01);
       scale = log(low);
+      for (const v of values) if (v < low * (1 - 1e-9) && v > -Infinity) below++;
     }
   }
-  if (high <= low) high = low + (Math.abs(low) || 1);
-  const [start, span] = [scale.fwd(low), scale.fwd(high) - scale.fwd(low)];
+  if (high <= low) low > 1e300 ? (low /= 2) : (high = low + (Math.abs(low) || 1));
+  const [start, end] = [scale.fwd(low) / 2, scale.fwd(high) / 2];
   const lookup = Array.from({ length: 1024 }, (_, i) => between(table, i / 1023));
-  const place = (v) => (scale.fwd(v) - start) / span;
+  const place = (v) => (scale.fwd(v) / 2 - start) / (end - start);
   return {
-    low, high, scale, place,
-    nan: found.nan, infinite: found.infinite,
+    low, high, scale, place, below,
     at: (t) => lookup[Math.min(1023, Math.max(0, Math.round(t * 1023)))],
-    color(v) {
-      if (v !== v) return NAN;
-      return Number.isFinite(v) ? this.at(place(v)) : INFINITE;
-    },
   };
 }

@@ -16,7 +16,7 @@ export function decode(buffer) {
   return found;
 }
 
-/** A stream with what the catalogue says of it, rows in the order of their steps; complex numbers as magnitudes, and as their parts. */
+/** A stream with its entry in the catalogue, rows in the order of their steps; complex numbers as magnitudes, and as parts. */
 export function dataset(run, meta, raw) {
   const rows = raw.step.length;
   const size = meta.dims.reduce((product, dim) => product * (dim.labels ?? dim.values).length, 1);
@@ -43,10 +43,10 @@ export function taken(data, rows) {
   return { ...data, parts, step: pick(data.step, 1), time: pick(data.time, 1), value: pick(data.value, size), error: pick(data.error, size) };
 }
 
-/** A stream with its rows in the order of their steps, or of their times: after a resume the two are not the same. */
+/** A stream with its rows in the order of their steps, or of their times; after a resume these differ. */
 export function inOrder(data, places) {
   if (!places.some((each, i) => i && each < places[i - 1])) return data;
-  return taken(data, Array.from(places.keys()).sort((a, b) => places[a] - places[b] || a - b));
+  return taken(data, [...places.keys()].sort((a, b) => places[a] - places[b] || a - b));
 }
 
 /** Behind a server: `base` is where its routes begin. */
@@ -67,11 +67,11 @@ export class Served {
   runs = async () => (await this.ask("runs")).json();
   findings = async (run) => (await this.ask("findings", { run })).json();
 
-  /** What a run holds. What was read of one that has been begun anew since, or resumed and so cut, is forgotten. */
+  /** What a run holds. What was read of one that was begun anew since, or resumed and so cut, is forgotten. */
   async catalogue(run) {
     const found = await (await this.ask("catalogue", { run })).json();
     found.origin = JSON.stringify([found.about.created, found.sessions]);
-    if (this.origins.get(run) !== found.origin) for (const key of Array.from(this.streams.keys())) if (JSON.parse(key)[0] === run) this.streams.delete(key);
+    if (this.origins.get(run) !== found.origin) for (const key of [...this.streams.keys()]) if (JSON.parse(key)[0] === run) this.streams.delete(key);
     this.origins.set(run, found.origin);
     return found;
   }

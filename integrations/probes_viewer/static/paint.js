@@ -3,7 +3,7 @@
 //
 // spec = {
 //   title, subtitle, note, height, share (charts over the same x have one cursor and one zoom),
-//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, between: what ticks are told of, hidden },
+//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, between: what ticks are told of, whole: they are integers, hidden },
 //   lines: [{ name, x: increasing, y, low, high, color, dash, faint, hidden, points, tag: written at its end }],
 //   image: { x, y: edges of cells, values: [x][y] in one array, norm },
 //   ways: [{ name, x, y, colors }],
@@ -13,7 +13,7 @@
 
 import { INFINITE, NAN } from "./colors.js";
 import { create, css } from "./dom.js";
-import { labels, linear, ticks } from "./scales.js";
+import { labels, linear, padded, phrase, ticks } from "./scales.js";
 
 const FONT = "system-ui, sans-serif";
 const LONGEST = 195; // pixels of a name along an axis
@@ -21,33 +21,47 @@ const MARK = 4; // pixels of the mark of a tick
 
 const ruler = create("canvas").getContext("2d");
 ruler.font = `12px ${FONT}`;
-const widthOf = (text) => ruler.measureText(text).width;
+const widthOf = (text, size = 12) => (ruler.measureText(text).width * size) / 12;
 
 /** A text in so many pixels, with its middle left out where it is longer: layers differ at both ends. */
-function fitted(text, pixels) {
-  const room = Math.floor((text.length * pixels) / widthOf(text));
-  if (room >= text.length) return text;
-  const half = Math.max(1, room >> 1);
-  return `${text.slice(0, Math.max(1, half - 1))}…${text.slice(-half)}`;
+export function fitted(text, pixels, size) {
+  let room = text.length;
+  let found = text;
+  while (room > 3 && widthOf(found, size) > pixels) {
+    room = Math.min(room - 1, Math.ceil((room * pixels) / widthOf(found, size)));
+    found = `${text.slice(0, Math.max(1, (room >> 1) - 1))}…${text.slice(-(room >> 1))}`;
+  }
+  return found;
+}
+
+/** A text as lines of so many pixels. */
+export function wrapped(text, pixels, size) {
+  const lines = [""];
+  for (const word of text.split(/\s+/).map((each) => fitted(each, pixels, size))) {
+    const longer = phrase([lines.at(-1), word], " ");
+    if (widthOf(longer, size) > pixels) lines.push(word);
+    else lines[lines.length - 1] = longer;
+  }
+  return lines;
 }
 
 /** From values between `a` and `b` to pixels between `from` and `to`, and back. */
 function along(scale, [a, b], from, to) {
-  const [first, span] = [scale.fwd(a), scale.fwd(b) - scale.fwd(a)];
+  const [first, last] = [scale.fwd(a) / 2, scale.fwd(b) / 2]; // halves, for the whole may be too large a number
   return {
-    place: (v) => from + ((to - from) * (scale.fwd(v) - first)) / span,
-    value: (p) => scale.bwd(first + (span * (p - from)) / (to - from)),
+    place: (v) => from + (to - from) * ((scale.fwd(v) / 2 - first) / (last - first)),
+    value: (p) => scale.bwd(2 * (first + (last - first) * ((p - from) / (to - from)))),
   };
 }
 
-/** The ticks of an axis of so many pixels, from one end of its window to the other, with texts that do not touch. */
+/** The ticks of an axis of so many pixels, with texts that do not touch. */
 export function ticksOf(axis, window, pixels, across) {
   const [low, high] = [Math.min(...window), Math.max(...window)];
   let found = axis.ticks?.filter(([v]) => v >= low && v <= high).map(([v, text]) => [v, fitted(text, LONGEST)]);
   if (!found) {
     const [least, most] = axis.between ?? [low, high]; // a border of cells is no step
     const count = Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34))));
-    const places = ticks(axis.scale, low, high, count).filter((v) => v >= least && v <= most);
+    const places = ticks(axis.scale, low, high, count).filter((v) => v >= least && v <= most && (!axis.whole || Number.isInteger(v)));
     const texts = labels(places);
     found = places.map((v, i) => [v, texts[i]]);
     const power = ([v]) => v === 0 || Math.abs(Math.log10(Math.abs(v)) - Math.round(Math.log10(Math.abs(v)))) < 1e-9;
@@ -62,13 +76,13 @@ export function ticksOf(axis, window, pixels, across) {
   return kept.sort((a, b) => a.v - b.v).map(({ v, text }) => [v, text]);
 }
 
-/** From where to where an axis goes; downwards where its first entry is on top. */
-const wholeOf = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
+/** From where to where an axis goes. */
+export const wholeOf = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
 
 /** Whether a value has a place on a scale. */
 const shown = (scale, v) => Number.isFinite(v) && !(scale.name === "log" && v <= 0);
 
-/** The least and the greatest of what lines show between two x, a little more on both sides. */
+/** From where to where lines go between two x. */
 function heights(lines, scale, [low, high]) {
   let [least, most] = [Infinity, -Infinity];
   for (const { x, y, low: below, high: above, hidden } of lines) {
@@ -82,14 +96,10 @@ function heights(lines, scale, [low, high]) {
       }
     }
   }
-  if (!(least <= most)) return [scale.bwd(0), scale.bwd(1)];
-  const [a, b] = [scale.fwd(least), scale.fwd(most)];
-  // what differs in its last bits alone is rounding: it is drawn as the constant that it is
-  const margin = b - a > 1e-12 * Math.max(Math.abs(a), Math.abs(b)) ? 0.05 * (b - a) : Math.abs(a) * 0.05 || 0.5;
-  return [scale.bwd(a - margin), scale.bwd(b + margin)];
+  return padded(least, most, scale);
 }
 
-/** Where the axes of a chart of some size are, and which place shows which value; `zoom` is of its x, or nothing. */
+/** Where the axes of a chart are, and which place shows which value; `zoom` is of its x, or nothing. */
 export function frameOf(spec, zoom, width, height) {
   const { x, y } = spec;
   const windows = { x: zoom ?? wholeOf(x) };
@@ -106,7 +116,7 @@ export function frameOf(spec, zoom, width, height) {
   };
 }
 
-// ----------------------------------------------------------------------------------------------------------- cells
+// ---- cells
 
 /** Which cells lie in each pixel: first and one past the last. */
 function cellsOf(edges, count, toValue) {
@@ -137,7 +147,7 @@ function cellsOf(edges, count, toValue) {
   return [found, most];
 }
 
-/** Cells as pixels; of several in one pixel their mean, on the scale of the colours. Returns how many there were. */
+/** Cells as pixels; of several in one their mean, on the scale of the colours. Returns how many there were. */
 function paintCells(context, frame, ratio) {
   const { image } = frame.spec;
   const { norm, values } = image;
@@ -171,9 +181,7 @@ function paintCells(context, frame, ratio) {
         }
       const color = infinite ? INFINITE : count ? norm.at(sum / count) : NAN;
       const place = 4 * (py * width + px);
-      out[place] = color[0];
-      out[place + 1] = color[1];
-      out[place + 2] = color[2];
+      out.set(color, place);
       out[place + 3] = 255;
     }
   }
@@ -184,7 +192,7 @@ function paintCells(context, frame, ratio) {
   return perX * perY;
 }
 
-// ----------------------------------------------------------------------------------------------------------- lines
+// ---- lines
 
 /**
  * A line as pieces of points in pixels; a piece ends where `there(i)` says that there is no value. Where more than four
@@ -199,7 +207,7 @@ function piecesOf(frame, fine, x, y, there) {
     if (group.length > 4) {
       most = Math.max(most, group.length);
       const sorted = group.slice().sort((a, b) => a[1] - b[1]);
-      group = [group[0], sorted[0], sorted[sorted.length - 1], group[group.length - 1]];
+      group = [group[0], sorted[0], sorted.at(-1), group.at(-1)];
     }
     piece?.push(...group);
     group = [];
@@ -257,26 +265,28 @@ function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, 
   context.stroke();
   context.setLineDash([]);
   context.globalAlpha = 1;
-  const all = points || x[0] === x[x.length - 1];
+  const all = points || x[0] === x.at(-1);
   const dots = pieces.flatMap((piece) => (all || piece.length === 1 ? piece : [])); // one value alone makes no line
   return [Math.max(dense, most), dots.map((point) => [point, all ? 3.5 : 2, color])];
 }
 
-function paintWay(context, frame, { x, y, colors }) {
-  for (let i = 0; i < x.length; i++) {
-    if (!Number.isFinite(x[i] + y[i])) continue;
-    const at = [frame.x(x[i]), frame.y(y[i])];
-    if (i && Number.isFinite(x[i - 1] + y[i - 1])) {
-      Object.assign(context, { strokeStyle: colors[i], lineWidth: 1.2 });
+const finite = ({ x, y }, i) => Number.isFinite(x[i]) && Number.isFinite(y[i]);
+
+function paintWay(context, frame, way) {
+  const at = (i) => [frame.x(way.x[i]), frame.y(way.y[i])];
+  way.colors.forEach((color, i) => {
+    if (!finite(way, i)) return;
+    if (finite(way, i - 1)) {
+      Object.assign(context, { strokeStyle: color, lineWidth: 1.2 });
       context.beginPath();
-      trace(context, [[frame.x(x[i - 1]), frame.y(y[i - 1])], at]);
+      trace(context, [at(i - 1), at(i)]);
       context.stroke();
     }
-    dot(context, at, 3, colors[i]);
-  }
+    dot(context, at(i), 3, color);
+  });
 }
 
-// ----------------------------------------------------------------------------------------------------------- charts
+// ---- charts
 
 /**
  * Draw a chart. The context takes pixels of the page, of each of which the medium shows `ratio`; lines are thinned to
@@ -311,7 +321,7 @@ export function paint(context, frame, ratio, fine = ratio) {
     else rule(left - MARK, place - hair / 2, right - left + MARK, 0);
     write(fitted(text, frame.widest + 1), left - MARK - 4, place + 4, "right");
   }
-  if (!x.hidden) write(x.label, (left + right) / 2, bottom + 38, "center");
+  if (!x.hidden) write(fitted(x.label, right - left), (left + right) / 2, bottom + 38, "center");
   if (!y.hidden && y.label) {
     context.save();
     context.translate(12, (top + bottom) / 2);
@@ -341,12 +351,13 @@ export function paint(context, frame, ratio, fine = ratio) {
     write(tag, right - 4 - beside.reduce((sum, other) => sum + widthOf(other.tag), 0), height, "right", soft, 10);
     tags.push({ tag, height });
   }
-  for (const { name, x, y } of ways) {
-    const last = name ? x.findLastIndex((v, i) => Number.isFinite(v + y[i])) : -1;
+  for (const way of ways) {
+    const [{ name, x, y }, last] = [way, way.x.findLastIndex((_, i) => finite(way, i))];
     if (last < 0) continue;
     const [place, height] = [frame.x(x[last]), frame.y(y[last])];
-    const before = place > left + 0.8 * (right - left);
-    write(name, place + (before ? -7 : 7), height - 5, before ? "right" : "left");
+    const [after, before] = [right - place - 9, place - left - 9];
+    if (widthOf(name) > after && before > after) write(fitted(name, before), place - 7, height - 5, "right");
+    else write(fitted(name, after), place + 7, height - 5, "left");
   }
 
   if (perPixel > 1) return `Drawn whole: a pixel is the mean of up to ${perPixel} values. Drag to zoom.`;

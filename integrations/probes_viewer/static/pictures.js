@@ -1,42 +1,29 @@
-// Which pictures a stream can be shown as, and their specs, from its dims and coordinates alone.
+// The pictures of a stream, as specs of charts, from its dims and coordinates alone.
 
 import { lineColors, norm, sequential } from "./colors.js";
 import { inOrder, taken } from "./data.js";
-import { count, edges, extent, linear, nearest, number, phrase, stepsScale, valuesScale, withUnit } from "./scales.js";
+import { count, digitsOf, edges, extent, linear, nearest, number, padded, phrase, stepsScale, valuesScale, withUnit } from "./scales.js";
 
 export const entries = (dim) => dim.labels ?? dim.values;
-const text = (dim, i) => (dim.labels ? dim.labels[i] : `${dim.name} ${number(dim.values[i])}`);
+const text = ({ name, labels, values }, i) => (labels ? labels[i] : `${name} ${number(values[i], digitsOf(values[0], values.at(-1)))}`);
+const sizeOf = (dim) => entries(dim).length;
+const numbers = (length, at) => Float64Array.from({ length }, (_, i) => at(i));
+const runOf = (data, each) => (data.length > 1 ? each.run : "");
 const increasing = (values) => values.every((v, i) => v !== null && (!i || v > values[i - 1]));
 const spread = (count, most) =>
-  Array.from(new Set(Array.from({ length: Math.min(count, most) }, (_, i) => Math.round((i * (count - 1)) / Math.max(1, Math.min(count, most) - 1)))));
-
-/** The pictures that a stream has, the best one first. */
-export function views(meta) {
-  const dims = meta.dims.slice(-2);
-  const [first, second] = dims;
-  if (!first) return ["lines"];
-  if (!second) {
-    const count = entries(first).length;
-    if (count === 1) return ["lines"];
-    if (/eigenvalue|singular/.test(first.name) && count > 3) return ["fan", "heat map", "profile"];
-    return count <= (first.labels ? 12 : 8) ? ["lines", "heat map", "profile"] : ["heat map", "profile", "lines"];
-  }
-  if (second.name === "plane" && entries(second).length === 2) return ["plane"];
-  if ((first.name === "y" && second.name === "x") || (first.labels && second.labels)) return ["frames"];
-  return ["heat maps", "frames"];
-}
+  [...new Set(Array.from({ length: Math.min(count, most) }, (_, i) => Math.round((i * (count - 1)) / Math.max(1, Math.min(count, most) - 1))))];
 
 /** Where the entries of a dim are drawn, with ticks where these are names. */
 function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) {
   const numbers = dim.values && increasing(dim.values);
   const places = numbers ? dim.values : entries(dim).map((_, i) => i);
   const borders = edges(places);
-  const axis = { label: dim.labels ? "" : label, scale: linear, low: borders[0], high: borders[borders.length - 1], places, borders };
+  const axis = { label: dim.labels ? "" : label, scale: linear, low: borders[0], high: borders.at(-1), places, borders, whole: places.every(Number.isInteger) };
   if (!numbers) axis.ticks = entries(dim).map((entry, i) => [i, dim.labels ? entry : number(entry)]);
   return axis;
 }
 
-/** Runs in groups of which each has coordinates of its own, and in words what these differ in. */
+/** Runs in groups by their coordinates, and in words what these differ in. */
 export function alike(all) {
   const groups = new Map();
   for (const data of all) {
@@ -45,18 +32,20 @@ export function alike(all) {
   }
   const [first, ...others] = Array.from(groups.values(), ([data]) => data);
   const differ = ({ run, meta }) => {
-    const sizes = ({ dims }) => dims.map((dim) => `${dim.name} (${entries(dim).length})`).join(" x ") || "one number";
+    const sizes = ({ dims }) => dims.map((dim) => `${dim.name} (${sizeOf(dim)})`).join(" x ") || "one number";
     const [ours, theirs] = [sizes(first.meta), sizes(meta)];
     return ours === theirs ? `${run} has other entries of ${ours} than ${first.run}` : `${first.run} has ${ours}, ${run} has ${theirs}`;
   };
-  return { groups: Array.from(groups.values()), why: others.length && `beside one another, for they can be neither overlaid nor subtracted: ${others.map(differ).join("; ")}` };
+  return { groups: [...groups.values()], why: others.length && `beside one another, for they can be neither overlaid nor subtracted: ${others.map(differ).join("; ")}` };
 }
 
-/** One dataset minus another, at the steps that both have; an error that says why not. */
+export const viewOf = ({ views }, chosen) => (views.includes(chosen) ? chosen : views[0]);
+
+/** One dataset minus another, at the steps that both have. */
 export function difference(a, b, view) {
-  if ((views(a.meta).includes(view) ? view : views(a.meta)[0]) === "fan") [a, b] = [ranked(a), ranked(b)]; // the k-th largest of one less the k-th largest of the other
+  if (viewOf(a.meta, view) === "fan") [a, b] = [ranked(a), ranked(b)]; // the k-th largest of each
   const rows = new Map(Array.from(b.step, (step, row) => [step, row]));
-  const common = Array.from(a.step.keys()).filter((row) => rows.has(a.step[row]));
+  const common = [...a.step.keys()].filter((row) => rows.has(a.step[row]));
   if (!common.length) throw new Error("The two runs have no step in common here: no difference.");
   const [left, right] = [taken(a, common), taken(b, common.map((row) => rows.get(a.step[row])))];
   return {
@@ -68,7 +57,7 @@ export function difference(a, b, view) {
 
 /** The values of each row from the largest on. */
 function ranked(data) {
-  const [value, size] = [Float64Array.from(data.value), entries(data.meta.dims[data.meta.dims.length - 1]).length];
+  const [value, size] = [Float64Array.from(data.value), entries(data.meta.dims.at(-1)).length];
   for (let i = 0; i < value.length; i += size) value.set(fromLargest(value.subarray(i, i + size)), i);
   return { ...data, value, error: null };
 }
@@ -78,9 +67,9 @@ function selected(data, chosen) {
   const extra = data.meta.dims.length - 2;
   if (extra <= 0) return data;
   const dims = data.meta.dims;
-  const size = dims.slice(extra).reduce((product, dim) => product * entries(dim).length, 1);
-  const offset = dims.slice(0, extra).reduce((place, dim) => place * entries(dim).length + Math.min(chosen[dim.name] ?? 0, entries(dim).length - 1), 0) * size;
-  const pick = (all) => all && Float64Array.from({ length: data.step.length * size }, (_, i) => all[Math.floor(i / size) * data.size + offset + (i % size)]);
+  const size = dims.slice(extra).reduce((product, dim) => product * sizeOf(dim), 1);
+  const offset = dims.slice(0, extra).reduce((place, dim) => place * sizeOf(dim) + Math.min(chosen[dim.name] ?? 0, sizeOf(dim) - 1), 0) * size;
+  const pick = (all) => all && numbers(data.step.length * size, (i) => all[Math.floor(i / size) * data.size + offset + (i % size)]);
   return { ...data, meta: { ...data.meta, dims: dims.slice(extra) }, size, value: pick(data.value), error: pick(data.error) };
 }
 
@@ -99,78 +88,81 @@ const bandOf = (y, error) => error && { low: y.map((v, i) => v - 2 * error[i]), 
 
 const DASHES = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]];
 
-/** The charts of a stream: `{ charts, columns, bar, legend, sliders, note }`. */
+/** A stream as `{ charts, columns, bar, legend, sliders, note }`. */
 export function picture(all, options) {
   const data = all.map((each) => selected(options.time ? inOrder(each, each.time) : each, options.chosen ?? {}));
   const [{ meta }] = data;
-  const view = views(meta).includes(options.view) ? options.view : views(meta)[0];
+  const view = viewOf(meta, options.view);
   const words = meta.name.split("/");
   const unit = withUnit(words[Math.min(1, words.length - 1)].replaceAll("_", " "), meta.unit);
-  const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: entries(dim).length, text: (i) => text(dim, i) }));
+  const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: sizeOf(dim), text: (i) => text(dim, i) }));
   const made = DRAWN[view](data, meta, { ...options, unit, sliders });
   const inAll = (what) => data.reduce((sum, each) => sum + extent(each.value)[what], 0);
-  const values = { nan: inAll("nan"), infinite: inAll("infinite") };
+  const [nan, infinite] = [inAll("nan"), inAll("infinite")];
   const thinned = data.find((each) => each.every > 1);
+  const off = made.charts.reduce((sum, { off = 0 }) => sum + off, 0);
   const notes = [
     made.note,
     thinned && `thinned for this page: every ${thinned.every} of ${number(thinned.total)} rows`,
-    values.nan && `${number(values.nan)} values are not a number${made.bar ? " (gray)" : ""}`,
-    values.infinite && `${number(values.infinite)} are infinite${made.bar ? " (magenta)" : ""}`,
+    nan && `${number(nan)} values are not a number${made.bar ? " (gray)" : ""}`,
+    infinite && `${number(infinite)} are infinite${made.bar ? " (magenta)" : ""}`,
+    made.bar?.below && `${number(made.bar.below)} values below ${number(made.bar.low)} have its colour`,
+    off && `${number(off)} values of zero or less are not on a logarithmic axis`,
     meta.complex && (data[0].minus ? "differences of the magnitudes of complex numbers" : "magnitudes of complex numbers"),
     data[0].minus && data[0].run,
   ];
-  return { sliders, columns: 1, ...made, view, barLabel: unit, note: phrase(notes, "; ") };
+  const legend = made.charts[0].lines?.filter((line) => line.name && !line.faint) ?? [];
+  return { sliders, columns: 1, ...made, legend, view, title: meta.title, barLabel: unit, note: phrase(notes, "; ") };
 }
 
 const xOf = (data, { time }) => (time ? Float64Array.from(data.time, (t) => (t - data.time[0]) / 60) : data.step);
 
 function xAxis(data, options) {
-  const all = data.flatMap((each) => Array.from(xOf(each, options)));
-  const { low, high } = extent(all);
-  const scale = options.time ? linear : stepsScale(Float64Array.from(all).sort(), options.steps);
-  return { label: options.time ? "minutes since the first row" : "step", scale, low, high };
+  const places = [...new Set(data.flatMap((each) => [...xOf(each, options)]))].sort((a, b) => a - b);
+  const scale = options.time ? linear : stepsScale(places, options.steps);
+  return { label: options.time ? "minutes since the first row" : "step", scale, low: places[0], high: places.at(-1), whole: !options.time, places };
 }
 
 const when = (data, row, { time }) => `step ${count(data.step[row])}${time ? ` (${number((data.time[row] - data.time[0]) / 60, 3)} min)` : ""}`;
-const told = (data, i) => `${number(data.value[i])}${data.error ? ` ± ${number(data.error[i], 2)}` : ""}`;
+const told = (data, i, digits) => `${number(data.value[i], digits)}${data.error ? ` ± ${number(data.error[i], 2)}` : ""}`;
 
-function lineSpec(data, meta, options, lines, note) {
+function lineSpec(data, options, lines) {
   const x = xAxis(data, options);
-  const found = extent(lines.flatMap((line) => Array.from(line.y)));
-  // A logarithm has room for the lower border of a band, down to a hundredth of the least value.
-  const borders = extent(lines.flatMap((line) => Array.from(line.low ?? [])));
+  const found = extent(lines.flatMap((line) => [...line.y]));
+  // room for the lower border of a band, down to a hundredth of the least value
+  const borders = extent(lines.flatMap((line) => [...line.low ?? []]));
   found.positive = Math.min(found.positive, Math.max(borders.positive, found.positive / 100));
-  const places = Array.from(new Set(data.flatMap((each) => Array.from(xOf(each, options))))).sort((a, b) => a - b);
+  const scale = valuesScale(found, options.values);
+  const off = scale.name === "log" ? lines.reduce((sum, { faint, y }) => sum + (faint ? 0 : y.filter((v) => v <= 0).length), 0) : 0;
   return {
-    title: meta.title, note, share: options.time ? "time" : "step", x, places, lines,
-    y: { label: options.unit, scale: valuesScale(found, options.values) },
-    read(at, y) {
-      const shown = lines.filter((line) => !line.faint && !line.hidden && line.read);
-      if (!shown.length) return "";
+    share: options.time ? "time" : "step", x, places: x.places, lines, off,
+    y: { label: options.unit, scale },
+    read(at, y, digits, k) {
+      const shown = lines.filter((line) => !line.faint && !line.hidden);
       const read = shown.map((line) => ({ line, row: nearest(line.x, at, this.x.scale) }));
-      const scale = this.y.scale;
-      const by = ({ line, row }) => Math.abs(scale.fwd(line.y[row]) - scale.fwd(y ?? 0)) || 0;
+      const by = ({ line, row }) => (line === lines[k] ? -1 : Math.abs(scale.fwd(line.y[row]) - scale.fwd(y ?? 0)) || 0);
       const chosen = read.length <= 3 || y === null ? read.slice(0, 3) : read.sort((a, b) => by(a) - by(b)).slice(0, 1);
-      return chosen.map(({ line, row }) => line.read(row)).join("   ");
+      return chosen.map(({ line, row }) => line.read(row, digits)).join("   ");
     },
   };
 }
 
 function lines(data, meta, options) {
   const [dim] = meta.dims;
-  const count = dim ? entries(dim).length : 1;
+  const count = dim ? sizeOf(dim) : 1;
   const chosen = spread(count, 24);
-  const colors = lineColors(chosen.length > 1 ? chosen.length : data.length);
+  const several = chosen.length > 1;
+  const colors = lineColors(several ? chosen.length : data.length);
   const drawn = [];
   data.forEach((each, run) =>
     chosen.forEach((k, index) => {
-      const column = (values) => Float64Array.from({ length: each.step.length }, (_, row) => values[row * each.size + k]);
+      const column = (values) => numbers(each.step.length, (row) => values[row * each.size + k]);
       const [y, error] = [column(each.value), each.error && column(each.error)];
       const x = xOf(each, options);
-      const color = colors[chosen.length > 1 ? index : run];
-      const name = phrase([chosen.length > 1 || (dim && count > 1) ? text(dim, k) : "", data.length > 1 ? each.run : ""], ", ");
-      const read = (row) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k)}`;
-      const dash = chosen.length > 1 ? DASHES[run % 4] : undefined;
+      const color = colors[several ? index : run];
+      const name = phrase([several || (dim && count > 1) ? text(dim, k) : "", runOf(data, each)], ", ");
+      const read = (row, digits) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k, digits)}`;
+      const dash = several ? DASHES[run % 4] : undefined;
       const band = bandOf(y, error);
       if (options.smooth) drawn.push({ x, y, color, faint: true, group: name });
       drawn.push({ name, x, y: options.smooth ? smoothed(y, options.smooth) : y, color, dash, read, group: name, ...(options.smooth ? {} : band) });
@@ -181,38 +173,37 @@ function lines(data, meta, options) {
     chosen.length < count && `${chosen.length} of ${count} are drawn`,
     options.smooth && "smoothed; the values themselves are faint",
   ];
-  const note = phrase(notes, "; ");
-  return { charts: [lineSpec(data, meta, options, drawn, note)], legend: drawn.filter((line) => line.name && !line.faint), note };
+  return { charts: [lineSpec(data, options, drawn)], note: phrase(notes, "; ") };
 }
 
 /** The rows that have a cell: of several at one place, the last. */
 function latest(data, options) {
   const places = xOf(data, options);
-  const rows = Array.from(places.keys()).filter((row) => places[row] !== places[row + 1]);
+  const rows = [...places.keys()].filter((row) => places[row] !== places[row + 1]);
   return rows.length === places.length ? data : taken(data, rows);
 }
 
 const REPEATED = "of several rows at one step, the last is shown";
 
-function cells(given, meta, options, dim, offset = 0, stride = 1) {
+function cells(given, options, dim, offset = 0) {
   const data = latest(given, options);
   const [x, axis] = [xAxis([data], options), axisOf(dim)];
-  const at = Array.from(xOf(data, options));
-  const rows = entries(dim).length;
-  const whole = offset === 0 && stride === 1 && data.size === rows;
-  const index = (row, k) => row * data.size + offset + k * stride;
-  const values = whole ? data.value : Float64Array.from({ length: at.length * rows }, (_, i) => data.value[index(Math.floor(i / rows), i % rows)]);
-  const borders = at.length ? edges(at, x.scale) : Float64Array.of(0, 1);
+  const at = x.places;
+  const rows = sizeOf(dim);
+  const whole = data.size === rows;
+  const index = (row, k) => row * data.size + offset + k;
+  const values = whole ? data.value : numbers(at.length * rows, (i) => data.value[index(Math.floor(i / rows), i % rows)]);
+  const borders = edges(at, x.scale);
   const y = { ...axis };
   if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
   return {
-    title: meta.title, share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders[borders.length - 1], between: [at[0], at[at.length - 1]] }, y,
+    share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders.at(-1), between: [x.low, x.high] }, y,
     image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places, note: data === given ? "" : REPEATED,
-    read(place, height) {
+    read(place, height, digits) {
       const row = nearest(at, place, x.scale);
-      if (height === null || height === undefined) return when(data, row, options);
+      if (height === null) return when(data, row, options);
       const k = nearest(axis.places, height);
-      return `${when(data, row, options)}, ${text(dim, k)}: ${told(data, index(row, k))}`;
+      return `${when(data, row, options)}, ${text(dim, k)}: ${told(data, index(row, k), digits)}`;
     },
   };
 }
@@ -220,49 +211,49 @@ function cells(given, meta, options, dim, offset = 0, stride = 1) {
 /** The same colours for all charts. */
 function colored(charts, options) {
   const all = charts.map((chart) => chart.image.values);
-  const joined = all.length === 1 ? all[0] : Float64Array.from(all.flatMap((values) => Array.from(values)));
+  const joined = all.length === 1 ? all[0] : Float64Array.from(all.flatMap((values) => [...values]));
   const bar = norm(joined, options.values);
   charts.forEach((chart) => (chart.image.norm = bar));
   return bar;
 }
 
 function heatMap(data, meta, options) {
-  const charts = data.map((each) => cells(each, meta, options, meta.dims[0]));
-  if (data.length > 1) charts.forEach((chart, i) => (chart.subtitle = data[i].run));
-  charts.forEach((chart) => (chart.height = Math.min(420, Math.max(220, 17 * chart.image.y.length))));
+  const [dim] = meta.dims;
+  const height = Math.min(420, Math.max(220, 17 * (sizeOf(dim) + 1)));
+  const charts = data.map((each) => ({ ...cells(each, options, dim), subtitle: runOf(data, each), height }));
   return { charts, columns: Math.min(2, data.length), bar: colored(charts, options), note: charts[0].note };
 }
 
 function heatMaps(data, meta, options) {
   const [first, second] = meta.dims;
-  const rows = entries(second).length;
-  const chosen = spread(entries(first).length, options.small ? 4 : 16);
+  const rows = sizeOf(second);
+  const chosen = spread(sizeOf(first), options.small ? 4 : 16);
   const charts = data.flatMap((each) =>
-    chosen.map((k) => ({ ...cells(each, meta, options, second, k * rows), subtitle: `${data.length > 1 ? `${each.run}, ` : ""}${text(first, k)}`, height: 180 })),
+    chosen.map((k) => ({ ...cells(each, options, second, k * rows), subtitle: phrase([runOf(data, each), text(first, k)], ", "), height: 180 })),
   );
-  const note = phrase([chosen.length < entries(first).length && `${chosen.length} of ${entries(first).length} ${first.name} are shown`, charts[0].note], "; ");
+  const note = phrase([chosen.length < sizeOf(first) && `${chosen.length} of ${sizeOf(first)} ${first.name} are shown`, charts[0].note], "; ");
   return { charts, columns: charts.length > 4 ? 3 : Math.min(2, charts.length), bar: colored(charts, options), note };
 }
 
-/** A row of pictures, each at a step, and a large one at the step that is chosen. */
+/** A strip of steps, and the one that is chosen large. */
 function frames(data, meta, options) {
   const [dy, dx] = meta.dims;
   const [ay, ax] = [axisOf(dy), axisOf(dx)];
   const image = dy.name === "y" && dx.name === "x";
-  const [height, width] = [entries(dy).length, entries(dx).length];
+  const [height, width] = [sizeOf(dy), sizeOf(dx)];
   const rows = data[0].step.length;
   const row = Math.min(options.chosen?.step ?? rows - 1, rows - 1);
   const frame = (each, at, large) => {
-    const values = new each.value.constructor(width * height);
-    for (let j = 0; j < height; j++) for (let i = 0; i < width; i++) values[i * height + j] = each.value[at * each.size + j * width + i];
+    const index = (i, j) => at * each.size + j * width + i;
+    const values = numbers(width * height, (k) => each.value[index(Math.floor(k / height), k % height)]);
     const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
     return {
-      title: meta.title, subtitle: `${data.length > 1 ? `${each.run}, ` : ""}step ${count(each.step[at])}`, row: at, large, aspect: image && width / height,
+      subtitle: phrase([runOf(data, each), `step ${count(each.step[at])}`], ", "), row: at, large, aspect: image && width / height,
       x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: large ? 400 : 130,
       image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
-      read: (x, v) => {
+      read: (x, v, digits) => {
         const [i, j] = [nearest(ax.places, x), nearest(ay.places, v ?? 0)];
-        return `${text(dy, j)}, ${text(dx, i)}: ${told(each, at * each.size + j * width + i)}`;
+        return `${text(dy, j)}, ${text(dx, i)}: ${told(each, index(i, j), digits)}`;
       },
     };
   };
@@ -280,17 +271,17 @@ function profile(data, meta, options) {
   const drawn = [];
   data.forEach((each, run) =>
     spread(each.step.length, 8).forEach((row, i, all) => {
-      const pick = (values) => Float64Array.from({ length: each.size }, (_, k) => values[row * each.size + k]);
-      const [y, error] = [pick(each.value), each.error && pick(each.error)];
-      const name = `${data.length > 1 ? `${each.run}, ` : ""}step ${count(each.step[row])}`;
+      const pick = (values) => values && values.subarray(row * each.size, (row + 1) * each.size);
+      const [y, error] = [pick(each.value), pick(each.error)];
+      const name = phrase([runOf(data, each), `step ${count(each.step[row])}`], ", ");
       const band = bandOf(y, error);
-      const read = (k) => `${name}, ${text(dim, k)}: ${told(each, row * each.size + k)}`;
+      const read = (k, digits) => `${name}, ${text(dim, k)}: ${told(each, row * each.size + k, digits)}`;
       drawn.push({ name, x: axis.places, y, color: sequential((0.9 * i) / Math.max(1, all.length - 1)), dash: DASHES[run % 4], read, points: dim.labels, ...band });
     }),
   );
-  const spec = lineSpec(data, meta, options, drawn);
+  const spec = lineSpec(data, options, drawn);
   const x = dim.values && axis.places[0] > 0 && /eigen|rank|index/.test(dim.name) ? { ...axis, scale: stepsScale(axis.places) } : axis;
-  return { charts: [{ ...spec, share: null, x, places: axis.places }], legend: drawn, note: data[0].error ? "bands: ± 2 standard errors" : "" };
+  return { charts: [{ ...spec, share: null, x, places: axis.places }], note: data[0].error ? "bands: ± 2 standard errors" : "" };
 }
 
 /** Sorted, what is not a number last. */
@@ -313,46 +304,48 @@ function fan(data, meta, options) {
       return each.minus ? values : fromLargest(values); // of a difference the ranks were taken before
     });
     const top = Math.min(5, each.size);
-    const prefix = data.length > 1 ? `${each.run}, ` : "";
-    const line = (name, pick, color, more = {}) => {
-      const y = Float64Array.from(sorted, pick);
-      drawn.push({ name: prefix + name, x, y, color, dash: DASHES[run % 4], read: (row) => `${prefix}${name}, ${when(each, row, options)}: ${number(y[row])}`, ...more });
+    const line = (words, pick, color, tag) => {
+      const [y, name] = [Float64Array.from(sorted, pick), phrase([runOf(data, each), words], ", ")];
+      drawn.push({ name, x, y, color, dash: DASHES[run % 4], tag, read: (row, digits) => `${name}, ${when(each, row, options)}: ${number(y[row], digits)}` });
     };
     for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential((0.75 * k) / top));
     const quantile = (q) => (values) => values[Math.min(each.size - 1, Math.floor((1 - q) * (each.size - 1)))];
     if (each.size > 10)
-      for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", { tag: q ? `${100 * q} %` : "smallest" });
+      for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", q ? `${100 * q} %` : "smallest");
   });
-  return { charts: [lineSpec(data, meta, options, drawn)], legend: drawn, note: data[0].size > 10 ? "the five largest, and quantiles of all in gray: of so many percent, none is larger" : "" };
+  return { charts: [lineSpec(data, options, drawn)], note: data[0].size > 10 ? "the five largest, and quantiles of all in gray: of so many percent, none is larger" : "" };
 }
 
-/** Ways through a plane of two quantities, from dark (first step) to light (last). */
+/** Ways through a plane of two quantities. */
 function plane(data, meta, options) {
   const [dim, two] = meta.dims;
-  const count = entries(dim).length;
+  const count = sizeOf(dim);
   const ways = data.flatMap((each) =>
     Array.from({ length: count }, (_, k) => {
-      const pick = (axis) => Float64Array.from({ length: each.step.length }, (_, row) => each.value[row * each.size + k * 2 + axis]);
+      const pick = (axis) => numbers(each.step.length, (row) => each.value[row * each.size + k * 2 + axis]);
       const colors = Array.from(each.step, (_, row) => sequential((0.9 * row) / Math.max(1, each.step.length - 1)));
-      return { name: `${data.length > 1 ? `${each.run}, ` : ""}${text(dim, k)}`, x: pick(0), y: pick(1), colors, each, k };
+      return { name: phrase([runOf(data, each), text(dim, k)], ", "), x: pick(0), y: pick(1), colors, each, k };
     }),
   );
   const axis = (i, pick) => {
-    const { low, high } = extent(ways.flatMap((way) => Array.from(pick(way))));
-    const margin = 0.05 * (high - low) || 0.5;
-    return { label: withUnit(String(entries(two)[i]), meta.unit), scale: linear, low: low - margin, high: high + margin };
+    const found = extent(ways.flatMap((way) => [...pick(way)]));
+    const [low, high] = padded(found.low, found.high);
+    return { label: withUnit(String(entries(two)[i]), meta.unit), scale: linear, low, high };
   };
   const [x, y] = [axis(0, (way) => way.x), axis(1, (way) => way.y)];
-  const read = (at, height) => {
-    let best = null;
-    for (const way of ways)
+  const read = (at, height, digits, k, row) => {
+    let best = ways[k] && { way: ways[k], row };
+    const off = (v, at, { low, high }) => ((v / 2 - at / 2) / (high / 2 - low / 2)) ** 2;
+    for (const way of best ? [] : ways)
       way.x.forEach((v, row) => {
-        const distance = ((v - at) / (x.high - x.low)) ** 2 + ((way.y[row] - (height ?? y.low)) / (y.high - y.low)) ** 2;
-        if (!best || distance < best.distance) best = { distance, way, row };
+        const distance = off(v, at, x) + off(way.y[row], height, y);
+        if (distance < (best?.distance ?? Infinity)) best = { distance, way, row };
       });
-    return best ? `${best.way.name}, ${when(best.way.each, best.row, options)}: ${number(best.way.x[best.row])}, ${number(best.way.y[best.row])}` : "";
+    if (!best) return "";
+    const told = (v, { low, high }) => number(v, digitsOf(low, high));
+    return `${best.way.name}, ${when(best.way.each, best.row, options)}: ${told(best.way.x[best.row], x)}, ${told(best.way.y[best.row], y)}`;
   };
-  return { charts: [{ title: meta.title, x, y, ways, read, height: 380 }], note: "from dark (first step) to light (last step)" };
+  return { charts: [{ x, y, ways, read, height: 380 }], note: "from dark (first step) to light (last step)" };
 }
 
 const DRAWN = { lines, "heat map": heatMap, "heat maps": heatMaps, frames, profile, fan, plane };

@@ -2,7 +2,7 @@
 
 export const linear = { name: "linear", fwd: (v) => v, bwd: (v) => v };
 
-/** A logarithm; what is not positive is put at the least value shown. */
+/** A logarithm; what is not above `floor` is put there. */
 export const log = (floor) => ({
   name: "log",
   floor,
@@ -18,7 +18,20 @@ export const symlog = (unit) => ({
   bwd: (v) => Math.sign(v) * unit * (10 ** Math.abs(v) - 1),
 });
 
-/** Which of increasing places is nearest to a value, as a scale shows them. */
+const MOST = Number.MAX_VALUE;
+
+/** An interval with a little more on both sides, never infinite. */
+export function padded(low, high, scale = linear) {
+  if (!(low <= high)) return [scale.bwd(scale.fwd(0)), scale.bwd(scale.fwd(0) + 1)];
+  const [a, b] = [scale.fwd(low), scale.fwd(high)];
+  const half = b / 2 - a / 2; // for the whole may be more than a number can be
+  const size = Math.max(Math.abs(a), Math.abs(b));
+  // what differs in its last bits alone is rounding, drawn as a constant
+  const margin = half > 5e-13 * size ? 0.1 * half : (scale.name !== "log" && 0.05 * size) || 0.5;
+  return [scale.bwd(a - margin), scale.bwd(b + margin)].map((v) => Math.min(Math.max(v, -MOST), MOST));
+}
+
+/** Which of increasing places is nearest to a value on a scale. */
 export function nearest(places, v, scale = linear) {
   let [a, b] = [0, places.length - 1];
   while (b - a > 1) {
@@ -34,7 +47,7 @@ export function nearest(places, v, scale = linear) {
 export function stepsScale(steps, choice = "auto") {
   const positive = steps.filter((v) => v > 0);
   if (!positive.length || choice === "linear") return linear;
-  const [first, last] = [positive[0], positive[positive.length - 1]];
+  const [first, last] = [positive[0], positive.at(-1)];
   const spaced = positive.length > 6 && last > 30 * first && positive[positive.length >> 1] < last / 3;
   return choice === "log" || spaced ? symlog(first) : linear;
 }
@@ -61,7 +74,7 @@ export function valuesScale({ low, high, positive, zero, count }, choice = "auto
   if (!(positive < Infinity) || choice === "linear") return linear;
   const spans = low >= 0 && high >= 100 * positive && zero <= 0.1 * count;
   if (choice !== "log" && !spans) return linear;
-  return low < 0 ? symlog(Math.max(positive, high * 1e-6)) : log(positive / 1000);
+  return low < 0 ? symlog(Math.max(positive, high * 1e-6, low * -1e-6)) : log(Math.max(positive / 1000, Number.MIN_VALUE));
 }
 
 /** Where the ticks of an axis are, from `low` to `high`. */
@@ -74,12 +87,12 @@ export function ticks(scale, low, high, count = 6) {
   for (let power = first; power <= last; power += stride) found.push(10 ** power);
   if (found.length < 3) found = [...found, ...found.flatMap((v) => [2 * v, 5 * v]), ...[0.2, 0.5].map((v) => v * 10 ** first)];
   if (scale.name === "symlog") found = [...found, 0, ...found.map((v) => -v)];
-  found = found.filter((v) => v >= low * (1 - 1e-9) && v <= high * (1 + 1e-9) + 1e-300).sort((a, b) => a - b);
+  found = found.filter((v) => Math.abs(v) <= MOST && v >= low * (1 - 1e-9) && v <= high * (1 + 1e-9) + 1e-300).sort((a, b) => a - b);
   return found.length > 1 ? found : steps125(low, high, count);
 }
 
 function steps125(low, high, count) {
-  const rough = (high - low) / count;
+  const rough = high / count - low / count;
   if (!(rough > 0)) return [low];
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((v) => v * power).find((v) => v >= rough * 0.999);
@@ -91,7 +104,7 @@ function steps125(low, high, count) {
     const v = Number(((first + k) * step).toPrecision(digits));
     if (v <= high + step * 1e-9) found.add(v);
   }
-  return found.size > 1 || count > 20 ? Array.from(found) : steps125(low, high, 2 * count);
+  return found.size > 1 || count > 20 ? [...found] : steps125(low, high, 2 * count);
 }
 
 /** Ticks as text, with as many digits as tell neighbours apart. */
@@ -102,6 +115,9 @@ export function labels(places) {
   const exact = places.every(Number.isInteger) && most < 1e15 && digits > 4;
   return places.map((v) => (exact ? count(v) : number(v, Math.min(15, Math.max(3, digits)))));
 }
+
+/** How many digits tell values of an interval apart, as an axis does. */
+export const digitsOf = (low, high) => Math.min(15, Math.max(4, 3 + Math.ceil(Math.log10(Math.max(Math.abs(low), Math.abs(high)) / (high - low || Infinity)))));
 
 /** A whole number, such as a step, with all of its digits. */
 export const count = (v) => (Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en").replace("-", "−") : number(v));
@@ -119,9 +135,7 @@ export function number(v, digits = 4) {
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
     const [mantissa, power] = v.toExponential(digits - 1).split("e");
     const raised = [...String(Math.abs(Number(power)))].map((digit) => RAISED[digit]).join("");
-    const factor = String(Number(mantissa));
-    const base = `10${power < 0 ? "⁻" : ""}${raised}`;
-    return (factor === "1" ? base : factor === "-1" ? `−${base}` : `${factor}·${base}`).replace("-", "−");
+    return `${Number(mantissa)}·10${power < 0 ? "⁻" : ""}${raised}`.replace(/^(-?)1·/, "$1").replace("-", "−");
   }
   return Number(v.toPrecision(Math.max(digits, Number.isInteger(v) ? 7 : 0))).toLocaleString("en", { maximumFractionDigits: 15 }).replace("-", "−");
 }
@@ -132,7 +146,7 @@ export function edges(centres, scale = linear) {
   const n = places.length;
   if (n === 1) return Float64Array.of(places[0] - 0.5, places[0] + 0.5).map(scale.bwd);
   const out = new Float64Array(n + 1);
-  for (let i = 1; i < n; i++) out[i] = (places[i - 1] + places[i]) / 2;
+  for (let i = 1; i < n; i++) out[i] = places[i - 1] / 2 + places[i] / 2;
   out[0] = 2 * places[0] - out[1];
   out[n] = 2 * places[n - 1] - out[n - 1];
   return out.map(scale.bwd);
