@@ -44,7 +44,7 @@ def criterion_of(run: Run, batch: Batch, outputs: Tensor, given: Loss | None) ->
     classes = not batch.targets.is_floating_point() and batch.targets.dtype != torch.bool
     if classes and outputs.ndim == 2 and outputs.shape[1] > 1 and batch.targets.shape == outputs.shape[:1]:
         return F.cross_entropy, f"cross_entropy; {why}"
-    if not classes and batch.targets.numel() == outputs.numel():
+    if batch.targets.shape == outputs.shape or (not classes and batch.targets.numel() == outputs.numel()):
         return _square, f"mean squared error; {why}"
     raise CannotMeasure(
         f"No loss is known for outputs of shape {tuple(outputs.shape)} and targets {tuple(batch.targets.shape)} of "

@@ -46,15 +46,16 @@ class Curvature(Probe):
         ``curvature/critical_sharpness``: 2 over the step along the gradient from which on the loss rises; and, where
         the optimizer has momentum or is adaptive, ``curvature/critical_sharpness_of_update``, along its last update:
         the next step makes the loss rise where it is above 2 / lr.
-        ``curvature/directional_sharpness``: the exact curvature along both.
+        ``curvature/directional_sharpness``, ``curvature/directional_sharpness_of_update``: the exact curvature along
+        both.
         ``curvature/noise_scale``, in examples, and what it is the ratio of, ``curvature/noise_trace`` and
         ``curvature/gradient_square_norm``; from groups of a twentieth of the batch. Not for a loss that is no mean over
         the examples.
         ``curvature/eigenvalues``: the largest of the Hessian, with their residuals as errors: as many as asked for, or
         three if the first turn affords them.
         ``curvature/sharpness``: the first of them, of the Hessian that the optimizer preconditions where it does (Adam,
-        RMSprop), and beside it ``threshold``, above which it is unstable on a quadratic: 2 / lr of gradient descent,
-        38 / lr of Adam. Without eigenvalues, the threshold alone.
+        RMSprop; NaN before its first step), and beside it ``threshold``, above which it is unstable on a quadratic:
+        2 / lr of gradient descent, 38 / lr of Adam. Without eigenvalues, the threshold alone.
         Where they are asked for: ``curvature/ggn_eigenvalues``; ``curvature/trace``; ``curvature/layer_sharpness``, the
         largest eigenvalue of the block of each layer; ``curvature/batch_sharpness``, of mini-batches along their
         gradients.
@@ -237,22 +238,16 @@ class _Turn(NamedTuple):
             )
 
     def directional(self, ways: dict[str, Tensor]) -> Iterator[Measurement]:
-        found = []
-        for way in ways.values():
+        for name, way in ways.items():
             norm = way.double().norm()
             along = way / norm.to(way) if norm > 0 else way
             product = self.objective.finite(self.objective.hessian_product(along))
-            found.append(float(torch.dot(along.double(), product.double())) if norm > 0 else math.nan)
-        while len(found) < 2:  # the stream keeps its shape
-            found.append(math.nan)
-        yield self.measured(
-            "directional_sharpness",
-            found,
-            "product with the Hessian",
-            dims=("direction",),
-            coords={"direction": Axis(np.array(["gradient", "last update"]))},
-            description="curvature of the loss along a direction of length 1",
-        )
+            yield self.measured(
+                "directional_sharpness" if name == "gradient" else f"directional_sharpness_of_{name}",
+                float(torch.dot(along.double(), product.double())) if norm > 0 else math.nan,
+                f"product with the Hessian, along the {'last ' if name == 'update' else ''}{name}",
+                description=f"curvature of the loss along the {name}",
+            )
 
     def noise(self) -> Iterator[Measurement]:
         size = max(1, self.objective.n // GROUPS)
@@ -281,12 +276,12 @@ class _Turn(NamedTuple):
             found = self.probe.search(self.run, "hessian", self.objective, self.objective.hessian_product, count)
             yield self._eigenvalues("eigenvalues", found, count, "the Hessian")
         sharpest, what = math.nan, "largest eigenvalue of the Hessian"
-        if found is not None:
-            sharpest = float(found.values[0])
-            if limit is not None and limit.preconditioner is not None:
-                sharpest = float(self._preconditioned(limit).values[0])
-        if limit is not None and limit.preconditioner is not None:
+        if limit is not None and (limit.adaptive or limit.preconditioner is not None):
             what = "largest eigenvalue of the preconditioned Hessian"
+        if found is not None and limit is not None and limit.preconditioner is not None:
+            sharpest = float(self._preconditioned(limit).values[0])
+        elif found is not None and what.endswith("the Hessian"):
+            sharpest = float(found.values[0])
         threshold = math.nan if limit is None else limit.threshold
         yield self.measured(
             "sharpness",

@@ -23,7 +23,9 @@ class Stability(NamedTuple):
     words: str
     """How it comes about, such as ``"2 / lr"``."""
     preconditioner: dict[str, Tensor] | None
-    """The diagonal of D by name of the parameter; None for the identity."""
+    """The diagonal of D by name of the parameter; None for the identity, and before the first step."""
+    adaptive: bool = False
+    """Whether D comes from gradients, so that there is none before the first step."""
 
 
 def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> Stability | None:
@@ -47,7 +49,7 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
 
     Returns:
         None where nothing is known: another optimizer, none, several kinds of momentum, a learning rate of 0, AMSGrad
-        or a maximised loss.
+        or a maximised loss. The preconditioner of an adaptive one is None before its first step.
 
     Example:
         >>> w = torch.nn.Parameter(torch.ones(1))
@@ -83,18 +85,16 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
             return None
         if not plain:
             scale = _adaptive(kind, optimizer.state.get(leaf, {}) if optimizer is not None else {}, group)
-            if scale is None:
-                return None
-            diagonal[name] = scale * (rate / own)
+            if scale is not None:
+                diagonal[name] = scale * (rate / own)
         elif own != rate:
             diagonal[name] = torch.full_like(leaf.detach(), rate / own)
-    for name, leaf, _, _ in found:
-        if diagonal and name not in diagonal:
-            diagonal[name] = torch.ones_like(leaf.detach())
+    if plain and diagonal:
+        diagonal |= {name: torch.ones_like(leaf.detach()) for name, leaf, _, _ in found if name not in diagonal}
     factor, words = momentum
-    decay = float(settings.get("weight_decay", 0)) if kind != "AdamW" and plain else 0.0
-    threshold = factor / rate - decay
-    return Stability(threshold, words + (" - weight decay" if decay else ""), diagonal or None)
+    decay = float(settings.get("weight_decay", 0)) if plain else 0.0
+    whole = diagonal if len(diagonal) == len(found) else None
+    return Stability(factor / rate - decay, words + (" - weight decay" if decay else ""), whole, not plain)
 
 
 def last_update(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

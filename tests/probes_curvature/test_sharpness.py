@@ -218,7 +218,7 @@ def test_what_is_not_known_has_no_threshold():
     assert stability([torch.optim.Adagrad([w])], {"w": w}) is None
     assert stability([torch.optim.SGD([w], lr=0.0)], {"w": w}) is None
     assert stability([torch.optim.SGD([w], lr=0.1, maximize=True)], {"w": w}) is None
-    assert stability([torch.optim.Adam([w])], {"w": w}) is None  # before its first step
+    assert stability([torch.optim.Adam([w])], {"w": w})[1:] == ("38 / lr", None, True)  # before its first step
     other = nn.Parameter(torch.ones(2))
     assert stability([torch.optim.SGD([other], lr=0.1)], {"w": w}) is None
 

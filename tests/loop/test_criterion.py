@@ -1,0 +1,135 @@
+"""The loss of the loop, seen as a function: the loop's own numbers, on other rows too, and from a checkpoint."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from probes import Measurement, Probe, ProbeManager, at
+from probes.loop.criterion import Criterion
+
+X, Y = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+TOKENS = torch.arange(24).reshape(4, 6) % 7
+WEIGHTED = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1)
+
+
+class Seen(Probe):
+    name = "seen"
+    criterion = value = None
+
+    def measure(self, run, step):
+        self.criterion, self.batch = run.criterion, run.batch("train")
+        if run.criterion is not None:
+            self.value = float(run.criterion(run.evaluate("train"), self.batch.targets))
+        yield Measurement("seen/once", 1.0, unit="1", description="once")
+
+
+def trained(model, inputs, loss, tmp_path, state=None):
+    """One step of a loop; what a probe saw, the loop's own loss and the state after it."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    probe = Seen(at([1, 2]))
+    manager = ProbeManager(model, [probe], log_dir=tmp_path, sinks=[], overhead=None, on_error="raise", quiet=True)
+    if state is not None:
+        manager.load_state_dict(state)
+    with manager.attach(optimizer):
+        optimizer.zero_grad()
+        value = loss(model(inputs))
+        value.backward()
+        optimizer.step()
+        state = manager.state_dict()
+    return probe, float(value), state
+
+
+def network(outputs):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, outputs))
+
+
+def language():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7))
+
+
+CASES = {
+    "weighted module": (lambda: network(3), X, lambda out: WEIGHTED(out, Y), "cross_entropy(label_smoothing=0.1)"),
+    "two functions": (lambda: network(3), X, lambda out: F.nll_loss(F.log_softmax(out, -1), Y), "nll_loss()"),
+    "view": (
+        lambda: network(1),
+        X,
+        lambda out: F.binary_cross_entropy_with_logits(out[:, 0], (Y > 0).float()),
+        "binary_cross_entropy_with_logits()",
+    ),
+    "rows": (
+        lambda: network(3), X, lambda out: F.cross_entropy(out, Y, reduction="none").mean(),
+        "cross_entropy(reduction=none)",
+    ),
+    "sum": (
+        lambda: network(3), X, lambda out: F.mse_loss(out, F.one_hot(Y, 3).float(), reduction="sum"),
+        "mse_loss(reduction=sum)",
+    ),
+    "flat tokens": (
+        language, TOKENS, lambda out: F.cross_entropy(out.view(-1, 7), TOKENS.view(-1), ignore_index=3),
+        "cross_entropy(ignore_index=3)",
+    ),
+    "turned tokens": (language, TOKENS, lambda out: F.cross_entropy(out.transpose(1, 2), TOKENS), "cross_entropy()"),
+    "half": (
+        lambda: network(1), X, lambda out: nn.HuberLoss()(out.float().squeeze(-1), Y.float()), "huber_loss()",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_gives_what_the_loop_computed(name, tmp_path):
+    build, inputs, loss, words = CASES[name]
+    probe, value, state = trained(build(), inputs, loss, tmp_path)
+    assert probe.value == pytest.approx(value, rel=1e-6)
+    assert str(probe.criterion) == words
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    # Of the first loop, though the resumed one has another.
+    kept = torch.load(file, weights_only=True)
+    again, _, _ = trained(build(), inputs, lambda out: out.square().mean(), tmp_path, kept)
+    assert again.value == pytest.approx(value, rel=1e-6) and str(again.criterion) == words
+
+
+@pytest.mark.parametrize("name", ["weighted module", "two functions", "view", "flat tokens"])
+def test_it_takes_other_rows(name, tmp_path):
+    build, inputs, loss, _ = CASES[name]
+    probe, _, _ = trained(build(), inputs, loss, tmp_path)
+    model, rows = build(), torch.tensor([1, 3])
+    part = probe.batch.select(rows)
+    assert torch.isfinite(probe.criterion(model(*part.args), part.targets))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda out: (out - F.one_hot(Y, 3)).square().mean(),
+        lambda out: out.square().mean(),
+        lambda out: F.cross_entropy((out - 1) * 2, Y),
+    ],
+    ids=["difference", "no targets", "computed"],
+)
+def test_what_is_not_one_function_is_not_seen(loss, tmp_path):
+    probe, _, state = trained(network(3), X, loss, tmp_path)
+    assert probe.criterion is None and state["criterion"] is None
+
+
+def test_an_argument_that_cannot_be_kept_leaves_it_unseen(tmp_path):
+    class Odd(int):
+        pass
+
+    probe, _, _ = trained(network(3), X, lambda out: F.cross_entropy(out, Y, ignore_index=Odd(-100)), tmp_path)
+    assert probe.batch.targets is not None and probe.criterion is None
+
+
+def test_tensors_are_copies(tmp_path):
+    weight = torch.ones(3)
+    probe, _, _ = trained(network(3), X, lambda out: F.cross_entropy(out, Y, weight), tmp_path)
+    before = probe.criterion(X[:, :3], Y)
+    weight.zero_()
+    assert torch.equal(probe.criterion(X[:, :3], Y), before)
+    assert isinstance(Criterion.of_state(probe.criterion.state()), Criterion)

@@ -1,0 +1,135 @@
+"""The probe: what it measures in a loop, of which loss, what it leaves out, and what it goes on from."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from probes import ProbeManager, every, open_run
+from probes_curvature import Curvature, hessian_eigenvalues
+
+X, Y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+
+
+def network(outputs=3):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def recorded(tmp_path, probe, loss=None, optimizer=None, model=None, steps=6, **settings):
+    model = model or network()
+    optimizer = (optimizer or (lambda p: torch.optim.SGD(p, lr=0.1)))(model.parameters())
+    loss = loss or (lambda out: F.cross_entropy(out, Y))
+    manager = ProbeManager(model, [probe], log_dir=tmp_path, overhead=None, on_error="raise", quiet=True, **settings)
+    with manager.attach(optimizer):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(model(X)).backward()
+            optimizer.step()
+    return open_run(tmp_path), model, manager
+
+
+def values(run, name):
+    return run[f"curvature/{name}/train"]["value"].values
+
+
+def has(run, name):
+    return f"/curvature/{name}/train" in run.groups
+
+
+def estimator(run, name):
+    return run[f"curvature/{name}/train"]["value"].attrs["estimator"]
+
+
+def test_it_measures_the_loss_of_the_loop(tmp_path):
+    run, model, _ = recorded(
+        tmp_path,
+        Curvature(every(3), eigenvalues=2, ggn_eigenvalues=2, trace=True, layers=True, batch_size=10),
+        loss=lambda out: nn.CrossEntropyLoss(label_smoothing=0.3)(out, Y),
+    )
+    found = hessian_eigenvalues(model, nn.CrossEntropyLoss(label_smoothing=0.3), X, Y, 2)
+    np.testing.assert_allclose(values(run, "eigenvalues")[-1], found.values.numpy(), rtol=1e-4)
+    assert "cross_entropy(label_smoothing=0.3), the loop's" in estimator(run, "eigenvalues")
+    np.testing.assert_allclose(values(run, "sharpness")[-1], [found.values[0], 20.0], rtol=1e-4)
+    assert "threshold of the optimizer: 2 / lr" in estimator(run, "sharpness")
+    sharpest = values(run, "eigenvalues")[:, 0]
+    assert (values(run, "directional_sharpness") <= sharpest * 1.001).all()
+    layers = run["curvature/layer_sharpness/train"]
+    assert layers["layer"].values.tolist() == ["0", "2"] and (values(run, "layer_sharpness") <= sharpest[:, None]).all()
+    assert len(run["curvature/noise_scale/train"]["step"]) == 3
+    for name in ("trace", "batch_sharpness", "critical_sharpness", "noise_trace", "gradient_square_norm"):
+        assert np.isfinite(values(run, name)).all(), name
+    assert not has(run, "critical_sharpness_of_update")  # of plain gradient descent it is the gradient
+
+
+@pytest.mark.parametrize(
+    ("made", "words", "threshold"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), "2 (1 + momentum) / lr", 38.0),
+        (lambda p: torch.optim.Adam(p, lr=0.01), "38 / lr", 3800.0),
+        (lambda p: torch.optim.Adagrad(p, lr=0.01), "not known", np.nan),
+    ],
+    ids=["momentum", "Adam", "Adagrad"],
+)
+def test_the_threshold_is_that_of_the_optimizer(tmp_path, made, words, threshold):
+    run, _, _ = recorded(tmp_path, Curvature(every(2), eigenvalues=1), optimizer=made)
+    assert words in estimator(run, "sharpness")
+    np.testing.assert_allclose(values(run, "sharpness")[:, 1], threshold)
+    assert np.isfinite(values(run, "sharpness")[1:, 0]).all()
+    if words != "not known":
+        assert run["curvature/critical_sharpness_of_update/train"]["step"].values.tolist() == [2, 4, 6]
+        assert run["curvature/directional_sharpness_of_update/train"]["step"].values.tolist() == [2, 4, 6]
+
+
+def test_a_loss_that_is_not_seen_is_said(tmp_path):
+    run, _, _ = recorded(tmp_path, Curvature(every(3)), loss=lambda out: (out - F.one_hot(Y, 3)).square().mean())
+    assert "mean squared error; that of the loop was not seen" in estimator(run, "critical_sharpness")
+
+
+def test_given_batches_and_a_given_loss(tmp_path):
+    def loss(out, y):
+        return F.cross_entropy(out, y) * 10
+
+    run, model, _ = recorded(tmp_path, Curvature(every(3), eigenvalues=1, loss=loss), batches={"train": (X, Y)})
+    assert "the loss that was given" in estimator(run, "eigenvalues")
+    found = hessian_eigenvalues(model, loss, X, Y, 1)
+    np.testing.assert_allclose(values(run, "eigenvalues")[-1], found.values.numpy(), rtol=1e-4)
+
+
+def test_a_sum_has_no_noise_scale_and_says_so(tmp_path):
+    run, _, manager = recorded(tmp_path, Curvature(every(3)), loss=lambda out: F.cross_entropy(out, Y, reduction="sum"))
+    assert not has(run, "noise_scale") and has(run, "critical_sharpness")
+    assert "must be the mean over the examples" in manager.report()
+
+
+def test_what_is_not_affordable_is_left_out_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("probes.run.Run.first_turn_limit", 1e-9)
+    run, _, manager = recorded(tmp_path, Curvature(every(3)))
+    assert not has(run, "eigenvalues") and "Ask for them: eigenvalues=1" in manager.report()
+    assert np.isnan(values(run, "sharpness")[:, 0]).all() and (values(run, "sharpness")[:, 1] == 20).all()
+
+
+def test_a_search_starts_where_the_last_one_ended(tmp_path):
+    probe = Curvature(every(1), eigenvalues=1)
+    recorded(tmp_path, probe, optimizer=lambda p: torch.optim.SGD(p, lr=1e-4))
+    state = probe.state_dict()
+    assert state["count"] == 1 and state["starts"]["hessian"].shape == (4 * 8 + 8 + 8 * 3 + 3,)
+    other = Curvature(every(1), eigenvalues=1)
+    other.load_state_dict(state)
+    assert torch.equal(other._starts["hessian"], state["starts"]["hessian"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"eigenvalues": -1}, ValueError, "`eigenvalues` must be an integer, not negative, got -1"),
+        ({"ggn_eigenvalues": 1.5}, ValueError, "`ggn_eigenvalues`"),
+        ({"batch_size": 0}, ValueError, "`batch_size`"),
+        ({"memory": 0}, ValueError, "`memory`"),
+        ({"loss": "mse"}, TypeError, "`loss` must be a function"),
+    ],
+)
+def test_bad_settings_are_named(settings, error, message):
+    with pytest.raises(error, match=message):
+        Curvature(**settings)
