@@ -36,6 +36,7 @@ EXPERIMENTS = {
     "supernat": "complexity.supernat",
     "capacity_norms": "complexity.capacity_norms",
     "edge_of_stability": "curvature.edge_of_stability",
+    "sharpness_generalization": "curvature.generalization",
     "mutual_information_gaussians": "mutual_information.gaussians",
     "mutual_information_gradient_bias": "mutual_information.gradient_bias.experiment",
     "mutual_information_consistency": "mutual_information.consistency",

@@ -189,7 +189,7 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     departures=(
-        "Not of the thesis. Gradient descent is that of Cohen et al. (2021), full-batch Adam that of Cohen et al. "
+        "Gradient descent is that of Cohen et al. (2021), full-batch Adam that of Cohen et al. "
         "(2022), both on CIFAR-10 there; here small digits and a network of 17,000 parameters."
     ),
 )

@@ -92,7 +92,12 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
             part = f" ({PARTS[row, name]})" if (row, name) in PARTS else ""
             lines.append(f"| {row}{part} | {what} | [{name}](#{name.lower()}) | {verdicts or 'not run'} |")
     for name, chosen in experiments.items():
-        lines += ["", f"## {name}", "", f"{chosen.summary} Thesis: {', '.join(map(title, chosen.figures))}."]
+        if not chosen.figures:
+            verdicts = ", ".join(f"{preset}: {report['verdict']}" for preset, report, _ in held[name])
+            lines.append(f"| not of it | {chosen.summary} | [{name}](#{name.lower()}) | {verdicts or 'not run'} |")
+    for name, chosen in experiments.items():
+        source = f"Thesis: {', '.join(map(title, chosen.figures))}." if chosen.figures else "Not of the thesis."
+        lines += ["", f"## {name}", "", f"{chosen.summary} {source}"]
         for preset, report, folder in held[name]:
             lines += ["", *_section(name, preset, report, folder, results.parent)]
         if not held[name]:
@@ -101,7 +106,8 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
             if differ := _differences(chosen.presets, preset):
                 lines += ["", f"Settings of `{preset}` that differ from `paper` [in brackets]: {differ}."]
         if chosen.departures:
-            lines += ["", f"**Where this departs from the thesis.** {chosen.departures}"]
+            published = "the thesis" if chosen.figures else "what was published"
+            lines += ["", f"**Where this departs from {published}.** {chosen.departures}"]
     lines += ["", "## What was found to be wrong in what was published", ""]
     lines += ["In brackets the experiment that is about it. Tested means in `tests/examples/frame/test_thesis.py`.", ""]
     lines += [f"- **{place}**: {finding}" for place, finding in ERRATA.items()]
