@@ -122,6 +122,14 @@ def test_the_complexity_of_the_path(capsys):
     assert len(spectral.strip("[]").split()) == 3  # at steps 0, 100, 200
 
 
+def test_curvature_of_the_loss(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run("docs/how-to/curvature.md", model=torch.nn.Linear(5, 3))
+    names["manager"].detach()
+    assert (names["found"].residuals < 1e-3 * names["found"].values[0]).all()
+    assert "Estimate(value=" in capsys.readouterr().out
+
+
 def test_mutual_information_of_samples_as_a_term_and_of_layers(capsys):
     names = run("docs/how-to/mutual-information.md")
     assert abs(names["result"].value - 1.609) < 0.06 and names["result"].flags == ()

@@ -1,4 +1,4 @@
-"""Sharpness beside the test error, over learning rates and batch sizes (Keskar et al., Jastrzebski et al., both 2017)."""
+"""Sharpness beside the test error, over learning rates and batch sizes (Keskar et al. and Jastrzebski et al., 2017)."""
 
 from __future__ import annotations
 
