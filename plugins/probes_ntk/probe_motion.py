@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from probes import CannotMeasure
 from probes.batches import Batch
@@ -22,6 +23,7 @@ from .choice import Choice, labels_of
 from .engine import MEMORY
 from .motion import eigenspace_rotation, kernel_distance, residual_shares
 from .probe import TangentKernel
+from .product import KernelOperator
 from .quantities import TRACE_RATIOS
 from .spectrum import eigenfunctions
 
@@ -45,11 +47,13 @@ class KernelMotion(TangentKernel):
         Where the batch has targets: ``ntk_motion/residual_share``, in the eigenspaces of the largest 4, 8 and 16 % of
         the eigenvalues; of labels, the residual is that of cross-entropy: one-hot labels less softmax; of numbers,
         targets less outputs.
+        ``ntk_motion/update``: how long the change of the outputs by the last update was; ``ntk_motion/update_error``:
+        how far the tangent features before it, times the update, are from that, relative to it (lemma 4.1).
 
     In the lazy regime all of this stays near 0, and CKA at 1. Runs when named. The kernels are those of
     :class:`TangentKernel` and are shared with it. Costs its eigenvectors beside, N^3 operations, N <= 1000 by default;
     keeps at most 22 kernels of N^2 / 2 numbers in memory, 44 MB for N = 1000, in the state of a run that is resumed
-    too.
+    too. At the update before each turn it holds a copy of the parameters.
 
     Args:
         schedule: When it is due; by default log-spaced.
@@ -71,6 +75,7 @@ class KernelMotion(TangentKernel):
 
     name = "kernel_motion"
     by_default = False
+    watched_updates = 1
 
     def __init__(
         self,
@@ -86,6 +91,16 @@ class KernelMotion(TangentKernel):
         )
         self._past: dict[str, dict[str, Any]] = {}
         """By batch: the kernels and leading eigenvectors of the first and the last turn, and the centred ones kept."""
+
+        self._held: tuple[int, dict[str, Tensor]] | None = None
+        """The step before an update that is watched, and the parameters then."""
+
+    def before_step(self, run: Run) -> None:
+        """Copy the parameters."""
+        trained = {name: p for name, p in run.model.named_parameters() if p.requires_grad and not is_lazy(p)}
+        plain = all(type(p) is nn.Parameter and not p.is_meta for p in trained.values())
+        if plain and (self._held is None or self._held[0] != run.step):
+            self._held = run.step, {name: p.detach().clone() for name, p in trained.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Beside the sizes what the kernels are compared with."""
@@ -115,6 +130,8 @@ class KernelMotion(TangentKernel):
                 notes.append(f"On batch {name!r} the kernel is zero or not finite.")
             batch, outputs = run.batch(name).first(choice.samples), run.evaluate(name)[: choice.samples]
             yield from self._moved(name, step, batch, outputs, choice, kernel, notes)
+            yield from self._update(run, name, step, batch, outputs, choice)
+        self._held = None
         if len(refused) == len(names) and refused:
             raise refused[0]
         notes += map(str, refused)
@@ -171,6 +188,39 @@ class KernelMotion(TangentKernel):
             yield measured(
                 f"ntk_motion/residual_share/{name}", shares, dims=("eigenspace",), coords=spaces, description=words_of
             )
+
+    def _update(
+        self, run: Run, name: str, step: int, batch: Batch, outputs: Tensor, choice: Choice
+    ) -> Iterator[Measurement]:
+        """What the last update made of the outputs, beside what was to be expected to first order."""
+        if self._held is None or self._held[0] != step - 1:
+            return
+        held, now = self._held[1], dict(run.model.named_parameters())
+        if held.keys() - now.keys() or any(now[key].shape != value.shape for key, value in held.items()):
+            return
+        kernel = KernelOperator(
+            run.model, batch, "none", output=run.output, outputs=choice.outputs, memory=self.memory, at=held
+        )
+        before = kernel.call.evaluate(kernel.call.batch).double().T
+        after = outputs.detach().double().reshape(len(outputs), -1)
+        after = (after if choice.outputs is None else after[:, list(choice.outputs)]).T
+        made, said = after - before, kernel.push({key: now[key].detach() - value for key, value in held.items()})
+        length = float(made.norm())
+        yield Measurement(
+            f"ntk_motion/update/{name}",
+            length,
+            unit="output",
+            num_samples=choice.samples,
+            estimator=f"{choice.words}; root of the sum over outputs and examples",
+            description="change of the outputs by the last update",
+        )
+        yield Measurement(
+            f"ntk_motion/update_error/{name}",
+            float((made - said).norm()) / length if length else math.nan,
+            num_samples=choice.samples,
+            estimator=f"{choice.words}; tangent features before the update times the update",
+            description="difference of that change from what is expected to first order, relative to it",
+        )
 
     def _similar(self, kept: dict[int, Tensor], step: int, centered: Tensor) -> Tensor:
         """CKA with each kernel that is kept, 1 with those to come; the first of its place is kept."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -41,6 +42,7 @@ class KernelOperator:
         outputs: As for :func:`tangent_kernel`.
         memory: Bytes for what the graph of some examples holds; n examples take several passes where it is less.
         precision: At least this one, whatever the model's; its weights stay as they are.
+        at: Values by name that take the place of the model's parameters, such as those before an update.
 
     Raises:
         CannotMeasure: If the model has no tangent features, as :func:`tangent_kernel` says it.
@@ -66,8 +68,13 @@ class KernelOperator:
         outputs: Sequence[int] | Literal["sum"] | None = None,
         memory: float = 1e9,
         precision: torch.dtype = torch.float32,
+        at: Mapping[str, Tensor] | None = None,
     ) -> None:
         call = Call.of(model, inputs, output, outputs)
+        if at is not None:
+            given = call.tensors or dict(model.named_parameters())
+            held = {name: value.detach().to(given[name], copy=True).requires_grad_() for name, value in at.items()}
+            call = replace(call, tensors={**given, **held})
         self.call = call.at_least(precision) if precision == torch.float64 else call
         center_targets(torch.zeros(1, 1), centering)  # what it does not know is named
         self._centering = centering
@@ -110,6 +117,11 @@ class KernelOperator:
     def features(self, vector: Tensor) -> Parameters:
         """J^T v by parameter, of the features before centring, in the precision of the products."""
         return self._backward(vector.reshape(self.c, self.n).to(self.device, torch.float64))
+
+    def push(self, direction: Mapping[str, Tensor]) -> Tensor:
+        """J d of a direction d of the parameters by name, before centring: to first order what an update makes of the
+        outputs. Float64. Shape ``(c, n)``."""
+        return self._forward({name: direction[name].to(leaf) for name, leaf in self.call.parameters.items()})
 
     def center(self, rows: Tensor) -> Tensor:
         """Vectors of shape ``(c, n)`` as the centring projects them."""

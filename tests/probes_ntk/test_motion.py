@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from probes import CannotMeasure
+from probes import CannotMeasure, ProbeManager, every, open_run
 from probes.batches import Batch
 from probes.run import Run
 from probes_ntk import (
@@ -192,3 +192,47 @@ def test_centering_is_said():
     found = {each.name: each.estimator for each in KernelMotion().measure(scene.run, 0)}
     assert found["ntk_motion/cka/train"].endswith("features centred: outputs")
     assert found["ntk_motion/distance/train"].endswith("not centred")
+
+
+@pytest.mark.parametrize(("rate", "momentum"), [(1e-1, 0.9), (1e-4, 0.0)])
+def test_an_update_is_beside_what_its_features_say(rate, momentum, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    inputs, targets = torch.randn(10, 4).double(), torch.arange(10) % 3
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum)
+    manager = ProbeManager(
+        model, [KernelMotion(every(2))], batches={"train": (inputs, targets)}, log_dir=tmp_path, overhead=None,
+        on_error="raise", quiet=True,
+    )  # fmt: skip
+    expected = []
+    with manager.attach(optimizer):
+        for _ in range(4):
+            before = [parameter.detach().clone() for parameter in model.parameters()]
+            outputs = model(inputs)
+            jacobian = [torch.autograd.grad(o, list(model.parameters()), retain_graph=True) for o in outputs.flatten()]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(outputs, targets).backward()
+            optimizer.step()
+            moved = [parameter.detach() - old for parameter, old in zip(model.parameters(), before, strict=True)]
+            said = [sum((g * d).sum() for g, d in zip(row, moved, strict=True)) for row in jacobian]
+            made = (model(inputs) - outputs).detach().flatten()
+            expected.append([float(made.norm()), float((made - torch.stack(said)).norm() / made.norm())])
+    run = open_run(tmp_path)
+    for index, name in enumerate(("update", "update_error")):
+        found = run[f"ntk_motion/{name}/train"]
+        assert found["step"].values.tolist() == [2, 4]
+        np.testing.assert_allclose(found["value"].values, np.array(expected)[[1, 3], index], rtol=1e-9)
+    assert (np.array(expected)[:, 1] < 1e-3).all() == (rate == 1e-4)
+
+
+def test_a_linear_model_does_what_its_features_say(tmp_path):
+    model = nn.Linear(4, 2).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    batch = torch.randn(6, 4).double(), torch.randn(6, 2).double()
+    manager = ProbeManager(model, [KernelMotion(every(1))], batches={"train": batch}, log_dir=tmp_path, overhead=None)
+    with manager.attach(optimizer):
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(batch[0]), batch[1]).backward()
+            optimizer.step()
+    assert (open_run(tmp_path)["ntk_motion/update_error/train"]["value"].values < 1e-12).all()
