@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .objective import MEMORY, Loss, Objective
 
-__all__ = ["Eigenvalues", "ggn_eigenvalues", "hessian_eigenvalues", "largest_eigenvalues"]
+__all__ = ["Eigenvalues", "ggn_eigenvalues", "hessian_eigenvalues", "largest_eigenvalues", "least_vectors"]
 
 FRESH = 8
 """Products from a random vector after which an eigenvalue that was missed, as one of several equal ones, has shown."""
@@ -197,7 +197,7 @@ def largest_eigenvalues(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     size, k = objective.size, min(k, objective.size)
     room = int(memory / (2 * size * (8 if double else 4)))
-    room = min(size, max(2 * k + 2, min(k + BASIS, room)))
+    room = min(size, max(least_vectors(k), min(k + BASIS, room)))
     space = _Space(objective, product, room)
     if start is not None:
         if start.ndim != 2 or start.shape[1] != size:
@@ -232,6 +232,11 @@ def largest_eigenvalues(
         fresh += BETWEEN * converged
     vectors = coordinates[:, :top].T.to(space.basis) @ space.basis[: space.count]
     return Eigenvalues(values[:top].cpu(), norms.cpu(), vectors, space.products)
+
+
+def least_vectors(k: int) -> int:
+    """How many vectors a search for k eigenvalues holds at least, and as many products with them."""
+    return 2 * k + 2
 
 
 class _Space:

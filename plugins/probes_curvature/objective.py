@@ -19,7 +19,7 @@ __all__ = ["Loss", "Objective"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _REFUSED = "Curvature needs second derivatives, and the model or its loss has an operation without ({})."
-MEMORY = 2e9
+MEMORY = 1e9
 """Bytes for the graphs of a product, by default."""
 
 

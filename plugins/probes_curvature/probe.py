@@ -22,7 +22,7 @@ from probes_ntk import Estimate
 from .batch_sharpness import batch_sharpness
 from .criterion import criterion_of
 from .critical import critical_sharpness_of
-from .eigenvalues import Eigenvalues, largest_eigenvalues
+from .eigenvalues import Eigenvalues, largest_eigenvalues, least_vectors
 from .gradient_noise import gradient_noise_scale_of
 from .objective import MEMORY, Loss, Objective
 from .stability import Stability, last_update, stability
@@ -157,7 +157,7 @@ class Curvature(Probe):
             turn.critical(ways),
             turn.directional(ways),
             turn.noise(),
-            turn.hessian(self._affordable(run, seconds)),
+            turn.hessian(self._affordable(run, seconds, turn.objective.size)),
             turn.others(loss),
         ):
             try:
@@ -176,15 +176,17 @@ class Curvature(Probe):
         named = dict(run.model.named_parameters())
         return {name: named[name] for name in objective.parameters}
 
-    def _affordable(self, run: Run, seconds: float) -> int:
-        """How many eigenvalues, given the seconds of a gradient with its graph, of which a product takes about two."""
+    def _affordable(self, run: Run, seconds: float, size: int) -> int:
+        """How many eigenvalues by that many parameters, given the seconds of a gradient with its graph, of which a
+        product takes about two."""
         if self._count is None:
-            needed = 2 * PRODUCTS * seconds
-            self._count = AFFORDED if needed <= run.first_turn_limit else 0
+            needed, held = 2 * PRODUCTS * seconds, 2 * least_vectors(AFFORDED) * size * 4
+            self._count = AFFORDED if needed <= run.first_turn_limit and held <= self.memory else 0
             if not self._count:
                 run.left_out(
-                    f"Eigenvalues of the Hessian: some {PRODUCTS} products with it would take about {needed:.0f} s, "
-                    f"more than a first turn may. Ask for them: eigenvalues=1."
+                    f"Eigenvalues of the Hessian: some {PRODUCTS} products with it would take about {needed:.0f} s and "
+                    f"{held / 1e9:.1f} GB for vectors, more than a first turn or `memory` allow. Ask for them: "
+                    f"eigenvalues=1."
                 )
         return self._count
 

@@ -103,9 +103,11 @@ def test_a_sum_has_no_noise_scale_and_says_so(tmp_path):
     assert "must be the mean over the examples" in manager.report()
 
 
-def test_what_is_not_affordable_is_left_out_and_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("probes.run.Run.first_turn_limit", 1e-9)
-    run, _, manager = recorded(tmp_path, Curvature(every(3)))
+@pytest.mark.parametrize("short", ["time", "memory"])
+def test_what_is_not_affordable_is_left_out_and_said(tmp_path, monkeypatch, short):
+    if short == "time":
+        monkeypatch.setattr("probes.run.Run.first_turn_limit", 1e-9)
+    run, _, manager = recorded(tmp_path, Curvature(every(3), memory=100.0 if short == "memory" else 1e9))
     assert not has(run, "eigenvalues") and "Ask for them: eigenvalues=1" in manager.report()
     assert np.isnan(values(run, "sharpness")[:, 0]).all() and (values(run, "sharpness")[:, 1] == 20).all()
 
