@@ -291,7 +291,7 @@ class _Turn(NamedTuple):
             f"{what}; threshold of the optimizer: {'not known' if limit is None else limit.words}",
             dims=("line",),
             coords={"line": Axis(np.array(["sharpness", "threshold"]))},
-            description="sharpness, and above which one the optimizer is unstable",
+            description="sharpness, and the threshold of the optimizer",
         )
 
     def _preconditioned(self, limit: Stability) -> Eigenvalues:
