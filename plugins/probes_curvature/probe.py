@@ -130,14 +130,16 @@ class Curvature(Probe):
         """Of eigenvalues, once it is known."""
         self._starts: dict[str, Tensor] = {}
         """By operator, the sum of the eigenvectors of the last turn."""
+        self._layers: list[str] = []
+        """Those of the first turn."""
 
     def state_dict(self) -> dict[str, Any]:
         """How many eigenvalues are measured, and where their search starts."""
-        return {"count": self._count, "starts": dict(self._starts)}
+        return {"count": self._count, "starts": dict(self._starts), "layers": list(self._layers)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self._count, self._starts = state["count"], dict(state["starts"])
+        self._count, self._starts, self._layers = state["count"], dict(state["starts"]), list(state["layers"])
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield how sharp the loss is now."""
@@ -336,27 +338,24 @@ class _Turn(NamedTuple):
         return self.measured(name, found.value, how, standard_error=found.standard_error, description=description)
 
     def _layers(self, loss: Loss) -> Measurement:
-        own = {
-            layer: [f"{layer}.{name}".removeprefix(".") for name, _ in module.named_parameters(recurse=False)]
-            for layer, module in self.run.model.named_modules()
-        }
-        blocks = {
-            layer or type(self.run.model).__name__: chosen
-            for layer, names in own.items()
-            if (chosen := [name for name in names if name in self.objective.parameters])
-        }
-        values, errors = [], []
-        for layer, names in blocks.items():
-            part = self.probe._objective(self.run, self.batch, loss, names)
-            found = self.probe.search(self.run, f"layer {layer}", part, part.hessian_product, 1)
-            values.append(float(found.values[0]))
-            errors.append(float(found.residuals[0]))
+        trained = set(self.objective.parameters)
+        names = {id(parameter): name for name, parameter in self.run.model.named_parameters()}
+        axis = self.probe._layers = self.probe._layers or list(self.run.layers)  # a stream keeps its axis
+        values, errors = [math.nan] * len(axis), [math.nan] * len(axis)
+        for index, layer in enumerate(axis):
+            module = self.run.layers.get(layer)
+            own = () if module is None else module.parameters(recurse=False)
+            chosen = [name for parameter in own if (name := names.get(id(parameter), "")) in trained]
+            if chosen:
+                part = self.probe._objective(self.run, self.batch, loss, chosen)
+                found = self.probe.search(self.run, f"layer {layer}", part, part.hessian_product, 1)
+                values[index], errors[index] = float(found.values[0]), float(found.residuals[0])
         return self.measured(
             "layer_sharpness",
             values,
             "largest eigenvalue of the block of each layer; error: the residual, a bound",
             standard_error=errors,
             dims=("layer",),
-            coords={"layer": Axis(np.array(list(blocks)))},
+            coords={"layer": Axis(np.array(axis))},
             description="largest eigenvalue of the Hessian of the loss by the parameters of one layer",
         )
