@@ -177,7 +177,7 @@ def draw(settings: Settings, seeds: Sequence[Mapping[str, Array]], folder: Path)
         left.set_title(f"gradient descent; dotted: 2 / lr\n{of_seeds(len(seeds), 'a line for each of')}")
         right.set_title(f"Adam; dotted: 38 / lr\n{of_seeds(len(seeds), 'a line for each of')}")
         left.legend()
-        right.legend()
+        right.legend(loc="upper right", bbox_to_anchor=(1, 0.86))  # between the lines
 
 
 EXPERIMENT = Experiment(

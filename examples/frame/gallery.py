@@ -153,7 +153,7 @@ def _pictures(report: Mapping[str, Any], folder: Path) -> Iterator[tuple[Path, s
     for index, name in enumerate(report.get("pictures") or ["figure.png", *others]):
         words = title(Path(name).stem)
         shown = [ROWS[row] for row in figures if row in ROWS and belongs(words, row)]
-        if not shown and index == 0:
+        if figures and not shown and index == 0:
             shown = [", ".join(map(title, figures))]
         yield folder / (name if index else "figure.png"), ": ".join([words, *shown[:1]])
 
