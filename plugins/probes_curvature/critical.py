@@ -37,7 +37,7 @@ def critical_sharpness(
     model: nn.Module,
     loss: Loss,
     inputs: Any,
-    targets: Tensor,
+    targets: Any,
     *,
     direction: Tensor | None = None,
     learning_rate: float | None = None,

@@ -88,7 +88,7 @@ def spectral_density(
     model: nn.Module,
     loss: Loss,
     inputs: Any,
-    targets: Tensor,
+    targets: Any,
     *,
     output: Callable[[Any], Tensor] | None = None,
     parameters: Iterable[str] | None = None,

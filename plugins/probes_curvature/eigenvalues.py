@@ -37,7 +37,7 @@ def hessian_eigenvalues(
     model: nn.Module,
     loss: Loss,
     inputs: Any,
-    targets: Tensor,
+    targets: Any,
     k: int = 5,
     *,
     output: Callable[[Any], Tensor] | None = None,
@@ -100,7 +100,7 @@ def ggn_eigenvalues(
     model: nn.Module,
     loss: Loss,
     inputs: Any,
-    targets: Tensor,
+    targets: Any,
     k: int = 5,
     *,
     output: Callable[[Any], Tensor] | None = None,
@@ -186,7 +186,7 @@ def largest_eigenvalues(
         ValueError: If ``k``, ``tolerance`` or ``products`` is not positive, or ``start`` of another size.
         CannotMeasure: If a product is not finite.
     """
-    if not isinstance(k, int) or k < 1:
+    if not hasattr(k, "__index__") or k < 1:
         raise ValueError(f"`k` must be a positive integer, got {k!r}.")
     if not isinstance(products, int) or products < 1:
         raise ValueError(f"`products` must be a positive integer, got {products!r}.")
@@ -195,7 +195,7 @@ def largest_eigenvalues(
     double = objective.dtype == torch.float64
     tolerance = tolerance if tolerance is not None else 1e-9 if double else 1e-4
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    size, k = objective.size, min(k, objective.size)
+    size, k = objective.size, min(int(k), objective.size)
     room = int(memory / (2 * size * (8 if double else 4)))
     room = min(size, max(least_vectors(k), min(k + BASIS, room)))
     space = _Space(objective, product, room)

@@ -36,7 +36,7 @@ def gradient_noise_scale(
     model: nn.Module,
     loss: Loss,
     inputs: Any,
-    targets: Tensor,
+    targets: Any,
     *,
     output: Callable[[Any], Tensor] | None = None,
     group_size: int = 1,

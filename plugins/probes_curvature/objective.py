@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from probes import CannotMeasure
 from probes.batches import Batch
@@ -17,7 +18,7 @@ from probes_ntk import Call, no_second_derivative
 
 __all__ = ["Loss", "Objective"]
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Any], Tensor]
 _REFUSED = "Curvature needs second derivatives, and the model or its loss has an operation without ({})."
 MEMORY = 1e9
 """Bytes for the graphs of a product, by default."""
@@ -36,7 +37,7 @@ class Objective:
         model: In eval mode: batch normalisation and dropout would make L a function of chance and of the batch.
         loss: Of the outputs, in the shape in which the model returns them, and the targets; a scalar.
         inputs: As the model takes them: a tensor, a tuple of arguments, a dict of keyword arguments, or a ``Batch``.
-        targets: As ``loss`` takes them.
+        targets: As ``loss`` takes them: a tensor, None, or tensors in tuples, lists and dicts.
         output: Picks the output tensor from what the model returns, with one row for each example.
         parameters: Names of the trainable parameters that w holds, as of one layer; all by default.
         memory: Bytes for the graphs of a product. Where they would hold more, products go through some examples at a
@@ -62,7 +63,7 @@ class Objective:
         model: nn.Module,
         loss: Loss,
         inputs: Any,
-        targets: Tensor,
+        targets: Any,
         *,
         output: Callable[[Any], Tensor] | None = None,
         parameters: Iterable[str] | None = None,
@@ -128,10 +129,14 @@ class Objective:
         """w itself, a copy. Shape ``(P,)``."""
         return self.join([leaf.detach() for leaf in self._leaves])
 
+    @torch.enable_grad()
     def gradient(self) -> Tensor:
-        """The gradient of L. Shape ``(P,)``."""
+        """The gradient of L, which needs no second derivatives. Shape ``(P,)``."""
+        if self._kept:
+            return self.join([part.detach() for part in self._kept[0][2]])
         if len(self._places) == 1:
-            return self.join([part.detach() for part in self._graph()[2]])
+            _, value = self._forward()
+            return self.join(_grad([value], self._leaves))
         outputs = self._outputs()
         return self._summed(lambda place, out: _grad([out], self._leaves, [self._slope(outputs)[0][place]]))
 
@@ -176,7 +181,7 @@ class Objective:
         other = object.__new__(Objective)
         other.__dict__.update(self.__dict__)
         other.call = replace(self.call, batch=self.call.batch.select(index), rows=len(index))
-        other._targets = self._targets[index.to(self._targets.device)]
+        other._targets = tree_map_only(Tensor, lambda target: target[index.to(target.device)], self._targets)
         other._places = [slice(0, len(index))]
         other._kept, other._pulled, other._out = [], None, None
         return other
@@ -184,9 +189,10 @@ class Objective:
     # L from the outputs.
 
     def _of(self, outputs: Tensor) -> Tensor:
-        targets = self._targets
-        targets = targets.to(outputs) if targets.is_floating_point() else targets.to(outputs.device)
-        value = self._loss(outputs, targets)
+        def there(target: Tensor) -> Tensor:
+            return target.to(outputs) if target.is_floating_point() else target.to(outputs.device)
+
+        value = self._loss(outputs, tree_map_only(Tensor, there, self._targets))
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"`loss` must give a scalar, such as the mean over the examples, got {got}.")
@@ -230,15 +236,23 @@ class Objective:
     def _graph(self) -> tuple[Tensor, Tensor, list[Tensor]]:
         """The outputs, the loss, and its gradient, which can be differentiated."""
         if not self._kept:
-            out = self._rows(self.call.result(self.call.batch))
-            value = self._of(out)
-            if not torch.isfinite(value):
-                raise CannotMeasure(f"The loss of the batch is {float(value):g}: there is no curvature to speak of.")
-            if not value.requires_grad:
-                raise CannotMeasure("The loss depends on no trainable parameter.")
+            out, value = self._forward()
             gradient = _grad([value], self._leaves, create_graph=True)
             self._kept.append((out, value, _differentiable(gradient)))
         return self._kept[0]
+
+    def _forward(self) -> tuple[Tensor, Tensor]:
+        """The outputs of all examples and the loss, with their graph."""
+        out = self._rows(self.call.result(self.call.batch))
+        value = self._finite(self._of(out))
+        if not value.requires_grad:
+            raise CannotMeasure("The loss depends on no trainable parameter.")
+        return out, value
+
+    def _finite(self, value: Tensor) -> Tensor:
+        if not torch.isfinite(value):
+            raise CannotMeasure(f"The loss of the batch is {float(value):g}: there is no curvature to speak of.")
+        return value
 
     def _outputs(self) -> Tensor:
         if len(self._places) == 1:
@@ -246,9 +260,7 @@ class Objective:
         if self._out is None:
             parts = [self.call.result(self._part(place)).detach() for place in self._places]
             self._out = self._rows(torch.cat(parts))
-            value = self._of(self._out)
-            if not torch.isfinite(value):
-                raise CannotMeasure(f"The loss of the batch is {float(value):g}: there is no curvature to speak of.")
+            self._finite(self._of(self._out))
         return self._out
 
     @torch.enable_grad()

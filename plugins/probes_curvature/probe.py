@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from probes.batches import Batch
-from probes.measurement import Axis, Measurement, first_line
+from probes.measurement import Axis, CannotMeasure, Measurement, first_line
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
@@ -64,6 +64,8 @@ class Curvature(Probe):
     arguments and its reduction; else cross-entropy for classes and the mean squared error for numbers, as the estimator
     says. It is of the model in eval mode. Where the loop compares its outputs by other means, or the batch "train" is
     given, nothing is seen: pass ``loss``.
+
+    Of a model with an operation without second derivatives, what needs products with the Hessian is left out, and said.
 
     Runs when named. Costs, beside ten forward passes for each critical sharpness, two forward and two backward passes
     for each product with the Hessian, some 40 of them for the eigenvalues; and about sixty vectors as long as the
@@ -147,13 +149,14 @@ class Curvature(Probe):
         batch = run.batch(self.batch)
         loss, words = criterion_of(run, batch, run.evaluate(self.batch), self._loss)
         assert batch.targets is not None or self._loss is not None
-        start = time.perf_counter()
         turn = _Turn(self, run, batch, self._objective(run, batch, loss), words)
+        start = time.perf_counter()
         gradient = turn.objective.finite(turn.objective.gradient())
         seconds = time.perf_counter() - start
         ways = {"gradient": gradient}
         if (update := last_update(run.optimizers, self._own(run, turn.objective))) is not None:
             ways["update"] = turn.objective.join(list(update.values()))
+        refused: set[str] = set()
         failure: Exception | None = None
         for measured in (
             turn.critical(ways),
@@ -164,10 +167,14 @@ class Curvature(Probe):
         ):
             try:
                 yield from measured
+            except CannotMeasure as error:
+                refused.add(str(error))
             except Exception as error:  # what cannot be measured costs none of the others
                 failure = failure or error
         if failure is not None:
             raise failure
+        if refused:
+            run.left_out(" ".join(sorted(refused)))
 
     def _objective(self, run: Run, batch: Batch, loss: Loss, parameters: list[str] | None = None) -> Objective:
         targets = batch.targets if batch.targets is not None else torch.zeros(batch.n, device=run.device)
@@ -179,8 +186,8 @@ class Curvature(Probe):
         return {name: named[name] for name in objective.parameters}
 
     def _affordable(self, run: Run, seconds: float, size: int) -> int:
-        """How many eigenvalues by that many parameters, given the seconds of a gradient with its graph, of which a
-        product takes about two."""
+        """How many eigenvalues by that many parameters, given the seconds of a gradient, of which a product takes
+        about two."""
         if self._count is None:
             needed, held = 2 * PRODUCTS * seconds, 2 * least_vectors(AFFORDED) * size * 4
             self._count = AFFORDED if needed <= run.first_turn_limit and held <= self.memory else 0

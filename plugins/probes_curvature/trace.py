@@ -22,7 +22,7 @@ def hessian_trace(
     model: nn.Module,
     loss: Loss,
     inputs: Any,
-    targets: Tensor,
+    targets: Any,
     *,
     output: Callable[[Any], Tensor] | None = None,
     parameters: Iterable[str] | None = None,

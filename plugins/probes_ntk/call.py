@@ -61,36 +61,36 @@ class Call:
             raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}.")
         if torch.is_inference_mode_enabled():
             raise CannotMeasure(
-                "Tangent features are gradients, of which torch.inference_mode() keeps nothing. Call this outside of "
-                "it; under torch.no_grad() it may be."
+                "Gradients are asked for, of which torch.inference_mode() keeps nothing. Call this outside of it; "
+                "under torch.no_grad() it may be."
             )
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if not parameters:
             raise CannotMeasure(
-                "`model` has no trainable parameter, so it has no tangent features. Set requires_grad of those that "
-                "are trained."
+                "`model` has no trainable parameter, so there is no gradient. Set requires_grad of those that are "
+                "trained."
             )
         if named := next((name for name, p in model.named_parameters() if p.requires_grad and p.is_complex()), None):
             raise CannotMeasure(
-                f"`model` has complex parameters ({named!r}): the kernel is defined for real ones. Store real and "
-                f"imaginary part, torch.view_as_real, as the parameter."
+                f"`model` has complex parameters ({named!r}): what is asked for is defined for real ones. Store real "
+                f"and imaginary part, torch.view_as_real, as the parameter."
             )
         for name, module in named_modules(model):
             if isinstance(module, _BatchNorm) and module.training:
                 raise CannotMeasure(
                     f"`model` has batch normalisation in training mode ({name!r}): the output of an example depends "
-                    f"on the others in the batch, so k(x, x') is not a function of x and x'. Call model.eval() first."
+                    f"on the others in the batch, so nothing is a function of one example. Call model.eval() first."
                 )
             if isinstance(module, _BatchNorm) and module.running_mean is None:
                 raise CannotMeasure(
                     f"`model` has batch normalisation without running statistics ({name!r}: {type(module).__name__}): "
-                    f"in eval mode too the output of an example depends on the others in the batch, so k(x, x') is not "
-                    f"a function of x and x'. Make it with track_running_stats=True, or take another normalisation."
+                    f"in eval mode too the output of an example depends on the others in the batch, so nothing is a "
+                    f"function of one example. Make it with track_running_stats=True, or take another normalisation."
                 )
             if isinstance(module, _DropoutNd) and module.training and module.p > 0:
                 raise CannotMeasure(
-                    f"`model` has dropout in training mode ({name!r}): its output is random, and so would the kernel "
-                    f"be. Call model.eval() first."
+                    f"`model` has dropout in training mode ({name!r}): its output is random, and so would all that is "
+                    f"computed from it be. Call model.eval() first."
                 )
             if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
                 raise CannotMeasure(f"`model` has dropout in training mode ({name!r}). Call model.eval() first.")

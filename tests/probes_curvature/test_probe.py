@@ -103,6 +103,14 @@ def test_a_sum_has_no_noise_scale_and_says_so(tmp_path):
     assert "must be the mean over the examples" in manager.report()
 
 
+def test_without_second_derivatives_the_others_are_measured(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Tanh(), nn.Linear(8, 3))
+    run, _, manager = recorded(tmp_path, Curvature(every(3), eigenvalues=1), model=model)
+    assert has(run, "critical_sharpness") and has(run, "noise_scale") and not has(run, "eigenvalues")
+    assert "weight norm, of which torch's is wrong" in manager.report()
+
+
 @pytest.mark.parametrize("short", ["time", "memory"])
 def test_what_is_not_affordable_is_left_out_and_said(tmp_path, monkeypatch, short):
     if short == "time":
