@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from probes import CannotMeasure
 from probes.batches import Batch
@@ -94,22 +95,30 @@ class KernelMotion(TangentKernel):
 
         self._held: tuple[int, dict[str, Tensor]] | None = None
         """The step before an update that is watched, and the parameters then."""
+        self._seen: set[int] = set()
+        """The optimizers that have begun that update, by id."""
 
-    def before_step(self, run: Run) -> None:
-        """Copy the parameters."""
+    def before_step(self, run: Run, optimizer: Optimizer | None) -> None:
+        """Copy the parameters, before the first of several optimizers; again where an update was skipped."""
+        if self._held is not None and self._held[0] == run.step and id(optimizer) not in self._seen:
+            self._seen.add(id(optimizer))
+            return
         trained = {name: p for name, p in run.model.named_parameters() if p.requires_grad and not is_lazy(p)}
         plain = all(type(p) is nn.Parameter and not p.is_meta for p in trained.values())
-        if plain and (self._held is None or self._held[0] != run.step):
+        if plain:
             self._held = run.step, {name: p.detach().clone() for name, p in trained.items()}
+            self._seen = {id(optimizer)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Beside the sizes what the kernels are compared with."""
-        return {**super().state_dict(), "past": {name: dict(past) for name, past in self._past.items()}}
+        """Beside the sizes what the kernels are compared with; in the midst of an update, the parameters before it."""
+        past = {name: dict(past) for name, past in self._past.items()}
+        return {**super().state_dict(), "past": past, "held": None if self._held is None else list(self._held)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         super().load_state_dict(state)
         self._past = {name: dict(past) for name, past in state["past"].items()}
+        self._held = None if state["held"] is None else (state["held"][0], dict(state["held"][1]))
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield how the kernel has moved, batch by batch."""
@@ -198,6 +207,7 @@ class KernelMotion(TangentKernel):
         held, now = self._held[1], dict(run.model.named_parameters())
         if held.keys() - now.keys() or any(now[key].shape != value.shape for key, value in held.items()):
             return
+        held = {key: value.to(now[key]) for key, value in held.items()}
         kernel = KernelOperator(
             run.model, batch, "none", output=run.output, outputs=choice.outputs, memory=self.memory, at=held
         )
