@@ -46,6 +46,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from devices import clock, missing
 from tangent_kernel_workloads import REAL, WORKLOADS, C, floor, workload
 
+MEMORY = 8e9
+"""Given to our methods for models of torchvision and transformers."""
 OURS = ("ours", "ours, no layers", "ours, diagonal", "ours, trace")
 PEERS = ("nngeometry", "torch.func", "neural-tangents")
 BLOCKS = {"mlp": 50, "vgg19": 4, "resnet18": 4, "transformer": 20, "resnet50": 2}
@@ -198,13 +200,15 @@ def measure(method: str, name: str, n: int, jax_python: str, device: torch.devic
 def ours(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:
     from probes_ntk import tangent_kernel
 
-    return lambda x: tangent_kernel(model, x, layers=True).kernel, 1, "with the kernel of each layer"
+    memory = {"memory": MEMORY} if name in REAL else {}
+    return lambda x: tangent_kernel(model, x, layers=True, **memory).kernel, 1, "with the kernel of each layer"
 
 
 def ours_alone(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:
     from probes_ntk import tangent_kernel
 
-    return lambda x: tangent_kernel(model, x).kernel, 1, ""
+    memory = {"memory": MEMORY} if name in REAL else {}
+    return lambda x: tangent_kernel(model, x, **memory).kernel, 1, ""
 
 
 def ours_diagonal(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:

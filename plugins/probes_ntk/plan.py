@@ -17,6 +17,7 @@ from probes.outputs import why_not_a_function
 from .backward import backward
 from .call import Call
 from .layout import Layout, layouts
+from .operands import Convolution
 from .parts import is_explicit, is_formed, roles
 from .uses import Use, find_uses
 
@@ -24,6 +25,7 @@ __all__ = ["Plan", "kernel_bytes", "layer_of", "make_plan", "purpose"]
 
 # How many examples are tried. One number can fail to tell layouts apart; primes and 4 together do.
 _TRIALS = (3, 4, 5, 7)
+_MATRIX = ("matrix", "linear", "convolution")
 
 
 @dataclass
@@ -53,6 +55,8 @@ class Plan:
     segments: list[tuple[int, int]]
     """Ranges of uses, the last first. A backward pass goes through one of them at a time, with all outputs, so that not
     all gradients are held at once."""
+    again: bool
+    """Whether the examples go forward again for each segment, so that one chunk's graph is held and not all."""
     dtype: torch.dtype
 
 
@@ -107,22 +111,30 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     rows = c * call.rows if kernel else c * n
     fixed = kernel_bytes(rows, columns, size, len(ordered))
     sides = 2 if kernel else 1
-    block = n
-    while block:
-        chunk, segments, need = first.sizes(c, sides * block if block < n else n, kernel, call.device.type == "cpu")
-        if fixed + need <= memory:
-            break
-        block //= 2
-    if block < 1:
+    found: list[tuple[float, int, int, list[tuple[int, int]], bool]] = []
+    for again in (False, True) if kernel else (False,):
+        block = n
+        while block:
+            count = sides * block if block < n else n
+            held = memory / 3 if again else _HELD
+            chunk, segments, need = first.sizes(c, count, kernel, call.device.type == "cpu", again, held)
+            if fixed + need <= memory:
+                passes = (len(segments) if again else 1) + c  # of each example with all others of a block
+                found.append((math.ceil(n / block) * passes, block, chunk, segments, again))
+                break
+            block //= 2
+    if not found:
         raise CannotMeasure(
             f"`memory` of {memory / 1e9:.3g} GB is too little: the kernel of n = {call.rows} examples and c = {c} "
             f"outputs, with its parts, takes {fixed / 1e9:.3g} GB, and the gradients of {sides} examples "
             f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, or take fewer examples or outputs."
         )
+    _, block, chunk, segments, again = min(found, key=lambda each: each[0])
     wanted = purpose(call, memory, kernel, layers)
     signature = [use.signature for use in first.uses]
     return Plan(
-        wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, first.out.dtype,
+        wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, again,
+        first.out.dtype,
     )  # fmt: skip
 
 
@@ -192,6 +204,8 @@ class _Trial:
         self.widest = max([*saved.values(), 0]) / m
         self.shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
         self.gradients: dict[int, torch.Size] = {}
+        self.inputs: dict[int, float] = {}
+        self.roles = roles(self.uses)
 
     def candidates(self) -> list[set[Layout]]:
         """The layouts that the rows of each use may have.
@@ -211,6 +225,10 @@ class _Trial:
 
         def arrived(index: int, use: Use, gradient: Tensor) -> None:
             self.gradients[use.index] = gradient.shape
+            if use.kind in _MATRIX:
+                operand = use.operand()
+                inputs = operand.x if isinstance(operand, Convolution) else getattr(operand, "a", None)
+                self.inputs[use.index] = 0 if inputs is None else inputs.numel() / m
             self.widest = max(self.widest, gradient.numel() * gradient.element_size() / m)
             found.setdefault(use, {})[index] = (use.rows(gradient[None]) != 0).flatten(2).any(2)[0]
 
@@ -222,12 +240,21 @@ class _Trial:
 
         return [owned(found[use]) if use in found else None for use in self.uses]
 
-    def sizes(self, c: int, n: int, kernel: bool, chunked: bool) -> tuple[int, list[tuple[int, int]], float]:
-        """Examples of a chunk, segments, and the bytes that n examples take."""
+    def sizes(
+        self, c: int, n: int, kernel: bool, chunked: bool, again: bool, most_held: float
+    ) -> tuple[int, list[tuple[int, int]], float]:
+        """Examples of a chunk, segments, and the bytes that n examples take.
+
+        Args:
+            again: Whether graphs are made again for each segment.
+            most_held: Bytes of gradients that a segment holds, if it can be cut.
+        """
         size = self.out.element_size()
         chunk = max(1, min(n, int(_CHUNK / self.widest))) if chunked else n
         each = [self._held(use, n, c, kernel) for use in self.uses]
         held, patches = [c * n * size * one for one, _ in each], [chunk * size * other for _, other in each]
+        if again:  # inputs that the graph does not hold
+            held = [one + n * size * self.inputs.get(index, 0.0) for index, one in enumerate(held)]
         passing = 4 * chunk * self.widest
         if not kernel:
             return chunk, [(0, len(held))], chunk * self.saved + sum(held) + sum(patches) + passing
@@ -239,7 +266,7 @@ class _Trial:
         top = len(held)
         while top or not segments:
             options = [bottom for bottom in (0, *cuts) if bottom < top] or [0]
-            fitting = [bottom for bottom in options if sum(held[bottom:top]) <= _HELD]
+            fitting = [bottom for bottom in options if sum(held[bottom:top]) <= most_held]
             bottom = min(fitting) if fitting else max(options)
             segments.append((bottom, top))
             top = bottom
@@ -247,7 +274,7 @@ class _Trial:
             sum(held[bottom:top]) + sum(patches[bottom:top]) + max(cuts.get(bottom, 0.0), cuts.get(top, 0.0))
             for bottom, top in segments
         )
-        return chunk, segments, n * self.saved + most + passing
+        return chunk, segments, (min(n, 2 * chunk) if again else n) * self.saved + most + passing
 
     def _held(self, use: Use, n: int, c: int, kernel: bool) -> tuple[float, float]:
         """Numbers held for a use: of each output and example until all have arrived; of each example of a chunk."""
@@ -256,7 +283,9 @@ class _Trial:
             return 0.0, 0.0
         each = shape.numel() / self.m
         parameters = float(sum(self.shapes[name].numel() for name in (use.weight, use.bias) if name))
-        if use.kind not in ("matrix", "linear", "convolution") or not use.weight:
+        if use.kind == "embedding" and not is_explicit(self.roles[use.weight or ""]):
+            return each, 0.0
+        if use.kind not in _MATRIX or not use.weight:
             return parameters if kernel else 0.0, each
         o = shape[1] if use.kind == "convolution" else shape[-1]
         t, weight = int(each / o), self.shapes[use.weight].numel()

@@ -124,10 +124,13 @@ def test_in_blocks_and_chunks(name, monkeypatch):
     monkeypatch.setattr(probes_ntk.plan, "_HELD", 1.0)
     assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     plan = probes_ntk.engine.make_plan
-    monkeypatch.setattr(
-        probes_ntk.engine, "make_plan", lambda *args, **kwargs: dataclasses.replace(plan(*args, **kwargs), block=2)
-    )
-    assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
+    for changes in ({"again": True}, {"block": 2}, {"again": True, "block": 2}):
+        monkeypatch.setattr(
+            probes_ntk.engine,
+            "make_plan",
+            lambda *args, changes=changes, **kwargs: dataclasses.replace(plan(*args, **kwargs), **changes),
+        )
+        assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", whole)) <= 1e-12
 
 
