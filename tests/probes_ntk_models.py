@@ -169,6 +169,10 @@ def models():
             lambda: Do(lambda m, t: (torch.tanh(m.l(m.e(t).mean(1)))) @ m.e.weight.T, e=nn.Embedding(5, 3),
                        l=nn.Linear(3, 3)), TOKENS,
         ),
+        "tied_head_of_tokens": (
+            lambda: Do(lambda m, t: F.linear(torch.tanh(m.l(m.e(t)) * m.s), m.e.weight, m.b).tanh().mean(1), b=r(5),
+                       s=r(4, 1), e=nn.Embedding(5, 3, padding_idx=0), l=nn.Linear(3, 3)), TOKENS,
+        ),
         "tied_transposed": (
             lambda: Do(lambda m, x: F.linear(torch.tanh(F.linear(x, m.w)), m.w.t()), w=r(4, 3)), VECTORS,
         ),
