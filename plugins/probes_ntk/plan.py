@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -131,9 +131,8 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         )
     _, block, chunk, segments, again = min(found, key=lambda each: each[0])
     wanted = purpose(call, memory, kernel, layers)
-    signature = [use.signature for use in first.uses]
     return Plan(
-        wanted, width, c, signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, again,
+        wanted, width, c, first.signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, again,
         first.out.dtype,
     )  # fmt: skip
 
@@ -147,19 +146,46 @@ def _layouts(call: Call) -> tuple[_Trial, list[Layout | None]]:
     """The first trial, and whose the rows of each of its uses are, told from trials of several sizes."""
     first = _Trial(call, _TRIALS[0])
     _check_all_known(call, first.graph.strangers)
+    candidates = _candidates(call, first)
+    if any(len(each) != 1 for each in candidates) and (moved := _without_zeros(call)):
+        # Below a head of zeros no gradient says whose a row is.
+        other = _Trial(moved, _TRIALS[0])
+        if other.signature == first.signature:
+            pairs = zip(candidates, _candidates(moved, other), strict=True)
+            candidates = [a if len(a) == 1 else b for a, b in pairs]
+    if call.batch.n == 1:  # all rows are of the one example
+        some = [next(iter(each), None) for each in candidates]
+        return first, [None if layout is None else Layout(1, layout.outer * layout.inner) for layout in some]
+    return first, [next(iter(each)) if len(each) == 1 else None for each in candidates]
+
+
+def _candidates(call: Call, first: _Trial) -> list[set[Layout]]:
+    """The layouts that the rows of each use may have, after as many trials as it takes."""
     candidates = first.candidates()
     for m in _TRIALS[1:]:
         if all(len(each) <= 1 for each in candidates):
             break
         trial = _Trial(call, m)
-        if [use.signature for use in trial.uses] != [use.signature for use in first.uses]:
-            candidates = [set() for _ in candidates]
-            break
+        if trial.signature != first.signature:
+            return [set() for _ in candidates]
         candidates = [a & b for a, b in zip(candidates, trial.candidates(), strict=True)]
-    if call.batch.n == 1:  # all rows are of the one example
-        some = [next(iter(each), None) for each in candidates]
-        return first, [None if layout is None else Layout(1, layout.outer * layout.inner) for layout in some]
-    return first, [next(iter(each)) if len(each) == 1 else None for each in candidates]
+    return candidates
+
+
+def _without_zeros(call: Call) -> Call | None:
+    """The call with small numbers for parameters that are zero; None if there are none, or they cannot be changed."""
+    generator = torch.Generator().manual_seed(0)
+    moved = {
+        name: torch.randn(parameter.shape, generator=generator).mul_(0.02).to(parameter).requires_grad_()
+        for name, parameter in call.parameters.items()
+        if not parameter.any()
+    }
+    changed = replace(call, tensors={**call.tensors, **moved})
+    try:
+        changed.evaluate(call.batch.select(torch.tensor([0])))
+    except Exception:  # of a model that cannot be called with other parameters than its own
+        return None
+    return changed if moved else None
 
 
 def purpose(call: Call, memory: float, kernel: bool, layers: bool) -> Hashable:
@@ -205,6 +231,7 @@ class _Trial:
         self.shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
         self.gradients: dict[int, torch.Size] = {}
         self.inputs: dict[int, float] = {}
+        self.signature = [use.signature for use in self.uses]
         self.roles = roles(self.uses)
 
     def candidates(self) -> list[set[Layout]]:
@@ -247,10 +274,12 @@ class _Trial:
 
         Args:
             again: Whether graphs are made again for each segment.
-            most_held: Bytes of gradients that a segment holds, if it can be cut.
+            most_held: Bytes of gradients that a segment holds, if it can be cut; an eighth of it for a graph made again.
         """
         size = self.out.element_size()
         chunk = max(1, min(n, int(_CHUNK / self.widest))) if chunked else n
+        if again:
+            chunk = max(1, min(chunk, int(most_held / (8 * self.saved + 1))))
         each = [self._held(use, n, c, kernel) for use in self.uses]
         held, patches = [c * n * size * one for one, _ in each], [chunk * size * other for _, other in each]
         if again:  # inputs that the graph does not hold

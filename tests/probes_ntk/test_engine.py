@@ -134,6 +134,30 @@ def test_in_blocks_and_chunks(name, monkeypatch):
     assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", whole)) <= 1e-12
 
 
+def test_below_a_head_of_zeros_nothing_goes_one_example_at_a_time():
+    body = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    model = Do(lambda m, x: m.h(m.e(x).mean(1)), e=body, h=nn.Linear(4, 3)).double().eval()
+    nn.init.zeros_(model.h.weight)
+    x = torch.randn(4, 5, 4, dtype=torch.float64)
+    assert not probes_ntk.engine.make_plan(Call.of(model, x), 1e9, kernel=True, layers=False).general
+    rows, _ = jacobian(model, x)
+    assert relative(tangent_kernel(model, x).kernel, torch.einsum("aip,bjp->aibj", rows, rows)) <= 1e-12
+
+
+def test_a_tied_table_does_not_go_one_example_at_a_time():
+    model, tokens = make("tied_head_of_tokens")
+    assert not probes_ntk.engine.make_plan(Call.of(model, tokens), 1e9, kernel=True, layers=False).general
+
+
+def test_examples_go_forward_again_where_their_graphs_do_not_fit():
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh(), nn.Tanh(), nn.Tanh()) for _ in range(8)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 48 * 48, 10)).double()
+    call = Call.of(model, torch.randn(40, 4, 48, 48, dtype=torch.float64))
+    with torch.enable_grad():
+        plans = [probes_ntk.engine.make_plan(call, memory, kernel=True, layers=False) for memory in (2e9, 4e8)]
+    assert [(plan.block, plan.again) for plan in plans] == [(40, False), (40, True)]
+
+
 def test_segments_end_where_one_tensor_separates_what_lies_below(monkeypatch):
     monkeypatch.setattr(probes_ntk.plan, "_HELD", 1.0)
 
