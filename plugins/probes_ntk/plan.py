@@ -274,7 +274,7 @@ class _Trial:
 
         Args:
             again: Whether graphs are made again for each segment.
-            most_held: Bytes of gradients that a segment holds, if it can be cut; an eighth of it for a graph made again.
+            most_held: Bytes of gradients that a segment holds, if it can be cut; an eighth for a graph made again.
         """
         size = self.out.element_size()
         chunk = max(1, min(n, int(_CHUNK / self.widest))) if chunked else n
