@@ -186,6 +186,10 @@ def models():
             lambda: Do(lambda m, t: m.h(torch.tanh(m.e(t) + m.p(torch.arange(4))).mean(1)), e=nn.Embedding(5, 3),
                        p=nn.Embedding(4, 3), h=linear()), TOKENS,
         ),
+        "positions_looked_up_twice": (
+            lambda: Do(lambda m, t: m.h(torch.tanh(m.e(t) + m.p(torch.tensor([[5, 1, 1, 0]]))).mean(1)),
+                       e=nn.Embedding(5, 3), p=nn.Embedding(6, 3), h=linear()), TOKENS,
+        ),
         "layer_scale": (
             lambda: Do(lambda m, x: m.h(torch.tanh(x - m.s * m.c(x)).flatten(1)), s=r(3, 1, 1), h=linear(108),
                        c=nn.Conv2d(3, 3, 3, padding=1)), IMAGES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,6 +43,8 @@ class Plan:
     """Of each use; None where it could not be told."""
     general: set[str]
     """Parameters that go one example at a time."""
+    shared: frozenset[str]
+    """Tables of which all examples look up the same rows."""
     owners: dict[str, str]
     """The layer of each parameter; ``""`` for all when the layers are not asked for."""
     layers: list[str]
@@ -93,6 +95,8 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     if reason := why_not_a_function(call.evaluate, call.batch, model=call.model):
         raise CannotMeasure(reason)
     first, chosen = _layouts(call)
+    if shared := _shared(first, chosen):
+        first, chosen = _layouts(call, shared)
     unknown = {name for name, known in first.known.items() if not known}
     for use, layout in zip(first.uses, chosen, strict=True):
         if layout is None:
@@ -102,7 +106,8 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     c = width if call.signs is None else 1
     n, size = call.batch.n, first.out.element_size()
     for name, parameter_roles in roles(first.uses).items():
-        if is_explicit(parameter_roles) and shapes[name].numel() * n * c * size > memory / 4:
+        formed = parameter_roles[0][0].weight_shape if name in shared else shapes[name]
+        if is_explicit(parameter_roles) and math.prod(formed) * n * c * size > memory / 4:
             unknown.add(name)
     used = list(first.known)
     owners = {name: layer_of(call.model, name) if layers else "" for name in used}
@@ -132,8 +137,8 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     _, block, chunk, segments, again = min(found, key=lambda each: each[0])
     wanted = purpose(call, memory, kernel, layers)
     return Plan(
-        wanted, width, c, first.signature, chosen, unknown, owners, ordered, block, memory, chunk, segments, again,
-        first.out.dtype,
+        wanted, width, c, first.signature, chosen, unknown, shared, owners, ordered, block, memory, chunk, segments,
+        again, first.out.dtype,
     )  # fmt: skip
 
 
@@ -142,14 +147,24 @@ def kernel_bytes(rows: int, columns: int, size: int, layers: int) -> float:
     return rows * columns * size * (layers + 3) + _WORKSPACE
 
 
-def _layouts(call: Call) -> tuple[_Trial, list[Layout | None]]:
+def _shared(first: _Trial, chosen: Sequence[Layout | None]) -> frozenset[str]:
+    """Tables used once, whose rows are those of no single example."""
+    return frozenset(
+        use.weight
+        for use, layout in zip(first.uses, chosen, strict=True)
+        if use.kind == "embedding" and layout is None and use.weight
+        and len(first.roles[use.weight]) == 1 and use.node._saved_padding_idx >= 2**63
+    )  # fmt: skip
+
+
+def _layouts(call: Call, shared: frozenset[str] = frozenset()) -> tuple[_Trial, list[Layout | None]]:
     """The first trial, and whose the rows of each of its uses are, told from trials of several sizes."""
-    first = _Trial(call, _TRIALS[0])
+    first = _Trial(call, _TRIALS[0], shared)
     _check_all_known(call, first.graph.strangers)
     candidates = _candidates(call, first)
     if any(len(each) != 1 for each in candidates) and (moved := _without_zeros(call)):
         # Below a head of zeros no gradient says whose a row is.
-        other = _Trial(moved, _TRIALS[0])
+        other = _Trial(moved, _TRIALS[0], shared)
         if other.signature == first.signature:
             pairs = zip(candidates, _candidates(moved, other), strict=True)
             candidates = [a if len(a) == 1 else b for a, b in pairs]
@@ -165,7 +180,7 @@ def _candidates(call: Call, first: _Trial) -> list[set[Layout]]:
     for m in _TRIALS[1:]:
         if all(len(each) <= 1 for each in candidates):
             break
-        trial = _Trial(call, m)
+        trial = _Trial(call, m, first.shared)
         if trial.signature != first.signature:
             return [set() for _ in candidates]
         candidates = [a & b for a, b in zip(candidates, trial.candidates(), strict=True)]
@@ -207,8 +222,8 @@ _HELD = 256e6
 class _Trial:
     """A pass of the first few examples, each repeated where there are too few."""
 
-    def __init__(self, call: Call, m: int) -> None:
-        self.m = m
+    def __init__(self, call: Call, m: int, shared: frozenset[str]) -> None:
+        self.m, self.shared = m, shared
         index = torch.arange(m) % call.batch.n
         own = {parameter.data_ptr() for parameter in call.parameters.values()}
         saved: dict[int, int] = {}
@@ -224,7 +239,7 @@ class _Trial:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             self.out = call.forward(call.batch.select(index))
-        self.graph = find_uses(self.out, call.parameters)
+        self.graph = find_uses(self.out, call.parameters, shared)
         self.uses, self.known = self.graph.uses, self.graph.known
         self.saved = sum(saved.values()) / m
         self.widest = max([*saved.values(), 0]) / m
@@ -312,6 +327,8 @@ class _Trial:
             return 0.0, 0.0
         each = shape.numel() / self.m
         parameters = float(sum(self.shapes[name].numel() for name in (use.weight, use.bias) if name))
+        if use.indices is not None:
+            parameters = float(math.prod(use.weight_shape))
         if use.kind == "embedding" and not is_explicit(self.roles[use.weight or ""]):
             return each, 0.0
         if use.kind not in _MATRIX or not use.weight:

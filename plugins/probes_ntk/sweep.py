@@ -82,7 +82,7 @@ def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: boo
                 chosen = [examples[position] for position in chunk]
                 whole = len(chosen) == call.batch.n and right is None  # then in its own order
                 out = call.forward(call.batch if whole else call.batch.select(torch.tensor(chosen)))
-                graphs[index] = find_uses(out, call.parameters)
+                graphs[index] = find_uses(out, call.parameters, plan.shared)
                 if index == len(stopped):
                     stopped.append((out, call.cotangents(out, chosen)))
                     general |= _unknown(plan, out, graphs[index])

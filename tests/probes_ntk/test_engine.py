@@ -144,8 +144,9 @@ def test_below_a_head_of_zeros_nothing_goes_one_example_at_a_time():
     assert relative(tangent_kernel(model, x).kernel, torch.einsum("aip,bjp->aibj", rows, rows)) <= 1e-12
 
 
-def test_a_tied_table_does_not_go_one_example_at_a_time():
-    model, tokens = make("tied_head_of_tokens")
+@pytest.mark.parametrize("name", ["tied_head_of_tokens", "position_table", "positions_looked_up_twice"])
+def test_a_tied_table_and_one_of_positions_do_not_go_one_example_at_a_time(name):
+    model, tokens = make(name)
     assert not probes_ntk.engine.make_plan(Call.of(model, tokens), 1e9, kernel=True, layers=False).general
 
 
