@@ -11,11 +11,17 @@ examples, max |K - K64| / max |K64|. The floor is the fewest operations that an 
 known for each weight (``tangent_kernel_workloads.py``), at the best rate of a float32 matrix product measured in each
 round (any precision setting whose error is below 1e-6).
 
+``--workloads resnet50 convnext vit gpt2 llama``: ResNet50, ConvNeXt-T and ViT-B/16 of torchvision with ten classes on
+images of 224 by 224, GPT-2 (124 million parameters) and a Llama of 100 million of transformers on 128 tokens, their
+logits averaged over tokens and projected on ten fixed random directions; no weights are downloaded. The head of the ViT
+is drawn anew, for it starts at zero. Our methods may use 8 GB there; the error is of the first two outputs.
+
 Peers: nngeometry 0.4 (``pip install nngeometry==0.4``); torch.func's vmap over jacrev, contracted in blocks of
 examples; neural-tangents 0.6.5, structured derivatives in blocks, by ``--jax-python`` of an environment with
 ``requirements-neural-tangents.txt``. Those that would take an hour compute a part, and the table says which: one pair
-of blocks of all pairs, or one of the c classes (c^2 times: nngeometry goes back c times for each class). A peer that
-fails is shown with its error.
+of blocks of all pairs (one Jacobian and one product: the other Jacobian is kept along a row), or one of the c classes
+(c^2 times: nngeometry goes back c times for each class). A peer that fails is shown with its error, a process that
+takes more than ``--minutes`` of CPU or ``--gigabytes`` of memory with that.
 
 On an accelerator (``--device cuda``) the time is wall time, with nothing left to do before and after; on CUDA and XPU
 memory is the peak of what torch allocates there. neural-tangents and ``--cifar10`` run on the CPU only.
