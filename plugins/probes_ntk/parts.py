@@ -16,10 +16,10 @@ from .operands import Columns, Convolution, Direct, Embedding, Operand
 from .tables import add_tables, add_tied
 from .uses import Use
 
-__all__ = ["Collector", "is_explicit", "is_formed", "roles"]
+__all__ = ["MATRIX", "Collector", "is_explicit", "is_formed", "roles"]
 
 Role = tuple[Use, str]
-_MATRIX = ("matrix", "linear", "convolution")
+MATRIX = ("matrix", "linear", "convolution")
 
 
 def roles(uses: Sequence[Use]) -> dict[str, list[Role]]:
@@ -40,7 +40,7 @@ def _kind(parameter_roles: Sequence[Role]) -> str:
     first = others[0][0]
     alike = all(
         role == "weight"
-        and use.kind in _MATRIX
+        and use.kind in MATRIX
         and use.transposed == first.transposed
         and (use.kind == "convolution") == (first.kind == "convolution")
         for use, role in others
@@ -183,7 +183,7 @@ class Collector:
         gathered = self._gathered[use.index]
         operand, alone = gathered.operands[chunk], self.diagonal and len(self._roles[name]) == 1
         factors = None
-        if role == "weight" and use.kind in _MATRIX and not is_transposed(operand):
+        if role == "weight" and use.kind in MATRIX and not is_transposed(operand):
             factors = gathered.factors.setdefault(chunk, inputs_of(operand, d.shape[1]))
             for each, part in zip(factors, d.chunk(len(factors), 3), strict=True):
                 each.d = part

@@ -13,6 +13,7 @@ import probes_ntk.engine
 import probes_ntk.gram
 import probes_ntk.parts
 import probes_ntk.plan
+import probes_ntk.trial
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes_ntk import (
@@ -119,7 +120,7 @@ def test_in_blocks_and_chunks(name, monkeypatch):
     """The same, when few examples fit in the memory and fewer still in the cache."""
     model, x = make(name)
     whole = tangent_kernel(model, x).kernel
-    monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)
+    monkeypatch.setattr(probes_ntk.trial, "_CHUNK", 1.0)
     assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     monkeypatch.setattr(probes_ntk.plan, "_HELD", 1.0)
     assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
@@ -310,7 +311,7 @@ def test_plan_is_used_again_only_where_it_fits(monkeypatch):
     # A graph that the plan does not know: evaluated one example at a time, and right.
     model.forward = lambda x: model[2](torch.tanh(model[0](x)) + x @ model[0].weight.T)
     check(plan, x, False)
-    monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)  # and one that only a later example has
+    monkeypatch.setattr(probes_ntk.trial, "_CHUNK", 1.0)  # and one that only a later example has
     torch.nn.Module.__delattr__(model, "forward")
     plan = check(None, x, True)
     some = lambda x: x[:, :1].relu() if (x[:, 0] > 0).any() else None  # noqa: E731
