@@ -1,7 +1,7 @@
 """Mutual information of the 40 tasks of bmi: error and CPU time, ours and others', by task.
 
 Run: ``python benchmarks/mutual_information.py --bmi-python PYTHON [--mist-python PYTHON] [--seeds 0 1 2] [--n 10000]
-[--methods ours bmi mist ksg copula] [--tasks NAME ...] [--out FILE]``
+[--methods ours bmi mist minde mmg dime ksg copula] [--diffusion-python PYTHON] [--tasks NAME ...] [--out FILE]``
 
 The samples are bmi's own, drawn by an environment with ``requirements-bmi.txt``. The methods:
 
@@ -9,6 +9,8 @@ The samples are bmi's own, drawn by an environment with ``requirements-bmi.txt``
 * bmi: its MINE with its defaults (critic 16-8, at most 10,000 steps, half of the samples held out);
 * mist: torch-mist's MINE with hidden layers of 64 and 64, at most 3,000 iterations, otherwise its defaults, in an
   environment with ``requirements-torch-mist.txt``;
+* minde, mmg, dime: of diffusion-mi, 2,000 steps of 256 of the first half of the samples, standardized, learning rate
+  0.001, otherwise their defaults, read off the second half; an environment with ``requirements-diffusion-mi.txt``;
 * ksg: nearest neighbours, k = 5, on normal scores;
 * copula: the Gaussian anchor, in closed form.
 
@@ -41,6 +43,7 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
 }
+DIFFUSION = ("minde", "mmg", "dime")
 PEERS = Path(__file__).with_name("mutual_information_peers.py")
 
 
@@ -96,8 +99,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bmi-python", required=True, help="a Python with requirements-bmi.txt: draws the samples")
     parser.add_argument("--mist-python", help="a Python with requirements-torch-mist.txt")
+    parser.add_argument("--diffusion-python", help="a Python with requirements-diffusion-mi.txt")
     parser.add_argument(
-        "--methods", nargs="+", default=["ours", "bmi"], choices=["ours", "bmi", "mist", "ksg", "copula"]
+        "--methods",
+        nargs="+",
+        default=["ours", "bmi"],
+        choices=["ours", "bmi", "mist", *DIFFUSION, "ksg", "copula"],
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--n", type=int, default=10_000)
@@ -108,9 +115,10 @@ def main() -> None:
     mutual_information(torch.arange(40.0), torch.arange(40.0).sin(), max_steps=1)  # imports what it needs
     methods: dict[str, Any] = {}
     for method in arguments.methods:
-        if method == "mist" and not arguments.mist_python:
-            parser.error("--methods mist needs --mist-python")
-        python = arguments.bmi_python if method == "bmi" else arguments.mist_python
+        option = "diffusion_python" if method in DIFFUSION else f"{method}_python"
+        python = getattr(arguments, option, "")
+        if python is None:
+            parser.error(f"--methods {method} needs --{option.replace('_', '-')}")
         named = {"ours": ours, "ksg": neighbors, "copula": copula}
         methods[method] = named[method] if method in named else Peer(python, method)
 

@@ -1,7 +1,8 @@
 """The samples of bmi, and other packages' estimates of them; run by ``mutual_information.py`` with a Python of its own.
 
-``samples FOLDER N SEED`` writes the tasks as ``.npz``, with the true values in ``tasks.json``. ``bmi`` and ``mist``
-read the paths of such files, a line each, and answer each with a line of JSON: value, CPU seconds.
+``samples FOLDER N SEED`` writes the tasks as ``.npz``, with the true values in ``tasks.json``. ``bmi``, ``mist``,
+``minde``, ``mmg`` and ``dime`` read the paths of such files, a line each, and answer each with a line of JSON: value,
+CPU seconds.
 """
 
 from __future__ import annotations
@@ -49,13 +50,44 @@ def mist_mine() -> Callable[[Any, Any], float]:
     return estimate
 
 
+def diffusion_mi(method: str) -> Callable[[Any, Any], float]:
+    """MINDE, MMG or DIME, trained on half of the samples, standardized, and read off the other half."""
+    import logging
+
+    import torch
+    from dmi import estimators
+
+    torch.set_num_threads(1)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    name, arguments = {
+        "minde": ("MINDEEstimator", {"max_epochs": STEPS // 20}),  # its trainer knows epochs only, of 20 steps
+        "mmg": ("MMGEstimator", {"max_n_steps": STEPS}),
+        "dime": ("DIMEEstimator", {"max_n_steps": STEPS, "max_epochs": None}),
+    }[method]
+
+    def estimate(x: Any, y: Any) -> float:
+        torch.manual_seed(0)
+        sides = [side.reshape(len(side), -1).astype(np.float32) for side in (x, y)]
+        sides = [(side - side.mean(0)) / side.std(0) for side in sides]
+        half = len(x) // 2
+        fitted, held_out = [side[:half] for side in sides], [side[half:] for side in sides]
+        estimator = getattr(estimators, name)(learning_rate=1e-3, batch_size=256, **arguments)
+        estimator.fit(*fitted, *held_out)
+        return float(estimator.estimate(*held_out))
+
+    return estimate
+
+
+STEPS = 2000
+
+
 def main() -> None:
     method, *arguments = sys.argv[1:]
     if method == "samples":
         return samples(*arguments)
     answers = sys.stdout
     sys.stdout = sys.stderr  # whatever the packages print
-    estimate = {"bmi": bmi_mine, "mist": mist_mine}[method]()
+    estimate = {"bmi": bmi_mine, "mist": mist_mine}[method]() if method in ("bmi", "mist") else diffusion_mi(method)
     for line in sys.stdin:
         with np.load(line.strip()) as file:
             x, y = file["x"], file["y"]

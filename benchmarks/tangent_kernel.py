@@ -11,11 +11,17 @@ examples, max |K - K64| / max |K64|. The floor is the fewest operations that an 
 known for each weight (``tangent_kernel_workloads.py``), at the best rate of a float32 matrix product measured in each
 round (any precision setting whose error is below 1e-6).
 
+``--workloads resnet50 convnext vit gpt2 llama``: ResNet50, ConvNeXt-T and ViT-B/16 of torchvision with ten classes on
+images of 224 by 224, GPT-2 (124 million parameters) and a Llama of 100 million of transformers on 128 tokens, their
+logits averaged over tokens and projected on ten fixed random directions; no weights are downloaded. The head of the ViT
+is drawn anew, for it starts at zero. Our methods may use 8 GB there; the error is of the first two outputs.
+
 Peers: nngeometry 0.4 (``pip install nngeometry==0.4``); torch.func's vmap over jacrev, contracted in blocks of
 examples; neural-tangents 0.6.5, structured derivatives in blocks, by ``--jax-python`` of an environment with
 ``requirements-neural-tangents.txt``. Those that would take an hour compute a part, and the table says which: one pair
-of blocks of all pairs, or one of the c classes (c^2 times: nngeometry goes back c times for each class). A peer that
-fails is shown with its error.
+of blocks of all pairs (one Jacobian and one product: the other Jacobian is kept along a row), or one of the c classes
+(c^2 times: nngeometry goes back c times for each class). A peer that fails is shown with its error, a process that
+takes more than ``--minutes`` of CPU or ``--gigabytes`` of memory with that.
 
 On an accelerator (``--device cuda``) the time is wall time, with nothing left to do before and after; on CUDA and XPU
 memory is the peak of what torch allocates there. neural-tangents and ``--cifar10`` run on the CPU only.
@@ -27,6 +33,8 @@ import argparse
 import importlib.metadata
 import json
 import os
+import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -42,20 +50,26 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from devices import clock, missing
-from tangent_kernel_workloads import C, floor, workload
+from tangent_kernel_workloads import REAL, WORKLOADS, C, floor, workload
 
+MEMORY = 8e9
+"""Given to our methods for models of torchvision and transformers."""
 OURS = ("ours", "ours, no layers", "ours, diagonal", "ours, trace")
 PEERS = ("nngeometry", "torch.func", "neural-tangents")
-BLOCKS = {"mlp": 50, "vgg19": 4, "resnet18": 4, "transformer": 20}
-"""Examples of a block of torch.func: as many as fit in a few GB."""
+BLOCKS = {"mlp": 50, "vgg19": 4, "resnet18": 4, "transformer": 20, "resnet50": 2}
+"""Examples of a block of torch.func: as many as fit in a few GB; one of the other models."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", default=["mlp", "vgg19", "resnet18", "transformer"])
+    parser.add_argument(
+        "--workloads", nargs="+", default=["mlp", "vgg19", "resnet18", "transformer"], choices=WORKLOADS
+    )
     parser.add_argument("--methods", nargs="+", default=[*OURS, *PEERS])
     parser.add_argument("--repeats", type=int, default=3, help="rounds of our methods; peers that take long run once")
     parser.add_argument("--n", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=60, help="of CPU, after which a process is stopped")
+    parser.add_argument("--gigabytes", type=float, help="of memory, beyond which a process gets none")
     parser.add_argument("--jax-python", default="", help="a Python with requirements-neural-tangents.txt")
     parser.add_argument("--cifar10", action="store_true", help="VGG19 on 100 train and 100 test images, all threads")
     parser.add_argument("--device", default="cpu", help="cuda, mps, xpu")
@@ -148,7 +162,17 @@ def turn(method: str, name: str, arguments: argparse.Namespace) -> dict[str, Any
     command = [sys.executable, __file__, "--one", method, name, "--n", str(arguments.n)]
     command += ["--jax-python", arguments.jax_python, "--device", arguments.device]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
+    limits = {resource.RLIMIT_CPU: int(60 * arguments.minutes)}
+    if arguments.gigabytes:
+        limits[resource.RLIMIT_DATA] = int(1e9 * arguments.gigabytes)
+
+    def limit() -> None:
+        for kind, most in limits.items():
+            resource.setrlimit(kind, (most, most + 9))
+
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, preexec_fn=limit)
+    if done.returncode == -signal.SIGXCPU:
+        return {"failed": f"stopped after {arguments.minutes:g} min of CPU"}
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
         return {"failed": lines[-1][:120] if lines else f"exit code {done.returncode}"}
@@ -170,25 +194,28 @@ def measure(method: str, name: str, n: int, jax_python: str, device: torch.devic
     small = workload(name, 2)[1].to(device)
     result: dict[str, Any] = {"remark": remark} if remark else {}
     kernel = function(small)  # the first call of a process pays for what torch sets up once
-    if share == 1 and kernel.ndim == 4:
-        result["error"] = error(kernel, name)
     memory = resident_on(device)
     reset_peak_on(device)
     start = clock(device)
     function(inputs)
-    return {"seconds": (clock(device) - start) * share, "memory": peak_on(device) - memory, **result}
+    result |= {"seconds": (clock(device) - start) * share, "memory": peak_on(device) - memory}
+    if kernel.ndim == 4:  # afterwards, for what it frees may stay resident
+        result["error"] = error(kernel, name)
+    return result
 
 
 def ours(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:
     from probes_ntk import tangent_kernel
 
-    return lambda x: tangent_kernel(model, x, layers=True).kernel, 1, "with the kernel of each layer"
+    memory = {"memory": MEMORY} if name in REAL else {}
+    return lambda x: tangent_kernel(model, x, layers=True, **memory).kernel, 1, "with the kernel of each layer"
 
 
 def ours_alone(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:
     from probes_ntk import tangent_kernel
 
-    return lambda x: tangent_kernel(model, x).kernel, 1, ""
+    memory = {"memory": MEMORY} if name in REAL else {}
+    return lambda x: tangent_kernel(model, x, **memory).kernel, 1, ""
 
 
 def ours_diagonal(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:
@@ -214,7 +241,7 @@ def nngeometry(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], 
     classes = C if name in ("mlp", "transformer") else 1
 
     def kernel(x: Tensor) -> Tensor:
-        loader = DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=len(x))
+        loader = DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=20 if name in REAL else len(x))
         gram: Tensor = GramMatrix(model, loader, function=lambda *d: model(d[0])[:, :classes]).data
         return gram
 
@@ -224,7 +251,7 @@ def nngeometry(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], 
 def torch_func(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], Tensor], float, str]:
     from torch.func import functional_call, jacrev, vmap
 
-    block = BLOCKS[name]
+    block = BLOCKS.get(name, 1)
     whole = name == "mlp"
     parameters = {key: tensor.detach() for key, tensor in model.named_parameters()}
 
@@ -232,16 +259,24 @@ def torch_func(model: nn.Module, name: str, n: int) -> tuple[Callable[[Tensor], 
         out: Tensor = functional_call(model, p, (x[None],))[0]
         return out
 
+    def jacobian(x: Tensor) -> list[Tensor]:
+        return [each.flatten(2) for each in vmap(jacrev(one), (None, 0))(parameters, x).values()]
+
+    def product(left: list[Tensor], right: list[Tensor]) -> Tensor:
+        total = torch.zeros(())
+        for a, b in zip(left, right, strict=True):
+            total = total + torch.einsum("iap,jbp->aibj", a, b)
+        return total
+
     def kernel(x: Tensor) -> Tensor:
         blocks = x.split(block)
+        if not whole:  # a row of blocks keeps its left one: as many Jacobians and products as pairs
+            left = jacobian(blocks[0])
+            return product(left, left)
         rows = []
-        for i, left in enumerate(blocks if whole else blocks[:1]):
-            j_left = vmap(jacrev(one), (None, 0))(parameters, left)
-            row = []
-            for j, right in enumerate(blocks if whole else blocks[:2][-1:]):
-                j_right = j_left if i == j and whole else vmap(jacrev(one), (None, 0))(parameters, right)
-                pairs = zip(j_left.values(), j_right.values(), strict=True)
-                row.append(sum(torch.einsum("iap,jbp->aibj", a.flatten(2), b.flatten(2)) for a, b in pairs))
+        for i, first in enumerate(blocks):
+            left = jacobian(first)
+            row = [product(left, left if i == j else jacobian(second)) for j, second in enumerate(blocks)]
             rows.append(torch.cat(row, 3))
         return torch.cat(rows, 1)
 
@@ -303,14 +338,16 @@ def neural_tangents(name: str, n: int, python: str) -> dict[str, Any]:
 
 
 def error(kernel: Tensor, name: str) -> float:
-    """Against float64 gradients, one example and output at a time."""
-    model, inputs = workload(name, 2)
+    """Against float64 gradients, one example and output at a time; of a large model the first two outputs."""
+    outputs = min(len(kernel), 2 if name in REAL else C)
+    count = kernel.shape[1]
+    model, inputs = workload(name, count)
     model = model.double()
     inputs = inputs.double() if inputs.is_floating_point() else inputs
 
     def rows() -> Iterator[list[Tensor]]:
-        for a in range(C):
-            for i in range(len(inputs)):
+        for a in range(outputs):
+            for i in range(count):
                 yield list(torch.autograd.grad(model(inputs[i : i + 1])[0, a], list(model.parameters())))
 
     gradients = list(rows())
@@ -318,7 +355,7 @@ def error(kernel: Tensor, name: str) -> float:
     for tensors in zip(*gradients, strict=True):
         matrix = torch.stack([tensor.flatten() for tensor in tensors])
         reference += matrix @ matrix.T
-    kernel = kernel.cpu().double().reshape(len(gradients), len(gradients))
+    kernel = kernel[:outputs, :, :outputs].cpu().double().reshape(len(gradients), len(gradients))
     return float((kernel - reference).abs().max() / reference.abs().max())
 
 

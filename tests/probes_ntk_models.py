@@ -169,6 +169,10 @@ def models():
             lambda: Do(lambda m, t: (torch.tanh(m.l(m.e(t).mean(1)))) @ m.e.weight.T, e=nn.Embedding(5, 3),
                        l=nn.Linear(3, 3)), TOKENS,
         ),
+        "tied_head_of_tokens": (
+            lambda: Do(lambda m, t: F.linear(torch.tanh(m.l(m.e(t)) * m.s), m.e.weight, m.b).tanh().mean(1), b=r(5),
+                       s=r(4, 1), e=nn.Embedding(5, 3, padding_idx=0), l=nn.Linear(3, 3)), TOKENS,
+        ),
         "tied_transposed": (
             lambda: Do(lambda m, x: F.linear(torch.tanh(F.linear(x, m.w)), m.w.t()), w=r(4, 3)), VECTORS,
         ),
@@ -181,6 +185,10 @@ def models():
         "position_table": (
             lambda: Do(lambda m, t: m.h(torch.tanh(m.e(t) + m.p(torch.arange(4))).mean(1)), e=nn.Embedding(5, 3),
                        p=nn.Embedding(4, 3), h=linear()), TOKENS,
+        ),
+        "positions_looked_up_twice": (
+            lambda: Do(lambda m, t: m.h(torch.tanh(m.e(t) + m.p(torch.tensor([[5, 1, 1, 0]]))).mean(1)),
+                       e=nn.Embedding(5, 3), p=nn.Embedding(6, 3), h=linear()), TOKENS,
         ),
         "layer_scale": (
             lambda: Do(lambda m, x: m.h(torch.tanh(x - m.s * m.c(x)).flatten(1)), s=r(3, 1, 1), h=linear(108),

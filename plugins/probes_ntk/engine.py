@@ -103,8 +103,9 @@ def tangent_kernel(
         outputs: Indices of the outputs wanted, or ``"sum"`` for the kernel of the sum of all outputs (c = 1). With
             either the outputs may have any shape ``(n, ...)``; indices are those of the flattened outputs of a sample.
         layers: Whether to keep the parts of the layers, each as large as the kernel.
-        memory: Bytes that may be used besides the model, the results included. More examples than fit at once are
-            taken in pairs of blocks, at the cost of more passes.
+        memory: Bytes that may be used besides the model, the results included. Examples whose graphs do not fit at
+            once go forward again for each part of the graph, or are taken in pairs of blocks, whichever takes fewer
+            passes.
 
     Returns:
         In the dtype of the model, or float32 where that is a half precision, on its device. Where centring would leave

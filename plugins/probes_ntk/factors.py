@@ -197,7 +197,12 @@ def derivative_of(
         return table.index_add_(1, cell.flatten(), rows.flatten(1, 2)).view(len(d), n, -1)
     if isinstance(operand, Direct):
         rows = d if operand.factor is None else d * operand.factor
-        return rows.sum(2) * operand.scale
+        derivative = rows.sum(2) * operand.scale
+        if use.indices is None:
+            return derivative
+        kept, place = torch.unique(use.indices, return_inverse=True)  # other rows of the table have none
+        table = d.new_zeros(*d.shape[:2], len(kept), shape[-1])
+        return table.index_add_(2, place, derivative.view(*d.shape[:2], len(place), shape[-1])).flatten(2)
     flipped = is_transposed(operand) or (use.kind == "matrix" and not use.transposed)
     each = []
     for one in factors or factors_of(d, operand):

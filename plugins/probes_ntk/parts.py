@@ -13,12 +13,13 @@ from .factors import Factors, derivative_of, factors_of, in_order, inputs_of, is
 from .gram import add_gram, add_matrix_gram, cheapest, mirror, square_norms
 from .layout import Layout, by_example
 from .operands import Columns, Convolution, Direct, Embedding, Operand
+from .tables import add_tables, add_tied
 from .uses import Use
 
-__all__ = ["Collector", "is_explicit", "is_formed", "roles"]
+__all__ = ["MATRIX", "Collector", "is_explicit", "is_formed", "roles"]
 
 Role = tuple[Use, str]
-_MATRIX = ("matrix", "linear", "convolution")
+MATRIX = ("matrix", "linear", "convolution")
 
 
 def roles(uses: Sequence[Use]) -> dict[str, list[Role]]:
@@ -32,16 +33,20 @@ def roles(uses: Sequence[Use]) -> dict[str, list[Role]]:
 
 
 def _kind(parameter_roles: Sequence[Role]) -> str:
-    first = parameter_roles[0][0]
-    if all(role == "weight" and use.kind == "embedding" for use, role in parameter_roles):
+    """``"embedding"``, ``"matrix"``, ``"tied"`` if both, or ``"explicit"``."""
+    others = [(use, role) for use, role in parameter_roles if use.kind != "embedding"]
+    if not others:
         return "embedding"
+    first = others[0][0]
     alike = all(
         role == "weight"
-        and use.kind in _MATRIX
+        and use.kind in MATRIX
         and use.transposed == first.transposed
         and (use.kind == "convolution") == (first.kind == "convolution")
-        for use, role in parameter_roles
+        for use, role in others
     )
+    if len(others) < len(parameter_roles):  # rows of the table are rows of the matrix
+        return "tied" if alike and first.transposed else "explicit"
     return "matrix" if alike else "explicit"
 
 
@@ -178,7 +183,7 @@ class Collector:
         gathered = self._gathered[use.index]
         operand, alone = gathered.operands[chunk], self.diagonal and len(self._roles[name]) == 1
         factors = None
-        if role == "weight" and use.kind in _MATRIX and not is_transposed(operand):
+        if role == "weight" and use.kind in MATRIX and not is_transposed(operand):
             factors = gathered.factors.setdefault(chunk, inputs_of(operand, d.shape[1]))
             for each, part in zip(factors, d.chunk(len(factors), 3), strict=True):
                 each.d = part
@@ -246,16 +251,20 @@ class Collector:
         c, n, rows = len(like), self.n, self.rows
         size = (c, n) if self.diagonal else (c, rows, c, n if self.symmetric else n - rows)
         part = torch.zeros(size, dtype=like.dtype, device=like.device)
-        if kind == "matrix":
-            for factors in self._merged(found):
+        if kind != "explicit":
+            matrices = self._merged([use for use, _ in found if use.kind != "embedding"])
+            for factors in matrices:
                 if self.diagonal:
                     part += square_norms(factors, partner is not None, c)
                 elif self.symmetric:
                     add_matrix_gram(part, factors, None, partner is not None)
                 else:
                     add_matrix_gram(part, factors.of(0, rows), factors.of(rows, n), partner is not None)
-        elif kind == "embedding":
-            self._tables(part, [use for use, _ in found])
+            if tables := [use for use, _ in found if use.kind == "embedding"]:
+                ids, d = self._tokens(tables)
+                add_tables(part, rows, ids, d)
+                for factors in matrices:
+                    add_tied(part, rows, ids, d, factors)
         else:
             total = torch.zeros((), dtype=like.dtype, device=like.device)
             for (use, role), derivative in zip(found, derivatives, strict=True):
@@ -307,43 +316,22 @@ class Collector:
         joined: Any = {field_name: None if pieces[0] is None else torch.cat(pieces)}
         return replace(operands[0], **joined)
 
-    def _merged(self, found: Sequence[Role]) -> list[Factors]:
+    def _merged(self, uses: Sequence[Use]) -> list[Factors]:
         """Several uses of one weight are one use with more rows."""
-        each = [factors_of(self._d(use), self._operand(use)) for use, _ in found]
-        if len(each) == 1:
-            return each[0]
+        each = [factors_of(self._d(use), self._operand(use)) for use in uses]
+        if len(each) < 2:
+            return each[0] if each else []
         return [
             Factors(torch.cat([f.gradients for f in group], 2), torch.cat([f.full() for f in group], 1))
             for group in zip(*each, strict=True)
         ]
 
-    def _tables(self, part: Tensor, uses: Sequence[Use]) -> None:
-        """Only equal tokens meet: never a table of derivatives, never a one-hot vector."""
+    def _tokens(self, uses: Sequence[Use]) -> tuple[Tensor, Tensor]:
+        """Those looked up, ``(n, T)``, and the gradients there, ``(c, n, T, width)``; zero at padding."""
         tokens, gradients = [], []
         for use in uses:
             operand = self._operand(use)
             assert isinstance(operand, Embedding)
             tokens.append(operand.indices)
             gradients.append(without_padding(self._d(use), operand))
-        ids, d = torch.cat(tokens, 1), torch.cat(gradients, 2)  # (n, T), (c, n, T, width)
-        c, n, t, width = d.shape
-        vocabulary, inverse = torch.unique(ids, return_inverse=True)
-        example = torch.arange(n, device=ids.device)[:, None]
-        cells, cell = torch.unique((inverse * n + example).flatten(), return_inverse=True)  # by token, then by example
-        sums = d.new_zeros(c, len(cells), width).index_add_(1, cell, d.reshape(c, n * t, width))
-        owner, token = cells % n, cells // n
-        if self.diagonal:
-            part.index_add_(1, owner, sums.square().sum(2))
-            return
-        flat = part.view(c * self.rows, -1)
-        offsets = torch.arange(c, device=ids.device)[:, None]
-        shift = 0 if self.symmetric else self.rows
-        start = 0
-        for count in torch.bincount(token, minlength=len(vocabulary)).tolist():
-            who, g = owner[start : start + count], sums[:, start : start + count]
-            start += count
-            left = who < self.rows
-            right = left if self.symmetric else ~left
-            index = (offsets * self.rows + who[left]).flatten()
-            other = (offsets * part.shape[3] + who[right] - shift).flatten()
-            flat[index[:, None], other[None, :]] += g[:, left].flatten(0, 1) @ g[:, right].flatten(0, 1).T
+        return torch.cat(tokens, 1), torch.cat(gradients, 2)

@@ -73,18 +73,21 @@ def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: boo
     n, general = len(examples), set(plan.general)
     chunks = _blocks(range(n), plan.chunk)
     shapes = {name: parameter.shape for name, parameter in call.parameters.items()}
-    graphs: list[Graph] = []
+    graphs: dict[int, Graph] = {}
     stopped: list[tuple[Tensor | GradientEdge, Sequence[Tensor | None]]] = []
     collector: Collector | None = None
     for bottom, top in plan.segments:
         for index, chunk in enumerate(chunks):
-            if len(graphs) == index:
+            if index not in graphs:
                 chosen = [examples[position] for position in chunk]
                 whole = len(chosen) == call.batch.n and right is None  # then in its own order
                 out = call.forward(call.batch if whole else call.batch.select(torch.tensor(chosen)))
-                graphs.append(find_uses(out, call.parameters))
-                stopped.append((out, call.cotangents(out, chosen)))
-                general |= _unknown(plan, out, graphs[index])
+                graphs[index] = find_uses(out, call.parameters, plan.shared)
+                if index == len(stopped):
+                    stopped.append((out, call.cotangents(out, chosen)))
+                    general |= _unknown(plan, out, graphs[index])
+                else:
+                    stopped[index] = graphs[index].cuts.get(top, out), stopped[index][1]
             if collector is None:
                 collector = Collector(
                     [_without(use, plan.general) for use in graphs[0].uses], chunks,
@@ -98,6 +101,9 @@ def _run(call: Call, plan: Plan, left: range, right: range | None, diagonal: boo
                 gradients = backward(root, cotangents, uses, partial(collector.arrived, index), stop=stop)
             collector.close(index, uses)
             stopped[index] = (root if stop is None else stop, gradients)
+            if plan.again:  # an edge would hold the graph, too
+                del graphs[index]
+                stopped[index] = torch.empty(0), gradients
         assert collector is not None
         with torch.no_grad():
             collector.finish()

@@ -37,6 +37,9 @@ class Use:
     index: int = 0
     """Among the uses of a graph."""
     weight_shape: tuple[int, ...] = ()
+    """Of what is used: of the parameter, or of the rows looked up in it."""
+    indices: Tensor | None = None
+    """Of the rows of the parameter that take its place, the same for all examples."""
     transposed: bool = False
     """Whether a matrix is stored as (outputs, inputs)."""
     entry: bool = False
@@ -116,8 +119,12 @@ class Graph(NamedTuple):
     """Parameters in the graph that are none of those given."""
 
 
-def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
-    """Walk the graph of ``out``, down to the parameters."""
+def find_uses(out: Tensor, parameters: Mapping[str, Tensor], shared: frozenset[str] = frozenset()) -> Graph:
+    """Walk the graph of ``out``, down to the parameters.
+
+    Args:
+        shared: Tables of which all examples look up the same rows, positions say: what counts is what these do then.
+    """
     names = {id(parameter): name for name, parameter in parameters.items()}
     # In a copy of a scripted module the parameters are themselves results of an operation.
     made = {(p.grad_fn, p.output_nr): name for name, p in parameters.items() if p.grad_fn is not None}
@@ -135,6 +142,7 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
 
     source: dict[Any, str] = dict(made)  # a result that is a parameter, perhaps transposed
     flipped: set[Any] = set()
+    looked_up: set[Any] = set()
     below: set[Any] = set()  # nodes with a use at or below them
     uses: list[Use] = []
     known: dict[str, bool] = {}
@@ -161,7 +169,14 @@ def find_uses(out: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
             source[node, 0] = edges[0]
             flipped.add(node)
             continue
-        use = _known(node, edges, [following in flipped for following, _ in node.next_functions], parameters)
+        if edges[0] in shared and node.name() == "EmbeddingBackward0" and not node._saved_scale_grad_by_freq:
+            source[node, 0] = edges[0]
+            looked_up.add(node)
+            continue
+        below_it = [following for following, _ in node.next_functions]
+        use = _known(node, edges, [each in flipped for each in below_it], parameters)
+        if tables := [each for each in below_it if each in looked_up]:
+            use = _of_rows(use, tables[0]) if use and len(tables) == 1 else None
         known |= {edge: known.get(edge, True) and use is not None for edge in edges if edge}
         if use is not None:
             use.entry, use.index = not reached, len(uses)
@@ -243,6 +258,15 @@ def _known(node: Any, edges: list[str | None], flipped: list[bool], parameters: 
             return None
         return use(kind, edges[position], position=position)
     return None
+
+
+def _of_rows(use: Use, table: Any) -> Use | None:
+    """The use of rows of a table in the place of a parameter."""
+    if use.kind not in ("add", "expand"):
+        return None
+    use.indices = table._saved_indices.flatten()
+    use.weight_shape = tuple(table._input_metadata[0].shape)
+    return use
 
 
 def _product(sizes: Any) -> int:

@@ -13,6 +13,7 @@ import probes_ntk.engine
 import probes_ntk.gram
 import probes_ntk.parts
 import probes_ntk.plan
+import probes_ntk.trial
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes_ntk import (
@@ -119,16 +120,44 @@ def test_in_blocks_and_chunks(name, monkeypatch):
     """The same, when few examples fit in the memory and fewer still in the cache."""
     model, x = make(name)
     whole = tangent_kernel(model, x).kernel
-    monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)
+    monkeypatch.setattr(probes_ntk.trial, "_CHUNK", 1.0)
     assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     monkeypatch.setattr(probes_ntk.plan, "_HELD", 1.0)
     assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     plan = probes_ntk.engine.make_plan
-    monkeypatch.setattr(
-        probes_ntk.engine, "make_plan", lambda *args, **kwargs: dataclasses.replace(plan(*args, **kwargs), block=2)
-    )
-    assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
+    for changes in ({"again": True}, {"block": 2}, {"again": True, "block": 2}):
+        monkeypatch.setattr(
+            probes_ntk.engine,
+            "make_plan",
+            lambda *args, changes=changes, **kwargs: dataclasses.replace(plan(*args, **kwargs), **changes),
+        )
+        assert relative(tangent_kernel(model, x).kernel, whole) <= 1e-12
     assert relative(tangent_diagonal(model, x).diagonal, torch.einsum("aiai->ai", whole)) <= 1e-12
+
+
+def test_below_a_head_of_zeros_nothing_goes_one_example_at_a_time():
+    body = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+    model = Do(lambda m, x: m.h(m.e(x).mean(1)), e=body, h=nn.Linear(4, 3)).double().eval()
+    nn.init.zeros_(model.h.weight)
+    x = torch.randn(4, 5, 4, dtype=torch.float64)
+    assert not probes_ntk.engine.make_plan(Call.of(model, x), 1e9, kernel=True, layers=False).general
+    rows, _ = jacobian(model, x)
+    assert relative(tangent_kernel(model, x).kernel, torch.einsum("aip,bjp->aibj", rows, rows)) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["tied_head_of_tokens", "position_table", "positions_looked_up_twice"])
+def test_a_tied_table_and_one_of_positions_do_not_go_one_example_at_a_time(name):
+    model, tokens = make(name)
+    assert not probes_ntk.engine.make_plan(Call.of(model, tokens), 1e9, kernel=True, layers=False).general
+
+
+def test_examples_go_forward_again_where_their_graphs_do_not_fit():
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh(), nn.Tanh(), nn.Tanh()) for _ in range(8)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 48 * 48, 10)).double()
+    call = Call.of(model, torch.randn(40, 4, 48, 48, dtype=torch.float64))
+    with torch.enable_grad():
+        plans = [probes_ntk.engine.make_plan(call, memory, kernel=True, layers=False) for memory in (2e9, 4e8)]
+    assert [(plan.block, plan.again) for plan in plans] == [(40, False), (40, True)]
 
 
 def test_segments_end_where_one_tensor_separates_what_lies_below(monkeypatch):
@@ -282,7 +311,7 @@ def test_plan_is_used_again_only_where_it_fits(monkeypatch):
     # A graph that the plan does not know: evaluated one example at a time, and right.
     model.forward = lambda x: model[2](torch.tanh(model[0](x)) + x @ model[0].weight.T)
     check(plan, x, False)
-    monkeypatch.setattr(probes_ntk.plan, "_CHUNK", 1.0)  # and one that only a later example has
+    monkeypatch.setattr(probes_ntk.trial, "_CHUNK", 1.0)  # and one that only a later example has
     torch.nn.Module.__delattr__(model, "forward")
     plan = check(None, x, True)
     some = lambda x: x[:, :1].relu() if (x[:, 0] > 0).any() else None  # noqa: E731
