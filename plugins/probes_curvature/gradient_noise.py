@@ -27,7 +27,7 @@ class GradientNoiseScale(NamedTuple):
     trace: Estimate
     """tr(S), the variance of the gradient of one example, in loss^2 / parameter^2; unbiased."""
     square_norm: Estimate
-    """|G|^2, of the gradient of the expected loss, in loss^2 / parameter^2; unbiased, so that it may be negative."""
+    r"""Of :math:`|G|^2`, G the gradient of the expected loss, in loss^2 / parameter^2; unbiased, so maybe negative."""
     critical: Estimate | None = None
     """B_noise, which weighs both by the Hessian, in examples; None where it was not asked for."""
 

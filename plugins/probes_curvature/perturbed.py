@@ -82,7 +82,8 @@ def pac_bayes_sharpness(
         generator: Of the noise, on the CPU; seeded with 0 by default.
 
     Returns:
-        The value, 0 if no noise was found to do so, and its error: over the draws, and what the search left open.
+        The value, which is 0 where no noise was found to do so. Its error holds the draws and what the search left
+        open.
 
     Raises:
         ValueError: If ``rise`` is not positive, or there are too few draws or searches.

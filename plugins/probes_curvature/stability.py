@@ -48,8 +48,8 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
         parameters: By name, those that the Hessian is by.
 
     Returns:
-        None where nothing is known: another optimizer, none, several kinds of momentum, a learning rate of 0, AMSGrad
-        or a maximised loss. The preconditioner of an adaptive one is None before its first step.
+        None where nothing is known, as of another optimizer, none, several kinds of momentum, a learning rate of 0,
+        AMSGrad or a maximised loss. The preconditioner of an adaptive one is None before its first step.
 
     Example:
         >>> w = torch.nn.Parameter(torch.ones(1))
