@@ -16,7 +16,7 @@ FRESH = 8
 """Products from a random vector after which an eigenvalue that was missed, as one of several equal ones, has shown."""
 BETWEEN = 4
 """Products from one look at the residuals to the next, which takes as long as some of the orthogonalisations."""
-BASIS = 60
+BASIS = 30
 """Vectors that are held at most, beside what is asked for; from then on the search starts again from the best."""
 
 
@@ -228,7 +228,7 @@ def largest_eigenvalues(
         if not (space.add(direction) or space.add(random())):  # but for rounding the space is all there is
             break
         for _ in range(min(BETWEEN - 1, products - space.products, room - space.count)):
-            space.add(space.image())
+            space.extend()
         fresh += BETWEEN * converged
     vectors = coordinates[:, :top].T.to(space.basis) @ space.basis[: space.count]
     return Eigenvalues(values[:top].cpu(), norms.cpu(), vectors, space.products)
@@ -257,7 +257,7 @@ class _Space:
         vector = vector.to(self.basis) / norm
         span = self.basis[: self.count]
         for _ in range(3):  # until nothing of the others is left
-            vector = vector - span.T @ (span @ vector)
+            vector = vector - (span @ vector) @ span
             left = vector.norm()
             if left < 100 * torch.finfo(vector.dtype).eps:
                 return False
@@ -281,9 +281,12 @@ class _Space:
         turned, scaled = coordinates.T.to(self.basis), (coordinates * values).T.to(self.basis)
         return turned @ self.images[: self.count] - scaled @ self.basis[: self.count]
 
-    def image(self) -> Tensor:
-        """What the operator makes of the last vector: the next of Krylov's space."""
-        return self.images[self.count - 1]
+    def extend(self) -> bool:
+        """Widen the space by what the operator makes of its last vector, as Krylov's is."""
+        span, image = self.basis[: self.count], self.images[self.count - 1]
+        # What lies in the space is known already; for rounding it is taken off once more.
+        known = self._matrix[: self.count, self.count - 1].to(span)
+        return self.add(image - known @ span)
 
     def shrink(self, coordinates: Tensor) -> None:
         """Keep some orthonormal vectors of the space."""

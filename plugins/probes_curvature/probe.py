@@ -68,7 +68,7 @@ class Curvature(Probe):
     Of a model with an operation without second derivatives, what needs products with the Hessian is left out, and said.
 
     Runs when named. Costs, beside ten forward passes for each critical sharpness, two forward and two backward passes
-    for each product with the Hessian, some 40 of them for the eigenvalues; and about sixty vectors as long as the
+    for each product with the Hessian, some 40 of them for the eigenvalues; and about seventy vectors as long as the
     parameters, or fewer under ``memory``. One vector is kept, in checkpoints too: the eigenvalues' next search starts
     from where the last one ended.
 
