@@ -79,6 +79,12 @@ class Run:
             if any(name == start or name.startswith(f"{start}/") for start in starts):
                 yield name, data
 
+    def curves(self, *starts: str) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """The same that have one real number a row: name, steps, values; a loss for each task is no such."""
+        for name, data in self.named(*starts):
+            if data["value"].dims == ("step",) and not np.iscomplexobj(data["value"].values):
+                yield name, data["step"].values, np.asarray(data["value"].values, float)
+
     def layers(self, *starts: str) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any], list[str]]]:
         """The same that have a value for each layer: name, steps, values of shape ``(steps, layers)``, layers, with
         their classes where these are recorded."""
@@ -115,10 +121,11 @@ def _names(layers: Sequence[str]) -> str:
 
 def _undefined_loss(run: Run) -> Iterator[Found]:
     for name, data in run.named("loop/loss"):
-        values, steps = np.asarray(data["value"].values, float), data["step"].values
+        values, steps = data["value"].values, data["step"].values
         bad = ~np.isfinite(values)
-        if bad.any():
-            yield f"The loss is {values[bad][0]:g} from step {steps[bad][0]} on", name, steps[bad]
+        rows = bad.reshape(len(bad), -1).any(axis=1)
+        if rows.any():
+            yield f"The loss is {values[bad][0]:g} from step {steps[rows][0]} on", name, steps[rows]
 
 
 def _undefined_layers(run: Run) -> Iterator[Found]:
@@ -185,9 +192,8 @@ def _collapsed(run: Run) -> Iterator[Found]:
 
 
 def _exploding(run: Run) -> Iterator[Found]:
-    for name, data in run.named("layers/total_weight_norm", "layers/total_gradient_norm", "loop/loss"):
-        values, steps = np.asarray(data["value"].values, float), data["step"].values
-        values, steps = values[np.isfinite(values)], steps[np.isfinite(values)]
+    for name, steps, values in run.curves("layers/total_weight_norm", "layers/total_gradient_norm", "loop/loss"):
+        steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
         if len(values) < 5:
             continue
         start, times = float(np.median(values[:3])), 10 if name.endswith("weight_norm") else 100
@@ -197,8 +203,7 @@ def _exploding(run: Run) -> Iterator[Found]:
 
 
 def _loss(run: Run) -> Iterator[Found]:
-    for name, data in run.named("loop/loss"):
-        values, steps = np.asarray(data["value"].values, float), data["step"].values
+    for name, steps, values in run.curves("loop/loss"):
         if len(values) >= 6 and np.isfinite(values).all():
             first, last = np.median(values[:3]), np.median(values[-3:])
             words = "has fallen" if last < first else "has not fallen:"

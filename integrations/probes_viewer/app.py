@@ -98,7 +98,7 @@ def _wsgi(answer: Callable[[Request], Response]) -> Callable[[Any, Any], Iterabl
 
         try:
             response = answer(Request(environment))
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except Exception as error:  # the reader of the page is told, whatever it is
             status = 404 if isinstance(error, FileNotFoundError) else 500
             response = Response(printable(str(error)), status, mimetype="text/plain", headers=HEADERS)
         return response(environment, start)

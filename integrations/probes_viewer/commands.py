@@ -24,6 +24,11 @@ def report_(
 
     file = report(runs, out, max_megabytes)
     size = file.stat().st_size
+    if size > max_megabytes * 1e6:
+        print(
+            f"It is larger than {max_megabytes:g} MB: one row of each stream and the names take as much.",
+            file=sys.stderr,
+        )
     print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"{shown(str(file))} ({size / 1e6:.1f} MB)")
 
 

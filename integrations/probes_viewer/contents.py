@@ -29,9 +29,11 @@ from probes.sinks.hdf5.streams import coordinates, dimensions
 from probes.sinks.hdf5.superblock import read_file
 from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
 
+from .costs import costs_of
 from .views import views
+from .words import about_run, form, in_words, made
 
-__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown"]
+__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown", "totals"]
 
 Array = NDArray[Any]
 
@@ -48,7 +50,7 @@ class RunContents(Protocol):
         """The rows of a stream; see :meth:`HDF5Contents.stream`."""
 
     def findings(self) -> list[dict[str, Any]]:
-        """What stands out, as :func:`probes.summary.findings` says it."""
+        """What stands out, as :func:`probes.summary.findings` says it, in the words that are shown."""
 
 
 class HDF5Contents:
@@ -66,7 +68,9 @@ class HDF5Contents:
 
         ``streams`` lists for each its ``name``, ``title``, ``unit``, ``dims`` (``name``, ``unit``, and ``labels`` or
         ``values``), ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an
-        ``error``, and how it was obtained. ``settings``, ``versions``, ``events`` and ``costs`` are those of the run.
+        ``error``, its ``form``, and how it was ``made``. ``settings``, ``versions``, ``events`` and ``costs`` are those
+        of the run, ``steps`` and ``rows`` what it has in all, ``notes`` and ``silence`` what is said of it. Where
+        ``origin`` is another, rows that were read before are not those of now.
 
         Raises:
             FileNotFoundError: If there is no file.
@@ -99,12 +103,19 @@ class HDF5Contents:
 
     def findings(self) -> list[dict[str, Any]]:
         """What stands out in the run, the alarms first."""
-        from dataclasses import asdict
-
         from probes import open_run
         from probes.summary import findings
 
-        return [asdict(item) for item in findings(open_run(self._file))]
+        return [
+            {
+                "stream": item.stream,
+                "alarm": item.alarm,
+                "text": f"{'Alarm: ' if item.alarm else ''}{item.text}. ",
+                "where": f"{item.stream}, steps {item.steps[0]:,} to {item.steps[1]:,}",
+                "advice": item.advice and f" {item.advice}",
+            }
+            for item in findings(open_run(self._file))
+        ]
 
 
 def shown(name: str) -> str:
@@ -113,6 +124,15 @@ def shown(name: str) -> str:
     So two directories keep two names, unlike with :func:`probes.measurement.printable`.
     """
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
+
+
+def totals(streams: list[dict[str, Any]]) -> dict[str, int]:
+    """The last step and the rows of streams in all, without those about the probes themselves."""
+    measured = [meta for meta in streams if not meta["name"].startswith("probes/")]
+    return {
+        "steps": max((meta["last"] or 0 for meta in measured), default=0),
+        "rows": sum(meta["rows"] for meta in measured),
+    }
 
 
 def encoded(rows: int, every: int, arrays: dict[str, Array]) -> bytes:
@@ -141,15 +161,6 @@ def _finite(values: Any) -> Any:
     if isinstance(values, np.generic):
         values = values.item()
     return None if isinstance(values, float) and not np.isfinite(values) else values
-
-
-def _in_words(values: Any) -> Any:
-    """The same with words for what is no number: a setting that is infinite is not one that is missing."""
-    if isinstance(values, dict):
-        return {key: _in_words(item) for key, item in values.items()}
-    if isinstance(values, list):
-        return [_in_words(item) for item in values]
-    return str(values) if isinstance(values, float) and not np.isfinite(values) else values
 
 
 def _check(file: Any) -> None:
@@ -195,21 +206,24 @@ def _catalogue(file: Any, name: str) -> dict[str, Any]:
         elif "value" in group:
             streams.append(_stream(group, path, classes))
             if path.startswith("probes/") and group["value"].size < 10_000:
-                costs[path.removeprefix("probes/")] = _last(group)
+                costs[path.removeprefix("probes/")] = _last(group), streams[-1]["dims"]
+    created, measured = str(file.attrs.get("created", "")), totals(streams)
     return {
         "name": name,
         "source": "run.h5",
         "model": str(_document(file.attrs.get("config_json")).get("model", "")),
-        "settings": _in_words(_document(file.attrs.get("config_json"))),
-        "versions": _document(file.attrs.get("versions_json")),
+        "silence": "Nothing stands out.",
+        "settings": in_words(_document(file.attrs.get("config_json"))),
+        "versions": in_words(_document(file.attrs.get("versions_json"))),
         "about": {
             key: str(file.attrs.get(key, "")) for key in ("created", "run_id", "git_commit", "seed", "world_size")
         },
+        "origin": as_json([created, sessions]),
+        **measured,
         "streams": streams,
         "events": events[-MAX_EVENTS:],
-        "sessions": sessions[-MAX_EVENTS:],
-        "costs": _costs(costs, {meta["name"]: meta["dims"] for meta in streams}),
-        "notes": [],
+        "costs": costs_of(costs),
+        "notes": about_run(created, **measured),
     }
 
 
@@ -217,12 +231,12 @@ def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
     value, columns = group["value"], growing(group)
     rows = _rows(columns)
     attrs = value.attrs
-    words = str(attrs.get("long_name") or path)
+    words, unit = str(attrs.get("long_name") or path), str(attrs.get("units", "1"))
     dims = [_axis(group[dim], dim, classes) for dim in dimensions(value)[1:] if dim != "part"]
     return {
         "name": path,
         "title": printable(words if words == path else words[:1].upper() + words[1:]),
-        "unit": str(attrs.get("units", "1")),
+        "unit": unit,
         "dims": dims,
         "views": views(dims),
         "rows": rows,
@@ -230,9 +244,12 @@ def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
         "bytes": rows * int(np.prod(value.shape[1:])) * value.dtype.itemsize,
         "complex": bool(attrs.get("complex", 0)),
         "error": "standard_error" in columns,
-        "estimator": str(attrs.get("estimator", "")),
-        "samples": int(attrs["num_samples"]) if "num_samples" in attrs else None,
-        "probe": str(attrs.get("probe", "")),
+        "form": form(dims, unit, bool(attrs.get("complex", 0))),
+        "made": made(
+            str(attrs.get("estimator", "")),
+            int(attrs["num_samples"]) if "num_samples" in attrs else None,
+            str(attrs.get("probe", "")),
+        ),
     }
 
 
@@ -246,7 +263,9 @@ def _axis(scale: Any, name: str, classes: dict[str, str]) -> dict[str, Any]:
             f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)
         ]
         return {**axis, "labels": full}
-    return {**axis, "values": values.tolist()}
+    # JSON has no infinite number: a word that JavaScript reads as one
+    words = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
+    return {**axis, "values": [words.get(str(value), value) for value in values.tolist()]}
 
 
 def _records(group: Any) -> Iterator[dict[str, Any]]:
@@ -261,17 +280,6 @@ def _records(group: Any) -> Iterator[dict[str, Any]]:
         yield {
             name: printable(item) if isinstance(item := values[index], str) else item for name, values in read.items()
         }
-
-
-def _costs(last: dict[str, Any], dims: dict[str, Any]) -> dict[str, Any]:
-    """``rows``: of each plugin its name, turns, turns skipped and failed, and seconds; ``share`` of the wall time."""
-    kinds = ("measured", "skipped", "failed", "seconds")
-    found = [
-        dict(zip(dims[f"probes/{kind}"][0]["labels"], last[kind], strict=False)) if last.get(kind) else {}
-        for kind in kinds
-    ]
-    names = dict.fromkeys([*found[0], *found[-1]])
-    return {"rows": [[name, *(each.get(name) for each in found)] for name in names], "share": last.get("share")}
 
 
 def _last(group: Any) -> Any:

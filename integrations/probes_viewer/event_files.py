@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import stat
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +15,29 @@ from numpy.typing import NDArray
 
 from probes.measurement import printable
 
-from .contents import encoded, shown
+from .buckets import common
+from .contents import as_json, encoded, shown, totals
 from .views import views
+from .words import about_run, form, made
 
 __all__ = ["EventFileContents", "has_event_files"]
 
 LACKING = (
-    "read from event files, which hold single precision and no standard errors, settings or costs; matrices and "
-    "complex numbers are left out"
+    "read from event files, which hold single precision and no standard errors, settings or costs; only their scalars "
+    "and histograms are shown"
 )
+REBINNED = "the buckets of the rows differ; counts are put onto common ones, spread evenly within each of their own"
+MOST_NOTES = 5
 
 
 def has_event_files(directory: Path) -> bool:
     """Whether a directory holds event files itself."""
-    return any(directory.glob("*tfevents*"))
+    return bool(_files(directory))
+
+
+def _files(directory: Path) -> list[tuple[Path, os.stat_result]]:
+    found = [(file, file.stat()) for file in sorted(directory.glob("*tfevents*")) if file.exists()]
+    return [(file, about) for file, about in found if stat.S_ISREG(about.st_mode)]  # a pipe would never end
 
 
 class EventFileContents:
@@ -39,6 +52,8 @@ class EventFileContents:
 
     def catalogue(self) -> dict[str, Any]:
         """What the files hold, as :meth:`HDF5Contents.catalogue` gives it."""
+        files = _files(self._directory)
+        tables, began, left_out = self._read(files)
         streams = [
             {
                 "name": name,
@@ -51,29 +66,40 @@ class EventFileContents:
                 "bytes": table["value"].nbytes,
                 "complex": False,
                 "error": False,
-                "estimator": "",
-                "samples": None,
-                "probe": "",
+                "form": form(table["dims"], "1", False),
+                "made": made(table["how"]),
             }
-            for name, table in self._tables().items()
+            for name, table in tables.items()
         ]
+        # Rows are only added as long as the last file grows and no bucket moves.
+        grown = [[file.name, about.st_ino, about.st_size] for file, about in files[:-1]]
+        origin = [files[-1][0].name, files[-1][1].st_ino, began, grown, [table["dims"] for table in tables.values()]]
+        measured = totals(streams)
+        more = len(left_out) - MOST_NOTES
         return {
             "name": shown(self._directory.absolute().name),
             "source": "event files",
+            "origin": f"{zlib.crc32(as_json(origin).encode()):x}",
             "model": "",
+            "silence": "Not looked for: the rules read run.h5.",
             "settings": {},
             "versions": {},
             "about": {},
+            **measured,
             "streams": streams,
             "events": [],
-            "sessions": [],
             "costs": {"rows": []},
-            "notes": [LACKING],
+            "notes": [
+                *about_run("", **measured),
+                LACKING,
+                *left_out[:MOST_NOTES],
+                *([f"and so of {more} other tags"] if more > 0 else []),
+            ],
         }
 
     def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
         """The rows of a tag, as :meth:`HDF5Contents.stream` gives them."""
-        table = self._tables()[name]
+        table = self._read(_files(self._directory))[0][name]
         rows = len(table["step"])
         return encoded(
             rows, every, {key: table[key][after:rows:every] for key in ("step", "wall_time", "value") if key in table}
@@ -83,39 +109,68 @@ class EventFileContents:
         """None: the rules read ``run.h5``."""
         return []
 
-    def _tables(self) -> dict[str, dict[str, Any]]:
-        files = sorted(self._directory.glob("*tfevents*"))
-        return _tables(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+    @staticmethod
+    def _read(files: list[tuple[Path, os.stat_result]]) -> tuple[dict[str, dict[str, Any]], float, list[str]]:
+        return _read(tuple((file, about.st_ino, about.st_mtime_ns, about.st_size) for file, about in files))
 
 
 @functools.lru_cache(maxsize=4)
-def _tables(files: tuple[tuple[Path, int, int], ...]) -> dict[str, dict[str, Any]]:
-    """The scalars and histograms by tag, as long as the files are these."""
+def _read(files: tuple[tuple[Path, int, int, int], ...]) -> tuple[dict[str, dict[str, Any]], float, list[str]]:
+    """As long as the files are these: the tags, when the first event was, and what is left out, in words."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # type: ignore[import-untyped]
-    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
 
     rows: dict[str, list[tuple[int, float, NDArray[Any]]]] = {}
     titles: dict[str, str] = {}
     kinds: dict[str, str] = {}
-    for file, _, _ in files:
+    bad: Counter[tuple[str, str]] = Counter()
+    began = 0.0
+    for file, *_ in files:
         for event in EventFileLoader(str(file)).Load():
+            began = began or event.wall_time
             for value in event.summary.value:
                 kind = kinds.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
                 if kind not in ("scalars", "histograms") or not value.HasField("tensor"):
                     continue
+                try:
+                    numbers = _numbers(kind, value.tensor)
+                except ValueError as error:
+                    bad[value.tag, str(error)] += 1
+                    continue
                 titles.setdefault(value.tag, value.metadata.summary_description.split(". ")[0])
-                rows.setdefault(value.tag, []).append((event.step, event.wall_time, make_ndarray(value.tensor)))
-    return {tag: _table(kinds[tag], titles[tag], found) for tag, found in rows.items()}
+                rows.setdefault(value.tag, []).append((event.step, event.wall_time, numbers))
+    left_out = [f"{count} rows of {printable(tag)!r} are left out: {why}" for (tag, why), count in bad.items()]
+    return {tag: _table(kinds[tag], titles[tag], found) for tag, found in rows.items()}, began, left_out
+
+
+def _numbers(kind: str, tensor: Any) -> NDArray[Any]:
+    """The number of a scalar, or of a histogram left, right and count of its buckets.
+
+    Raises:
+        ValueError: If the tensor is something else.
+    """
+    from tensorboard.util.tensor_util import make_ndarray  # type: ignore[import-untyped]
+
+    try:
+        found = np.asarray(make_ndarray(tensor))
+        numbers = found.astype(float) if found.dtype.kind not in "OSUc" else None
+    except Exception as error:  # whatever bytes that are no tensor lead to
+        raise ValueError(f"they cannot be read ({printable(str(error))[:80]})") from None
+    if numbers is None:
+        raise ValueError("they are not real numbers")
+    if kind == "scalars" and numbers.size != 1:
+        raise ValueError(f"they hold {numbers.size} numbers, not one")
+    if kind == "histograms" and (numbers.ndim != 2 or numbers.shape[1] != 3 or not len(numbers)):
+        raise ValueError("they are not buckets with left, right and count")
+    return numbers
 
 
 def _table(kind: str, title: str, rows: list[tuple[int, float, NDArray[Any]]]) -> dict[str, Any]:
-    head: dict[str, Any] = {"title": title, "dims": []}
+    head: dict[str, Any] = {"title": title, "dims": [], "how": ""}
     if kind == "histograms":
-        rows = [row for row in rows if row[2].shape == rows[0][2].shape]
-        buckets = np.stack([row[2] for row in rows])  # left, right, count
-        centres = (buckets[0, :, 0] + buckets[0, :, 1]) / 2
+        edges, values, same = common([row[2] for row in rows])
+        centres = edges[:-1] / 2 + edges[1:] / 2
         head["dims"] = [{"name": "bucket", "unit": "1", "description": "", "values": centres.tolist()}]
-        values = buckets[..., 2]
+        head["how"] = "" if same else REBINNED
     else:
         values = np.array([row[2].item() for row in rows])
     return {

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from probes.measurement import printable
 
 from .contents import as_json
 from .runs import contents_of, summary_of
@@ -21,7 +24,6 @@ POLICY = (
     "form-action 'none'; base-uri 'none'"
 )
 """Nothing is loaded from anywhere."""
-BASE64 = 4 / 3
 MAX_MEGABYTES = 20.0
 
 
@@ -31,8 +33,8 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabyt
     Args:
         runs: The log directories, or one.
         out: The file. One that is there is replaced.
-        max_megabytes: Its greatest size, roughly. The streams with the most numbers are thinned for it, every second
-            row, every fourth ...; the page says so where it shows them.
+        max_megabytes: Its greatest size. The streams with the most numbers are thinned for it, every second row, every
+            fourth ...; the page says so where it shows them, and where it is larger all the same, with one row of each.
 
     Returns:
         The file.
@@ -52,16 +54,38 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabyt
 
 
 def page(runs: Sequence[str | Path], max_megabytes: float = MAX_MEGABYTES, stream: str = "") -> str:
-    """The text of the same file; it begins with ``stream``, or with the overview."""
+    """The text of the same file; it begins with ``stream``, the first one below it, or the overview."""
     if not (isinstance(max_megabytes, int | float) and max_megabytes > 0):
         raise ValueError(f"`max_megabytes` must be a positive number, got {max_megabytes!r}.")
     if not runs:
         raise ValueError("`runs` must be the log directory of a run, or several, got none.")
-    documents = _thinned([_document(Path(run).expanduser()) for run in runs], max_megabytes * 1e6)
+    documents = [_document(Path(run).expanduser()) for run in runs]
+    _name_apart(documents)
+    most = max_megabytes * 1e6
+    empty = [{**each, "streams": dict.fromkeys(each["streams"], ""), "contents": None} for each in documents]
+    if not _thinned(documents, most - len(_written(empty, stream).encode())):
+        for document in documents:
+            document["catalogue"]["notes"].append(f"this page is larger than the {max_megabytes:g} MB it may have")
+    for document in documents:
+        del document["contents"]
+    names = [meta["name"] for document in documents for meta in document["catalogue"]["streams"]]
+    if stream not in names:  # of a group the first stream
+        stream = next((name for name in names if name.startswith(f"{stream}/")), "") if stream else ""
+    return _written(documents, stream)
+
+
+def _name_apart(documents: list[dict[str, Any]]) -> None:
+    """Runs of one name with a number each; two may have directories of one name."""
     names = [document["name"] for document in documents]
-    for index, document in enumerate(documents):  # two runs may have directories of one name
+    taken = set(names)
+    for document in documents:
         if names.count(name := document["name"]) > 1:
-            document["name"] = document["summary"]["name"] = f"{name} ({names[: index + 1].count(name)})"
+            free = next(each for n in itertools.count(1) if (each := f"{name} ({n})") not in taken)
+            taken.add(free)
+            document["name"] = document["summary"]["name"] = free
+
+
+def _written(documents: list[dict[str, Any]], stream: str) -> str:
     data = as_json({"runs": documents, "stream": stream}).replace(
         "<", "\\u003c"
     )  # no text of a run ends the element that holds it
@@ -98,34 +122,42 @@ def _as_url(source: str) -> str:
 def _document(path: Path) -> dict[str, Any]:
     contents = contents_of(path)
     catalogue = contents.catalogue()
+    try:
+        looked = {"findings": contents.findings(), "unknown": ""}
+    except Exception as error:  # one rule that fails does not keep the pictures away
+        looked = {"findings": [], "unknown": printable(str(error))}
     return {
         "name": catalogue["name"],
         "summary": summary_of(catalogue),
         "catalogue": catalogue,
-        "findings": contents.findings(),
+        **looked,
         "streams": {meta["name"]: contents.stream(meta["name"]) for meta in catalogue["streams"]},
         "contents": contents,
     }
 
 
-def _thinned(documents: list[dict[str, Any]], most: float) -> list[dict[str, Any]]:
-    """The documents with their streams as text, small enough in all."""
-    packed = {
-        (index, name): (1, _packed(data))
+def _thinned(documents: list[dict[str, Any]], most: float) -> bool:
+    """Make text of the streams, the largest with fewer rows until they are small enough in all; whether they are."""
+    rows = {
+        (index, meta["name"]): meta["rows"]
         for index, document in enumerate(documents)
-        for name, data in document["streams"].items()
+        for meta in document["catalogue"]["streams"]
     }
-    while sum(len(text) for _, text in packed.values()) > most:
-        key = max(packed, key=lambda key: len(packed[key][1]))
+    packed = {(index, name): (1, _packed(documents[index]["streams"][name])) for index, name in rows}
+    able = {key for key, count in rows.items() if count > 1}
+    size = sum(len(text) for _, text in packed.values())
+    while size > most and able:
+        key = max(able, key=lambda key: len(packed[key][1]))
         every, text = packed[key]
         again = _packed(documents[key[0]]["contents"].stream(key[1], every=2 * every))
-        if len(again) >= len(text):  # a single row that is larger than the page may be
-            break
-        packed[key] = 2 * every, again
+        if len(again) < len(text):
+            packed[key] = 2 * every, again
+            size += len(again) - len(text)
+        if len(again) >= len(text) or 2 * every >= rows[key]:
+            able.remove(key)  # it is as small as it can be
     for index, document in enumerate(documents):
-        del document["contents"]
         document["streams"] = {name: text for (run, name), (_, text) in packed.items() if run == index}
-    return documents
+    return size <= most
 
 
 def _packed(data: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,13 +37,12 @@ def contents_of(path: Path) -> RunContents:
 
 def summary_of(catalogue: dict[str, Any]) -> dict[str, Any]:
     """A run in one line, from its catalogue; as :class:`RunList` gives it."""
-    streams = [meta for meta in catalogue["streams"] if not meta["name"].startswith("probes/")]
     return {
         "name": catalogue["name"],
         "when": catalogue["about"].get("created", ""),
         "model": catalogue["model"],
-        "steps": max((meta["last"] or 0 for meta in streams), default=0),
-        "rows": sum(meta["rows"] for meta in streams),
+        "steps": catalogue["steps"],
+        "rows": catalogue["rows"],
         "state": "",
         "problem": "",
     }
@@ -68,9 +68,11 @@ class RunList:
                 for file in folder.rglob(pattern):
                     name = (Path(group) / file.parent.relative_to(folder)).as_posix()
                     try:
-                        found[name] = (name, file, file.stat())
+                        about = file.stat()
                     except OSError:  # gone meanwhile
                         continue
+                    if stat.S_ISREG(about.st_mode):  # a pipe would never end
+                        found[name] = (name, file, about)
         newest = sorted(found.values(), key=lambda each: each[2].st_mtime_ns, reverse=True)
         end = time.monotonic() + PATIENCE
         self._names = {shown(name): name for name in found}

@@ -25,7 +25,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     ``state`` is ``"running"`` while a process of this machine holds the run's lock, ``"ended"`` after ``detach()``,
     ``"cut"`` if it stopped without, and ``"unreadable"`` with the reason in ``problem``.
     """
-    found = [row_of(file, folder) for file in folder.rglob("run.h5")]
+    found = [row_of(file, folder) for file in folder.rglob("run.h5") if file.is_file()]
     return sorted(found, key=lambda row: (row["when"], row["name"]), reverse=True)
 
 

@@ -104,9 +104,10 @@ def test_no_page_scrolls_sideways(look, long_file, report_file, width):
 
 def test_a_name_with_control_characters_can_be_exported(look, server_over, tmp_path):
     write(tmp_path / ODD, [(step, everything(step)) for step in range(3)])
-    with h5py.File(tmp_path / ODD / "run.h5", "r+") as file:  # and what a file says itself
-        file["k/scalar/value"].attrs["units"] = "a\x02b"
     write(tmp_path / "other", [(step, everything(step)) for step in range(3)])
+    for run in (ODD, "other"):
+        with h5py.File(tmp_path / run / "run.h5", "r+") as file:  # and what a file says itself
+            file["k/scalar/value"].attrs["units"] = "a\x02b"
     by_file = f"file://{report([tmp_path / ODD, tmp_path / 'other'], tmp_path / 'odd.html')}#"
     by_server = f"{server_over(tmp_path)}#"
     for place in (by_file, by_server):

@@ -88,7 +88,7 @@ def test_a_line_passes_through_its_values(look, report_file):
 
 
 def test_frames_stand_as_images_do(look, report_file):
-    page = large(look, report_file, "k/film", **{"at.step": 9}, values="linear")
+    page = large(look, report_file, "k/film", **{"at.step": 10}, values="linear")
     large_one = page.evaluate("document.querySelectorAll('.strip .plot').length")
     top, low = 19 * 11, 0.0  # the largest is at y = 3, x = 4
     assert np.abs(at(page, 4, 3, large_one) - viridis((top - low) / (19 * 11))).max() <= 3

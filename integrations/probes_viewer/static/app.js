@@ -4,7 +4,7 @@ import { Chart, colorBar } from "./chart.js";
 import { dataset } from "./data.js";
 import { create } from "./dom.js";
 import { csv, png, save, svg } from "./export.js";
-import { alike, difference, picture, viewOf } from "./pictures.js";
+import { alike, difference, picture, placeOf, viewOf } from "./pictures.js";
 import { count, number, phrase } from "./scales.js";
 
 const KEYS = [
@@ -31,10 +31,10 @@ const dashed = ({ color, dash = [] }) =>
 
 export class App {
   constructor(root, source) {
-    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), hidden: new Set(), kept: new Map(), sought: "", listed: false, searched: "", shared: { zoom: {}, charts: new Set() } });
+    Object.assign(this, { root, source, catalogues: new Map(), found: new Map(), figures: new Set(), kept: new Map(), sought: "", listed: false, searched: "", shared: { charts: new Set() } });
     this.shared.onZoom = (share, range) => {
-      this.shared.zoom[share] = range;
-      for (const chart of this.shared.charts) if (chart.spec.share === share) chart.draw();
+      this.shared.zoom.set(share, range);
+      for (const chart of this.shared.charts) if (chart.share === share) chart.draw();
       this.remember();
     };
   }
@@ -65,22 +65,27 @@ export class App {
 
   restore() {
     const query = new URLSearchParams(location.hash.slice(1));
-    const zoom = query.get("zoom")?.split(",").map(Number);
     const choice = (key) => (CHOICES.includes(query.get(key)) ? query.get(key) : "auto");
     this.state = {
       runs: [...new Set(query.getAll("run"))], stream: query.get("stream") ?? (location.hash ? null : this.source.first), view: query.get("view"),
       steps: choice("steps"), values: choice("values"), smooth: Math.min(Math.max(Number(query.get("smooth")) || 0, 0), MOST_SMOOTH),
-      time: query.get("time") === "1", difference: query.get("difference") === "1", chosen: {},
+      time: query.get("time") === "1", difference: query.get("difference") === "1",
+      chosen: Object.fromEntries([...query].filter(([key, value]) => key.startsWith("at.") && /^\d+$/.test(value)).map(([key, value]) => [key.slice(3), Number(value)])),
     };
-    for (const [key, value] of query) if (key.startsWith("at.") && /^\d+$/.test(value)) this.state.chosen[key.slice(3)] = Number(value);
-    this.shared.zoom = zoom?.length === 2 && zoom.every(Number.isFinite) && zoom[0] < zoom[1] ? { [this.state.time ? "time" : "step"]: zoom } : {};
+    this.hidden = new Set(query.getAll("hide"));
+    this.shared.zoom = new Map();
+    for (const [key, value] of query) {
+      const zoom = value.split(",").map(Number);
+      if (key.startsWith("zoom") && zoom.length === 2 && zoom[0] < zoom[1] && zoom.every(Number.isFinite)) this.shared.zoom.set(key.slice(5) || (this.state.time ? "time" : "step"), zoom);
+    }
   }
 
   remember() {
     const { runs, chosen, ...kept } = this.state;
     const query = new URLSearchParams();
     for (const run of runs) query.append("run", run);
-    kept.zoom = this.shared.zoom[kept.time ? "time" : "step"]?.map((v) => Number(v.toPrecision(12))).join();
+    for (const line of this.hidden) query.append("hide", line);
+    for (const [share, range] of this.shared.zoom) if (range) query.set(/^(step|time)$/.test(share) ? "zoom" : `zoom.${share}`, range.map((v) => Number(v.toPrecision(12))));
     for (const [key, value] of Object.entries(kept)) if (value && value !== "auto") query.set(key, value === true ? 1 : value);
     for (const [key, value] of Object.entries(chosen)) query.set(`at.${key}`, value);
     try {
@@ -138,13 +143,12 @@ export class App {
   metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
   metaOf = (name) => this.metas(name)[0]?.[1];
   rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.catalogues.get(run).origin]));
-  written = (run) => JSON.stringify(this.catalogues.get(run).streams.map((meta) => meta.rows));
+  written = (run) => this.catalogues.get(run).rows;
 
   inRun = (words, run) => (this.state.runs.length > 1 ? `${words} in ${run}` : words);
 
   noteOf(run) {
-    const [{ about, notes }, listed] = [this.catalogues.get(run), this.runs.find(({ name }) => name === run)];
-    return phrase([about?.created && `begun ${about.created}`, `${count(listed?.steps ?? 0)} steps`, `${count(listed?.rows ?? 0)} rows`, listed?.state, ...notes]);
+    return phrase([...this.catalogues.get(run).notes, this.runs.find(({ name }) => name === run)?.state]);
   }
 
   streams() {
@@ -202,15 +206,14 @@ export class App {
   header() {
     const chosen = new Set(this.state.runs);
     const pick = (name, checked) => {
-      const runs = checked ? [...this.state.runs, name] : this.state.runs.filter((each) => each !== name);
-      this.state.runs = runs;
+      this.state.runs = checked ? [...this.state.runs, name] : this.state.runs.filter((each) => each !== name);
       this.refresh().then(() => this.set({}));
     };
     const row = (run) =>
       create("label", { className: "run", title: run.problem || "" },
         input("checkbox", run.name, { checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
         create("span", { textContent: run.name }),
-        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : phrase([run.model, `${count(run.steps)} steps`, run.state], ", ") }));
+        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : phrase([run.model, run.steps && `${count(run.steps)} steps`, run.state], ", ") }));
     const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name)); // a link may name them
     const list = create("div", { className: "menu" }, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const sift = () => [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(this.sought.toLowerCase())));
@@ -293,17 +296,14 @@ export class App {
     let found;
     try {
       found = await this.source.findings(run);
-      const looked = this.catalogues.get(run).source === "run.h5";
-      wait.textContent = found.length ? "" : looked ? "Nothing stands out." : "Not looked for: the rules read run.h5.";
+      wait.textContent = found.length ? "" : this.catalogues.get(run).silence;
     } catch (error) {
       wait.textContent = `Not known: ${error.message}`;
       return;
     }
     const grid = section.querySelector(".grid") ?? create("div", { className: "grid" }); // its pictures stay
     section.replaceChildren(wait, create("ul", { className: "findings" }, ...found.map((each) =>
-      create("li", { className: each.alarm ? "alarm" : "" }, create("span", { textContent: `${each.alarm ? "Alarm: " : ""}${each.text}. ` }),
-        this.link(`${each.stream}, steps ${count(each.steps[0])} to ${count(each.steps[1])}`, each.stream),
-        each.advice ? ` ${each.advice}` : ""))), grid);
+      create("li", { className: each.alarm ? "alarm" : "" }, create("span", { textContent: each.text }), this.link(each.where, each.stream), each.advice))), grid);
     for (const { stream } of found)
       if (names.has(stream) && !shown.has(stream)) {
         shown.add(stream);
@@ -312,18 +312,17 @@ export class App {
   }
 
   costs(run) {
-    const { rows, share } = this.catalogues.get(run).costs;
+    const { rows, words } = this.catalogues.get(run).costs;
     if (!rows.length) return "";
-    const total = rows.reduce((sum, [, , , , seconds]) => sum + seconds, 0);
     return create("section", {}, create("h2", { textContent: this.inRun("What the probes cost", run) }),
-      paragraph("note", `${number(total, 3)} s in all, ${number(100 * share, 3)} % of the wall time`),
+      paragraph("note", words),
       create("table", {}, create("thead", {}, row("", "turns", "skipped", "failed", "seconds")),
         create("tbody", {}, ...rows.map(([name, ...numbers]) => row(name, ...numbers.map((v) => number(v, 3)))))));
   }
 
   about(run) {
     const { settings = {}, versions = {}, about = {}, events } = this.catalogues.get(run);
-    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => row(key, value !== null && typeof value === "object" ? JSON.stringify(value) : String(value))));
+    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => row(key, value)));
     const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
     return create("section", { className: "about" },
       folded(`Events of ${run} (${events.length})`,
@@ -340,7 +339,7 @@ export class App {
     const view = viewOf(meta, state.view);
     const select = (label, value, items, key) =>
       create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
-    const check = (label, key) => create("label", {}, input("checkbox", label, { checked: state[key], onchange: (event) => (this.shared.zoom = {}, this.set({ [key]: event.target.checked })) }), ` ${label}`);
+    const check = (label, key) => create("label", {}, input("checkbox", label, { checked: state[key], onchange: (event) => (this.shared.zoom.clear(), this.set({ [key]: event.target.checked })) }), ` ${label}`);
     const slide = input("range", "smoothing", { min: 0, max: MOST_SMOOTH, step: 0.02, value: state.smooth, onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
     const figure = this.figure(state.stream);
     const write = async (kind) => {
@@ -358,9 +357,9 @@ export class App {
         view === "lines" && create("label", {}, "smoothing ", slide),
         state.runs.length > 1 && check(`${state.runs[0]} − ${state.runs[1]}`, "difference"),
         create("span", { className: "space" }),
-        ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind)))),
+        ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind).catch(({ message }) => (this.banner.textContent = message))))),
       figure,
-      paragraph("note", phrase([meta.estimator && `Estimator: ${meta.estimator}.`, meta.samples !== null && `${number(meta.samples)} samples.`, meta.probe && `Probe ${meta.probe}.`], " ")));
+      paragraph("note", meta.made));
   }
 
   /** A stream with its title, drawn when it comes into sight. */
@@ -437,20 +436,22 @@ export class App {
       into.append(box);
       if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height ?? 340))}px`;
       const chart = new Chart(box, { ...spec, title: shown.title, note: shown.note, of: spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
-      if (spec.row !== undefined && !spec.large) box.addEventListener("click", () => this.set({ chosen: { ...this.state.chosen, step: spec.row } }));
+      if (spec.step !== undefined && !spec.large) box.addEventListener("click", () => this.choose("step", spec.step));
       figure.charts.push(chart);
     };
     if (!small || !shown.strip) shown.charts.forEach((spec) => place(parts, spec));
     if (shown.strip) shown.strip.forEach((spec) => place(strip, spec));
   }
 
+  choose = (name, value) => this.set({ chosen: { ...this.state.chosen, [name]: value } });
+
   sliders({ sliders }, small) {
     if (small) return [];
-    return sliders.map(({ name, count, text, value }) => {
-      const now = value ?? Math.min(this.state.chosen[name] ?? 0, count - 1);
+    return sliders.map(({ name, count, text, value, of = Number }) => {
+      const now = value ?? placeOf(this.state.chosen, name, count);
       const label = create("output", { textContent: text(now) });
       const say = (place) => (slide.setAttribute("aria-valuetext", text(place)), (label.textContent = text(place)));
-      const slide = input("range", name, { min: 0, max: count - 1, value: now, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.set({ chosen: { ...this.state.chosen, [name]: Number(event.target.value) } }) });
+      const slide = input("range", name, { min: 0, max: count - 1, value: now, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.choose(name, of(event.target.value)) });
       say(now);
       return create("label", { className: "slider" }, `${name} `, slide, label);
     });
@@ -466,6 +467,7 @@ export class App {
       const item = button("", () => {
         line.hidden = !line.hidden;
         this.hidden[line.hidden ? "add" : "delete"](hiding(figure.name, line)); // kept, for the picture is drawn anew as rows come
+        this.remember();
         mark();
         const { lines } = shown.charts[0];
         for (const each of lines) if (each.faint && each.group === line.group) each.hidden = line.hidden;
@@ -500,7 +502,7 @@ export class App {
         const meta = this.metaOf(state.stream);
         if (meta) this.set({ view: next(meta.views, viewOf(meta, state.view)) });
       },
-      Escape: () => ["step", "time"].forEach((share) => this.shared.onZoom(share, null)),
+      Escape: () => [...this.shared.zoom.keys()].forEach((share) => this.shared.onZoom(share, null)),
     };
     if (!acts[event.key]) return;
     event.preventDefault();

@@ -18,9 +18,9 @@ const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], Arro
 const ZOOMS = { "+": 0.5, "=": 0.5, "-": 2 };
 
 export class Chart {
-  /** Draws `spec` into `parent`; `shared` has `charts`, all of the page, and `zoom` and `onZoom(share, range)`. */
+  /** Draws `spec` into `parent`; `shared` has `charts`, all of the page, and by what their x is `zoom` and `onZoom(share, range)`. */
   constructor(parent, spec, shared) {
-    Object.assign(this, { spec, shared, at: null, drag: null, height: spec.height ?? 260 });
+    Object.assign(this, { spec, shared, at: null, drag: null, share: spec.share ?? `${spec.title} ${spec.x.label}`, height: spec.height ?? 260 });
     const onPointer = (event) => this.onPointer(event);
     this.readout = create("output", { className: "readout" });
     [this.canvas, this.over] = [create("canvas"), create("canvas")];
@@ -44,13 +44,13 @@ export class Chart {
   }
 
   /** Go on where a chart of the same axes has been. */
-  follow({ spec, zoom, at }) {
+  follow({ spec, at }) {
     if (spec.x.label !== this.spec.x.label || spec.y.label !== this.spec.y.label) return;
-    Object.assign(this, { zoom, at });
-    this.draw();
+    this.at = at;
+    this.mark();
   }
 
-  zoomed = () => (this.spec.share ? this.shared.zoom[this.spec.share] : this.zoom);
+  zoomed = () => this.shared.zoom.get(this.share);
 
   draw() {
     this.frame = frameOf(this.spec, this.zoomed(), Math.max(120, this.box.clientWidth || 480), this.height);
@@ -60,11 +60,7 @@ export class Chart {
   }
 
   setZoom(range) {
-    if (range && !(range[1] > range[0])) return;
-    const { share } = this.spec;
-    if (share) return this.shared.onZoom(share, range);
-    this.zoom = range;
-    this.draw();
+    if (!range || range[1] > range[0]) this.shared.onZoom(this.share, range);
   }
 
   /** Whether a zoom, perhaps that of another stream, shows nothing of this one. */

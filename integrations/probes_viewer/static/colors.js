@@ -8,8 +8,8 @@ const anchors = (hex) => hex.match(/.{6}/g).map((each) => [0, 2, 4].map((i) => p
 const VIRIDIS = anchors("44015448186a472d7b4240863b528b33638d2c728e26828e21918c1fa08828ae803fbc735ec96284d44baddc30d8e219fde725");
 const DIVERGING = anchors("0530611752902a71b23f8ec06bacd19bc9e0c2ddece0ecf3f7f6f6fbe5d8fbccb4f5aa89e48066d05548ba2832930e2667001f");
 
-/** The categories of Okabe and Ito, without black. */
-const CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31"];
+/** The categories of Okabe and Ito, without black, no lighter than lines on white may be. */
+const CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#c26e9c", "#bb8200", "#3c96cc", "#8c6d31"];
 
 export const NAN = [150, 150, 150];
 export const INFINITE = [214, 0, 147];
@@ -20,12 +20,13 @@ function between(table, t) {
   return table[i].map((v, k) => Math.round(v + (table[i + 1][k] - v) * (place - i)));
 }
 
-export const sequential = (t) => `rgb(${between(VIRIDIS, t).join()})`;
+/** Where a line is from first (0) to last (1), in colours that can be told from the paper. */
+export const sequential = (t) => `rgb(${between(VIRIDIS, matchMedia("(prefers-color-scheme: dark)").matches ? 0.4 + 0.6 * t : 0.6 * t)})`;
 
 /** Colours of `count` lines: categories of a few, the order as dark to light of many. */
 export function lineColors(count) {
   if (count <= CATEGORIES.length) return CATEGORIES.slice(0, count);
-  return Array.from({ length: count }, (_, i) => sequential((0.9 * i) / (count - 1)));
+  return Array.from({ length: count }, (_, i) => sequential(i / (count - 1)));
 }
 
 /**

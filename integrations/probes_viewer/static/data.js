@@ -53,8 +53,7 @@ export function inOrder(data, places) {
 export class Served {
   constructor(base, token) {
     [this.base, this.token, this.live] = [base, token, true];
-    this.streams = new Map();
-    this.origins = new Map();
+    this.kept = new Map();
   }
 
   async ask(route, parameters = {}) {
@@ -67,25 +66,23 @@ export class Served {
   runs = async () => (await this.ask("runs")).json();
   findings = async (run) => (await this.ask("findings", { run })).json();
 
-  /** What a run holds. What was read of one that was begun anew since, or resumed and so cut, is forgotten. */
+  /** What a run holds. What was read of one that was begun anew since, or cut, is forgotten. */
   async catalogue(run) {
     const found = await (await this.ask("catalogue", { run })).json();
-    found.origin = JSON.stringify([found.about.created, found.sessions]);
-    if (this.origins.get(run) !== found.origin) for (const key of [...this.streams.keys()]) if (JSON.parse(key)[0] === run) this.streams.delete(key);
-    this.origins.set(run, found.origin);
+    if (this.kept.get(run)?.origin !== found.origin) this.kept.set(run, { origin: found.origin, streams: new Map() });
     return found;
   }
 
   /** All rows; only those that are new are sent. */
   async stream(run, meta) {
-    const key = JSON.stringify([run, meta.name]);
-    const known = this.streams.get(key);
+    const { streams } = this.kept.get(run);
+    const known = streams.get(meta.name);
     if (known && known.rows === meta.rows) return known;
     const after = known && known.rows < meta.rows ? known.rows : 0;
     const answer = await this.ask("stream", { run, name: meta.name, after });
     const fresh = decode(await answer.arrayBuffer());
     const all = after ? joined(known, fresh) : fresh;
-    this.streams.set(key, all);
+    streams.set(meta.name, all);
     return all;
   }
 }
@@ -116,7 +113,11 @@ export class Embedded {
 
   runs = async () => this.document.runs.map(({ summary }) => summary);
   catalogue = async (run) => this.find(run).catalogue;
-  findings = async (run) => this.find(run).findings;
+  async findings(run) {
+    const { findings, unknown } = this.find(run);
+    if (unknown) throw new Error(unknown);
+    return findings;
+  }
 
   async stream(run, meta) {
     const key = JSON.stringify([run, meta.name]);

@@ -107,7 +107,7 @@ function written(writer, write, { charts, shown: { bar, barLabel, legend } }, to
  * would take for a formula begins with an apostrophe, as OWASP recommends.
  */
 export function csv(all) {
-  const formula = /^[=+\-@\t\r\n＝＋－＠]/;
+  const formula = /^[=+\-@\t\r\n＝＋－＠](?!Infinity$)/;
   const cell = (v) => {
     const unsafe = typeof v === "string" && formula.test(v);
     return unsafe || /[",\n\r]/.test(v) ? `"${unsafe ? "'" : ""}${String(v).replaceAll('"', '""')}"` : String(v);
@@ -120,7 +120,7 @@ export function csv(all) {
   for (const data of all) {
     const { size, meta: { dims } } = data;
     const places = Array.from({ length: size }, (_, k) => {
-      const found = {};
+      const found = { __proto__: null };
       for (const dim of dims.slice().reverse()) {
         const all = entries(dim);
         found[dim.name] = cell(all[k % all.length]);
@@ -151,7 +151,9 @@ export async function png(source) {
   const image = new Image();
   image.src = `data:image/svg+xml;base64,${btoa(Array.from(new TextEncoder().encode(source), (byte) => String.fromCharCode(byte)).join(""))}`;
   await image.decode();
-  const canvas = create("canvas", { width: 2 * image.width, height: 2 * image.height });
+  const scale = Math.min(2, 32000 / image.height); // no browser draws more
+  if (scale < 0.5) throw new Error("No PNG can be as large as this. SVG and CSV have all of it.");
+  const canvas = create("canvas", { width: scale * image.width, height: scale * image.height });
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
   return new Promise((done) => canvas.toBlob(done));
 }

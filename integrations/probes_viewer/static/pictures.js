@@ -5,11 +5,15 @@ import { inOrder, taken } from "./data.js";
 import { count, digitsOf, edges, extent, linear, nearest, number, padded, phrase, stepsScale, valuesScale, withUnit } from "./scales.js";
 
 export const entries = (dim) => dim.labels ?? dim.values;
-const text = ({ name, labels, values }, i) => (labels ? labels[i] : `${name} ${number(values[i], digitsOf(values[0], values.at(-1)))}`);
+function text({ name, labels, values }, i) {
+  if (labels) return labels[i];
+  const { low, high } = extent(values.filter(Number.isFinite));
+  return `${name} ${number(values[i], digitsOf(low, high))}`;
+}
 const sizeOf = (dim) => entries(dim).length;
 const numbers = (length, at) => Float64Array.from({ length }, (_, i) => at(i));
 const runOf = (data, each) => (data.length > 1 ? each.run : "");
-const increasing = (values) => values.every((v, i) => v !== null && (!i || v > values[i - 1]));
+const increasing = (values) => values.every((v, i) => Number.isFinite(v) && (!i || v > values[i - 1]));
 const spread = (count, most) =>
   [...new Set(Array.from({ length: Math.min(count, most) }, (_, i) => Math.round((i * (count - 1)) / Math.max(1, Math.min(count, most) - 1))))];
 
@@ -27,13 +31,12 @@ function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) 
 export function alike(all) {
   const groups = new Map();
   for (const data of all) {
-    const key = JSON.stringify(data.meta.dims.map((dim) => [dim.name, dim.unit, entries(dim)]));
+    const key = JSON.stringify([data.meta.form, data.meta.dims.map((dim) => [dim.unit, entries(dim)])]);
     groups.set(key, [...(groups.get(key) ?? []), data]);
   }
   const [first, ...others] = Array.from(groups.values(), ([data]) => data);
-  const differ = ({ run, meta }) => {
-    const sizes = ({ dims }) => dims.map((dim) => `${dim.name} (${sizeOf(dim)})`).join(" x ") || "one number";
-    const [ours, theirs] = [sizes(first.meta), sizes(meta)];
+  const differ = ({ run, meta: { form: theirs } }) => {
+    const ours = first.meta.form;
     return ours === theirs ? `${run} has other entries of ${ours} than ${first.run}` : `${first.run} has ${ours}, ${run} has ${theirs}`;
   };
   return { groups: [...groups.values()], why: others.length && `beside one another, for they can be neither overlaid nor subtracted: ${others.map(differ).join("; ")}` };
@@ -62,13 +65,16 @@ function ranked(data) {
   return { ...data, value, error: null };
 }
 
+/** Which entry of a leading dim is chosen. */
+export const placeOf = (chosen = {}, name, count) => Math.min(Object.hasOwn(chosen, name) ? chosen[name] : 0, count - 1);
+
 /** The stream at one entry of each leading dim, so that at most two are left. */
 function selected(data, chosen) {
   const extra = data.meta.dims.length - 2;
   if (extra <= 0) return data;
   const dims = data.meta.dims;
   const size = dims.slice(extra).reduce((product, dim) => product * sizeOf(dim), 1);
-  const offset = dims.slice(0, extra).reduce((place, dim) => place * sizeOf(dim) + Math.min(chosen[dim.name] ?? 0, sizeOf(dim) - 1), 0) * size;
+  const offset = dims.slice(0, extra).reduce((place, dim) => place * sizeOf(dim) + placeOf(chosen, dim.name, sizeOf(dim)), 0) * size;
   const pick = (all) => all && numbers(data.step.length * size, (i) => all[Math.floor(i / size) * data.size + offset + (i % size)]);
   return { ...data, meta: { ...data.meta, dims: dims.slice(extra) }, size, value: pick(data.value), error: pick(data.error) };
 }
@@ -86,11 +92,12 @@ export function smoothed(values, weight) {
 /** Two standard errors on both sides. */
 const bandOf = (y, error) => error && { low: y.map((v, i) => v - 2 * error[i]), high: y.map((v, i) => v + 2 * error[i]) };
 
-const DASHES = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]];
+/** The dashes of each run, no two alike. */
+const dashOf = (run) => [[], [8, 4], [2, 3]][run] ?? [10, 3, ...Array(run - 2).fill([2, 3]).flat()];
 
 /** A stream as `{ charts, columns, bar, legend, sliders, note }`. */
 export function picture(all, options) {
-  const data = all.map((each) => selected(options.time ? inOrder(each, each.time) : each, options.chosen ?? {}));
+  const data = all.map((each) => selected(options.time ? inOrder(each, each.time) : each, options.chosen));
   const [{ meta }] = data;
   const view = viewOf(meta, options.view);
   const words = meta.name.split("/");
@@ -107,6 +114,7 @@ export function picture(all, options) {
     nan && `${number(nan)} values are not a number${made.bar ? " (gray)" : ""}`,
     infinite && `${number(infinite)} are infinite${made.bar ? " (magenta)" : ""}`,
     made.bar?.below && `${number(made.bar.below)} values below ${number(made.bar.low)} have its colour`,
+    options.values === "log" && (made.bar ?? made.charts[0].y).scale === linear && "drawn linearly: no logarithm has a place for these values",
     off && `${number(off)} values of zero or less are not on a logarithmic axis`,
     meta.complex && (data[0].minus ? "differences of the magnitudes of complex numbers" : "magnitudes of complex numbers"),
     data[0].minus && data[0].run,
@@ -162,7 +170,7 @@ function lines(data, meta, options) {
       const color = colors[several ? index : run];
       const name = phrase([several || (dim && count > 1) ? text(dim, k) : "", runOf(data, each)], ", ");
       const read = (row, digits) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k, digits)}`;
-      const dash = several ? DASHES[run % 4] : undefined;
+      const dash = several ? dashOf(run) : undefined;
       const band = bandOf(y, error);
       if (options.smooth) drawn.push({ x, y, color, faint: true, group: name });
       drawn.push({ name, x, y: options.smooth ? smoothed(y, options.smooth) : y, color, dash, read, group: name, ...(options.smooth ? {} : band) });
@@ -242,13 +250,13 @@ function frames(data, meta, options) {
   const image = dy.name === "y" && dx.name === "x";
   const [height, width] = [sizeOf(dy), sizeOf(dx)];
   const rows = data[0].step.length;
-  const row = Math.min(options.chosen?.step ?? rows - 1, rows - 1);
+  const row = nearest(data[0].step, options.chosen?.step ?? data[0].step.at(-1));
   const frame = (each, at, large) => {
     const index = (i, j) => at * each.size + j * width + i;
     const values = numbers(width * height, (k) => each.value[index(Math.floor(k / height), k % height)]);
     const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
     return {
-      subtitle: phrase([runOf(data, each), `step ${count(each.step[at])}`], ", "), row: at, large, aspect: image && width / height,
+      subtitle: phrase([runOf(data, each), `step ${count(each.step[at])}`], ", "), step: each.step[at], large, aspect: image && width / height,
       x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: large ? 400 : 130,
       image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
       read: (x, v, digits) => {
@@ -260,11 +268,11 @@ function frames(data, meta, options) {
   const small = spread(rows, options.small ? 4 : 8).map((at) => frame(data[0], at));
   const large = data.map((each) => frame(each, nearest(each.step, data[0].step[row]), true));
   const bar = colored([...small, ...large], options);
-  const slider = { name: "step", count: rows, text: (i) => `step ${count(data[0].step[i])}`, value: row };
+  const slider = { name: "step", count: rows, text: (i) => `step ${count(data[0].step[i])}`, value: row, of: (i) => data[0].step[i] };
   return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: `the strip shows ${small.length} of ${rows} steps` };
 }
 
-/** Each row over the coordinate, from dark (first) to light (last). */
+/** Each row over the coordinate. */
 function profile(data, meta, options) {
   const [dim] = meta.dims;
   const axis = axisOf(dim);
@@ -276,7 +284,7 @@ function profile(data, meta, options) {
       const name = phrase([runOf(data, each), `step ${count(each.step[row])}`], ", ");
       const band = bandOf(y, error);
       const read = (k, digits) => `${name}, ${text(dim, k)}: ${told(each, row * each.size + k, digits)}`;
-      drawn.push({ name, x: axis.places, y, color: sequential((0.9 * i) / Math.max(1, all.length - 1)), dash: DASHES[run % 4], read, points: dim.labels, ...band });
+      drawn.push({ name, x: axis.places, y, color: sequential(i / Math.max(1, all.length - 1)), dash: dashOf(run), read, points: dim.labels, ...band });
     }),
   );
   const spec = lineSpec(data, options, drawn);
@@ -306,9 +314,9 @@ function fan(data, meta, options) {
     const top = Math.min(5, each.size);
     const line = (words, pick, color, tag) => {
       const [y, name] = [Float64Array.from(sorted, pick), phrase([runOf(data, each), words], ", ")];
-      drawn.push({ name, x, y, color, dash: DASHES[run % 4], tag, read: (row, digits) => `${name}, ${when(each, row, options)}: ${number(y[row], digits)}` });
+      drawn.push({ name, x, y, color, dash: dashOf(run), tag, read: (row, digits) => `${name}, ${when(each, row, options)}: ${number(y[row], digits)}` });
     };
-    for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential((0.75 * k) / top));
+    for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential(k / top));
     const quantile = (q) => (values) => values[Math.min(each.size - 1, Math.floor((1 - q) * (each.size - 1)))];
     if (each.size > 10)
       for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", q ? `${100 * q} %` : "smallest");
@@ -323,7 +331,7 @@ function plane(data, meta, options) {
   const ways = data.flatMap((each) =>
     Array.from({ length: count }, (_, k) => {
       const pick = (axis) => numbers(each.step.length, (row) => each.value[row * each.size + k * 2 + axis]);
-      const colors = Array.from(each.step, (_, row) => sequential((0.9 * row) / Math.max(1, each.step.length - 1)));
+      const colors = Array.from(each.step, (_, row) => sequential(row / Math.max(1, each.step.length - 1)));
       return { name: phrase([runOf(data, each), text(dim, k)], ", "), x: pick(0), y: pick(1), colors, each, k };
     }),
   );

@@ -130,7 +130,7 @@ const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 /** A number as people read it. */
 export function number(v, digits = 4) {
   if (v === null || v === undefined) return "";
-  if (!Number.isFinite(v)) return Number.isNaN(v) ? "not a number" : v > 0 ? "∞" : "−∞";
+  if (!Number.isFinite(v)) return v > 0 ? "∞" : v < 0 ? "−∞" : "not a number";
   const size = Math.abs(v);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
     const [mantissa, power] = v.toExponential(digits - 1).split("e");

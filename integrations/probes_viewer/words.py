@@ -1,0 +1,48 @@
+"""What the viewer says of a run and of its streams, in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+__all__ = ["about_run", "form", "in_words", "made", "spent"]
+
+
+def about_run(created: str, steps: int, rows: int) -> list[str]:
+    """When a run was begun, and how much of it there is."""
+    return [*([f"begun {created}"] if created else []), f"{steps:,} steps", f"{rows:,} rows"]
+
+
+def form(dims: list[dict[str, Any]], unit: str, is_complex: bool) -> str:
+    """What a row of a stream holds, such as ``layer (3) x frequency (12) in nats``: only equal ones are compared."""
+    sizes = " x ".join(f"{dim['name']} ({len(dim.get('labels', dim.get('values', ())))})" for dim in dims)
+    return f"{'complex ' if is_complex else ''}{sizes or 'one number'}{'' if unit in ('', '1') else f' in {unit}'}"
+
+
+def made(estimator: str, samples: int | None = None, probe: str = "") -> str:
+    """How the numbers of a stream were obtained."""
+    said = [estimator and f"Estimator: {estimator}.", "" if samples is None else f"{samples:,} samples."]
+    return " ".join(filter(None, [*said, probe and f"Probe {probe}."]))
+
+
+def spent(seconds: list[float], share: float | None) -> str:
+    """What the probes cost, beside the wall time where that is known."""
+    return f"{sum(seconds):.3g} s in all{'' if share is None else f', {100 * share:.3g} % of the wall time'}"
+
+
+def in_words(values: dict[str, Any]) -> dict[str, str]:
+    """Settings as they are shown; one that is infinite is not one that is missing."""
+    return {key: value if isinstance(value := _finite(item), str) else _json(value) for key, item in values.items()}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(item) for key, item in values.items()}
+    if isinstance(values, list):
+        return [_finite(item) for item in values]
+    return str(values) if isinstance(values, float) and not math.isfinite(values) else values
