@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .objective import MEMORY, Loss, Objective
@@ -114,13 +115,15 @@ def critical_sharpness_of(
     here = objective.value()
     if not (length > 0 and math.isfinite(length) and math.isfinite(here)):
         return CriticalSharpness(math.nan, math.inf, math.nan, 1)
-    used = 1
+    used, noise = 1, 4 * torch.finfo(objective.dtype).eps * abs(here)  # what rounding makes of a difference
 
     def slope(rate: float) -> float:
         """The rise of the loss over the step, for a quadratic a straight line; infinite where it is not a number."""
         nonlocal used
         used += 1
         there = objective.value_at(direction, -rate)
+        if abs(there - here) <= noise:
+            return 0.0
         return (there - here) / rate if math.isfinite(there) else math.inf
 
     # The first trial moves w by a hundredth of its length, or as far as the loop does.

@@ -14,6 +14,8 @@ __all__ = ["Eigenvalues", "ggn_eigenvalues", "hessian_eigenvalues", "largest_eig
 
 FRESH = 8
 """Products from a random vector after which an eigenvalue that was missed, as one of several equal ones, has shown."""
+LONG = 48
+"""The same at most, where the next eigenvalue does not come to rest below those that are looked for."""
 BETWEEN = 4
 """Products from one look at the residuals to the next, which takes as long as some of the orthogonalisations."""
 BASIS = 30
@@ -169,8 +171,9 @@ def largest_eigenvalues(
 
     A Rayleigh-Ritz search: the space grows as Lanczos' does, each vector orthogonalised against all others; every few
     steps by the residual of the eigenvector that is known least, which is the same as long as the space is of Krylov's
-    kind. When all k have converged, a random vector is given a few products, so that what the first could not see
-    comes in: one of several equal eigenvalues, or one to which the first was orthogonal.
+    kind. When all k have converged, a random vector is let in, and the space grows towards the next eigenvalue until
+    that has come to rest below the k: so that what could not be seen before comes in, one of several equal eigenvalues,
+    or a larger one to which given vectors were orthogonal.
 
     Args:
         objective: Whose parameters the vectors are of.
@@ -190,13 +193,15 @@ def largest_eigenvalues(
         raise ValueError(f"`k` must be a positive integer, got {k!r}.")
     if not isinstance(products, int) or products < 1:
         raise ValueError(f"`products` must be a positive integer, got {products!r}.")
+    if products < k:
+        raise ValueError(f"`products` must be at least `k`, {k}, got {products}.")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"`tolerance` must be positive, got {tolerance!r}.")
     double = objective.dtype == torch.float64
     tolerance = tolerance if tolerance is not None else 1e-9 if double else 1e-4
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     size, k = objective.size, min(int(k), objective.size)
-    room = int(memory / (2 * size * (8 if double else 4)))
+    room = int(min(size, memory / (2 * size * (8 if double else 4))))
     room = min(size, max(least_vectors(k), min(k + BASIS, room)))
     space = _Space(objective, product, room)
     if start is not None:
@@ -214,15 +219,22 @@ def largest_eigenvalues(
     while True:
         values, coordinates = torch.linalg.eigh(space.matrix())
         values, coordinates = values.flip(0), coordinates.flip(1)
-        top = min(k, space.count)
-        residuals = space.residuals(values[:top], coordinates[:, :top])
-        norms = residuals.double().norm(dim=1)
+        top, next_ = min(k, space.count), min(k + 1, space.count)
+        residuals = space.residuals(values[:next_], coordinates[:, :next_])
+        every_norm = residuals.double().norm(dim=1)
+        norms = every_norm[:top]
         enough = norms <= tolerance * values.abs().max()
+        # Whether the next one has come to rest below them.
+        below = next_ == top or values[top] + every_norm[top] < values[top - 1]
         converged = top == k and bool(enough.all())
-        if space.products >= products or space.count == size or (converged and fresh >= FRESH):
+        done = converged and fresh >= FRESH and (below or fresh >= LONG)
+        if space.products >= products or space.count == size or done:
             break
         fresh = fresh if converged else 0
-        direction = random() if bool(enough.all()) and not fresh else residuals[int(norms.argmax())]
+        if not bool(enough.all()):
+            direction = residuals[int(norms.argmax())]
+        else:  # towards the next one, once a random vector has brought something of it in
+            direction = residuals[top] if fresh and next_ > top else random()
         if space.count == room:
             space.shrink(coordinates[:, : min(room - 1, k + (room - k) // 2)])
         if not (space.add(direction) or space.add(random())):  # but for rounding the space is all there is

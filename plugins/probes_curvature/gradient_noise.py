@@ -126,7 +126,7 @@ def gradient_noise_scale_of(
             product = whole.finite(whole.hessian_product(away.to(mean)))
             curved.append(float(torch.dot(away, product.double())) * group_size * count / (count - 1))
     value = whole.value()
-    if not math.isclose(losses, value, rel_tol=AGREE, abs_tol=1e-6):
+    if not math.isclose(losses, value, rel_tol=AGREE):
         raise ValueError(
             f"`loss` must be the mean over the examples: of all it is {value:g}, of groups {losses:g} on average. Is "
             f"it a sum (reduction='sum'), or are examples weighted?"

@@ -85,9 +85,10 @@ class Objective:
         self.parameters = {name: trained[name] for name in chosen}
         """Those that w holds, by name, in order."""
         self._leaves = list(self.parameters.values())
-        n = self.call.batch.n
-        chunk = max(1, min(n, int(memory / self.call.graph_bytes())))
-        self._places = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+        if not memory > 0:
+            raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
+        self._chunk = max(1, int(min(self.call.batch.n, memory / self.call.graph_bytes())))
+        self._places = self._pieces(self.call.batch.n)
         self._kept: list[tuple[Tensor, Tensor, list[Tensor]]] = []
         self._pulled: tuple[Tensor, list[tuple[int, Tensor]]] | None = None
         self._out: Tensor | None = None
@@ -182,9 +183,13 @@ class Objective:
         other.__dict__.update(self.__dict__)
         other.call = replace(self.call, batch=self.call.batch.select(index), rows=len(index))
         other._targets = tree_map_only(Tensor, lambda target: target[index.to(target.device)], self._targets)
-        other._places = [slice(0, len(index))]
+        other._places = self._pieces(len(index))
         other._kept, other._pulled, other._out = [], None, None
         return other
+
+    def _pieces(self, n: int) -> list[slice]:
+        """The places of as many examples as graphs are held of at a time."""
+        return [slice(start, min(start + self._chunk, n)) for start in range(0, n, self._chunk)]
 
     # L from the outputs.
 

@@ -61,11 +61,10 @@ class Curvature(Probe):
         gradients.
 
     The loss is that of the loop where it was seen, a loss module or a function of ``torch.nn.functional``, with its
-    arguments and its reduction; else cross-entropy for classes and the mean squared error for numbers, as the estimator
-    says. It is of the model in eval mode. Where the loop compares its outputs by other means, or the batch "train" is
-    given, nothing is seen: pass ``loss``.
-
-    Of a model with an operation without second derivatives, what needs products with the Hessian is left out, and said.
+    arguments and its reduction, on whose result ``backward()`` was called; else cross-entropy for classes and the mean
+    squared error for numbers, as the estimator says. It is of the model in eval mode. Where the loop computes its loss
+    by other means, scales it, or the batch "train" is given, pass ``loss``. What needs second derivatives is left out,
+    and said, where an operation has none.
 
     Runs when named. Costs, beside ten forward passes for each critical sharpness, two forward and two backward passes
     for each product with the Hessian, some 40 of them for the eigenvalues; and about seventy vectors as long as the
@@ -123,7 +122,7 @@ class Curvature(Probe):
                 raise ValueError(f"`{name}` must be an integer, not negative, got {count!r}.")
         if loss is not None and not callable(loss):
             raise TypeError(f"`loss` must be a function of outputs and targets, got {loss!r}.")
-        if not (hasattr(memory, "__float__") and memory > 0):
+        if not (hasattr(memory, "__float__") and 0 < memory < math.inf):
             raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
         self.batch, self.eigenvalues, self.ggn_eigenvalues = batch, eigenvalues, ggn_eigenvalues
         self.trace, self.layers, self.batch_size, self.memory = trace, layers, batch_size, memory
@@ -149,7 +148,7 @@ class Curvature(Probe):
         batch = run.batch(self.batch)
         loss, words = criterion_of(run, batch, run.evaluate(self.batch), self._loss)
         assert batch.targets is not None or self._loss is not None
-        turn = _Turn(self, run, batch, self._objective(run, batch, loss), words)
+        turn = _Turn([], self, run, batch, self._objective(run, batch, loss), words)
         start = time.perf_counter()
         gradient = turn.objective.finite(turn.objective.gradient())
         seconds = time.perf_counter() - start
@@ -162,7 +161,7 @@ class Curvature(Probe):
             turn.critical(ways),
             turn.directional(ways),
             turn.noise(),
-            turn.hessian(self._affordable(run, seconds, turn.objective.size)),
+            turn.hessian(self._affordable(run, seconds, turn)),
             turn.others(loss),
         ):
             try:
@@ -173,8 +172,8 @@ class Curvature(Probe):
                 failure = failure or error
         if failure is not None:
             raise failure
-        if refused:
-            run.left_out(" ".join(sorted(refused)))
+        if notes := [*turn.notes, *sorted(refused)]:
+            run.left_out(" ".join(notes))
 
     def _objective(self, run: Run, batch: Batch, loss: Loss, parameters: list[str] | None = None) -> Objective:
         targets = batch.targets if batch.targets is not None else torch.zeros(batch.n, device=run.device)
@@ -185,14 +184,13 @@ class Curvature(Probe):
         named = dict(run.model.named_parameters())
         return {name: named[name] for name in objective.parameters}
 
-    def _affordable(self, run: Run, seconds: float, size: int) -> int:
-        """How many eigenvalues by that many parameters, given the seconds of a gradient, of which a product takes
-        about two."""
+    def _affordable(self, run: Run, seconds: float, turn: _Turn) -> int:
+        """How many eigenvalues, given the seconds of a gradient, of which a product takes about two."""
         if self._count is None:
-            needed, held = 2 * PRODUCTS * seconds, 2 * least_vectors(AFFORDED) * size * 4
+            needed, held = 2 * PRODUCTS * seconds, 2 * least_vectors(AFFORDED) * turn.objective.size * 4
             self._count = AFFORDED if needed <= run.first_turn_limit and held <= self.memory else 0
             if not self._count:
-                run.left_out(
+                turn.notes.append(
                     f"Eigenvalues of the Hessian: some {PRODUCTS} products with it would take about {needed:.0f} s and "
                     f"{held / 1e9:.1f} GB for vectors, more than a first turn or `memory` allow. Ask for them: "
                     f"eigenvalues=1."
@@ -217,6 +215,9 @@ class Curvature(Probe):
 class _Turn(NamedTuple):
     """What one turn of the probe measures."""
 
+    notes: list[str]
+    """What is left out, and why."""
+
     probe: Curvature
     run: Run
     batch: Batch
@@ -237,7 +238,9 @@ class _Turn(NamedTuple):
         rate = next((float(g["lr"]) for o in self.run.optimizers for g in o.param_groups), None)
         rate = rate if rate and math.isfinite(rate) else None
         for name, way in ways.items():
-            found = critical_sharpness_of(self.objective, way, learning_rate=rate)
+            # An adaptive step is no multiple of the gradient.
+            known = name == "update" or all(isinstance(each, torch.optim.SGD) for each in self.run.optimizers)
+            found = critical_sharpness_of(self.objective, way, learning_rate=rate if known else None)
             yield self.measured(
                 "critical_sharpness" if name == "gradient" else f"critical_sharpness_of_{name}",
                 found.value,
@@ -264,8 +267,8 @@ class _Turn(NamedTuple):
         size = max(1, self.objective.n // GROUPS)
         try:
             found = gradient_noise_scale_of(self.objective, group_size=size, generator=self.run.generator)
-        except ValueError as error:
-            self.run.left_out(f"The gradient noise scale: {first_line(error)}.")
+        except Exception as error:  # of a loss that knows how many examples there are
+            self.notes.append(f"The gradient noise scale: {type(error).__name__}: {first_line(error)}.")
             return
         how = f"unbiased, from {self.objective.n // size} groups of {size} examples; jackknife error"
         norms = "loss^2 / parameter^2"
@@ -335,9 +338,13 @@ class _Turn(NamedTuple):
             yield self._estimate("trace", summed, "Hutch++ with 60 products", "trace of the Hessian of the loss")
         if probe.batch_size is not None:
             size = min(probe.batch_size, objective.n)
-            sharp = batch_sharpness(objective, size, generator=run.generator)
-            how = f"ten mini-batches of {size} examples"
-            yield self._estimate("batch_sharpness", sharp, how, "curvature of mini-batches along their gradients")
+            try:
+                sharp = batch_sharpness(objective, size, generator=run.generator)
+            except Exception as error:  # of a loss that knows how many examples there are
+                self.notes.append(f"The batch sharpness: {type(error).__name__}: {first_line(error)}.")
+            else:
+                how = f"ten mini-batches of {size} examples"
+                yield self._estimate("batch_sharpness", sharp, how, "curvature of mini-batches along their gradients")
         if probe.layers:
             yield self._layers(loss)
 

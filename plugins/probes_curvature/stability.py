@@ -89,12 +89,13 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
                 diagonal[name] = scale * (rate / own)
         elif own != rate:
             diagonal[name] = torch.full_like(leaf.detach(), rate / own)
-    if plain and diagonal:
+    if diagonal:  # one without a gradient has no curvature
         diagonal |= {name: torch.ones_like(leaf.detach()) for name, leaf, _, _ in found if name not in diagonal}
     factor, words = momentum
-    decay = float(settings.get("weight_decay", 0)) if plain else 0.0
-    whole = diagonal if len(diagonal) == len(found) else None
-    return Stability(factor / rate - decay, words + (" - weight decay" if decay else ""), whole, not plain)
+    decays = {float(group.get("weight_decay", 0)) for *_, group in found} if plain else {0.0}
+    decay = decays.pop() if len(decays) == 1 else 0.0
+    words += " - weight decay" if decay else ", without the weight decays, which differ" if decays else ""
+    return Stability(factor / rate - decay, words, diagonal or None, not plain)
 
 
 def last_update(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -135,7 +136,7 @@ def last_update(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
                 way = None
             if way is not None and first > 0:
                 found[name] = way.detach() * (rate / first)
-    return found if found and len(found) == len(parameters) else None
+    return {name: found.get(name, torch.zeros_like(leaf)) for name, leaf in parameters.items()} if found else None
 
 
 def _momentum(kind: str, group: Mapping[str, object]) -> tuple[float, str] | None:
@@ -156,6 +157,8 @@ def _momentum(kind: str, group: Mapping[str, object]) -> tuple[float, str] | Non
     if group.get("nesterov"):
         return 2 * (1 + momentum) / (1 + 2 * momentum), "2 (1 + momentum) / ((1 + 2 momentum) lr)"
     damped = 1 - float(group.get("dampening", 0))  # type: ignore[arg-type]
+    if not damped > 0:
+        return None
     return 2 * (1 + momentum) / damped, "2 (1 + momentum) / lr" + (" / (1 - dampening)" if damped != 1 else "")
 
 

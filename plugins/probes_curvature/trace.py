@@ -107,7 +107,7 @@ def trace_of(
     def times(vector: Tensor) -> Tensor:
         return objective.finite(product(vector))
 
-    room = max(1, int(memory / (2 * size * like.element_size())))
+    room = max(1, int(min(size, memory / (2 * size * like.element_size()))))
     sketch = min(products // 3, size, room)
     basis = torch.linalg.qr(torch.stack([times(signs()) for _ in range(sketch)], 1)).Q
     exact = sum(float(torch.dot(column.double(), times(column).double())) for column in basis.T)

@@ -92,7 +92,7 @@ class Call:
                     f"`model` has dropout in training mode ({name!r}): its output is random, and so would all that is "
                     f"computed from it be. Call model.eval() first."
                 )
-            if isinstance(module, nn.RNNBase) and module.training and module.dropout > 0:
+            if isinstance(module, nn.RNNBase | nn.MultiheadAttention) and module.training and module.dropout > 0:
                 raise CannotMeasure(f"`model` has dropout in training mode ({name!r}). Call model.eval() first.")
         batch = _batch(inputs)
         rows = batch.n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,6 +54,17 @@ class Criterion:
 
     def __init__(self, calls: Sequence[Called], flat: bool = False) -> None:
         self.calls, self.flat = list(calls), flat
+        self.trained = False
+        """Whether the loop was seen to call ``backward()`` on what the last call gave, itself."""
+        self._result: weakref.ref[Tensor] | None = None
+
+    def gave(self, result: Any) -> None:
+        """Called with what the last call gave in the loop."""
+        self._result = weakref.ref(result) if isinstance(result, Tensor) else None
+
+    def differentiated(self, loss: Any) -> None:
+        """Called with what the loop calls ``backward()`` on."""
+        self.trained |= self._result is not None and self._result() is loss
 
     def __call__(self, output: Tensor, targets: Tensor) -> Tensor:
         """The loss as the function that was seen gives it; the mean of several numbers, such as one for each row."""
@@ -86,7 +98,7 @@ def _kept(item: Any, roles: Mapping[int, str]) -> Any:
     """
     if id(item) in roles:
         return {"role": roles[id(item)]}
-    if isinstance(item, Tensor):
+    if isinstance(item, Tensor) and not item.requires_grad:  # else it is computed, and another one at each step
         return item.detach().clone()
     if item is None or type(item) in (bool, int, float, str):
         return item

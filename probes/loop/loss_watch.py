@@ -17,18 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._device import DeviceContext
 
 from ..batches import tensors
 from .criterion import OUTPUT, TARGETS, Called, Criterion
+from .mode_stack import push, remove
 
-__all__ = ["LossWatch", "is_target", "push", "remove"]
-
-# Torch offers no public way to look at, or to reorder, the modes of a thread.
-_modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
-_pop: Callable[[], Any] = torch.overrides._pop_mode
-_put: Callable[[Any], None] = torch.overrides._push_mode
-_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
+__all__ = ["LossWatch", "is_target"]
 
 
 @functools.cache
@@ -136,13 +130,18 @@ class LossWatch(TorchFunctionMode):
 
     def targets(self) -> tuple[Tensor, str, Criterion | None] | None:
         """The targets, where they were seen, and the loss, where it is one function's."""
-        different: list[tuple[Tensor, str, Criterion | None]] = []
-        for tensor, where, number, criterion in self.candidates:
-            if number == self.compared and not any(_equal(tensor, other) for other, _, _ in different):
-                different.append((tensor, where, criterion))
+        different: list[tuple[Tensor, str]] = []
+        for tensor, where, number, _ in self.candidates:
+            if number == self.compared and not any(_equal(tensor, other) for other, _ in different):
+                different.append((tensor, where))
         different = [item for item in different if not _constant(item[0])] or different
         chosen = [item for item in different if not item[0].is_floating_point()] or different
-        return chosen[0] if len(chosen) == 1 else None
+        if len(chosen) != 1:
+            return None
+        seen = [
+            c for tensor, _, _, c in self.candidates if c is not None and c.trained and _equal(tensor, chosen[0][0])
+        ]
+        return chosen[0][0], chosen[0][1], seen[0] if seen else None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -164,6 +163,7 @@ class LossWatch(TorchFunctionMode):
         result = func(*args, **kwargs)
         if computed:
             with suppress(Exception):
+                self._follow(func, args, result, before)
                 self.computed(result)
                 if _in_place(func):
                     self.computed((args[0], args[0]._base))
@@ -172,6 +172,18 @@ class LossWatch(TorchFunctionMode):
             if func in _DIFFERENCES and len(self.candidates) > before:
                 self._residuals.append((weakref.ref(result), self.candidates[-1][0]))
         return result
+
+    def _follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any, before: int) -> None:
+        """See whether it is a loss itself that the loop trains, and not what comes of it."""
+        for *_, criterion in self.candidates[before:]:
+            if criterion is not None:
+                criterion.gave(result)
+        if func is Tensor.backward:
+            for *_, criterion in self.candidates:
+                if criterion is not None:
+                    criterion.differentiated(args[0])
+        elif _in_place(func):  # what leads there is not all that was seen
+            self._outputs = [(o, n, None if o() is args[0] else path) for o, n, path in self._outputs]
 
     def _is_computed(self, item: Tensor) -> bool:
         known = self._computed.get(id(item))
@@ -263,35 +275,4 @@ def _compilations(callback: Callable[[Any], None], add: bool) -> bool:
         callbacks.append(callback)
     elif callback in callbacks:
         callbacks.remove(callback)
-    return True
-
-
-def push(mode: TorchFunctionMode) -> bool:
-    """Put a mode under every other mode, so that a user's mode that ends meanwhile pops itself and not ours.
-
-    Returns:
-        False where that cannot be.
-    """
-    modes = _modes()
-    # Torch keeps the default device at the very bottom, and insists on finding it there (from 2.6; before, it is popped
-    # from the top like any other mode). `with torch.device(...)` is another: it pushes and pops without entering.
-    keep = int(bool(modes) and isinstance(modes[0], DeviceContext) and hasattr(modes[0], "old_device"))
-    if keep and _VERSION < (2, 6):
-        return False
-    others = [_pop() for _ in modes[keep:]]
-    _put(mode)
-    for other in reversed(others):
-        _put(other)
-    return True
-
-
-def remove(mode: TorchFunctionMode) -> bool:
-    """Take a mode out of this thread's stack, wherever it is; whether it was there."""
-    if not any(other is mode for other in _modes()):
-        return False
-    others: list[Any] = []
-    while (top := _pop()) is not mode:
-        others.append(top)
-    for other in reversed(others):
-        _put(other)
     return True

@@ -61,10 +61,6 @@ CASES = {
         lambda out: F.binary_cross_entropy_with_logits(out[:, 0], (Y > 0).float()),
         "binary_cross_entropy_with_logits()",
     ),
-    "rows": (
-        lambda: network(3), X, lambda out: F.cross_entropy(out, Y, reduction="none").mean(),
-        "cross_entropy(reduction=none)",
-    ),
     "sum": (
         lambda: network(3), X, lambda out: F.mse_loss(out, F.one_hot(Y, 3).float(), reduction="sum"),
         "mse_loss(reduction=sum)",
@@ -110,12 +106,29 @@ def test_it_takes_other_rows(name, tmp_path):
         lambda out: (out - F.one_hot(Y, 3)).square().mean(),
         lambda out: out.square().mean(),
         lambda out: F.cross_entropy((out - 1) * 2, Y),
+        lambda out: F.cross_entropy(out, Y, reduction="none").sum(),
+        lambda out: F.cross_entropy(out, Y) + 0.1 * out.square().mean(),
+        lambda out: 10 * F.cross_entropy(out, Y),
+        lambda out: F.cross_entropy(out.float().mul_(2.0), Y),
+        lambda out: F.gaussian_nll_loss(out[:, 0], Y.float(), out[:, 1].exp()),
     ],
-    ids=["difference", "no targets", "computed"],
+    ids=["difference", "no targets", "computed", "own sum", "penalty", "scaled", "in place", "two outputs"],
 )
 def test_what_is_not_one_function_is_not_seen(loss, tmp_path):
     probe, _, state = trained(network(3), X, loss, tmp_path)
     assert probe.criterion is None and state["criterion"] is None
+
+
+def test_of_several_it_is_the_one_that_is_trained(tmp_path):
+    def loss(out):
+        with torch.no_grad():
+            F.cross_entropy(out, Y)  # to be logged
+        trained = WEIGHTED(out, Y)
+        F.multi_margin_loss(out, Y)
+        return trained
+
+    probe, value, _ = trained(network(3), X, loss, tmp_path)
+    assert str(probe.criterion) == "cross_entropy(label_smoothing=0.1)" and probe.value == pytest.approx(value)
 
 
 def test_an_argument_that_cannot_be_kept_leaves_it_unseen(tmp_path):

@@ -61,12 +61,21 @@ def test_a_search_that_starts_where_the_last_one_ended_is_shorter():
     cold = hessian_eigenvalues(model, F.cross_entropy, *batch, 3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 1e-5 * torch.randn_like(parameter)
-    vectors = hessian_eigenvalues(model, F.cross_entropy, *batch, 3, start=cold.vectors, tolerance=1e-4)
-    summed = hessian_eigenvalues(model, F.cross_entropy, *batch, 3, start=cold.vectors.sum(0)[None], tolerance=1e-4)
-    again = hessian_eigenvalues(model, F.cross_entropy, *batch, 3, tolerance=1e-4)
+            parameter += 1e-7 * torch.randn_like(parameter)
+    vectors = hessian_eigenvalues(model, F.cross_entropy, *batch, 3, start=cold.vectors)
+    summed = hessian_eigenvalues(model, F.cross_entropy, *batch, 3, start=cold.vectors.sum(0)[None])
+    again = hessian_eigenvalues(model, F.cross_entropy, *batch, 3)
     torch.testing.assert_close(vectors.values, again.values, rtol=1e-6, atol=0)
-    assert vectors.products < summed.products < again.products
+    assert max(vectors.products, summed.products) < again.products
+
+
+@pytest.mark.parametrize("largest", [1.02, 1.15, 2.0])
+def test_a_start_at_another_eigenvector_hides_none(largest):
+    values = torch.cat([torch.tensor([largest, 1.0]), torch.linspace(0, 0.9, 998)]).double()
+    start = torch.zeros(1, 1000, dtype=torch.float64)
+    start[0, 1] = 1
+    found = hessian_eigenvalues(*diagonal(values), 1, start=start)
+    assert float(found.values[0]) == pytest.approx(largest)
 
 
 def test_few_vectors_are_enough(tanh):
@@ -99,6 +108,8 @@ def test_relu_networks_in_single_precision():
         ({"k": 0}, "`k` must be a positive integer, got 0"),
         ({"k": 1.5}, "`k` must be"),
         ({"products": 0}, "`products` must be"),
+        ({"products": 4}, "`products` must be at least `k`, 5, got 4"),
+        ({"memory": 0}, "`memory` must be a positive number of bytes, got 0"),
         ({"tolerance": -1.0}, "`tolerance` must be positive"),
         ({"start": torch.ones(3)}, r"`start` must have shape \(., 51\), got \(3,\)"),
     ],

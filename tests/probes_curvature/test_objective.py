@@ -140,6 +140,9 @@ def test_some_of_the_examples(tanh):
     alone = Objective(model, F.cross_entropy, inputs[rows], targets[rows])
     torch.testing.assert_close(part.gradient(), alone.gradient())
     assert part.value() == pytest.approx(alone.value())
+    few = Objective(model, F.cross_entropy, inputs, targets, memory=1.0).subset(rows)
+    assert len(few._places) == 3
+    torch.testing.assert_close(few.gradient(), alone.gradient())
 
 
 def test_targets_may_be_none_or_several(tanh):

@@ -103,6 +103,19 @@ def test_a_sum_has_no_noise_scale_and_says_so(tmp_path):
     assert "must be the mean over the examples" in manager.report()
 
 
+def test_a_loss_that_knows_how_many_there_are_costs_the_groups_alone(tmp_path):
+    run, _, manager = recorded(
+        tmp_path, Curvature(every(1), batch_size=10), loss=lambda out: F.cross_entropy(out.view(60, 3), Y)
+    )
+    assert has(run, "critical_sharpness") and not has(run, "noise_scale") and not has(run, "batch_sharpness")
+    assert len(values(run, "critical_sharpness")) == 7 and "The gradient noise scale: RuntimeError" in manager.report()
+
+
+def test_critical_sharpness_is_found_whatever_the_rate_of_adam(tmp_path):
+    run, _, _ = recorded(tmp_path, Curvature(every(2)), optimizer=lambda p: torch.optim.AdamW(p, lr=1e-5))
+    assert (values(run, "critical_sharpness")[1:] > 0).all()
+
+
 def test_without_second_derivatives_the_others_are_measured(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.Tanh(), nn.Linear(8, 3))

@@ -212,6 +212,24 @@ def test_several_learning_rates_are_a_preconditioner():
     assert found.preconditioner["a"].tolist() == [1.0, 1.0]
 
 
+def test_a_parameter_without_a_gradient_has_no_curvature():
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([used, unused])
+    used.grad = torch.ones(2)
+    optimizer.step()
+    found = stability([optimizer], {"used": used, "unused": unused})
+    assert found.preconditioner["unused"].tolist() == [1.0] * 3
+    assert last_update([optimizer], {"used": used, "unused": unused})["unused"].tolist() == [0.0] * 3
+
+
+def test_weight_decays_that_differ_are_left_out():
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    for decays in ((5.0, 0.0), (0.0, 5.0)):
+        groups = [{"params": [p], "weight_decay": d} for p, d in zip((a, b), decays, strict=True)]
+        found = stability([torch.optim.SGD(groups, lr=0.1)], {"a": a, "b": b})
+        assert found[:2] == (20.0, "2 / lr, without the weight decays, which differ")
+
+
 def test_what_is_not_known_has_no_threshold():
     w = nn.Parameter(torch.ones(2))
     assert stability([], {"w": w}) is None
@@ -219,6 +237,7 @@ def test_what_is_not_known_has_no_threshold():
     assert stability([torch.optim.SGD([w], lr=0.0)], {"w": w}) is None
     assert stability([torch.optim.SGD([w], lr=0.1, maximize=True)], {"w": w}) is None
     assert stability([torch.optim.Adam([w])], {"w": w})[1:] == ("38 / lr", None, True)  # before its first step
+    assert stability([torch.optim.SGD([w], lr=0.1, momentum=0.9, dampening=1.0)], {"w": w}) is None
     other = nn.Parameter(torch.ones(2))
     assert stability([torch.optim.SGD([other], lr=0.1)], {"w": w}) is None
 

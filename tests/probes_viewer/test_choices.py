@@ -178,4 +178,4 @@ def test_a_picture_that_is_too_long_is_a_smaller_png_or_none_and_that_is_said(lo
     page = look(f"{address}#{''.join(f'run=r{i:02}&' for i in range(20))}stream=k/rows")
     until(page, "document.querySelectorAll('.plot').length > 200")
     page.click("text=PNG")
-    until(page, "document.querySelector('main .alarm').textContent.includes('No PNG can be as large')")
+    until(page, "document.querySelector('main .alarm').textContent.includes('No PNG can be as large')", 90)
