@@ -148,11 +148,11 @@ export function save(name, kind, content) {
 }
 
 export async function png(source) {
+  const scale = Math.min(2, 32000 / source.match(/height="([\d.]+)/)[1]); // no browser draws more
+  if (scale < 0.5) throw new Error("No PNG can be as large as this. SVG and CSV have all of it.");
   const image = new Image();
   image.src = `data:image/svg+xml;base64,${btoa(Array.from(new TextEncoder().encode(source), (byte) => String.fromCharCode(byte)).join(""))}`;
   await image.decode();
-  const scale = Math.min(2, 32000 / image.height); // no browser draws more
-  if (scale < 0.5) throw new Error("No PNG can be as large as this. SVG and CSV have all of it.");
   const canvas = create("canvas", { width: scale * image.width, height: scale * image.height });
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
   return new Promise((done) => canvas.toBlob(done));
