@@ -92,6 +92,7 @@ def pac_bayes_sharpness(
 
     Example:
         >>> line = torch.nn.Linear(100, 1, bias=False)
+        >>> _ = line.weight.data.zero_()
         >>> objective = Objective(line, lambda f, y: f.square().sum() / 2, torch.eye(100), torch.zeros(100))
         >>> found = pac_bayes_sharpness(objective)  # Tr H / 2 delta = 500
         >>> abs(found.value - 500) < 3 * found.standard_error < 200
