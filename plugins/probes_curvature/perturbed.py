@@ -131,7 +131,10 @@ def pac_bayes_sharpness(
             share = math.log(rise / below) / math.log(above / below) if below > 0 and above < math.inf else 0.5
             sigma = low * (high / low) ** min(max(share, 0.1), 0.9)
         else:
-            sigma = sigma * 4 if high is None else sigma / 4
+            mean = float(at[sigma].mean())
+            guess = math.sqrt(rise / mean) if 0 < mean < math.inf else 0.0 if mean > 0 else math.inf
+            # A little further, so that it comes to lie between.
+            sigma *= min(max(1.2 * guess, 1.2), 64.0) if high is None else max(min(guess / 1.2, 1 / 1.2), 1 / 64)
     if high is None:
         return Estimate(0.0, math.inf)
     if low is None:
