@@ -64,14 +64,16 @@ class Criterion:
 
     def differentiated(self, loss: Any) -> None:
         """Called with what the loop calls ``backward()`` on."""
-        self.trained |= self._result is not None and self._result() is loss
+        self.trained |= (
+            isinstance(loss, Tensor) and loss.numel() == 1 and self._result is not None and self._result() is loss
+        )
 
     def __call__(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The loss as the function that was seen gives it; the mean of several numbers, such as one for each row."""
+        """The loss as the function that was seen gives it."""
         for call in self.calls[:-1]:
             output = call(output, targets)
         found: Tensor = self.calls[-1](output, targets.flatten() if self.flat else targets)
-        return found.mean() if found.numel() != 1 else found.reshape(())
+        return found.reshape(())
 
     def __str__(self) -> str:
         call = self.calls[-1]

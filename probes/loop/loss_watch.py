@@ -67,7 +67,7 @@ class LossWatch(TorchFunctionMode):
         self.pushed = False
         """Whether it may be on a thread's stack still."""
         self._blind = False
-        self._rows = self._n = 0
+        self._rows = self._n = self._losses = 0
         self._shapes: list[tuple[int, ...]] = []
         self._outputs: list[tuple[weakref.ref[Tensor], int, list[Called] | None]] = []
         """What may be the output, and what is a view or an activation of it, with the number of the output and the
@@ -83,7 +83,7 @@ class LossWatch(TorchFunctionMode):
         self._rows, self._n = rows, n
         self._outputs = [(weakref.ref(output), number, []) for number, output in enumerate(outputs)]
         self._shapes = [tuple(output.shape) for output in outputs]  # may be gone when views of them are compared
-        self.candidates, self._residuals = [], []
+        self.candidates, self._residuals, self._losses = [], [], 0
 
     def looks(self) -> bool:
         """Whether there is an output whose loss is waited for."""
@@ -138,10 +138,13 @@ class LossWatch(TorchFunctionMode):
         chosen = [item for item in different if not item[0].is_floating_point()] or different
         if len(chosen) != 1:
             return None
-        seen = [
-            c for tensor, _, _, c in self.candidates if c is not None and c.trained and _equal(tensor, chosen[0][0])
+        targets, where = chosen[0]
+        trained = [
+            criterion
+            for tensor, _, number, criterion in self.candidates
+            if criterion is not None and criterion.trained and number == self.compared and _equal(tensor, targets)
         ]
-        return chosen[0][0], chosen[0][1], seen[0] if seen else None
+        return targets, where, trained[0] if trained and self._losses == 1 else None  # of several none is the loss
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -179,6 +182,7 @@ class LossWatch(TorchFunctionMode):
             if criterion is not None:
                 criterion.gave(result)
         if func is Tensor.backward:
+            self._losses += 1
             for *_, criterion in self.candidates:
                 if criterion is not None:
                     criterion.differentiated(args[0])

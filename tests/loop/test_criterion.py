@@ -131,6 +131,15 @@ def test_of_several_it_is_the_one_that_is_trained(tmp_path):
     assert str(probe.criterion) == "cross_entropy(label_smoothing=0.1)" and probe.value == pytest.approx(value)
 
 
+def test_of_two_that_are_trained_apart_neither_is_the_loss(tmp_path):
+    def loss(out):
+        F.cross_entropy(out, Y).backward(retain_graph=True)
+        return F.cross_entropy(out, Y, label_smoothing=0.5)
+
+    probe, _, _ = trained(network(3), X, loss, tmp_path)
+    assert probe.batch.targets is not None and probe.criterion is None
+
+
 def test_an_argument_that_cannot_be_kept_leaves_it_unseen(tmp_path):
     class Odd(int):
         pass
