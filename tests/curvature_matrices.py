@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.func import functional_call, hessian, jacrev
+from torch.func import functional_call, jacrev
 
 
 def explicit(model, loss, inputs, targets):
@@ -15,10 +15,10 @@ def explicit(model, loss, inputs, targets):
         given = {name: part.view_as(p) for (name, p), part in zip(trained.items(), parts, strict=True)}
         return functional_call(model, given, (inputs,))
 
-    whole = hessian(lambda vector: loss(outputs(vector), targets))(flat)
+    whole = jacrev(jacrev(lambda vector: loss(outputs(vector), targets)))(flat)
     out = outputs(flat)
     jacobian = jacrev(outputs)(flat).reshape(-1, len(flat))
-    curved = hessian(lambda given: loss(given.view_as(out), targets))(out.reshape(-1))
+    curved = jacrev(jacrev(lambda given: loss(given.view_as(out), targets)))(out.reshape(-1))
     return whole, jacobian.T @ curved @ jacobian
 
 

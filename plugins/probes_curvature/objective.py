@@ -256,7 +256,7 @@ class Objective:
 
     def _finite(self, value: Tensor) -> Tensor:
         if not torch.isfinite(value):
-            raise CannotMeasure(f"The loss of the batch is {float(value):g}: there is no curvature to speak of.")
+            raise CannotMeasure(f"The loss of the batch is {value.item():g}: there is no curvature to speak of.")
         return value
 
     def _outputs(self) -> Tensor:

@@ -25,7 +25,8 @@ def made(name):
 def by_rows(model, loss, inputs, targets):
     """The Hessian by plain double backward, a row at a time."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "enabled", False)
         value = loss(model(inputs), targets)
         gradient = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
     flat = torch.cat([part.reshape(-1) for part in gradient])
@@ -87,7 +88,7 @@ def test_both_matrices_of_any_loss(tanh, loss, memory):
     value = loss(model(inputs), targets)
     gradient = torch.cat([part.flatten() for part in torch.autograd.grad(value, list(model.parameters()))])
     torch.testing.assert_close(objective.gradient(), gradient)
-    assert objective.value() == pytest.approx(float(value))
+    assert objective.value() == pytest.approx(value.item())
 
 
 def test_examples_go_in_pieces_where_memory_is_short(tanh):
@@ -129,7 +130,7 @@ def test_the_loss_elsewhere(tanh):
     found = objective.value_at(way, 0.3)
     start = nn.utils.parameters_to_vector(model.parameters()).detach()
     nn.utils.vector_to_parameters(start + 0.3 * way, model.parameters())
-    assert found == pytest.approx(float(F.cross_entropy(model(inputs), targets)), rel=1e-12)
+    assert found == pytest.approx(F.cross_entropy(model(inputs), targets).item(), rel=1e-12)
     nn.utils.vector_to_parameters(start, model.parameters())
 
 
