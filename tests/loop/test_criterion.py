@@ -39,7 +39,7 @@ def trained(model, inputs, loss, tmp_path, state=None):
         value.backward()
         optimizer.step()
         state = manager.state_dict()
-    return probe, float(value), state
+    return probe, value.item(), state
 
 
 def network(outputs):
