@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["Batch", "as_batch", "tensors"]
+__all__ = ["Batch", "MicroBatches", "as_batch", "tensors"]
 
 
 @dataclass(frozen=True)
@@ -226,3 +226,12 @@ def tensors(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     _map(tree, found.append)
     return found
+
+
+class MicroBatches(NamedTuple):
+    r"""Inner products of the gradients :math:`g_1, \dots, g_m` that one update was made of, in their order."""
+
+    squares: Tensor
+    r""":math:`|g_j|^2`. Shape ``(m,)``, float64, on the CPU."""
+    with_earlier: Tensor
+    r""":math:`g_j \cdot (g_1 + \dots + g_{j - 1})`, the first 0. Shape ``(m,)``."""

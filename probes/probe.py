@@ -38,6 +38,10 @@ class Probe:
     watched_updates: ClassVar[int | None] = None
     """How many updates before each turn ``before_step`` and ``on_step`` are called for; None for every update."""
 
+    sees_micro_batches: ClassVar[bool] = False
+    """Whether, where it looks at updates, it is shown how the gradients of accumulated micro-batches relate, as
+    ``run.micro_batches``: two inner products a gradient, as it arrives."""
+
     by_default: ClassVar[bool] = True
     """Whether the probe runs when it is installed and the user names no probes."""
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .batches import Batch, tensors
+from .batches import Batch, MicroBatches, tensors
 from .measurement import CannotMeasure, first_line
 from .names import named_modules
 from .outputs import check_rows, why_not_a_function
@@ -80,6 +80,8 @@ class Run:
     """Optimizer updates so far."""
     loss: Tensor | None = None
     """What the loop called ``backward()`` on for the last update; seen for probes with ``watched_updates``."""
+    micro_batches: MicroBatches | None = None
+    """Of the last update, where several were accumulated; seen for probes with ``sees_micro_batches``."""
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None
     """The loss of the loop, of outputs and targets, where it was seen to compare them by one function of torch."""
     config: dict[str, Any] = field(default_factory=dict)

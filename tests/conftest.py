@@ -11,6 +11,7 @@ from torch import nn
 from probes.guard import process
 
 os.environ.setdefault("PROBES", "quiet")  # what is said when watching begins and ends
+torch.set_warn_always(True)  # what torch warns of once, one test would hide from all others of its process
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,8 @@ Probe: :class:`Curvature`. Pure functions of a model, a loss and a batch: :func:
 :func:`ggn_eigenvalues`, :func:`hessian_trace`, :func:`spectral_density`, :func:`critical_sharpness`,
 :func:`gradient_noise_scale`. Those of an :class:`Objective`, which is a loss on a batch that is set up once:
 :func:`largest_eigenvalues` and :func:`trace_of` of any operator on its parameters, :func:`directional_sharpness`,
-:func:`batch_sharpness`, :func:`adaptive_sharpness`, :func:`pac_bayes_sharpness`. Of an optimizer: :func:`stability`.
+:func:`batch_sharpness`, :func:`adaptive_sharpness`, :func:`pac_bayes_sharpness`. Of an optimizer: :func:`stability`;
+of the micro-batches that a loop accumulates: :func:`accumulated_noise_scale`.
 
 Sources: Cohen et al. (2021, 2022), Kalra et al. (2026), McCandlish et al. (2018).
 """
@@ -22,6 +23,7 @@ from .eigenvalues import ggn_eigenvalues as ggn_eigenvalues
 from .eigenvalues import hessian_eigenvalues as hessian_eigenvalues
 from .eigenvalues import largest_eigenvalues as largest_eigenvalues
 from .gradient_noise import GradientNoiseScale as GradientNoiseScale
+from .gradient_noise import accumulated_noise_scale as accumulated_noise_scale
 from .gradient_noise import gradient_noise_scale as gradient_noise_scale
 from .gradient_noise import gradient_noise_scale_of as gradient_noise_scale_of
 from .gradient_noise import noise_scale as noise_scale

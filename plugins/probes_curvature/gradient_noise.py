@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from probes.batches import MicroBatches
 from probes_ntk import Estimate, spread
 
 from .objective import MEMORY, Loss, Objective
 
-__all__ = ["GradientNoiseScale", "gradient_noise_scale", "gradient_noise_scale_of", "noise_scale"]
+__all__ = [
+    "GradientNoiseScale", "accumulated_noise_scale", "gradient_noise_scale", "gradient_noise_scale_of", "noise_scale"
+]  # fmt: skip
 
 AGREE = 1e-3
 """Relative difference of the loss and the mean of those of its parts, from which on it is no mean over examples."""
@@ -193,3 +196,55 @@ def _estimates(total: Tensor, mean_square: Tensor, count: int, size: int) -> Seq
     trace = size * (total - count * mean_square) / (count - 1)
     norm = mean_square - trace / (count * size)
     return torch.where(norm <= 0, torch.inf, trace / norm), trace, norm
+
+
+def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
+    r"""The simple noise scale from the micro-batches of one update, of whose gradients no copy is kept.
+
+    Of :math:`g_1, \dots, g_m`, with :math:`S_j = g_1 + \dots + g_j`, what is new in each,
+
+    .. math:: h_j = \sqrt{\tfrac{j - 1}{j}} \Big(g_j - \frac{S_{j-1}}{j - 1}\Big), \quad j = 2, \dots, m, \qquad
+              \widehat{\operatorname{tr} \Sigma} = \frac{1}{m - 1} \sum_j |h_j|^2, \qquad
+              \widehat{|G|^2} = \Big|\frac{S_m}{m}\Big|^2 - \frac{\widehat{\operatorname{tr} \Sigma}}{m}
+
+    is independent for normal gradients, so that the scatter of :math:`|h_j|^2` is the first one's error; that of
+    :math:`|S_m / m|^2` is :math:`2 \sqrt{G^\top \Sigma G / m}`, with the mean of :math:`(h_j \cdot S_{j-1} / (j -
+    1))^2`, which is not smaller, for :math:`G^\top \Sigma G`. What all gradients are multiplied with does not matter.
+
+    Args:
+        micro_batches: Inner products of at least four gradients.
+
+    Returns:
+        The ratio, in micro-batches: times the examples in one, it is in examples. Infinite where they are too few to
+        tell the gradient from 0. The error covers by Student's t; of gradients with heavy tails less than it says.
+
+    Raises:
+        ValueError: If there are fewer than four.
+
+    Example:
+        >>> gradients = torch.tensor([[3.0, 1.0], [3.0, -1.0], [3.0, 2.0], [3.0, -2.0]])
+        >>> earlier = gradients.cumsum(0) - gradients
+        >>> found = accumulated_noise_scale(MicroBatches(gradients.square().sum(1), (gradients * earlier).sum(1)))
+        >>> round(found.value, 4)  # 10 / 3 / (9 - 10 / 12)
+        0.4082
+
+    Reference:
+        McCandlish et al. (2018), eq. 2.9 and appendix A.1. The contrasts are Helmert's (1876).
+    """
+    squares, products = (each.double().cpu() for each in micro_batches)
+    count = len(squares)
+    if count < 4:
+        raise ValueError(f"`micro_batches` must be of at least four gradients, got {count}.")
+    sums = (squares + 2 * products).cumsum(0)  # |S_j|^2
+    earlier = torch.arange(1, count, dtype=torch.float64)
+    past, product = sums[:-1], products[1:]
+    new = (squares[1:] - 2 * product / earlier + past / earlier**2) * earlier / (earlier + 1)
+    along = (product - past / earlier).square() / (earlier * (earlier + 1))  # (h_j . S_{j-1} / (j - 1))^2
+    trace, wide = float(new.mean()), spread(new)
+    norm = float(sums[-1]) / count**2 - trace / count
+    if not norm > 0:
+        return Estimate(math.inf if trace > 0 else math.nan, math.inf if trace > 0 else math.nan)
+    factor = wide * math.sqrt(count - 1) / float(new.std()) if float(new.std()) > 0 else 1.0  # Student's
+    of_trace = wide * (1 / norm + trace / (count * norm**2))
+    of_norm = factor * 2 * math.sqrt(float(along.mean()) / count) * trace / norm**2
+    return Estimate(trace / norm, math.hypot(of_trace, of_norm))

@@ -22,8 +22,9 @@ from probes_ntk import Estimate
 from .batch_sharpness import batch_sharpness
 from .criterion import criterion_of
 from .critical import critical_sharpness_of
+from .density import density_of
 from .eigenvalues import Eigenvalues, largest_eigenvalues, least_vectors
-from .gradient_noise import gradient_noise_scale_of
+from .gradient_noise import accumulated_noise_scale, gradient_noise_scale_of
 from .objective import MEMORY, Loss, Objective
 from .stability import Stability, last_update, stability
 from .trace import trace_of
@@ -37,6 +38,8 @@ AFFORDED = 3
 """Eigenvalues that are measured unasked, where the first turn affords them."""
 PRODUCTS = 40
 """That they are predicted to take."""
+POINTS = 91
+"""Of the density: two are as far from each other as half the width of what smoothes it."""
 
 
 class Curvature(Probe):
@@ -50,13 +53,16 @@ class Curvature(Probe):
         both.
         ``curvature/noise_scale``, in examples, and what it is the ratio of, ``curvature/noise_trace`` and
         ``curvature/gradient_square_norm``; from groups of a twentieth of the batch. Not for a loss that is no mean over
-        the examples.
+        the examples. Where the loop accumulates four or more micro-batches, ``curvature/accumulated_noise_scale`` too,
+        in micro-batches, from the gradients that the loop itself computes for the update before: in train mode, for two
+        inner products each as it arrives. Of several ranks, those of rank 0.
         ``curvature/eigenvalues``: the largest of the Hessian, with their residuals as errors: as many as asked for, or
         three if the first turn affords them.
         ``curvature/sharpness``: the first of them, of the Hessian that the optimizer preconditions where it does (Adam,
         RMSprop; NaN before its first step), and beside it ``threshold``, above which it is unstable on a quadratic:
         2 / lr of gradient descent, 38 / lr of Adam. Without eigenvalues, the threshold alone.
-        Where they are asked for: ``curvature/ggn_eigenvalues``; ``curvature/trace``; ``curvature/layer_sharpness``, the
+        Where they are asked for: ``curvature/ggn_eigenvalues``; ``curvature/trace``; ``curvature/density``, of all
+        eigenvalues, smoothed, over an axis that the first turn fixes; ``curvature/layer_sharpness``, the
         largest eigenvalue of the block of each layer; ``curvature/batch_sharpness``, of mini-batches along their
         gradients.
 
@@ -77,6 +83,7 @@ class Curvature(Probe):
         eigenvalues: How many of the Hessian; 0 for none; by default as the budget allows.
         ggn_eigenvalues: How many of the generalized Gauss-Newton matrix.
         trace: Whether to estimate the trace of the Hessian.
+        density: Of how many random vectors the spectral density is estimated, with 30 products each; 0 for none.
         layers: Whether to measure the sharpness of each layer's block.
         batch_size: Of mini-batches, for the batch sharpness; None for none.
         loss: Of outputs and targets, a scalar.
@@ -98,6 +105,8 @@ class Curvature(Probe):
     name = "curvature"
     needs = frozenset({"targets"})
     by_default = False
+    watched_updates = 1
+    sees_micro_batches = True
 
     def __init__(
         self,
@@ -107,6 +116,7 @@ class Curvature(Probe):
         eigenvalues: int | None = None,
         ggn_eigenvalues: int = 0,
         trace: bool = False,
+        density: int = 0,
         layers: bool = False,
         batch_size: int | None = None,
         loss: Loss | None = None,
@@ -116,16 +126,20 @@ class Curvature(Probe):
         for name, count in (
             ("eigenvalues", eigenvalues or 0),
             ("ggn_eigenvalues", ggn_eigenvalues),
+            ("density", density),
             ("batch_size", 0 if batch_size is None else batch_size - 1),
         ):
             if not (hasattr(count, "__index__") and count >= 0):
                 raise ValueError(f"`{name}` must be an integer, not negative, got {count!r}.")
+        if density == 1:
+            raise ValueError("`density` must be 0 or at least 2 random vectors, for its error, got 1.")
         if loss is not None and not callable(loss):
             raise TypeError(f"`loss` must be a function of outputs and targets, got {loss!r}.")
         if not (hasattr(memory, "__float__") and 0 < memory < math.inf):
             raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
         self.batch, self.eigenvalues, self.ggn_eigenvalues = batch, eigenvalues, ggn_eigenvalues
-        self.trace, self.layers, self.batch_size, self.memory = trace, layers, batch_size, memory
+        self.trace, self.density, self.layers = trace, density, layers
+        self.batch_size, self.memory = batch_size, memory
         self._loss = loss
         self._count = eigenvalues
         """Of eigenvalues, once it is known."""
@@ -133,14 +147,28 @@ class Curvature(Probe):
         """By operator, the sum of the eigenvectors of the last turn."""
         self._layers: list[str] = []
         """Those of the first turn."""
+        self._grid: Tensor | None = None
+        """Where the density is, from the first turn on."""
+
+    def on_step(self, run: Run, step: int) -> None:
+        """Of the update before a turn, the host shows how its micro-batches relate."""
+
+    def rank_part(self, run: Run) -> Any:
+        """Of a sharded model, nothing is seen of an update."""
+        return 0
+
+    def join_parts(self, parts: list[Any]) -> None:
+        """Nothing is to be joined."""
 
     def state_dict(self) -> dict[str, Any]:
-        """How many eigenvalues are measured, and where their search starts."""
-        return {"count": self._count, "starts": dict(self._starts), "layers": list(self._layers)}
+        """How many eigenvalues are measured, where their search starts, and the axes that stay."""
+        axes = {"layers": list(self._layers), "grid": self._grid}
+        return {"count": self._count, "starts": dict(self._starts), **axes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self._count, self._starts, self._layers = state["count"], dict(state["starts"]), list(state["layers"])
+        self._count, self._starts = state["count"], dict(state["starts"])
+        self._layers, self._grid = list(state["layers"]), state["grid"]
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield how sharp the loss is now."""
@@ -161,6 +189,7 @@ class Curvature(Probe):
             turn.critical(ways),
             turn.directional(ways),
             turn.noise(),
+            turn.accumulated(),
             turn.hessian(self._affordable(run, seconds, turn)),
             turn.others(loss),
         ):
@@ -282,6 +311,20 @@ class _Turn(NamedTuple):
                 standard_error=each.standard_error, unit=unit, description=description,
             )  # fmt: skip
 
+    def accumulated(self) -> Iterator[Measurement]:
+        seen = self.run.micro_batches
+        if seen is not None and len(seen.squares) >= 4:
+            found = accumulated_noise_scale(seen)
+            yield Measurement(
+                f"curvature/accumulated_noise_scale/{self.probe.batch}",
+                found.value,
+                standard_error=found.standard_error,
+                estimator=f"from the {len(seen.squares)} micro-batches of the last update; Student's error",
+                num_samples=len(seen.squares),
+                unit="micro-batches",
+                description="simple gradient noise scale of the loop's own gradients",
+            )
+
     def hessian(self, count: int) -> Iterator[Measurement]:
         own = self.probe._own(self.run, self.objective)
         limit = stability(self.run.optimizers, own)
@@ -336,6 +379,8 @@ class _Turn(NamedTuple):
         if probe.trace:
             summed = trace_of(objective, objective.hessian_product, generator=run.generator, memory=probe.memory)
             yield self._estimate("trace", summed, "Hutch++ with 60 products", "trace of the Hessian of the loss")
+        if probe.density:
+            yield self.density()
         if probe.batch_size is not None:
             size = min(probe.batch_size, objective.n)
             try:
@@ -347,6 +392,26 @@ class _Turn(NamedTuple):
                 yield self._estimate("batch_sharpness", sharp, how, "curvature of mini-batches along their gradients")
         if probe.layers:
             yield self._layers(loss)
+
+    def density(self) -> Measurement:
+        probe, objective = self.probe, self.objective
+        found = density_of(objective, objective.hessian_product, vectors=probe.density, generator=self.run.generator)
+        if probe._grid is None:
+            low, high = np.nanmin(found.nodes).clip(max=0), np.nanmax(found.nodes).clip(min=0)
+            room = (high - low) or 1.0
+            probe._grid = torch.linspace(low - room / 4, high + room, POINTS, dtype=torch.float64)  # it may sharpen
+        width = 2 * float(probe._grid[1] - probe._grid[0])
+        values, errors = found.density(probe._grid, width)
+        return self.measured(
+            "density",
+            values,
+            f"stochastic Lanczos quadrature of {probe.density} vectors, smoothed by {width:.2g}",
+            standard_error=errors,
+            dims=("at",),
+            coords={"at": Axis(probe._grid.numpy(), CURVATURE, description="eigenvalue")},
+            unit="parameter^2 / loss",
+            description="share of the eigenvalues of the Hessian at a value",
+        )
 
     def _estimate(self, name: str, found: Estimate, how: str, description: str) -> Measurement:
         return self.measured(name, found.value, how, standard_error=found.standard_error, description=description)

@@ -19,7 +19,7 @@ from torch.compiler import is_dynamo_compiling
 
 from .frames import current_frames
 
-__all__ = ["BackwardWatch", "GradientHook"]
+__all__ = ["BackwardWatch", "GradientHook", "backward_call", "compiles_backward"]
 
 BACKWARD = torch.autograd.backward.__code__
 """What ``Tensor.backward`` calls, too."""
@@ -33,7 +33,7 @@ DEPTH = 40
 class GradientHook:
     """A hook of parameters that holds its watch weakly."""
 
-    def __init__(self, watch: BackwardWatch) -> None:
+    def __init__(self, watch: Any) -> None:
         self.watch = weakref.ref(watch)
 
     def __call__(self, parameter: Tensor) -> None:
@@ -71,7 +71,7 @@ class BackwardWatch:
 
         Not where backward passes are compiled: a hook would be part of their graphs.
         """
-        if _compiles_backward():
+        if compiles_backward():
             self.end()
         elif not self._handles:
             arrived = GradientHook(self)
@@ -126,30 +126,38 @@ class BackwardWatch:
         """A gradient has arrived, in this frame."""
         if self._busy():
             return
-        found = _roots(frame)
-        if found is None:  # the gradients of an accelerator arrive on another thread than the call's
-            others = [roots for other in current_frames().values() if (roots := _roots(other)) is not None]
-            found = others[0] if len(others) == 1 else None
-        for root in found or ():
+        if (call := backward_call(frame)) is None:
+            return
+        given = call.f_locals.get("tensors")
+        for root in (given,) if isinstance(given, Tensor) else given or ():
             if root.numel() != 1 or len(self._losses) >= MANY or (self._last is not None and self._last() is root):
                 continue
             self._last = weakref.ref(root)
             self._losses.append(root.detach().reshape(()).clone())
 
 
-def _compiles_backward() -> bool:
+def compiles_backward() -> bool:
+    """Whether backward passes are compiled: a hook would be part of their graphs."""
     dynamo: Any = sys.modules.get("torch._dynamo")
     return dynamo is not None and bool(getattr(dynamo.config, "compiled_autograd", False))
 
 
-def _roots(frame: FrameType | None) -> tuple[Tensor, ...] | None:
-    """What ``backward`` was called on, if the frame is within such a call."""
-    while frame is not None:
-        if frame.f_code is BACKWARD:
-            given = frame.f_locals.get("tensors")
-            return (given,) if isinstance(given, Tensor) else tuple(given or ())
+def backward_call(frame: FrameType) -> FrameType | None:
+    """The call of ``backward`` within which a gradient arrives in this frame, if it is one.
+
+    The gradients of an accelerator arrive on another thread than the call's.
+    """
+    found = _backward(frame)
+    if found is not None:
+        return found
+    others = [call for other in current_frames().values() if (call := _backward(other)) is not None]
+    return others[0] if len(others) == 1 else None
+
+
+def _backward(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and frame.f_code is not BACKWARD:
         frame = frame.f_back
-    return None
+    return frame
 
 
 def _scale(frame: FrameType | None) -> Tensor | None:

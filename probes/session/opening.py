@@ -119,7 +119,7 @@ class Attached:
             session.before_first,
             session.after_step,
             session.least_due,
-            before_step=session.before_step if plugins.having("before_step") else None,
+            before_step=session.before_step,
             new=self._stepped,
             notice=lambda message: plugins.record("warning", None, message),
             fault=self._cannot_count,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from torch.optim import Optimizer
 
 from ..loop.backward_watch import BackwardWatch
+from ..loop.micro_batches import MicroBatchWatch
+from ..loop.sharding import is_sharded
 from ..run import Run
 from .calls import Plugins
 from .plugins import Plugin
@@ -33,11 +35,17 @@ class Watching:
         self.look_before: Callable[[bool], None] = lambda wanted: None
         """Has :meth:`before` called before every update, or no more."""
         self._backward = BackwardWatch(lambda: turns.busy)
+        self._micro_batches = MicroBatchWatch(lambda: turns.busy)
 
     @property
     def looks_before(self) -> bool:
         """Whether a probe wants to see what is before the next update."""
-        return any("before_step" in plugin.hooks for plugin in self.probes)
+        return self._compares or any("before_step" in plugin.hooks for plugin in self.probes)
+
+    @property
+    def _compares(self) -> bool:
+        """Whether a probe wants to see how the gradients of micro-batches relate."""
+        return any(getattr(plugin.implementation, "sees_micro_batches", False) for plugin in self.probes)
 
     def plan(self, step: int, taken: Iterable[Turn] = (), looks: Callable[[int, int], bool] | None = None) -> None:
         """Let those probes look at the next update that want to, and whose turn can be afforded; no others.
@@ -70,17 +78,22 @@ class Watching:
             self._backward.begin(self._run.model.parameters())
         else:
             self.end()
+        if self._compares and self.spent and not is_sharded(self._run.model):
+            self._micro_batches.begin(self._run.model.parameters())
+        else:
+            self._micro_batches.end()
 
     def before(self, optimizer: Optimizer | None, closure: bool) -> None:
         """An update is about to be made."""
         self._backward.before_update(optimizer, closure)
+        self._micro_batches.before_update(closure)
         for plugin in self.probes:
             if "before_step" in plugin.hooks and not plugin.problem:
                 self._plugins.call(plugin, "before_step", run=self._run, optimizer=optimizer, closure=closure)
 
     def after(self, step: int) -> None:
         """An update was made."""
-        self._run.loss = self._backward.update()
+        self._run.loss, self._run.micro_batches = self._backward.update(), self._micro_batches.update()
         for plugin in self.probes:
             if "on_step" in plugin.hooks and not plugin.problem:
                 self._plugins.call(plugin, "on_step", run=self._run, step=step)
@@ -88,4 +101,5 @@ class Watching:
     def end(self) -> None:
         """Look at no loss any more; leave no hook."""
         self._backward.end()
-        self._run.loss = None
+        self._micro_batches.end()
+        self._run.loss = self._run.micro_batches = None

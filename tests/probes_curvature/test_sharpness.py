@@ -201,7 +201,7 @@ def test_an_optimizer_is_stable_up_to_the_threshold(name, factor):
             state["square_avg"].fill_(held)
         w.grad = h * w.detach()
         optimizer.step()
-    assert (abs(float(w)) < 1e-3) == (factor < 1)
+    assert (abs(w.item()) < 1e-3) == (factor < 1)
 
 
 def test_several_learning_rates_are_a_preconditioner():
