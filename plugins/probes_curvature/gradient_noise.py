@@ -216,7 +216,8 @@ def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
 
     Returns:
         The ratio, in micro-batches: times the examples in one, it is in examples. Infinite where they are too few to
-        tell the gradient from 0. The error covers by Student's t; of gradients with heavy tails less than it says.
+        tell the gradient from 0. The error is Student's: it covers 94 % and more where the covariance of normal
+        gradients has a participation ratio of 8 or more, 78 to 92 % where it is of one direction.
 
     Raises:
         ValueError: If there are fewer than four.

@@ -1,12 +1,15 @@
 """The gradient noise scale beside plain loops, its expectation over samples, and what is refused."""
 
+import math
+
 import pytest
 import torch
 from curvature_matrices import explicit
 from torch import nn
 from torch.nn import functional as F
 
-from probes_curvature import gradient_noise_scale, noise_scale
+from probes.batches import MicroBatches
+from probes_curvature import accumulated_noise_scale, gradient_noise_scale, noise_scale
 
 
 def rows(model, loss, inputs, targets):
@@ -75,3 +78,41 @@ def test_what_is_no_mean_is_refused(tanh):
         gradient_noise_scale(model, F.cross_entropy, inputs, targets, products=1)
     with pytest.raises(ValueError, match=r"one shape \(m,\)"):
         noise_scale(torch.ones(2), torch.ones(2))
+
+
+def products(gradients):
+    return MicroBatches(gradients.square().sum(1), (gradients * (gradients.cumsum(0) - gradients)).sum(1))
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_micro_batches_give_the_same_as_their_gradients(count):
+    gradients = torch.randn(count, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.7
+    expected, _, _ = noise_scale(gradients.square().sum(1), gradients @ gradients.mean(0))
+    assert accumulated_noise_scale(products(gradients)).value == pytest.approx(expected.value, rel=1e-12)
+    scaled = accumulated_noise_scale(products(1e3 * gradients))  # a gradient scaler's
+    assert scaled == pytest.approx(accumulated_noise_scale(products(gradients)))
+
+
+def test_too_few_micro_batches_and_none_that_differ():
+    with pytest.raises(ValueError, match="at least four gradients, got 3"):
+        accumulated_noise_scale(products(torch.ones(3, 2)))
+    assert accumulated_noise_scale(products(torch.ones(4, 2))) == (0.0, 0.0)
+    opposite = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
+    assert accumulated_noise_scale(products(opposite)) == (math.inf, math.inf)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("common", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("size", [30, 300])
+@pytest.mark.parametrize("count", [4, 8, 32])
+def test_errors_of_micro_batches_cover(count, size, common):
+    """Of normal gradients, whose covariance has eigenvalues over three decades: a participation ratio from 8 on."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.logspace(0, -1.5, size, dtype=torch.float64)
+    mean = torch.randn(size, generator=generator, dtype=torch.float64)
+    mean *= common * scale.norm() / mean.norm()
+    truth, covered = float(scale.square().sum() / mean.square().sum()), 0
+    for _ in range(400):
+        found = accumulated_noise_scale(products(mean + scale * torch.randn(count, size, generator=generator).double()))
+        covered += found.standard_error == math.inf or abs(found.value - truth) <= 1.96 * found.standard_error
+    assert covered >= 0.9 * 400

@@ -1,13 +1,16 @@
 """The probe: what it measures in a loop, of which loss, what it leaves out, and what it goes on from."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from curvature_matrices import explicit
 from torch import nn
 from torch.nn import functional as F
 
 from probes import ProbeManager, every, open_run
-from probes_curvature import Curvature, hessian_eigenvalues
+from probes_curvature import Curvature, hessian_eigenvalues, noise_scale
 
 X, Y = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
 
@@ -156,3 +159,38 @@ def test_a_search_starts_where_the_last_one_ended(tmp_path):
 def test_bad_settings_are_named(settings, error, message):
     with pytest.raises(error, match=message):
         Curvature(**settings)
+
+
+def test_the_noise_of_micro_batches(tmp_path):
+    """Beside gradients that are computed apart, and nothing where there are fewer than four."""
+    model, generator = network(), torch.Generator().manual_seed(2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probe = Curvature(every(3))
+    manager = ProbeManager(model, [probe], log_dir=tmp_path, overhead=None, on_error="raise", quiet=True)
+    expected = {}
+    with manager.attach(optimizer):
+        for step in range(1, 10):
+            optimizer.zero_grad()
+            chosen = [torch.randint(60, (10,), generator=generator) for _ in range(3 if step == 9 else 6)]
+            apart = copy.deepcopy(model)
+            each = [torch.autograd.grad(F.cross_entropy(apart(X[i]), Y[i]), list(apart.parameters())) for i in chosen]
+            gradients = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in each]).double()
+            expected[step], _, _ = noise_scale(gradients.square().sum(1), gradients @ gradients.mean(0))
+            for i in chosen:
+                (F.cross_entropy(model(X[i]), Y[i]) / len(chosen)).backward()
+            optimizer.step()
+    found = open_run(tmp_path)["curvature/accumulated_noise_scale/train"]
+    assert found["step"].values.tolist() == [3, 6] and found["value"].attrs["units"] == "micro-batches"
+    np.testing.assert_allclose(found["value"].values, [expected[step].value for step in (3, 6)], rtol=1e-4)
+
+
+def test_the_density_of_the_eigenvalues(tmp_path):
+    run, model, _ = recorded(tmp_path, Curvature(every(3), density=4))
+    found = run["curvature/density/train"]
+    points, step = found["at"].values, found["at"].values[1] - found["at"].values[0]
+    mass = values(run, "density").sum(1) * step
+    np.testing.assert_allclose(mass, 1, atol=0.02)  # of all eigenvalues
+    whole, _ = explicit(model, F.cross_entropy, X, Y)
+    mean = (values(run, "density")[-1] * points).sum() * step
+    error = np.sqrt((found["standard_error"].values[-1] * points * step).sum() ** 2)
+    assert abs(mean - float(whole.trace()) / len(whole)) <= 3 * error + 0.01
