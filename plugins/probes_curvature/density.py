@@ -168,7 +168,8 @@ def density_of(
     weights = torch.zeros(vectors, steps, dtype=torch.float64)
     for row, weight in zip(nodes, weights, strict=True):
         start = (torch.randint(0, 2, (size,), generator=generator) * 2 - 1).to(objective.device, objective.dtype)
-        scale = float(objective.finite(product(start / start.norm())).norm())
+        image = objective.finite(product(start / start.norm()))
+        scale = float(torch.linalg.vector_norm(image, dtype=torch.float64))  # squares may leave single's range
         if scale == 0:
             row[0], weight[0] = 0.0, 1.0
             continue

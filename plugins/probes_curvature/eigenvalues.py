@@ -186,7 +186,8 @@ def largest_eigenvalues(
         memory: Bytes for the vectors that are held.
 
     Raises:
-        ValueError: If ``k``, ``tolerance`` or ``products`` is not positive, or ``start`` of another size.
+        ValueError: If ``k``, ``tolerance`` or ``products`` is not positive, or ``start`` not finite or of another size.
+        TypeError: If ``start`` is no tensor.
         CannotMeasure: If a product is not finite.
     """
     if not hasattr(k, "__index__") or k < 1:
@@ -205,8 +206,12 @@ def largest_eigenvalues(
     room = min(size, max(least_vectors(k), min(k + BASIS, room)))
     space = _Space(objective, product, room)
     if start is not None:
+        if not isinstance(start, Tensor):
+            raise TypeError(f"`start` must be a tensor of vectors in rows, shape (., {size}), got {start!r}.")
         if start.ndim != 2 or start.shape[1] != size:
             raise ValueError(f"`start` must have shape (., {size}), got {tuple(start.shape)}.")
+        if not bool(torch.isfinite(start).all()):
+            raise ValueError("`start` must be finite, got vectors that are not.")
         for vector in start[: min(k, products)]:
             space.add(vector)
 
@@ -263,7 +268,7 @@ class _Space:
 
     def add(self, vector: Tensor) -> bool:
         """Widen the space, unless the vector is in it."""
-        norm = vector.norm()
+        norm = torch.linalg.vector_norm(vector, dtype=torch.float64)  # squares may leave single's range
         if not norm > 0:
             return False
         vector = vector.to(self.basis) / norm

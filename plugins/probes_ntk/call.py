@@ -164,6 +164,12 @@ class Call:
         """What ``output`` picks of what the model returns on a batch, in its own shape, differentiable or not."""
         with _plain_backward(self.model), torch.set_grad_enabled(graph), _own_buffers(self.model):
             if self.tensors:
+                if isinstance(self.model, (torch.jit.ScriptModule, nn.DataParallel)):
+                    kind = type(self.model).__name__
+                    raise CannotMeasure(
+                        f"`model` must be a plain module to be called at other weights than its own, got {kind}. Pass "
+                        f"what was given to {'DataParallel' if kind == 'DataParallel' else 'torch.jit'}."
+                    )
                 parameters = dict(self.model.named_parameters())
                 own = {name: t if name in parameters else t.clone() for name, t in self.tensors.items()}
                 result = torch.func.functional_call(self.model, own, batch.args, dict(batch.kwargs))

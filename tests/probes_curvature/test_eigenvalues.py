@@ -112,8 +112,10 @@ def test_relu_networks_in_single_precision():
         ({"memory": 0}, "`memory` must be a positive number of bytes, got 0"),
         ({"tolerance": -1.0}, "`tolerance` must be positive"),
         ({"start": torch.ones(3)}, r"`start` must have shape \(., 51\), got \(3,\)"),
+        ({"start": torch.full((1, 51), torch.inf)}, "`start` must be finite"),
+        ({"start": [1.0]}, r"`start` must be a tensor of vectors in rows, shape \(., 51\), got \[1.0\]"),
     ],
 )
 def test_bad_settings_are_named(tanh, settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         hessian_eigenvalues(tanh[0], F.cross_entropy, *tanh[1:], **settings)

@@ -6,7 +6,7 @@ from curvature_matrices import diagonal, explicit
 from torch import nn
 from torch.nn import functional as F
 
-from probes_curvature import Objective, density_of, hessian_trace, spectral_density, trace_of
+from probes_curvature import Objective, density_of, hessian_eigenvalues, hessian_trace, spectral_density, trace_of
 
 
 def network(kind):
@@ -102,6 +102,20 @@ def test_the_density_is_covered(kind):
         density, error = found.density(points, width)
         covered += int(((density - exact).abs() <= 1.96 * error + 1e-6 * exact.max()).sum())
     assert covered >= 0.9 * 20 * 9
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_losses_whose_squares_leave_single_precision(scale):
+    """All is proportional to the loss."""
+    model, _, inputs, targets = network("classes")
+    given = model.float(), lambda f, y: scale * F.cross_entropy(f, y), inputs.float(), targets
+    plain = model, F.cross_entropy, *given[2:]
+    one, other = (spectral_density(*each, vectors=2, steps=10).moment(1).value for each in (given, plain))
+    assert one / scale == pytest.approx(other, rel=1e-4)
+    one, other = (hessian_trace(*each).value for each in (given, plain))
+    assert one / scale == pytest.approx(other, rel=1e-4)
+    one, other = (hessian_eigenvalues(*each, k=2).values for each in (given, plain))
+    torch.testing.assert_close(one / scale, other, rtol=1e-4, atol=1e-6)
 
 
 def test_bad_settings_are_named(tanh):

@@ -9,6 +9,7 @@ from curvature_matrices import diagonal, explicit
 from torch import nn
 from torch.nn import functional as F
 
+from probes.measurement import CannotMeasure
 from probes_curvature import (
     Objective,
     adaptive_sharpness,
@@ -260,3 +261,17 @@ def test_the_last_update_is_what_the_parameters_moved_by(made):
         optimizer.step()
     torch.testing.assert_close(-0.1 * last_update([optimizer], {"w": w})["w"], w.detach() - before)
     assert last_update([torch.optim.SGD([w], lr=0.1)], {"w": w}) is None
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda model, x: nn.DataParallel(model), "got DataParallel. Pass what was given to DataParallel"),
+        (torch.jit.trace, "Pass what was given to torch.jit"),
+    ],
+)
+def test_models_that_cannot_be_called_at_other_weights_are_named(tanh, wrap, message):
+    model, *batch = tanh
+    with pytest.raises(CannotMeasure, match=message):
+        critical_sharpness(wrap(model, batch[0]), F.cross_entropy, *batch)
