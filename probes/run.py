@@ -244,13 +244,12 @@ class Run:
                 except Exception as error:
                     leaves = tensors((given.args, given.kwargs))
                     shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-                    whole = [str(tuple(leaf.shape)) for leaf in leaves if leaf.ndim and len(leaf) != given.n]
-                    rows = (
-                        f" What has not one row for each of the {given.n} samples is passed whole: {', '.join(whole)}; "
-                        f"let the model take samples in the first dimension."
-                        if whole
-                        else ""
-                    )
+                    rows = ""
+                    if whole := [str(tuple(leaf.shape)) for leaf in leaves if leaf.ndim and len(leaf) != given.n]:
+                        rows = (
+                            f" What has not one row for each of the {given.n} samples is passed whole: "
+                            f"{', '.join(whole)}; let the model take samples in the first dimension."
+                        )
                     raise CannotMeasure(
                         f"The model cannot be called with batch {batch!r}, of shape {shapes} "
                         f"({type(error).__name__}: {first_line(error)}). Pass batches={{{batch!r}: (inputs, targets)}} "
@@ -276,10 +275,7 @@ class Run:
             raise CannotMeasure(f"On batch {batch!r}: {reason}")
 
     def sample_seconds(self, batch: str) -> float:
-        """Seconds that a forward pass takes for each sample of the batch of that name, looked at on at most eight.
-
-        The least of several looks: the first call is slow, and so is any while the machine does something else.
-        """
+        """Seconds that a forward pass takes for each sample of the batch of that name: the least of several looks."""
         clock, least = self._clock, math.inf
         for part in map(self.batch(batch).first, (2, 4, 4, 8, 8)):
             with torch.no_grad():

@@ -207,16 +207,17 @@ def hooks(model: nn.Module, ours: bool = True) -> dict[str, int]:
 
     Args:
         model: The model.
-        ours: Whether those are counted that look at the loss: they are there before some turns, and only then.
+        ours: Whether those are counted that look at the loss and at gradients: they are there before some turns, and
+            only then.
     """
     tables = [name for name in vars(nn.Module()) if name.endswith("_hooks") or "_hooks_" in name]
     found = {
         f"{name} {table}": len(getattr(module, table)) for name, module in model.named_modules() for table in tables
     }
     for name, parameter in model.named_parameters():
-        arrived = (getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values()
-        others = [hook for hook in arrived if ours or not isinstance(hook, GradientHook)]
-        found[f"tensor {name}"] = len(parameter._backward_hooks or {}) + len(others)
+        arrived = (parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None))
+        there = [hook for table in arrived for hook in (table or {}).values()]
+        found[f"tensor {name}"] = len([hook for hook in there if ours or not isinstance(hook, GradientHook)])
     shared = nn.modules.module
     found |= {
         name: len(table)
