@@ -215,8 +215,8 @@ def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
         micro_batches: Inner products of at least four gradients.
 
     Returns:
-        The ratio, in micro-batches: times the examples in one, it is in examples. Infinite where they are too few to
-        tell the gradient from 0. The error is Student's: it covers 94 % and more where the covariance of normal
+        The ratio, in micro-batches; times the examples in one, it is in examples. Infinite where they are too few to
+        tell the gradient from 0. The error is Student's, and covers 94 % and more where the covariance of normal
         gradients has a participation ratio of 8 or more, 78 to 92 % where it is of one direction.
 
     Raises:
