@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,11 @@ from torch import Tensor
 __all__ = ["Called", "Criterion"]
 
 OWNERS: dict[str, Any] = {"functional": torch.nn.functional, "Tensor": Tensor, "torch": torch}
+_QUOTIENTS: set[Any] = {Tensor.div, Tensor.__truediv__, torch.div, Tensor.div_, Tensor.__itruediv__}
+_PRODUCTS: set[Any] = {Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul, Tensor.mul_, Tensor.__imul__}
+SCALES = torch.amp.GradScaler.scale.__code__
+DEPTH = 10
+"""Frames between a gradient scaler and a torch function that it calls, at most."""
 OUTPUT, TARGETS = "the output", "the targets"
 """What stands for them among the arguments of a call."""
 
@@ -54,19 +61,31 @@ class Criterion:
 
     def __init__(self, calls: Sequence[Called], flat: bool = False) -> None:
         self.calls, self.flat = list(calls), flat
-        self.trained = False
-        """Whether the loop was seen to call ``backward()`` on what the last call gave, itself."""
-        self._result: weakref.ref[Tensor] | None = None
+        self.factor: float | None = None
+        """What the loop had multiplied it with when it called ``backward()``; None where it was not seen to."""
+        self._results: list[tuple[weakref.ref[Tensor], float]] = []
+        """What the last call gave in the loop, and its multiples, with their factors."""
 
-    def gave(self, result: Any) -> None:
+    def gave(self, result: Any, factor: float = 1.0) -> None:
         """Called with what the last call gave in the loop."""
-        self._result = weakref.ref(result) if isinstance(result, Tensor) else None
+        if isinstance(result, Tensor) and result.numel() == 1:
+            self._results.append((weakref.ref(result), factor))
+
+    def follow(self, function: Callable[..., Any], args: Sequence[Any], result: Any) -> None:
+        """See whether a call gives a multiple of the loss, as for accumulated batches or by a gradient scaler."""
+        if function in _QUOTIENTS | _PRODUCTS and len(args) == 2 and (known := self._factor(args[0])) is not None:
+            if type(args[1]) in (int, float):
+                self.gave(result, known / args[1] if function in _QUOTIENTS else known * args[1])
+            elif function in _PRODUCTS and _within(SCALES):
+                self.gave(result, known)
 
     def differentiated(self, loss: Any) -> None:
         """Called with what the loop calls ``backward()`` on."""
-        self.trained |= (
-            isinstance(loss, Tensor) and loss.numel() == 1 and self._result is not None and self._result() is loss
-        )
+        if (factor := self._factor(loss)) is not None:
+            self.factor = factor
+
+    def _factor(self, tensor: Any) -> float | None:
+        return next((factor for result, factor in reversed(self._results) if result() is tensor), None)
 
     def __call__(self, output: Tensor, targets: Tensor) -> Tensor:
         """The loss as the function that was seen gives it."""
@@ -90,6 +109,15 @@ class Criterion:
     def of_state(cls, state: Mapping[str, Any]) -> Criterion:
         """What :meth:`state` gave."""
         return cls([Called(*call) for call in state["calls"]], bool(state["flat"]))
+
+
+def _within(code: CodeType) -> bool:
+    frame: FrameType | None = sys._getframe()
+    for _ in range(DEPTH):
+        if frame is None or frame.f_code is code:
+            return frame is not None
+        frame = frame.f_back
+    return False
 
 
 def _kept(item: Any, roles: Mapping[int, str]) -> Any:

@@ -11,6 +11,7 @@ leaves torch and comes back, as an array, and what another module has computed.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -114,6 +115,10 @@ class FirstBatch:
         """Look no further: the first step is done."""
         self.done = True
         self._decide()
+        # A multiple of the loss is trained; unless there were as many batches as it was divided by.
+        factor = getattr(self.criterion, "factor", None) or 1
+        if not (math.isclose(factor, 1) or math.isclose(factor * self.calls, 1)):
+            self.criterion = None
         self._args, self._kwargs = (), {}
         # Hooks that were never called stay until close(): the model is called through torch.compile, in whose graph
         # they are nothing, but which would compile again if they went.

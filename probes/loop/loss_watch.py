@@ -142,7 +142,8 @@ class LossWatch(TorchFunctionMode):
         trained = [
             criterion
             for tensor, _, number, criterion in self.candidates
-            if criterion is not None and criterion.trained and number == self.compared and _equal(tensor, targets)
+            if criterion is not None and criterion.factor is not None
+            if number == self.compared and _equal(tensor, targets)
         ]
         return targets, where, trained[0] if trained and self._losses == 1 else None  # of several none is the loss
 
@@ -181,12 +182,13 @@ class LossWatch(TorchFunctionMode):
         for *_, criterion in self.candidates[before:]:
             if criterion is not None:
                 criterion.gave(result)
-        if func is Tensor.backward:
-            self._losses += 1
-            for *_, criterion in self.candidates:
-                if criterion is not None:
+        self._losses += func is Tensor.backward
+        for *_, criterion in self.candidates[:before]:
+            if criterion is not None:
+                criterion.follow(func, args, result)
+                if func is Tensor.backward:
                     criterion.differentiated(args[0])
-        elif _in_place(func):  # what leads there is not all that was seen
+        if _in_place(func):  # what leads there is not all that was seen
             self._outputs = [(o, n, None if o() is args[0] else path) for o, n, path in self._outputs]
 
     def _is_computed(self, item: Tensor) -> bool:

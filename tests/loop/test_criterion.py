@@ -119,6 +119,42 @@ def test_what_is_not_one_function_is_not_seen(loss, tmp_path):
     assert probe.criterion is None and state["criterion"] is None
 
 
+def divided(loss, count):
+    loss /= count
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("divide", "scaler", "seen"),
+    [
+        (lambda loss: loss / 4, False, True),
+        (lambda loss: 0.25 * loss, False, True),
+        (lambda loss: divided(loss, 4), False, True),
+        (lambda loss: loss / 4, True, True),
+        (lambda loss: loss / 2, False, False),
+        (lambda loss: loss, True, True),  # their sum: the loss of each
+        (lambda loss: loss / torch.tensor(4.0), False, False),  # a number that may be another one at each step
+    ],
+)
+def test_of_accumulated_batches_each_is_divided_by_their_number(divide, scaler, seen, tmp_path):
+    model = network(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    probe = Seen(at([1]))
+    scaler = torch.amp.GradScaler("cpu", enabled=scaler)
+    manager = ProbeManager(model, [probe], log_dir=tmp_path, sinks=[], overhead=None, on_error="raise", quiet=True)
+    with manager.attach(optimizer):
+        for _ in range(4):
+            scaler.scale(divide(F.cross_entropy(model(X), Y, label_smoothing=0.1))).backward()
+        scaler.step(optimizer)
+    assert (str(probe.criterion) == "cross_entropy(label_smoothing=0.1)") == seen
+
+
+def test_a_gradient_scaler_does_not_hide_it(tmp_path):
+    scaler = torch.amp.GradScaler("cpu")
+    probe, _, _ = trained(network(3), X, lambda out: scaler.scale(WEIGHTED(out, Y)), tmp_path)
+    assert str(probe.criterion) == "cross_entropy(label_smoothing=0.1)"
+
+
 def test_of_several_it_is_the_one_that_is_trained(tmp_path):
     def loss(out):
         with torch.no_grad():
