@@ -67,10 +67,10 @@ class Curvature(Probe):
         gradients.
 
     The loss is that of the loop where it was seen, a loss module or a function of ``torch.nn.functional``, with its
-    arguments and its reduction, on whose result, or its share of accumulated batches, ``backward()`` was called; else cross-entropy for classes and the mean
-    squared error for numbers, as the estimator says. It is of the model in eval mode. Where the loop computes its loss
-    by other means, or the batch "train" is given, pass ``loss``. What needs second derivatives is left out,
-    and said, where an operation has none.
+    arguments and its reduction, on whose result, or its share where batches are accumulated, ``backward()`` was called;
+    else cross-entropy for classes and the mean squared error for numbers, as the estimator says. It is of the model in
+    eval mode. Where the loop computes its loss by other means, or the batch "train" is given, pass ``loss``. What needs
+    second derivatives is left out, and said, where an operation has none.
 
     Runs when named. Costs, beside ten forward passes for each critical sharpness, two forward and two backward passes
     for each product with the Hessian, some 40 of them for the eigenvalues; and about seventy vectors as long as the
