@@ -94,6 +94,10 @@ class Watching:
     def after(self, step: int) -> None:
         """An update was made."""
         self._run.loss, self._run.micro_batches = self._backward.update(), self._micro_batches.update()
+        looking = [plugin for plugin in self.probes if getattr(plugin.implementation, "sees_micro_batches", False)]
+        for plugin in looking[:1]:
+            self._plugins.governor.charge(plugin.key, self._micro_batches.seconds)
+        self._micro_batches.seconds = 0.0
         for plugin in self.probes:
             if "on_step" in plugin.hooks and not plugin.problem:
                 self._plugins.call(plugin, "on_step", run=self._run, step=step)
