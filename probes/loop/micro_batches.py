@@ -155,5 +155,5 @@ def inner(one: Tensor, other: Tensor) -> Tensor:
     other = other.to(one.dtype)
     if one.is_complex():
         one, other = torch.view_as_real(one).flatten(), torch.view_as_real(other).flatten()
-    pieces = zip(one.split(PIECE), other.split(PIECE), strict=True)
+    pieces = zip(torch.split(one, PIECE), torch.split(other, PIECE), strict=True)
     return torch.stack([to_float64(torch.dot(*pair)) for pair in pieces]).sum()
