@@ -6,9 +6,10 @@ is called when a parameter's gradient has been accumulated, and looks at who is 
 
 from __future__ import annotations
 
+import operator
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ from torch.compiler import is_dynamo_compiling
 
 from .frames import current_frames
 
-__all__ = ["BackwardWatch", "GradientHook", "backward_call", "compiles_backward"]
+__all__ = ["BackwardWatch", "GradientHook", "backward_call", "compiles_backward", "same", "trained"]
 
 BACKWARD = torch.autograd.backward.__code__
 """What ``Tensor.backward`` calls, too."""
@@ -33,6 +34,8 @@ DEPTH = 40
 class GradientHook:
     """A hook of parameters that holds its watch weakly."""
 
+    __torch_unserializable__ = True  # else torch warns where a model is sent to another process
+
     def __init__(self, watch: Any) -> None:
         self.watch = weakref.ref(watch)
 
@@ -40,6 +43,18 @@ class GradientHook:
         if not is_dynamo_compiling() and (watch := self.watch()) is not None:
             with suppress(Exception):  # a strange thing to call backward() on
                 watch.look(sys._getframe())
+
+
+def trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Those whose gradients are added up."""
+    # One that is lazy would refuse to be asked; it gets its numbers, and keeps its hook, in the loop.
+    with torch._C.DisableTorchFunctionSubclass():
+        return [parameter for parameter in parameters if parameter.requires_grad and parameter.is_leaf]
+
+
+def same(some: Sequence[nn.Parameter], others: Sequence[nn.Parameter]) -> bool:
+    """Whether these are the same objects."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 class BackwardWatch:
@@ -60,6 +75,7 @@ class BackwardWatch:
     def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
         self._busy = busy
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._parameters: list[nn.Parameter] = []
         self._losses: list[Tensor] = []
         self._last: weakref.ref[Tensor] | None = None
         """What was seen last: it is seen again with every parameter."""
@@ -73,19 +89,18 @@ class BackwardWatch:
         """
         if compiles_backward():
             self.end()
-        elif not self._handles:
-            arrived = GradientHook(self)
-            # A parameter that is lazy would refuse the call; it gets its numbers, and keeps its hook, in the loop.
+        elif not same(now := trained(parameters), self._parameters):  # some may have been unfrozen, or replaced
+            self.end()
+            arrived, self._parameters = GradientHook(self), now
             with torch._C.DisableTorchFunctionSubclass():
                 self._handles = [
                     parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
-                    for parameter in parameters
-                    if parameter.requires_grad and parameter.is_leaf
+                    for parameter in now
                 ]
 
     def end(self) -> None:
         """Leave no hook, and forget what was seen."""
-        handles, self._handles = self._handles, []
+        handles, self._handles, self._parameters = self._handles, [], []
         for handle in handles:
             handle.remove()
         self._forget()
@@ -145,7 +160,8 @@ def compiles_backward() -> bool:
 def backward_call(frame: FrameType) -> FrameType | None:
     """The call of ``backward`` within which a gradient arrives in this frame, if it is one.
 
-    The gradients of an accelerator arrive on another thread than the call's.
+    The outermost: what is checkpointed, and enters autograd again, calls it within. The gradients of an accelerator
+    arrive on another thread than the call's.
     """
     found = _backward(frame)
     if found is not None:
@@ -155,9 +171,12 @@ def backward_call(frame: FrameType) -> FrameType | None:
 
 
 def _backward(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and frame.f_code is not BACKWARD:
+    found = None
+    while frame is not None:
+        if frame.f_code is BACKWARD:
+            found = frame
         frame = frame.f_back
-    return frame
+    return found
 
 
 def _scale(frame: FrameType | None) -> Tensor | None:

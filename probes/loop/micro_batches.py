@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
 
@@ -15,7 +16,7 @@ from ..batches import MicroBatches
 from ..guard.modes import keep_modes
 from ..guard.undo import Undo, undo_all
 from ..precision import to_float64
-from .backward_watch import GradientHook, backward_call, compiles_backward
+from .backward_watch import GradientHook, backward_call, compiles_backward, same, trained
 
 __all__ = ["MicroBatchWatch"]
 
@@ -28,7 +29,8 @@ class MicroBatchWatch:
 
     Nothing is computed where the loop calls ``backward()`` once. What is no accumulation of micro-batches is left out:
     several losses of one forward pass, parameters that some of them leave out, gradients that are sparse, sharded, not
-    zero at first, or computed within a closure of the optimizer or by other means than ``backward()``.
+    zero at first, computed within a closure of the optimizer or by other means than ``backward()``, or changed between
+    two passes: clipped, set to zero, averaged over ranks.
 
     Args:
         busy: Whether a backward pass is not the loop's.
@@ -52,22 +54,26 @@ class MicroBatchWatch:
         self._counts: dict[int, int] = {}
         """Of the gradients of each parameter."""
         self._sums: dict[int, list[Tensor]] = {}
-        """By micro-batch, the square and the product of each parameter; of the first from when the second arrives."""
+        """By micro-batch, of each parameter the square, the product and the square of the sum before; of the first from
+        when the second arrives."""
         self._at_first: list[Tensor] = []
         """How many numbers were not zero, where there was a gradient before the first."""
         self._other = False
         """Whether something else than an accumulation was seen."""
+        self._passes = 0
+        self._last: weakref.ref[Tensor] | None = None
+        """What ``backward()`` was called on last."""
+        self._digits = 1e-4
+        """How far sums may be from what they are of, for rounding."""
 
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
         """Look at every gradient that arrives; not where backward passes are compiled, whose part a hook would be."""
         if compiles_backward():
             self.end()
-        elif not self._handles:
-            # A parameter that is lazy would refuse the call.
+        elif not same(now := trained(parameters), self._parameters):
+            self.end()
+            self._parameters = now
             with torch._C.DisableTorchFunctionSubclass():
-                self._parameters = [
-                    parameter for parameter in parameters if parameter.requires_grad and parameter.is_leaf
-                ]
                 self._handles = [
                     parameter.register_hook(_Arrival(self, index))  # type: ignore[no-untyped-call]
                     for index, parameter in enumerate(self._parameters)
@@ -80,22 +86,27 @@ class MicroBatchWatch:
             handle.remove()
         self._forget()
 
-    def before_update(self, closure: bool) -> None:
-        """An update is about to be made; within it, perhaps, gradients are computed."""
-        self._other |= closure
+    def before_update(self, parameters: Iterable[nn.Parameter], closure: bool) -> None:
+        """An update is about to be made of these; within it, perhaps, gradients are computed."""
+        self._other |= closure or not same(trained(parameters), self._parameters)
 
     def update(self) -> MicroBatches | None:
         """What one update was made of; None where it was not of several micro-batches, each of all parameters."""
         counts, sums, first, other = set(self._counts.values()), self._sums, self._at_first, self._other
+        digits = self._digits
         self._forget()
         if other or len(counts) != 1 or not sums or any(bool(count) for count in first):
             return None
-        rows = [torch.stack([pair.cpu() for pair in sums[number]]).sum(0) for number in sorted(sums)]
-        squares, products = torch.stack(rows).T
-        return MicroBatches(squares, products) if bool(squares[0] > 0) else None  # else set to zero meanwhile
+        rows = [torch.stack([each.cpu() for each in sums[number]]).sum(0) for number in sorted(sums)]
+        squares, products, before = torch.stack(rows).T
+        expected = (squares + 2 * products).cumsum(0)[:-1]
+        # Else they were clipped, set to zero or averaged over ranks between two of them.
+        whole = bool(squares[0] > 0) and torch.allclose(before[1:], expected, rtol=digits, atol=0)
+        return MicroBatches(squares, products) if whole else None
 
     def _forget(self) -> None:
         self._counts, self._sums, self._at_first, self._other = {}, {}, [], False
+        self._passes, self._last, self._digits = 0, None, 1e-4
 
     def look(self, index: int, gradient: Tensor, frame: FrameType) -> None:
         """One more gradient of a parameter has arrived, in this frame."""
@@ -105,7 +116,7 @@ class MicroBatchWatch:
         number = self._counts[index] = self._counts.get(index, 0) + 1
         plain = gradient.layout is torch.strided and type(gradient) is Tensor and not gradient.requires_grad
         several = call is None or bool(call.f_locals.get("retain_graph"))  # losses of one forward pass
-        self._other |= several or not plain or (number > 1 and before is None)
+        self._other |= several or not plain or number != self._number(call) or (number > 1 and before is None)
         if self._other:
             return
         if number == 1:
@@ -113,10 +124,21 @@ class MicroBatchWatch:
                 self._at_first.append(torch.count_nonzero(before))
             return
         assert before is not None
+        past = inner(before, before)
         if number == 2:
-            square = inner(before, before)
-            self._sums.setdefault(1, []).append(torch.stack([square, torch.zeros_like(square)]))
-        self._sums.setdefault(number, []).append(torch.stack([inner(gradient, gradient), inner(gradient, before)]))
+            self._sums.setdefault(1, []).append(torch.stack([past, *torch.zeros_like(past).expand(2)]))
+        new = torch.stack([inner(gradient, gradient), inner(gradient, before), past])
+        self._sums.setdefault(number, []).append(new)
+        if before.dtype in (torch.float16, torch.bfloat16):
+            self._digits = 0.01  # each sum is rounded
+
+    def _number(self, call: FrameType | None) -> int:
+        """The number of the backward pass, by what ``backward`` was called on."""
+        given = None if call is None else call.f_locals.get("tensors")
+        root = given if isinstance(given, Tensor) else next(iter(given or ()), None)
+        if root is not None and (self._last is None or self._last() is not root):
+            self._passes, self._last = self._passes + 1, weakref.ref(root)
+        return self._passes
 
     def give_up(self) -> None:
         """Something that was not foreseen: of this update nothing is known."""

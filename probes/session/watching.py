@@ -86,7 +86,7 @@ class Watching:
     def before(self, optimizer: Optimizer | None, closure: bool) -> None:
         """An update is about to be made."""
         self._backward.before_update(optimizer, closure)
-        self._micro_batches.before_update(closure)
+        self._micro_batches.before_update(self._run.model.parameters(), closure)
         for plugin in self.probes:
             if "before_step" in plugin.hooks and not plugin.problem:
                 self._plugins.call(plugin, "before_step", run=self._run, optimizer=optimizer, closure=closure)

@@ -1,5 +1,7 @@
 """What the gradients of accumulated micro-batches have in common, beside copies of all of them."""
 
+from multiprocessing.reduction import ForkingPickler
+
 import pytest
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ def test_products_of_gradients(dtype, zeros):
             parameter.grad = torch.zeros_like(parameter) if zeros else None
         for loss in losses(model):
             loss.backward()
-        watch.before_update(closure=False)
+        watch.before_update(model.parameters(), closure=False)
         found = watch.update()
         rtol = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
         for one, other in zip(found, expected, strict=True):
@@ -106,6 +108,31 @@ def set_to_zero(model):
     taken_away(model, to_none=False)
 
 
+def zeroed_in_the_midst(model):
+    for index, loss in enumerate(losses(model, 6)):
+        if index == 3:
+            model.zero_grad(set_to_none=False)
+        loss.backward()
+
+
+def clipped_each_time(model):
+    for loss in losses(model):
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+
+
+def parts_in_turn(model):
+    x = torch.randn(7, 40)
+    for index in range(8):
+        (model[0](x) if index % 2 else model[2](torch.randn(7, 50))).square().mean().backward()
+
+
+def a_block_that_is_called_again(model):
+    x = torch.randn(7, 40, requires_grad=True)
+    again = [checkpoint(model, x * scale, use_reentrant=True).sum() for scale in (1.0, 2.0, 3.0, 4.0)]
+    sum(again).backward()
+
+
 OTHERS = [
     once,
     several_losses,
@@ -115,6 +142,10 @@ OTHERS = [
     with_their_graph,
     taken_away,
     set_to_zero,
+    zeroed_in_the_midst,
+    clipped_each_time,
+    parts_in_turn,
+    a_block_that_is_called_again,
 ]
 
 
@@ -132,11 +163,12 @@ def test_what_is_no_accumulation_is_left_out(other):
     watch.end()
 
 
-def test_checkpointed_blocks():
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_blocks(reentrant):
     model = network()
     expected, watch = reference(model), watched(model)
     run = model.forward
-    model.forward = lambda x: checkpoint(run, x, use_reentrant=False)
+    model.forward = lambda x: checkpoint(run, x.requires_grad_(), use_reentrant=reentrant)
     for loss in losses(model):
         loss.backward()
     for one, other in zip(watch.update(), expected, strict=True):
@@ -196,3 +228,31 @@ def test_a_probe_sees_them_of_the_update_before_its_turn(tmp_path):
 def test_of_a_closure_nothing_is_seen(tmp_path):
     _, found, _ = train(tmp_path, watch=True, closure=True)
     assert [seen for _, seen in found] == [None, None]
+
+
+def test_what_is_unfrozen_or_replaced_is_looked_at_from_the_next_turn_on():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    watch = watched(model)
+    model[0].weight.requires_grad_(True)
+    for loss in losses(model):
+        loss.backward()
+    watch.before_update(model.parameters(), closure=False)
+    assert watch.update() is None  # of some it does not know
+    model.zero_grad()
+    watch.begin(model.parameters())
+    watch.end()
+    expected = reference(model)
+    watch.begin(model.parameters())
+    for loss in losses(model):
+        loss.backward()
+    watch.before_update(model.parameters(), closure=False)
+    torch.testing.assert_close(watch.update().squares, expected[0], rtol=1e-5, atol=0)
+    watch.end()
+
+
+def test_a_model_goes_to_another_process_without_a_word():
+    model = network()
+    watch = watched(model)
+    ForkingPickler.dumps(model)
+    watch.end()
