@@ -58,8 +58,10 @@ def batch_sharpness(
     for _ in range(batches):
         part = objective.subset(torch.randperm(objective.n, generator=generator)[:batch_size].sort().values)
         gradient = part.gradient()
-        curved.append(float(torch.dot(gradient.double(), part.hessian_product(gradient).double())))
-        squared.append(float(gradient.double().square().sum()))
+        norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+        along = (gradient / norm).to(gradient) if norm > 0 else gradient  # its square may leave single's range
+        squared.append(float(norm.square()))
+        curved.append(squared[-1] * float(torch.dot(along.double(), part.hessian_product(along).double())))
     mean, square = sum(curved) / batches, sum(squared) / batches
     if not square > 0:
         return Estimate(math.nan, math.nan)

@@ -50,8 +50,9 @@ class HessianDensity(NamedTuple):
         Raises:
             ValueError: If the width is not positive.
         """
-        if not width > 0:
-            raise ValueError(f"`width` must be positive, got {width!r}.")
+        if not (hasattr(width, "__float__") and 0 < width < math.inf):
+            raise ValueError(f"`width` must be a positive number, got {width!r}.")
+        points = torch.as_tensor(points)
         distance = (points.double()[:, None, None] - self.nodes.nan_to_num(0)) / width
         bells = torch.exp(-distance.square() / 2) / (width * math.sqrt(2 * math.pi))
         each = (bells * self.weights).sum(2)
@@ -79,7 +80,12 @@ class HessianDensity(NamedTuple):
 
         Args:
             power: From 0 on.
+
+        Raises:
+            ValueError: If it is no such integer.
         """
+        if not isinstance(power, int) or power < 0:
+            raise ValueError(f"`power` must be an integer from 0 on, got {power!r}.")
         each = (self.weights * self.nodes.nan_to_num(0) ** power).sum(1)
         return Estimate(float(each.mean()), spread(each))
 

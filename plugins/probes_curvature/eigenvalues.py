@@ -194,9 +194,9 @@ def largest_eigenvalues(
         raise ValueError(f"`k` must be a positive integer, got {k!r}.")
     if not isinstance(products, int) or products < 1:
         raise ValueError(f"`products` must be a positive integer, got {products!r}.")
-    if products < k:
+    if products < min(k, objective.size):
         raise ValueError(f"`products` must be at least `k`, {k}, got {products}.")
-    if tolerance is not None and not tolerance > 0:
+    if tolerance is not None and not (hasattr(tolerance, "__float__") and tolerance > 0):
         raise ValueError(f"`tolerance` must be positive, got {tolerance!r}.")
     double = objective.dtype == torch.float64
     tolerance = tolerance if tolerance is not None else 1e-9 if double else 1e-4

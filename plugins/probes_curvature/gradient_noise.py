@@ -129,7 +129,10 @@ def gradient_noise_scale_of(
             product = whole.finite(whole.hessian_product(away.to(mean)))
             curved.append(float(torch.dot(away, product.double())) * group_size * count / (count - 1))
     value = whole.value()
-    if not math.isclose(losses, value, rel_tol=AGREE):
+    whole_square = float(mean.double().square().sum())
+    # Of a weighted loss all values may be alike, as with a head of zeros; its gradients are not.
+    apart = abs(float(torch.stack(inner).mean()) - whole_square) > AGREE * float(torch.stack(squares).mean())
+    if apart or not math.isclose(losses, value, rel_tol=AGREE):
         raise ValueError(
             f"`loss` must be the mean over the examples: of all it is {value:g}, of groups {losses:g} on average. Is "
             f"it a sum (reduction='sum'), or are examples weighted?"
@@ -177,6 +180,9 @@ def noise_scale(squares: Tensor, products: Tensor, group_size: int = 1) -> tuple
     Reference:
         McCandlish et al. (2018), eq. 2.9 and appendix A.1, eq. A.1.
     """
+    if not isinstance(group_size, int) or group_size < 1:
+        raise ValueError(f"`group_size` must be a positive integer, got {group_size!r}.")
+    squares, products = torch.as_tensor(squares), torch.as_tensor(products)
     if squares.ndim != 1 or squares.shape != products.shape or len(squares) < 3:
         raise ValueError(
             f"`squares` and `products` must have one shape (m,), with m of at least 3, got {tuple(squares.shape)} and "
@@ -212,7 +218,8 @@ def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
     1))^2`, which is not smaller, for :math:`G^\top \Sigma G`. What all gradients are multiplied with does not matter.
 
     Args:
-        micro_batches: Inner products of at least four gradients.
+        micro_batches: Inner products of at least four gradients, each of as many examples, or of as much weight: of
+            unequal ones the scale has a floor, the square of their sizes' coefficient of variation.
 
     Returns:
         The ratio, in micro-batches; times the examples in one, it is in examples. Infinite where they are too few to
@@ -220,7 +227,7 @@ def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
         gradients has a participation ratio of 8 or more, 78 to 92 % where it is of one direction.
 
     Raises:
-        ValueError: If there are fewer than four.
+        ValueError: If there are fewer than four, or shapes differ.
 
     Example:
         >>> gradients = torch.tensor([[3.0, 1.0], [3.0, -1.0], [3.0, 2.0], [3.0, -2.0]])
@@ -232,10 +239,13 @@ def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
     Reference:
         McCandlish et al. (2018), eq. 2.9 and appendix A.1. The contrasts are Helmert's (1876).
     """
-    squares, products = (each.double().cpu() for each in micro_batches)
+    squares, products = (torch.as_tensor(each).double().cpu() for each in micro_batches)
+    if squares.ndim != 1 or squares.shape != products.shape or len(squares) < 4:
+        raise ValueError(
+            f"`micro_batches` must be two tensors of one shape (m,), of at least four gradients, got "
+            f"{tuple(squares.shape)} and {tuple(products.shape)}."
+        )
     count = len(squares)
-    if count < 4:
-        raise ValueError(f"`micro_batches` must be of at least four gradients, got {count}.")
     sums = (squares + 2 * products).cumsum(0)  # |S_j|^2
     earlier = torch.arange(1, count, dtype=torch.float64)
     past, product = sums[:-1], products[1:]

@@ -72,10 +72,11 @@ class Objective:
     ) -> None:
         call = Call.of(model, inputs, output)
         self.call = call.at_least(precision) if precision == torch.float64 else call
-        if not callable(loss):
-            raise TypeError(f"`loss` must be a function of outputs and targets, got {loss!r}.")
+        check_loss(loss)
         self._loss, self._targets = loss, targets
         trained = self.call.parameters
+        if isinstance(parameters, str) or not (parameters is None or isinstance(parameters, Iterable)):
+            raise TypeError(f"`parameters` must be a list of names of parameters, got {parameters!r}.")
         chosen = list(trained) if parameters is None else list(parameters)
         if not chosen or any(name not in trained for name in chosen):
             raise ValueError(
@@ -85,7 +86,7 @@ class Objective:
         self.parameters = {name: trained[name] for name in chosen}
         """Those that w holds, by name, in order."""
         self._leaves = list(self.parameters.values())
-        if not memory > 0:
+        if not (hasattr(memory, "__float__") and memory > 0):
             raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
         self._chunk = max(1, int(min(self.call.batch.n, memory / self.call.graph_bytes())))
         self._places = self._pieces(self.call.batch.n)
@@ -175,7 +176,8 @@ class Objective:
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """What :meth:`split` undoes. Shape ``(P,)``."""
-        return torch.cat([part.to(self.device, self.dtype).reshape(-1) for part in parts])
+        dense = [part.to_dense() if part.layout is torch.sparse_coo else part for part in parts]
+        return torch.cat([part.to(self.device, self.dtype).reshape(-1) for part in dense])
 
     def subset(self, index: Tensor) -> Objective:
         """The same loss of some of the examples."""
@@ -328,6 +330,18 @@ class Objective:
         if not math.isfinite(float(vector.sum())) and not bool(torch.isfinite(vector).all()):
             raise CannotMeasure("A product with the curvature is not finite: the gradients of the loss are not.")
         return vector
+
+
+def check_loss(loss: Any) -> None:
+    """Refuse what is no loss.
+
+    Raises:
+        TypeError: If it is no function of outputs and targets.
+    """
+    if isinstance(loss, type):
+        raise TypeError(f"`loss` must be a function of outputs and targets, got a class. Pass {loss.__name__}().")
+    if not callable(loss):
+        raise TypeError(f"`loss` must be a function of outputs and targets, got {loss!r}.")
 
 
 def _differentiable(gradient: list[Tensor], linear: bool = False) -> list[Tensor]:

@@ -25,7 +25,7 @@ from .critical import critical_sharpness_of
 from .density import density_of
 from .eigenvalues import Eigenvalues, largest_eigenvalues, least_vectors
 from .gradient_noise import accumulated_noise_scale, gradient_noise_scale_of
-from .objective import MEMORY, Loss, Objective
+from .objective import MEMORY, Loss, Objective, check_loss
 from .stability import Stability, last_update, stability
 from .trace import trace_of
 
@@ -38,7 +38,7 @@ AFFORDED = 3
 """Eigenvalues that are measured unasked, where the first turn affords them."""
 PRODUCTS = 40
 """That they are predicted to take."""
-POINTS = 91
+POINTS = 97
 """Of the density: two are as far from each other as half the width of what smoothes it."""
 
 
@@ -60,9 +60,10 @@ class Curvature(Probe):
         three if the first turn affords them.
         ``curvature/sharpness``: the first of them, of the Hessian that the optimizer preconditions where it does (Adam,
         RMSprop; NaN before its first step), and beside it ``threshold``, above which it is unstable on a quadratic:
-        2 / lr of gradient descent, 38 / lr of Adam. Without eigenvalues, the threshold alone.
+        2 / lr of gradient descent, 38 / lr of Adam. Without eigenvalues ``curvature/threshold`` alone.
         Where they are asked for: ``curvature/ggn_eigenvalues``; ``curvature/trace``; ``curvature/density``, of all
-        eigenvalues, smoothed, over an axis that the first turn fixes; ``curvature/layer_sharpness``, the
+        eigenvalues, smoothed, in units of the largest in magnitude, ``curvature/largest_magnitude``;
+        ``curvature/layer_sharpness``, the
         largest eigenvalue of the block of each layer; ``curvature/batch_sharpness``, of mini-batches along their
         gradients.
 
@@ -127,14 +128,21 @@ class Curvature(Probe):
             ("eigenvalues", eigenvalues or 0),
             ("ggn_eigenvalues", ggn_eigenvalues),
             ("density", density),
-            ("batch_size", 0 if batch_size is None else batch_size - 1),
+            ("batch_size", 0 if batch_size is None else batch_size),
         ):
-            if not (hasattr(count, "__index__") and count >= 0):
+            if isinstance(count, bool) or not (hasattr(count, "__index__") and count >= 0):
                 raise ValueError(f"`{name}` must be an integer, not negative, got {count!r}.")
+        if batch_size == 0:
+            raise ValueError("`batch_size` must be at least 1, or None, got 0.")
         if density == 1:
             raise ValueError("`density` must be 0 or at least 2 random vectors, for its error, got 1.")
-        if loss is not None and not callable(loss):
-            raise TypeError(f"`loss` must be a function of outputs and targets, got {loss!r}.")
+        for name, flag in (("trace", trace), ("layers", layers)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"`{name}` must be True or False, got {flag!r}.")
+        if not isinstance(batch, str):
+            raise TypeError(f"`batch` must be the name of a batch, got {batch!r}.")
+        if loss is not None:
+            check_loss(loss)
         if not (hasattr(memory, "__float__") and 0 < memory < math.inf):
             raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
         self.batch, self.eigenvalues, self.ggn_eigenvalues = batch, eigenvalues, ggn_eigenvalues
@@ -147,8 +155,6 @@ class Curvature(Probe):
         """By operator, the sum of the eigenvectors of the last turn."""
         self._layers: list[str] = []
         """Those of the first turn."""
-        self._grid: Tensor | None = None
-        """Where the density is, from the first turn on."""
 
     def on_step(self, run: Run, step: int) -> None:
         """Of the update before a turn, the host shows how its micro-batches relate."""
@@ -161,14 +167,12 @@ class Curvature(Probe):
         """Nothing is to be joined."""
 
     def state_dict(self) -> dict[str, Any]:
-        """How many eigenvalues are measured, where their search starts, and the axes that stay."""
-        axes = {"layers": list(self._layers), "grid": self._grid}
-        return {"count": self._count, "starts": dict(self._starts), **axes}
+        """How many eigenvalues are measured, and where their search starts."""
+        return {"count": self._count, "starts": dict(self._starts), "layers": list(self._layers)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self._count, self._starts = state["count"], dict(state["starts"])
-        self._layers, self._grid = list(state["layers"]), state["grid"]
+        self._count, self._starts, self._layers = state["count"], dict(state["starts"]), list(state["layers"])
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield how sharp the loss is now."""
@@ -224,6 +228,11 @@ class Curvature(Probe):
                     f"{held / 1e9:.1f} GB for vectors, more than a first turn or `memory` allow. Ask for them: "
                     f"eigenvalues=1."
                 )
+        elif self.eigenvalues not in (None, self._count):
+            turn.notes.append(
+                f"Eigenvalues: {self._count} as in the run that this one continues, whose stream has so many; "
+                f"{self.eigenvalues} were asked for. Begin another run for them."
+            )
         return self._count
 
     def search(
@@ -340,6 +349,11 @@ class _Turn(NamedTuple):
         elif found is not None and what.endswith("the Hessian"):
             sharpest = float(found.values[0])
         threshold = math.nan if limit is None else limit.threshold
+        if found is None:
+            if limit is not None:
+                words = f"of the optimizer: {limit.words}"
+                yield self.measured("threshold", threshold, words, description="sharpness up to which it is stable")
+            return
         yield self.measured(
             "sharpness",
             [sharpest, threshold],
@@ -380,7 +394,7 @@ class _Turn(NamedTuple):
             summed = trace_of(objective, objective.hessian_product, generator=run.generator, memory=probe.memory)
             yield self._estimate("trace", summed, "Hutch++ with 60 products", "trace of the Hessian of the loss")
         if probe.density:
-            yield self.density()
+            yield from self.density()
         if probe.batch_size is not None:
             size = min(probe.batch_size, objective.n)
             try:
@@ -393,25 +407,28 @@ class _Turn(NamedTuple):
         if probe.layers:
             yield self._layers(loss)
 
-    def density(self) -> Measurement:
-        probe, objective = self.probe, self.objective
-        found = density_of(objective, objective.hessian_product, vectors=probe.density, generator=self.run.generator)
-        if probe._grid is None:
-            low, high = np.nanmin(found.nodes).clip(max=0), np.nanmax(found.nodes).clip(min=0)
-            room = (high - low) or 1.0
-            probe._grid = torch.linspace(low - room / 4, high + room, POINTS, dtype=torch.float64)  # it may sharpen
-        width = 2 * float(probe._grid[1] - probe._grid[0])
-        values, errors = found.density(probe._grid, width)
-        return self.measured(
-            "density",
-            values,
-            f"stochastic Lanczos quadrature of {probe.density} vectors, smoothed by {width:.2g}",
-            standard_error=errors,
-            dims=("at",),
-            coords={"at": Axis(probe._grid.numpy(), CURVATURE, description="eigenvalue")},
-            unit="parameter^2 / loss",
-            description="share of the eigenvalues of the Hessian at a value",
+    def density(self) -> Iterator[Measurement]:
+        found = density_of(
+            self.objective, self.objective.hessian_product, vectors=self.probe.density, generator=self.run.generator
         )
+        largest = float(np.nanmax(found.nodes.abs()))
+        axis = np.linspace(-1.2, 1.2, POINTS)  # of what is largest now: it may sharpen a hundredfold
+        width = 2 * (axis[1] - axis[0])
+        scale = largest or 1.0
+        values, errors = found.density(torch.from_numpy(axis * scale), width * scale)
+        how = f"stochastic Lanczos quadrature of {self.probe.density} vectors"
+        yield self.measured(
+            "density",
+            values * scale,
+            f"{how}, smoothed by {width:.2g}",
+            standard_error=errors * scale,
+            dims=("ratio",),
+            coords={"ratio": Axis(axis, description="eigenvalue / largest magnitude")},
+            unit="1",
+            description="density of the eigenvalues of the Hessian",
+        )
+        words = "largest magnitude of an eigenvalue of the Hessian"
+        yield self.measured("largest_magnitude", largest, f"{how}: a lower bound", description=words)
 
     def _estimate(self, name: str, found: Estimate, how: str, description: str) -> Measurement:
         return self.measured(name, found.value, how, standard_error=found.standard_error, description=description)

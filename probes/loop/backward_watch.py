@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
+from ..guard.modes import keep_modes
+from ..guard.undo import Undo, undo_all
 from .frames import current_frames
 
 __all__ = ["BackwardWatch", "GradientHook", "backward_call", "compiles_backward", "same", "trained"]
@@ -148,7 +150,12 @@ class BackwardWatch:
             if root.numel() != 1 or len(self._losses) >= MANY or (self._last is not None and self._last() is root):
                 continue
             self._last = weakref.ref(root)
-            self._losses.append(root.detach().reshape(()).clone())
+            undo: list[Undo] = []
+            try:
+                keep_modes(undo)  # a mode of the script's, which counts operations perhaps, does not see ours
+                self._losses.append(root.detach().reshape(()).clone())
+            finally:
+                undo_all(undo)
 
 
 def compiles_backward() -> bool:

@@ -124,5 +124,5 @@ def test_bad_settings_are_named(tanh):
         hessian_trace(*given, products=5)
     with pytest.raises(ValueError, match="`vectors` and `steps`"):
         spectral_density(*given, vectors=1)
-    with pytest.raises(ValueError, match="`width` must be positive"):
+    with pytest.raises(ValueError, match="`width` must be a positive number"):
         spectral_density(*given, steps=2).density(torch.zeros(1), 0.0)

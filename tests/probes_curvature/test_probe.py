@@ -133,7 +133,7 @@ def test_what_is_not_affordable_is_left_out_and_said(tmp_path, monkeypatch, shor
         monkeypatch.setattr("probes.run.Run.first_turn_limit", 1e-9)
     run, _, manager = recorded(tmp_path, Curvature(every(3), memory=100.0 if short == "memory" else 1e9))
     assert not has(run, "eigenvalues") and "Ask for them: eigenvalues=1" in manager.report()
-    assert np.isnan(values(run, "sharpness")[:, 0]).all() and (values(run, "sharpness")[:, 1] == 20).all()
+    assert (values(run, "threshold") == 20).all()
 
 
 def test_a_search_starts_where_the_last_one_ended(tmp_path):
@@ -187,10 +187,65 @@ def test_the_noise_of_micro_batches(tmp_path):
 def test_the_density_of_the_eigenvalues(tmp_path):
     run, model, _ = recorded(tmp_path, Curvature(every(3), density=4))
     found = run["curvature/density/train"]
-    points, step = found["at"].values, found["at"].values[1] - found["at"].values[0]
-    mass = values(run, "density").sum(1) * step
-    np.testing.assert_allclose(mass, 1, atol=0.02)  # of all eigenvalues
+    ratios, largest = found["ratio"].values, values(run, "largest_magnitude")
+    share = values(run, "density") * (ratios[1] - ratios[0])
+    np.testing.assert_allclose(share.sum(1), 1, atol=0.02)  # of all eigenvalues
     whole, _ = explicit(model, F.cross_entropy, X, Y)
-    mean = (values(run, "density")[-1] * points).sum() * step
-    error = np.sqrt((found["standard_error"].values[-1] * points * step).sum() ** 2)
+    assert largest[-1] == pytest.approx(float(torch.linalg.eigvalsh(whole).abs().max()), rel=1e-3)
+    mean = (share[-1] * ratios).sum() * largest[-1]
+    error = abs(found["standard_error"].values[-1] * ratios).sum() * (ratios[1] - ratios[0]) * largest[-1]
     assert abs(mean - float(whole.trace()) / len(whole)) <= 3 * error + 0.01
+
+
+def test_the_threshold_alone_where_there_are_no_eigenvalues(tmp_path):
+    run, _, _ = recorded(tmp_path, Curvature(every(3), eigenvalues=0))
+    assert values(run, "threshold") == pytest.approx(20.0) and not has(run, "sharpness")
+
+
+def test_another_number_of_eigenvalues_after_a_resume_is_said(tmp_path, caplog):
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state = None
+    for count in (2, 3):
+        manager = ProbeManager(model, [Curvature(every(1), eigenvalues=count)], log_dir=tmp_path, overhead=None)
+        if state is not None:
+            manager.load_state_dict(state)
+        with manager.attach(optimizer):
+            optimizer.zero_grad()
+            F.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            state, report = manager.state_dict(), manager.report()
+    assert values(open_run(tmp_path), "eigenvalues").shape[1] == 2
+    assert "2 as in the run that this one continues" in str(report)
+
+
+def test_sparse_gradients(tmp_path):
+    """Of an embedding: what needs no second derivative is measured."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 4, sparse=True), nn.Flatten(), nn.Linear(12, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tokens = torch.randint(10, (60, 3))
+    manager = ProbeManager(model, [Curvature(every(2))], log_dir=tmp_path, overhead=None, on_error="raise", quiet=True)
+    with manager.attach(optimizer):
+        for _ in range(4):
+            optimizer.zero_grad()
+            F.cross_entropy(model(tokens), Y).backward()
+            optimizer.step()
+    assert (values(open_run(tmp_path), "critical_sharpness") > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": nn.CrossEntropyLoss}, r"got a class. Pass CrossEntropyLoss\(\)"),
+        ({"trace": "yes"}, "`trace` must be True or False, got 'yes'"),
+        ({"batch": 3}, "`batch` must be the name of a batch, got 3"),
+        ({"eigenvalues": True}, "`eigenvalues` must be an integer"),
+        ({"batch_size": "a"}, "`batch_size` must be an integer"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1"),
+        ({"density": 1}, "`density` must be 0 or at least 2"),
+    ],
+)
+def test_settings_that_are_wrong(settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Curvature(**settings)

@@ -275,3 +275,14 @@ def test_models_that_cannot_be_called_at_other_weights_are_named(tanh, wrap, mes
     model, *batch = tanh
     with pytest.raises(CannotMeasure, match=message):
         critical_sharpness(wrap(model, batch[0]), F.cross_entropy, *batch)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_mini_batches_whose_squares_leave_single_precision(tanh, scale):
+    model, *batch = tanh
+    model.float(), batch[0].float()
+    plain, scaled = (
+        batch_sharpness(Objective(model, loss, batch[0].float(), batch[1]), 4).value
+        for loss in (F.cross_entropy, lambda f, y: scale * F.cross_entropy(f, y))
+    )
+    assert scaled / scale == pytest.approx(plain, rel=1e-3)
