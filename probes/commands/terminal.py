@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ NARROW = 110
 
 
 def sparkline(values: Sequence[float] | np.ndarray[Any, Any], width: int = WIDTH) -> str:
-    """A row of bars, from the least value to the greatest; a gap where there is none that is finite.
+    """A row of bars, from the least value to the greatest; a gap where there is none, and "∞" for those that are.
 
     Of more values than ``width``, each bar is the mean of as many, in order.
 
@@ -38,11 +39,12 @@ def sparkline(values: Sequence[float] | np.ndarray[Any, Any], width: int = WIDTH
     parts = np.array_split(numbers, min(width, len(numbers))) if len(numbers) else []
     finite = [part[np.isfinite(part)] for part in parts]
     means = np.array([part.mean() if len(part) else np.nan for part in finite])
+    gaps = ["∞" if np.isinf(part).any() else " " for part in parts]
     if not np.isfinite(means).any():
-        return " " * len(means)
+        return "".join(gaps)
     low, high = np.nanmin(means), np.nanmax(means)
     scaled = np.zeros_like(means) if high == low else (means - low) / (high - low) * (len(BARS) - 1)
-    return "".join(" " if np.isnan(place) else BARS[round(place)] for place in scaled)
+    return "".join(gap if np.isnan(place) else BARS[round(place)] for place, gap in zip(scaled, gaps, strict=True))
 
 
 def streams(run: xarray.DataTree) -> list[dict[str, Any]]:
@@ -65,6 +67,7 @@ def streams(run: xarray.DataTree) -> list[dict[str, Any]]:
                 "last_least": float(last.min()) if last.size else None,
                 "last_greatest": float(last.max()) if last.size else None,
                 "means": [float(np.mean(row[np.isfinite(row)])) if np.isfinite(row).any() else None for row in rows],
+                "infinite": [int(np.isinf(row).sum()) for row in rows],
             }
         )
     return found
@@ -93,11 +96,12 @@ def summary(path: str | Path, width: int = NARROW) -> RichTable:
         axes = " x ".join(f"{size} {dim}" for dim, size in stream["axes"].items())
         least, greatest = stream["last_least"], stream["last_greatest"]
         if least is None:
-            shown = "nan" if stream["rows"] else "-"
+            shown = "-" if not stream["rows"] else "infinite" if stream["infinite"][-1] else "nan"
         else:
             shown = f"{least:.3g} to {greatest:.3g}" if axes else f"{least:.4g}"
         shown += f" {stream['unit']}" if stream["unit"] != "1" else ""
-        means = [float("nan") if mean is None else mean for mean in stream["means"]]
+        gaps = [math.inf if count else math.nan for count in stream["infinite"]]
+        means = [gap if mean is None else mean for mean, gap in zip(stream["means"], gaps, strict=True)]
         cells = (stream["stream"], str(stream["rows"]), axes, sparkline(means), shown)
         table.add_row(*(escape(printable(cell)) for cell in cells))
         size = f"{stream['rows']} rows" + (f" of {axes}" if axes else "")

@@ -24,6 +24,10 @@ def curve(figure: Any, value: Any, error: Any, words: str, log: bool) -> None:
         axes.fill_between(steps, values - 2 * error.values, values + 2 * error.values, alpha=0.25, linewidth=0)
     if len(steps) == 1 and np.isfinite(values[0]):
         axes.annotate(f"{values[0]:.4g}", (steps[0], values[0]), (8, 0), textcoords="offset points", va="center")
+    if (infinite := np.isposinf(values)).any():  # known, and off every axis
+        edge = axes.get_xaxis_transform()
+        axes.plot(steps[infinite], np.ones(infinite.sum()), "^", color="C0", transform=edge, clip_on=False)
+        axes.annotate("▲ infinite", (1, 1.03), xycoords="axes fraction", ha="right", size="small")
     _values_axis(axes, words, log)
     steps_axis(axes, steps, "x")
 

@@ -246,7 +246,7 @@ def test_what_cannot_be_replayed_is_told_in_one_line(checkpoint, model, batches,
 @pytest.mark.parametrize(
     ("values", "drawn"),
     [([], ""), ([1.0], "▁"), ([1.0, 1.0], "▁▁"), ([0, 7, 3.5], "▁█▅"), ([float("nan"), 1, 2], " ▁█"),
-     ([float("inf"), float("nan")], "  "), ([k // 6 for k in range(48)], "▁▁▁▂▂▂▃▃▃▄▄▄▅▅▅▆▆▆▇▇▇███")],
+     ([float("inf"), float("nan")], "∞ "), ([k // 6 for k in range(48)], "▁▁▁▂▂▂▃▃▃▄▄▄▅▅▅▆▆▆▇▇▇███")],
 )  # fmt: skip
 def test_sparklines(values, drawn):
     assert sparkline(list(values)) == drawn
