@@ -151,7 +151,7 @@ def encoded(rows: int, arrays: dict[str, Array]) -> bytes:
 
 
 def thinned(streams: list[bytes], every: int) -> list[bytes]:
-    """A stream of several runs, whole, with every so many of its steps, the first and the last.
+    """A stream of several runs, whole, with every so many of its steps and the last one; of fewer, with the last one.
 
     Steps that the same runs have are counted together: what two runs have in common they still have in common.
     """
@@ -164,7 +164,7 @@ def thinned(streams: list[bytes], every: int) -> list[bytes]:
     groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for step in sorted(owners):
         groups.setdefault(tuple(owners[step]), []).append(step)
-    kept = {step for group in groups.values() for step in [*group[::every], group[-1]]}
+    kept = {step for group in groups.values() for step in [*(group[::every] if len(group) > every else []), group[-1]]}
     found = []
     for arrays, each in zip(runs, steps, strict=True):
         rows = [row for row, step in enumerate(each) if step in kept or row == len(each) - 1]

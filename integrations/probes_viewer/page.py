@@ -35,7 +35,7 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabyt
         out: The file. One that is there is replaced.
         max_megabytes: Its greatest size. The streams with the most numbers are thinned for it, every second step,
             every fourth ..., the same ones of each run; the page says so where it shows them, and where it is larger
-            all the same, with the first and the last row of each.
+            all the same, with the last row of each.
 
     Returns:
         The file.

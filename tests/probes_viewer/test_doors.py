@@ -78,7 +78,8 @@ def test_the_first_view_needs_no_click(look, report_file):
     words = page.inner_text("main")
     assert "Loss of the loop" in words and "What stands out" in words
     until(page, "document.querySelector('.findings li')")
-    assert "The loss has fallen" in page.inner_text(".findings")
+    found = page.inner_text(".findings")
+    assert "The loss has fallen" in found and "medians of its first and last three" in found
 
 
 def test_two_runs_are_overlaid_side_by_side_or_subtracted(look, served):
