@@ -1,5 +1,6 @@
 """Names, frames, runs and coordinates that can be told apart, and choices that do something."""
 
+import h5py
 import numpy as np
 import pytest
 from viewer_runs import until, write, written
@@ -48,8 +49,6 @@ def apart_file(tmp_path_factory):
     write(folder / "b", [(step, rows(step, 0.5)) for step in range(5)])
     films = [(step, [Measurement("k/film", 1.0 + i + np.zeros((4, 5)), ("y", "x"))]) for i, step in enumerate(RESUMED)]
     write(folder / "resumed", films)
-    import h5py
-
     with h5py.File(folder / "resumed" / "run.h5", "r+") as file:
         file["k/film/wall_time"][:] = 60.0 * np.arange(7)
     return report([folder / name for name in ("a", "b", "resumed")], folder / "apart.html")
