@@ -207,7 +207,7 @@ def _loss(run: Run) -> Iterator[Found]:
         if len(values) >= 6 and np.isfinite(values).all():
             first, last = np.median(values[:3]), np.median(values[-3:])
             words = "has fallen" if last < first else "has not fallen:"
-            yield f"The loss {words} from {first:.3g} to {last:.3g}", name, steps
+            yield f"The loss {words} from {first:.3g} to {last:.3g}, medians of its first and last three", name, steps
 
 
 def _moved_most(run: Run) -> Iterator[Found]:

@@ -3,18 +3,19 @@
 .. code-block:: text
 
     bytes of a stream    4 bytes      length L of the header, little-endian
-                         L bytes      header, JSON: rows, every, arrays = [[name, "f4" or "f8", shape], ...]
+                         L bytes      header, JSON: rows, arrays = [[name, "f4" or "f8", shape], ...]
                          the arrays   one after the other, little-endian, from the next multiple of 8 bytes on
 
 The numbers are those of the file, single or double precision as there, in the order in which they were written; a
-complex number is two, real and imaginary part, along a last dimension. ``every`` says that only every so many rows are
-there (1: all).
+complex number is two, real and imaginary part, along a last dimension. ``rows`` is how many the stream has in all; of a
+thinned one the arrays have fewer.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,10 +31,10 @@ from probes.sinks.hdf5.superblock import read_file
 from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
 
 from .costs import costs_of
-from .views import views
-from .words import about_run, form, in_words, made
+from .views import scale_of, views
+from .words import about_run, form, in_words, label, made, short, unit_in_words
 
-__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown", "totals"]
+__all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown", "thinned", "totals"]
 
 Array = NDArray[Any]
 
@@ -46,7 +47,7 @@ class RunContents(Protocol):
     def catalogue(self) -> dict[str, Any]:
         """What the run holds; see :meth:`HDF5Contents.catalogue`."""
 
-    def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
+    def stream(self, name: str, after: int = 0) -> bytes:
         """The rows of a stream; see :meth:`HDF5Contents.stream`."""
 
     def findings(self) -> list[dict[str, Any]]:
@@ -66,11 +67,12 @@ class HDF5Contents:
     def catalogue(self) -> dict[str, Any]:
         """What the run holds, without its numbers.
 
-        ``streams`` lists for each its ``name``, ``title``, ``unit``, ``dims`` (``name``, ``unit``, and ``labels`` or
-        ``values``), ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an
-        ``error``, its ``form``, and how it was ``made``. ``settings``, ``versions``, ``events`` and ``costs`` are those
-        of the run, ``steps`` and ``rows`` what it has in all, ``notes`` and ``silence`` what is said of it. Where
-        ``origin`` is another, rows that were read before are not those of now.
+        ``streams`` lists for each its ``name``, ``title``, ``unit`` and ``label`` as they are written, ``dims``
+        (``name``, ``label``, and ``labels`` with ``short`` ones, or ``values`` and the ``scale`` of their axis),
+        ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an ``error``,
+        its ``form``, and how it was ``made``. ``settings``, ``versions``, ``events`` and ``costs`` are those of the
+        run, ``steps`` and ``rows`` what it has in all, ``notes`` and ``silence`` what is said of it. Where ``origin``
+        is another, rows that were read before are not those of now.
 
         Raises:
             FileNotFoundError: If there is no file.
@@ -78,8 +80,8 @@ class HDF5Contents:
         """
         return read_file(self._file, lambda file: _catalogue(file, shown(self._file.absolute().parent.name)))
 
-    def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
-        """The rows of a stream from row ``after`` on, every so many of them, as the bytes that the viewer reads.
+    def stream(self, name: str, after: int = 0) -> bytes:
+        """The rows of a stream from row ``after`` on, as the bytes that the viewer reads.
 
         Raises:
             KeyError: If there is no such stream.
@@ -92,9 +94,9 @@ class HDF5Contents:
                 return None
             columns = growing(group)
             rows = _rows(columns)
-            chosen = slice(min(after, rows), rows, every)
+            chosen = slice(min(after, rows), rows)
             wanted = ("step", "wall_time", "value", "standard_error")
-            return encoded(rows, every, {key: columns[key][chosen] for key in wanted if key in columns})
+            return encoded(rows, {key: columns[key][chosen] for key in wanted if key in columns})
 
         data = read_file(self._file, read) if NAME.fullmatch(name) else None
         if data is None:
@@ -135,7 +137,7 @@ def totals(streams: list[dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def encoded(rows: int, every: int, arrays: dict[str, Array]) -> bytes:
+def encoded(rows: int, arrays: dict[str, Array]) -> bytes:
     """The bytes of a stream of so many rows, of which these are sent."""
     parts, listed = [], []
     for name, array in arrays.items():
@@ -143,9 +145,51 @@ def encoded(rows: int, every: int, arrays: dict[str, Array]) -> bytes:
         listed.append([name, kind, list(array.shape)])
         data = np.ascontiguousarray(array, dtype=f"<{kind}").tobytes()
         parts.append(data + bytes(-len(data) % 8))
-    header = json.dumps({"rows": rows, "every": every, "arrays": listed}).encode()
+    header = json.dumps({"rows": rows, "arrays": listed}).encode()
     header += b" " * (-(len(header) + 4) % 8)
     return b"".join([struct.pack("<I", len(header)), header, *parts])
+
+
+def thinned(streams: list[bytes], every: int) -> list[bytes]:
+    """A stream of several runs, whole, with every so many of its steps and the last one; of fewer, with the last one.
+
+    Steps that the same runs have are counted together: what two runs have in common they still have in common.
+    """
+    runs = [_decoded(data) for data in streams]
+    steps = [_numbered(arrays["step"].tolist()) for arrays in runs]
+    owners: dict[tuple[int, int], list[int]] = {}
+    for run, each in enumerate(steps):
+        for step in each:
+            owners.setdefault(step, []).append(run)
+    groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for step in sorted(owners):
+        groups.setdefault(tuple(owners[step]), []).append(step)
+    kept = {step for group in groups.values() for step in [*(group[::every] if len(group) > every else []), group[-1]]}
+    found = []
+    for arrays, each in zip(runs, steps, strict=True):
+        rows = [row for row, step in enumerate(each) if step in kept or row == len(each) - 1]
+        found.append(encoded(len(each), {key: array[rows] for key, array in arrays.items()}))
+    return found
+
+
+def _numbered(steps: list[int]) -> list[tuple[int, int]]:
+    """Each step with how often it was there before; after a resume it is there again."""
+    seen: Counter[int] = Counter()
+    found = []
+    for step in steps:
+        found.append((step, seen[step]))
+        seen[step] += 1
+    return found
+
+
+def _decoded(data: bytes) -> dict[str, Array]:
+    """The arrays of :func:`encoded`."""
+    (length,) = struct.unpack_from("<I", data)
+    place, arrays = 4 + length, {}
+    for name, kind, shape in json.loads(data[4:place])["arrays"]:
+        arrays[name] = np.frombuffer(data, f"<{kind}", int(np.prod(shape)), place).reshape(shape)
+        place += -(-arrays[name].nbytes // 8) * 8
+    return arrays
 
 
 def as_json(values: Any) -> str:
@@ -236,7 +280,8 @@ def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
     return {
         "name": path,
         "title": printable(words if words == path else words[:1].upper() + words[1:]),
-        "unit": unit,
+        "unit": unit_in_words(unit),
+        "label": label(path.split("/")[:2][-1], unit),
         "dims": dims,
         "views": views(dims),
         "rows": rows,
@@ -255,17 +300,17 @@ def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
 
 def _axis(scale: Any, name: str, classes: dict[str, str]) -> dict[str, Any]:
     values, unit, description = coordinates(scale)
-    axis = {"name": name, "unit": unit, "description": description}
+    axis = {"name": name, "label": label(name, unit), "description": description}
     if values.dtype.kind in "OUS":
         labels = [printable(str(label)) for label in values]
         kinds = [classes.get(label, classes.get(label.removesuffix(".weight"), "")) for label in labels]
         full = [
             f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)
         ]
-        return {**axis, "labels": full}
+        return {**axis, "labels": full, **({} if (brief := short(full)) == full else {"short": brief})}
     # JSON has no infinite number: a word that JavaScript reads as one
     words = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
-    return {**axis, "values": [words.get(str(value), value) for value in values.tolist()]}
+    return {**axis, "scale": scale_of(values), "values": [words.get(str(value), value) for value in values.tolist()]}
 
 
 def _records(group: Any) -> Iterator[dict[str, Any]]:

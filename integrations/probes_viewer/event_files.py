@@ -17,8 +17,8 @@ from probes.measurement import printable
 
 from .buckets import common
 from .contents import as_json, encoded, shown, totals
-from .views import views
-from .words import about_run, form, made
+from .views import scale_of, views
+from .words import about_run, form, label, made
 
 __all__ = ["EventFileContents", "has_event_files"]
 
@@ -58,7 +58,8 @@ class EventFileContents:
             {
                 "name": name,
                 "title": printable(table["title"][:1].upper() + table["title"][1:] or name),
-                "unit": "1",
+                "unit": "",
+                "label": label(name.split("/")[:2][-1], ""),
                 "dims": table["dims"],
                 "views": views(table["dims"]),
                 "rows": len(table["step"]),
@@ -97,13 +98,11 @@ class EventFileContents:
             ],
         }
 
-    def stream(self, name: str, after: int = 0, every: int = 1) -> bytes:
+    def stream(self, name: str, after: int = 0) -> bytes:
         """The rows of a tag, as :meth:`HDF5Contents.stream` gives them."""
         table = self._read(_files(self._directory))[0][name]
         rows = len(table["step"])
-        return encoded(
-            rows, every, {key: table[key][after:rows:every] for key in ("step", "wall_time", "value") if key in table}
-        )
+        return encoded(rows, {key: table[key][after:rows] for key in ("step", "wall_time", "value") if key in table})
 
     def findings(self) -> list[dict[str, Any]]:
         """None: the rules read ``run.h5``."""
@@ -169,7 +168,7 @@ def _table(kind: str, title: str, rows: list[tuple[int, float, NDArray[Any]]]) -
     if kind == "histograms":
         edges, values, same = common([row[2] for row in rows])
         centres = edges[:-1] / 2 + edges[1:] / 2
-        head["dims"] = [{"name": "bucket", "unit": "1", "description": "", "values": centres.tolist()}]
+        head["dims"] = [{"name": "bucket", "label": "bucket", "scale": scale_of(centres), "values": centres.tolist()}]
         head["how"] = "" if same else REBINNED
     else:
         values = np.array([row[2].item() for row in rows])

@@ -13,7 +13,7 @@ from typing import Any
 
 from probes.measurement import printable
 
-from .contents import as_json
+from .contents import as_json, thinned
 from .runs import contents_of, summary_of
 
 __all__ = ["STATIC", "page", "report"]
@@ -33,8 +33,9 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabyt
     Args:
         runs: The log directories, or one.
         out: The file. One that is there is replaced.
-        max_megabytes: Its greatest size. The streams with the most numbers are thinned for it, every second row, every
-            fourth ...; the page says so where it shows them, and where it is larger all the same, with one row of each.
+        max_megabytes: Its greatest size. The streams with the most numbers are thinned for it, every second step,
+            every fourth ..., the same ones of each run; the page says so where it shows them, and where it is larger
+            all the same, with the last row of each.
 
     Returns:
         The file.
@@ -62,12 +63,10 @@ def page(runs: Sequence[str | Path], max_megabytes: float = MAX_MEGABYTES, strea
     documents = [_document(Path(run).expanduser()) for run in runs]
     _name_apart(documents)
     most = max_megabytes * 1e6
-    empty = [{**each, "streams": dict.fromkeys(each["streams"], ""), "contents": None} for each in documents]
+    empty = [{**each, "streams": dict.fromkeys(each["streams"], "")} for each in documents]
     if not _thinned(documents, most - len(_written(empty, stream).encode())):
         for document in documents:
             document["catalogue"]["notes"].append(f"this page is larger than the {max_megabytes:g} MB it may have")
-    for document in documents:
-        del document["contents"]
     names = [meta["name"] for document in documents for meta in document["catalogue"]["streams"]]
     if stream not in names:  # of a group the first stream
         stream = next((name for name in names if name.startswith(f"{stream}/")), "") if stream else ""
@@ -132,32 +131,33 @@ def _document(path: Path) -> dict[str, Any]:
         "catalogue": catalogue,
         **looked,
         "streams": {meta["name"]: contents.stream(meta["name"]) for meta in catalogue["streams"]},
-        "contents": contents,
     }
 
 
 def _thinned(documents: list[dict[str, Any]], most: float) -> bool:
     """Make text of the streams, the largest with fewer rows until they are small enough in all; whether they are."""
-    rows = {
-        (index, meta["name"]): meta["rows"]
-        for index, document in enumerate(documents)
-        for meta in document["catalogue"]["streams"]
-    }
-    packed = {(index, name): (1, _packed(documents[index]["streams"][name])) for index, name in rows}
-    able = {key for key, count in rows.items() if count > 1}
-    size = sum(len(text) for _, text in packed.values())
-    while size > most and able:
-        key = max(able, key=lambda key: len(packed[key][1]))
-        every, text = packed[key]
-        again = _packed(documents[key[0]]["contents"].stream(key[1], every=2 * every))
-        if len(again) < len(text):
-            packed[key] = 2 * every, again
-            size += len(again) - len(text)
-        if len(again) >= len(text) or 2 * every >= rows[key]:
-            able.remove(key)  # it is as small as it can be
-    for index, document in enumerate(documents):
-        document["streams"] = {name: text for (run, name), (_, text) in packed.items() if run == index}
-    return size <= most
+    whole: dict[str, list[bytes]] = {}
+    rows: dict[str, int] = {}  # of the run that has most
+    for document in documents:
+        for meta in document["catalogue"]["streams"]:
+            whole.setdefault(meta["name"], []).append(document["streams"][meta["name"]])
+            rows[meta["name"]] = max(rows.get(meta["name"], 0), meta["rows"])
+    packed = {name: [_packed(data) for data in runs] for name, runs in whole.items()}
+    sizes = {name: sum(map(len, texts)) for name, texts in packed.items()}
+    every = dict.fromkeys(whole, 1)
+    able = {name for name, count in rows.items() if count > 1}
+    while sum(sizes.values()) > most and able:
+        name = max(able, key=lambda name: sizes[name])
+        every[name] *= 2
+        texts = [_packed(data) for data in thinned(whole[name], every[name])]
+        size = sum(map(len, texts))
+        if size >= sizes[name] or every[name] >= rows[name]:
+            able.remove(name)  # it is as small as it can be
+        if size < sizes[name]:
+            packed[name], sizes[name] = texts, size
+    for document in documents:
+        document["streams"] = {name: packed[name].pop(0) for name in document["streams"]}
+    return sum(sizes.values()) <= most
 
 
 def _packed(data: bytes) -> str:

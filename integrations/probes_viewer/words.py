@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
-__all__ = ["about_run", "form", "in_words", "made", "spent"]
+__all__ = ["about_run", "form", "in_words", "label", "made", "short", "spent", "unit_in_words"]
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def about_run(created: str, steps: int, rows: int) -> list[str]:
@@ -18,6 +21,47 @@ def form(dims: list[dict[str, Any]], unit: str, is_complex: bool) -> str:
     """What a row of a stream holds, such as ``layer (3) x frequency (12) in nats``: only equal ones are compared."""
     sizes = " x ".join(f"{dim['name']} ({len(dim.get('labels', dim.get('values', ())))})" for dim in dims)
     return f"{'complex ' if is_complex else ''}{sizes or 'one number'}{'' if unit in ('', '1') else f' in {unit}'}"
+
+
+def unit_in_words(unit: str) -> str:
+    """A unit as it stands behind a name, with its powers raised; nothing for a pure number.
+
+    Example:
+        >>> unit_in_words("m^2 s^-1")
+        ' (m² s⁻¹)'
+    """
+    if unit in ("", "1", "index"):
+        return ""
+    raised = re.sub(r"\^(-?[0-9]+)", lambda power: power[1].translate(RAISED), unit)
+    return f" ({raised})"
+
+
+def label(name: str, unit: str) -> str:
+    """A name with its unit, as it stands along an axis."""
+    return f"{name.replace('_', ' ')}{unit_in_words(unit)}"
+
+
+def short(labels: list[str]) -> list[str]:
+    """Labels without the parts, at dots, that all begin and end with; of those before them the last one is kept.
+
+    Example:
+        >>> short(["model.encoder.layer.0.query.weight", "model.encoder.layer.1.value.weight"])
+        ['…layer.0.query…', '…layer.1.value…']
+    """
+    parts = [re.split(r"(?<=[. ])", label) for label in labels]
+    least = min(map(len, parts), default=1) - 1  # something of each is left
+    before = _alike(parts, least)
+    after = _alike([each[::-1] for each in parts], least - before)
+    start = max(0, before - 1)
+    return [
+        f"{'…' if start else ''}{''.join(each[start : len(each) - after]).rstrip('.')}{'…' if after else ''}"
+        for each in parts
+    ]
+
+
+def _alike(parts: list[list[str]], most: int) -> int:
+    """How many parts, from the first on, are the same in all."""
+    return next((n for n in range(most) if len({each[n] for each in parts}) > 1), most)
 
 
 def made(estimator: str, samples: int | None = None, probe: str = "") -> str:

@@ -1,11 +1,15 @@
 """Numbers of two runs beside one another, and how far down a logarithm goes."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from viewer_runs import until, write
 
 from probes.measurement import Measurement
 from probes_viewer import report
+from probes_viewer.contents import encoded, thinned
 
 CHART = "document.querySelector('.plot').chart"
 
@@ -63,3 +67,63 @@ def test_frames_of_two_runs_are_of_one_step(look, compared_file):
 def test_what_is_not_a_number_is_counted_in_each_run(look, compared_file):
     for runs in ("run=a&run=b", "run=b&run=a"):
         assert "2 values are not a number" in drawn(look, compared_file, f"{runs}&stream=e/hole").inner_text("body")
+
+
+# --------------------------------------------------------------------------------- runs of which a page has fewer rows
+
+
+def noise(step, width):
+    return Measurement("k/big", np.random.default_rng(step).normal(size=width), ("frequency",))
+
+
+@pytest.fixture(scope="session")
+def thinned_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("thinned")
+    for name, steps in (("a", range(65)), ("b", range(1, 66)), ("short", range(12))):
+        write(folder / name, [(step, [noise(step, 2000)]) for step in steps])
+    return report([folder / name for name in ("a", "b", "short")], folder / "thinned.html", 0.5)
+
+
+def test_thinned_runs_keep_the_steps_that_they_share_and_their_last(look, thinned_file):
+    page = drawn(look, thinned_file, "run=a&run=b&stream=k/big&difference=1")
+    caption = page.inner_text("figcaption")
+    assert re.search(r"thinned for this page: a (\d+) of 65 rows, b (\d+) of 65 rows", caption)
+    common = page.evaluate(f"{CHART}.spec.places.length")
+    assert int(re.search(r"a (\d+) of", caption)[1]) - 2 <= common < 33
+    for run, last in (("a", 64), ("b", 65), ("short", 11)):
+        page = drawn(look, thinned_file, f"run={run}&stream=k/big")
+        assert page.evaluate(f"{CHART}.spec.places.at(-1)") == last
+    assert re.search(r"thinned for this page: [1-6] of 12 rows", page.inner_text("figcaption"))
+    page = drawn(look, thinned_file, "run=a&run=short&stream=k/big&view=lines")
+    assert re.search(r"page: a \d+ of 65 rows, short [1-6] of 12 rows", page.inner_text("figcaption"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        ([range(10)], [[0, 4, 8, 9]]),
+        ([range(0, 40, 2), range(1, 40, 2)], [[0, 8, 16, 24, 32, 38], [1, 9, 17, 25, 33, 39]]),  # none is shared
+        ([range(0, 100, 10), range(0, 91)], [[0, 40, 80, 90], None]),
+        ([[0, 1, 2, 3, 2, 3, 4]], [[0, 3, 4]]),
+        ([[5, 6, 7, 8, 5, 6]], [[5, 7, 8, 6]]),  # the last row is the one that was measured last
+        ([[3]], [[3]]),
+        ([[0, 1, 2]], [[2]]),
+    ],
+)
+def test_rows_are_thinned_at_the_steps_of_all_runs(steps, kept):
+    runs = [encoded(len(each), {"step": np.array(each), "value": np.array(each, float)}) for each in steps]
+    for data, rows, all_steps in zip(thinned(runs, 4), kept, steps, strict=True):
+        header = json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")])
+        assert header["rows"] == len(all_steps)
+        count = header["arrays"][0][2][0]
+        found = np.frombuffer(data, "<f8", count, len(data) - 8 * count).astype(int).tolist()
+        assert found == rows if rows else {0, 40, 80, 90} <= set(found) and len(found) < 26
+
+
+def test_a_run_that_cannot_be_read_is_not_said_to_lack_a_stream(look, server_over, tmp_path):
+    write(tmp_path / "a", [(0, [noise(0, 3)])])
+    write(tmp_path / "b", [(0, [noise(1, 3)])])
+    (tmp_path / "a" / "run.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(200))
+    address = f"{server_over(tmp_path)}#run=a&run=b&stream=k/big&difference=1"
+    page = look(address, wait="figure .alarm:not(:empty)", expected="Failed to load resource")
+    assert "a cannot be read: no difference" in page.inner_text("figure")

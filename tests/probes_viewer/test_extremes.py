@@ -89,7 +89,7 @@ def test_where_the_colours_of_a_logarithm_stop_is_said(look, extreme_file):
 
 @pytest.mark.parametrize("values", ["auto", "log"])
 def test_zeros_that_a_logarithm_has_no_place_for_are_counted(look, extreme_file, values):
-    words = "1 values of zero or less are not on a logarithmic axis"
+    words = "1 value of zero or less is not on a logarithmic axis"
     page = large(look, extreme_file, "x/zeros", run="many", values=values)
     assert page.evaluate(f"{CHART}.spec.y.scale.name") == "log"
     assert words in page.inner_text("figcaption") and words in page.get_attribute(".plot", "aria-label")

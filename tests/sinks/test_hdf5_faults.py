@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import warm
@@ -12,6 +13,7 @@ from sinks.test_hdf5 import at_step, layers, new_run, recorded, steps
 
 from probes.reading import open_run
 from probes.sinks.hdf5 import HDF5Sink, run_file
+from probes.sinks.hdf5.superblock import read_file
 
 
 @pytest.mark.parametrize(
@@ -141,3 +143,12 @@ def test_a_file_that_is_cut_short_while_it_is_written_ends_the_sink_and_hangs_no
         sink.flush(run)
     with pytest.raises(OSError, match="1 measurements are not in"):
         sink.on_detach(run)
+
+
+def test_a_file_that_this_process_has_open_with_a_lock_is_read(tmp_path):
+    path = tmp_path / "run.h5"
+    with h5py.File(path, "w", libver="v110", locking=False) as file:
+        file["a"] = [1, 2, 3]
+    with h5py.File(path, "r"):
+        assert read_file(path, lambda file: file["a"][:].tolist()) == [1, 2, 3]
+    assert read_file(path, lambda file: file["a"][:].tolist()) == [1, 2, 3]

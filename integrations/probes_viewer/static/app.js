@@ -8,9 +8,9 @@ import { alike, difference, picture, placeOf, viewOf } from "./pictures.js";
 import { count, number, phrase } from "./scales.js";
 
 const KEYS = [
-  ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture of the stream"],
-  ["l", "values: linear, logarithmic, as they are"], ["s", "steps: linear, logarithmic, as they are"], ["d", "difference of two runs"],
-  ["arrows", "cursor of the chart that has the focus: along values, from line to line"], ["+, −", "zoom at the cursor"], ["Esc", "show all: undo the zoom"], ["?", "these keys"],
+  ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture"],
+  ["l, s", "values, steps: linear, logarithmic, as they are"], ["d", "difference of two runs"],
+  ["arrows", "cursor of the chart in focus: along values, from line to line"], ["+, −", "zoom at the cursor"], ["Esc", "undo the zoom"], ["?", "these keys"],
 ];
 const CHOICES = ["auto", "linear", "log"];
 const MOST_SMOOTH = 0.98;
@@ -19,11 +19,11 @@ const family = (name) => name.split("/")[0];
 const input = (type, label, more) => create("input", { type, "aria-label": label, ...more });
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
-const hiding = (stream, { group, name }) => `${stream} ${group ?? name}`;
-const folded = (textContent, child) => create("details", {}, create("summary", { textContent }), child);
+const hiding = (stream, { group }) => `${stream} ${group}`;
+const linesOf = ({ charts: [{ lines, ways }] }) => lines ?? ways ?? [];
+const folded = (textContent, child) => create("details", {}, create("summary", "", textContent), child);
 const reached = (body) => [...body.querySelectorAll("input, button, .plot")];
-const paragraph = (className, textContent) => create("p", { className, textContent });
-const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", { textContent: cell ?? "" })));
+const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", "", cell ?? "")));
 
 /** The color of a line with its dashes, for the background of a swatch. */
 const dashed = ({ color, dash = [] }) =>
@@ -128,22 +128,21 @@ export class App {
 
   /** While training writes: only figures whose streams have grown are drawn again. */
   async update() {
-    const rows = () => JSON.stringify(this.state.runs.map((name) => this.catalogues.get(name)?.streams.map((meta) => meta.name)));
-    const [before, listed] = [rows(), JSON.stringify(this.runs)];
+    const names = () => String(this.streams().map(({ name }) => name));
+    const [before, listed] = [names(), JSON.stringify(this.runs)];
     await this.refresh();
     await this.released();
     this.banner.textContent = this.problem ?? "";
-    if (before !== rows() || (listed === "[]" && this.runs.length)) return this.render();
+    if (before !== names() || (listed === "[]" && this.runs.length)) return this.render();
     if (listed !== JSON.stringify(this.runs)) this.keepingPlace(() => this.root.querySelector("header").replaceWith(this.header()));
     for (const [run, note] of this.notes) note.textContent = this.noteOf(run);
-    for (const [run, look] of this.looks) if (look.written !== this.written(run) && Date.now() - look.at > LOOK_AGAIN) this.stands(run);
+    for (const [run, look] of this.looks) if (look.written !== this.catalogues.get(run).rows && Date.now() - look.at > LOOK_AGAIN) this.stands(run);
     for (const figure of this.figures) if (figure.drawn && figure.rows !== this.rowsOf(figure.name)) this.draw(figure);
   }
 
   metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
   metaOf = (name) => this.metas(name)[0]?.[1];
   rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.catalogues.get(run).origin]));
-  written = (run) => this.catalogues.get(run).rows;
 
   inRun = (words, run) => (this.state.runs.length > 1 ? `${words} in ${run}` : words);
 
@@ -171,7 +170,7 @@ export class App {
     draw();
     if (top) menu().scrollTop = top;
     if (focus?.isConnected) return;
-    const again = label ? this.root.querySelector(`[aria-label="${CSS.escape(label)}"]`) : inList && this.root.querySelector("nav .current");
+    const again = label ? this.root.querySelector(`[aria-label="${CSS.escape(label)}"]`) : inList && this.root.querySelector("nav [aria-current]");
     again?.focus({ preventScroll: true });
   }
 
@@ -194,10 +193,10 @@ export class App {
     this.observer?.disconnect();
     this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && this.later(target.figure)), { rootMargin: "300px" });
     const main = create("main", { id: "main" });
-    this.root.replaceChildren(this.header(), create("div", { className: "columns" }, this.nav(), main));
-    main.append((this.banner = paragraph("alarm", this.problem ?? "")));
+    this.root.replaceChildren(this.header(), create("div", "columns", this.nav(), main));
+    main.append((this.banner = create("p", "alarm", this.problem ?? "")));
     if (!this.runs.length)
-      main.append(paragraph("empty", this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written."));
+      main.append(create("p", "empty", this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written."));
     else if (this.state.stream) this.large(main);
     else this.overview(main);
     document.title = phrase([this.state.stream, this.state.runs.join(", "), "probes"]);
@@ -212,17 +211,17 @@ export class App {
     const row = (run) =>
       create("label", { className: "run", title: run.problem || "" },
         input("checkbox", run.name, { checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
-        create("span", { textContent: run.name }),
+        create("span", "", run.name),
         create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : phrase([run.model, run.steps && `${count(run.steps)} steps`, run.state], ", ") }));
     const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name)); // a link may name them
-    const list = create("div", { className: "menu" }, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
+    const list = create("div", "menu", ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const sift = () => [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(this.sought.toLowerCase())));
     const filter = input("text", "find a run", { placeholder: "find a run", value: this.sought, oninput: () => ((this.sought = filter.value), sift()) });
     if (this.runs.length > 8) sift();
     return create("header", {},
-      create("strong", { textContent: "probes" }),
+      create("strong", "", "probes"),
       create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", { textContent: `${this.state.runs.join("  +  ") || "no run"}${this.runs.length > 1 ? `  (${this.state.runs.length} of ${this.runs.length} runs)` : ""}` }), this.runs.length > 8 && filter, list),
-      create("span", { className: "space" }),
+      create("span", "space"),
       button("Overview", () => this.set({ stream: null }), { disabled: !this.state.stream }),
       button("Keys", () => this.help(), { "aria-label": "keyboard shortcuts" }));
   }
@@ -238,11 +237,11 @@ export class App {
       for (const meta of this.streams()) {
         const own = meta.name.startsWith("probes/");
         if (!parts.every((part) => `${meta.name} ${meta.title}`.toLowerCase().includes(part)) || (own && !words)) continue;
-        if (family(meta.name) !== last) list.append(create("h2", { textContent: (last = family(meta.name)) }));
+        if (family(meta.name) !== last) list.append(create("h2", "", (last = family(meta.name))));
         const current = meta.name === this.state.stream;
-        list.append(this.link(meta.name.slice(last.length + 1) || meta.name, meta.name, { title: meta.title, className: current ? "current" : "", "aria-current": current ? "page" : null }));
+        list.append(this.link(meta.name.slice(last.length + 1) || meta.name, meta.name, { title: meta.title, "aria-current": current ? "page" : null }));
       }
-      if (!list.children.length) list.append(paragraph("note", words ? "No stream fits." : "No stream yet."));
+      if (!list.children.length) list.append(create("p", "note", words ? "No stream fits." : "No stream yet."));
     };
     const find = input("search", "search streams", { placeholder: "search streams", value: this.searched, oninput: (event) => fill(event.target.value),
       onkeydown: (event) => event.key === "Enter" && list.querySelector("a")?.click() });
@@ -262,20 +261,19 @@ export class App {
     const names = new Set(this.streams().map((meta) => meta.name));
     for (const run of this.state.runs) {
       const catalogue = this.catalogues.get(run);
-      main.append(create("h1", { textContent: phrase([run, catalogue.model]) }));
-      if (catalogue.problem) main.append(paragraph("alarm", `This run cannot be read: ${catalogue.problem}`));
+      main.append(create("h1", "", phrase([run, catalogue.model])));
+      if (catalogue.problem) main.append(create("p", "alarm", `This run cannot be read: ${catalogue.problem}`));
       else {
-        this.notes.set(run, paragraph("note", this.noteOf(run)));
+        this.notes.set(run, create("p", "note", this.noteOf(run)));
         main.append(this.notes.get(run));
       }
-      if (!catalogue.problem && !catalogue.streams.length) main.append(paragraph("empty", "Nothing has been measured yet."));
+      if (!catalogue.problem && !catalogue.streams.length) main.append(create("p", "empty", "Nothing has been measured yet."));
     }
-    const shown = new Set();
+    const shown = new Set(["loop/loss"]);
     if (names.has("loop/loss")) main.append(this.figure("loop/loss"));
-    shown.add("loop/loss");
     for (const run of this.state.runs) {
       const body = create("div");
-      main.append(create("section", {}, create("h2", { textContent: this.inRun("What stands out", run) }), body));
+      main.append(create("section", {}, create("h2", "", this.inRun("What stands out", run)), body));
       this.looks.set(run, { body, names, shown });
       this.stands(run);
     }
@@ -283,15 +281,15 @@ export class App {
     const groups = new Map();
     for (const name of names) if (!name.startsWith("probes/")) groups.set(family(name), [...(groups.get(family(name)) ?? []), name]);
     for (const [group, members] of groups)
-      main.append(create("section", {}, create("h2", { textContent: group }), create("div", { className: "grid" }, ...members.map((name) => this.figure(name, true)))));
+      main.append(create("section", {}, create("h2", "", group), create("div", "grid", ...members.map((name) => this.figure(name, true)))));
     for (const run of this.state.runs) main.append(this.about(run));
   }
 
   async stands(run) {
     const look = this.looks.get(run);
     const { body: section, names, shown } = look;
-    const wait = paragraph("note", "…");
-    Object.assign(look, { at: Date.now(), written: this.written(run) });
+    const wait = create("p", "note", "…");
+    Object.assign(look, { at: Date.now(), written: this.catalogues.get(run).rows });
     if (!section.children.length) section.append(wait);
     let found;
     try {
@@ -301,9 +299,9 @@ export class App {
       wait.textContent = `Not known: ${error.message}`;
       return;
     }
-    const grid = section.querySelector(".grid") ?? create("div", { className: "grid" }); // its pictures stay
-    section.replaceChildren(wait, create("ul", { className: "findings" }, ...found.map((each) =>
-      create("li", { className: each.alarm ? "alarm" : "" }, create("span", { textContent: each.text }), this.link(each.where, each.stream), each.advice))), grid);
+    const grid = section.querySelector(".grid") ?? create("div", "grid"); // its pictures stay
+    section.replaceChildren(wait, create("ul", "findings", ...found.map((each) =>
+      create("li", { className: each.alarm ? "alarm" : "" }, create("span", "", each.text), this.link(each.where, each.stream), each.advice))), grid);
     for (const { stream } of found)
       if (names.has(stream) && !shown.has(stream)) {
         shown.add(stream);
@@ -314,8 +312,8 @@ export class App {
   costs(run) {
     const { rows, words } = this.catalogues.get(run).costs;
     if (!rows.length) return "";
-    return create("section", {}, create("h2", { textContent: this.inRun("What the probes cost", run) }),
-      paragraph("note", words),
+    return create("section", {}, create("h2", "", this.inRun("What the probes cost", run)),
+      create("p", "note", words),
       create("table", {}, create("thead", {}, row("", "turns", "skipped", "failed", "seconds")),
         create("tbody", {}, ...rows.map(([name, ...numbers]) => row(name, ...numbers.map((v) => number(v, 3)))))));
   }
@@ -324,7 +322,7 @@ export class App {
     const { settings = {}, versions = {}, about = {}, events } = this.catalogues.get(run);
     const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => row(key, value)));
     const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
-    return create("section", { className: "about" },
+    return create("section", "about",
       folded(`Events of ${run} (${events.length})`,
         create("table", {}, ...events.map((event) => row(`step ${count(event.step)}`, when(event), phrase([event.kind, event.plugin], " "), event.message)))),
       folded("Settings", table(settings)),
@@ -334,8 +332,8 @@ export class App {
   large(main) {
     const { state } = this;
     const meta = this.metaOf(state.stream);
-    for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(paragraph("alarm", `${name} cannot be read: ${problem}`));
-    if (!meta) return main.append(paragraph("empty", `No run that is chosen has a stream ${state.stream}.`));
+    for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(create("p", "alarm", `${name} cannot be read: ${problem}`));
+    if (!meta) return main.append(create("p", "empty", `No run that is chosen has a stream ${state.stream}.`));
     const view = viewOf(meta, state.view);
     const select = (label, value, items, key) =>
       create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
@@ -351,15 +349,16 @@ export class App {
       save(`${name}.${kind}`, kind === "svg" ? "image/svg+xml" : "image/png", kind === "svg" ? source : await png(source));
     };
     main.append(
-      create("div", { className: "controls" },
+      create("div", "controls",
         meta.views.length > 1 && select("picture", view, meta.views, "view"),
-        select("steps", state.steps, CHOICES, "steps"), select("values", state.values, CHOICES, "values"), check("time", "time"),
+        /lines|heat|fan/.test(view) && !state.time && select("steps", state.steps, CHOICES, "steps"),
+        view !== "plane" && select("values", state.values, CHOICES, "values"), check("time", "time"),
         view === "lines" && create("label", {}, "smoothing ", slide),
         state.runs.length > 1 && check(`${state.runs[0]} − ${state.runs[1]}`, "difference"),
-        create("span", { className: "space" }),
+        create("span", "space"),
         ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind).catch(({ message }) => (this.banner.textContent = message))))),
       figure,
-      paragraph("note", meta.made));
+      create("p", "note", meta.made));
   }
 
   /** A stream with its title, drawn when it comes into sight. */
@@ -367,7 +366,7 @@ export class App {
     const meta = this.metaOf(name);
     const words = meta?.title ?? name;
     const title = create(small ? "h3" : "h2", {}, small ? this.link(words, name) : words);
-    const body = create("div", { className: "body" });
+    const body = create("div", "body");
     const caption = create("figcaption");
     const element = create("figure", { className: small ? "small" : "", "aria-label": words, "data-stream": name }, title, body, caption);
     element.figure = { name, small, body, caption, charts: [] };
@@ -376,7 +375,6 @@ export class App {
     return element;
   }
 
-  /** One after the other. */
   later(figure) {
     if (figure.drawn) return;
     figure.drawn = true;
@@ -395,15 +393,15 @@ export class App {
       if (state.difference && !small && state.runs.length > 1) {
         const two = state.runs.slice(0, 2).map((run) => found.find((data) => data.run === run));
         const lacking = state.runs.find((run, i) => i < 2 && !two[i]);
-        if (lacking !== undefined) throw new Error(`${lacking} has no row of this stream: no difference.`);
+        if (lacking !== undefined) throw new Error(`${lacking} ${this.catalogues.get(lacking).problem ? "cannot be read" : "has no row of this stream"}: no difference.`);
         found = alike(two).why ? two : [difference(...two, state.view)];
       }
-      if (!found.length) return body.replaceChildren(paragraph("note", "No row yet."));
+      if (!found.length) return body.replaceChildren(create("p", "note", "No row yet."));
       const { groups, why } = alike(found);
-      const shown = groups.map((group) => picture(group, { ...state, ...(small ? { view: null, chosen: {}, small } : {}) }));
+      const shown = groups.map((group) => picture(group, { ...state, ...(small && { view: null, chosen: {}, small }) }));
       this.clear(figure);
       const boxes = groups.map(() => create("div"));
-      body.replaceChildren(create("div", { className: "beside" }, ...boxes));
+      body.replaceChildren(create("div", "beside", ...boxes));
       groups.forEach((group, i) => {
         if (why) for (const spec of shown[i].charts) if (group.length === 1 || !spec.subtitle) spec.subtitle = phrase([...group.map(({ run }) => run), spec.subtitle], ", ");
         this.part(figure, shown[i], boxes[i]);
@@ -418,7 +416,7 @@ export class App {
     } catch (error) {
       this.clear(figure);
       Object.assign(figure, { data: null, shown: null, pictures: null });
-      body.replaceChildren(paragraph("alarm", `Not drawn: ${error.message}`));
+      body.replaceChildren(create("p", "alarm", `Not drawn: ${error.message}`));
       caption.textContent = name;
     }
   }
@@ -426,54 +424,52 @@ export class App {
   /** Sliders, charts, colours and legend of runs that have the same coordinates. */
   part(figure, shown, into) {
     const { name, small } = figure;
-    for (const line of shown.charts[0].lines ?? []) line.hidden = this.hidden.has(hiding(name, line));
+    for (const line of linesOf(shown)) line.hidden = shown.legend.length > 0 && this.hidden.has(hiding(name, line));
     const parts = create("div", { className: "charts", style: `--columns: ${small ? Math.min(shown.columns, 2) : shown.columns}` });
-    const strip = create("div", { className: "strip" });
-    const side = create("div", { className: "side" }, shown.strip && strip, parts);
-    into.append(...this.sliders(shown, small), create("div", { className: "with-bar" }, side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
+    const strip = create("div", "strip");
+    const side = create("div", "side", shown.strip && strip, parts);
+    into.append(...this.sliders(shown, small), create("div", "with-bar", side, shown.bar && colorBar(shown.bar, shown.barLabel, small ? 160 : 220)), this.legend(figure, shown));
     const place = (into, spec) => {
-      const box = create("div", {}, spec.subtitle && create("h4", { textContent: spec.subtitle }));
+      const box = create("div", {}, spec.subtitle && create("h4", "", spec.subtitle));
       into.append(box);
-      if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height ?? 340))}px`;
-      const chart = new Chart(box, { ...spec, title: shown.title, note: shown.note, of: spec, height: small ? Math.min(spec.height ?? 200, 200) : spec.height ?? 340 }, this.shared);
-      if (spec.step !== undefined && !spec.large) box.addEventListener("click", () => this.choose("step", spec.step));
+      if (spec.aspect) box.style.maxWidth = `${Math.max(140, spec.aspect * (small ? 200 : spec.height))}px`;
+      const chart = new Chart(box, { ...spec, title: shown.title, note: shown.note, of: spec, height: small ? Math.min(spec.height, 200) : spec.height }, this.shared);
+      if (spec.chosen && !spec.large) box.addEventListener("click", () => this.choose(spec.chosen));
       figure.charts.push(chart);
     };
     if (!small || !shown.strip) shown.charts.forEach((spec) => place(parts, spec));
-    if (shown.strip) shown.strip.forEach((spec) => place(strip, spec));
+    shown.strip?.forEach((spec) => place(strip, spec));
   }
 
-  choose = (name, value) => this.set({ chosen: { ...this.state.chosen, [name]: value } });
+  choose = (change) => this.set({ chosen: { ...this.state.chosen, ...change } });
 
   sliders({ sliders }, small) {
     if (small) return [];
-    return sliders.map(({ name, count, text, value, of = Number }) => {
+    return sliders.map(({ name, count, text, value, of = (i) => ({ [name]: i }) }) => {
       const now = value ?? placeOf(this.state.chosen, name, count);
-      const label = create("output", { textContent: text(now) });
+      const label = create("output");
       const say = (place) => (slide.setAttribute("aria-valuetext", text(place)), (label.textContent = text(place)));
-      const slide = input("range", name, { min: 0, max: count - 1, value: now, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.choose(name, of(event.target.value)) });
+      const slide = input("range", name, { min: 0, max: count - 1, value: now, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.choose(of(Number(event.target.value))) });
       say(now);
-      return create("label", { className: "slider" }, `${name} `, slide, label);
+      return create("label", "slider", `${name} `, slide, label);
     });
   }
 
   legend(figure, shown) {
     const { legend } = shown;
     const most = figure.small ? 8 : 40;
-    const box = create("div", { className: "legend" });
+    const box = create("div", "legend");
     for (const line of legend.slice(0, most)) {
-      const swatch = create("i", { style: `background: ${dashed(line)}` });
-      const mark = () => (item.classList.toggle("off", Boolean(line.hidden)), item.setAttribute("aria-pressed", String(!line.hidden)));
+      const mark = () => item.setAttribute("aria-pressed", !line.hidden);
       const item = button("", () => {
         line.hidden = !line.hidden;
         this.hidden[line.hidden ? "add" : "delete"](hiding(figure.name, line)); // kept, for the picture is drawn anew as rows come
         this.remember();
         mark();
-        const { lines } = shown.charts[0];
-        for (const each of lines) if (each.faint && each.group === line.group) each.hidden = line.hidden;
-        figure.charts.find(({ spec }) => spec.lines === lines).draw();
+        for (const each of linesOf(shown)) if (each.group === line.group) each.hidden = line.hidden; // the faint one too
+        figure.charts.find(({ spec }) => spec.of === shown.charts[0]).draw();
       }, { className: "item" });
-      item.append(swatch, line.name);
+      item.append(create("i", { style: `background: ${dashed(line)}` }), line.name);
       box.append(item);
       mark();
     }
@@ -482,13 +478,13 @@ export class App {
   }
 
   help() {
-    const dialog = create("dialog", { onclose: () => dialog.remove() }, create("h2", { textContent: "Keys" }), create("table", {}, ...KEYS.map((key) => row(...key))), button("Close", () => dialog.close()));
+    const dialog = create("dialog", { onclose: () => dialog.remove() }, create("h2", "", "Keys"), create("table", {}, ...KEYS.map((key) => row(...key))), button("Close", () => dialog.close()));
     this.root.append(dialog);
     dialog.showModal();
   }
 
   onKey(event) {
-    if (this.root.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
+    if (this.root.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("[type=text], [type=search]")) return;
     const { state } = this;
     const shown = this.streams().filter((meta) => !meta.name.startsWith("probes/"));
     const move = (by) => shown.length && this.open(shown[Math.min(Math.max(shown.findIndex((meta) => meta.name === state.stream) + by, 0), shown.length - 1)].name);

@@ -1,7 +1,7 @@
 // One chart on the page: cursor, zoom and keyboard; see paint.js for what it shows.
 
 import { create, css } from "./dom.js";
-import { dot, frameOf, paint, ticksOf, wholeOf } from "./paint.js";
+import { dot, frameOf, paint, ticksOf, trace, wholeOf } from "./paint.js";
 import { digitsOf, nearest } from "./scales.js";
 
 /** A canvas, empty, with the pixels of the screen, drawn on in those of the page. */
@@ -20,17 +20,16 @@ const ZOOMS = { "+": 0.5, "=": 0.5, "-": 2 };
 export class Chart {
   /** Draws `spec` into `parent`; `shared` has `charts`, all of the page, and by what their x is `zoom` and `onZoom(share, range)`. */
   constructor(parent, spec, shared) {
-    Object.assign(this, { spec, shared, at: null, drag: null, share: spec.share ?? `${spec.title} ${spec.x.label}`, height: spec.height ?? 260 });
-    const onPointer = (event) => this.onPointer(event);
-    this.readout = create("output", { className: "readout" });
+    Object.assign(this, { spec, shared, at: null, drag: null, share: spec.share ?? `${spec.title} ${spec.x.label}`, height: spec.height });
+    this.readout = create("output", "readout");
     [this.canvas, this.over] = [create("canvas"), create("canvas")];
     this.box = create("div", {
       className: "plot", tabIndex: 0, role: "img", "aria-label": `${spec.title}. ${spec.note ?? ""}`,
       onkeydown: (event) => this.onKey(event), ondblclick: () => this.setZoom(null),
-      onpointermove: onPointer, onpointerdown: onPointer, onpointerup: onPointer, onpointerleave: onPointer, onpointercancel: onPointer,
     }, this.canvas, this.over);
+    for (const kind of ["move", "down", "up", "leave", "cancel"]) this.box.addEventListener(`pointer${kind}`, (event) => this.onPointer(event));
     this.box.chart = this;
-    this.warning = create("div", { className: "note" });
+    this.warning = create("div", "note");
     parent.append(this.readout, this.box, this.warning);
     shared.charts.add(this);
     this.draw();
@@ -89,10 +88,8 @@ export class Chart {
     context.strokeStyle = css("--soft");
     context.setLineDash([4, 3]);
     context.beginPath();
-    for (const [a, b, c, d] of [[x, top, x, bottom], [left, y, right, y]]) {
-      context.moveTo(a, b);
-      context.lineTo(c, d);
-    }
+    trace(context, [[x, top], [x, bottom]]);
+    trace(context, [[left, y], [right, y]]);
     context.stroke();
     for (const line of spec.lines ?? []) {
       if (line.hidden || line.faint) continue;
@@ -130,10 +127,9 @@ export class Chart {
       if (ends[1] - ends[0] >= 4) this.setZoom(ends.map(frame.xAt));
     }
     if (event.type === "pointercancel" || (event.type === "pointermove" && !event.buttons)) this.drag = null;
-    this.point(inside && event.type !== "pointerleave" && event.type !== "pointercancel" ? [this.frame.xAt(x), this.frame.yAt(y)] : null);
+    this.point(inside && !/leave|cancel/.test(event.type) ? [this.frame.xAt(x), this.frame.yAt(y)] : null);
   }
 
-  /** See KEYS in app.js. */
   onKey(event) {
     const [turn, factor] = [TURNS[event.key], ZOOMS[event.key]];
     if (event.key === "Escape") this.setZoom(null);
@@ -151,9 +147,10 @@ export class Chart {
     const among = (all, i) => Math.min(Math.max(i, 0), all.length - 1);
     const move = (all, value, by, scale) => all[typeof value === "number" ? among(all, nearest(all, value, scale) + by) : 0];
     if (ways) {
-      const way = among(ways, k + up);
-      const next = among(ways[way].x, row + right);
-      return [ways[way].x[next], ways[way].y[next], way, next];
+      const seen = ways.filter((each) => !each.hidden);
+      const way = seen[among(seen, seen.indexOf(ways[k]) + up)] ?? ways[k];
+      const next = among(way.x, row + right);
+      return [way.x[next], way.y[next], ways.indexOf(way), next];
     }
     const to = move(places, was, right, x.scale);
     if (heights) return [to, move(heights, height, up, y.scale)];
@@ -172,14 +169,12 @@ export class Chart {
     this.setZoom(2 * half < most - least ? [middle - half, middle + half].map(x.scale.bwd) : null);
   }
 
-  /** Where a place is, in pixels of the window. */
   pixel(x, y) {
     const box = this.box.getBoundingClientRect();
     return [box.left + this.frame.x(x), box.top + this.frame.y(y)];
   }
 }
 
-/** The bar of colours beside cells, with its values and unit. */
 export function colorBar(norm, label, height) {
   const canvas = create("canvas", { width: 14, height: 256, "aria-hidden": "true", style: `height: ${height}px` });
   const context = canvas.getContext("2d");

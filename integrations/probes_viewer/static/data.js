@@ -4,13 +4,12 @@
 export function decode(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const found = { rows: header.rows, every: header.every };
+  const found = { rows: header.rows };
   let place = 4 + length;
   for (const [name, kind, shape] of header.arrays) {
     const size = shape.reduce((a, b) => a * b, 1);
     const Numbers = kind === "f4" ? Float32Array : Float64Array;
     found[name] = new Numbers(buffer, place, size);
-    found[`${name}Shape`] = shape;
     place += Math.ceil((size * Numbers.BYTES_PER_ELEMENT) / 8) * 8;
   }
   return found;
@@ -27,7 +26,7 @@ export function dataset(run, meta, raw) {
     const half = (numbers) => Float64Array.from({ length: rows * size }, (_, i) => Math.hypot(numbers[2 * i], numbers[2 * i + 1]));
     [value, error] = [half(value), error && half(error)];
   }
-  return inOrder({ run, meta, step: raw.step, time: raw.wall_time, value, error, parts, size, every: raw.every, total: raw.rows }, raw.step);
+  return inOrder({ run, meta, step: raw.step, time: raw.wall_time, value, error, parts, size, sent: rows, total: raw.rows }, raw.step);
 }
 
 /** A stream with these of its rows, in this order. */
@@ -52,8 +51,7 @@ export function inOrder(data, places) {
 /** Behind a server: `base` is where its routes begin. */
 export class Served {
   constructor(base, token) {
-    [this.base, this.token, this.live] = [base, token, true];
-    this.kept = new Map();
+    Object.assign(this, { base, token, live: true, kept: new Map() });
   }
 
   async ask(route, parameters = {}) {
@@ -77,8 +75,8 @@ export class Served {
   async stream(run, meta) {
     const { streams } = this.kept.get(run);
     const known = streams.get(meta.name);
-    if (known && known.rows === meta.rows) return known;
-    const after = known && known.rows < meta.rows ? known.rows : 0;
+    if (known?.rows === meta.rows) return known;
+    const after = known?.rows < meta.rows ? known.rows : 0;
     const answer = await this.ask("stream", { run, name: meta.name, after });
     const fresh = decode(await answer.arrayBuffer());
     const all = after ? joined(known, fresh) : fresh;
@@ -101,8 +99,7 @@ function joined(first, second) {
 /** In the page: base64 of deflated bytes, by run and stream. */
 export class Embedded {
   constructor(document) {
-    [this.document, this.live, this.first] = [document, false, document.stream || null];
-    this.streams = new Map();
+    Object.assign(this, { document, first: document.stream || null, streams: new Map() });
   }
 
   find(run) {

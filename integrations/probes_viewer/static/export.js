@@ -26,7 +26,6 @@ class Writer {
   lineTo = (x, y) => this.path.push(`L${short(x)},${short(y)}`);
   closePath = () => this.path.push("Z");
   rect = (x, y, width, height) => this.path.push(`M${short(x)},${short(y)}h${short(width)}v${short(height)}h${short(-width)}Z`);
-  /** A whole circle. */
   arc = (x, y, r) => this.path.push(`M${short(x - r)},${short(y)}a${r},${r} 0 1 1 ${2 * r},0a${r},${r} 0 1 1 ${-2 * r},0Z`);
 
   fill = () => this.put("path", { d: this.path.join(""), fill: this.fillStyle, opacity: this.globalAlpha });
@@ -140,7 +139,6 @@ export function csv(all) {
   return parts;
 }
 
-/** Hand a file to the reader of the page. */
 export function save(name, kind, content) {
   const url = URL.createObjectURL(new Blob([content].flat(), { type: kind }));
   create("a", { href: url, download: name }).click();
@@ -151,7 +149,7 @@ export async function png(source) {
   const scale = Math.min(2, 32000 / source.match(/height="([\d.]+)/)[1]); // no browser draws more
   if (scale < 0.5) throw new Error("No PNG can be as large as this. SVG and CSV have all of it.");
   const image = new Image();
-  image.src = `data:image/svg+xml;base64,${btoa(Array.from(new TextEncoder().encode(source), (byte) => String.fromCharCode(byte)).join(""))}`;
+  image.src = `data:image/svg+xml,${encodeURIComponent(source)}`;
   await image.decode();
   const canvas = create("canvas", { width: scale * image.width, height: scale * image.height });
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);

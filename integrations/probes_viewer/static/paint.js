@@ -3,17 +3,17 @@
 //
 // spec = {
 //   title, subtitle, note, height, share (charts over the same x have one cursor and one zoom),
-//   x, y: { label, scale, low, high, ticks: [[place, text], ...] or none, between: what ticks are told of, whole: they are integers, hidden },
+//   x, y: { label, scale, low, high, ticks: [[place, text], ...] with short texts, between: what ticks are told of, whole, hidden },
 //   lines: [{ name, x: increasing, y, low, high, color, dash, faint, hidden, points, tag: written at its end }],
 //   image: { x, y: edges of cells, values: [x][y] in one array, norm },
-//   ways: [{ name, x, y, colors }],
+//   ways: [{ name, x, y, colors, dash, hidden }],
 //   read(x, y): what is said of a place,
 //   places, heights: the x and y that the arrow keys go to,
 // }
 
 import { INFINITE, NAN } from "./colors.js";
 import { create, css } from "./dom.js";
-import { labels, linear, padded, phrase, ticks } from "./scales.js";
+import { labels, lastTo, linear, padded, phrase, ticks } from "./scales.js";
 
 const FONT = "system-ui, sans-serif";
 const LONGEST = 195; // pixels of a name along an axis
@@ -23,7 +23,7 @@ const ruler = create("canvas").getContext("2d");
 ruler.font = `12px ${FONT}`;
 const widthOf = (text, size = 12) => (ruler.measureText(text).width * size) / 12;
 
-/** A text in so many pixels, with its middle left out where it is longer: layers differ at both ends. */
+/** A text in so many pixels, with its middle left out where it is longer. */
 export function fitted(text, pixels, size) {
   let room = text.length;
   let found = text;
@@ -32,6 +32,16 @@ export function fitted(text, pixels, size) {
     found = `${text.slice(0, Math.max(1, (room >> 1) - 1))}…${text.slice(-(room >> 1))}`;
   }
   return found;
+}
+
+/** The names along an axis in so many pixels each, no two alike where that can be. */
+function apart({ ticks, short }, pixels) {
+  const names = ticks.map(([, text]) => text);
+  const own = short ?? names;
+  // of a word the beginning is enough; of a number, by which layers differ, nothing can be spared
+  const brief = [6, 4, 2, 1].map((most) => own.map((name) => name.replace(/\p{L}+/gu, (word) => word.slice(0, most))));
+  const fits = (all) => new Set(all).size === new Set(names).size && all.every((name) => widthOf(name) <= pixels);
+  return [names, own, ...brief].find(fits) ?? own.map((name) => fitted(name, pixels));
 }
 
 /** A text as lines of so many pixels. */
@@ -54,17 +64,22 @@ function along(scale, [a, b], from, to) {
   };
 }
 
-/** The ticks of an axis of so many pixels, with texts that do not touch. */
-export function ticksOf(axis, window, pixels, across) {
+/** The ticks of an axis of so many pixels, with texts that do not touch and are not longer than `room`. */
+export function ticksOf(axis, window, pixels, across, room = LONGEST) {
   const [low, high] = [Math.min(...window), Math.max(...window)];
-  let found = axis.ticks?.filter(([v]) => v >= low && v <= high).map(([v, text]) => [v, fitted(text, LONGEST)]);
+  let found = axis.ticks;
+  if (found) {
+    if (across && pixels > 60 * found.length) room = Math.min(room, pixels / found.length - 10); // so that each has its place
+    if (axis.room !== room) Object.assign(axis, { room, names: apart(axis, room) }); // kept, for there may be thousands
+    found = found.map(([v], i) => [v, axis.names[i]]).filter(([v]) => v >= low && v <= high);
+  }
   if (!found) {
     const [least, most] = axis.between ?? [low, high]; // a border of cells is no step
     const count = Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34))));
     const places = ticks(axis.scale, low, high, count).filter((v) => v >= least && v <= most && (!axis.whole || Number.isInteger(v)));
     const texts = labels(places);
     found = places.map((v, i) => [v, texts[i]]);
-    const power = ([v]) => v === 0 || Math.abs(Math.log10(Math.abs(v)) - Math.round(Math.log10(Math.abs(v)))) < 1e-9;
+    const power = ([v]) => v === 0 || Number.isInteger(Number(Math.log10(Math.abs(v)).toFixed(9)));
     if (axis.scale !== linear) found.sort((a, b) => power(b) - power(a)); // these before what is between them
   }
   const { place } = along(axis.scale, window, 0, pixels);
@@ -76,10 +91,8 @@ export function ticksOf(axis, window, pixels, across) {
   return kept.sort((a, b) => a.v - b.v).map(({ v, text }) => [v, text]);
 }
 
-/** From where to where an axis goes. */
 export const wholeOf = (axis) => (axis.high !== axis.low ? [axis.low, axis.high] : [axis.low - 0.5, axis.high + 0.5]);
 
-/** Whether a value has a place on a scale. */
 const shown = (scale, v) => Number.isFinite(v) && !(scale.name === "log" && v <= 0);
 
 /** From where to where lines go between two x. */
@@ -105,8 +118,9 @@ export function frameOf(spec, zoom, width, height) {
   const windows = { x: zoom ?? wholeOf(x) };
   windows.y = spec.image || spec.ways ? wholeOf(y) : heights(spec.lines, y.scale, windows.x);
   const [top, bottom] = x.hidden ? [0, height] : [8, height - 44];
-  const upwards = ticksOf(y, windows.y, bottom - top);
-  const widest = Math.min(Math.max(120, 0.3 * width), Math.max(0, ...upwards.map(([, text]) => widthOf(text))));
+  const room = Math.min(LONGEST, Math.max(120, 0.3 * width));
+  const upwards = ticksOf(y, windows.y, bottom - top, false, room);
+  const widest = Math.min(room, Math.max(0, ...upwards.map(([, text]) => widthOf(text))));
   const left = y.hidden ? 0 : Math.round(widest) + MARK + 6 + (y.label ? 18 : 0);
   const right = Math.max(left + 40, x.hidden ? width : width - 16); // of a window that is too narrow the rest is cut
   const [over, up] = [along(x.scale, windows.x, left, right), along(y.scale, windows.y, bottom, top)];
@@ -121,15 +135,7 @@ export function frameOf(spec, zoom, width, height) {
 /** Which cells lie in each pixel: first and one past the last. */
 function cellsOf(edges, count, toValue) {
   const n = edges.length - 1;
-  const cell = (v) => {
-    let [a, b] = [0, n];
-    while (a < b) {
-      const middle = (a + b) >> 1;
-      if (edges[middle + 1] <= v) a = middle + 1;
-      else b = middle;
-    }
-    return v < edges[0] ? -1 : a;
-  };
+  const cell = (v) => lastTo(edges, v);
   const found = new Int32Array(2 * count);
   let most = 1;
   for (let p = 0; p < count; p++) {
@@ -231,7 +237,7 @@ function piecesOf(frame, fine, x, y, there) {
   return [pieces, most];
 }
 
-const trace = (context, points, start = "moveTo") => points.forEach(([left, top], i) => context[i ? "lineTo" : start](left, top));
+export const trace = (context, points, start = "moveTo") => points.forEach(([left, top], i) => context[i ? "lineTo" : start](left, top));
 
 export function dot(context, [left, top], radius, color) {
   context.fillStyle = color;
@@ -274,16 +280,19 @@ const finite = ({ x, y }, i) => Number.isFinite(x[i]) && Number.isFinite(y[i]);
 
 function paintWay(context, frame, way) {
   const at = (i) => [frame.x(way.x[i]), frame.y(way.y[i])];
+  context.setLineDash(way.dash);
   way.colors.forEach((color, i) => {
     if (!finite(way, i)) return;
-    if (finite(way, i - 1)) {
+    if (finite(way, i + 1)) {
       Object.assign(context, { strokeStyle: color, lineWidth: 1.2 });
       context.beginPath();
-      trace(context, [at(i - 1), at(i)]);
+      trace(context, [at(i), at(i + 1)]);
       context.stroke();
     }
     dot(context, at(i), 3, color);
+    if (way.dash.length) dot(context, at(i), 1.6, css("--paper")); // where dashes are longer than the way from row to row
   });
+  context.setLineDash([]);
 }
 
 // ---- charts
@@ -336,7 +345,8 @@ export function paint(context, frame, ratio, fine = ratio) {
   context.clip();
   const drawn = lines.filter((line) => !line.hidden);
   const painted = drawn.map((line) => paintLine(context, frame, fine, line));
-  for (const way of ways) paintWay(context, frame, way);
+  const seen = ways.filter((way) => !way.hidden);
+  for (const way of seen) paintWay(context, frame, way);
   context.restore();
 
   const inside = ([a, b]) => a > left - 1 && a < right + 1 && b > top - 1 && b < bottom + 1;
@@ -351,7 +361,7 @@ export function paint(context, frame, ratio, fine = ratio) {
     write(tag, right - 4 - beside.reduce((sum, other) => sum + widthOf(other.tag), 0), height, "right", soft, 10);
     tags.push({ tag, height });
   }
-  for (const way of ways) {
+  for (const way of seen) {
     const [{ name, x, y }, last] = [way, way.x.findLastIndex((_, i) => finite(way, i))];
     if (last < 0) continue;
     const [place, height] = [frame.x(x[last]), frame.y(y[last])];

@@ -2,7 +2,7 @@
 
 import { lineColors, norm, sequential } from "./colors.js";
 import { inOrder, taken } from "./data.js";
-import { count, digitsOf, edges, extent, linear, nearest, number, padded, phrase, stepsScale, valuesScale, withUnit } from "./scales.js";
+import { count, digitsOf, edges, extent, linear, log, nearest, number, padded, phrase, stepsScale, valuesScale } from "./scales.js";
 
 export const entries = (dim) => dim.labels ?? dim.values;
 function text({ name, labels, values }, i) {
@@ -11,19 +11,20 @@ function text({ name, labels, values }, i) {
   return `${name} ${number(values[i], digitsOf(low, high))}`;
 }
 const sizeOf = (dim) => entries(dim).length;
+const many = (n, one, more, rest) => n && `${number(n)} ${n === 1 ? one : more} ${rest}`;
 const numbers = (length, at) => Float64Array.from({ length }, (_, i) => at(i));
 const runOf = (data, each) => (data.length > 1 ? each.run : "");
-const increasing = (values) => values.every((v, i) => Number.isFinite(v) && (!i || v > values[i - 1]));
-const spread = (count, most) =>
-  [...new Set(Array.from({ length: Math.min(count, most) }, (_, i) => Math.round((i * (count - 1)) / Math.max(1, Math.min(count, most) - 1))))];
+/** The name of a line, and the one under which it is hidden: that does not change as runs are added. */
+const naming = (data, each, words) => ({ name: phrase([words, runOf(data, each)], ", "), group: phrase([words, each.run], ", ") });
+const spread = (count, most) => [...new Set(Array.from({ length: most }, (_, i) => Math.round((i * (count - 1)) / (most - 1))))];
 
 /** Where the entries of a dim are drawn, with ticks where these are names. */
-function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) {
-  const numbers = dim.values && increasing(dim.values);
-  const places = numbers ? dim.values : entries(dim).map((_, i) => i);
-  const borders = edges(places);
-  const axis = { label: dim.labels ? "" : label, scale: linear, low: borders[0], high: borders.at(-1), places, borders, whole: places.every(Number.isInteger) };
-  if (!numbers) axis.ticks = entries(dim).map((entry, i) => [i, dim.labels ? entry : number(entry)]);
+function axisOf(dim) {
+  const places = dim.scale ? dim.values : entries(dim).map((_, i) => i);
+  const scale = dim.scale === "log" ? log(Number.MIN_VALUE) : linear;
+  const borders = edges(places, scale);
+  const axis = { label: dim.labels ? "" : dim.label, scale, low: borders[0], high: borders.at(-1), places, borders, whole: places.every(Number.isInteger) };
+  if (!dim.scale) Object.assign(axis, { short: dim.short, ticks: entries(dim).map((entry, i) => [i, dim.labels ? entry : number(entry)]) });
   return axis;
 }
 
@@ -31,14 +32,11 @@ function axisOf(dim, label = withUnit(dim.name.replaceAll("_", " "), dim.unit)) 
 export function alike(all) {
   const groups = new Map();
   for (const data of all) {
-    const key = JSON.stringify([data.meta.form, data.meta.dims.map((dim) => [dim.unit, entries(dim)])]);
+    const key = JSON.stringify([data.meta.form, data.meta.dims.map((dim) => [dim.label, entries(dim)])]);
     groups.set(key, [...(groups.get(key) ?? []), data]);
   }
   const [first, ...others] = Array.from(groups.values(), ([data]) => data);
-  const differ = ({ run, meta: { form: theirs } }) => {
-    const ours = first.meta.form;
-    return ours === theirs ? `${run} has other entries of ${ours} than ${first.run}` : `${first.run} has ${ours}, ${run} has ${theirs}`;
-  };
+  const differ = ({ run, meta: { form } }) => `${first.run} has ${first.meta.form}, ${run} has ${form === first.meta.form ? "other entries of it" : form}`;
   return { groups: [...groups.values()], why: others.length && `beside one another, for they can be neither overlaid nor subtracted: ${others.map(differ).join("; ")}` };
 }
 
@@ -52,13 +50,12 @@ export function difference(a, b, view) {
   if (!common.length) throw new Error("The two runs have no step in common here: no difference.");
   const [left, right] = [taken(a, common), taken(b, common.map((row) => rows.get(a.step[row])))];
   return {
-    ...left, run: `${a.run} − ${b.run}`, minus: true, parts: null,
+    ...left, run: `${a.run} − ${b.run}`, minus: [a, b], parts: null,
     value: Float64Array.from(left.value, (v, i) => v - right.value[i]),
     error: a.error && b.error && Float64Array.from(left.error, (v, i) => Math.hypot(v, right.error[i])),
   };
 }
 
-/** The values of each row from the largest on. */
 function ranked(data) {
   const [value, size] = [Float64Array.from(data.value), entries(data.meta.dims.at(-1)).length];
   for (let i = 0; i < value.length; i += size) value.set(fromLargest(value.subarray(i, i + size)), i);
@@ -89,7 +86,6 @@ export function smoothed(values, weight) {
   });
 }
 
-/** Two standard errors on both sides. */
 const bandOf = (y, error) => error && { low: y.map((v, i) => v - 2 * error[i]), high: y.map((v, i) => v + 2 * error[i]) };
 
 /** The dashes of each run, no two alike. */
@@ -100,27 +96,24 @@ export function picture(all, options) {
   const data = all.map((each) => selected(options.time ? inOrder(each, each.time) : each, options.chosen));
   const [{ meta }] = data;
   const view = viewOf(meta, options.view);
-  const words = meta.name.split("/");
-  const unit = withUnit(words[Math.min(1, words.length - 1)].replaceAll("_", " "), meta.unit);
   const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: sizeOf(dim), text: (i) => text(dim, i) }));
-  const made = DRAWN[view](data, meta, { ...options, unit, sliders });
+  const made = DRAWN[view](data, meta, { ...options, sliders });
   const inAll = (what) => data.reduce((sum, each) => sum + extent(each.value)[what], 0);
-  const [nan, infinite] = [inAll("nan"), inAll("infinite")];
-  const thinned = data.find((each) => each.every > 1);
-  const off = made.charts.reduce((sum, { off = 0 }) => sum + off, 0);
+  const from = all.flatMap((each) => each.minus ?? each);
+  const thinned = from.filter(({ sent, total }) => sent < total).map(({ run, sent, total }) => `${from.length > 1 ? `${run} ` : ""}${count(sent)} of ${count(total)} rows`);
   const notes = [
     made.note,
-    thinned && `thinned for this page: every ${thinned.every} of ${number(thinned.total)} rows`,
-    nan && `${number(nan)} values are not a number${made.bar ? " (gray)" : ""}`,
-    infinite && `${number(infinite)} are infinite${made.bar ? " (magenta)" : ""}`,
-    made.bar?.below && `${number(made.bar.below)} values below ${number(made.bar.low)} have its colour`,
-    options.values === "log" && (made.bar ?? made.charts[0].y).scale === linear && "drawn linearly: no logarithm has a place for these values",
-    off && `${number(off)} values of zero or less are not on a logarithmic axis`,
+    thinned.length && `thinned for this page: ${thinned.join(", ")}`,
+    many(inAll("nan"), "value is", "values are", `not a number${made.bar ? " (gray)" : ""}`),
+    many(inAll("infinite"), "is", "are", `infinite${made.bar ? " (magenta)" : ""}`),
+    made.bar && many(made.bar.below, `value below ${number(made.bar.low)} has`, `values below ${number(made.bar.low)} have`, "its colour"),
+    options.values === "log" && view !== "plane" && (made.bar ?? made.charts[0].y).scale === linear && "drawn linearly: no logarithm has a place for these values",
+    many(made.charts[0].off, "value of zero or less is", "values of zero or less are", "not on a logarithmic axis"),
     meta.complex && (data[0].minus ? "differences of the magnitudes of complex numbers" : "magnitudes of complex numbers"),
     data[0].minus && data[0].run,
   ];
   const legend = made.charts[0].lines?.filter((line) => line.name && !line.faint) ?? [];
-  return { sliders, columns: 1, ...made, legend, view, title: meta.title, barLabel: unit, note: phrase(notes, "; ") };
+  return { sliders, columns: 1, legend, ...made, view, title: meta.title, barLabel: meta.label, note: phrase(notes, "; ") };
 }
 
 const xOf = (data, { time }) => (time ? Float64Array.from(data.time, (t) => (t - data.time[0]) / 60) : data.step);
@@ -143,8 +136,8 @@ function lineSpec(data, options, lines) {
   const scale = valuesScale(found, options.values);
   const off = scale.name === "log" ? lines.reduce((sum, { faint, y }) => sum + (faint ? 0 : y.filter((v) => v <= 0).length), 0) : 0;
   return {
-    share: options.time ? "time" : "step", x, places: x.places, lines, off,
-    y: { label: options.unit, scale },
+    share: options.time ? "time" : "step", x, places: x.places, lines, off, height: 340,
+    y: { label: data[0].meta.label, scale },
     read(at, y, digits, k) {
       const shown = lines.filter((line) => !line.faint && !line.hidden);
       const read = shown.map((line) => ({ line, row: nearest(line.x, at, this.x.scale) }));
@@ -168,12 +161,12 @@ function lines(data, meta, options) {
       const [y, error] = [column(each.value), each.error && column(each.error)];
       const x = xOf(each, options);
       const color = colors[several ? index : run];
-      const name = phrase([several || (dim && count > 1) ? text(dim, k) : "", runOf(data, each)], ", ");
+      const { name, group } = naming(data, each, several || (dim && count > 1) ? text(dim, k) : "");
       const read = (row, digits) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k, digits)}`;
       const dash = several ? dashOf(run) : undefined;
       const band = bandOf(y, error);
-      if (options.smooth) drawn.push({ x, y, color, faint: true, group: name });
-      drawn.push({ name, x, y: options.smooth ? smoothed(y, options.smooth) : y, color, dash, read, group: name, ...(options.smooth ? {} : band) });
+      if (options.smooth) drawn.push({ x, y, color, faint: true, group });
+      drawn.push({ name, x, y: options.smooth ? smoothed(y, options.smooth) : y, color, dash, read, group, ...(!options.smooth && band) });
     }),
   );
   const notes = [
@@ -191,9 +184,7 @@ function latest(data, options) {
   return rows.length === places.length ? data : taken(data, rows);
 }
 
-const REPEATED = "of several rows at one step, the last is shown";
-
-function cells(given, options, dim, offset = 0) {
+function cells(given, options, dim, offset) {
   const data = latest(given, options);
   const [x, axis] = [xAxis([data], options), axisOf(dim)];
   const at = x.places;
@@ -206,17 +197,16 @@ function cells(given, options, dim, offset = 0) {
   if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
   return {
     share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders.at(-1), between: [x.low, x.high] }, y,
-    image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places, note: data === given ? "" : REPEATED,
+    image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places, note: data === given ? "" : "of several rows at one step, the last is shown",
     read(place, height, digits) {
       const row = nearest(at, place, x.scale);
       if (height === null) return when(data, row, options);
-      const k = nearest(axis.places, height);
+      const k = nearest(axis.places, height, axis.scale);
       return `${when(data, row, options)}, ${text(dim, k)}: ${told(data, index(row, k), digits)}`;
     },
   };
 }
 
-/** The same colours for all charts. */
 function colored(charts, options) {
   const all = charts.map((chart) => chart.image.values);
   const joined = all.length === 1 ? all[0] : Float64Array.from(all.flatMap((values) => [...values]));
@@ -225,22 +215,26 @@ function colored(charts, options) {
   return bar;
 }
 
-function heatMap(data, meta, options) {
-  const [dim] = meta.dims;
-  const height = Math.min(420, Math.max(220, 17 * (sizeOf(dim) + 1)));
-  const charts = data.map((each) => ({ ...cells(each, options, dim), subtitle: runOf(data, each), height }));
-  return { charts, columns: Math.min(2, data.length), bar: colored(charts, options), note: charts[0].note };
-}
+/** How high a picture is in which so many rows have room for their names. */
+const highFor = (rows, least) => Math.min(480, Math.max(least, 52 + 16 * rows));
 
 function heatMaps(data, meta, options) {
-  const [first, second] = meta.dims;
-  const rows = sizeOf(second);
-  const chosen = spread(sizeOf(first), options.small ? 4 : 16);
+  const [dim, outer] = meta.dims.slice().reverse();
+  const [rows, count] = [sizeOf(dim), outer ? sizeOf(outer) : 1];
+  const chosen = spread(count, options.small ? 4 : 16);
+  const height = outer ? 180 : highFor(rows, 220);
   const charts = data.flatMap((each) =>
-    chosen.map((k) => ({ ...cells(each, options, second, k * rows), subtitle: phrase([runOf(data, each), text(first, k)], ", "), height: 180 })),
+    chosen.map((k) => ({ ...cells(each, options, dim, k * rows), subtitle: phrase([runOf(data, each), outer && text(outer, k)], ", "), height })),
   );
-  const note = phrase([chosen.length < sizeOf(first) && `${chosen.length} of ${sizeOf(first)} ${first.name} are shown`, charts[0].note], "; ");
-  return { charts, columns: charts.length > 4 ? 3 : Math.min(2, charts.length), bar: colored(charts, options), note };
+  const note = phrase([chosen.length < count && `${chosen.length} of ${count} ${outer.name} are shown`, charts[0].note], "; ");
+  return { charts, columns: outer && charts.length > 4 ? 3 : Math.min(2, charts.length), bar: colored(charts, options), note };
+}
+
+/** The row at a step, or the nearest; of several there the one after so many, or the last. */
+function rowOf(steps, { step = steps.at(-1), again = Infinity } = {}) {
+  const away = (row) => Math.abs(steps[row] - step);
+  const rows = [...steps.keys()].sort((a, b) => away(a) - away(b) || a - b);
+  return rows.findLast((row, i) => i <= again && away(row) === away(rows[0]));
 }
 
 /** A strip of steps, and the one that is chosen large. */
@@ -250,29 +244,30 @@ function frames(data, meta, options) {
   const image = dy.name === "y" && dx.name === "x";
   const [height, width] = [sizeOf(dy), sizeOf(dx)];
   const rows = data[0].step.length;
-  const row = nearest(data[0].step, options.chosen?.step ?? data[0].step.at(-1));
+  const choice = (each, row) => ({ step: each.step[row], again: each.step.subarray(0, row).filter((step) => step === each.step[row]).length });
+  const named = (each, row) => `${when(each, row, options)}${choice(each, row).again ? " again" : ""}`;
+  const row = rowOf(data[0].step, options.chosen);
   const frame = (each, at, large) => {
     const index = (i, j) => at * each.size + j * width + i;
     const values = numbers(width * height, (k) => each.value[index(Math.floor(k / height), k % height)]);
     const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
     return {
-      subtitle: phrase([runOf(data, each), `step ${count(each.step[at])}`], ", "), step: each.step[at], large, aspect: image && width / height,
-      x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: large ? 400 : 130,
+      subtitle: phrase([runOf(data, each), named(each, at)], ", "), chosen: choice(each, at), large, aspect: image && width / height,
+      x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: !large ? 130 : image ? 400 : highFor(height, 400),
       image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
       read: (x, v, digits) => {
-        const [i, j] = [nearest(ax.places, x), nearest(ay.places, v ?? 0)];
+        const [i, j] = [nearest(ax.places, x, ax.scale), nearest(ay.places, v ?? 0, ay.scale)];
         return `${text(dy, j)}, ${text(dx, i)}: ${told(each, index(i, j), digits)}`;
       },
     };
   };
   const small = spread(rows, options.small ? 4 : 8).map((at) => frame(data[0], at));
-  const large = data.map((each) => frame(each, nearest(each.step, data[0].step[row]), true));
+  const large = data.map((each) => frame(each, rowOf(each.step, choice(data[0], row)), true));
   const bar = colored([...small, ...large], options);
-  const slider = { name: "step", count: rows, text: (i) => `step ${count(data[0].step[i])}`, value: row, of: (i) => data[0].step[i] };
+  const slider = { name: "step", count: rows, text: (i) => named(data[0], i), value: row, of: (i) => choice(data[0], i) };
   return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: `the strip shows ${small.length} of ${rows} steps` };
 }
 
-/** Each row over the coordinate. */
 function profile(data, meta, options) {
   const [dim] = meta.dims;
   const axis = axisOf(dim);
@@ -281,15 +276,14 @@ function profile(data, meta, options) {
     spread(each.step.length, 8).forEach((row, i, all) => {
       const pick = (values) => values && values.subarray(row * each.size, (row + 1) * each.size);
       const [y, error] = [pick(each.value), pick(each.error)];
-      const name = phrase([runOf(data, each), `step ${count(each.step[row])}`], ", ");
+      const names = naming(data, each, `step ${count(each.step[row])}`);
       const band = bandOf(y, error);
-      const read = (k, digits) => `${name}, ${text(dim, k)}: ${told(each, row * each.size + k, digits)}`;
-      drawn.push({ name, x: axis.places, y, color: sequential(i / Math.max(1, all.length - 1)), dash: dashOf(run), read, points: dim.labels, ...band });
+      const read = (k, digits) => `${names.name}, ${text(dim, k)}: ${told(each, row * each.size + k, digits)}`;
+      drawn.push({ ...names, x: axis.places, y, color: sequential(i / Math.max(1, all.length - 1)), dash: dashOf(run), read, points: dim.labels, ...band });
     }),
   );
   const spec = lineSpec(data, options, drawn);
-  const x = dim.values && axis.places[0] > 0 && /eigen|rank|index/.test(dim.name) ? { ...axis, scale: stepsScale(axis.places) } : axis;
-  return { charts: [{ ...spec, share: null, x, places: axis.places }], note: data[0].error ? "bands: ± 2 standard errors" : "" };
+  return { charts: [{ ...spec, share: null, x: axis, places: axis.places }], note: data[0].error ? "bands: ± 2 standard errors" : "" };
 }
 
 /** Sorted, what is not a number last. */
@@ -313,8 +307,8 @@ function fan(data, meta, options) {
     });
     const top = Math.min(5, each.size);
     const line = (words, pick, color, tag) => {
-      const [y, name] = [Float64Array.from(sorted, pick), phrase([runOf(data, each), words], ", ")];
-      drawn.push({ name, x, y, color, dash: dashOf(run), tag, read: (row, digits) => `${name}, ${when(each, row, options)}: ${number(y[row], digits)}` });
+      const [y, names] = [Float64Array.from(sorted, pick), naming(data, each, words)];
+      drawn.push({ ...names, x, y, color, dash: dashOf(run), tag, read: (row, digits) => `${names.name}, ${when(each, row, options)}: ${number(y[row], digits)}` });
     };
     for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential(k / top));
     const quantile = (q) => (values) => values[Math.min(each.size - 1, Math.floor((1 - q) * (each.size - 1)))];
@@ -324,27 +318,26 @@ function fan(data, meta, options) {
   return { charts: [lineSpec(data, options, drawn)], note: data[0].size > 10 ? "the five largest, and quantiles of all in gray: of so many percent, none is larger" : "" };
 }
 
-/** Ways through a plane of two quantities. */
 function plane(data, meta, options) {
   const [dim, two] = meta.dims;
   const count = sizeOf(dim);
-  const ways = data.flatMap((each) =>
+  const ways = data.flatMap((each, run) =>
     Array.from({ length: count }, (_, k) => {
       const pick = (axis) => numbers(each.step.length, (row) => each.value[row * each.size + k * 2 + axis]);
       const colors = Array.from(each.step, (_, row) => sequential(row / Math.max(1, each.step.length - 1)));
-      return { name: phrase([runOf(data, each), text(dim, k)], ", "), x: pick(0), y: pick(1), colors, each, k };
+      return { ...naming(data, each, text(dim, k)), x: pick(0), y: pick(1), colors, color: sequential(0.5), dash: dashOf(run), each };
     }),
   );
   const axis = (i, pick) => {
     const found = extent(ways.flatMap((way) => [...pick(way)]));
     const [low, high] = padded(found.low, found.high);
-    return { label: withUnit(String(entries(two)[i]), meta.unit), scale: linear, low, high };
+    return { label: `${entries(two)[i]}${meta.unit}`, scale: linear, low, high };
   };
   const [x, y] = [axis(0, (way) => way.x), axis(1, (way) => way.y)];
   const read = (at, height, digits, k, row) => {
     let best = ways[k] && { way: ways[k], row };
     const off = (v, at, { low, high }) => ((v / 2 - at / 2) / (high / 2 - low / 2)) ** 2;
-    for (const way of best ? [] : ways)
+    for (const way of best ? [] : ways.filter((each) => !each.hidden))
       way.x.forEach((v, row) => {
         const distance = off(v, at, x) + off(way.y[row], height, y);
         if (distance < (best?.distance ?? Infinity)) best = { distance, way, row };
@@ -353,7 +346,7 @@ function plane(data, meta, options) {
     const told = (v, { low, high }) => number(v, digitsOf(low, high));
     return `${best.way.name}, ${when(best.way.each, best.row, options)}: ${told(best.way.x[best.row], x)}, ${told(best.way.y[best.row], y)}`;
   };
-  return { charts: [{ x, y, ways, read, height: 380 }], note: "from dark (first step) to light (last step)" };
+  return { charts: [{ x, y, ways, read, height: 380 }], legend: data.length > 1 ? ways : [], note: "from dark (first step) to light (last step)" };
 }
 
-const DRAWN = { lines, "heat map": heatMap, "heat maps": heatMaps, frames, profile, fan, plane };
+const DRAWN = { lines, "heat map": heatMaps, "heat maps": heatMaps, frames, profile, fan, plane };

@@ -31,14 +31,21 @@ export function padded(low, high, scale = linear) {
   return [scale.bwd(a - margin), scale.bwd(b + margin)].map((v) => Math.min(Math.max(v, -MOST), MOST));
 }
 
+/** The last of increasing places that is not above a value; -1 where there is none. */
+export function lastTo(places, v) {
+  let [a, b] = [-1, places.length - 1];
+  while (a < b) {
+    const middle = (a + b + 1) >> 1;
+    if (places[middle] <= v) a = middle;
+    else b = middle - 1;
+  }
+  return a;
+}
+
 /** Which of increasing places is nearest to a value on a scale. */
 export function nearest(places, v, scale = linear) {
-  let [a, b] = [0, places.length - 1];
-  while (b - a > 1) {
-    const middle = (a + b) >> 1;
-    if (places[middle] <= v) a = middle;
-    else b = middle;
-  }
+  const a = Math.max(0, lastTo(places, v));
+  const b = Math.min(a + 1, places.length - 1);
   const distance = (i) => Math.abs(scale.fwd(places[i]) - scale.fwd(v));
   return distance(b) < distance(a) ? b : a;
 }
@@ -77,7 +84,6 @@ export function valuesScale({ low, high, positive, zero, count }, choice = "auto
   return low < 0 ? symlog(Math.max(positive, high * 1e-6, low * -1e-6)) : log(Math.max(positive / 1000, Number.MIN_VALUE));
 }
 
-/** Where the ticks of an axis are, from `low` to `high`. */
 export function ticks(scale, low, high, count = 6) {
   if (scale.name === "linear") return steps125(low, high, count);
   const smallest = scale.name === "log" ? Math.max(low, scale.floor) : Math.max(low, scale.unit);
@@ -122,12 +128,10 @@ export const digitsOf = (low, high) => Math.min(15, Math.max(4, 3 + Math.ceil(Ma
 /** A whole number, such as a step, with all of its digits. */
 export const count = (v) => (Number.isInteger(v) && Math.abs(v) < 1e15 ? v.toLocaleString("en").replace("-", "−") : number(v));
 
-/** Those words that there are, one after the other. */
 export const phrase = (words, between = " · ") => words.filter(Boolean).join(between);
 
 const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
-/** A number as people read it. */
 export function number(v, digits = 4) {
   if (v === null || v === undefined) return "";
   if (!Number.isFinite(v)) return v > 0 ? "∞" : v < 0 ? "−∞" : "not a number";
@@ -151,7 +155,3 @@ export function edges(centres, scale = linear) {
   out[n] = 2 * places[n - 1] - out[n - 1];
   return out.map(scale.bwd);
 }
-
-/** With its unit, where it has one. */
-export const withUnit = (words, unit) =>
-  !unit || unit === "1" || unit === "index" ? words : `${words} (${unit.replace(/\^(-?)(\d+)/g, (_, sign, power) => (sign && "⁻") + [...power].map((digit) => RAISED[digit]).join(""))})`;

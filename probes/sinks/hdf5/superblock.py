@@ -179,15 +179,25 @@ def read_file(path: Path, read: Callable[[Any], T]) -> T:
         try:
             with path.open("rb") as raw:
                 head = raw.read(SUPERBLOCK.size)
-            # No HDF5 lock: it would only keep the writer from reopening its file.
             _check_heaps_once(path, before)
-            with as_if_closed(path) if head[11:12] != b"\0" else h5py.File(path, "r", locking=False) as file:
+            with as_if_closed(path) if head[11:12] != b"\0" else _closed(path) as file:
                 return read(file)
         except Exception as error:  # whatever damaged bytes, or bytes made to harm, lead to
             time.sleep(0.02)
             if attempt > 2 and _state(path) == before:
                 raise ValueError(f"{path} is damaged: {error}") from error
     raise ValueError(f"{path} changes too fast to be read, or is damaged.")
+
+
+def _closed(path: Path) -> Any:
+    """The h5py file of one that was closed."""
+    try:
+        # No HDF5 lock: it would only keep the writer from reopening its file.
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "locking flag" not in str(error):
+            raise
+        return as_if_closed(path)  # this process has it open with a lock: HDF5 has no file open in both ways
 
 
 def _state(path: Path) -> tuple[int, ...]:
