@@ -51,6 +51,7 @@ class MicroBatchWatch:
         """Of the loop's time, that all looks have taken."""
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._parameters: list[nn.Parameter] = []
+        self._tensors: list[int] = []
         self._counts: dict[int, int] = {}
         """Of the gradients of each parameter."""
         self._sums: dict[int, list[Tensor]] = {}
@@ -70,14 +71,18 @@ class MicroBatchWatch:
         """Look at every gradient that arrives; not where backward passes are compiled, whose part a hook would be."""
         if compiles_backward():
             self.end()
-        elif not same(now := trained(parameters), self._parameters):
+        elif not self._looks_at(now := trained(parameters)):
             self.end()
-            self._parameters = now
+            self._parameters, self._tensors = now, [parameter._cdata for parameter in now]
             with torch._C.DisableTorchFunctionSubclass():
                 self._handles = [
                     parameter.register_hook(_Arrival(self, index))  # type: ignore[no-untyped-call]
                     for index, parameter in enumerate(self._parameters)
                 ]
+
+    def _looks_at(self, parameters: list[nn.Parameter]) -> bool:
+        """Whether they are the same, and were not given other tensors, which have no hook (``swap_tensors``)."""
+        return same(parameters, self._parameters) and self._tensors == [parameter._cdata for parameter in parameters]
 
     def end(self) -> None:
         """Leave no hook, and forget what was seen."""
@@ -88,7 +93,7 @@ class MicroBatchWatch:
 
     def before_update(self, parameters: Iterable[nn.Parameter], closure: bool) -> None:
         """An update is about to be made of these; within it, perhaps, gradients are computed."""
-        self._other |= closure or not same(trained(parameters), self._parameters)
+        self._other |= closure or not self._looks_at(trained(parameters))
 
     def update(self) -> MicroBatches | None:
         """What one update was made of; None where it was not of several micro-batches, each of all parameters."""

@@ -256,3 +256,19 @@ def test_a_model_goes_to_another_process_without_a_word():
     watch = watched(model)
     ForkingPickler.dumps(model)
     watch.end()
+
+
+def test_parameters_that_are_swapped_in_the_midst_are_noticed():
+    model = network()
+    watch, before = watched(model), torch.__future__.get_swap_module_params_on_conversion()
+    try:
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        for loss in losses(model):
+            loss.backward()
+            del loss
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    watch.before_update(model.parameters(), closure=False)
+    assert watch.update() is None
+    watch.end()
