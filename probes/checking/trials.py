@@ -157,6 +157,7 @@ class Trial:
                 overhead=None,
                 on_error="raise",
                 deadline=self.deadline,
+                quiet=True,
             )
             if saved is not None:
                 self.manager.load_state_dict(saved["manager"])
