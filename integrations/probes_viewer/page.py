@@ -42,12 +42,16 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabyt
 
     Raises:
         FileNotFoundError: If a log directory holds no run.
-        ValueError: If the size is no positive number.
+        ValueError: If the size is no positive number, or the file is one of a run.
 
     For example, ``report("runs/vgg19", "vgg19.html")``.
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     out = Path(out).expanduser()
+    if out.suffix == ".h5" or "tfevents" in out.name or out.is_dir():
+        raise ValueError(
+            f"`out` must be the name of an HTML file, got {out}, which is a directory or a run's own file."
+        )
     written = page(given, max_megabytes)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(written, encoding="utf-8")
@@ -127,7 +131,7 @@ def _document(path: Path) -> dict[str, Any]:
         looked = {"findings": [], "unknown": printable(str(error))}
     return {
         "name": catalogue["name"],
-        "summary": summary_of(catalogue),
+        "summary": summary_of(catalogue, path),
         "catalogue": catalogue,
         **looked,
         "streams": {meta["name"]: contents.stream(meta["name"]) for meta in catalogue["streams"]},

@@ -35,15 +35,16 @@ def contents_of(path: Path) -> RunContents:
     )
 
 
-def summary_of(catalogue: dict[str, Any]) -> dict[str, Any]:
-    """A run in one line, from its catalogue; as :class:`RunList` gives it."""
+def summary_of(catalogue: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A run in one line, from its catalogue and its directory; as :class:`RunList` gives it."""
+    file = path if path.is_file() else path / "run.h5"
     return {
         "name": catalogue["name"],
         "when": catalogue["about"].get("created", ""),
         "model": catalogue["model"],
         "steps": catalogue["steps"],
         "rows": catalogue["rows"],
-        "state": "",
+        "state": row_of(file, file.parent)["state"] if file.is_file() else "event files",
         "problem": "",
     }
 

@@ -7,6 +7,8 @@ import math
 import re
 from typing import Any
 
+from probes.measurement import printable
+
 __all__ = ["about_run", "form", "in_words", "label", "made", "short", "spent", "unit_in_words"]
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -20,7 +22,8 @@ def about_run(created: str, steps: int, rows: int) -> list[str]:
 def form(dims: list[dict[str, Any]], unit: str, is_complex: bool) -> str:
     """What a row of a stream holds, such as ``layer (3) x frequency (12) in nats``: only equal ones are compared."""
     sizes = " x ".join(f"{dim['name']} ({len(dim.get('labels', dim.get('values', ())))})" for dim in dims)
-    return f"{'complex ' if is_complex else ''}{sizes or 'one number'}{'' if unit in ('', '1') else f' in {unit}'}"
+    words = f"{'complex ' if is_complex else ''}{sizes or 'one number'}{'' if unit in ('', '1') else f' in {unit}'}"
+    return printable(words)
 
 
 def unit_in_words(unit: str) -> str:
@@ -32,13 +35,13 @@ def unit_in_words(unit: str) -> str:
     """
     if unit in ("", "1", "index"):
         return ""
-    raised = re.sub(r"\^(-?[0-9]+)", lambda power: power[1].translate(RAISED), unit)
+    raised = re.sub(r"\^(-?[0-9]+)", lambda power: power[1].translate(RAISED), printable(unit))
     return f" ({raised})"
 
 
 def label(name: str, unit: str) -> str:
     """A name with its unit, as it stands along an axis."""
-    return f"{name.replace('_', ' ')}{unit_in_words(unit)}"
+    return f"{printable(name).replace('_', ' ')}{unit_in_words(unit)}"
 
 
 def short(labels: list[str]) -> list[str]:
@@ -67,7 +70,7 @@ def _alike(parts: list[list[str]], most: int) -> int:
 def made(estimator: str, samples: int | None = None, probe: str = "") -> str:
     """How the numbers of a stream were obtained."""
     said = [estimator and f"Estimator: {estimator}.", "" if samples is None else f"{samples:,} samples."]
-    return " ".join(filter(None, [*said, probe and f"Probe {probe}."]))
+    return printable(" ".join(filter(None, [*said, probe and f"Probe {probe}."])))
 
 
 def spent(seconds: list[float], share: float | None) -> str:
@@ -77,7 +80,8 @@ def spent(seconds: list[float], share: float | None) -> str:
 
 def in_words(values: dict[str, Any]) -> dict[str, str]:
     """Settings as they are shown; one that is infinite is not one that is missing."""
-    return {key: value if isinstance(value := _finite(item), str) else _json(value) for key, item in values.items()}
+    words = {key: value if isinstance(value := _finite(item), str) else _json(value) for key, item in values.items()}
+    return {printable(key): printable(value) for key, value in words.items()}
 
 
 def _json(value: Any) -> str:

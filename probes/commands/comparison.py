@@ -19,7 +19,7 @@ class Difference:
 
     stream: str
     rows: tuple[int, int]
-    """Of each run, 0 where it has no such stream."""
+    """Of each run, a step that it has twice once; 0 where it has no such stream."""
     common: int
     """Steps that both have."""
     different: int
@@ -65,6 +65,7 @@ def _difference(name: str, first: Any, second: Any) -> Difference:
     if first is None or second is None:
         return Difference(name, rows, 0, 0, None, 0.0, 0.0)  # type: ignore[arg-type]
     last = [{int(step): row for row, step in enumerate(node["step"].values)} for node in (first, second)]
+    rows = tuple(map(len, last))
     common = sorted(last[0].keys() & last[1].keys())
     problem = _misfit(first, second)
     if problem or not common:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from viewer_runs import write
 
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
 from probes.commands.comparison import compare
@@ -92,3 +93,11 @@ def test_what_cannot_be_compared_is_named(difference, values, other, why):
 def test_a_stream_of_one_run_only_is_named(tmp_path):
     (found,) = compare(recorded(tmp_path / "a", [1.0]), recorded(tmp_path / "b", []))
     assert found.rows == (1, 0) and not found.within()
+
+
+def test_a_run_that_was_resumed_equals_its_copy(tmp_path):
+    """Steps that it has twice are there once, with their last rows."""
+    for name in ("a", "copy"):
+        write(tmp_path / name, [(step, [Measurement("x", float(step))]) for step in (0, 1, 2, 3, 2, 3, 4)])
+    (found,) = compare(open_run(tmp_path / "a"), open_run(tmp_path / "copy"))
+    assert found.within() and found.rows == (5, 5) and found.common == 5

@@ -127,3 +127,39 @@ def test_a_run_that_cannot_be_read_is_not_said_to_lack_a_stream(look, server_ove
     address = f"{server_over(tmp_path)}#run=a&run=b&stream=k/big&difference=1"
     page = look(address, wait="figure .alarm:not(:empty)", expected="Failed to load resource")
     assert "a cannot be read: no difference" in page.inner_text("figure")
+
+
+def test_a_resumed_run_minus_its_copy_is_zero(look, tmp_path):
+    steps = [0, 1, 2, 3, 4, 5, 3, 4, 5, 6]
+    for name, end in (("a", None), ("copy", None), ("first", 6)):
+        rows = [(step, [Measurement("r/v", float(place))]) for place, step in enumerate(steps)]
+        write(tmp_path / name, rows[:end])
+    file = report([tmp_path / name for name in ("a", "copy", "first")], tmp_path / "all.html")
+    differences = f"{CHART}.frame.spec.lines.map(({{x, y}}) => [Array.from(x), Array.from(y)])"
+    page = drawn(look, file, "run=a&run=copy&stream=r/v&difference=1")
+    ((_, zero),) = page.evaluate(differences)
+    assert zero == [0] * 10
+    page = drawn(look, file, "run=a&run=first&stream=r/v&difference=1")
+    ((x, y),) = page.evaluate(differences)
+    assert x == [0, 1, 2, 3, 4, 5] and y == [0] * 6  # the repeats have none beside them
+
+
+def test_quantiles_are_of_the_eigenvalues_that_there_are(look, tmp_path):
+    values = np.arange(40.0)
+    values[[1, 5, 9, 30, 31, 32]] = np.nan
+    measured = Measurement("d/eig", values, ("eigenvalue",), {"eigenvalue": np.arange(1, 41)})
+    write(tmp_path / "run", [(step, [measured]) for step in range(3)])
+    file = report(tmp_path / "run", tmp_path / "run.html")
+    page = drawn(look, file, "run=run&stream=d/eig&view=fan")
+    found = dict(page.evaluate(f"{CHART}.frame.spec.lines.map(({{name, y}}) => [name, y[0]])"))
+    assert found["smallest"] == 0 and found["largest 1"] == 39
+    there = np.sort(values[~np.isnan(values)])
+    assert found["quantile 0.5"] in (there[16], there[17])
+
+
+def test_a_report_is_never_written_over_a_run(tmp_path):
+    write(tmp_path / "run", [(0, [Measurement("a/b", 1.0)])])
+    before = (tmp_path / "run" / "run.h5").read_bytes()
+    with pytest.raises(ValueError, match="must be the name of an HTML file"):
+        report(tmp_path / "run", tmp_path / "run" / "run.h5")
+    assert (tmp_path / "run" / "run.h5").read_bytes() == before

@@ -25,7 +25,6 @@ const folded = (textContent, child) => create("details", {}, create("summary", "
 const reached = (body) => [...body.querySelectorAll("input, button, .plot")];
 const row = (...cells) => create("tr", {}, ...cells.map((cell, i) => create(i ? "td" : "th", "", cell ?? "")));
 
-/** The color of a line with its dashes, for the background of a swatch. */
 const dashed = ({ color, dash = [] }) =>
   `url("data:image/svg+xml,${encodeURIComponent(`<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 1h24" stroke="${color}" stroke-width="4" stroke-dasharray="${dash}"/></svg>`)}")`;
 
@@ -60,8 +59,6 @@ export class App {
   onPixels() {
     matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => (this.shared.charts.forEach((chart) => chart.draw()), this.onPixels()), { once: true });
   }
-
-  // ---- the address
 
   restore() {
     const query = new URLSearchParams(location.hash.slice(1));
@@ -100,8 +97,6 @@ export class App {
     this.remember();
     this.render();
   }
-
-  // ---- the data
 
   async refresh() {
     try {
@@ -156,10 +151,8 @@ export class App {
     return [...all.values()].sort((a, b) => a.name.startsWith("probes/") - b.name.startsWith("probes/") || (a.name < b.name ? -1 : 1));
   }
 
-  // ---- the page
-
   render() {
-    this.keepingPlace(() => this.redraw());
+    if (this.state.runs.every((run) => this.catalogues.has(run))) this.keepingPlace(() => this.redraw());
   }
 
   /** Draw anew, with the same things open, typed and in focus. */
@@ -484,7 +477,7 @@ export class App {
   }
 
   onKey(event) {
-    if (this.root.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("[type=text], [type=search]")) return;
+    if (this.root.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("[type=text], [type=search], select")) return;
     const { state } = this;
     const shown = this.streams().filter((meta) => !meta.name.startsWith("probes/"));
     const move = (by) => shown.length && this.open(shown[Math.min(Math.max(shown.findIndex((meta) => meta.name === state.stream) + by, 0), shown.length - 1)].name);

@@ -45,10 +45,11 @@ export const viewOf = ({ views }, chosen) => (views.includes(chosen) ? chosen : 
 /** One dataset minus another, at the steps that both have. */
 export function difference(a, b, view) {
   if (viewOf(a.meta, view) === "fan") [a, b] = [ranked(a), ranked(b)]; // the k-th largest of each
-  const rows = new Map(Array.from(b.step, (step, row) => [step, row]));
-  const common = [...a.step.keys()].filter((row) => rows.has(a.step[row]));
+  const keys = (steps, seen = {}) => Array.from(steps, (step) => `${step} ${seen[step] = (seen[step] ?? 0) + 1}`);
+  const [mine, rows] = [keys(a.step), new Map(keys(b.step).map((key, row) => [key, row]))];
+  const common = [...mine.keys()].filter((row) => rows.has(mine[row]));
   if (!common.length) throw new Error("The two runs have no step in common here: no difference.");
-  const [left, right] = [taken(a, common), taken(b, common.map((row) => rows.get(a.step[row])))];
+  const [left, right] = [taken(a, common), taken(b, common.map((row) => rows.get(mine[row])))];
   return {
     ...left, run: `${a.run} − ${b.run}`, minus: [a, b], parts: null,
     value: Float64Array.from(left.value, (v, i) => v - right.value[i]),
@@ -62,7 +63,6 @@ function ranked(data) {
   return { ...data, value, error: null };
 }
 
-/** Which entry of a leading dim is chosen. */
 export const placeOf = (chosen = {}, name, count) => Math.min(Object.hasOwn(chosen, name) ? chosen[name] : 0, count - 1);
 
 /** The stream at one entry of each leading dim, so that at most two are left. */
@@ -311,11 +311,11 @@ function fan(data, meta, options) {
       drawn.push({ ...names, x, y, color, dash: dashOf(run), tag, read: (row, digits) => `${names.name}, ${when(each, row, options)}: ${number(y[row], digits)}` });
     };
     for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential(k / top));
-    const quantile = (q) => (values) => values[Math.min(each.size - 1, Math.floor((1 - q) * (each.size - 1)))];
+    const quantile = (q) => (values) => values[Math.max(0, Math.floor((1 - q) * (values.filter((v) => v === v).length - 1)))];
     if (each.size > 10)
       for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", q ? `${100 * q} %` : "smallest");
   });
-  return { charts: [lineSpec(data, options, drawn)], note: data[0].size > 10 ? "the five largest, and quantiles of all in gray: of so many percent, none is larger" : "" };
+  return { charts: [lineSpec(data, options, drawn)], note: data[0].size > 10 ? "the five largest, and quantiles in gray: of so many percent, none is larger" : "" };
 }
 
 function plane(data, meta, options) {
