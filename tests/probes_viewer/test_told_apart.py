@@ -190,13 +190,17 @@ def test_a_line_stays_hidden_when_another_run_is_chosen(look, apart_file):
 
 def test_keys_work_when_a_choice_has_the_focus(look, apart_file):
     page = drawn(look, apart_file, "run=a&stream=k/bert&view=lines")
-    for chosen in ("input[aria-label=time]", "input[aria-label=smoothing]", "select[aria-label=picture]"):
+    for chosen in ("input[aria-label=time]", "input[aria-label=smoothing]"):
         page.focus(chosen)
         page.keyboard.press("l")
         until(page, "location.hash.includes('values=linear')")
         page.keyboard.press("l")
         page.keyboard.press("l")
         until(page, "!location.hash.includes('values=')")
+    page.focus("select[aria-label=picture]")  # where letters look for an entry
+    before = page.url
+    page.keyboard.press("l")
+    assert "values=" not in page.url and "stream=k%2Fbert" in before
     page.click("input[aria-label=time]")
     page.keyboard.press("j")
     until(page, "!location.hash.includes('stream=k%2Fbert&')")
