@@ -104,6 +104,16 @@ def test_the_density_is_covered(kind):
     assert covered >= 0.9 * 20 * 9
 
 
+def test_moments_of_few_vectors_are_covered():
+    model, *given = network("classes")
+    whole, _ = explicit(model, *given)
+    truth, covered = float(whole.square().sum()) / len(whole), 0
+    for seed in range(40):
+        found = spectral_density(model, *given, vectors=3, steps=8, generator=torch.Generator().manual_seed(seed))
+        covered += abs(found.moment(2).value - truth) <= 1.96 * found.moment(2).standard_error
+    assert covered >= 36
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_losses_whose_squares_leave_single_precision(scale):
     """All is proportional to the loss."""
