@@ -422,8 +422,8 @@ class _Turn(NamedTuple):
             values * scale,
             f"{how}, smoothed by {width:.2g}",
             standard_error=errors * scale,
-            dims=("relative_eigenvalue",),
-            coords={"relative_eigenvalue": Axis(axis, description="eigenvalue / largest magnitude")},
+            dims=("relative_curvature",),
+            coords={"relative_curvature": Axis(axis, description="curvature (eigenvalue) / largest magnitude")},
             unit="1",
             description="density of the eigenvalues of the Hessian",
         )

@@ -187,7 +187,7 @@ def test_the_noise_of_micro_batches(tmp_path):
 def test_the_density_of_the_eigenvalues(tmp_path):
     run, model, _ = recorded(tmp_path, Curvature(every(3), density=4))
     found = run["curvature/density/train"]
-    ratios, largest = found["relative_eigenvalue"].values, values(run, "largest_magnitude")
+    ratios, largest = found["relative_curvature"].values, values(run, "largest_magnitude")
     share = values(run, "density") * (ratios[1] - ratios[0])
     np.testing.assert_allclose(share.sum(1), 1, atol=0.02)  # of all eigenvalues
     whole, _ = explicit(model, F.cross_entropy, X, Y)
