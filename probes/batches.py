@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -235,3 +236,7 @@ class MicroBatches(NamedTuple):
     r""":math:`|g_j|^2`. Shape ``(m,)``, float64, on the CPU."""
     with_earlier: Tensor
     r""":math:`g_j \cdot (g_1 + \dots + g_{j - 1})`, the first 0. Shape ``(m,)``."""
+    ranks: int = 1
+    """Over how many ranks DDP averaged their sum; if several, m may be 1, and they are those of rank 0."""
+    averaged_square: float = math.nan
+    """The squared norm of that average."""

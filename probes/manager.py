@@ -108,7 +108,7 @@ class ProbeManager:
         self.plain_closures = False
         """Set by a framework's callback: whether its optimizers call their closures at the weights as they are."""
         self.wrapper = model
-        """Set by a framework's callback: what it trains on several ranks, of which the model is a part."""
+        """What the loop calls; set by a framework's callback where it wraps the model in it."""
         self._now: Attached | Inactive | None = None
         """What attaching has led to."""
         self._given_optimizers: list[Optimizer] = []
@@ -160,12 +160,12 @@ class ProbeManager:
         settings, optimizers = self._settings, self._given_optimizers
         if in_ranks() and reason in ("", OTHER_RANK):
             self._place = self._place or Place()
-        place = self._place
+        place, called = self._place, self.wrapper
         if reason:  # one process measures and writes; the others hand over their shards, if they have any
             self._now = Inactive(reason)
             if reason == OTHER_RANK and place is not None:
                 try:
-                    self._now.close = Helper(self.wrapper, self.run, settings, optimizers, place).detach
+                    self._now.close = Helper(called, self.run, settings, optimizers, place).detach
                 except Exception as error:
                     log.info("This rank hands nothing to rank 0: %s", text_of(error))
             return
@@ -174,12 +174,12 @@ class ProbeManager:
         except (TypeError, ValueError):
             raise
         except Exception as error:
-            self._give_up(error)
-            return
-        team = functools.partial(Team, self.wrapper, place, settings.signature(self.run.model)) if place else None
+            return self._give_up(error)
+        team = functools.partial(Team, called, place, settings.signature(self.run.model)) if place else None
         try:
             # In two steps: an interrupt between them finds what is to be detached.
             self._now = now = Attached(settings, self.run, self._governor, batches, optimizers, self._resumed)
+            now.session.watching.called = called
             now.open(self.plain_closures, team)
         except Exception as error:
             self._give_up(error)

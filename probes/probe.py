@@ -35,12 +35,12 @@ class Probe:
     """What the probe cannot run without: ``"batch"`` (any fixed batch), ``"inputs"`` (a batch with a floating-point
     input), ``"targets"`` (a batch with targets). A probe whose needs are not met is named in the attach report."""
 
-    watched_updates: ClassVar[int | None] = None
+    watched_updates: int | None = None
     """How many updates before each turn ``before_step`` and ``on_step`` are called for; None for every update."""
 
     sees_micro_batches: ClassVar[bool] = False
-    """Whether, where it looks at updates, it is shown how the gradients of accumulated micro-batches relate, as
-    ``run.micro_batches``: two inner products a gradient, as it arrives."""
+    """Whether, where it looks at updates, it is shown how the gradients of accumulated micro-batches relate, and under
+    DDP rank 0's own to the average, as ``run.micro_batches``: two inner products a gradient, as it arrives."""
 
     by_default: ClassVar[bool] = True
     """Whether the probe runs when it is installed and the user names no probes."""

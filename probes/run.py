@@ -81,7 +81,7 @@ class Run:
     loss: Tensor | None = None
     """What the loop called ``backward()`` on for the last update; seen for probes with ``watched_updates``."""
     micro_batches: MicroBatches | None = None
-    """Of the last update, where several were accumulated; seen for probes with ``sees_micro_batches``."""
+    """Of the last update, of several micro-batches or ranks; seen for probes with ``sees_micro_batches``."""
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None
     """The loss of the loop, of outputs and targets, where it was seen to compare them by one function of torch."""
     config: dict[str, Any] = field(default_factory=dict)

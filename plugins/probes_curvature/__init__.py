@@ -5,7 +5,7 @@ Probe: :class:`Curvature`. Pure functions of a model, a loss and a batch: :func:
 :func:`gradient_noise_scale`. Those of an :class:`Objective`, which is a loss on a batch that is set up once:
 :func:`largest_eigenvalues` and :func:`trace_of` of any operator on its parameters, :func:`directional_sharpness`,
 :func:`batch_sharpness`, :func:`adaptive_sharpness`, :func:`pac_bayes_sharpness`. Of an optimizer: :func:`stability`;
-of the micro-batches that a loop accumulates: :func:`accumulated_noise_scale`.
+of the micro-batches that a loop accumulates: :func:`accumulated_noise_scale`; of ranks: :func:`rank_noise_scale`.
 
 Sources: Cohen et al. (2021, 2022), Kalra et al. (2026), McCandlish et al. (2018).
 """
@@ -27,6 +27,7 @@ from .gradient_noise import accumulated_noise_scale as accumulated_noise_scale
 from .gradient_noise import gradient_noise_scale as gradient_noise_scale
 from .gradient_noise import gradient_noise_scale_of as gradient_noise_scale_of
 from .gradient_noise import noise_scale as noise_scale
+from .gradient_noise import rank_noise_scale as rank_noise_scale
 from .objective import Objective as Objective
 from .perturbed import adaptive_sharpness as adaptive_sharpness
 from .perturbed import pac_bayes_sharpness as pac_bayes_sharpness

@@ -15,7 +15,8 @@ from probes_ntk import Estimate, spread
 from .objective import MEMORY, Loss, Objective
 
 __all__ = [
-    "GradientNoiseScale", "accumulated_noise_scale", "gradient_noise_scale", "gradient_noise_scale_of", "noise_scale"
+    "GradientNoiseScale", "accumulated_noise_scale", "gradient_noise_scale", "gradient_noise_scale_of", "noise_scale",
+    "rank_noise_scale",
 ]  # fmt: skip
 
 AGREE = 1e-3
@@ -239,7 +240,7 @@ def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
     Reference:
         McCandlish et al. (2018), eq. 2.9 and appendix A.1. The contrasts are Helmert's (1876).
     """
-    squares, products = (torch.as_tensor(each).double().cpu() for each in micro_batches)
+    squares, products = (torch.as_tensor(each).double().cpu() for each in micro_batches[:2])
     if squares.ndim != 1 or squares.shape != products.shape or len(squares) < 4:
         raise ValueError(
             f"`micro_batches` must be two tensors of one shape (m,), of at least four gradients, got "
@@ -259,3 +260,58 @@ def accumulated_noise_scale(micro_batches: MicroBatches) -> Estimate:
     of_trace = wide * (1 / norm + trace / (count * norm**2))
     of_norm = factor * 2 * math.sqrt(float(along.mean()) / count) * trace / norm**2
     return Estimate(trace / norm, math.hypot(of_trace, of_norm))
+
+
+def rank_noise_scale(own: Tensor, averaged: Tensor, ranks: int) -> Estimate:
+    r"""The simple noise scale from what one of several ranks sees of a few updates, without a word of the others.
+
+    Of update t, with :math:`g_t` the rank's own gradient, of a batch like that of each, and :math:`G_t` the average
+    over M ranks, these are unbiased:
+
+    .. math:: \widehat{\operatorname{tr} \Sigma}_t = \frac{M}{M - 1} \big(|g_t|^2 - |G_t|^2\big), \qquad
+              \widehat{|G|^2}_t = \frac{M |G_t|^2 - |g_t|^2}{M - 1}
+
+    The scale is the ratio of their means, and its error the wider side of Fieller's interval, of all :math:`\mathcal B`
+    for which the mean of :math:`\widehat{\operatorname{tr} \Sigma}_t - \mathcal B \, \widehat{|G|^2}_t` is within
+    Student's error of 0.
+
+    Args:
+        own: :math:`|g_t|^2`. Shape ``(k,)``, of at least four updates.
+        averaged: :math:`|G_t|^2`. Shape ``(k,)``.
+        ranks: M.
+
+    Returns:
+        The ratio, in batches of one rank; times the examples in one, it is in examples. Its error is infinite where
+        they are too few to tell the gradient from 0, and so may be the ratio.
+
+    Raises:
+        ValueError: If there are fewer than four updates or two ranks, or shapes differ.
+
+    Example:
+        >>> found = rank_noise_scale(torch.tensor([3.0, 4.0, 5.0, 4.0]), torch.tensor([2.0, 2.5, 3.0, 2.5]), ranks=2)
+        >>> round(found.value, 4)  # 2 (4 - 2.5) / (2 * 2.5 - 4)
+        3.0
+
+    Reference:
+        McCandlish et al. (2018), appendix A.1, eq. A.2, with B_small the batch of one rank and B_big that of all.
+        Fieller, "Some problems in interval estimation", Journal of the Royal Statistical Society B 16 (1954).
+    """
+    own, averaged = (torch.as_tensor(each).double().cpu() for each in (own, averaged))
+    if own.ndim != 1 or own.shape != averaged.shape or len(own) < 4:
+        raise ValueError(
+            f"`own` and `averaged` must have one shape (k,), of at least four updates, got {tuple(own.shape)} and "
+            f"{tuple(averaged.shape)}."
+        )
+    if not isinstance(ranks, int) or ranks < 2:
+        raise ValueError(f"`ranks` must be an integer from 2 on, got {ranks!r}.")
+    trace, norm = ranks * (own - averaged) / (ranks - 1), (ranks * averaged - own) / (ranks - 1)
+    mean, square = float(trace.mean()), float(norm.mean())
+    if not square > 0:
+        return Estimate(math.inf, math.inf) if mean > 0 else Estimate(math.nan, math.nan)
+    of_norm, of_trace, of_sum = ((1.96 * spread(each)) ** 2 for each in (norm, trace, norm + trace))
+    clear = square**2 - of_norm
+    if not clear > 0:
+        return Estimate(mean / square, math.inf)
+    middle = (mean * square - (of_sum - of_norm - of_trace) / 2) / clear
+    half = math.sqrt(max(0.0, middle**2 - (mean**2 - of_trace) / clear))
+    return Estimate(mean / square, (abs(middle - mean / square) + half) / 1.96)

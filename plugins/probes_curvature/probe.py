@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from .criterion import criterion_of
 from .critical import critical_sharpness_of
 from .density import density_of
 from .eigenvalues import Eigenvalues, largest_eigenvalues, least_vectors
-from .gradient_noise import accumulated_noise_scale, gradient_noise_scale_of
+from .gradient_noise import accumulated_noise_scale, gradient_noise_scale_of, rank_noise_scale
 from .objective import MEMORY, Loss, Objective, check_loss
 from .stability import Stability, last_update, stability
 from .trace import trace_of
@@ -38,6 +39,8 @@ AFFORDED = 3
 """Eigenvalues that are measured unasked, where the first turn affords them."""
 PRODUCTS = 40
 """That they are predicted to take."""
+RANKS_UPDATES = 8
+"""That are looked at before a turn, where several ranks train together."""
 POINTS = 97
 """Of the density: two are as far from each other as half the width of what smoothes it."""
 
@@ -55,11 +58,12 @@ class Curvature(Probe):
         ``curvature/gradient_square_norm``; from groups of a twentieth of the batch. Not for a loss that is no mean over
         the examples. Where the loop accumulates four or more micro-batches, ``curvature/accumulated_noise_scale`` too,
         in micro-batches, from the gradients that the loop itself computes for the update before: in train mode, for two
-        inner products each as it arrives. Of several ranks, those of rank 0.
+        inner products each as it arrives. Of several ranks, those of rank 0. Under DDP, ``curvature/rank_noise_scale``,
+        in batches of one rank, from the gradients of rank 0 and their averages in the last eight updates.
         ``curvature/eigenvalues``: the largest of the Hessian, with their residuals as errors: as many as asked for, or
         three if the first turn affords them.
         ``curvature/sharpness``: the first of them, of the Hessian that the optimizer preconditions where it does (Adam,
-        RMSprop; NaN before its first step), and beside it ``threshold``, above which it is unstable on a quadratic:
+        RMSprop; from its first step on), and beside it ``threshold``, above which it is unstable on a quadratic:
         2 / lr of gradient descent, 38 / lr of Adam. Without eigenvalues ``curvature/threshold`` alone.
         Where they are asked for: ``curvature/ggn_eigenvalues``; ``curvature/trace``; ``curvature/density``, of all
         eigenvalues, smoothed, in units of the largest in magnitude, ``curvature/largest_magnitude``;
@@ -155,9 +159,17 @@ class Curvature(Probe):
         """By operator, the sum of the eigenvectors of the last turn."""
         self._layers: list[str] = []
         """Those of the first turn."""
+        dist: Any = torch.distributed
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            self.watched_updates = RANKS_UPDATES
+        self._updates: deque[tuple[int, float, float, int]] = deque(maxlen=RANKS_UPDATES)
+        """Under DDP, of each of the last its step, the squares of rank 0's gradient and of the average, the ranks."""
 
     def on_step(self, run: Run, step: int) -> None:
-        """Of the update before a turn, the host shows how its micro-batches relate."""
+        """Of the update before a turn, the host shows how its micro-batches and ranks relate."""
+        if (seen := run.micro_batches) is not None and seen.ranks > 1:
+            own = float((seen.squares + 2 * seen.with_earlier).sum())
+            self._updates.append((step, own, seen.averaged_square, seen.ranks))
 
     def rank_part(self, run: Run) -> Any:
         """Of a sharded model, nothing is seen of an update."""
@@ -168,11 +180,13 @@ class Curvature(Probe):
 
     def state_dict(self) -> dict[str, Any]:
         """How many eigenvalues are measured, and where their search starts."""
-        return {"count": self._count, "starts": dict(self._starts), "layers": list(self._layers)}
+        updates = [list(each) for each in self._updates]
+        return {"count": self._count, "starts": dict(self._starts), "layers": list(self._layers), "updates": updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._count, self._starts, self._layers = state["count"], dict(state["starts"]), list(state["layers"])
+        self._updates.extend((int(a), b, c, int(d)) for a, b, c, d in state.get("updates", ()))
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield how sharp the loss is now."""
@@ -194,6 +208,7 @@ class Curvature(Probe):
             turn.directional(ways),
             turn.noise(),
             turn.accumulated(),
+            turn.ranks(step),
             turn.hessian(self._affordable(run, seconds, turn)),
             turn.others(loss),
         ):
@@ -334,6 +349,22 @@ class _Turn(NamedTuple):
                 description="simple gradient noise scale of the loop's own gradients",
             )
 
+    def ranks(self, step: int) -> Iterator[Measurement]:
+        seen = [each for each in self.probe._updates if each[0] > step - RANKS_UPDATES]
+        if len(seen) >= 4:
+            _, own, averaged, ranks = (torch.tensor(each, dtype=torch.float64) for each in zip(*seen, strict=True))
+            count = int(ranks[-1])
+            found = rank_noise_scale(own, averaged, count)
+            yield Measurement(
+                f"curvature/rank_noise_scale/{self.probe.batch}",
+                found.value,
+                standard_error=found.standard_error,
+                estimator=f"from rank 0 of {count} and the average, of the last {len(seen)} updates; Student's error",
+                num_samples=len(seen),
+                unit="batches of one rank",
+                description="simple gradient noise scale of the loop's own gradients, from ranks",
+            )
+
     def hessian(self, count: int) -> Iterator[Measurement]:
         own = self.probe._own(self.run, self.objective)
         limit = stability(self.run.optimizers, own)
@@ -349,6 +380,8 @@ class _Turn(NamedTuple):
         elif found is not None and what.endswith("the Hessian"):
             sharpest = float(found.values[0])
         threshold = math.nan if limit is None else limit.threshold
+        if limit is not None and limit.adaptive and limit.preconditioner is None and found is not None:
+            return  # what it divides by comes from its first step
         if found is None:
             if limit is not None:
                 words = f"of the optimizer: {limit.words}"

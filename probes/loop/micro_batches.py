@@ -1,22 +1,26 @@
-"""How the gradients of accumulated micro-batches relate, of which the optimizer is given the sum alone."""
+"""How the gradients of micro-batches and ranks relate, of which the optimizer is given the sum or the average alone."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
+from torch.nn.parallel import DistributedDataParallel
 
 from ..batches import MicroBatches
 from ..guard.modes import keep_modes
 from ..guard.undo import Undo, undo_all
 from ..precision import to_float64
 from .backward_watch import GradientHook, backward_call, compiles_backward, same, trained
+from .wrappers import wrappers
 
 __all__ = ["MicroBatchWatch"]
 
@@ -27,10 +31,11 @@ PIECE = 1 << 17
 class MicroBatchWatch:
     """Compares each gradient that arrives with those that were accumulated before it, without a copy of either.
 
-    Nothing is computed where the loop calls ``backward()`` once. What is no accumulation of micro-batches is left out:
-    several losses of one forward pass, parameters that some of them leave out, gradients that are sparse, sharded, not
-    zero at first, computed within a closure of the optimizer or by other means than ``backward()``, or changed between
-    two passes: clipped, set to zero, averaged over ranks.
+    Under DDP the last sum, this rank's own, is compared with the average over ranks that takes its place when the pass
+    ends: no rank is asked for anything. Else nothing is computed where the loop calls ``backward()`` once. What is no
+    accumulation of micro-batches is left out: several losses of one forward pass, parameters that some of them leave
+    out, gradients that are sparse, sharded, not zero at first, computed within a closure of the optimizer or by other
+    means than ``backward()``, or changed between two passes: clipped, set to zero, averaged over ranks.
 
     Args:
         busy: Whether a backward pass is not the loop's.
@@ -41,7 +46,7 @@ class MicroBatchWatch:
         >>> for x in (1.0, 2.0, 3.0):
         ...     model(torch.tensor([[x]])).sum().backward()
         >>> watch.update()
-        MicroBatches(squares=tensor([1., 4., 9.], dtype=torch.float64), with_earlier=tensor([0., 2., 9.], ...))
+        MicroBatches(squares=tensor([1., 4., 9.], dtype=torch.float64), with_earlier=tensor([0., 2., 9.], ...), ...)
         >>> watch.end()
     """
 
@@ -66,9 +71,20 @@ class MicroBatchWatch:
         """What ``backward()`` was called on last."""
         self._digits = 1e-4
         """How far sums may be from what they are of, for rounding."""
+        self._ranks = 1
+        self._task = -1
+        """Autograd's, at whose end the average is looked at."""
+        self._averaged: Tensor | None = None
+        """Its square."""
 
-    def begin(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Look at every gradient that arrives; not where backward passes are compiled, whose part a hook would be."""
+    def begin(self, parameters: Iterable[nn.Parameter], called: nn.Module | None = None) -> None:
+        """Look at every gradient that arrives; not where backward passes are compiled, whose part a hook would be.
+
+        Args:
+            parameters: Those of the model.
+            called: The model as the loop calls it: DDP perhaps.
+        """
+        self._ranks = averaging_ranks(called)
         if compiles_backward():
             self.end()
         elif not self._looks_at(now := trained(parameters)):
@@ -98,7 +114,7 @@ class MicroBatchWatch:
     def update(self) -> MicroBatches | None:
         """What one update was made of; None where it was not of several micro-batches, each of all parameters."""
         counts, sums, first, other = set(self._counts.values()), self._sums, self._at_first, self._other
-        digits = self._digits
+        digits, averaged = self._digits, self._averaged
         self._forget()
         if other or len(counts) != 1 or not sums or any(bool(count) for count in first):
             return None
@@ -107,11 +123,17 @@ class MicroBatchWatch:
         expected = (squares + 2 * products).cumsum(0)[:-1]
         # Else they were clipped, set to zero or averaged over ranks between two of them.
         whole = bool(squares[0] > 0) and torch.allclose(before[1:], expected, rtol=digits, atol=0)
-        return MicroBatches(squares, products) if whole else None
+        if not whole or averaged is None:
+            return MicroBatches(squares, products) if whole and len(squares) > 1 else None
+        own, average = float((squares + 2 * products).sum()), float(averaged)
+        if not math.isfinite(own + average) or math.isclose(own, average, rel_tol=digits):  # not averaged, or all alike
+            return None
+        return MicroBatches(squares, products, self._ranks, average)
 
     def _forget(self) -> None:
         self._counts, self._sums, self._at_first, self._other = {}, {}, [], False
         self._passes, self._last, self._digits = 0, None, 1e-4
+        self._task, self._averaged = -1, None
 
     def look(self, index: int, gradient: Tensor, frame: FrameType) -> None:
         """One more gradient of a parameter has arrived, in this frame."""
@@ -127,15 +149,39 @@ class MicroBatchWatch:
         if number == 1:
             if before is not None:
                 self._at_first.append(torch.count_nonzero(before))
+            if self._ranks > 1:
+                self._first(inner(gradient, gradient))
+                self._at_end()
             return
         assert before is not None
         past = inner(before, before)
-        if number == 2:
-            self._sums.setdefault(1, []).append(torch.stack([past, *torch.zeros_like(past).expand(2)]))
+        if self._ranks > 1:
+            self._at_end()
+        elif number == 2:
+            self._first(past)
         new = torch.stack([inner(gradient, gradient), inner(gradient, before), past])
         self._sums.setdefault(number, []).append(new)
         if before.dtype in (torch.float16, torch.bfloat16):
             self._digits = 0.01  # each sum is rounded
+
+    def _first(self, square: Tensor) -> None:
+        self._sums.setdefault(1, []).append(torch.stack([square, *torch.zeros_like(square).expand(2)]))
+
+    def _at_end(self) -> None:
+        """Have the average looked at when it is there: what autograd does last is to end the passes of DDP."""
+        task = torch._C._current_graph_task_id()
+        if task != self._task:
+            self._task = task
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(lambda: engine.queue_callback(_End(self)))  # DDP's own is queued between them
+
+    def look_at_average(self) -> None:
+        """A pass has ended."""
+        if not self._other:
+            gradients = [parameter.grad for parameter in self._parameters]
+            whole = [each for each in gradients if each is not None and each.layout is torch.strided]
+            self._other = len(whole) < len(gradients)
+            self._averaged = torch.stack([inner(each, each).cpu() for each in whole]).sum()
 
     def _number(self, call: FrameType | None) -> int:
         """The number of the backward pass, by what ``backward`` was called on."""
@@ -159,19 +205,41 @@ class _Arrival(GradientHook):
 
     def __call__(self, gradient: Tensor) -> None:
         watch = self.watch()
-        if is_dynamo_compiling() or watch is None:
-            return
-        undo: list[Undo] = []
-        start = time.perf_counter()
-        try:
-            keep_modes(undo)
-            with torch.no_grad():
-                watch.look(self._index, gradient, sys._getframe())
-        except Exception:
-            watch.give_up()
-        finally:
-            undo_all(undo)
-            watch.seconds += time.perf_counter() - start
+        if not is_dynamo_compiling() and watch is not None:
+            frame = sys._getframe()
+            _unseen(watch, lambda: watch.look(self._index, gradient, frame))
+
+
+class _End(GradientHook):
+    """Called by autograd when a pass has ended."""
+
+    def __call__(self) -> None:  # type: ignore[override]
+        if (watch := self.watch()) is not None:
+            _unseen(watch, watch.look_at_average)
+
+
+def _unseen(watch: MicroBatchWatch, look: Callable[[], None]) -> None:
+    """Let it look, within the loop's own backward pass."""
+    undo: list[Undo] = []
+    start = time.perf_counter()
+    try:
+        keep_modes(undo)
+        with torch.no_grad():
+            look()
+    except Exception:
+        watch.give_up()
+    finally:
+        undo_all(undo)
+        watch.seconds += time.perf_counter() - start
+
+
+def averaging_ranks(called: nn.Module | None) -> int:
+    """How many ranks plain DDP averages the gradients of a model over; 1 where it does not, or does more than that."""
+    around = [] if called is None else wrappers(called)
+    ddp: Any = next((each for each in around if isinstance(each, DistributedDataParallel)), None)
+    if ddp is None or ddp._comm_hooks or ddp.mixed_precision or ddp._delay_all_reduce_params or ddp._join_config.enable:
+        return 1
+    return torch.distributed.get_world_size(ddp.process_group)
 
 
 def inner(one: Tensor, other: Tensor) -> Tensor:

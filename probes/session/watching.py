@@ -34,6 +34,8 @@ class Watching:
         """What each that looks at some updates had spent when it began to."""
         self.look_before: Callable[[bool], None] = lambda wanted: None
         """Has :meth:`before` called before every update, or no more."""
+        self.called = run.model
+        """The model as the loop calls it."""
         self._backward = BackwardWatch(lambda: turns.busy)
         self._micro_batches = MicroBatchWatch(lambda: turns.busy)
 
@@ -79,7 +81,7 @@ class Watching:
         else:
             self.end()
         if self._compares and self.spent and not is_sharded(self._run.model):
-            self._micro_batches.begin(self._run.model.parameters())
+            self._micro_batches.begin(self._run.model.parameters(), self.called)
         else:
             self._micro_batches.end()
 

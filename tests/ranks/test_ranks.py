@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import warm
 
@@ -14,7 +15,9 @@ from probes import open_run
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT, ROOT / "tests", ROOT / "plugins", ROOT / "integrations")
-SCENARIOS = ("ddp", "fsdp", "tensor_parallel", "tied", "resumed", "two_models", "refused", "uneven", "faults", "alone")
+SCENARIOS = (
+    "ddp", "noise", "fsdp", "tensor_parallel", "tied", "resumed", "two_models", "refused", "uneven", "faults", "alone"
+)  # fmt: skip
 NOT_RUNNING = "Not running: "
 
 
@@ -67,6 +70,26 @@ def test_under_ddp_rank_0_measures_whether_the_others_attach_or_not(seen):
     assert second["report"] == "Inactive: rank 0 measures and writes for all processes.\n" and second["rows"] == {}
     assert not events(first, "warning") and not events(first, "fault")
     assert not events(seen["alone"][0]["ddp"], "warning") and "report" not in seen["alone"][1]["ddp"]
+
+
+@pytest.mark.parametrize("name", ["one", "accumulated"])
+def test_rank_0_sees_its_own_gradient_and_the_average(seen, name):
+    """Beside gradients that are computed apart; clipped they are after the pass."""
+    found = seen["noise"][0][name]
+    assert found["ranks"] == [2] * 8
+    np.testing.assert_allclose(found["seen"], found["expected"], rtol=1e-5)
+    assert seen["noise"][1][name]["seen"] == []
+
+
+def test_gradients_that_ddp_compresses_are_left_out(seen):
+    assert seen["noise"][0]["hooked"] == [True] * 8
+
+
+def test_the_noise_scale_of_ranks(seen):
+    check_bits(seen["noise"], "curvature")
+    numbers = {key for key in seen["noise"][0]["curvature"]["rows"] if "rank_noise_scale" in key}
+    assert numbers == {"curvature/rank_noise_scale/train@4", "curvature/rank_noise_scale/train@8"}
+    assert not events(seen["noise"][0]["curvature"], "fault")
 
 
 def test_within_a_budget_fewer_turns_are_taken_and_each_is_right(seen):
