@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["Batch", "MicroBatches", "as_batch", "tensors"]
+__all__ = ["Batch", "MicroBatches", "as_batch", "seeded", "tensors"]
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,23 @@ def tensors(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     _map(tree, found.append)
     return found
+
+
+def seeded(generator: torch.Generator | None) -> torch.Generator:
+    """The generator that was given, or one of the CPU whose seed is 0.
+
+    Raises:
+        TypeError: If it is another thing, such as a seed.
+
+    Example:
+        >>> seeded(None).initial_seed()
+        0
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"`generator` must be a torch.Generator, as torch.Generator().manual_seed(0), got {generator!r}."
+        )
+    return torch.Generator().manual_seed(0) if generator is None else generator
 
 
 class MicroBatches(NamedTuple):

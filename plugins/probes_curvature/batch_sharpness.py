@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from probes.batches import seeded
 from probes_ntk import Estimate, spread
 
 from .objective import Objective
@@ -53,7 +54,7 @@ def batch_sharpness(
         raise ValueError(f"`batch_size` must be from 1 to the {objective.n} examples, got {batch_size!r}.")
     if not isinstance(batches, int) or batches < 2:
         raise ValueError(f"`batches` must be an integer from 2 on, got {batches!r}.")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = seeded(generator)
     curved, squared = [], []
     for _ in range(batches):
         part = objective.subset(torch.randperm(objective.n, generator=generator)[:batch_size].sort().values)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .objective import MEMORY, Loss, Objective
+from .objective import MEMORY, Loss, Objective, check_positive
 
 __all__ = ["CriticalSharpness", "critical_sharpness", "critical_sharpness_of"]
 
@@ -103,12 +103,15 @@ def critical_sharpness_of(
         forward_passes: At most, from 3 on.
 
     Raises:
-        ValueError: If ``forward_passes`` or ``learning_rate`` is too small, or ``direction`` of another size.
+        TypeError, ValueError: If ``forward_passes`` or ``learning_rate`` is too small, or ``direction`` of another size
+            or no tensor.
     """
     if not isinstance(forward_passes, int) or forward_passes < 3:
         raise ValueError(f"`forward_passes` must be an integer from 3 on, got {forward_passes!r}.")
-    if learning_rate is not None and not 0 < learning_rate < math.inf:
-        raise ValueError(f"`learning_rate` must be positive, got {learning_rate!r}.")
+    if learning_rate is not None:
+        check_positive(learning_rate=learning_rate)
+    if not isinstance(direction, Tensor):
+        raise TypeError(f"`direction` must be a tensor of shape ({objective.size},), got {type(direction).__name__}.")
     if direction.shape != (objective.size,):
         raise ValueError(f"`direction` must have shape ({objective.size},), got {tuple(direction.shape)}.")
     length = float(direction.double().norm())

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from probes.batches import seeded
 from probes_ntk import Estimate, gauss, lanczos, spread
 
 from .objective import MEMORY, Loss, Objective
@@ -172,7 +173,7 @@ def density_of(
     """
     if not (isinstance(vectors, int) and isinstance(steps, int) and vectors >= 2 and steps >= 2):
         raise ValueError(f"`vectors` and `steps` must be integers from 2 on, got {vectors!r} and {steps!r}.")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = seeded(generator)
     size = objective.size
     steps = min(steps, size)
     nodes = torch.full((vectors, steps), torch.nan, dtype=torch.float64)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from probes.batches import seeded
+
 from .objective import MEMORY, Loss, Objective
 
 __all__ = ["Eigenvalues", "ggn_eigenvalues", "hessian_eigenvalues", "largest_eigenvalues", "least_vectors"]
@@ -200,7 +202,7 @@ def largest_eigenvalues(
         raise ValueError(f"`tolerance` must be positive, got {tolerance!r}.")
     double = objective.dtype == torch.float64
     tolerance = tolerance if tolerance is not None else 1e-9 if double else 1e-4
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = seeded(generator)
     size, k = objective.size, min(int(k), objective.size)
     room = int(min(size, memory / (2 * size * (8 if double else 4))))
     room = min(size, max(least_vectors(k), min(k + BASIS, room)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from probes.batches import MicroBatches
+from probes.batches import MicroBatches, seeded
 from probes_ntk import Estimate, spread
 
 from .objective import MEMORY, Loss, Objective
@@ -113,7 +113,7 @@ def gradient_noise_scale_of(
             f"`inputs` must hold at least three groups of {group_size} examples, got {objective.n}. Pass more, or a "
             f"smaller group_size."
         )
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = seeded(generator)
     groups = torch.randperm(objective.n, generator=generator)[: count * group_size].reshape(count, group_size)
     whole = objective if groups.numel() == objective.n else objective.subset(groups.flatten().sort().values)
     mean = whole.gradient()

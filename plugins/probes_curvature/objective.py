@@ -332,6 +332,19 @@ class Objective:
         return vector
 
 
+def check_positive(**numbers: Any) -> None:
+    """Refuse what is no positive number.
+
+    Raises:
+        TypeError, ValueError: If one is not.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not hasattr(number, "__float__"):
+            raise TypeError(f"`{name}` must be a positive number, got {number!r}.")
+        if not 0 < number < math.inf:
+            raise ValueError(f"`{name}` must be positive and finite, got {number!r}.")
+
+
 def check_loss(loss: Any) -> None:
     """Refuse what is no loss.
 

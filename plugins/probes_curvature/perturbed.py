@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from probes.batches import seeded
 from probes_ntk import Estimate, spread
 
-from .objective import Objective
+from .objective import Objective, check_positive
 
 __all__ = ["adaptive_sharpness", "pac_bayes_sharpness"]
 
@@ -46,8 +47,7 @@ def adaptive_sharpness(objective: Objective, rho: float = 0.5) -> float:
         Kwon, Kim, Park & Choi, "ASAM: Adaptive sharpness-aware minimization", ICML 2021, eq. 2 to 5 (the bias term
         eta is 0).
     """
-    if not rho > 0:
-        raise ValueError(f"`rho` must be positive, got {rho!r}.")
+    check_positive(rho=rho)
     scale = objective.point().abs()
     scaled = scale * objective.gradient()
     norm = float(scaled.double().norm())
@@ -102,11 +102,12 @@ def pac_bayes_sharpness(
         Jiang, Neyshabur, Mobahi, Krishnan & Bengio, "Fantastic generalization measures and where to find them",
         ICLR 2020, section 4.4 and appendix C.
     """
-    if not rise > 0:
-        raise ValueError(f"`rise` must be positive, got {rise!r}.")
-    if draws < 2 or searches < 3:
-        raise ValueError(f"`draws` must be at least 2 and `searches` at least 3, got {draws} and {searches}.")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    check_positive(rise=rise)
+    if not (isinstance(draws, int) and draws >= 2 and isinstance(searches, int) and searches >= 3):
+        raise ValueError(
+            f"`draws` must be an integer from 2 on and `searches` from 3 on, got {draws!r} and {searches!r}."
+        )
+    generator = seeded(generator)
     point, here = objective.point(), objective.value()
     noise = [torch.randn(objective.size, generator=generator).to(point) for _ in range(draws)]
     if magnitude_aware:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from probes.batches import seeded
 from probes_ntk import Estimate, spread
 
 from .objective import MEMORY, Loss, Objective
@@ -98,7 +99,7 @@ def trace_of(
     """
     if not isinstance(products, int) or products < LEAST:
         raise ValueError(f"`products` must be an integer from {LEAST} on, got {products!r}.")
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = seeded(generator)
     size, like = objective.size, torch.zeros((), dtype=objective.dtype, device=objective.device)
 
     def signs() -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from probes.batches import seeded
+
 from .nearest_neighbors import CROWDED
 from .repeats import repeated_rows
 from .sides import checked_numbers
@@ -123,7 +125,7 @@ def sliced_mutual_information(
         2021, definition 1.
     """
     one, other, m = _checked(x, y, k, projections, project, method, neighbors)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = seeded(generator)
     with torch.inference_mode(False), torch.no_grad():
         n, total = len(one), m if method == "gaussian" else MORE * m
         gaussian, found = [], []

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from probes import CannotMeasure
+from probes.batches import seeded
 from probes.measurement import first_line
 from probes.precision import to_float64
 
@@ -255,7 +256,7 @@ def estimate_trace(
     """
     if repeats is not None and repeats < 2:
         raise ValueError(f"`repeats` must be at least 2, got {repeats}: there is no standard error of fewer.")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = seeded(generator)
     call = Call.of(model, inputs, output)
     n = call.batch.n
     twice = torch.randperm(n, generator=generator)[: max(32, n // 4) if repeats is None else repeats].sort().values

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from probes import CannotMeasure
+from probes.batches import seeded
 
 from .alignment import centered_labels, label_matrix
 from .centering import ROUNDING, Centering
@@ -136,7 +137,7 @@ def estimate_spectrum(
             f"The trace of the centred tangent kernel is {trace:g}: it must be finite and not zero for its spectrum to "
             f"mean something. Are all examples alike, or has training diverged?"
         )
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    generator = seeded(generator)
     labels = None if targets is None else _labels(targets, kernel, centering)
     scale = trace / size  # so that the mean eigenvalue is 1
 
