@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 from probes_viewer import report
 
 HERE = Path(__file__).parent / "_static"
-PICTURES = {"viewer.png": ("", 980), "viewer_spectrum.png": ("#stream=fourier/amplitude/train", 560)}
+PICTURES = {"viewer.png": ("", 980), "viewer_spectrum.png": ("#stream=fourier/amplitude/train", 740)}
 
 
 def main() -> None:

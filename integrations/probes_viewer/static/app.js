@@ -1,4 +1,4 @@
-// The page: runs, streams, findings, one stream large. Its state is in the address, so that a link restores it.
+// The page: runs, streams, findings, one stream large. Its state is in the address: links restore it.
 
 import { Chart, colorBar } from "./chart.js";
 import { dataset } from "./data.js";

@@ -1,4 +1,4 @@
-// How a chart looks, on a canvas or as SVG (export.js): axes; within them cells of colour, lines with bands, or ways
+// A chart, on a canvas or as SVG (export.js): axes; within them cells of colour, lines with bands, or ways
 // through a plane.
 //
 // spec = {
@@ -38,7 +38,7 @@ export function fitted(text, pixels, size) {
 function apart({ ticks, short }, pixels) {
   const names = ticks.map(([, text]) => text);
   const own = short ?? names;
-  // of a word the beginning is enough; of a number, by which layers differ, nothing can be spared
+  // the beginning of a word is enough, not of a number
   const brief = [6, 4, 2, 1].map((most) => own.map((name) => name.replace(/\p{L}+/gu, (word) => word.slice(0, most))));
   const fits = (all) => new Set(all).size === new Set(names).size && all.every((name) => widthOf(name) <= pixels);
   return [names, own, ...brief].find(fits) ?? own.map((name) => fitted(name, pixels));
@@ -64,7 +64,7 @@ function along(scale, [a, b], from, to) {
   };
 }
 
-/** The ticks of an axis of so many pixels, with texts that do not touch and are not longer than `room`. */
+/** The ticks of an axis of so many pixels, with texts that do not touch, no longer than `room`. */
 export function ticksOf(axis, window, pixels, across, room = LONGEST) {
   const [low, high] = [Math.min(...window), Math.max(...window)];
   let found = axis.ticks;
@@ -112,7 +112,7 @@ function heights(lines, scale, [low, high]) {
   return padded(least, most, scale);
 }
 
-/** Where the axes of a chart are, and which place shows which value; `zoom` is of its x, or nothing. */
+/** Where the axes of a chart are, and which place shows which value; `zoom` is of its x. */
 export function frameOf(spec, zoom, width, height) {
   const { x, y } = spec;
   const windows = { x: zoom ?? wholeOf(x) };
@@ -246,7 +246,7 @@ export function dot(context, [left, top], radius, color) {
   context.fill();
 }
 
-/** A line with its band. Returns how many values shared a column of pixels, and what has to be drawn as dots. */
+/** A line with its band. Returns how many values shared a column, and what is drawn as dots. */
 function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, points }) {
   const { scale } = frame.spec.y;
   let dense = 1;
@@ -311,7 +311,7 @@ export function paint(context, frame, ratio, fine = ratio) {
   };
   const perPixel = image ? paintCells(context, frame, ratio) : 1;
 
-  // axes; lines that are whole pixels wide and lie on whole pixels are crisp
+  // lines that are whole pixels wide and lie on whole pixels are crisp
   const hair = Math.max(1, Math.floor(ratio)) / ratio;
   const rule = (...box) => {
     const [a, b, width, height] = box.map((v) => Math.round(v * ratio) / ratio);
@@ -353,7 +353,6 @@ export function paint(context, frame, ratio, fine = ratio) {
   for (const each of painted.flatMap(([, dots]) => dots)) if (inside(each[0])) dot(context, ...each);
   const tags = [];
   for (const { x, y, tag } of drawn) {
-    // what tells lines of one colour apart, at their ends
     const last = tag ? y.findLastIndex((v, i) => Number.isFinite(v) && x[i] <= frame.windows.x[1]) : -1;
     if (last < 0) continue;
     const height = frame.y(y[last]) - 3;
@@ -361,13 +360,17 @@ export function paint(context, frame, ratio, fine = ratio) {
     write(tag, right - 4 - beside.reduce((sum, other) => sum + widthOf(other.tag), 0), height, "right", soft, 10);
     tags.push({ tag, height });
   }
+  const put = [];
   for (const way of seen) {
-    const [{ name, x, y }, last] = [way, way.x.findLastIndex((_, i) => finite(way, i))];
+    const [{ tag, x, y }, last] = [way, way.x.findLastIndex((_, i) => finite(way, i))];
     if (last < 0) continue;
-    const [place, height] = [frame.x(x[last]), frame.y(y[last])];
+    const [place, wide] = [frame.x(x[last]), widthOf(tag)];
+    let height = frame.y(y[last]) - 5;
+    while (put.some(([a, b]) => Math.abs(a - place) < wide && Math.abs(b - height) < 12)) height += 12;
+    put.push([place, height]);
     const [after, before] = [right - place - 9, place - left - 9];
-    if (widthOf(name) > after && before > after) write(fitted(name, before), place - 7, height - 5, "right");
-    else write(fitted(name, after), place + 7, height - 5, "left");
+    if (wide > after && before > after) write(fitted(tag, before), place - 7, height, "right");
+    else write(fitted(tag, after), place + 7, height, "left");
   }
 
   if (perPixel > 1) return `Drawn whole: a pixel is the mean of up to ${perPixel} values. Drag to zoom.`;

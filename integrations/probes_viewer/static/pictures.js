@@ -325,7 +325,7 @@ function plane(data, meta, options) {
     Array.from({ length: count }, (_, k) => {
       const pick = (axis) => numbers(each.step.length, (row) => each.value[row * each.size + k * 2 + axis]);
       const colors = Array.from(each.step, (_, row) => sequential(row / Math.max(1, each.step.length - 1)));
-      return { ...naming(data, each, text(dim, k)), x: pick(0), y: pick(1), colors, color: sequential(0.5), dash: dashOf(run), each };
+      return { ...naming(data, each, text(dim, k)), tag: text(dim, k), x: pick(0), y: pick(1), colors, color: sequential(0.5), dash: dashOf(run), each };
     }),
   );
   const axis = (i, pick) => {
