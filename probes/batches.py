@@ -240,9 +240,7 @@ def seeded(generator: torch.Generator | None) -> torch.Generator:
         0
     """
     if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"`generator` must be a torch.Generator or None, got {generator!r}."
-        )
+        raise TypeError(f"`generator` must be a torch.Generator or None, got {generator!r}.")
     return torch.Generator().manual_seed(0) if generator is None else generator
 
 

@@ -74,8 +74,8 @@ class MicroBatchWatch:
         self._ranks = 1
         self._task = -1
         """Autograd's, at whose end the average is looked at."""
-        self._averaged: Tensor | None = None
-        """Its square."""
+        self._averaged: list[Tensor] = []
+        """Its square, of each parameter."""
 
     def begin(self, parameters: Iterable[nn.Parameter], called: nn.Module | None = None) -> None:
         """Look at every gradient that arrives; not where backward passes are compiled, whose part a hook would be.
@@ -123,9 +123,9 @@ class MicroBatchWatch:
         expected = (squares + 2 * products).cumsum(0)[:-1]
         # Else they were clipped, set to zero or averaged over ranks between two of them.
         whole = bool(squares[0] > 0) and torch.allclose(before[1:], expected, rtol=digits, atol=0)
-        if not whole or averaged is None:
+        if not whole or not averaged:
             return MicroBatches(squares, products) if whole and len(squares) > 1 else None
-        own, average = float((squares + 2 * products).sum()), float(averaged)
+        own, average = float((squares + 2 * products).sum()), math.fsum(map(float, averaged))
         if not math.isfinite(own + average) or math.isclose(own, average, rel_tol=digits):  # not averaged, or all alike
             return None
         return MicroBatches(squares, products, self._ranks, average)
@@ -133,7 +133,7 @@ class MicroBatchWatch:
     def _forget(self) -> None:
         self._counts, self._sums, self._at_first, self._other = {}, {}, [], False
         self._passes, self._last, self._digits = 0, None, 1e-4
-        self._task, self._averaged = -1, None
+        self._task, self._averaged = -1, []
 
     def look(self, index: int, gradient: Tensor, frame: FrameType) -> None:
         """One more gradient of a parameter has arrived, in this frame."""
@@ -181,7 +181,7 @@ class MicroBatchWatch:
             gradients = [parameter.grad for parameter in self._parameters]
             whole = [each for each in gradients if each is not None and each.layout is torch.strided]
             self._other = len(whole) < len(gradients)
-            self._averaged = torch.stack([inner(each, each).cpu() for each in whole]).sum()
+            self._averaged = [inner(each, each) for each in whole]
 
     def _number(self, call: FrameType | None) -> int:
         """The number of the backward pass, by what ``backward`` was called on."""
@@ -237,7 +237,10 @@ def averaging_ranks(called: nn.Module | None) -> int:
     """How many ranks plain DDP averages the gradients of a model over; 1 where it does not, or does more than that."""
     around = [] if called is None else wrappers(called)
     ddp: Any = next((each for each in around if isinstance(each, DistributedDataParallel)), None)
-    if ddp is None or ddp._comm_hooks or ddp.mixed_precision or ddp._delay_all_reduce_params or ddp._join_config.enable:
+    if ddp is None:
+        return 1
+    more = (ddp._comm_hooks, ddp.mixed_precision, ddp._delay_all_reduce_params, ddp.parameters_to_ignore)
+    if any(more) or ddp._join_config.enable:  # of which ranks without data are no part
         return 1
     return torch.distributed.get_world_size(ddp.process_group)
 
