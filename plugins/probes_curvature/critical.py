@@ -110,8 +110,11 @@ def critical_sharpness_of(
         raise ValueError(f"`forward_passes` must be an integer from 3 on, got {forward_passes!r}.")
     if learning_rate is not None:
         check_positive(learning_rate=learning_rate)
-    if not isinstance(direction, Tensor):
-        raise TypeError(f"`direction` must be a tensor of shape ({objective.size},), got {type(direction).__name__}.")
+        learning_rate = float(learning_rate)
+    if not isinstance(direction, Tensor) or direction.is_complex():
+        raise TypeError(
+            f"`direction` must be a real tensor of shape ({objective.size},), got {type(direction).__name__}."
+        )
     if direction.shape != (objective.size,):
         raise ValueError(f"`direction` must have shape ({objective.size},), got {tuple(direction.shape)}.")
     length = float(direction.double().norm())

@@ -194,7 +194,10 @@ def noise_scale(squares: Tensor, products: Tensor, group_size: int = 1) -> tuple
     values = _estimates(squares.sum(), mean_square, count, group_size)
     without = (count**2 * mean_square - 2 * count * products + squares) / (count - 1) ** 2
     left_out = _estimates(squares.sum() - squares, without, count - 1, group_size)
-    errors = [((count - 1) / count * (each - each.mean()).square().sum()).sqrt() for each in left_out]
+    errors = [
+        ((count - 1) / count * (each - each.mean()).square().sum()).sqrt() if each.isfinite().all() else math.inf
+        for each in left_out
+    ]
     scale, trace, norm = (Estimate(float(a), float(b)) for a, b in zip(values, errors, strict=True))
     return scale, trace, norm
 
@@ -296,13 +299,17 @@ def rank_noise_scale(own: Tensor, averaged: Tensor, ranks: int) -> Estimate:
         McCandlish et al. (2018), appendix A.1, eq. A.2, with B_small the batch of one rank and B_big that of all.
         Fieller, "Some problems in interval estimation", Journal of the Royal Statistical Society B 16 (1954).
     """
-    own, averaged = (torch.as_tensor(each).double().cpu() for each in (own, averaged))
+    if not all(
+        isinstance(each, Tensor) and not each.is_complex() and bool((each >= 0).all()) for each in (own, averaged)
+    ):
+        raise ValueError("`own` and `averaged` must be tensors of squares, which are real and not negative.")
+    own, averaged = own.double().cpu(), averaged.double().cpu()
     if own.ndim != 1 or own.shape != averaged.shape or len(own) < 4:
         raise ValueError(
             f"`own` and `averaged` must have one shape (k,), of at least four updates, got {tuple(own.shape)} and "
             f"{tuple(averaged.shape)}."
         )
-    if not isinstance(ranks, int) or ranks < 2:
+    if isinstance(ranks, bool) or not hasattr(ranks, "__index__") or ranks < 2:
         raise ValueError(f"`ranks` must be an integer from 2 on, got {ranks!r}.")
     trace, norm = ranks * (own - averaged) / (ranks - 1), (ranks * averaged - own) / (ranks - 1)
     mean, square = float(trace.mean()), float(norm.mean())

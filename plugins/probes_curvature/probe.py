@@ -63,8 +63,9 @@ class Curvature(Probe):
         ``curvature/eigenvalues``: the largest of the Hessian, with their residuals as errors: as many as asked for, or
         three if the first turn affords them.
         ``curvature/sharpness``: the first of them, of the Hessian that the optimizer preconditions where it does (Adam,
-        RMSprop; from its first step on), and beside it ``threshold``, above which it is unstable on a quadratic:
-        2 / lr of gradient descent, 38 / lr of Adam. Without eigenvalues ``curvature/threshold`` alone.
+        RMSprop; from its first step on), and beside it ``threshold``, above which it is unstable on a quadratic: 2 / lr
+        of gradient descent, 38 / lr of Adam. Not while all learning rates are 0. Without eigenvalues
+        ``curvature/threshold`` alone.
         Where they are asked for: ``curvature/ggn_eigenvalues``; ``curvature/trace``; ``curvature/density``, of all
         eigenvalues, smoothed, in units of the largest in magnitude, ``curvature/largest_magnitude``;
         ``curvature/layer_sharpness``, the
@@ -110,7 +111,6 @@ class Curvature(Probe):
     name = "curvature"
     needs = frozenset({"targets"})
     by_default = False
-    watched_updates = 1
     sees_micro_batches = True
 
     def __init__(
@@ -159,11 +159,15 @@ class Curvature(Probe):
         """By operator, the sum of the eigenvectors of the last turn."""
         self._layers: list[str] = []
         """Those of the first turn."""
-        dist: Any = torch.distributed
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            self.watched_updates = RANKS_UPDATES
         self._updates: deque[tuple[int, float, float, int]] = deque(maxlen=RANKS_UPDATES)
         """Under DDP, of each of the last its step, the squares of rank 0's gradient and of the average, the ranks."""
+
+    @property
+    def watched_updates(self) -> int:  # type: ignore[override]
+        """One before each turn; more where several ranks train together, which is known when it is attached."""
+        dist: Any = torch.distributed
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        return RANKS_UPDATES if several else 1
 
     def on_step(self, run: Run, step: int) -> None:
         """Of the update before a turn, the host shows how its micro-batches and ranks relate."""
@@ -350,10 +354,11 @@ class _Turn(NamedTuple):
             )
 
     def ranks(self, step: int) -> Iterator[Measurement]:
-        seen = [each for each in self.probe._updates if each[0] > step - RANKS_UPDATES]
+        updates = [each for each in self.probe._updates if each[0] > step - RANKS_UPDATES]
+        seen = [each for each in updates if each[3] == updates[-1][3]]  # a resumed run may have another number of ranks
         if len(seen) >= 4:
-            _, own, averaged, ranks = (torch.tensor(each, dtype=torch.float64) for each in zip(*seen, strict=True))
-            count = int(ranks[-1])
+            count = seen[-1][3]
+            own, averaged = torch.tensor([each[1:3] for each in seen], dtype=torch.float64).T
             found = rank_noise_scale(own, averaged, count)
             yield Measurement(
                 f"curvature/rank_noise_scale/{self.probe.batch}",
@@ -380,8 +385,9 @@ class _Turn(NamedTuple):
         elif found is not None and what.endswith("the Hessian"):
             sharpest = float(found.values[0])
         threshold = math.nan if limit is None else limit.threshold
-        if limit is not None and limit.adaptive and limit.preconditioner is None and found is not None:
-            return  # what it divides by comes from its first step
+        rates = [float(group["lr"]) for optimizer in self.run.optimizers for group in optimizer.param_groups]
+        if found is not None and (not any(rates) or (limit and limit.adaptive and limit.preconditioner is None)):
+            return  # nothing moves; and what an adaptive one divides by comes from its first step
         if found is None:
             if limit is not None:
                 words = f"of the optimizer: {limit.words}"

@@ -244,7 +244,7 @@ def _plain_backward(model: nn.Module) -> Iterator[None]:
 
     Attention runs as plain matrix products; recurrent layers without
     the fused kernels of cuDNN and oneDNN, behind which single uses are hidden; checkpointed blocks just run, for their
-    parameters would be missing from the graph.
+    parameters would be missing from the graph. Backward hooks of modules are none of the function.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -254,6 +254,11 @@ def _plain_backward(model: nn.Module) -> Iterator[None]:
             for backend in (torch.backends.mkldnn, torch.backends.cudnn):
                 stack.callback(setattr, backend, "enabled", backend.enabled)
                 backend.enabled = False  # type: ignore[attr-defined]
+        for module in model.modules():
+            for name in ("_backward_hooks", "_backward_pre_hooks"):  # of the user's: they may change what flows back
+                if table := getattr(module, name, None):
+                    stack.callback(setattr, module, name, table)
+                    setattr(module, name, type(table)())
         stack.enter_context(_no_checkpoints())
         yield
 

@@ -84,10 +84,10 @@ class MicroBatchWatch:
             parameters: Those of the model.
             called: The model as the loop calls it: DDP perhaps.
         """
-        self._ranks = averaging_ranks(called)
+        self._ranks = averaging_ranks(called, now := trained(parameters))
         if compiles_backward():
             self.end()
-        elif not self._looks_at(now := trained(parameters)):
+        elif not self._looks_at(now):
             self.end()
             self._parameters, self._tensors = now, [parameter._cdata for parameter in now]
             with torch._C.DisableTorchFunctionSubclass():
@@ -114,6 +114,7 @@ class MicroBatchWatch:
     def update(self) -> MicroBatches | None:
         """What one update was made of; None where it was not of several micro-batches, each of all parameters."""
         counts, sums, first, other = set(self._counts.values()), self._sums, self._at_first, self._other
+        arrived = len(self._counts)
         digits, averaged = self._digits, self._averaged
         self._forget()
         if other or len(counts) != 1 or not sums or any(bool(count) for count in first):
@@ -125,6 +126,8 @@ class MicroBatchWatch:
         whole = bool(squares[0] > 0) and torch.allclose(before[1:], expected, rtol=digits, atol=0)
         if not whole or not averaged:
             return MicroBatches(squares, products) if whole and len(squares) > 1 else None
+        if arrived < len(self._parameters):  # some may hold an old gradient, or one of other ranks alone
+            return None
         own, average = float((squares + 2 * products).sum()), math.fsum(map(float, averaged))
         if not math.isfinite(own + average) or math.isclose(own, average, rel_tol=digits):  # not averaged, or all alike
             return None
@@ -145,6 +148,9 @@ class MicroBatchWatch:
         several = call is None or bool(call.f_locals.get("retain_graph"))  # losses of one forward pass
         self._other |= several or not plain or number != self._number(call) or (number > 1 and before is None)
         if self._other:
+            return
+        if self._ranks > 1 and _changed(self._parameters[index]):
+            self._other = True
             return
         if number == 1:
             if before is not None:
@@ -233,14 +239,22 @@ def _unseen(watch: MicroBatchWatch, look: Callable[[], None]) -> None:
         watch.seconds += time.perf_counter() - start
 
 
-def averaging_ranks(called: nn.Module | None) -> int:
+def _changed(parameter: nn.Parameter) -> bool:
+    """Whether a hook of the user's may change its gradient between our look and the average."""
+    tables = (parameter._backward_hooks, getattr(parameter, "_post_accumulate_grad_hooks", None))
+    return any(not isinstance(hook, GradientHook) for table in tables for hook in (table or {}).values())
+
+
+def averaging_ranks(called: nn.Module | None, parameters: list[nn.Parameter]) -> int:
     """How many ranks plain DDP averages the gradients of a model over; 1 where it does not, or does more than that."""
     around = [] if called is None else wrappers(called)
     ddp: Any = next((each for each in around if isinstance(each, DistributedDataParallel)), None)
     if ddp is None:
         return 1
-    more = (ddp._comm_hooks, ddp.mixed_precision, ddp._delay_all_reduce_params, ddp.parameters_to_ignore)
-    if any(more) or ddp._join_config.enable:  # of which ranks without data are no part
+    known = ddp._get_ddp_logging_data()
+    more = (ddp.mixed_precision, ddp._delay_all_reduce_params, known.get("comm_hook"), ddp._comm_hooks)
+    # Of those that were unfrozen later nothing is averaged; nor do ranks count that have no data.
+    if any(more) or ddp._join_config.enable or known.get("num_parameter_tensors") != len(parameters):
         return 1
     return torch.distributed.get_world_size(ddp.process_group)
 

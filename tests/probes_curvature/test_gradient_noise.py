@@ -168,3 +168,15 @@ def test_errors_of_micro_batches_cover(count, size, common):
         found = accumulated_noise_scale(products(mean + scale * torch.randn(count, size, generator=generator).double()))
         covered += found.standard_error == math.inf or abs(found.value - truth) <= 1.96 * found.standard_error
     assert covered >= 0.9 * 400
+
+
+def test_an_error_that_is_not_known_is_infinite():
+    """Where without one of the groups the gradient is not told from 0."""
+    inputs = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(3, (24,), generator=torch.Generator().manual_seed(1))
+    errors = []
+    for seed in range(30):
+        torch.manual_seed(seed)
+        found = gradient_noise_scale(nn.Linear(6, 3), F.cross_entropy, inputs, targets).simple
+        errors.append(found.standard_error)
+    assert not any(map(math.isnan, errors)) and any(map(math.isinf, errors))

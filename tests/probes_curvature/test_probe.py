@@ -249,3 +249,41 @@ def test_sparse_gradients(tmp_path):
 def test_settings_that_are_wrong(settings, message):
     with pytest.raises((TypeError, ValueError), match=message):
         Curvature(**settings)
+
+
+@pytest.mark.parametrize("rates", [[0.0, 0.0, 0.01, 0.01, 0.01, 0.0, 0.0], [0.01] * 7])
+def test_a_sharpness_of_an_adaptive_optimizer_is_one_quantity(tmp_path, rates):
+    """Not that of the plain Hessian before the first step, nor while nothing moves: warm-ups begin at a rate of 0."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=rates[0])
+    manager = ProbeManager(model, [Curvature(every(2), eigenvalues=1)], log_dir=tmp_path, overhead=None, quiet=True)
+    with manager.attach(optimizer):
+        for rate in rates[1:]:
+            optimizer.zero_grad()
+            F.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            optimizer.param_groups[0]["lr"] = rate
+    run = open_run(tmp_path)
+    assert run["curvature/eigenvalues/train"]["step"].values.tolist() == [0, 2, 4, 6]
+    steps = [step for step in (2, 4, 6) if rates[step - 1]]
+    assert run["curvature/sharpness/train"]["step"].values.tolist() == steps and steps
+    assert np.isfinite(values(run, "sharpness")).all()
+
+
+@pytest.mark.parametrize("kind", ["parameters", "modules"])
+def test_hooks_of_the_user_are_no_part_of_the_curvature(tmp_path, kind):
+    model = network()
+    if kind == "parameters":
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: gradient.clamp(-0.005, 0.005))
+    else:
+        for module in model[1:]:
+            module.register_full_backward_hook(
+                lambda module, given, out: (given[0] / 2,) if given[0] is not None else None
+            )
+    run, _, _ = recorded(tmp_path, Curvature(every(3), eigenvalues=2), model=model)
+    apart = copy.deepcopy(model)
+    for part in apart.modules():
+        part._backward_hooks.clear()
+    whole, _ = explicit(apart, F.cross_entropy, X, Y)
+    np.testing.assert_allclose(values(run, "eigenvalues")[-1], torch.linalg.eigvalsh(whole).flip(0)[:2], rtol=1e-4)

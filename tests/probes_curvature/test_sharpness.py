@@ -158,7 +158,10 @@ def test_bad_settings_are_named(tanh):
         (lambda: pac_bayes_sharpness(objective, rise=0), "`rise` must be positive"),
         (lambda: pac_bayes_sharpness(objective, draws=1.5), "`draws` must be an integer"),
         (lambda: adaptive_sharpness(objective, "a"), "`rho` must be a positive number, got 'a'"),
-        (lambda: critical_sharpness_of(objective, [1.0] * 51), "`direction` must be a tensor of shape .51,., got list"),
+        (
+            lambda: critical_sharpness_of(objective, [1.0] * 51),
+            "`direction` must be a real tensor of shape .51,., got list",
+        ),
         (lambda: pac_bayes_sharpness(objective, generator=3), "`generator` must be a torch.Generator or None, got 3"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):

@@ -84,10 +84,36 @@ def noise():
         clipped(model.parameters(), 0.01)  # after the pass: it does not matter
         optimizer.step()
 
-    def hooked(model):
+    def compressed(model):
         model = DistributedDataParallel(model)
         model.register_comm_hook(None, default_hooks.fp16_compress_hook)
         return model
+
+    def hooked(model):
+        model = DistributedDataParallel(model)
+        for parameter in model.parameters():  # after our look, before the average
+            parameter.register_post_accumulate_grad_hook(halve)
+        return model
+
+    def halve(parameter):
+        parameter.grad.mul_(0.5)
+
+    def unfrozen(model):
+        model[0].requires_grad_(False)
+        model = DistributedDataParallel(model)
+        model.module[0].requires_grad_(True)  # each rank's own: nothing of it is averaged
+        return model
+
+    def stale(model):
+        model.forward = lambda x: model[1:](x[:, :33])  # the first layer keeps the gradient of another task
+        model[0].weight.grad = torch.ones(33, 36)
+        return DistributedDataParallel(model, find_unused_parameters=True)
+
+    def other_task(model, optimizer, inputs, targets):
+        for layer in model.module[1:]:
+            layer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
 
     seen = {}
     for name, parts in (("one", 1), ("accumulated", 2)):
@@ -95,8 +121,9 @@ def noise():
         train([probe], flat=True, update=functools.partial(update, parts=parts))
         rows = [[float((each.squares + 2 * each.with_earlier).sum()), each.averaged_square] for each in probe._seen]
         seen[name] = {"seen": rows, "ranks": [each.ranks for each in probe._seen], "expected": expected}
-    train([probe := Averages()], flat=True, wrap=hooked)
-    seen["hooked"] = [each is None for each in probe._seen]
+    for wrap in (compressed, hooked, unfrozen, stale):
+        train([probe := Averages()], flat=True, wrap=wrap, update=other_task if wrap is stale else step)
+        seen[wrap.__name__] = [each is None for each in probe._seen]
     sampled = {"batches": {"train": next(batches(flat=True))}}
     seen |= {"bare": train(flat=True), "curvature": train([Curvature(every(4))], flat=True, **sampled)}
     return seen

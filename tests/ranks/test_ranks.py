@@ -81,8 +81,9 @@ def test_rank_0_sees_its_own_gradient_and_the_average(seen, name):
     assert seen["noise"][1][name]["seen"] == []
 
 
-def test_gradients_that_ddp_compresses_are_left_out(seen):
-    assert seen["noise"][0]["hooked"] == [True] * 8
+@pytest.mark.parametrize("what", ["compressed", "hooked", "unfrozen", "stale"])
+def test_what_is_no_average_of_the_ranks_gradients_is_left_out(seen, what):
+    assert seen["noise"][0][what] == [True] * 8
 
 
 def test_the_noise_scale_of_ranks(seen):
