@@ -215,6 +215,22 @@ def test_leaves_nothing_behind(name):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("kind", ["parameters", "modules"])
+def test_hooks_of_the_user_are_no_part_of_the_features(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    inputs = torch.randn(6, 4, dtype=torch.float64)
+    expected, called = tangent_kernel(model, inputs).kernel, []
+    if kind == "parameters":
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: called.append(1) or gradient / 2)
+    else:
+        for module in model:
+            module.register_full_backward_hook(lambda *args: called.append(1) or (torch.zeros(6, 5).double(),))
+    torch.testing.assert_close(tangent_kernel(model, inputs).kernel, expected)
+    assert not called and all(len(part._backward_hooks) == (kind == "modules") for part in model)
+
+
 @pytest.mark.parametrize("name", ["mlp", "conv2d", "encoder", "lstm", "layer_norm", "embedding", "weight_norm"])
 def test_float32(name):
     model, x = make(name, torch.float32)
