@@ -159,7 +159,7 @@ export class App {
   }
 
   render() {
-    if (this.state.runs.every((run) => this.catalogues.has(run))) this.keepingPlace(() => this.redraw());
+    if (!this.runs.length || this.state.runs.every((run) => this.catalogues.has(run))) this.keepingPlace(() => this.redraw());
   }
 
   /** Draw anew, with the same things open, typed and in focus. */
