@@ -8,7 +8,7 @@ from viewer_runs import until, write, written
 from probes.measurement import Axis, Measurement
 from probes_viewer import report
 from probes_viewer.views import scale_of
-from probes_viewer.words import short
+from probes_viewer.words import short, told_apart
 
 CHART = "document.querySelector('.plot').chart"
 LARGE = "[...document.querySelectorAll('main .plot')].map((each) => each.chart).find(({ spec }) => spec.large)"
@@ -92,6 +92,17 @@ def test_names_are_told_apart_in_an_export_and_whole_at_the_cursor(look, apart_f
     assert download.value.path().read_text(encoding="utf-8").count(">…layer.") == 12
     page.mouse.move(*page.evaluate(f"{CHART}.pixel(2, 3)"))
     assert "model.encoder.layer.3.attention.self.query.weight" in page.inner_text(".readout")
+
+
+def test_names_are_numbered_apart():
+    assert told_apart(["", "a", "b", "a", "a (1)", ""]) == [
+        "(empty) (1)",
+        "a (2)",
+        "b",
+        "a (3)",
+        "a (1)",
+        "(empty) (2)",
+    ]
 
 
 def test_of_names_what_all_share_is_left_out():
@@ -216,7 +227,7 @@ def test_names_at_the_ends_of_ways_lie_in_the_frame_and_off_each_other(look, apa
 def test_entries_without_a_name_or_of_one_name_are_told_apart(look, apart_file):
     page = drawn(look, apart_file, "run=a&stream=k/same&view=lines")
     items = page.locator(".legend .item")
-    assert items.all_inner_texts() == ["(empty)", "a (1)", "a (2)"]
+    assert items.all_inner_texts() == ["Linear", "a (1)", "a (2)"]  # the model itself has no name
     items.nth(1).click()
     page = drawn(look, apart_file, page.url.split("#")[1])
     assert page.evaluate(f"{CHART}.spec.lines.map((line) => line.hidden)") == [False, True, False]
@@ -226,7 +237,7 @@ def test_the_cursor_names_an_entry_that_is_the_only_one(look, apart_file):
     page = drawn(look, apart_file, "run=a&run=b&stream=k/single&view=lines")
     page.focus(".plot")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text(".readout") == "only, a, step 0: 3   only, b, step 0: 3"
+    assert page.inner_text(".readout") == "only, a, step 0: 3 only, b, step 0: 3"
     assert page.locator(".legend .item").all_inner_texts() == ["a", "b"]
 
 
