@@ -9,7 +9,8 @@ route               parameters                       answer
 ``stream``          ``run``, ``name``, ``after``     the rows of a stream, bytes (see :mod:`.contents`)
 ==================  ===============================  ===================================================
 
-Anything wrong is answered in one line of plain text.
+Anything wrong is answered in one line of plain text, with status 200: a page that looks again and again would
+otherwise fill the console of the browser.
 """
 
 from __future__ import annotations
@@ -99,8 +100,7 @@ def _wsgi(answer: Callable[[Request], Response]) -> Callable[[Any, Any], Iterabl
         try:
             response = answer(Request(environment))
         except Exception as error:  # the reader of the page is told, whatever it is
-            status = 404 if isinstance(error, FileNotFoundError) else 500
-            response = Response(printable(str(error)), status, mimetype="text/plain", headers=HEADERS)
+            response = Response(printable(str(error)), mimetype="text/plain", headers=HEADERS)
         return response(environment, start)
 
     return application

@@ -32,7 +32,7 @@ from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
 
 from .costs import costs_of
 from .views import scale_of, views
-from .words import about_run, form, in_words, label, made, short, unit_in_words
+from .words import about_run, form, in_words, label, made, short, told_apart, unit_in_words
 
 __all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown", "thinned", "totals"]
 
@@ -307,6 +307,7 @@ def _axis(scale: Any, name: str, classes: dict[str, str]) -> dict[str, Any]:
         full = [
             f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)
         ]
+        full = told_apart(full)
         return {**axis, "labels": full, **({} if (brief := short(full)) == full else {"short": brief})}
     # JSON has no infinite number: a word that JavaScript reads as one
     words = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}

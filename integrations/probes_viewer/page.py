@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import itertools
 import re
 import zlib
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from probes.measurement import printable
 
 from .contents import as_json, thinned
 from .runs import contents_of, summary_of
+from .words import told_apart
 
 __all__ = ["STATIC", "page", "report"]
 
@@ -79,13 +79,8 @@ def page(runs: Sequence[str | Path], max_megabytes: float = MAX_MEGABYTES, strea
 
 def _name_apart(documents: list[dict[str, Any]]) -> None:
     """Runs of one name with a number each; two may have directories of one name."""
-    names = [document["name"] for document in documents]
-    taken = set(names)
-    for document in documents:
-        if names.count(name := document["name"]) > 1:
-            free = next(each for n in itertools.count(1) if (each := f"{name} ({n})") not in taken)
-            taken.add(free)
-            document["name"] = document["summary"]["name"] = free
+    for document, name in zip(documents, told_apart([each["name"] for each in documents]), strict=True):
+        document["name"] = document["summary"]["name"] = name
 
 
 def _written(documents: list[dict[str, Any]], stream: str) -> str:

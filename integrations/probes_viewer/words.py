@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
 from probes.measurement import printable
 
-__all__ = ["about_run", "form", "in_words", "label", "made", "short", "spent", "unit_in_words"]
+__all__ = ["about_run", "form", "in_words", "label", "made", "short", "spent", "told_apart", "unit_in_words"]
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -42,6 +44,21 @@ def unit_in_words(unit: str) -> str:
 def label(name: str, unit: str) -> str:
     """A name with its unit, as it stands along an axis."""
     return f"{printable(name).replace('_', ' ')}{unit_in_words(unit)}"
+
+
+def told_apart(names: list[str]) -> list[str]:
+    """Names of which none is empty and no two are alike.
+
+    Example:
+        >>> told_apart(["a", "", "a"])
+        ['a (1)', '(empty)', 'a (2)']
+    """
+    names = [name or "(empty)" for name in names]
+    taken, numbers = set(names), {name: itertools.count(1) for name, count in Counter(names).items() if count > 1}
+    return [
+        next(each for n in numbers[name] if (each := f"{name} ({n})") not in taken) if name in numbers else name
+        for name in names
+    ]
 
 
 def short(labels: list[str]) -> list[str]:

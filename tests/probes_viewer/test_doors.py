@@ -98,7 +98,7 @@ def test_two_runs_are_overlaid_side_by_side_or_subtracted(look, served):
 def test_runs_without_rows_or_that_cannot_be_read_are_explained(look, served):
     page = look(f"{served}#run=empty", wait=".empty")
     assert "Nothing has been measured yet" in page.inner_text("main")
-    page = look(f"{served}#run=damaged", wait=".alarm:not(:empty)", expected="500")
+    page = look(f"{served}#run=damaged", wait=".alarm:not(:empty)")
     assert "cannot be read" in page.inner_text("main")
 
 
@@ -114,7 +114,7 @@ def test_a_name_with_anything_in_it(look, served):
 
 
 def test_rows_appear_while_training_writes(look, server_over, tmp_path):
-    page = look(server_over(tmp_path / "later"), wait=".empty", expected="404")  # between two files
+    page = look(server_over(tmp_path / "later"), wait=".empty")
     assert "no run here yet" in page.inner_text("main")
     write(tmp_path / "later" / "one", [(step, everything(step)) for step in (0, 1)])
     page.wait_for_selector("figure[data-stream='loop/loss'] canvas", timeout=15_000)
@@ -127,7 +127,7 @@ def test_rows_appear_while_training_writes(look, server_over, tmp_path):
 
 def test_a_run_that_is_written_anew_is_read_anew(look, server_over, tmp_path):
     write(tmp_path / "one", [(step, everything(step)) for step in range(4)])
-    page = look(f"{server_over(tmp_path)}#run=one&stream=k/scalar", expected="404")  # between two files
+    page = look(f"{server_over(tmp_path)}#run=one&stream=k/scalar")
     values = "Array.from(document.querySelector('figure')?.figure.data?.[0]?.value ?? []).join()"
     until(page, f"{values} === '0,1,2,3'")
     for shift, rows in ((10.0, 4), (20.0, 6)):  # as many rows, and more
@@ -159,8 +159,29 @@ def test_a_difference_of_what_only_one_run_has_is_refused(look, server_over, tmp
 
 
 def test_a_link_to_a_run_that_is_gone_says_so(look, served):
-    page = look(f"{served}#run=gone", wait=".alarm:not(:empty)", expected="404")
+    page = look(f"{served}#run=gone", wait=".alarm:not(:empty)")
     assert "There is no run 'gone'" in page.inner_text("main")
+
+
+@pytest.mark.parametrize("where", ["", "#run=all&stream=k/scalar"])
+def test_an_address_with_an_old_token_says_so(look, served, where):
+    page = look(f"{served}2{where}", wait=".alarm:not(:empty)", expected="403")
+    words = "No answer: The address must end with ?token=..., as `probes serve` has printed it."
+    assert page.inner_text(".alarm") == words
+    page.wait_for_timeout(2500)
+    assert page.inner_text(".alarm") == words  # nothing is shown that could be older
+
+
+def test_a_run_that_is_gone_is_shown_as_it_was(look, server_over, tmp_path):
+    write(tmp_path / "one", [(step, everything(step)) for step in range(3)])
+    write(tmp_path / "bad", [(0, everything(0))])
+    (tmp_path / "bad" / "run.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(range(200)))
+    page = look(f"{server_over(tmp_path)}#run=one&run=bad&stream=k/scalar")
+    assert "as run files have. `probes repair`" in page.inner_text("main")
+    shutil.rmtree(tmp_path / "one")
+    until(page, "document.querySelector('.alarm').textContent.length")
+    assert page.inner_text(".alarm >> nth=0") == "one: There is no run 'one'. What is shown is older."
+    assert page.locator("figure canvas").count()
 
 
 def test_a_frame_in_a_notebook_can_be_walked_through(look, folder, tmp_path):
@@ -193,6 +214,9 @@ def test_two_hundred_runs_can_be_searched(look, server_over, tmp_path):
     page = look(server_over(tmp_path))
     page.click("summary")
     assert page.locator(".run").count() == 200
+    field, first = (page.locator(each).bounding_box() for each in ("[aria-label='find a run']", ".run >> nth=0"))
+    assert first["y"] >= field["y"] + field["height"]
+    page.locator(".run").last.scroll_into_view_if_needed()
     page.fill("[aria-label='find a run']", "run17")
     assert page.locator(".run:visible").count() == 10
 
@@ -229,7 +253,7 @@ def test_without_a_token_no_other_name_leads_here(folder, host, status):
 @pytest.mark.parametrize("run", ["..", "../..", "/etc", "all/../..", "nope", "", "all/run.h5"])
 def test_no_request_leads_out_of_the_directory(served, run):
     status, words, _ = answered(f"{served.replace('/?', '/api/catalogue?')}&run={run}")
-    assert status == 404 and words.startswith("There is no run")
+    assert status == 200 and words.startswith("There is no run")
 
 
 def test_the_tab_shows_the_runs_of_each_directory_that_logdir_spec_names(folder, tmp_path):
@@ -253,7 +277,7 @@ def test_the_tab_shows_the_runs_of_each_directory_that_logdir_spec_names(folder,
         answer = Client(routes["/api/catalogue"]).get("/", query_string={"run": name})
         assert answer.status_code == 200 and answer.json["streams"]
     for name in ("firs", "first/..", "all", "first/all", "more:x/../again", str(folder / "all")):
-        assert Client(routes["/api/catalogue"]).get("/", query_string={"run": name}).status_code == 404
+        assert Client(routes["/api/catalogue"]).get("/", query_string={"run": name}).text.startswith("There is no run")
     for nothing in (Namespace(logdir_spec=""), Namespace(), None):
         assert not ProbesPlugin(TBContext(logdir="", flags=nothing)).is_active()
 
@@ -273,8 +297,8 @@ def test_a_stream_that_is_not_there_is_named(served):
     url = served.replace("/?", "/api/stream?") + "&run=all&name="
     for name in ("k/nothing", "k", "", "../x", "events"):
         status, words, _ = answered(url + name)
-        assert status == 404 and repr(name) in words
-    assert answered(f"{url}k/scalar&after=-1")[0] == 500
+        assert status == 200 and words == f"There is no stream {name!r}."
+    assert "`after` must be" in answered(f"{url}k/scalar&after=-1")[1]
 
 
 def test_bytes_of_a_stream_are_its_numbers(folder):

@@ -80,8 +80,8 @@ def test_names_in_a_plane_stay_in_the_picture(look, long_file):
     page = look(f"file://{long_file}#stream=e/plane")
     assert page.evaluate(f"{CHART}.spec.ways.length") == 5
     found, _, _ = page.evaluate(BOXES, exported(page).read_text(encoding="utf-8"))
-    names = [each for each in found if each[0].startswith("transformer")]
-    assert len(names) == 5
+    names = [each for each in found if each[0].startswith("…")]  # what they differ in
+    assert len({name for name, *_ in names}) == len(names) == 5
     assert all(left > 16 and right < 860 - 16 for _, left, right, *_ in names)
 
 
@@ -153,5 +153,5 @@ def test_a_name_that_is_not_utf8_is_served(look, server_over, not_utf8):
     base = server_over(not_utf8.parent)
     page = look(f"{base}#run=caf%5Cudce9&stream=k/scalar")
     assert page.evaluate("document.querySelector('figure').figure.data[0].step.length") == 3
-    page = look(f"{base}#run=broken%5Cudce9", wait=".alarm:not(:empty)", expected="500")
+    page = look(f"{base}#run=broken%5Cudce9", wait=".alarm:not(:empty)")
     assert "cannot be read" in page.inner_text("main")

@@ -27,6 +27,8 @@ def extreme_file(tmp_path_factory):
         yield Measurement("x/wide", 10.0 ** (60 * i) * sign)
         yield Measurement("x/negative", -1e300 if i else 1e-10)
         yield Measurement("x/cells", 1.7e308 * np.linspace(-1, 1, 12), ("frequency",), numbers)
+        largest = {"rate": [1e300, 1e301, 1e307, 1.7e308]}
+        yield Measurement("x/places", np.arange(1.0, 5.0) * (i + 1), ("rate",), largest)
         yield Measurement("x/flat", np.full(12, 1e300), ("frequency",), numbers)
         yield Measurement("x/plane", np.array([[1.7e308 * sign, LARGEST * sign]]), ("layer", "plane"), plane)
         yield Measurement("x/deep", deep, ("frequency",), numbers)
@@ -42,7 +44,7 @@ def extreme_file(tmp_path_factory):
     return report([folder / "run", folder / "two", folder / "many"], folder / "extremes.html")
 
 
-EXTREMES = ["constant", "tiny", "both", "ends", "wide", "negative", "cells", "flat", "plane"]
+EXTREMES = ["constant", "tiny", "both", "ends", "wide", "negative", "cells", "places", "flat", "plane"]
 
 
 @pytest.mark.parametrize("stream", EXTREMES)

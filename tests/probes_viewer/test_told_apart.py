@@ -8,7 +8,7 @@ from viewer_runs import until, write, written
 from probes.measurement import Axis, Measurement
 from probes_viewer import report
 from probes_viewer.views import scale_of
-from probes_viewer.words import short
+from probes_viewer.words import short, told_apart
 
 CHART = "document.querySelector('.plot').chart"
 LARGE = "[...document.querySelectorAll('main .plot')].map((each) => each.chart).find(({ spec }) => spec.large)"
@@ -39,6 +39,16 @@ def rows(step, shift=0.0):
     yield Measurement("k/decades", np.arange(31.0) + step, ("frequency",), {"frequency": decades})
     way = np.array([[step + shift, np.sin(step) + k] for k in range(2)])
     yield Measurement("k/plane", way, ("layer", "plane"), {"layer": ["a", "b"], "plane": ["I(X;T)", "I(T;Y)"]})
+    most = 1 - np.exp(-step)
+    ends = np.stack([5 * most + np.arange(40) * 0.001, 3 - 3 * most + np.arange(40) * 0.0005], 1)
+    for key, start in (("corner", "encoder.layer"), ("long", "transformer.with_a_long_name" * 3)):
+        names = [f"{start}.{i}.{'weight' if key == 'corner' else 'a_part_of_it' * 6}" for i in range(40)]
+        yield Measurement(f"k/{key}", ends, ("layer", "plane"), {"layer": names, "plane": ["a", "b"]})
+    widths = {"layer": ["a_really_long_name.weight", "b", "conv", "x.y"], "plane": ["a", "b"]}
+    near = np.array([[1.0, 1.0], [1.05, 1.0], [1.1, 1.0], [1.9, 1.99]]) + np.array([[most, most]] * 3 + [[0, 0]])
+    yield Measurement("k/widths", near, ("layer", "plane"), widths)
+    yield Measurement("k/single", [3.0 + step], ("layer",), {"layer": ["only"]})
+    yield Measurement("k/same", [1.0, 2.0, 3.0 + step], ("layer",), {"layer": ["", "a", "a"]})
     yield Measurement("k/few", [1.0 + shift, 2.0 + step], ("layer",), {"layer": ["a", "b"]})
 
 
@@ -82,6 +92,17 @@ def test_names_are_told_apart_in_an_export_and_whole_at_the_cursor(look, apart_f
     assert download.value.path().read_text(encoding="utf-8").count(">…layer.") == 12
     page.mouse.move(*page.evaluate(f"{CHART}.pixel(2, 3)"))
     assert "model.encoder.layer.3.attention.self.query.weight" in page.inner_text(".readout")
+
+
+def test_names_are_numbered_apart():
+    assert told_apart(["", "a", "b", "a", "a (1)", ""]) == [
+        "(empty) (1)",
+        "a (2)",
+        "b",
+        "a (3)",
+        "a (1)",
+        "(empty) (2)",
+    ]
 
 
 def test_of_names_what_all_share_is_left_out():
@@ -176,6 +197,60 @@ def test_runs_in_a_plane_have_their_dashes_and_a_legend(look, apart_file):
     words = download.value.path().read_text(encoding="utf-8")
     assert words.count('stroke-dasharray="8,4"') > 3 and ">b, b<" in words and ">a, b<" not in words
     assert not drawn(look, apart_file, "run=a&stream=k/plane").locator(".legend .item").count()
+
+
+@pytest.mark.parametrize("width", [1300, 500])
+@pytest.mark.parametrize("stream", ["corner", "long", "widths"])
+def test_names_at_the_ends_of_ways_lie_in_the_frame_and_off_each_other(look, apart_file, stream, width):
+    page = drawn(look, apart_file, f"run=a&stream=k/{stream}")
+    page.set_viewport_size({"width": width, "height": 800})
+    page.wait_for_timeout(300)
+    boxes, frame = page.evaluate(f"""() => {{
+        const [found, chart, write] = [[], {CHART}, CanvasRenderingContext2D.prototype.fillText];
+        CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {{
+            if (this.textAlign === "left") found.push([text, x, x + this.measureText(text).width, y]);
+        }};
+        chart.draw();
+        CanvasRenderingContext2D.prototype.fillText = write;
+        const {{ left, right, top, bottom }} = chart.frame;
+        return [found, [left, right, top, bottom]];
+    }}""")
+    assert len(boxes) == 4 if stream == "widths" else 10 < len(boxes) < 40
+    assert len({name for name, *_ in boxes}) == len(boxes)
+    for i, (name, start, end, height) in enumerate(boxes):
+        assert frame[0] <= start and end <= frame[1] and frame[2] <= height - 9 and height + 3 <= frame[3], name
+        for _, other_start, other_end, other in boxes[:i]:
+            assert abs(other - height) >= 12 or other_end < start or end < other_start, name
+    assert page.locator(".legend .item").count() == (0 if stream == "widths" else 40)
+
+
+def test_entries_without_a_name_or_of_one_name_are_told_apart(look, apart_file):
+    page = drawn(look, apart_file, "run=a&stream=k/same&view=lines")
+    items = page.locator(".legend .item")
+    assert items.all_inner_texts() == ["Linear", "a (1)", "a (2)"]  # the model itself has no name
+    items.nth(1).click()
+    page = drawn(look, apart_file, page.url.split("#")[1])
+    assert page.evaluate(f"{CHART}.spec.lines.map((line) => line.hidden)") == [False, True, False]
+
+
+def test_the_cursor_names_an_entry_that_is_the_only_one(look, apart_file):
+    page = drawn(look, apart_file, "run=a&run=b&stream=k/single&view=lines")
+    page.focus(".plot")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text(".readout") == "only, a, step 0: 3 only, b, step 0: 3"
+    assert page.locator(".legend .item").all_inner_texts() == ["a", "b"]
+
+
+def test_the_key_of_the_difference_undoes_the_zoom_as_its_box_does(look, apart_file):
+    page = drawn(look, apart_file, "run=a&run=b&stream=k/plane&zoom.x=1,2")
+    for act in (lambda: page.keyboard.press("d"), lambda: page.click("input[aria-label='a − b']")):
+        page.evaluate(f"{CHART}.setZoom([0.5, 0.6])")
+        assert "zoom" in page.url
+        before = page.url.count("difference")
+        act()
+        until(page, f"(location.hash.includes('difference')) !== {'true' if before else 'false'}")
+        until(page, f"{CHART} && !{CHART}.zoomed()")
+        assert "zoom" not in page.url
 
 
 def test_a_line_stays_hidden_when_another_run_is_chosen(look, apart_file):

@@ -19,6 +19,7 @@ const family = (name) => name.split("/")[0];
 const input = (type, label, more) => create("input", { type, "aria-label": label, ...more });
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
+const older = (words, shown) => `${words.replace(/\.$/, "")}.${shown ? " What is shown is older." : ""}`;
 const hiding = (stream, { group }) => `${stream} ${group}`;
 const linesOf = ({ charts: [{ lines, ways }] }) => lines ?? ways ?? [];
 const folded = (textContent, child) => create("details", {}, create("summary", "", textContent), child);
@@ -98,12 +99,18 @@ export class App {
     this.render();
   }
 
+  /** Other axes have another zoom. */
+  toggle(key) {
+    this.shared.zoom.clear();
+    this.set({ [key]: !this.state[key] });
+  }
+
   async refresh() {
     try {
       this.runs = await this.source.runs();
       this.problem = null;
     } catch (error) {
-      this.problem = `No answer: ${error.message}. What is shown is older.`;
+      this.problem = older(`No answer: ${error.message}`, this.runs?.length);
       this.runs ??= [];
       return;
     }
@@ -114,7 +121,7 @@ export class App {
           this.catalogues.set(name, await this.source.catalogue(name));
         } catch (error) {
           const known = this.catalogues.get(name);
-          if (known && !known.problem) this.problem = `${name}: ${error.message} What is shown is older.`; // it may be written anew
+          if (known && !known.problem) this.problem = older(`${name}: ${error.message}`, true); // it may be written anew
           else this.catalogues.set(name, { name, streams: [], events: [], costs: { rows: [] }, notes: [], problem: error.message });
         }
       }),
@@ -152,7 +159,7 @@ export class App {
   }
 
   render() {
-    if (this.state.runs.every((run) => this.catalogues.has(run))) this.keepingPlace(() => this.redraw());
+    if (!this.runs.length || this.state.runs.every((run) => this.catalogues.has(run))) this.keepingPlace(() => this.redraw());
   }
 
   /** Draw anew, with the same things open, typed and in focus. */
@@ -187,7 +194,7 @@ export class App {
     this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && this.later(target.figure)), { rootMargin: "300px" });
     const main = create("main", { id: "main" });
     this.root.replaceChildren(this.header(), create("div", "columns", this.nav(), main));
-    main.append((this.banner = create("p", "alarm", this.problem ?? "")));
+    main.append((this.banner = create("p", "alarm", this.problem)));
     if (!this.runs.length)
       main.append(create("p", "empty", this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written."));
     else if (this.state.stream) this.large(main);
@@ -205,15 +212,15 @@ export class App {
       create("label", { className: "run", title: run.problem || "" },
         input("checkbox", run.name, { checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
         create("span", "", run.name),
-        create("small", { textContent: run.problem ? `unreadable: ${run.problem}` : phrase([run.model, run.steps && `${count(run.steps)} steps`, run.state], ", ") }));
+        create("small", "", run.problem ? `unreadable: ${run.problem}` : phrase([run.model, run.steps && `${count(run.steps)} steps`, run.state], ", ")));
     const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name)); // a link may name them
-    const list = create("div", "menu", ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
+    const list = create("div", {}, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const sift = () => [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(this.sought.toLowerCase())));
     const filter = input("text", "find a run", { placeholder: "find a run", value: this.sought, oninput: () => ((this.sought = filter.value), sift()) });
     if (this.runs.length > 8) sift();
     return create("header", {},
       create("strong", "", "probes"),
-      create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", { textContent: `${this.state.runs.join("  +  ") || "no run"}${this.runs.length > 1 ? `  (${this.state.runs.length} of ${this.runs.length} runs)` : ""}` }), this.runs.length > 8 && filter, list),
+      create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", "", `${this.state.runs.join("  +  ") || "no run"}${this.runs.length > 1 ? `  (${this.state.runs.length} of ${this.runs.length} runs)` : ""}`), create("div", "menu", this.runs.length > 8 && filter, list)),
       create("span", "space"),
       button("Overview", () => this.set({ stream: null }), { disabled: !this.state.stream }),
       button("Keys", () => this.help(), { "aria-label": "keyboard shortcuts" }));
@@ -228,11 +235,9 @@ export class App {
       let last = null;
       const parts = words.toLowerCase().split(/\s+/);
       for (const meta of this.streams()) {
-        const own = meta.name.startsWith("probes/");
-        if (!parts.every((part) => `${meta.name} ${meta.title}`.toLowerCase().includes(part)) || (own && !words)) continue;
+        if (!parts.every((part) => `${meta.name} ${meta.title}`.toLowerCase().includes(part)) || (!words && meta.name.startsWith("probes/"))) continue;
         if (family(meta.name) !== last) list.append(create("h2", "", (last = family(meta.name))));
-        const current = meta.name === this.state.stream;
-        list.append(this.link(meta.name.slice(last.length + 1) || meta.name, meta.name, { title: meta.title, "aria-current": current ? "page" : null }));
+        list.append(this.link(meta.name.slice(last.length + 1) || meta.name, meta.name, { title: meta.title, "aria-current": meta.name === this.state.stream ? "page" : null }));
       }
       if (!list.children.length) list.append(create("p", "note", words ? "No stream fits." : "No stream yet."));
     };
@@ -271,9 +276,7 @@ export class App {
       this.stands(run);
     }
     for (const run of this.state.runs) main.append(this.costs(run));
-    const groups = new Map();
-    for (const name of names) if (!name.startsWith("probes/")) groups.set(family(name), [...(groups.get(family(name)) ?? []), name]);
-    for (const [group, members] of groups)
+    for (const [group, members] of Map.groupBy([...names].filter((name) => !name.startsWith("probes/")), family))
       main.append(create("section", {}, create("h2", "", group), create("div", "grid", ...members.map((name) => this.figure(name, true)))));
     for (const run of this.state.runs) main.append(this.about(run));
   }
@@ -289,8 +292,7 @@ export class App {
       found = await this.source.findings(run);
       wait.textContent = found.length ? "" : this.catalogues.get(run).silence;
     } catch (error) {
-      wait.textContent = `Not known: ${error.message}`;
-      return;
+      return void (wait.textContent = `Not known: ${error.message}`);
     }
     const grid = section.querySelector(".grid") ?? create("div", "grid"); // its pictures stay
     section.replaceChildren(wait, create("ul", "findings", ...found.map((each) =>
@@ -330,7 +332,7 @@ export class App {
     const view = viewOf(meta, state.view);
     const select = (label, value, items, key) =>
       create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
-    const check = (label, key) => create("label", {}, input("checkbox", label, { checked: state[key], onchange: (event) => (this.shared.zoom.clear(), this.set({ [key]: event.target.checked })) }), ` ${label}`);
+    const check = (label, key) => create("label", {}, input("checkbox", label, { checked: state[key], onchange: () => this.toggle(key) }), ` ${label}`);
     const slide = input("range", "smoothing", { min: 0, max: MOST_SMOOTH, step: 0.02, value: state.smooth, onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
     const figure = this.figure(state.stream);
     const write = async (kind) => {
@@ -466,7 +468,7 @@ export class App {
       box.append(item);
       mark();
     }
-    if (legend.length > most) box.append(create("small", { textContent: `and ${legend.length - most} more` }));
+    if (legend.length > most) box.append(create("small", "", `and ${legend.length - most} more`));
     return box;
   }
 
@@ -486,7 +488,7 @@ export class App {
       "/": () => this.root.querySelector("input[type=search]").focus(),
       j: () => move(1), k: () => move(-1), o: () => this.set({ stream: null }), "?": () => this.help(),
       l: () => this.set({ values: next(CHOICES, state.values) }), s: () => this.set({ steps: next(CHOICES, state.steps) }),
-      d: () => this.set({ difference: !state.difference }),
+      d: () => this.toggle("difference"),
       v: () => {
         const meta = this.metaOf(state.stream);
         if (meta) this.set({ view: next(meta.views, viewOf(meta, state.view)) });

@@ -18,7 +18,7 @@ const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], Arro
 const ZOOMS = { "+": 0.5, "=": 0.5, "-": 2 };
 
 export class Chart {
-  /** Draws `spec` into `parent`; `shared` has `charts`, all of the page, and by what their x is `zoom` and `onZoom(share, range)`. */
+  /** Draws `spec` into `parent`; `shared` has all `charts` of the page, and by their x `zoom` and `onZoom(share, range)`. */
   constructor(parent, spec, shared) {
     Object.assign(this, { spec, shared, at: null, drag: null, share: spec.share ?? `${spec.title} ${spec.x.label}`, height: spec.height });
     this.readout = create("output", "readout");
@@ -132,7 +132,6 @@ export class Chart {
 
   onKey(event) {
     const [turn, factor] = [TURNS[event.key], ZOOMS[event.key]];
-    if (event.key === "Escape") this.setZoom(null);
     if ((!turn && !factor) || event.ctrlKey || event.metaKey || event.altKey) return; // the browser has its own zoom
     event.preventDefault();
     if (turn) this.point(this.moved(...(this.at ? turn : [0, 0])));
@@ -176,13 +175,13 @@ export class Chart {
 }
 
 export function colorBar(norm, label, height) {
-  const canvas = create("canvas", { width: 14, height: 256, "aria-hidden": "true", style: `height: ${height}px` });
+  const canvas = create("canvas", { width: 14, height: 256, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
   for (let i = 0; i < 256; i++) {
     context.fillStyle = `rgb(${norm.at(1 - i / 255).join()})`;
     context.fillRect(0, i, 14, 1);
   }
   const found = ticksOf(norm, [norm.low, norm.high], 170).map(([v, textContent]) => create("span", { textContent, style: `bottom: ${100 * norm.place(v)}%` }));
-  const scale = create("div", { className: "bar-ticks", style: `height: ${height}px` }, ...found);
-  return create("div", { className: "bar", title: label }, canvas, scale, create("span", { className: "bar-label", textContent: label }));
+  const scale = create("div", "bar-ticks", ...found);
+  return create("div", { className: "bar", title: label, style: `--height: ${height}px` }, canvas, scale, create("span", "bar-label", label));
 }

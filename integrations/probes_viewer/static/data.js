@@ -15,7 +15,7 @@ export function decode(buffer) {
   return found;
 }
 
-/** A stream with its entry in the catalogue, rows in the order of their steps; complex numbers as magnitudes, and as parts. */
+/** A stream with its entry in the catalogue, in the order of its steps; complex numbers as magnitudes and as parts. */
 export function dataset(run, meta, raw) {
   const rows = raw.step.length;
   const size = meta.dims.reduce((product, dim) => product * (dim.labels ?? dim.values).length, 1);
@@ -57,7 +57,8 @@ export class Served {
   async ask(route, parameters = {}) {
     const query = new URLSearchParams({ ...parameters, ...(this.token ? { token: this.token } : {}) });
     const answer = await fetch(`${this.base}${route}?${query}`);
-    if (!answer.ok) throw new Error((await answer.text()).slice(0, 500) || answer.statusText);
+    // what is wrong comes as text, for the console would note a status each time
+    if (!answer.ok || answer.headers.get("content-type")?.startsWith("text")) throw new Error((await answer.text()).slice(0, 500) || answer.statusText);
     return answer;
   }
 

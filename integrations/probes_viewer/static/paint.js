@@ -6,14 +6,14 @@
 //   x, y: { label, scale, low, high, ticks: [[place, text], ...] with short texts, between: what ticks are told of, whole, hidden },
 //   lines: [{ name, x: increasing, y, low, high, color, dash, faint, hidden, points, tag: written at its end }],
 //   image: { x, y: edges of cells, values: [x][y] in one array, norm },
-//   ways: [{ name, x, y, colors, dash, hidden }],
+//   ways: [{ name, x, y, colors, dash, hidden, tag: written at its end, short }],
 //   read(x, y): what is said of a place,
 //   places, heights: the x and y that the arrow keys go to,
 // }
 
 import { INFINITE, NAN } from "./colors.js";
 import { create, css } from "./dom.js";
-import { labels, lastTo, linear, padded, phrase, ticks } from "./scales.js";
+import { extent, labels, lastTo, linear, padded, phrase, ticks } from "./scales.js";
 
 const FONT = "system-ui, sans-serif";
 const LONGEST = 195; // pixels of a name along an axis
@@ -34,10 +34,8 @@ export function fitted(text, pixels, size) {
   return found;
 }
 
-/** The names along an axis in so many pixels each, no two alike where that can be. */
-function apart({ ticks, short }, pixels) {
-  const names = ticks.map(([, text]) => text);
-  const own = short ?? names;
+/** Names, or their `own` parts, in so many pixels each, no two alike where that can be. */
+function apart(names, own = names, pixels) {
   // the beginning of a word is enough, not of a number
   const brief = [6, 4, 2, 1].map((most) => own.map((name) => name.replace(/\p{L}+/gu, (word) => word.slice(0, most))));
   const fits = (all) => new Set(all).size === new Set(names).size && all.every((name) => widthOf(name) <= pixels);
@@ -70,7 +68,7 @@ export function ticksOf(axis, window, pixels, across, room = LONGEST) {
   let found = axis.ticks;
   if (found) {
     if (across && pixels > 60 * found.length) room = Math.min(room, pixels / found.length - 10); // so that each has its place
-    if (axis.room !== room) Object.assign(axis, { room, names: apart(axis, room) }); // kept, for there may be thousands
+    if (axis.room !== room) Object.assign(axis, { room, names: apart(found.map(([, text]) => text), axis.short, room) }); // kept, for there may be thousands
     found = found.map(([v], i) => [v, axis.names[i]]).filter(([v]) => v >= low && v <= high);
   }
   if (!found) {
@@ -97,19 +95,9 @@ const shown = (scale, v) => Number.isFinite(v) && !(scale.name === "log" && v <=
 
 /** From where to where lines go between two x. */
 function heights(lines, scale, [low, high]) {
-  let [least, most] = [Infinity, -Infinity];
-  for (const { x, y, low: below, high: above, hidden } of lines) {
-    if (hidden) continue;
-    for (let i = 0; i < x.length; i++) {
-      if (x[i] < low || x[i] > high) continue;
-      for (const v of [y[i], below?.[i], above?.[i]]) {
-        if (!shown(scale, v)) continue;
-        if (v < least) least = v;
-        if (v > most) most = v;
-      }
-    }
-  }
-  return padded(least, most, scale);
+  const found = lines.filter((line) => !line.hidden).flatMap(({ x, y, low: below = [], high: above = [] }) =>
+    [y, below, above].map((all) => extent(all.filter((v, i) => x[i] >= low && x[i] <= high && shown(scale, v)))));
+  return padded(Math.min(...found.map((each) => each.low)), Math.max(...found.map((each) => each.high)), scale);
 }
 
 /** Where the axes of a chart are, and which place shows which value; `zoom` is of its x. */
@@ -157,10 +145,7 @@ function cellsOf(edges, count, toValue) {
 function paintCells(context, frame, ratio) {
   const { image } = frame.spec;
   const { norm, values } = image;
-  if (!image.t) {
-    image.t = new Float32Array(values.length);
-    for (let i = 0; i < values.length; i++) image.t[i] = Number.isFinite(values[i]) ? norm.place(values[i]) : values[i];
-  }
+  image.t ??= Float32Array.from(values, (v) => (Number.isFinite(v) ? norm.place(v) : v));
   const rows = image.y.length - 1;
   const [left, top, right, bottom] = [frame.left, frame.top, frame.right, frame.bottom].map((v) => Math.round(v * ratio));
   const [width, height] = [right - left, bottom - top];
@@ -179,7 +164,7 @@ function paintCells(context, frame, ratio) {
         for (let j = j0; j < j1; j++) {
           const t = image.t[i * rows + j];
           if (t !== t) continue;
-          if (t === Infinity || t === -Infinity) infinite = true;
+          if (!Number.isFinite(t)) infinite = true;
           else {
             sum += Math.min(Math.max(t, 0), 1);
             count++;
@@ -201,9 +186,9 @@ function paintCells(context, frame, ratio) {
 // ---- lines
 
 /**
- * A line as pieces of points in pixels; a piece ends where `there(i)` says that there is no value. Where more than four
- * share one of `fine` columns to a pixel, these are the first, the least, the greatest and the last: what is drawn is
- * the same. Returns the pieces and how many points shared a column.
+ * A line as pieces of points in pixels, which end where `there(i)` says that there is no value. Of more than four in one
+ * of `fine` columns to a pixel, the first, least, greatest and last: what is drawn is the same. Returns the pieces and
+ * how many points shared a column.
  */
 function piecesOf(frame, fine, x, y, there) {
   const [low, high] = frame.windows.x;
@@ -361,17 +346,21 @@ export function paint(context, frame, ratio, fine = ratio) {
     tags.push({ tag, height });
   }
   const put = [];
-  for (const way of seen) {
-    const [{ tag, x, y }, last] = [way, way.x.findLastIndex((_, i) => finite(way, i))];
-    if (last < 0) continue;
-    const [place, wide] = [frame.x(x[last]), widthOf(tag)];
-    let height = frame.y(y[last]) - 5;
-    while (put.some(([a, b]) => Math.abs(a - place) < wide && Math.abs(b - height) < 12)) height += 12;
-    put.push([place, height]);
-    const [after, before] = [right - place - 9, place - left - 9];
-    if (wide > after && before > after) write(fitted(tag, before), place - 7, height, "right");
-    else write(fitted(tag, after), place + 7, height, "left");
-  }
+  // in less than half of the width a name fits on one side of any place
+  const names = apart(seen.map((way) => way.tag), seen.map((way) => way.short), (right - left) / 2 - 9);
+  seen.forEach((way, k) => {
+    const last = way.x.findLastIndex((_, i) => finite(way, i));
+    const [place, height] = [frame.x(way.x[last]), frame.y(way.y[last]) - 5];
+    if (!inside([place, height + 5])) return;
+    const wide = widthOf(names[k]);
+    const start = place + 7 + wide < right ? place + 7 : place - 7 - wide;
+    const free = (v) => v > top + 9 && v < bottom - 3 && put.every(([from, to, other]) => from > start + wide || to < start || Math.abs(v - other) >= 13);
+    // below it, then above; 40 names are higher than any chart
+    const found = Array.from({ length: 80 }, (_, i) => height + 13 * (i < 40 ? i : 39 - i)).find(free);
+    if (found === undefined) return; // the cursor and the legend have its name
+    put.push([start, start + wide, found]);
+    write(names[k], start, found, "left");
+  });
 
   if (perPixel > 1) return `Drawn whole: a pixel is the mean of up to ${perPixel} values. Drag to zoom.`;
   const dense = Math.max(1, ...painted.map(([most]) => most));

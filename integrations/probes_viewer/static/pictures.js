@@ -30,14 +30,10 @@ function axisOf(dim) {
 
 /** Runs in groups by their coordinates, and in words what these differ in. */
 export function alike(all) {
-  const groups = new Map();
-  for (const data of all) {
-    const key = JSON.stringify([data.meta.form, data.meta.dims.map((dim) => [dim.label, entries(dim)])]);
-    groups.set(key, [...(groups.get(key) ?? []), data]);
-  }
-  const [first, ...others] = Array.from(groups.values(), ([data]) => data);
+  const groups = [...Map.groupBy(all, ({ meta }) => JSON.stringify([meta.form, meta.dims.map((dim) => [dim.label, entries(dim)])])).values()];
+  const [first, ...others] = groups.map(([data]) => data);
   const differ = ({ run, meta: { form } }) => `${first.run} has ${first.meta.form}, ${run} has ${form === first.meta.form ? "other entries of it" : form}`;
-  return { groups: [...groups.values()], why: others.length && `beside one another, for they can be neither overlaid nor subtracted: ${others.map(differ).join("; ")}` };
+  return { groups, why: others.length && `beside one another, for they can be neither overlaid nor subtracted: ${others.map(differ).join("; ")}` };
 }
 
 export const viewOf = ({ views }, chosen) => (views.includes(chosen) ? chosen : views[0]);
@@ -152,7 +148,7 @@ function lines(data, meta, options) {
   const [dim] = meta.dims;
   const count = dim ? sizeOf(dim) : 1;
   const chosen = spread(count, 24);
-  const several = chosen.length > 1;
+  const several = count > 1;
   const colors = lineColors(several ? chosen.length : data.length);
   const drawn = [];
   data.forEach((each, run) =>
@@ -161,8 +157,9 @@ function lines(data, meta, options) {
       const [y, error] = [column(each.value), each.error && column(each.error)];
       const x = xOf(each, options);
       const color = colors[several ? index : run];
-      const { name, group } = naming(data, each, several || (dim && count > 1) ? text(dim, k) : "");
-      const read = (row, digits) => `${name ? `${name}, ` : ""}${when(each, row, options)}: ${told(each, row * each.size + k, digits)}`;
+      const words = dim && text(dim, k);
+      const { name, group } = naming(data, each, several && words);
+      const read = (row, digits) => `${phrase([words, runOf(data, each), when(each, row, options)], ", ")}: ${told(each, row * each.size + k, digits)}`;
       const dash = several ? dashOf(run) : undefined;
       const band = bandOf(y, error);
       if (options.smooth) drawn.push({ x, y, color, faint: true, group });
@@ -189,12 +186,10 @@ function cells(given, options, dim, offset) {
   const [x, axis] = [xAxis([data], options), axisOf(dim)];
   const at = x.places;
   const rows = sizeOf(dim);
-  const whole = data.size === rows;
   const index = (row, k) => row * data.size + offset + k;
-  const values = whole ? data.value : numbers(at.length * rows, (i) => data.value[index(Math.floor(i / rows), i % rows)]);
+  const values = numbers(at.length * rows, (i) => data.value[index(Math.floor(i / rows), i % rows)]);
   const borders = edges(at, x.scale);
-  const y = { ...axis };
-  if (dim.labels) [y.low, y.high] = [axis.high, axis.low]; // the first layer is on top
+  const y = dim.labels ? { ...axis, low: axis.high, high: axis.low } : axis; // the first layer is on top
   return {
     share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders.at(-1), between: [x.low, x.high] }, y,
     image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places, note: data === given ? "" : "of several rows at one step, the last is shown",
@@ -250,7 +245,7 @@ function frames(data, meta, options) {
   const frame = (each, at, large) => {
     const index = (i, j) => at * each.size + j * width + i;
     const values = numbers(width * height, (k) => each.value[index(Math.floor(k / height), k % height)]);
-    const y = image ? { ...ay } : { ...ay, low: ay.high, high: ay.low };
+    const y = image ? ay : { ...ay, low: ay.high, high: ay.low };
     return {
       subtitle: phrase([runOf(data, each), named(each, at)], ", "), chosen: choice(each, at), large, aspect: image && width / height,
       x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: !large ? 130 : image ? 400 : highFor(height, 400),
@@ -325,15 +320,15 @@ function plane(data, meta, options) {
     Array.from({ length: count }, (_, k) => {
       const pick = (axis) => numbers(each.step.length, (row) => each.value[row * each.size + k * 2 + axis]);
       const colors = Array.from(each.step, (_, row) => sequential(row / Math.max(1, each.step.length - 1)));
-      return { ...naming(data, each, text(dim, k)), tag: text(dim, k), x: pick(0), y: pick(1), colors, color: sequential(0.5), dash: dashOf(run), each };
+      return { ...naming(data, each, text(dim, k)), tag: text(dim, k), short: dim.short?.[k] ?? text(dim, k), x: pick(0), y: pick(1), colors, color: sequential(0.5), dash: dashOf(run), each };
     }),
   );
-  const axis = (i, pick) => {
-    const found = extent(ways.flatMap((way) => [...pick(way)]));
+  const axis = (i, key) => {
+    const found = extent(ways.flatMap((way) => [...way[key]]));
     const [low, high] = padded(found.low, found.high);
     return { label: `${entries(two)[i]}${meta.unit}`, scale: linear, low, high };
   };
-  const [x, y] = [axis(0, (way) => way.x), axis(1, (way) => way.y)];
+  const [x, y] = [axis(0, "x"), axis(1, "y")];
   const read = (at, height, digits, k, row) => {
     let best = ways[k] && { way: ways[k], row };
     const off = (v, at, { low, high }) => ((v / 2 - at / 2) / (high / 2 - low / 2)) ** 2;
@@ -346,7 +341,7 @@ function plane(data, meta, options) {
     const told = (v, { low, high }) => number(v, digitsOf(low, high));
     return `${best.way.name}, ${when(best.way.each, best.row, options)}: ${told(best.way.x[best.row], x)}, ${told(best.way.y[best.row], y)}`;
   };
-  return { charts: [{ x, y, ways, read, height: 380 }], legend: data.length > 1 ? ways : [], note: "from dark (first step) to light (last step)" };
+  return { charts: [{ x, y, ways, read, height: 380 }], legend: ways.length > 6 || data.length > 1 ? ways : [], note: "from dark (first step) to light (last step)" };
 }
 
 const DRAWN = { lines, "heat map": heatMaps, "heat maps": heatMaps, frames, profile, fan, plane };

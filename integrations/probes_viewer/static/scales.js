@@ -20,6 +20,8 @@ export const symlog = (unit) => ({
 
 const MOST = Number.MAX_VALUE;
 
+const back = (places, scale) => places.map((v) => Math.min(Math.max(scale.bwd(v), -MOST), MOST));
+
 /** An interval with a little more on both sides, never infinite. */
 export function padded(low, high, scale = linear) {
   if (!(low <= high)) return [scale.bwd(scale.fwd(0)), scale.bwd(scale.fwd(0) + 1)];
@@ -28,7 +30,7 @@ export function padded(low, high, scale = linear) {
   const size = Math.max(Math.abs(a), Math.abs(b));
   // what differs in its last bits alone is rounding, drawn as a constant
   const margin = half > 5e-13 * size ? 0.1 * half : (scale.name !== "log" && 0.05 * size) || 0.5;
-  return [scale.bwd(a - margin), scale.bwd(b + margin)].map((v) => Math.min(Math.max(v, -MOST), MOST));
+  return back([a - margin, b + margin], scale);
 }
 
 /** The last of increasing places that is not above a value; -1 where there is none. */
@@ -65,7 +67,7 @@ export function extent(values) {
   for (let i = 0; i < values.length; i++) {
     const v = values[i];
     if (v !== v) found.nan++;
-    else if (v === Infinity || v === -Infinity) found.infinite++;
+    else if (!Number.isFinite(v)) found.infinite++;
     else {
       if (v < found.low) found.low = v;
       if (v > found.high) found.high = v;
@@ -148,10 +150,9 @@ export function number(v, digits = 4) {
 export function edges(centres, scale = linear) {
   const places = Array.from(centres, scale.fwd);
   const n = places.length;
-  if (n === 1) return Float64Array.of(places[0] - 0.5, places[0] + 0.5).map(scale.bwd);
   const out = new Float64Array(n + 1);
   for (let i = 1; i < n; i++) out[i] = places[i - 1] / 2 + places[i] / 2;
-  out[0] = 2 * places[0] - out[1];
-  out[n] = 2 * places[n - 1] - out[n - 1];
-  return out.map(scale.bwd);
+  out[0] = n > 1 ? 2 * places[0] - out[1] : places[0] - 0.5;
+  out[n] = n > 1 ? 2 * places[n - 1] - out[n - 1] : places[0] + 0.5;
+  return back(out, scale);
 }

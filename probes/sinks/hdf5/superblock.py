@@ -185,7 +185,8 @@ def read_file(path: Path, read: Callable[[Any], T]) -> T:
         except Exception as error:  # whatever damaged bytes, or bytes made to harm, lead to
             time.sleep(0.02)
             if attempt > 2 and _state(path) == before:
-                raise ValueError(f"{path} is damaged: {error}. `probes repair` saves what can be read.") from error
+                why = str(error).removesuffix(".")
+                raise ValueError(f"{path} is damaged: {why}. `probes repair` saves what can be read.") from error
     raise ValueError(f"{path} changes too fast to be read, or is damaged.")
 
 
