@@ -76,7 +76,7 @@ def positions(coordinate: Any) -> NDArray[np.float64]:
     """Where the entries of a dimension are drawn: at their coordinates, if these grow, or one after the other."""
     places = coordinate.values
     if places.dtype.kind in "iuf" and (np.diff(places) > 0).all():
-        return np.clip(np.asarray(places, dtype=float), -HIGHEST, HIGHEST)
+        return np.asarray(np.clip(places.astype(float), -HIGHEST, HIGHEST))
     return np.arange(len(places), dtype=float)
 
 
