@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NAME", "Axis", "CannotMeasure", "Measurement", "first_line", "printable"]
+__all__ = ["NAME", "Axis", "CannotMeasure", "Measurement", "first_line", "printable", "same_coordinates", "storable"]
 
 Array = NDArray[Any]
 
@@ -35,6 +35,18 @@ def first_line(error: BaseException) -> str:
     return text if len(text) <= 120 else f"{text[:120]}..."
 
 
+def storable(text: Any) -> Any:
+    """Text as any file takes it: NUL and lone surrogates, which HDF5 and UTF-8 refuse, as escapes like ``\\x00``."""
+    if not isinstance(text, str) or text.isprintable():
+        return text
+    return text.replace("\0", r"\x00").encode(errors="backslashreplace").decode()
+
+
+def same_coordinates(first: Array, second: Array) -> bool:
+    """Whether two dimensions have the same values; NaN equals NaN."""
+    return np.array_equal(first, second, equal_nan=first.dtype.kind == second.dtype.kind == "f")
+
+
 class Axis(NamedTuple):
     """The coordinates of one dimension: its values, one for each entry, and their unit."""
 
@@ -46,6 +58,8 @@ class Axis(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """One measured quantity at one step.
+
+    In its texts, those of its axes included, NUL and lone surrogates become escapes such as ``\\x00``.
 
     Args:
         name: Path of the stream it belongs to, ``quantity/detail/batch``, e.g. ``"fourier/amplitude/train"``. All
@@ -114,13 +128,13 @@ class Measurement:
                 f"(letters, digits and _.=+@,()[]- between slashes), got {name!r}."
             )
         numbers = _to_array(value, f"The value of measurement {name!r}")
-        dims = (dims,) if isinstance(dims, str) else tuple(dims)
+        dims = tuple(map(storable, (dims,) if isinstance(dims, str) else dims))
         if len(dims) != numbers.ndim or len(set(dims)) != len(dims) or "step" in dims:
             raise ValueError(
                 f"`dims` of measurement {name!r} must name each of the {numbers.ndim} dimensions of its value (shape "
                 f"{numbers.shape}) once, and none of them 'step'; got {dims}."
             )
-        axes = {dim: _to_axis(coord, dim, name) for dim, coord in (coords or {}).items()}
+        axes = {storable(dim): _to_axis(coord, dim, name) for dim, coord in (coords or {}).items()}
         for dim, axis in axes.items():
             if dim not in dims or axis.values.shape != (numbers.shape[dims.index(dim)],):
                 raise ValueError(
@@ -142,11 +156,11 @@ class Measurement:
             "value": numbers,
             "dims": dims,
             "coords": {dim: axes[dim] for dim in dims},
-            "unit": unit,
+            "unit": storable(unit),
             "standard_error": error,
-            "estimator": estimator,
+            "estimator": storable(estimator),
             "num_samples": num_samples,
-            "description": description,
+            "description": storable(description),
         }
         for key, item in given.items():
             object.__setattr__(self, key, item)
@@ -155,7 +169,7 @@ class Measurement:
         """The same measurement with when and by which probe it was taken."""
         stamped = copy.copy(self)
         for key, item in {"step": step, "wall_time": wall_time, "probe": probe, "version": version}.items():
-            object.__setattr__(stamped, key, item)
+            object.__setattr__(stamped, key, storable(item))
         for array in (stamped.value, stamped.standard_error):
             if array is not None:
                 array.setflags(write=False)  # several sinks are given it
@@ -173,7 +187,7 @@ class Measurement:
         if (self.standard_error is None) != (other.standard_error is None):
             return "its standard error is given at some steps only"
         for dim in self.dims:
-            if not np.array_equal(self.coords[dim].values, other.coords[dim].values):
+            if not same_coordinates(self.coords[dim].values, other.coords[dim].values):
                 return f"the coordinates of {dim!r} changed"
         return None
 
@@ -221,4 +235,6 @@ def _to_axis(coord: Any, dim: str, name: str) -> Axis:
     array = values.detach().cpu().numpy().copy() if isinstance(values, torch.Tensor) else np.array(values)
     if array.dtype.kind not in "fiubU":
         raise TypeError(f"`coords[{dim!r}]` of measurement {name!r} must be numbers or strings, got {array.dtype}.")
-    return Axis(array, axis.unit, axis.description)
+    if array.dtype.kind == "U" and not "".join(array.ravel().tolist()).isprintable():
+        array = np.array([storable(text) for text in array.ravel().tolist()]).reshape(array.shape)
+    return Axis(array, storable(axis.unit), storable(axis.description))

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .drawing import curves, maps
-from .drawing.scales import near_one, spans_decades
+from .drawing.scales import HIGHEST, near_one, spans_decades
 from .drawing.words import caption, heading, named, quantity, text, with_unit
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
     title = title or heading(value, path)
     value = abs(value).assign_attrs(value.attrs) if value.dtype.kind == "c" else value
     value = named(value.sortby("step"), root)
+    if value.dtype == np.float64:
+        value = value.where(np.isinf(value) | ~(abs(value) > HIGHEST), HIGHEST * np.sign(value))
     dims = [dim for dim in value.dims if dim != "step"]
     if len(dims) > 2:
         raise ValueError(f"{title!r} has dims {dims}; at most two besides the steps can be drawn. Select some first.")
@@ -145,7 +147,8 @@ def save_plots(
         if not wanted or "step" not in value.dims or value.ndim > 3 or 0 in value.shape:
             continue
         files.append(directory / f"{name.replace('/', '.')}.{format}")
-        plot(node).savefig(files[-1])
+        with np.errstate(over="ignore", invalid="ignore"):  # matplotlib, of huge values
+            plot(node).savefig(files[-1])
     return files
 
 

@@ -71,3 +71,21 @@ def test_disagreement_of_a_stream_is_named(other, reason):
 
 def test_measurements_of_one_kind_agree():
     assert Measurement("a", [1.0], dims=("k",)).disagreement(Measurement("a", [7.0], dims=("k",))) is None
+
+
+@pytest.mark.parametrize(("bad", "escape"), [("a\0b", r"a\x00b"), ("a\ud800b", r"a\ud800b")])
+def test_what_no_file_takes_becomes_an_escape_in_every_text(bad, escape):
+    item = Measurement("a", [1.0, 2.0], (bad,), {bad: Axis([bad, "é\n"], bad, bad)}, bad, None, bad, 1, bad)
+    item = item.taken(0, 0.0, bad, bad)
+    axis = item.coords[escape]
+    assert axis.values.tolist() == [escape, "é\n"] and (axis.unit, axis.description) == (escape, escape)
+    assert item.dims == (escape,)
+    assert (item.unit, item.estimator, item.description, item.probe, item.version) == (escape,) * 5
+
+
+def test_coordinates_that_are_nan_do_not_change():
+    first, second = (Measurement("a", [1.0, 2.0], ("k",), {"k": [np.nan, 1.0]}) for _ in range(2))
+    assert first.disagreement(second) is None
+    other = Measurement("a", [1.0, 2.0], ("k",), {"k": [np.nan, 2.0]})
+    assert first.disagreement(other) == "the coordinates of 'k' changed"
+    assert first.disagreement(Measurement("a", [1.0, 2.0], ("k",), {"k": ["nan", "1.0"]})) is not None

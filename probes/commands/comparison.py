@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..measurement import same_coordinates
+
 if TYPE_CHECKING:
     import xarray
 
@@ -101,7 +103,7 @@ def _misfit(first: Any, second: Any) -> str:
     if units[0] != units[1]:
         return f"another unit: {units[0]}, and {units[1]}"
     for dim in values[0].dims[1:]:
-        if not np.array_equal(first[dim].values, second[dim].values):
+        if not same_coordinates(first[dim].values, second[dim].values):
             return f"other coordinates of {dim}"
     return ""
 

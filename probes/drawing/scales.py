@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 
 from .words import label, text
 
-__all__ = ["COLORS", "colors", "edges", "mesh", "near_one", "positions", "spans_decades", "steps_axis", "ticks"]
+__all__ = [
+    "COLORS",
+    "HIGHEST",
+    "colors",
+    "edges",
+    "mesh",
+    "near_one",
+    "positions",
+    "spans_decades",
+    "steps_axis",
+    "ticks",
+]
 
 COLORS = "viridis"
 DECADES = 100.0
@@ -17,6 +28,8 @@ DECADES = 100.0
 COLOR_DECADES = 30.0
 """The same for colours, of which fewer can be told apart; the least tenth of the values does not count."""
 MAX_TICKS = 24
+HIGHEST = 1e300
+"""What is beyond is drawn here: matplotlib fails at axes nearer to the largest number."""
 
 
 def spans_decades(values: NDArray[Any]) -> bool:
@@ -63,7 +76,7 @@ def positions(coordinate: Any) -> NDArray[np.float64]:
     """Where the entries of a dimension are drawn: at their coordinates, if these grow, or one after the other."""
     places = coordinate.values
     if places.dtype.kind in "iuf" and (np.diff(places) > 0).all():
-        return np.asarray(places, dtype=float)
+        return np.asarray(np.clip(places.astype(float), -HIGHEST, HIGHEST))
     return np.arange(len(places), dtype=float)
 
 

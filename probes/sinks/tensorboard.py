@@ -150,7 +150,8 @@ class TensorBoardSink:
             self._to_draw.remove(name)
             rows = self._history[name]
             try:
-                self._draw(run, rows)
+                with np.errstate(over="ignore", invalid="ignore"):  # matplotlib, of huge values
+                    self._draw(run, rows)
             except ImportError:  # without the extra `analysis`
                 self._to_draw.clear()
                 return
@@ -255,14 +256,16 @@ class TensorBoardSink:
 
 def _summary(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> dict[str, Any]:
     """A histogram as an event holds it."""
-    centres = (edges[:-1] + edges[1:]) / 2
+    centres = edges[:-1] / 2 + edges[1:] / 2
+    with np.errstate(over="ignore", invalid="ignore"):  # sums of huge values: the largest number instead
+        sums = np.nan_to_num([counts.sum(), counts @ centres, counts @ centres**2])
     return {
         # One bucket more, empty, so that the first bar has a left edge.
         "min": float(edges[0]),
         "max": float(edges[-1]),
-        "num": max(float(counts.sum()), math.ulp(1.0)),
-        "sum": float(counts @ centres),
-        "sum_squares": float(counts @ centres**2),
+        "num": max(float(sums[0]), math.ulp(1.0)),
+        "sum": float(sums[1]),
+        "sum_squares": float(sums[2]),
         "bucket_limits": edges.tolist(),
         "bucket_counts": [0.0, *counts.tolist()],
     }

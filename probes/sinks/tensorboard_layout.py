@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..measurement import Measurement, printable
+from ..measurement import Measurement, printable, storable
 
 __all__ = ["Charts", "describe"]
 
@@ -71,4 +71,4 @@ def describe(summary: Any, item: Measurement, plugin: str) -> Any:
 
 def escaped(words: str) -> str:
     """Words as the dashboard shows them, which takes them for Markdown."""
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", words)
+    return re.sub(r"([\\`*_\[\]])", r"\\\1", storable(words))

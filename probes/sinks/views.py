@@ -47,18 +47,22 @@ def bars(item: Measurement) -> tuple[NDArray[np.float64], NDArray[np.float64]] |
     if heights is None or places.dtype.kind not in "fiu" or len(places) < 2 or (heights < 0).any():
         return None
     centres = places.astype(float)
-    widths = np.diff(centres)
-    if not (widths > 0).all():
+    if not np.isfinite(centres).all():
         return None
-    edges = np.concatenate(([centres[0] - widths[0] / 2], centres[:-1] + widths / 2, [centres[-1] + widths[-1] / 2]))
-    return edges, heights
+    halves = np.diff(centres / 2)  # the difference of two numbers may be more than a number can be
+    if not (halves > 0).all():
+        return None
+    with np.errstate(over="ignore"):
+        edges = np.concatenate(([centres[0] - halves[0]], centres[:-1] + halves, [centres[-1] + halves[-1]]))
+    return np.nan_to_num(edges), heights
 
 
 def gray(value: NDArray[Any]) -> NDArray[np.uint8]:
     """An image from its least value (black) to its greatest (white), as bytes."""
-    finite = value[np.isfinite(value)].astype(float)
+    halves = value.astype(float) / 2  # the difference of two numbers may be more than a number can be
+    finite = halves[np.isfinite(halves)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    scaled = (np.nan_to_num(value.astype(float), nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
+    scaled = (np.nan_to_num(halves, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
     pixels: NDArray[np.uint8] = np.round(255 * scaled).astype(np.uint8)
     return pixels
 

@@ -90,6 +90,11 @@ def test_what_cannot_be_compared_is_named(difference, values, other, why):
     assert found.problem == why and not found.within(1e9)
 
 
+def test_coordinates_that_are_nan_in_both_are_the_same(difference):
+    axes = {"dims": ("k",), "coords": {"k": Axis([np.nan, 6.0])}}
+    assert difference([[1.0, 2.0]], [[1.0, 2.0]], axes, axes).within()
+
+
 def test_a_stream_of_one_run_only_is_named(tmp_path):
     (found,) = compare(recorded(tmp_path / "a", [1.0]), recorded(tmp_path / "b", []))
     assert found.rows == (1, 0) and not found.within()

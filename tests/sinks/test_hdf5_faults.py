@@ -11,7 +11,9 @@ import warm
 import xarray
 from sinks.test_hdf5 import at_step, layers, new_run, recorded, steps
 
+from probes.measurement import Axis
 from probes.reading import open_run
+from probes.run import Event
 from probes.sinks.hdf5 import HDF5Sink, run_file
 from probes.sinks.hdf5.superblock import read_file
 
@@ -152,3 +154,53 @@ def test_a_file_that_this_process_has_open_with_a_lock_is_read(tmp_path):
     with h5py.File(path, "r"):
         assert read_file(path, lambda file: file["a"][:].tolist()) == [1, 2, 3]
     assert read_file(path, lambda file: file["a"][:].tolist()) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("bad", ["a\0b", "a\ud800b"])
+def test_a_text_that_hdf5_refuses_is_written_as_an_escape(tmp_path, bad):
+    escape = bad.encode("unicode_escape").decode()
+
+    def row(step):
+        return at_step(step, "x", [1.0], (bad,), {bad: Axis([bad], bad, bad)}, unit=bad, estimator=bad, description=bad)
+
+    recorded(tmp_path, [layers(0), row(0), row(1)], events=[Event("warning", bad, bad, 0, 1.7e9)])
+    recorded(tmp_path, [layers(2), row(2)], new_run(tmp_path, resumed_from=1))
+    assert steps(tmp_path, "norm") == [0, 2] and steps(tmp_path, "x") == [0, 1, 2]
+    value = open_run(tmp_path)["x"].value
+    assert value.coords[escape].values.tolist() == [escape]
+    assert value.attrs["units"] == value.attrs["estimator"] == value.attrs["long_name"] == escape
+    assert steps(tmp_path, "events") == [0]
+
+
+@pytest.mark.parametrize(
+    ("dims", "settings"),
+    [
+        (("k",), {"num_samples": 2**70}),
+        (("k",), {"unit": object()}),
+        (("k",), {"coords": {"k": Axis([1], None)}}),
+        ((1,), {}),
+        (tuple(f"d{n}" for n in range(40)), {}),
+    ],
+)
+def test_a_stream_that_hdf5_cannot_store_is_left_out_alone(tmp_path, dims, settings):
+    run, sink = new_run(tmp_path), HDF5Sink()
+    sink.on_attach(run)
+    bad = at_step(0, "x", np.ones((1,) * len(dims)), dims, **settings)
+    sink.write(run, [layers(0), at_step(0, "norm/x", 1.0), bad])
+    with pytest.raises(ValueError, match="'x': HDF5 cannot store it"):
+        sink.flush(run)
+    sink.write(run, [layers(1), at_step(1, "norm/x", 1.0)])
+    with pytest.raises(OSError, match="1 measurements are not in"):
+        sink.on_detach(run)
+    assert steps(tmp_path, "norm/self") == steps(tmp_path, "norm/x") == [0, 1]
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert len(file.get("x", ())) == 0
+
+
+def test_a_stream_whose_coordinates_are_nan_is_written_and_resumed(tmp_path):
+    def row(step):
+        return at_step(step, "x", [1.0, 2.0], ("k",), {"k": [np.nan, 1.0]})
+
+    recorded(tmp_path, [row(0), row(1)])
+    recorded(tmp_path, [row(2)], new_run(tmp_path, resumed_from=1))
+    assert steps(tmp_path, "x") == [0, 1, 2]

@@ -19,6 +19,7 @@ from probes import Axis, Measurement, Probe, ProbeManager, every
 from probes.run import Event, Run
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
+from probes.sinks.views import gray
 
 
 def read(path):
@@ -262,3 +263,42 @@ def test_pictures_of_a_resumed_run_begin_where_training_began(tmp_path):
         run_steps(model, optimizer, 3)
     assert drawn == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5, 6]]
     assert [image.step for image in read(tmp_path).Images("f/amplitude/over_training")][-1] == 6
+
+
+HUGE = 1.7e308
+
+
+@pytest.mark.parametrize(
+    "places", [[1.0, 2.0, 3.0], [-HUGE, 0.0, HUGE], [-HUGE, HUGE / 2, HUGE], [1.0, np.inf, np.inf], [np.nan, 1.0, 2.0]]
+)
+def test_huge_values_and_coordinates_are_drawn_without_a_warning(run, places):
+    items = [
+        Measurement("bars", [HUGE, HUGE, 0.0], ("k",), {"k": places}),
+        Measurement("picture", [[-HUGE, 0.0], [HUGE, np.nan]], ("y", "x")),
+        Measurement("number", HUGE),
+    ]
+    sink = TensorBoardSink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for step in (0, 1):
+            sink.write(run, [item.taken(step, 100.0 + step, "p", "1") for item in items])
+        sink.flush(run)
+        sink.on_detach(run)
+    with np.errstate(over="ignore", invalid="ignore"):  # of the reader
+        loaded = read(run.log_dir)
+    assert {"bars/over_training", "picture"} <= set(loaded.Tags()["images"])
+    if np.isfinite(places).all():
+        histogram = loaded.Histograms("bars")[0].histogram_value
+        assert histogram.bucket == [0.0, HUGE, HUGE, 0.0]
+        assert np.isfinite([histogram.num, histogram.sum, histogram.sum_squares, *histogram.bucket_limit]).all()
+
+
+def test_an_event_with_half_a_surrogate_pair_is_written(run):
+    sink = TensorBoardSink()
+    sink.on_event(run, Event("warning", "p", "a\ud800b", 3, 1.0))
+    sink.on_detach(run)
+    assert read(run.log_dir).Tags()["tensors"]
+
+
+def test_an_image_of_huge_values_goes_from_black_to_white():
+    assert gray(np.array([[-HUGE, 0.0], [HUGE, np.nan]])).tolist() == [[0, 128], [255, 0]]

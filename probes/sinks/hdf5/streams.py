@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ...measurement import Axis, Measurement
+from ...measurement import Axis, Measurement, first_line
 from .table import Column, create_table, cut_after, tables
 
 __all__ = ["coordinates", "create_stream", "dimensions", "first_of", "misfit", "rows_of", "take_over"]
@@ -21,8 +21,22 @@ RESERVED_GROUPS = ("events", "sessions")
 RESERVED_DIMS = ("value", "standard_error", "wall_time", "step", "part")
 
 
-def create_stream(file: Any, first: Measurement) -> None:
-    """Create the table of a stream from its first measurement."""
+def create_stream(file: Any, first: Measurement) -> str | None:
+    """Create the table of a stream from its first measurement; why there can be none, in words, else None."""
+    before = set(file.get(first.name, ()))
+    try:
+        _create_stream(file, first)
+    except (TypeError, ValueError) as error:  # HDF5 has no form for a unit that is no text, for 40 dimensions ...
+        for item in set(file.get(first.name, ())) - before:
+            del file[f"{first.name}/{item}"]
+        return (
+            f"HDF5 cannot store it ({first_line(error)}); its dims and units must be texts, at most 31 dims, and "
+            f"num_samples a number"
+        )
+    return None
+
+
+def _create_stream(file: Any, first: Measurement) -> None:
     is_complex = first.value.dtype.kind == "c"
     dims = (*first.dims, "part") if is_complex else first.dims
     attributes = {
@@ -80,7 +94,7 @@ def misfit(file: Any, new: Measurement, first: Measurement | None) -> str | None
         return first.disagreement(new)
     if new.name.split("/")[0] in RESERVED_GROUPS:
         return f"the names {' and '.join(RESERVED_GROUPS)} are taken"
-    if bad := [dim for dim in new.dims if dim in RESERVED_DIMS or not dim.strip(".") or "/" in dim]:
+    if bad := [dim for dim in new.dims if dim in RESERVED_DIMS or not str(dim).strip(".") or "/" in str(dim)]:
         return f"a dimension cannot be named {bad[0]!r} in a file"
     if 0 in new.value.shape:
         return f"it has no entries (shape {new.value.shape})"

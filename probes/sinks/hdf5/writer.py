@@ -222,11 +222,11 @@ class RunFileWriter:
                 first.update(take_over(file, run.resumed_from))
                 add_session(file, self._start, self._since)
             for measurement in new:
-                if why := misfit(file, measurement, first.get(measurement.name)):
+                known = first.get(measurement.name)
+                if why := misfit(file, measurement, known) or (known is None and create_stream(file, measurement)):
                     self.misfits[measurement.name] = why
-                elif measurement.name not in first:
-                    create_stream(file, measurement)
-                    first[measurement.name] = measurement
+                else:
+                    first.setdefault(measurement.name, measurement)
         try:
             if target != path:
                 os.replace(target, path)
