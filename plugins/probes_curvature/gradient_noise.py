@@ -302,7 +302,7 @@ def rank_noise_scale(own: Tensor, averaged: Tensor, ranks: int) -> Estimate:
     if not all(
         isinstance(each, Tensor) and not each.is_complex() and bool((each >= 0).all()) for each in (own, averaged)
     ):
-        raise ValueError("`own` and `averaged` must be tensors of squares, which are real and not negative.")
+        raise ValueError(f"`own` and `averaged` must be tensors, real and not negative, got {own!r} and {averaged!r}.")
     own, averaged = own.double().cpu(), averaged.double().cpu()
     if own.ndim != 1 or own.shape != averaged.shape or len(own) < 4:
         raise ValueError(
