@@ -3,6 +3,9 @@
 import torch
 from torch import nn
 from torch.func import functional_call, jacrev
+from torch.nn import functional as F
+
+from probes_curvature import Objective
 
 
 def explicit(model, loss, inputs, targets):
@@ -29,3 +32,11 @@ def diagonal(values):
     inputs, targets = torch.diag(values.abs().sqrt()), torch.zeros(len(values), 1).double()
     signs = values.sign()[:, None]
     return model, lambda f, y: (signs * (f - y).square()).sum() / 2, inputs, targets
+
+
+def millions(count=4_000_000):
+    """An objective of as many parameters in single precision, and its product with 1 but for 5, 4, 3 and 2."""
+    eigenvalues = torch.ones(count)
+    eigenvalues[:4] = torch.tensor([5.0, 4.0, 3.0, 2.0])
+    objective = Objective(nn.Linear(count, 1, bias=False), F.mse_loss, torch.zeros(1, count), torch.zeros(1, 1))
+    return objective, lambda vector: eigenvalues * vector

@@ -180,7 +180,7 @@ def density_of(
     weights = torch.zeros(vectors, steps, dtype=torch.float64)
     for row, weight in zip(nodes, weights, strict=True):
         start = (torch.randint(0, 2, (size,), generator=generator) * 2 - 1).to(objective.device, objective.dtype)
-        image = objective.finite(product(start / start.norm()))
+        image = objective.finite(product(start / math.sqrt(size)))
         scale = float(torch.linalg.vector_norm(image, dtype=torch.float64))  # squares may leave single's range
         if scale == 0:
             row[0], weight[0] = 0.0, 1.0
@@ -190,6 +190,6 @@ def density_of(
             return objective.finite(product(vector)) / scale
 
         _, diagonal, beside = lanczos(times, start, steps)
-        found, shares = gauss(diagonal.double(), beside.double())
+        found, shares = gauss(diagonal, beside)
         row[: len(found)], weight[: len(found)] = found.cpu() * scale, shares.cpu()
     return HessianDensity(nodes, weights, size)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.batches import seeded
+from probes.precision import inner_products
 
 from .objective import MEMORY, Loss, Objective
 
@@ -276,8 +277,8 @@ class _Space:
         vector = vector.to(self.basis) / norm
         span = self.basis[: self.count]
         for _ in range(3):  # until nothing of the others is left
-            vector = vector - (span @ vector) @ span
-            left = vector.norm()
+            vector = vector - inner_products(span, vector).to(span) @ span
+            left = torch.linalg.vector_norm(vector, dtype=torch.float64)
             if left < 100 * torch.finfo(vector.dtype).eps:
                 return False
             vector = vector / left
@@ -287,7 +288,7 @@ class _Space:
         self.products += 1
         self.basis[self.count], self.images[self.count] = vector, image
         self.count += 1
-        entries = (self.basis[: self.count] @ image).double().cpu()
+        entries = inner_products(self.basis[: self.count], image).cpu()
         self._matrix[self.count - 1, : self.count] = self._matrix[: self.count, self.count - 1] = entries
         return True
 

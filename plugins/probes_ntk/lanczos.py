@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from probes.precision import inner_products
+
 __all__ = ["EPSILON", "bracket", "entropic", "gauss", "lanczos", "moments", "tridiagonal"]
 
 EPSILON = 1e-6
@@ -31,14 +33,14 @@ def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tup
         [2.0, 2.0]
     """
     basis = start.new_empty(steps, len(start))
-    basis[0] = start / start.norm()
+    basis[0] = start / torch.linalg.vector_norm(start, dtype=torch.float64)
     diagonal, beside = [], []
     for step in range(steps):
         product, span = times(basis[step]), basis[: step + 1]
-        diagonal.append(torch.dot(product, basis[step]))
+        diagonal.append(inner_products(basis[step : step + 1], product)[0])
         for _ in range(2):  # once leaves what rounding brings back
-            product -= span.T @ (span @ product)
-        beside.append(product.norm())
+            product -= inner_products(span, product).to(span) @ span
+        beside.append(torch.linalg.vector_norm(product, dtype=torch.float64))
         if beside[-1] <= EPSILON or step == steps - 1:
             break
         basis[step + 1] = product / beside[-1]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from curvature_matrices import diagonal, explicit
+from curvature_matrices import diagonal, explicit, millions
 from torch import nn
 from torch.nn import functional as F
 
@@ -100,6 +100,12 @@ def test_relu_networks_in_single_precision():
     found = hessian_eigenvalues(model, F.cross_entropy, inputs, targets)
     whole, _ = explicit(model.double(), F.cross_entropy, inputs.double(), targets)
     torch.testing.assert_close(found.values, largest(whole, 5), rtol=1e-4, atol=1e-6)
+
+
+def test_of_millions_of_parameters_they_are_as_precise():
+    start = torch.zeros(4, 4_000_000).fill_diagonal_(1.0) + 1e-5 * torch.randn(4, 4_000_000)
+    found = largest_eigenvalues(*millions(), 3, start=start, products=20)
+    torch.testing.assert_close(found.values, torch.tensor([5.0, 4.0, 3.0]).double(), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from curvature_matrices import diagonal, explicit
+from curvature_matrices import diagonal, explicit, millions
 from torch import nn
 from torch.nn import functional as F
 
@@ -83,6 +83,11 @@ def test_all_steps_give_the_eigenvalues():
 def test_of_zeros_all_is_at_zero():
     found = spectral_density(nn.Linear(3, 1), lambda f, y: f.mean(), torch.ones(4, 3), torch.zeros(4))
     assert found.moment(2).value == 0 and found.above(-1e-9).value == 1
+
+
+def test_the_density_of_millions_of_eigenvalues_is_as_precise():
+    found = density_of(*millions(), vectors=2, steps=4)  # all but four are 1
+    assert found.moment(1).value == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.slow
