@@ -193,7 +193,7 @@ def largest_eigenvalues(
         TypeError: If ``start`` is no tensor.
         CannotMeasure: If a product is not finite.
     """
-    if not hasattr(k, "__index__") or k < 1:
+    if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
         raise ValueError(f"`k` must be a positive integer, got {k!r}.")
     if not isinstance(products, int) or products < 1:
         raise ValueError(f"`products` must be a positive integer, got {products!r}.")

@@ -113,6 +113,7 @@ def test_of_millions_of_parameters_they_are_as_precise():
     [
         ({"k": 0}, "`k` must be a positive integer, got 0"),
         ({"k": 1.5}, "`k` must be"),
+        ({"k": True}, "`k` must be a positive integer, got True"),
         ({"products": 0}, "`products` must be"),
         ({"products": 4}, "`products` must be at least `k`, 5, got 4"),
         ({"memory": 0}, "`memory` must be a positive number of bytes, got 0"),
