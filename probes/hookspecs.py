@@ -18,7 +18,7 @@ would let an exception of one keep the others from being called and reach the us
                                     measure(run, step)            only plugins that are due; guarded and timed
                                     write(run, measurements)      sinks take what was measured
                                     on_event(run, event)          something that deserves to be told: a fault, a skip
-        every 10 s                  flush(run)                    sinks make what they took durable
+        after 1 s, every 10 s       flush(run)                    sinks make what they took durable
     save                            flush(run), state_dict()
     resume                          load_state_dict(state)
     detach                          on_detach(run)

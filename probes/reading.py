@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from .measurement import NAME
-from .sinks.hdf5.run_file import SCHEMA_NAME, check_version
+from .sinks.hdf5.run_file import check_version
 from .sinks.hdf5.streams import coordinates, dimensions
 from .sinks.hdf5.superblock import read_file
 from .sinks.hdf5.table import attributes, growing, stored_rows, tables
@@ -64,14 +64,17 @@ def open_run(path: str | Path) -> xarray.DataTree:
         )
     _can_be_shown()
     root, groups = read_file(file_path, _datasets)
-    if root.attrs.get("schema_name") != SCHEMA_NAME:
-        raise ValueError(f"{file_path} is an HDF5 file, but not one that torch-probes wrote.")
     # A tree aligns the steps of a group with those of the groups above it: only leaves can be streams.
     folders = {name.rsplit("/", depth)[0] for name in groups for depth in range(1, name.count("/") + 1)}
     leaves = {f"{name}/self" if name in folders else name: group for name, group in groups.items()}
     root.encoding["source"] = str(file_path.absolute())
     tree: xarray.DataTree = xarray.DataTree.from_dict({"/": root, **leaves}, name=file_path.absolute().parent.name)
+    tree.encoding["sizes"] = _sizes(tree)
     return tree
+
+
+def _sizes(tree: xarray.DataTree) -> dict[str, dict[Any, int]]:
+    return {node.path: dict(node.sizes) for node in tree.leaves}
 
 
 @functools.cache
@@ -86,8 +89,11 @@ def _can_be_shown() -> None:
         def __call__(self, **settings: Any) -> Any:
             """The page of the run in a frame; ``height=`` and ``max_megabytes=`` are its settings."""
             source = self._tree.root.encoding.get("source")
-            if source is None:
-                raise ValueError("show() needs a tree that open_run() has returned: it reads the file again.")
+            if source is None or self._tree.root.encoding.get("sizes") != _sizes(self._tree.root):
+                raise ValueError(
+                    "show() needs a tree as open_run() has returned it, or a stream of it: it reads the file again. Of "
+                    "a selection `plot()` draws a stream."
+                )
             viewers = entry_points(group="probes.viewers")
             if not viewers:
                 raise ImportError("show() needs a viewer: pip install torch-probes")
@@ -101,10 +107,8 @@ def _datasets(file: Any) -> tuple[xarray.Dataset, dict[str, xarray.Dataset]]:
     """The attributes of a run and, by name, its tables."""
     import xarray
 
-    root = xarray.Dataset(attrs=dict(file.attrs))
-    if root.attrs.get("schema_name") != SCHEMA_NAME:
-        return root, {}
     check_version(file)
+    root = xarray.Dataset(attrs=dict(file.attrs))
     groups = {group.name.strip("/"): group for group in tables(file)}
     if bad := [name for name in groups if not NAME.fullmatch(name)]:
         raise ValueError(f"{bad[0]!r} is no name of a stream")  # it could lead anywhere when a file is named after it

@@ -70,7 +70,9 @@ class Run:
     def __init__(self, tree: xarray.DataTree) -> None:
         self._tree = tree
         self._streams = {
-            node.path.strip("/").removesuffix("/self"): node.to_dataset() for node in tree.leaves if "value" in node
+            node.path.strip("/").removesuffix("/self"): node.to_dataset()
+            for node in tree.leaves
+            if "value" in node and node.sizes["step"]
         }
 
     def named(self, *starts: str) -> Iterator[tuple[str, xarray.Dataset]]:
@@ -89,7 +91,7 @@ class Run:
         """The same that have a value for each layer: name, steps, values of shape ``(steps, layers)``, layers, with
         their classes where these are recorded."""
         for name, data in self.named(*starts):
-            if data["value"].dims == ("step", "layer") and len(data["step"]):
+            if data["value"].dims == ("step", "layer"):
                 layers = [printable(str(layer)) for layer in named(data["value"], self._tree)["layer"].values]
                 yield name, data["step"].values, np.asarray(data["value"].values, float), layers
 

@@ -1,7 +1,9 @@
 """The commands ``probes report`` and ``probes serve``."""
 
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +24,11 @@ def report_(
     from .contents import shown
     from .page import report
 
-    file = report(runs, out, max_megabytes)
+    def tell(words: str) -> None:
+        print(f"{words[0].upper()}{words[1:]}.", file=sys.stderr)
+
+    file = report(runs, out, max_megabytes, told=tell)
     size = file.stat().st_size
-    if size > max_megabytes * 1e6:
-        print(
-            f"It is larger than {max_megabytes:g} MB: one row of each stream and the names take as much.",
-            file=sys.stderr,
-        )
     print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"{shown(str(file))} ({size / 1e6:.1f} MB)")
 
 
@@ -45,7 +45,7 @@ def serve_(
 
     if not log_dir.expanduser().exists():
         print(f"{log_dir} is not there yet: its runs are shown as soon as it is.", file=sys.stderr)
-    try:
+    with suppress(KeyboardInterrupt):
         serve(log_dir, host=host, port=port, token=token, started=lambda url: print(url, flush=True))
-    except KeyboardInterrupt:
-        print()
+    print(flush=True)
+    os._exit(0)  # at once, whatever a thread still reads

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.measurement import NAME, printable
-from probes.sinks.hdf5.run_file import SCHEMA_NAME, check_version
+from probes.sinks.hdf5.run_file import check_version
 from probes.sinks.hdf5.streams import coordinates, dimensions
 from probes.sinks.hdf5.superblock import read_file
 from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
@@ -88,7 +88,7 @@ class HDF5Contents:
         """
 
         def read(file: Any) -> bytes | None:
-            _check(file)
+            check_version(file)
             group = _group(file, name)
             if group is None:
                 return None
@@ -129,11 +129,10 @@ def shown(name: str) -> str:
 
 
 def totals(streams: list[dict[str, Any]]) -> dict[str, int]:
-    """The last step and the rows of streams in all, without those about the probes themselves."""
-    measured = [meta for meta in streams if not meta["name"].startswith("probes/")]
+    """The last step; and the rows of streams in all, without those about the probes themselves."""
     return {
-        "steps": max((meta["last"] or 0 for meta in measured), default=0),
-        "rows": sum(meta["rows"] for meta in measured),
+        "steps": max((meta["last"] or 0 for meta in streams), default=0),
+        "rows": sum(meta["rows"] for meta in streams if not meta["name"].startswith("probes/")),
     }
 
 
@@ -207,12 +206,6 @@ def _finite(values: Any) -> Any:
     return None if isinstance(values, float) and not np.isfinite(values) else values
 
 
-def _check(file: Any) -> None:
-    if file.attrs.get("schema_name") != SCHEMA_NAME:
-        raise ValueError("it is an HDF5 file, but not one that torch-probes wrote")
-    check_version(file)
-
-
 def _group(file: Any, name: str) -> Any:
     """The group of a stream; None where there is none."""
     group = file
@@ -236,7 +229,7 @@ def _rows(columns: dict[str, Any]) -> int:
 
 
 def _catalogue(file: Any, name: str) -> dict[str, Any]:
-    _check(file)
+    check_version(file)
     streams: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
     sessions: list[dict[str, Any]] = []
@@ -252,6 +245,7 @@ def _catalogue(file: Any, name: str) -> dict[str, Any]:
             if path.startswith("probes/") and group["value"].size < 10_000:
                 costs[path.removeprefix("probes/")] = _last(group), streams[-1]["dims"]
     created, measured = str(file.attrs.get("created", "")), totals(streams)
+    measured["steps"] = max([measured["steps"], *(int(each["step"]) for each in events)])
     return {
         "name": name,
         "source": "run.h5",

@@ -18,9 +18,14 @@ class Frame:
         stream: The stream that is shown first; by default the overview.
         height: Of the frame, in pixels.
         max_megabytes: The greatest size that it may add to the notebook.
+
+    Raises:
+        ValueError: If ``height`` is no positive integer.
     """
 
     def __init__(self, path: str | Path, stream: str = "", height: int = 720, max_megabytes: float = 5.0) -> None:
+        if isinstance(height, bool) or not isinstance(height, int) or height < 1:
+            raise ValueError(f"`height` must be a positive number of pixels, got {height!r}.")
         self._path, self._stream, self._height, self._most = path, stream, height, max_megabytes
 
     def _repr_html_(self) -> str:

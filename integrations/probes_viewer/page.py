@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import html
+import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from probes.measurement import printable
 
-from .contents import as_json, thinned
+from .contents import as_json, shown, thinned
 from .runs import contents_of, summary_of
-from .words import told_apart
+from .words import enumerated, told_apart
 
 __all__ = ["STATIC", "page", "report"]
 
@@ -27,7 +28,13 @@ POLICY = (
 MAX_MEGABYTES = 20.0
 
 
-def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabytes: float = MAX_MEGABYTES) -> Path:
+def report(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    max_megabytes: float = MAX_MEGABYTES,
+    *,
+    told: Callable[[str], object] | None = None,
+) -> Path:
     """Write runs with their pictures, findings, settings, costs and events into one HTML file.
 
     Args:
@@ -36,6 +43,7 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabyt
         max_megabytes: Its greatest size. The streams with the most numbers are thinned for it, every second step,
             every fourth ..., the same ones of each run; the page says so where it shows them, and where it is larger
             all the same, with the last row of each.
+        told: Called with a line on what was thinned, if anything was.
 
     Returns:
         The file.
@@ -48,38 +56,57 @@ def report(runs: str | Path | Sequence[str | Path], out: str | Path, max_megabyt
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     out = Path(out).expanduser()
-    if out.suffix == ".h5" or "tfevents" in out.name or out.is_dir():
+    if out.suffix == ".h5" or "tfevents" in out.name or out.is_dir() or str(out) == "-":
         raise ValueError(
-            f"`out` must be the name of an HTML file, got {out}, which is a directory or a run's own file."
+            f"`out` must be the name of an HTML file, got {out}, which is a directory, a run's own file, or no name."
         )
-    written = page(given, max_megabytes)
+    written = page(given, max_megabytes, told=told)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(written, encoding="utf-8")
     return out
 
 
-def page(runs: Sequence[str | Path], max_megabytes: float = MAX_MEGABYTES, stream: str = "") -> str:
+def page(
+    runs: Sequence[str | Path],
+    max_megabytes: float = MAX_MEGABYTES,
+    stream: str = "",
+    told: Callable[[str], object] | None = None,
+) -> str:
     """The text of the same file; it begins with ``stream``, the first one below it, or the overview."""
     if not (isinstance(max_megabytes, int | float) and max_megabytes > 0):
         raise ValueError(f"`max_megabytes` must be a positive number, got {max_megabytes!r}.")
     if not runs:
         raise ValueError("`runs` must be the log directory of a run, or several, got none.")
-    documents = [_document(Path(run).expanduser()) for run in runs]
-    _name_apart(documents)
+    paths = [Path(run).expanduser() for run in runs]
+    documents = [_document(path) for path in paths]
+    _name_apart(documents, paths)
     most = max_megabytes * 1e6
     empty = [{**each, "streams": dict.fromkeys(each["streams"], "")} for each in documents]
-    if not _thinned(documents, most - len(_written(empty, stream).encode())):
-        for document in documents:
-            document["catalogue"]["notes"].append(f"this page is larger than the {max_megabytes:g} MB it may have")
+    thin, fits = _thinned(documents, most - len(_written(empty, stream).encode()))
+    said = (
+        [f"of {enumerated(thin)} only some rows are here, for a page of at most {max_megabytes:g} MB"] if thin else []
+    )
+    said += [] if fits else [f"this page is larger than the {max_megabytes:g} MB it may have"]
+    for document in documents:
+        document["catalogue"]["notes"] += said
+    if told is not None and said:
+        told("; ".join(said))
     names = [meta["name"] for document in documents for meta in document["catalogue"]["streams"]]
     if stream not in names:  # of a group the first stream
         stream = next((name for name in names if name.startswith(f"{stream}/")), "") if stream else ""
     return _written(documents, stream)
 
 
-def _name_apart(documents: list[dict[str, Any]]) -> None:
-    """Runs of one name with a number each; two may have directories of one name."""
-    for document, name in zip(documents, told_apart([each["name"] for each in documents]), strict=True):
+def _name_apart(documents: list[dict[str, Any]], paths: Sequence[Path]) -> None:
+    """Runs whose directories have one name are named by their paths; what is given twice, with a number each."""
+    at = [(path.parent if path.is_file() else path).absolute() for path in paths]
+    above = os.path.commonpath([path.parent for path in at])
+    names = [each["name"] for each in documents]
+    names = [
+        shown(os.path.relpath(path, above)) if names.count(name) > 1 else name
+        for name, path in zip(names, at, strict=True)
+    ]
+    for document, name in zip(documents, told_apart(names), strict=True):
         document["name"] = document["summary"]["name"] = name
 
 
@@ -133,9 +160,10 @@ def _document(path: Path) -> dict[str, Any]:
     }
 
 
-def _thinned(documents: list[dict[str, Any]], most: float) -> bool:
-    """Make text of the streams, the largest with fewer rows until they are small enough in all; whether they are."""
+def _thinned(documents: list[dict[str, Any]], most: float) -> tuple[list[str], bool]:
+    """Make text of the streams, the largest with fewer rows until they are small enough in all; which, whether so."""
     whole: dict[str, list[bytes]] = {}
+    thin: set[str] = set()
     rows: dict[str, int] = {}  # of the run that has most
     for document in documents:
         for meta in document["catalogue"]["streams"]:
@@ -154,9 +182,10 @@ def _thinned(documents: list[dict[str, Any]], most: float) -> bool:
             able.remove(name)  # it is as small as it can be
         if size < sizes[name]:
             packed[name], sizes[name] = texts, size
+            thin.add(name)
     for document in documents:
         document["streams"] = {name: packed[name].pop(0) for name in document["streams"]}
-    return sum(sizes.values()) <= most
+    return sorted(thin), sum(sizes.values()) <= most
 
 
 def _packed(data: bytes) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from probes.commands.runs import row_of
 from .contents import HDF5Contents, RunContents, shown
 from .event_files import EventFileContents, has_event_files
 
-__all__ = ["RunList", "contents_of", "summary_of"]
+__all__ = ["RunList", "contents_of", "run_files", "summary_of"]
 
 PATIENCE = 0.5
 """Seconds that one listing takes, about; runs that it has not come to are described by the next one."""
@@ -49,6 +50,23 @@ def summary_of(catalogue: dict[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
+def run_files(folder: Path) -> Iterator[Path]:
+    """Each ``run.h5`` and event file below a directory, through links too; no directory twice, whatever vanishes."""
+    seen = set()
+    for at, folders, names in os.walk(folder, followlinks=True):
+        try:
+            about = os.stat(at)
+        except OSError:
+            folders.clear()
+            continue
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(at, name)), name))  # a link to a run is the second
+        yield from (Path(at, name) for name in sorted(names) if name == "run.h5" or "tfevents" in name)
+
+
 class RunList:
     """The runs below a directory, newest first; a file is read again when it has changed.
 
@@ -63,17 +81,18 @@ class RunList:
 
     def rows(self) -> list[dict[str, Any]]:
         """The runs in plain values; ``name`` is the path from the directory, printable, ``.`` the directory itself."""
-        found = {}
+        found: dict[str, tuple[str, Path, os.stat_result]] = {}
         for group, folder in self._folders.items():
-            for pattern in ("*tfevents*", "run.h5"):  # of both, the latter counts
-                for file in folder.rglob(pattern):
-                    name = (Path(group) / file.parent.relative_to(folder)).as_posix()
-                    try:
-                        about = file.stat()
-                    except OSError:  # gone meanwhile
-                        continue
-                    if stat.S_ISREG(about.st_mode):  # a pipe would never end
-                        found[name] = (name, file, about)
+            for file in run_files(folder):
+                name = (Path(group) / file.parent.relative_to(folder)).as_posix()
+                if name in found and file.name != "run.h5":  # of both, the latter counts
+                    continue
+                try:
+                    about = file.stat()
+                except OSError:  # gone meanwhile
+                    continue
+                if stat.S_ISREG(about.st_mode):  # a pipe would never end
+                    found[name] = (name, file, about)
         newest = sorted(found.values(), key=lambda each: each[2].st_mtime_ns, reverse=True)
         end = time.monotonic() + PATIENCE
         self._names = {shown(name): name for name in found}

@@ -6,6 +6,8 @@ import errno
 import hmac
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ INDEX = """<!doctype html>
 <body><div id="probes"></div><script type="module" src="index.js"></script></body>
 </html>
 """
+AT_ONCE = 4
+"""Requests that are answered at a time."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -105,15 +109,23 @@ def serve(
         def log_request(self, *arguments: Any) -> None:
             """Say nothing: each request would carry the token into a log."""
 
-    app = application(folder, secret or None)
+    app, reading = application(folder, secret or None), threading.Semaphore(AT_ONCE)
+
+    def in_turn(environment: Any, start: Any) -> Iterable[bytes]:
+        with reading:
+            return app(environment, start)
+
     with _listening(host, port) as listening:
-        server = make_server(host, port, app, threaded=True, request_handler=Quiet, fd=listening.fileno())
+        server = make_server(host, port, in_turn, threaded=True, request_handler=Quiet, fd=listening.fileno())
         shown, port = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
         started(f"http://{shown}:{port}/{f'?token={quote(secret)}' if secret else ''}")
         try:
             server.serve_forever()
         finally:
             server.server_close()
+            end = time.monotonic() + 1.0
+            for _ in range(AT_ONCE):  # no thread should read a file while the interpreter ends: h5py is not made for it
+                reading.acquire(timeout=max(0.0, end - time.monotonic()))
 
 
 def _listening(host: str, port: int) -> socket.socket:

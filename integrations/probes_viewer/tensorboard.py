@@ -11,6 +11,7 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 
 from .app import Application, static
 from .page import STATIC
+from .runs import run_files
 
 __all__ = ["ProbesPlugin"]
 
@@ -31,7 +32,7 @@ class ProbesPlugin(TBPlugin):  # type: ignore[misc]
     def is_active(self) -> bool:
         """Whether the log directory holds a run with ``run.h5``: a look at its names, once a minute until there is."""
         if not self._active and time.monotonic() >= self._look_again:
-            self._active = any(any(folder.rglob("run.h5")) for folder in self._folders.values())
+            self._active = any(file.name == "run.h5" for folder in self._folders.values() for file in run_files(folder))
             self._look_again = time.monotonic() + LOOK_SECONDS
         return self._active
 

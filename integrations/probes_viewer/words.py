@@ -11,7 +11,18 @@ from typing import Any
 
 from probes.measurement import printable
 
-__all__ = ["about_run", "form", "in_words", "label", "made", "short", "spent", "told_apart", "unit_in_words"]
+__all__ = [
+    "about_run",
+    "form",
+    "in_words",
+    "label",
+    "made",
+    "short",
+    "spent",
+    "enumerated",
+    "told_apart",
+    "unit_in_words",
+]
 
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -59,6 +70,18 @@ def told_apart(names: list[str]) -> list[str]:
         next(each for n in numbers[name] if (each := f"{name} ({n})") not in taken) if name in numbers else name
         for name in names
     ]
+
+
+def enumerated(names: list[str], most: int = 3) -> str:
+    """Names in a sentence, not more than a few.
+
+    Example:
+        >>> enumerated(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    *before, last = [*names[:most], *more]
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def short(labels: list[str]) -> list[str]:

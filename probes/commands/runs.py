@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..measurement import printable
 from ..sinks.hdf5.repair import is_held
-from ..sinks.hdf5.run_file import SCHEMA_NAME, check_version
+from ..sinks.hdf5.run_file import check_version
 from ..sinks.hdf5.superblock import read_file
 from ..sinks.hdf5.table import tables
 
@@ -51,12 +51,13 @@ def row_of(file: Path, folder: Path) -> dict[str, Any]:
     try:
         return {**row, **read_file(file, lambda opened: _read(opened, file))}
     except (OSError, ValueError) as error:
-        return {**row, "problem": str(error).removeprefix(f"{file} is damaged: ")}
+        return {
+            **row,
+            "problem": str(error).removeprefix(f"{file} is damaged: ").removeprefix(f"{file} cannot be read: "),
+        }
 
 
 def _read(opened: Any, file: Path) -> dict[str, Any]:
-    if opened.attrs.get("schema_name") != SCHEMA_NAME:
-        raise ValueError("torch-probes did not write it")
     check_version(opened)
     rows, steps, turns = 0, 0, [b""]
     for group in tables(opened):

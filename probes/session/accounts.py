@@ -20,10 +20,12 @@ from .turns import Turn
 __all__ = ["Accounts"]
 
 FLUSH_SECONDS = 10.0
+FIRST_FLUSH_SECONDS = 1.0
+"""After the first rows: whoever watches sees that the run is there."""
 
 
 class Accounts:
-    """The rows of one run, with those on what the probes cost: handed to the sinks, and flushed every ten seconds.
+    """The rows of one run, with those on what the probes cost: handed to the sinks, and flushed after one second, then every ten.
 
     Args:
         run: The run.
@@ -36,6 +38,7 @@ class Accounts:
         """Rows that the probes have yielded."""
         self.flush_at = math.inf
         """The wall time at which the sinks flush."""
+        self._patience = FIRST_FLUSH_SECONDS
         self._waiting: list[tuple[Plugin, list[Measurement]]] = []
         """Rows, and the sinks that have not taken them yet."""
         self._version = label(self)[1]
@@ -67,7 +70,7 @@ class Accounts:
         each = (self._governor.total - before) / max(1, count)
         for turn, cost in zip(turns, costs, strict=True):
             self._governor.turn(turn.plugin.key, cost, each * len(turn.measurements))
-        self.flush_at = min(self.flush_at, self._governor.wall() + FLUSH_SECONDS)
+        self.flush_at = min(self.flush_at, self._governor.wall() + self._patience)
 
     def record(self, rows: list[Measurement]) -> None:
         """Write rows that another process has measured."""
@@ -89,7 +92,7 @@ class Accounts:
 
     def flush(self) -> None:
         """Let the sinks make durable what they took."""
-        self.flush_at = math.inf
+        self.flush_at, self._patience = math.inf, FLUSH_SECONDS
         self._write_waiting()
         self._plugins.call_all("flush", run=self._run)
 

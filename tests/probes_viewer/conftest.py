@@ -27,15 +27,21 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def browser():
+def chromium():
+    """Starts a browser with some more arguments."""
     playwright = pytest.importorskip("playwright.sync_api")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
     if path is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        yield lambda *more: started.chromium.launch(executable_path=path, args=["--no-sandbox", *more])
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    opened = chromium()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

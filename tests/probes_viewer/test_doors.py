@@ -4,10 +4,14 @@ import io
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -362,6 +366,33 @@ def test_ports_that_are_taken_are_passed_over_without_a_word(capfd):
     assert capfd.readouterr() == ("", "")
     with pytest.raises(OSError, match=r"nothing can be served at 192\.0\.2\.1, port 6007: [^(]*$"):
         _listening("192.0.2.1", 6007)  # an address for documentation, so that no machine has it
+
+
+def test_ctrl_c_ends_the_server_while_pages_ask(folder):
+    command = [sys.executable, "-c", "from probes.commands.cli import main; main()", "serve", folder, "--token", "t"]
+    with subprocess.Popen(
+        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        address, over = process.stdout.readline().split("?")[0], threading.Event()
+
+        def ask():
+            while not over.is_set():
+                with suppress(OSError, HTTPException):
+                    urlopen(f"{address}api/catalogue?run=all&token=t").read()
+
+        asking = [threading.Thread(target=ask) for _ in range(3)]
+        for each in asking:
+            each.start()
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        try:
+            said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            over.set()
+            for each in asking:
+                each.join()
+    assert (process.returncode, *said) == (0, "\n", "")
 
 
 def test_show_needs_a_tree_of_a_run(folder):

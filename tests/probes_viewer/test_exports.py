@@ -77,7 +77,7 @@ def test_no_text_of_an_export_runs_off_it_or_into_another(look, long_file, view)
 
 
 def test_names_in_a_plane_stay_in_the_picture(look, long_file):
-    page = look(f"file://{long_file}#stream=e/plane")
+    page = look(f"file://{long_file}#run={NAMES[0]}&stream=e/plane")
     assert page.evaluate(f"{CHART}.spec.ways.length") == 5
     found, _, _ = page.evaluate(BOXES, exported(page).read_text(encoding="utf-8"))
     names = [each for each in found if each[0].startswith("…")]  # what they differ in
@@ -97,6 +97,7 @@ def test_no_page_scrolls_sideways(look, long_file, report_file, width):
             page.evaluate(f"location.hash = 'stream={stream}'" if stream else "location.hash = 'steps=auto'")
             shown = "document.querySelector('main h1') ? '' : document.querySelector('figure')?.figure.name"
             until(page, f"({shown}) === '{stream}'")
+            page.locator("figure").first.scroll_into_view_if_needed()
             page.wait_for_selector("figure .plot canvas")
             page.wait_for_timeout(300)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, stream

@@ -2,9 +2,11 @@
 
 import html
 import json
+import os
 import re
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 from viewer_runs import write
@@ -14,6 +16,7 @@ from probes.measurement import Measurement
 from probes.summary import findings
 from probes_viewer import report
 from probes_viewer.contents import HDF5Contents
+from probes_viewer.runs import RunList
 
 
 def data_of(file):
@@ -79,7 +82,8 @@ def test_a_page_is_as_small_as_it_can_be_and_says_where_that_is_too_large(tmp_pa
     large = report(tmp_path / "run", tmp_path / "large.html", 20)
     assert len(notes_of(large)) == 3  # begun, steps, rows
     kept = report(tmp_path / "run", tmp_path / "kept.html", 0.7)  # an image that cannot shrink is not the end of it
-    assert kept.stat().st_size <= 0.7e6 and len(notes_of(kept)) == 3
+    assert kept.stat().st_size <= 0.7e6
+    assert notes_of(kept)[3:] == ["of s/0, s/1 and s/2 only some rows are here, for a page of at most 0.7 MB"]
     small = report(tmp_path / "run", tmp_path / "small.html", 0.3)
     assert "larger than the 0.3 MB" in notes_of(small)[-1]
 
@@ -92,7 +96,7 @@ def test_names_along_a_stream_count_and_the_command_says_what_is_too_large(tmp_p
     write(tmp_path / "run", [(step, wide) for step in range(3)])
     file = tmp_path / "page.html"
     report_([tmp_path / "run"], file, 0.5)
-    assert "It is larger than 0.5 MB" in capsys.readouterr().err
+    assert "larger than the 0.5 MB" in capsys.readouterr().err
     assert "larger than the 0.5 MB" in notes_of(file)[-1]
 
 
@@ -101,7 +105,54 @@ def test_runs_of_one_name_are_told_apart_also_from_one_that_has_a_number(tmp_pat
     for place in ("y/r", "z/r (1)"):
         shutil.copytree(tmp_path / "x" / "r", tmp_path / place)
     file = report([tmp_path / "x" / "r", tmp_path / "y" / "r", tmp_path / "z" / "r (1)"], tmp_path / "page.html")
-    assert [run["name"] for run in data_of(file)["runs"]] == ["r (2)", "r (3)", "r (1)"]
+    assert [run["name"] for run in data_of(file)["runs"]] == ["x/r", "y/r", "r (1)"]
+    again = report([tmp_path / "x" / "r"] * 2, tmp_path / "page.html")
+    assert [run["name"] for run in data_of(again)["runs"]] == ["r (1)", "r (2)"]
+
+
+def test_links_to_runs_are_followed_once(tmp_path):
+    write(tmp_path / "elsewhere" / "r", [(0, [Measurement("loop/loss", 1.0)])])
+    write(tmp_path / "runs" / "run_2", [(0, [Measurement("loop/loss", 1.0)])])
+    for link, to in (("linked", "../elsewhere/r"), ("latest", "run_2"), ("run_2/around", "..")):
+        (tmp_path / "runs" / link).symlink_to(to, target_is_directory=True)
+    assert {row["name"] for row in RunList(tmp_path / "runs").rows()} == {"linked", "run_2"}
+
+
+def test_what_vanishes_while_runs_are_listed_is_passed_over(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write(tmp_path / name, [(0, [Measurement("loop/loss", 1.0)])])
+    walk = os.walk
+
+    def walk_of_a_rotation(folder, **settings):
+        for each in walk(folder, **settings):
+            shutil.rmtree(tmp_path / "a", ignore_errors=True)
+            yield each
+
+    monkeypatch.setattr(os, "walk", walk_of_a_rotation)
+    assert [row["name"] for row in RunList(tmp_path).rows()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "why"),
+    [("schema_version", "3", "it is of format 3"), ("schema_name", "keras", "not one that torch-probes wrote")],
+)
+def test_a_file_of_another_format_is_not_called_damaged(tmp_path, attribute, value, why):
+    write(tmp_path / "run", [(0, [Measurement("loop/loss", 1.0)])])
+    with h5py.File(tmp_path / "run" / "run.h5", "a") as file:
+        file.attrs[attribute] = value
+    for read in (open_run, lambda path: report(path, tmp_path / "page.html")):
+        with pytest.raises(ValueError, match=rf"run\.h5 cannot be read: .*{why}") as caught:
+            read(tmp_path / "run")
+        assert "damaged" not in str(caught.value)
+
+
+def test_a_stream_without_a_row_is_no_finding(tmp_path):
+    write(tmp_path / "run", [(0, [Measurement("loop/loss", 1.0)])])
+    with h5py.File(tmp_path / "run" / "run.h5", "a") as file:  # as after a resume from before the first row
+        for column in file["loop/loss"].values():
+            if column.maxshape[0] is None:
+                column.resize(0, axis=0)
+    assert HDF5Contents(tmp_path / "run" / "run.h5").findings() == []
 
 
 def test_a_group_is_shown_with_its_first_stream(tmp_path):

@@ -1,20 +1,21 @@
 // The page: runs, streams, findings, one stream large. Its state is in the address: links restore it.
 
 import { Chart, colorBar } from "./chart.js";
+import { dark } from "./colors.js";
 import { dataset } from "./data.js";
-import { create } from "./dom.js";
+import { create, withKey } from "./dom.js";
 import { csv, png, save, svg } from "./export.js";
 import { alike, difference, picture, placeOf, viewOf } from "./pictures.js";
 import { count, number, phrase } from "./scales.js";
 
 const KEYS = [
   ["/", "search streams"], ["j, k", "next and previous stream"], ["o", "overview"], ["v", "next picture"],
-  ["l, s", "values, steps: linear, logarithmic, as they are"], ["d", "difference of two runs"],
+  ["l, s", "values, steps: linear, logarithmic, automatic"], ["d", "difference of two runs"],
   ["arrows", "cursor of the chart in focus: along values, from line to line"], ["+, −", "zoom at the cursor"], ["Esc", "undo the zoom"], ["?", "these keys"],
 ];
 const CHOICES = ["auto", "linear", "log"];
 const MOST_SMOOTH = 0.98;
-const LOOK_AGAIN = 30_000; // milliseconds, for what stands out is looked for in the whole run
+const LOOK_AGAIN = 30_000; // milliseconds
 const family = (name) => name.split("/")[0];
 const input = (type, label, more) => create("input", { type, "aria-label": label, ...more });
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
@@ -44,22 +45,23 @@ export class App {
     addEventListener("hashchange", () => (this.restore(), this.refresh().then(() => this.render())));
     addEventListener("keydown", (event) => this.onKey(event));
     addEventListener("beforeprint", () => this.figures.forEach((figure) => this.later(figure))); // a browser does not wait for them
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.render());
+    dark.addEventListener("change", () => (this.drawAll(), matchMedia("print").matches || this.dark === dark.matches || this.render()));
     this.onPixels();
     await this.refresh();
     this.render();
     if (this.source.live)
       setInterval(async () => {
-        if (document.hidden || this.updating) return; // one look after the other
+        if (document.hidden || this.updating) return;
         this.updating = true;
         await this.update().finally(() => (this.updating = false));
       }, 2000);
   }
 
-  /** On another screen, or larger, a pixel of the page has other pixels. */
   onPixels() {
-    matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => (this.shared.charts.forEach((chart) => chart.draw()), this.onPixels()), { once: true });
+    matchMedia(`(resolution: ${devicePixelRatio}dppx)`).addEventListener("change", () => (this.drawAll(), this.onPixels()), { once: true });
   }
+
+  drawAll = () => this.shared.charts.forEach((chart) => chart.draw());
 
   restore() {
     const query = new URLSearchParams(location.hash.slice(1));
@@ -78,24 +80,27 @@ export class App {
     }
   }
 
-  remember() {
-    const { runs, chosen, ...kept } = this.state;
+  /** What is seen, or would be after a change, as a part of the address. */
+  address(change) {
+    const { runs, chosen, ...kept } = { ...this.state, ...change };
     const query = new URLSearchParams();
     for (const run of runs) query.append("run", run);
     for (const line of this.hidden) query.append("hide", line);
     for (const [share, range] of this.shared.zoom) if (range) query.set(/^(step|time)$/.test(share) ? "zoom" : `zoom.${share}`, range.map((v) => Number(v.toPrecision(12))));
     for (const [key, value] of Object.entries(kept)) if (value && value !== "auto") query.set(key, value === true ? 1 : value);
     for (const [key, value] of Object.entries(chosen)) query.set(`at.${key}`, value);
+    return `#${query}`;
+  }
+
+  remember(how = "replace") {
     try {
-      history.replaceState(null, "", `#${query}`);
-    } catch {
-      // a frame in a notebook may not change its address
-    }
+      history[`${how}State`](null, "", this.address());
+    } catch {} // a frame in a notebook has none
   }
 
   set(change) {
     Object.assign(this.state, change);
-    this.remember();
+    this.remember("stream" in change ? "push" : "replace");
     this.render();
   }
 
@@ -114,14 +119,14 @@ export class App {
       this.runs ??= [];
       return;
     }
-    if (!this.state.runs.length) this.state.runs = [(this.runs.find((run) => run.rows) ?? this.runs[0])?.name].filter((name) => name !== undefined);
+    if (!this.state.runs.length) this.state.runs = (this.source.live ? [this.runs.find((run) => run.rows) ?? this.runs[0]] : this.runs).flatMap((run) => run?.name ?? []);
     await Promise.all(
       this.state.runs.map(async (name) => {
         try {
           this.catalogues.set(name, await this.source.catalogue(name));
         } catch (error) {
           const known = this.catalogues.get(name);
-          if (known && !known.problem) this.problem = older(`${name}: ${error.message}`, true); // it may be written anew
+          if (known && !known.problem) this.problem = older(`${name}: ${error.message}`, true);
           else this.catalogues.set(name, { name, streams: [], events: [], costs: { rows: [] }, notes: [], problem: error.message });
         }
       }),
@@ -162,13 +167,13 @@ export class App {
     if (!this.runs.length || this.state.runs.every((run) => this.catalogues.has(run))) this.keepingPlace(() => this.redraw());
   }
 
-  /** Draw anew, with the same things open, typed and in focus. */
+  /** Draw anew, with the same things open and in focus. */
   keepingPlace(draw) {
-    const menu = () => this.root.querySelector(".menu");
-    const [focus, top] = [document.activeElement, menu()?.scrollTop];
+    const lists = () => [...this.root.querySelectorAll(".menu, nav")];
+    const [focus, tops] = [document.activeElement, lists().map((list) => list.scrollTop)];
     const [label, inList] = [focus?.getAttribute("aria-label"), focus?.closest("nav")];
     draw();
-    if (top) menu().scrollTop = top;
+    lists().forEach((list, i) => (list.scrollTop = tops[i]));
     if (focus?.isConnected) return;
     const again = label ? this.root.querySelector(`[aria-label="${CSS.escape(label)}"]`) : inList && this.root.querySelector("nav [aria-current]");
     again?.focus({ preventScroll: true });
@@ -189,6 +194,7 @@ export class App {
   redraw() {
     for (const figure of this.figures) this.clear(figure);
     this.figures.clear();
+    this.dark = dark.matches;
     [this.notes, this.looks] = [new Map(), new Map()];
     this.observer?.disconnect();
     this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && this.later(target.figure)), { rootMargin: "300px" });
@@ -205,7 +211,8 @@ export class App {
   header() {
     const chosen = new Set(this.state.runs);
     const pick = (name, checked) => {
-      this.state.runs = checked ? [...this.state.runs, name] : this.state.runs.filter((each) => each !== name);
+      const others = this.state.runs.filter((each) => each !== name);
+      if (checked || others.length) this.state.runs = checked ? [...others, name] : others;
       this.refresh().then(() => this.set({}));
     };
     const row = (run) =>
@@ -213,14 +220,14 @@ export class App {
         input("checkbox", run.name, { checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
         create("span", "", run.name),
         create("small", "", run.problem ? `unreadable: ${run.problem}` : phrase([run.model, run.steps && `${count(run.steps)} steps`, run.state], ", ")));
-    const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name)); // a link may name them
+    const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name));
     const list = create("div", {}, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const sift = () => [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(this.sought.toLowerCase())));
     const filter = input("text", "find a run", { placeholder: "find a run", value: this.sought, oninput: () => ((this.sought = filter.value), sift()) });
     if (this.runs.length > 8) sift();
     return create("header", {},
       create("strong", "", "probes"),
-      create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", "", `${this.state.runs.join("  +  ") || "no run"}${this.runs.length > 1 ? `  (${this.state.runs.length} of ${this.runs.length} runs)` : ""}`), create("div", "menu", this.runs.length > 8 && filter, list)),
+      create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", "", `${this.runs.length > 1 ? `${this.state.runs.length} of ${this.runs.length} runs:  ` : ""}${this.state.runs.join("  +  ") || "no run"}`), create("div", "menu", this.runs.length > 8 && filter, list)),
       create("span", "space"),
       button("Overview", () => this.set({ stream: null }), { disabled: !this.state.stream }),
       button("Keys", () => this.help(), { "aria-label": "keyboard shortcuts" }));
@@ -248,12 +255,19 @@ export class App {
     return nav;
   }
 
-  link = (textContent, name, more = {}) => create("a", { href: "#", textContent, onclick: (event) => (event.preventDefault(), this.open(name)), ...more });
-
-  open(name) {
-    this.set({ stream: name, view: null, chosen: {} });
-    this.root.querySelector("main").scrollIntoView();
+  link(textContent, stream, more) {
+    const onclick = (event) => withKey(event) || event.shiftKey || (event.preventDefault(), this.open(stream));
+    return create("a", { href: this.address({ stream, view: null, chosen: {} }), textContent, onclick, ...more });
   }
+
+  open(stream) {
+    this.set({ stream, view: null, chosen: {} });
+    scrollTo(0, this.root.querySelector("main").offsetTop - 50); // not around a frame
+    const [list, item] = ["nav", "nav [aria-current]"].map((each) => this.root.querySelector(each));
+    if (item) list.scrollTop = Math.min(Math.max(list.scrollTop, item.offsetTop + 60 - list.clientHeight), item.offsetTop - 60);
+  }
+
+  closeList = () => (this.root.querySelector(".runs").open = this.listed = false);
 
   overview(main) {
     const names = new Set(this.streams().map((meta) => meta.name));
@@ -294,7 +308,7 @@ export class App {
     } catch (error) {
       return void (wait.textContent = `Not known: ${error.message}`);
     }
-    const grid = section.querySelector(".grid") ?? create("div", "grid"); // its pictures stay
+    const grid = section.querySelector(".grid") ?? create("div", "grid");
     section.replaceChildren(wait, create("ul", "findings", ...found.map((each) =>
       create("li", { className: each.alarm ? "alarm" : "" }, create("span", "", each.text), this.link(each.where, each.stream), each.advice))), grid);
     for (const { stream } of found)
@@ -331,7 +345,7 @@ export class App {
     if (!meta) return main.append(create("p", "empty", `No run that is chosen has a stream ${state.stream}.`));
     const view = viewOf(meta, state.view);
     const select = (label, value, items, key) =>
-      create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "as they are" : item, selected: item === value }))));
+      create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "automatic" : item, selected: item === value }))));
     const check = (label, key) => create("label", {}, input("checkbox", label, { checked: state[key], onchange: () => this.toggle(key) }), ` ${label}`);
     const slide = input("range", "smoothing", { min: 0, max: MOST_SMOOTH, step: 0.02, value: state.smooth, onchange: (event) => this.set({ smooth: Number(event.target.value) }) });
     const figure = this.figure(state.stream);
@@ -458,10 +472,10 @@ export class App {
       const mark = () => item.setAttribute("aria-pressed", !line.hidden);
       const item = button("", () => {
         line.hidden = !line.hidden;
-        this.hidden[line.hidden ? "add" : "delete"](hiding(figure.name, line)); // kept, for the picture is drawn anew as rows come
+        this.hidden[line.hidden ? "add" : "delete"](hiding(figure.name, line));
         this.remember();
         mark();
-        for (const each of linesOf(shown)) if (each.group === line.group) each.hidden = line.hidden; // the faint one too
+        for (const each of linesOf(shown)) if (each.group === line.group) each.hidden = line.hidden;
         figure.charts.find(({ spec }) => spec.of === shown.charts[0]).draw();
       }, { className: "item" });
       item.append(create("i", { style: `background: ${dashed(line)}` }), line.name);
@@ -479,7 +493,7 @@ export class App {
   }
 
   onKey(event) {
-    if (this.root.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("[type=text], [type=search], select")) return;
+    if (this.root.querySelector("dialog[open]") || withKey(event) || event.target.matches("[type=text], [type=search], select")) return;
     const { state } = this;
     const shown = this.streams().filter((meta) => !meta.name.startsWith("probes/"));
     const move = (by) => shown.length && this.open(shown[Math.min(Math.max(shown.findIndex((meta) => meta.name === state.stream) + by, 0), shown.length - 1)].name);
@@ -493,7 +507,7 @@ export class App {
         const meta = this.metaOf(state.stream);
         if (meta) this.set({ view: next(meta.views, viewOf(meta, state.view)) });
       },
-      Escape: () => [...this.shared.zoom.keys()].forEach((share) => this.shared.onZoom(share, null)),
+      Escape: () => this.listed ? this.closeList() : [...this.shared.zoom.keys()].forEach((share) => this.shared.onZoom(share, null)),
     };
     if (!acts[event.key]) return;
     event.preventDefault();

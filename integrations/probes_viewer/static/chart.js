@@ -1,6 +1,6 @@
 // One chart on the page: cursor, zoom and keyboard; see paint.js for what it shows.
 
-import { create, css } from "./dom.js";
+import { create, css, withKey } from "./dom.js";
 import { dot, frameOf, paint, ticksOf, trace, wholeOf } from "./paint.js";
 import { digitsOf, nearest } from "./scales.js";
 
@@ -98,7 +98,7 @@ export class Chart {
     }
   }
 
-  /** Put the cursor at a place, or nowhere; all charts over the same x have theirs at the same. */
+  /** Put the cursor at a place, or nowhere, in all charts over the same x. */
   point(at) {
     const { share } = this.spec;
     if (!this.shared.charts.has(this)) return; // drawn anew meanwhile
@@ -132,11 +132,11 @@ export class Chart {
 
   onKey(event) {
     const [turn, factor] = [TURNS[event.key], ZOOMS[event.key]];
-    if ((!turn && !factor) || event.ctrlKey || event.metaKey || event.altKey) return; // the browser has its own zoom
+    if ((!turn && !factor) || withKey(event)) return; // the browser has its own zoom
     event.preventDefault();
     if (turn) this.point(this.moved(...(this.at ? turn : [0, 0])));
     const [low, high] = this.frame.windows.x;
-    if (factor || this.at[0] < low || this.at[0] > high) this.show(factor ?? 1); // the cursor takes the window along
+    if (factor || this.at[0] < low || this.at[0] > high) this.show(factor ?? 1);
   }
 
   /** The cursor so many values, and so many lines or entries, on. */

@@ -20,8 +20,10 @@ function between(table, t) {
   return table[i].map((v, k) => Math.round(v + (table[i + 1][k] - v) * (place - i)));
 }
 
+export const dark = matchMedia("(prefers-color-scheme: dark)");
+
 /** Where a line is from first (0) to last (1), in colours that can be told from the paper. */
-export const sequential = (t) => `rgb(${between(VIRIDIS, matchMedia("(prefers-color-scheme: dark)").matches ? 0.4 + 0.6 * t : 0.6 * t)})`;
+export const sequential = (t) => `rgb(${between(VIRIDIS, dark.matches ? 0.4 + 0.6 * t : 0.6 * t)})`;
 
 /** Colours of `count` lines: categories of a few, the order as dark to light of many. */
 export function lineColors(count) {

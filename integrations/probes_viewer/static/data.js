@@ -57,7 +57,7 @@ export class Served {
   async ask(route, parameters = {}) {
     const query = new URLSearchParams({ ...parameters, ...(this.token ? { token: this.token } : {}) });
     const answer = await fetch(`${this.base}${route}?${query}`);
-    // what is wrong comes as text, for the console would note a status each time
+    // what is wrong comes as text
     if (!answer.ok || answer.headers.get("content-type")?.startsWith("text")) throw new Error((await answer.text()).slice(0, 500) || answer.statusText);
     return answer;
   }

@@ -12,4 +12,6 @@ export const create = (tag, attributes = {}, ...children) => {
   return element;
 };
 
+export const withKey = ({ ctrlKey, metaKey, altKey }) => ctrlKey || metaKey || altKey;
+
 export const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

@@ -76,7 +76,7 @@ function written(writer, write, { charts, shown: { bar, barLabel, legend } }, to
     if (spec.subtitle) write(fitted(spec.subtitle, WIDTH - 32), 16, (top += 16));
     writer.save();
     writer.translate(16, top + 4);
-    // an image is not stretched; lines have all of their points, in hundredths of a pixel
+    // an image is not stretched; lines have all of their points
     paint(writer, frameOf(spec, zoomed(), Math.min(WIDTH - 32, spec.aspect ? height * spec.aspect : Infinity), height), 2, 100);
     writer.restore();
     top += height + 16;
@@ -91,7 +91,7 @@ function written(writer, write, { charts, shown: { bar, barLabel, legend } }, to
     top += 40;
   }
   const seen = legend.filter((line) => !line.hidden);
-  const columns = seen.some(({ name }) => fitted(name, 215) !== name) ? 1 : 3; // a name that is long is worth a line
+  const columns = seen.some(({ name }) => fitted(name, 215) !== name) ? 1 : 3;
   seen.forEach(({ name, color, dash }, i) => {
     const [x, y] = [LEFT + 250 * (i % columns), top + 16 * Math.floor(i / columns)];
     Object.assign(writer, { strokeStyle: color, lineWidth: 3, dash: dash ?? [], path: [`M${x},${y + 1}h18`] });
@@ -146,7 +146,7 @@ export function save(name, kind, content) {
 }
 
 export async function png(source) {
-  const scale = Math.min(2, 32000 / source.match(/height="([\d.]+)/)[1]); // no browser draws more
+  const scale = Math.min(2, 32000 / source.match(/height="([\d.]+)/)[1]);
   if (scale < 0.5) throw new Error("No PNG can be as large as this. SVG and CSV have all of it.");
   const image = new Image();
   image.src = `data:image/svg+xml,${encodeURIComponent(source)}`;

@@ -67,18 +67,18 @@ export function ticksOf(axis, window, pixels, across, room = LONGEST) {
   const [low, high] = [Math.min(...window), Math.max(...window)];
   let found = axis.ticks;
   if (found) {
-    if (across && pixels > 60 * found.length) room = Math.min(room, pixels / found.length - 10); // so that each has its place
-    if (axis.room !== room) Object.assign(axis, { room, names: apart(found.map(([, text]) => text), axis.short, room) }); // kept, for there may be thousands
+    if (across && pixels > 60 * found.length) room = Math.min(room, pixels / found.length - 10);
+    if (axis.room !== room) Object.assign(axis, { room, names: apart(found.map(([, text]) => text), axis.short, room) });
     found = found.map(([v], i) => [v, axis.names[i]]).filter(([v]) => v >= low && v <= high);
   }
   if (!found) {
-    const [least, most] = axis.between ?? [low, high]; // a border of cells is no step
+    const [least, most] = axis.between ?? [low, high];
     const count = Math.max(3, Math.min(10, Math.floor(pixels / (across ? 80 : 34))));
     const places = ticks(axis.scale, low, high, count).filter((v) => v >= least && v <= most && (!axis.whole || Number.isInteger(v)));
     const texts = labels(places);
     found = places.map((v, i) => [v, texts[i]]);
     const power = ([v]) => v === 0 || Number.isInteger(Number(Math.log10(Math.abs(v)).toFixed(9)));
-    if (axis.scale !== linear) found.sort((a, b) => power(b) - power(a)); // these before what is between them
+    if (axis.scale !== linear) found.sort((a, b) => power(b) - power(a));
   }
   const { place } = along(axis.scale, window, 0, pixels);
   const kept = [];
@@ -110,7 +110,7 @@ export function frameOf(spec, zoom, width, height) {
   const upwards = ticksOf(y, windows.y, bottom - top, false, room);
   const widest = Math.min(room, Math.max(0, ...upwards.map(([, text]) => widthOf(text))));
   const left = y.hidden ? 0 : Math.round(widest) + MARK + 6 + (y.label ? 18 : 0);
-  const right = Math.max(left + 40, x.hidden ? width : width - 16); // of a window that is too narrow the rest is cut
+  const right = Math.max(left + 40, x.hidden ? width : width - 16);
   const [over, up] = [along(x.scale, windows.x, left, right), along(y.scale, windows.y, bottom, top)];
   return {
     spec, windows, width, left, right, top, bottom, widest, x: over.place, y: up.place, xAt: over.value, yAt: up.value,
@@ -236,7 +236,7 @@ function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, 
   const { scale } = frame.spec.y;
   let dense = 1;
   if (low) {
-    const there = (i) => Number.isFinite(low[i]) && shown(scale, high[i]); // a logarithm has room for half a band
+    const there = (i) => Number.isFinite(low[i]) && shown(scale, high[i]);
     const [[upper, most], [lower]] = [high, low].map((border) => piecesOf(frame, fine, x, border, there));
     dense = most;
     Object.assign(context, { fillStyle: color, globalAlpha: 0.18 });
@@ -249,7 +249,7 @@ function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, 
     });
   }
   const [pieces, most] = piecesOf(frame, fine, x, y, (i) => shown(scale, y[i]));
-  Object.assign(context, { strokeStyle: color, globalAlpha: faint ? 0.3 : 1, lineWidth: faint ? 1 : 1.8, lineJoin: "bevel" }); // round ones take twice the time
+  Object.assign(context, { strokeStyle: color, globalAlpha: faint ? 0.3 : 1, lineWidth: faint ? 1 : 1.8, lineJoin: "bevel" });
   context.setLineDash(dash ?? []);
   context.beginPath();
   for (const piece of pieces) trace(context, piece);
@@ -257,7 +257,7 @@ function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, 
   context.setLineDash([]);
   context.globalAlpha = 1;
   const all = points || x[0] === x.at(-1);
-  const dots = pieces.flatMap((piece) => (all || piece.length === 1 ? piece : [])); // one value alone makes no line
+  const dots = pieces.flatMap((piece) => (all || piece.length === 1 ? piece : []));
   return [Math.max(dense, most), dots.map((point) => [point, all ? 3.5 : 2, color])];
 }
 
@@ -275,7 +275,7 @@ function paintWay(context, frame, way) {
       context.stroke();
     }
     dot(context, at(i), 3, color);
-    if (way.dash.length) dot(context, at(i), 1.6, css("--paper")); // where dashes are longer than the way from row to row
+    if (way.dash.length) dot(context, at(i), 1.6, css("--paper"));
   });
   context.setLineDash([]);
 }
@@ -357,7 +357,7 @@ export function paint(context, frame, ratio, fine = ratio) {
     const free = (v) => v > top + 9 && v < bottom - 3 && put.every(([from, to, other]) => from > start + wide || to < start || Math.abs(v - other) >= 13);
     // below it, then above; 40 names are higher than any chart
     const found = Array.from({ length: 80 }, (_, i) => height + 13 * (i < 40 ? i : 39 - i)).find(free);
-    if (found === undefined) return; // the cursor and the legend have its name
+    if (found === undefined) return;
     put.push([start, start + wide, found]);
     write(names[k], start, found, "left");
   });

@@ -40,7 +40,7 @@ export const viewOf = ({ views }, chosen) => (views.includes(chosen) ? chosen : 
 
 /** One dataset minus another, at the steps that both have. */
 export function difference(a, b, view) {
-  if (viewOf(a.meta, view) === "fan") [a, b] = [ranked(a), ranked(b)]; // the k-th largest of each
+  if (viewOf(a.meta, view) === "fan") [a, b] = [ranked(a), ranked(b)];
   const keys = (steps, seen = {}) => Array.from(steps, (step) => `${step} ${seen[step] = (seen[step] ?? 0) + 1}`);
   const [mine, rows] = [keys(a.step), new Map(keys(b.step).map((key, row) => [key, row]))];
   const common = [...mine.keys()].filter((row) => rows.has(mine[row]));
@@ -189,7 +189,7 @@ function cells(given, options, dim, offset) {
   const index = (row, k) => row * data.size + offset + k;
   const values = numbers(at.length * rows, (i) => data.value[index(Math.floor(i / rows), i % rows)]);
   const borders = edges(at, x.scale);
-  const y = dim.labels ? { ...axis, low: axis.high, high: axis.low } : axis; // the first layer is on top
+  const y = dim.labels ? { ...axis, low: axis.high, high: axis.low } : axis;
   return {
     share: options.time ? "time" : "step", x: { ...x, low: borders[0], high: borders.at(-1), between: [x.low, x.high] }, y,
     image: { x: borders, y: axis.borders, values }, places: at, heights: axis.places, note: data === given ? "" : "of several rows at one step, the last is shown",
@@ -298,7 +298,7 @@ function fan(data, meta, options) {
     const x = xOf(each, options);
     const sorted = Array.from(each.step, (_, row) => {
       const values = each.value.subarray(row * each.size, (row + 1) * each.size);
-      return each.minus ? values : fromLargest(values); // of a difference the ranks were taken before
+      return each.minus ? values : fromLargest(values);
     });
     const top = Math.min(5, each.size);
     const line = (words, pick, color, tag) => {

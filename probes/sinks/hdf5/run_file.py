@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...run import Event, Run
 from ..log_dir import RESERVE
 from .provenance import git_state, provenance
-from .superblock import read_file
+from .superblock import OtherFormat, read_file
 from .table import Column, Table, create_table, tables
 
 __all__ = [
@@ -111,13 +111,15 @@ def _described(file: Any) -> str:
 
 
 def check_version(file: Any) -> None:
-    """Make sure that a run file is of the format that is written here.
+    """Make sure that a file is of the format that is written here.
 
     Raises:
-        ValueError: If it is of another one.
+        OtherFormat: If it is of another one.
     """
+    if file.attrs.get("schema_name") != SCHEMA_NAME:
+        raise OtherFormat("it is an HDF5 file, but not one that torch-probes wrote")
     if (version := str(file.attrs.get("schema_version"))) != SCHEMA_VERSION:
-        raise ValueError(
+        raise OtherFormat(
             f"it is of format {version}, and this version of torch-probes reads format {SCHEMA_VERSION}; read it with "
             f"the version that wrote it"
         )

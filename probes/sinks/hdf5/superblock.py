@@ -30,7 +30,16 @@ from typing import Any, TypeVar
 
 import h5py
 
-__all__ = ["SUPERBLOCK", "as_if_closed", "check_heaps", "closed_superblock", "end_of_file", "lookup3", "read_file"]
+__all__ = [
+    "SUPERBLOCK",
+    "OtherFormat",
+    "as_if_closed",
+    "check_heaps",
+    "closed_superblock",
+    "end_of_file",
+    "lookup3",
+    "read_file",
+]
 
 T = TypeVar("T")
 
@@ -162,6 +171,10 @@ def as_if_closed(path: Path) -> Iterator[Any]:
             yield file
 
 
+class OtherFormat(ValueError):
+    """A file is sound, but none that can be read here."""
+
+
 def read_file(path: Path, read: Callable[[Any], T]) -> T:
     """What ``read`` makes of the h5py file: finished, being written, or left by a killed process; it is not changed.
 
@@ -182,6 +195,8 @@ def read_file(path: Path, read: Callable[[Any], T]) -> T:
             _check_heaps_once(path, before)
             with as_if_closed(path) if head[11:12] != b"\0" else _closed(path) as file:
                 return read(file)
+        except OtherFormat as error:
+            raise ValueError(f"{path} cannot be read: {error}.") from None
         except Exception as error:  # whatever damaged bytes, or bytes made to harm, lead to
             time.sleep(0.02)
             if attempt > 2 and _state(path) == before:
