@@ -103,7 +103,7 @@ def on_event(run: Run, event: Event) -> None:
 
 @hookspec
 def flush(run: Run) -> None:
-    """Make durable what was written: called every 10 s while something waits, before a checkpoint, at detach."""
+    """Make durable what was written: a second after the first rows, then every 10 s, before a checkpoint, at detach."""
 
 
 @hookspec

@@ -1,5 +1,6 @@
 import logging
 import os
+import time
 
 import pytest
 import torch
@@ -19,6 +20,17 @@ def test_measurements_are_taken_when_due_and_stamped(model, optimizer):
     row = sink.rows[0]
     assert row.probe == "'norm' (loops.Norm)" and row.wall_time > 1.6e9
     assert sink.calls[0] == "on_attach" and sink.calls[-2:] == ["flush", "on_detach"]
+
+
+def test_a_run_is_seen_after_a_second_and_its_files_left_alone_for_ten(model, optimizer):
+    sink = Memory()
+    with ProbeManager(model, [Norm(every(1))], sinks=[sink], overhead=None).attach(optimizer):
+        counts = []
+        for _ in range(3):
+            run_steps(model, optimizer, 2)
+            counts.append(sink.calls.count("flush"))
+            time.sleep(1.05)
+    assert counts == [0, 1, 1]
 
 
 def test_step_zero_is_the_model_before_its_first_update(model, optimizer):

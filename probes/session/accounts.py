@@ -20,12 +20,13 @@ from .turns import Turn
 __all__ = ["Accounts"]
 
 FLUSH_SECONDS = 10.0
+"""After the first row that is not flushed yet."""
 FIRST_FLUSH_SECONDS = 1.0
-"""After the first rows: whoever watches sees that the run is there."""
+"""Of a run: whoever watches sees that it is there."""
 
 
 class Accounts:
-    """The rows of one run, with those on what the probes cost: handed to the sinks, and flushed after one second, then every ten.
+    """The rows of one run, with those on what the probes cost: handed to the sinks, and flushed.
 
     Args:
         run: The run.
