@@ -41,6 +41,6 @@ def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
     """
     count = len(vector) // PIECE
     whole = count * PIECE
-    pieces = rows[:, :whole].view(len(rows), count, PIECE), vector[:whole].view(count, PIECE)
+    pieces = rows[:, :whole].reshape(len(rows), count, PIECE), vector[:whole].reshape(count, PIECE)
     sums = to_float64(torch.einsum("kpc,pc->kp", *pieces)).sum(1)
     return sums + to_float64(rows[:, whole:] @ vector[whole:])

@@ -15,6 +15,11 @@ def test_inner_products(dtype, count):
     torch.testing.assert_close(inner_products(rows, vector), exact, rtol=0, atol=allowed)
 
 
+def test_inner_products_of_what_is_not_contiguous():
+    rows, vector = torch.randn(1000, 3, dtype=torch.float64).T, torch.randn(1000, 2, dtype=torch.float64)[:, 0]
+    torch.testing.assert_close(inner_products(rows, vector), rows @ vector)
+
+
 def test_inner_products_of_no_rows():
     assert inner_products(torch.empty(0, 200), torch.ones(200)).shape == (0,)
 
