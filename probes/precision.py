@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["inner_products", "to_float64"]
+__all__ = ["full_precision", "inner_products", "matmul_precision", "set_matmul_precision", "to_float64"]
 
 PIECE = 128
 """Products that are added to one another in their own precision. Of millions the sum is wrong by 1e-5 to 1e-3, mostly
@@ -23,8 +28,64 @@ def to_float64(tensor: Tensor) -> Tensor:
     return there.to(torch.complex128) if tensor.is_complex() else there.double()
 
 
+def _owners() -> list[Any]:
+    backends: Any = torch.backends
+    owners = [backends, backends.cuda.matmul, backends.cudnn, backends.mkldnn]
+    parts = ("matmul", "conv", "rnn")
+    owners += [getattr(owner, part) for owner in owners[2:] for part in parts if hasattr(owner, part)]
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
+
+
+def matmul_precision() -> Any:
+    """In which precision the process multiplies matrices of float32, as :func:`set_matmul_precision` takes it."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by the newer names, from where on torch refuses to tell the older one
+        return [owner.fp32_precision for owner in _owners()]
+
+
+def set_matmul_precision(state: Any = None) -> None:
+    """Set it; by default to that of float32, without TF32 or bfloat16."""
+    if state is None:
+        now = matmul_precision()
+        state = "highest" if isinstance(now, str) else ["ieee"] * len(now)
+        if state == now:
+            return
+    if isinstance(state, str):
+        torch.set_float32_matmul_precision(state)
+    else:
+        for owner, precision in zip(_owners(), state, strict=True):
+            owner.fp32_precision = precision
+
+
+_lock = threading.Lock()
+_within: list[Any] = []
+"""For each thread that is within :func:`full_precision`, the setting from before the first one."""
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within it float32 is float32, whatever the process has set: no autocast, no products in TF32 or bfloat16."""
+    accelerator = torch._C._get_accelerator().type
+    cast = [device for device in dict.fromkeys(("cpu", accelerator)) if torch.is_autocast_enabled(device)]
+    with _lock:
+        _within.append(_within[0] if _within else matmul_precision())
+        set_matmul_precision()
+    for device in cast:
+        torch.set_autocast_enabled(device, False)
+    try:
+        yield
+    finally:
+        for device in cast:
+            torch.set_autocast_enabled(device, True)
+        with _lock:
+            before = _within.pop()
+            if not _within and before != matmul_precision():
+                set_matmul_precision(before)
+
+
 def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
-    """Inner products with one vector, to six digits of their sizes however long it is, at the cost of single precision.
+    """Inner products with one vector, to six digits of their sizes however long it is, at the cost of float32.
 
     .. math:: s_i = \\sum_j r_{ij} v_j
 

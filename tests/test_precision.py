@@ -1,9 +1,11 @@
 """Sums of millions of numbers in single precision."""
 
+import threading
+
 import pytest
 import torch
 
-from probes.precision import inner_products
+from probes.precision import full_precision, inner_products
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -18,6 +20,28 @@ def test_inner_products(dtype, count):
 def test_inner_products_of_what_is_not_contiguous():
     rows, vector = torch.randn(1000, 3, dtype=torch.float64).T, torch.randn(1000, 2, dtype=torch.float64)[:, 0]
     torch.testing.assert_close(inner_products(rows, vector), rows @ vector)
+
+
+def test_full_precision_is_left_as_it_was_found_by_threads_too():
+    before, inside, over = torch.get_float32_matmul_precision(), threading.Barrier(2), threading.Event()
+
+    def stay():
+        with full_precision():
+            inside.wait(10)
+            over.wait(10)
+
+    other = threading.Thread(target=stay)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with full_precision():
+            other.start()
+            inside.wait(10)
+        assert torch.get_float32_matmul_precision() == "highest"  # the other one is still within
+        over.set()
+        other.join()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_inner_products_of_no_rows():

@@ -24,7 +24,7 @@ class CriticalSharpness(NamedTuple):
 
     value: float
     r""":math:`\\lambda_c = 2 / \\eta_c`, in the unit of the loss over the squared unit of the parameters. 0 where the
-    loss did not rise however far it was looked for, NaN where it rises at once."""
+    loss did not rise however far it was looked for, NaN where it rises and was never seen to fall."""
     standard_error: float
     """Half the distance of the two values that it was seen to lie between: a bound, not a spread; infinite where it
     was not bracketed."""
@@ -159,6 +159,8 @@ def critical_sharpness_of(
             high = (between, rise)
         else:
             low = (between, rise)
+    if low[1] == 0:  # it was seen to rise, never to fall by more than rounding
+        return CriticalSharpness(math.nan, math.inf, math.nan, used)
     rate = low[0] - low[1] * (high[0] - low[0]) / (high[1] - low[1]) if math.isfinite(high[1]) else low[0]
     bounds = 2 / low[0], 2 / high[0]
     value = min(max(2 / rate, bounds[1]), bounds[0]) if rate > 0 else sum(bounds) / 2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.batches import seeded
+from probes.precision import full_precision
 from probes_ntk import Estimate, gauss, lanczos, spread
 
 from .objective import MEMORY, Loss, Objective
@@ -150,6 +151,7 @@ def spectral_density(
     return density_of(objective, objective.hessian_product, vectors=vectors, steps=steps, generator=generator)
 
 
+@full_precision()
 def density_of(
     objective: Objective,
     product: Callable[[Tensor], Tensor],

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.batches import seeded
-from probes.precision import inner_products
+from probes.precision import full_precision, inner_products
 
 from .objective import MEMORY, Loss, Objective
 
@@ -159,6 +159,7 @@ def ggn_eigenvalues(
     )  # fmt: skip
 
 
+@full_precision()
 def largest_eigenvalues(
     objective: Objective,
     product: Callable[[Tensor], Tensor],
@@ -198,7 +199,7 @@ def largest_eigenvalues(
     if not isinstance(products, int) or products < 1:
         raise ValueError(f"`products` must be a positive integer, got {products!r}.")
     if products < min(k, objective.size):
-        raise ValueError(f"`products` must be at least `k`, {k}, got {products}.")
+        raise ValueError(f"`products` must be at least `k`, {min(k, objective.size)}, got {products}.")
     if tolerance is not None and not (hasattr(tolerance, "__float__") and tolerance > 0):
         raise ValueError(f"`tolerance` must be positive, got {tolerance!r}.")
     double = objective.dtype == torch.float64
@@ -213,8 +214,11 @@ def largest_eigenvalues(
             raise TypeError(f"`start` must be a tensor of vectors in rows, shape (., {size}), got {start!r}.")
         if start.ndim != 2 or start.shape[1] != size:
             raise ValueError(f"`start` must have shape (., {size}), got {tuple(start.shape)}.")
+        if not start.is_floating_point():
+            raise TypeError(f"`start` must be of floating point numbers, got {start.dtype}.")
+        start = start.detach().to(objective.device, objective.dtype)
         if not bool(torch.isfinite(start).all()):
-            raise ValueError("`start` must be finite, got vectors that are not.")
+            raise ValueError(f"`start` must be finite in {objective.dtype}, got vectors that are not.")
         for vector in start[: min(k, products)]:
             space.add(vector)
 

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_map_only
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes.measurement import first_line
+from probes.names import COMPILED
+from probes.precision import full_precision
 from probes_ntk import Call, no_second_derivative
 
 __all__ = ["Loss", "Objective"]
@@ -70,7 +72,7 @@ class Objective:
         memory: float = MEMORY,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        call = Call.of(model, inputs, output)
+        call = Call.of(getattr(model, COMPILED, model), inputs, output)
         hooks = [hook for leaf in model.parameters() for hook in (leaf._backward_hooks or {}).values()]
         # Hooks of the user's may change gradients: other tensors with the same numbers have none.
         hooked = any(not type(hook).__module__.startswith("probes.") for hook in hooks)
@@ -117,10 +119,12 @@ class Objective:
         """Number of examples."""
         return self.call.batch.n
 
+    @full_precision()
     def value(self) -> float:
         """L at w, from a forward pass."""
         return self._value(self.call)
 
+    @full_precision()
     def value_at(self, direction: Tensor, distance: float) -> float:
         """L at w + distance * direction, from a forward pass alone; infinite or NaN where it is."""
         moved = {
@@ -134,6 +138,7 @@ class Objective:
         """w itself, a copy. Shape ``(P,)``."""
         return self.join([leaf.detach() for leaf in self._leaves])
 
+    @full_precision()
     @torch.enable_grad()
     def gradient(self) -> Tensor:
         """The gradient of L, which needs no second derivatives. Shape ``(P,)``."""
@@ -145,6 +150,7 @@ class Objective:
         outputs = self._outputs()
         return self._summed(lambda place, out: _grad([out], self._leaves, [self._slope(outputs)[0][place]]))
 
+    @full_precision()
     def hessian_product(self, vector: Tensor) -> Tensor:
         """H v. Shape ``(P,)``, of v too."""
         parts = self.split(vector)
@@ -163,6 +169,7 @@ class Objective:
 
         return self._summed(one)
 
+    @full_precision()
     def ggn_product(self, vector: Tensor) -> Tensor:
         """G v. Shape ``(P,)``, of v too."""
         parts = self.split(vector)
@@ -202,7 +209,15 @@ class Objective:
         def there(target: Tensor) -> Tensor:
             return target.to(outputs) if target.is_floating_point() else target.to(outputs.device)
 
-        value = self._loss(outputs, tree_map_only(Tensor, there, self._targets))
+        try:
+            value = self._loss(outputs, tree_map_only(Tensor, there, self._targets))
+        except RuntimeError as error:
+            if "scalar type" not in str(error) and "dtype" not in str(error):
+                raise
+            raise CannotMeasure(
+                f"The loss does not take outputs of {outputs.dtype}, in which this is computed: {first_line(error)}. "
+                f"Pass loss=, with tensors of its own, as weights of classes, in that precision."
+            ) from error
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise ValueError(f"`loss` must give a scalar, such as the mean over the examples, got {got}.")

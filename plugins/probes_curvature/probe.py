@@ -35,9 +35,9 @@ class Curvature(Probe):
     r"""Sharpness of the loss on one batch, the noise of its gradient, and the sharpness that the optimizer can stand.
 
     Yields, with the batch's name at the end:
-        ``curvature/critical_sharpness``: 2 over the step along the gradient from which on the loss rises; and, where
-        the optimizer has momentum or is adaptive, ``curvature/critical_sharpness_of_update``, along its last update:
-        the next step makes the loss rise where it is above 2 / lr.
+        ``curvature/critical_sharpness``: 2 over the step along the gradient from which on the loss rises; and, of
+        Adam, AdamW and SGD with momentum, ``curvature/critical_sharpness_of_update``, along the last update: the next
+        step makes the loss rise where it is above 2 / lr.
         ``curvature/directional_sharpness``, ``curvature/directional_sharpness_of_update``: the exact curvature along
         both.
         ``curvature/noise_scale``, in examples, and what it is the ratio of, ``curvature/noise_trace`` and

@@ -40,8 +40,9 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
 
     Adam and AdamW: :math:`2 (1 + \beta_1) / ((1 - \beta_1)\, \eta)`, which is 38 / lr for 0.9, of the Hessian
     preconditioned by :math:`D = (1 - \beta_1^t) (\sqrt{v_t / (1 - \beta_2^t)} + \epsilon)`; RMSprop: that of SGD, with
-    :math:`D = \sqrt{v} + \epsilon`. A weight decay that is added to the gradient is taken off the threshold. Where
-    groups have several learning rates, D holds their ratios to that of the first.
+    :math:`D = \sqrt{v} + \epsilon`. Where groups have several learning rates, D holds their ratios to that of the
+    first. The weight decay of SGD is taken off the threshold where D is the identity; any other that is added to the
+    gradient is left out, as the words say.
 
     Args:
         optimizers: Of the parameters, after a step where they are adaptive.
@@ -71,7 +72,10 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
     if not found or any(optimizer is None for _, _, optimizer, _ in found):
         return None
     _, _, first, settings = found[0]
-    kind, rate = type(first).__name__, float(settings["lr"])
+    kind = _kind(first)
+    if not kind:
+        return None
+    rate = float(settings["lr"])
     if not rate > 0:
         return None
     momentum = _momentum(kind, settings)
@@ -80,9 +84,9 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
     diagonal: dict[str, Tensor] = {}
     plain = kind == "SGD"
     for name, leaf, optimizer, group in found:
-        own = float(group["lr"])
-        if type(optimizer).__name__ != kind or _momentum(kind, group) != momentum or not own > 0:
+        if _kind(optimizer) != kind or _momentum(kind, group) != momentum or not float(group["lr"]) > 0:
             return None
+        own = float(group["lr"])
         if not plain:
             scale = _adaptive(kind, optimizer.state.get(leaf, {}) if optimizer is not None else {}, group)
             if scale is not None:
@@ -92,9 +96,9 @@ def stability(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor])
     if diagonal:  # one without a gradient has no curvature
         diagonal |= {name: torch.ones_like(leaf.detach()) for name, leaf, _, _ in found if name not in diagonal}
     factor, words = momentum
-    decays = {float(group.get("weight_decay", 0)) for *_, group in found} if plain else {0.0}
-    decay = decays.pop() if len(decays) == 1 else 0.0
-    words += " - weight decay" if decay else ", without the weight decays, which differ" if decays else ""
+    decays = {float(group.get("weight_decay", 0)) for *_, group in found} if kind != "AdamW" else {0.0}
+    decay = max(decays) if plain and len(decays) == 1 and not diagonal else 0.0
+    words += " - weight decay" if decay else ", without the weight decay" if any(decays) else ""
     return Stability(factor / rate - decay, words, diagonal or None, not plain)
 
 
@@ -106,8 +110,8 @@ def last_update(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
         parameters: By name.
 
     Returns:
-        d by name, where the parameters are moved by - lr d; of several learning rates, relative to the first. None of
-        SGD without momentum, whose update is the gradient, and of what is not known.
+        d by name, where the parameters are moved by - lr d; of several learning rates, relative to the first; 0 of
+        parameters that had no gradient. None where any is moved otherwise, as by SGD without momentum.
 
     Example:
         >>> w = torch.nn.Parameter(torch.ones(1))
@@ -123,20 +127,29 @@ def last_update(optimizers: Sequence[Optimizer], parameters: Mapping[str, Tensor
         for optimizer in optimizers:
             group = next((g for g in optimizer.param_groups if any(leaf is each for each in g["params"])), None)
             state = optimizer.state.get(leaf, {})
-            if group is None or not state:
+            if group is None:
                 continue
-            kind, rate = type(optimizer).__name__, float(group["lr"])
+            kind = _kind(optimizer)
+            momentum = kind == "SGD" and group.get("momentum") and not group.get("nesterov")
+            if not momentum and (kind not in ("Adam", "AdamW") or group.get("amsgrad")):
+                return None
+            if not state:
+                continue
+            rate = float(group["lr"])
             first = rate if first is None else first
-            if kind == "SGD" and group.get("momentum") and not group.get("nesterov"):
+            if momentum:
                 way = state.get("momentum_buffer")
-            elif kind in ("Adam", "AdamW") and not group.get("amsgrad"):
+            else:
                 scale = _adaptive(kind, state, group)
                 way = None if scale is None else state["exp_avg"] / scale
-            else:
-                way = None
             if way is not None and first > 0:
                 found[name] = way.detach() * (rate / first)
     return {name: found.get(name, torch.zeros_like(leaf)) for name, leaf in parameters.items()} if found else None
+
+
+def _kind(optimizer: Optimizer | None) -> str:
+    """The class of torch's own; nothing is known of another one of the same name."""
+    return type(optimizer).__name__ if type(optimizer).__module__.startswith("torch.optim.") else ""
 
 
 def _momentum(kind: str, group: Mapping[str, object]) -> tuple[float, str] | None:

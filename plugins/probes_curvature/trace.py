@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.batches import seeded
+from probes.precision import full_precision
 from probes_ntk import Estimate, spread
 
 from .objective import MEMORY, Loss, Objective
@@ -76,6 +78,7 @@ def hessian_trace(
     return trace_of(objective, objective.hessian_product, products=products, generator=generator, memory=memory)
 
 
+@full_precision()
 def trace_of(
     objective: Objective,
     product: Callable[[Tensor], Tensor],
@@ -111,12 +114,13 @@ def trace_of(
     room = max(1, int(min(size, memory / (2 * size * like.element_size()))))
     sketch = min(products // 3, size, room)
     basis = torch.linalg.qr(torch.stack([times(signs()) for _ in range(sketch)], 1)).Q
-    exact = sum(float(torch.dot(column.double(), times(column).double())) for column in basis.T)
+    parts = [float(torch.dot(column.double(), times(column).double())) for column in basis.T]
+    exact, rounding = sum(parts), 4 * torch.finfo(like.dtype).eps * sum(map(abs, parts))
     if sketch == size:
-        return Estimate(exact, 0.0)
+        return Estimate(exact, rounding)
     found = []
     for _ in range(products - 2 * sketch):
         vector = signs()
         vector = vector - basis @ (basis.T @ vector)
         found.append(float(torch.dot(vector.double(), times(vector).double())))
-    return Estimate(exact + sum(found) / len(found), spread(found))
+    return Estimate(exact + sum(found) / len(found), math.hypot(spread(found), rounding))

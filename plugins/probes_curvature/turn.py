@@ -62,7 +62,7 @@ class Turn(NamedTuple):
         return made(**{"unit": CURVATURE, **more})
 
     def critical(self, ways: dict[str, Tensor]) -> Iterator[Measurement]:
-        rate = next((float(g["lr"]) for o in self.run.optimizers for g in o.param_groups), None)
+        rate = next((float(g.get("lr", math.nan)) for o in self.run.optimizers for g in o.param_groups), None)
         rate = rate if rate and math.isfinite(rate) else None
         for name, way in ways.items():
             # An adaptive step is no multiple of the gradient.
@@ -155,7 +155,8 @@ class Turn(NamedTuple):
         elif found is not None and what.endswith("the Hessian"):
             sharpest = float(found.values[0])
         threshold = math.nan if limit is None else limit.threshold
-        rates = [float(group["lr"]) for optimizer in self.run.optimizers for group in optimizer.param_groups]
+        groups = [group for optimizer in self.run.optimizers for group in optimizer.param_groups]
+        rates = [float(group.get("lr", math.nan)) for group in groups]
         if found is not None and (not any(rates) or (limit and limit.adaptive and limit.preconditioner is None)):
             return  # nothing moves; and what an adaptive one divides by comes from its first step
         if found is None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..precision import matmul_precision, set_matmul_precision
 from .undo import Undo, keep_others_out, undo_all
 
 __all__ = [
@@ -81,29 +82,6 @@ def _anomaly() -> tuple[bool, bool]:
 
 def _set_anomaly(state: tuple[bool, bool]) -> None:
     torch.autograd.set_detect_anomaly(*state)
-
-
-def _precisions() -> list[Any]:
-    backends: Any = torch.backends
-    owners = [backends, backends.cuda.matmul, backends.cudnn, backends.mkldnn]
-    parts = ("matmul", "conv", "rnn")
-    owners += [getattr(owner, part) for owner in owners[2:] for part in parts if hasattr(owner, part)]
-    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
-
-
-def _precision() -> Any:
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # set by the newer names, from where on torch refuses to tell the older one
-        return [owner.fp32_precision for owner in _precisions()]
-
-
-def _set_precision(state: Any) -> None:
-    if isinstance(state, str):
-        torch.set_float32_matmul_precision(state)
-    else:
-        for owner, precision in zip(_precisions(), state, strict=True):
-            owner.fp32_precision = precision
 
 
 def _autocast() -> tuple[Any, ...]:
@@ -222,7 +200,7 @@ SETTINGS = (
     Setting("default device", _default_device, torch.set_default_device),
     Setting("deterministic algorithms", _determinism, _set_determinism),
     Setting("anomaly mode", _anomaly, _set_anomaly),
-    Setting("matmul precision", _precision, _set_precision),
+    Setting("matmul precision", matmul_precision, set_matmul_precision),
     Setting("autocast", _autocast, _set_autocast),
     Setting("attention backends", _attention, _set_attention),
     Setting("cudnn", _cudnn, _set_cudnn),
@@ -261,6 +239,7 @@ def soften() -> None:
         torch.autograd.set_detect_anomaly(False)
     if torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(True, warn_only=True)
+    set_matmul_precision()
 
 
 strict = False

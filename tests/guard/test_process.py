@@ -37,6 +37,17 @@ def test_autocast_is_off_inside(model):
         assert torch.is_autocast_enabled("cpu")
 
 
+def test_products_inside_have_all_of_their_digits(model):
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with unnoticed(model):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_what_a_script_asks_for_to_find_its_own_faults_is_not_asked_of_a_measurement(monkeypatch):
     monkeypatch.setattr(process, "strict", False)
     before = (np.geterr(), torch.is_anomaly_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
@@ -72,7 +83,8 @@ def test_matmul_precision_set_by_the_newer_names_is_no_fault(model):
         "import torch\nfrom probes.guard.unnoticed import unnoticed\n"
         "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
         "with unnoticed(torch.nn.Linear(1, 1)):\n"
-        "    torch.backends.cuda.matmul.fp32_precision = 'ieee'\n"
+        "    assert torch.backends.cuda.matmul.fp32_precision == 'ieee'\n"
+        "    torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
         "assert torch.backends.cuda.matmul.fp32_precision == 'tf32'\n"
     )
     done = warm.run(script)

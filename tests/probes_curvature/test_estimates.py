@@ -23,7 +23,7 @@ def network(kind):
 
 def test_the_trace_of_few_parameters_is_exact():
     found = hessian_trace(*diagonal([1.0, -2.0, 3.0, 5.0]), products=30)
-    assert found.value == pytest.approx(7.0, rel=1e-12) and found.standard_error == 0
+    assert found.value == pytest.approx(7.0, rel=1e-12) and 0 < found.standard_error < 1e-13  # of rounding
 
 
 @pytest.mark.slow

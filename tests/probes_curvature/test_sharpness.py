@@ -78,6 +78,15 @@ def test_against_the_gradient_it_is_not_a_number(tanh):
     assert math.isnan(critical_sharpness_of(objective, torch.zeros(objective.size)).value)
 
 
+def test_against_the_gradient_rounding_is_no_fall():
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
+        objective = Objective(model, F.cross_entropy, torch.randn(30, 6), torch.randint(0, 3, (30,)))
+        found = critical_sharpness_of(objective, -objective.gradient())
+        assert math.isnan(found.value) and math.isinf(found.standard_error)
+
+
 def test_a_loss_that_overflows_has_risen():
     line = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
@@ -235,7 +244,41 @@ def test_weight_decays_that_differ_are_left_out():
     for decays in ((5.0, 0.0), (0.0, 5.0)):
         groups = [{"params": [p], "weight_decay": d} for p, d in zip((a, b), decays, strict=True)]
         found = stability([torch.optim.SGD(groups, lr=0.1)], {"a": a, "b": b})
-        assert found[:2] == (20.0, "2 / lr, without the weight decays, which differ")
+        assert found[:2] == (20.0, "2 / lr, without the weight decay")
+
+
+def test_a_weight_decay_that_is_not_taken_off_is_told_of():
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    groups = [{"params": [a], "lr": 0.1}, {"params": [b], "lr": 10.0}]
+    assert stability([torch.optim.SGD(groups, weight_decay=0.15)], {"a": a, "b": b})[:2] == (
+        20.0,
+        "2 / lr, without the weight decay",
+    )
+    for kind, words in (
+        (torch.optim.RMSprop, "2 / lr, without the weight decay"),
+        (torch.optim.Adam, "38 / lr, without the weight decay"),
+        (torch.optim.AdamW, "38 / lr"),  # its decay is no part of the gradient
+    ):
+        assert stability([kind([a], weight_decay=15.0)], {"a": a}).words == words
+
+
+def test_an_update_is_known_of_all_parameters_or_not_at_all():
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    a.grad, b.grad = torch.ones(2), torch.ones(3)
+    for other in ({"momentum": 0.0}, {"momentum": 0.9, "nesterov": True}):
+        optimizer = torch.optim.SGD([{"params": [a], "momentum": 0.9}, {"params": [b], **other}], lr=0.1)
+        optimizer.step()
+        assert last_update([optimizer], {"a": a, "b": b}) is None
+        assert last_update([optimizer], {"a": a})["a"].tolist() == [1.0, 1.0]
+
+
+def test_nothing_is_known_of_another_optimizer_of_the_same_name():
+    class Adam(torch.optim.Optimizer):
+        def __init__(self, parameters):
+            super().__init__(parameters, {})
+
+    w = nn.Parameter(torch.ones(2))
+    assert stability([Adam([w])], {"w": w}) is None and last_update([Adam([w])], {"w": w}) is None
 
 
 def test_what_is_not_known_has_no_threshold():
