@@ -61,8 +61,8 @@ class Event:
 class Run:
     """One training run as probes and sinks see it.
 
-    Probes read it inside the guard: the model is in eval mode, gradients are enabled, autocast and matrix products in TF32
-    are off, and whatever a probe does to random states, buffers, modes and gradients is undone afterwards.
+    Probes read it inside the guard: the model is in eval mode, gradients are enabled, autocast and products in TF32 are
+    off, and whatever a probe does to random states, buffers, modes and gradients is undone afterwards.
     """
 
     model: nn.Module
