@@ -369,7 +369,11 @@ def test_ports_that_are_taken_are_passed_over_without_a_word(capfd):
 
 
 def test_ctrl_c_ends_the_server_while_pages_ask(folder):
-    command = [sys.executable, "-c", "from probes.commands.cli import main; main()", "serve", folder, "--token", "t"]
+    script = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # tests may run without it
+        "from probes.commands.cli import main; main()"
+    )
+    command = [sys.executable, "-c", script, "serve", folder, "--token", "t"]
     with subprocess.Popen(
         [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -98,14 +98,10 @@ def dimensions_that_are_none(file, directory):
     file["h/curve/value"].attrs["dimensions"] = "step"
 
 
-def another_format(file, directory):
-    file.attrs["schema_version"] = "3"
-
-
 HOSTILE = [
     external_link, soft_link, external_step, external_data, virtual_data, foreign_filter, a_million_billion_rows,
     a_row_of_a_million_billion_numbers, a_million_billion_coordinates, a_name_that_leads_out,
-    a_name_that_commands_the_terminal, dimensions_that_are_none, another_format,
+    a_name_that_commands_the_terminal, dimensions_that_are_none,
 ]  # fmt: skip
 
 
