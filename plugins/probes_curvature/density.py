@@ -132,7 +132,7 @@ def spectral_density(
 
     Raises:
         ValueError: If there are fewer than two vectors or steps, or as :class:`Objective`.
-        CannotMeasure: As :class:`Objective`; or if H is zero.
+        CannotMeasure: As :class:`Objective`.
 
     Cost: ``vectors * steps`` products, each about two forward and two backward passes; ``steps`` vectors of P numbers.
 

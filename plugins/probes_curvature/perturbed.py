@@ -142,4 +142,6 @@ def pac_bayes_sharpness(
         return Estimate(math.inf, math.inf)
     # The mean rises as sigma^2, so that its relative error is that of 1 / sigma^2.
     open_ = (1 / low**2 - 1 / high**2) / 2
-    return Estimate(1 / sigma**2, math.hypot(spread(at[low]) / max(float(at[low].mean()), 1e-300) / sigma**2, open_))
+    mean = float(at[low].mean())
+    relative = spread(at[low]) / mean if mean > 0 else math.inf  # else rounding is all that was seen
+    return Estimate(1 / sigma**2, math.hypot(relative / sigma**2, open_))
