@@ -70,10 +70,10 @@ def full_precision() -> Iterator[None]:
     cast = [device for device in dict.fromkeys(("cpu", accelerator)) if torch.is_autocast_enabled(device)]
     with _lock:
         _within.append(_within[0] if _within else matmul_precision())
-        set_matmul_precision()
-    for device in cast:
-        torch.set_autocast_enabled(device, False)
     try:
+        set_matmul_precision()
+        for device in cast:
+            torch.set_autocast_enabled(device, False)
         yield
     finally:
         for device in cast:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probes.commands.runs import row_of
+from probes.commands.runs import row_of, run_files
 
 from .contents import HDF5Contents, RunContents, shown
 from .event_files import EventFileContents, has_event_files
 
-__all__ = ["RunList", "contents_of", "run_files", "summary_of"]
+__all__ = ["RunList", "contents_of", "summary_of"]
 
 PATIENCE = 0.5
 """Seconds that one listing takes, about; runs that it has not come to are described by the next one."""
@@ -48,23 +48,6 @@ def summary_of(catalogue: dict[str, Any], path: Path) -> dict[str, Any]:
         "state": row_of(file, file.parent)["state"] if file.is_file() else "event files",
         "problem": "",
     }
-
-
-def run_files(folder: Path) -> Iterator[Path]:
-    """Each ``run.h5`` and event file below a directory, through links too; no directory twice, whatever vanishes."""
-    seen = set()
-    for at, folders, names in os.walk(folder, followlinks=True):
-        try:
-            about = os.stat(at)
-        except OSError:
-            folders.clear()
-            continue
-        if (about.st_dev, about.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((about.st_dev, about.st_ino))
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(at, name)), name))  # a link to a run is the second
-        yield from (Path(at, name) for name in sorted(names) if name == "run.h5" or "tfevents" in name)
 
 
 class RunList:

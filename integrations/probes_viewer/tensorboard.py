@@ -9,9 +9,10 @@ from typing import Any
 
 from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin  # type: ignore[import-untyped]
 
+from probes.commands.runs import run_files
+
 from .app import Application, static
 from .page import STATIC
-from .runs import run_files
 
 __all__ = ["ProbesPlugin"]
 

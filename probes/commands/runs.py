@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,24 @@ from ..sinks.hdf5.table import tables
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-__all__ = ["row_of", "runs", "table"]
+__all__ = ["row_of", "run_files", "runs", "table"]
+
+
+def run_files(folder: Path) -> Iterator[Path]:
+    """Each ``run.h5`` and event file below a directory, through links too; no directory twice, whatever vanishes."""
+    seen = set()
+    for at, folders, names in os.walk(folder, followlinks=True):
+        try:
+            about = os.stat(at)
+        except OSError:
+            folders.clear()
+            continue
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(at, name)), name))  # a link to a run is the second
+        yield from (Path(at, name) for name in sorted(names) if name == "run.h5" or "tfevents" in name)
 
 
 def runs(folder: Path) -> list[dict[str, Any]]:
@@ -25,7 +44,7 @@ def runs(folder: Path) -> list[dict[str, Any]]:
     ``state`` is ``"running"`` while a process of this machine holds the run's lock, ``"ended"`` after ``detach()``,
     ``"cut"`` if it stopped without, and ``"unreadable"`` with the reason in ``problem``.
     """
-    found = [row_of(file, folder) for file in folder.rglob("run.h5") if file.is_file()]
+    found = [row_of(file, folder) for file in run_files(folder) if file.name == "run.h5" and file.is_file()]
     return sorted(found, key=lambda row: (row["when"], row["name"]), reverse=True)
 
 
