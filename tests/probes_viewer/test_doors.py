@@ -383,6 +383,7 @@ def test_ctrl_c_ends_the_server_while_pages_ask(folder):
             while not over.is_set():
                 with suppress(OSError, HTTPException):
                     urlopen(f"{address}api/catalogue?run=all&token=t").read()
+                    urlopen(f"{address}api/findings?run=all&token=t").read()
 
         asking = [threading.Thread(target=ask) for _ in range(3)]
         for each in asking:
