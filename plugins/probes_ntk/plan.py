@@ -103,9 +103,10 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     width = first.out.shape[1]
     c = width if call.signs is None else 1
     n, size = call.batch.n, first.out.element_size()
+    together = n if kernel else 1  # derivatives of so many examples at least; a diagonal's never meet
     for name, parameter_roles in roles(first.uses).items():
         formed = parameter_roles[0][0].weight_shape if name in shared else shapes[name]
-        if is_explicit(parameter_roles) and math.prod(formed) * n * c * size > memory / 4:
+        if is_explicit(parameter_roles) and math.prod(formed) * together * c * size > memory / 4:
             unknown.add(name)
     used = list(first.known)
     owners = {name: layer_of(call.model, name) if layers else "" for name in used}

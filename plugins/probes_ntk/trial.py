@@ -179,9 +179,13 @@ class Trial:
         if shape is None:
             return 0.0, 0.0
         each = shape.numel() / self.m
-        parameters = float(sum(self.shapes[name].numel() for name in (use.weight, use.bias) if name))
+        names = [name for name in (use.weight, use.bias) if name]
+        parameters = float(sum(self.shapes[name].numel() for name in names))
         if use.indices is not None:
             parameters = float(math.prod(use.weight_shape))
+        several = (self.roles[name] for name in names if len(self.roles[name]) > 1)
+        if not kernel and any(map(is_explicit, several)):  # of one use lengths take their place at once
+            return parameters, each
         if use.kind == "embedding" and not is_explicit(self.roles[use.weight or ""]):
             return each, 0.0
         if use.kind not in MATRIX or not use.weight:

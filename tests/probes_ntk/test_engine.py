@@ -454,6 +454,24 @@ def test_the_advice_about_memory_works():
         assert relative(tangent_kernel(model, x, memory=advised).kernel, tangent_kernel(model, x).kernel) <= 1e-6
 
 
+@pytest.mark.parametrize("uses", [1, 2])
+def test_a_diagonal_of_many_examples_takes_few_passes_whatever_the_memory(uses):
+    """The derivatives by a bias or a scale of all examples would not fit; they need not be there at once."""
+    torch.manual_seed(0)
+    model = Do(
+        lambda m, x: m.out((m.l(x) * m.s).tanh() * (m.s if uses == 2 else 1)),
+        l=nn.Linear(8, 2048), s=torch.randn(2048), out=nn.Linear(2048, 10),
+    )  # fmt: skip
+    x = torch.randn(1000, 8)
+    expected = tangent_diagonal(model, x, layers=True)
+    calls = []
+    with model.register_forward_hook(lambda *_: calls.append(None)):
+        found = tangent_diagonal(model, x, layers=True, memory=1.6e8)  # all: 82e6 bytes
+    assert relative(found.diagonal, expected.diagonal) <= 1e-6
+    assert all(relative(found.layers[layer], part) <= 1e-6 for layer, part in expected.layers.items())
+    assert len(calls) < 200, "one example at a time"
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
