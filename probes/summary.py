@@ -227,7 +227,7 @@ def _drifted(run: Run) -> Iterator[Found]:
         "fourier/centroid": "The mean frequency of the function",
         "ntk/alignment": "The kernel's alignment with the labels",
         "ntk/effective_rank": "The effective rank of the tangent kernel",
-    }  # fmt: skip
+    }
     for start, what in words.items():
         for name, data in run.named(start):
             if data["value"].dims != ("step",) or len(data["step"]) < 3:

@@ -138,10 +138,8 @@ class Team:
             self._look_round()
             if len(self._others) < len(self._members) - 1:
                 raise Lost("not all of its ranks take part any more")
-            note = {
-                "step": step, "gather": bool(chosen), "parts": [plugin.key for plugin in joining],
-                "whole": self._whole is not None,
-            }  # fmt: skip
+            note: dict[str, Any] = {"step": step, "gather": bool(chosen), "whole": self._whole is not None}
+            note["parts"] = [plugin.key for plugin in joining]
             self._channel.post(f"gathering/{self._gathering}", note)
             if not chosen:
                 return True

@@ -94,13 +94,8 @@ class Turns:
 
     def preparing(self, step: int) -> list[Plugin]:
         """Those, and the probes that want to look at the next update before they will be due."""
-        return [
-            *self.waiting(step),
-            *(
-                plugin for plugin in self.probes
-                if plugin.watches(step) and plugin.due > step and not plugin.problem and self.ready(plugin)  # type: ignore[operator]
-            ),
-        ]  # fmt: skip
+        early = [plugin for plugin in self.probes if plugin.watches(step) and plugin.due > step]  # type: ignore[operator]
+        return [*self.waiting(step), *(plugin for plugin in early if not plugin.problem and self.ready(plugin))]
 
     def ready(self, plugin: Plugin) -> bool:
         """Whether the batches it needs are there, and all parameters: before the first update they may not be."""
