@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Estimate", "SpectralDensity", "spread"]
 
-GAP = 0.5
+GAP = 0.25
 """Of what spreading a point out changes at most near by: what a share of the trace may be wrong by, as an error."""
 COUNT_GAP = 0.1
 """Of what the points near by stand for: what a number of eigenvalues may be wrong by, as a standard error."""
@@ -30,19 +30,22 @@ class SpectralDensity(NamedTuple):
     The eigenvalues that have been found are points of one each. The others are those of Gauss' quadrature, whose
     moments are right for the vector they are of; its counts are scaled so that there are nc in all, its eigenvalues so
     that their sum is the trace. A point of several is spread out, from the geometric mean with its neighbour above, or
-    from that neighbour where it is a single eigenvalue, to the same below, by a power law that keeps its mean.
+    from that neighbour where it is a single eigenvalue, to the same below, by a power law that keeps its mean. What so
+    few points miss is seen on one vector of which there are many, and added.
     """
 
     eigenvalues: Tensor
     """Descending, float64. Shape ``(vectors, points)``."""
     counts: Tensor
     """How many eigenvalues each stands for, float64. Shape ``(vectors, points)``."""
+    refined: SpectralDensity | None = None
+    """Of one vector more two measures: of many points, and of as few as the others have."""
 
     def trace_ratio(self, k: int) -> Estimate:
         r"""Share of the trace in the largest k eigenvalues, :math:`T_k`; see :func:`~probes_ntk.trace_ratio`.
 
-        The standard error has the spread over the vectors, by Student's t, and half of what spreading the points out
-        makes of it at most near by. ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
+        The standard error has the spread over the vectors, by Student's t, and a quarter of what spreading the points
+        out makes of it at most near by. ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
 
         Args:
             k: From 1 to nc.
@@ -53,9 +56,7 @@ class SpectralDensity(NamedTuple):
         size = round(float(self.counts[0].sum()))
         if not (hasattr(k, "__index__") and 1 <= k <= size):
             raise ValueError(f"`k` must be between 1 and the number of eigenvalues, {size}, got {k!r}.")
-        return _together(
-            GAP, [_Curve(*each).share(float(k)) for each in zip(self.eigenvalues, self.counts, strict=True)]
-        )
+        return self._estimate(lambda curve: curve.share(float(k)), GAP, most=1.0)
 
     def above(self, value: float) -> Estimate:
         r"""How many eigenvalues are larger: :math:`\#\{j : \lambda_j > value\}`.
@@ -71,9 +72,17 @@ class SpectralDensity(NamedTuple):
         """
         if math.isnan(value):
             raise ValueError("`value` must be a number, got nan.")
-        return _together(
-            COUNT_GAP, [_Curve(*each).above(value) for each in zip(self.eigenvalues, self.counts, strict=True)]
-        )
+        return self._estimate(lambda curve: curve.above(value), COUNT_GAP, most=float(self.counts[0].sum()))
+
+    def _estimate(self, read: Callable[[_Curve], tuple[float, float]], share: float, most: float) -> Estimate:
+        values, gaps = zip(*map(read, self._curves()), strict=True)
+        scatter = spread(values) if len(values) > 1 else 0.0  # one: the eigenvalues themselves
+        many, few = (0.0, 0.0) if self.refined is None else (read(curve)[0] for curve in self.refined._curves())
+        value = sum(values) / len(values) + many - few
+        return Estimate(min(max(value, 0.0), most), math.hypot(scatter, share * sum(gaps) / len(gaps)))
+
+    def _curves(self) -> list[_Curve]:
+        return [_Curve(*each) for each in zip(self.eigenvalues, self.counts, strict=True)]
 
 
 def spread(values: Sequence[float] | Tensor) -> float:
@@ -88,12 +97,6 @@ def _student(degrees: int) -> float:
     z = 1.959964
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
     return float(sum(term / degrees**power for power, term in enumerate(terms)))
-
-
-def _together(share: float, each: list[tuple[float, float]]) -> Estimate:
-    values, gaps = zip(*each, strict=True)
-    scatter = spread(values) if len(values) > 1 else 0.0  # one: the eigenvalues themselves
-    return Estimate(sum(values) / len(values), math.hypot(scatter, share * sum(gaps) / len(gaps)))
 
 
 class _Curve:

@@ -188,6 +188,12 @@ def estimate_spectrum(
     if labels is not None:  # Y^T K Y / (|K| |Y|^2) <= 1, and the same for what is estimated
         value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
+    density = _density(top, points, float(rest), size, scale)
+    nodes, weights = values[~kept].clamp_min(0), vectors[0, ~kept].square()  # what is left of the first vector
+    usual = torch.stack([weights.sum() / (size - len(top)), (weights * nodes).sum() / rest]) * size
+    if points and ((usual > 0.5) & (usual < 2)).all():  # of eigenvalues that are many times there it would see one
+        refined = _density(top, [(nodes, weights), _fewer(nodes, weights)], float(rest), size, scale)
+        density = density._replace(refined=refined)
     parts: dict[str, Estimate] = {}
     if layers and labels is not None:
         random = torch.stack([drawn(signs=True) for _ in range(RANDOM)])
@@ -201,7 +207,7 @@ def estimate_spectrum(
         top * scale,
         top_residuals * scale,
         {name: LayerEstimate(Estimate(part, 0.0), parts.get(name)) for name, part in traces.items() if layers},
-        _density(top, points, float(rest), size, scale),
+        density,
         used,
     )
 
@@ -227,12 +233,19 @@ def _traces(
     return whole, traces
 
 
+def _fewer(nodes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """What of a measure of many points the quadrature of a few steps makes."""
+    _, diagonal, beside = lanczos(lambda vector: nodes * vector, weights.sqrt(), STEPS)
+    return gauss(diagonal, beside)
+
+
 def _density(top: Tensor, points: list[tuple[Tensor, Tensor]], rest: float, size: int, scale: float) -> SpectralDensity:
     """The eigenvalues found, and beside them each vector's quadrature, in all of the right number and sum."""
     left = size - len(top)
     if not points:
         points = [(top.new_zeros(1), top.new_ones(1))]
-    eigenvalues, counts = (top.new_zeros(len(points), len(top) + STEPS) for _ in range(2))
+    most = len(top) + max(len(nodes) for nodes, _ in points)
+    eigenvalues, counts = (top.new_zeros(len(points), most) for _ in range(2))
     for row, count, (nodes, weights) in zip(eigenvalues, counts, points, strict=True):
         nodes, weights = nodes.clamp_min(0), weights * left / weights.sum()
         total = float((nodes * weights).sum())

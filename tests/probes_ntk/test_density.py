@@ -48,6 +48,25 @@ def test_the_intervals_cover_the_exact_values(make, how):
     assert min(shares.values()) >= 0.85, shares  # 95 % is meant; levels of one model are not independent
 
 
+def test_what_few_points_miss_is_seen_on_a_vector_of_many():
+    """Six points alone are 2 % off here, in one direction for every vector, so that their spread does not tell."""
+    model, inputs = mlp(), torch.randn(200, 12, generator=torch.Generator().manual_seed(3))
+    exact = trace_ratio(eigenvalues(center(tangent_kernel(model, inputs).kernel, "outputs")), 320).item()
+    ratios = []
+    for seed in range(4):
+        found = estimate_spectrum(
+            model, inputs, centering="outputs", generator=torch.Generator().manual_seed(seed)
+        ).density
+        ratios.append([each.trace_ratio(320).value / exact for each in (found, found._replace(refined=None))])
+    whole, few = torch.tensor(ratios).mean(0)
+    assert abs(whole - 1) < 0.01 < few - 1
+
+
+def test_eigenvalues_that_are_many_times_there_are_not_refined_by_a_vector_that_sees_one_of_each():
+    found = estimate_spectrum(linear(), torch.randn(60, 12), centering="none")
+    assert found.density.refined is None and found.density.trace_ratio(600).value == 1
+
+
 def test_points_that_are_the_eigenvalues_give_the_exact_numbers():
     values = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.0]], dtype=torch.float64)
     density = SpectralDensity(values, torch.ones_like(values))
