@@ -29,6 +29,8 @@ LEAST = 4 * STEPS
 """Of products, in all."""
 TOP = 0.5
 """Share of the products that the largest eigenvalues are looked for with."""
+SETTLED = 1e-4
+"""From this relative residual down, a Ritz vector is kept out of every product with what is orthogonal to it."""
 CONVERGED = 0.05
 """A Ritz vector is taken for an eigenvector from this relative residual down; what that leaves out is bracketed."""
 
@@ -159,6 +161,11 @@ def estimate_spectrum(
     kept = (residuals <= CONVERGED * values) & (values > EPSILON)
     top, top_residuals = values[kept].flip(0), residuals[kept].flip(0)
     found = vectors[:, kept].T @ basis  # rows are the eigenvectors
+    settled = found[(residuals <= SETTLED * values)[kept]]
+
+    def beside_them(vector: Tensor) -> Tensor:  # what rounding lets in of the largest would grow with every step
+        product = times(vector)
+        return product - settled.T @ (settled @ product)
 
     # q^T f(K) q of one step from q: Gauss' rule has the node lambda, Radau's the nodes 0 and (lambda^2 + r^2) / lambda.
     node = (top.square() + top_residuals.square()) / top
@@ -171,7 +178,7 @@ def estimate_spectrum(
         norm = vector.square().sum()
         if norm <= EPSILON * size:  # the largest eigenvalues are all that there are
             continue
-        _, diagonal, beside = lanczos(times, vector, STEPS)
+        _, diagonal, beside = lanczos(beside_them, vector, STEPS)
         used += len(diagonal)
         last = len(diagonal) - 1
         brackets.append(norm * bracket(diagonal, beside))

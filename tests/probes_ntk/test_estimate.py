@@ -61,6 +61,16 @@ def test_the_interval_covers_the_exact_value(make, how):
     assert sum(covered) >= 35  # of 40; 36 are 90 %, and this many or fewer at 95 % would come once in 60
 
 
+def test_single_precision_lets_nothing_in_of_the_largest_eigenvalues():
+    """What rounding leaves of them in a product grows with every step: 0.4 % here, 3 % for a trained network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    inputs = torch.randn(60, 12) + 3
+    single = estimate_spectrum(model, inputs, centering="none").effective_rank
+    double = estimate_spectrum(model.double(), inputs.double(), centering="none").effective_rank
+    assert single == pytest.approx(double, rel=1e-4)
+
+
 def test_more_products_know_more():
     model, inputs = mlp(), torch.randn(60, 12)
     errors = [
