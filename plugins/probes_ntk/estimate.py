@@ -165,7 +165,8 @@ def estimate_spectrum(
 
     def beside_them(vector: Tensor) -> Tensor:  # what rounding lets in of the largest would grow with every step
         product = times(vector)
-        return product - settled.T @ (settled @ product)
+        product -= settled.T @ (settled @ product)
+        return product
 
     # q^T f(K) q of one step from q: Gauss' rule has the node lambda, Radau's the nodes 0 and (lambda^2 + r^2) / lambda.
     node = (top.square() + top_residuals.square()) / top
