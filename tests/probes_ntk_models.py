@@ -176,6 +176,22 @@ def models():
         "tied_transposed": (
             lambda: Do(lambda m, x: F.linear(torch.tanh(F.linear(x, m.w)), m.w.t()), w=r(4, 3)), VECTORS,
         ),
+        "tied_convolution": (
+            lambda: Do(lambda m, x: F.conv_transpose2d(F.conv2d(x, m.w).tanh(), m.w).flatten(2).amax(2), w=r(3, 3, 1, 1)),
+            IMAGES,
+        ),
+        "tied_convolution_of_stride": (
+            lambda: Do(lambda m, x: F.conv_transpose2d(F.conv2d(x, m.w, m.b, 2).tanh(), m.w, stride=2).mean((2, 3)),
+                       w=r(4, 3, 2, 2), b=r(4)), IMAGES,
+        ),
+        "tied_groups": (
+            lambda: Do(lambda m, x: F.conv2d(F.conv2d(x[:, [0, 1, 2, 0]], m.w, groups=2).tanh()[:, :2], m.w)
+                       .mean((2, 3)), w=r(4, 2, 2, 2)), IMAGES,
+        ),
+        "tied_strides": (
+            lambda: Do(lambda m, x: F.conv2d(F.conv2d(x, m.w, padding=1).tanh(), m.w, stride=2, dilation=2)
+                       .mean((2, 3)), w=r(3, 3, 2, 2)), IMAGES,
+        ),
         "class_token": (
             lambda: Do(lambda m, x: m.h(torch.tanh(m.b(torch.cat([m.t.expand(len(x), -1, -1), x], 1)))[:, 0]
                                         + x.mean(1)), t=r(1, 1, 3), b=nn.Linear(3, 3), h=linear()), SERIES,

@@ -38,13 +38,7 @@ def _kind(parameter_roles: Sequence[Role]) -> str:
     if not others:
         return "embedding"
     first = others[0][0]
-    alike = all(
-        role == "weight"
-        and use.kind in MATRIX
-        and use.transposed == first.transposed
-        and (use.kind == "convolution") == (first.kind == "convolution")
-        for use, role in others
-    )
+    alike = all(role == "weight" and use.kind in MATRIX and use.form == first.form for use, role in others)
     if len(others) < len(parameter_roles):  # rows of the table are rows of the matrix
         return "tied" if alike and first.transposed else "explicit"
     return "matrix" if alike else "explicit"

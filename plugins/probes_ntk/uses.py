@@ -64,6 +64,13 @@ class Use:
         """What tells it from others in the same place of another pass."""
         return self.kind, self.weight, self.bias
 
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """What two uses of one weight must have in common for their rows to be rows of one matrix."""
+        if self.kind != "convolution":
+            return False, self.transposed
+        return True, self.transposed, self.node._saved_transposed, self.node._saved_groups
+
     def count_rows(self, shape: torch.Size) -> int:
         """Number of rows of an output of that shape."""
         if self.kind in ("matrix", "linear", "embedding"):
