@@ -180,21 +180,26 @@ class Trial:
             return 0.0, 0.0
         each = shape.numel() / self.m
         names = [name for name in (use.weight, use.bias) if name]
-        parameters = float(sum(self.shapes[name].numel() for name in names))
+        numbers = {name: float(self.shapes[name].numel()) for name in names}
         if use.indices is not None:
-            parameters = float(math.prod(use.weight_shape))
-        several = (self.roles[name] for name in names if len(self.roles[name]) > 1)
-        if not kernel and any(map(is_explicit, several)):  # of one use lengths take their place at once
-            return parameters, each
-        if use.kind == "embedding" and not is_explicit(self.roles[use.weight or ""]):
-            return each, 0.0
+            numbers = dict.fromkeys(names, float(math.prod(use.weight_shape)))
+        several = [name for name in names if len(self.roles[name]) > 1]
+        # Of derivatives by parameters of one use a diagonal takes the lengths at once; others wait for those to come.
+        formed = sum(numbers[name] for name in (names if kernel else several) if is_explicit(self.roles[name]))
+        if all(is_explicit(self.roles[name]) for name in names):
+            return formed, each
         if use.kind not in MATRIX or not use.weight:
-            return parameters if kernel else 0.0, each
+            return each + formed, 0.0
         o = shape[1] if use.kind == "convolution" else shape[-1]
         t, weight = int(each / o), self.shapes[use.weight].numel()
+        inputs = t * weight / o
+        if several:  # gradients and inputs of all uses are put side by side
+            return 2 * (each + inputs / c) + formed, 0.0
+        if use.kind == "convolution" and use.node._saved_transposed:  # patches of the gradients
+            return each * (1 + math.prod(use.weight_shape[2:])) + formed, 0.0
         if kernel and not is_formed(n, c, t, o, weight):
-            return each, 0.0
-        return parameters if kernel else 0.0, t * weight / o
+            return each + formed, 0.0
+        return sum(numbers.values()) if kernel else 0.0, inputs
 
 
 def _check_all_known(call: Call, strangers: list[nn.Parameter]) -> None:
