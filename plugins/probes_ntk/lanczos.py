@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,17 +17,26 @@ EPSILON = 1e-6
 """Below so much of the mean eigenvalue, single precision tells nothing from 0."""
 
 
-def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+class Krylov(NamedTuple):
+    """What Lanczos' iteration has found."""
+
+    basis: Tensor
+    """Orthonormal. Shape ``(m, P)``."""
+    diagonal: Tensor
+    """Of the tridiagonal matrix. Shape ``(m,)``."""
+    beside: Tensor
+    """What is beside it; the last entry leads out. Shape ``(m,)``."""
+    noise: float
+    """The length by which the product of a unit vector is off, told from entries that a symmetric matrix has not."""
+
+
+def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Krylov:
     """Lanczos' iteration with full orthogonalisation, of an operator whose eigenvalues are about 1.
 
     Args:
         times: A v of v, for a symmetric A. Shape ``(P,)``.
         start: The first vector, of any length. Shape ``(P,)``.
         steps: m; fewer where an invariant space is found.
-
-    Returns:
-        An orthonormal basis, shape ``(m, P)``; the diagonal of the tridiagonal matrix, shape ``(m,)``; and what is
-        beside it, whose last entry leads out. Shape ``(m,)``.
 
     Example:
         >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
@@ -34,17 +45,21 @@ def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tup
     """
     basis = start.new_empty(steps, len(start))
     basis[0] = start / torch.linalg.vector_norm(start, dtype=torch.float64)
-    diagonal, beside = [], []
+    diagonal, beside, forbidden = [], [], [start.new_zeros(0)]
     for step in range(steps):
         product, span = times(basis[step]), basis[: step + 1]
         diagonal.append(inner_products(basis[step : step + 1], product)[0])
-        for _ in range(2):  # once leaves what rounding brings back
-            product -= inner_products(span, product).to(span) @ span
+        parts = inner_products(span, product)
+        forbidden.append(parts[:-2])
+        product -= parts.to(span) @ span
+        product -= inner_products(span, product).to(span) @ span  # what rounding has left
         beside.append(torch.linalg.vector_norm(product, dtype=torch.float64))
         if beside[-1] <= EPSILON or step == steps - 1:
             break
         basis[step + 1] = product / beside[-1]
-    return basis[: len(diagonal)], torch.stack(diagonal), torch.stack(beside)
+    off = torch.cat([each.to(start) for each in forbidden]).square()
+    noise = math.sqrt(float(off.mean()) * len(start)) if len(off) else 0.0
+    return Krylov(basis[: len(diagonal)], torch.stack(diagonal), torch.stack(beside), noise)
 
 
 def tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from probes import CannotMeasure
-from probes_ntk import center, effective_rank, eigenvalues, estimate_spectrum, tangent_kernel
+from probes_ntk import alignment, center, effective_rank, eigenvalues, estimate_spectrum, tangent_kernel
 
 
 def mlp(outputs=10, seed=0):
@@ -71,6 +71,29 @@ def test_single_precision_lets_nothing_in_of_the_largest_eigenvalues():
     assert single == pytest.approx(double, rel=1e-4)
 
 
+def test_products_are_in_double_precision_where_rounding_shows():
+    """All examples but one are alike: 0.5 % of the trace is left, of which rounding would move the rank by 0.7 %."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 4))
+    inputs = torch.randn(1, 5).repeat(400, 1)
+    inputs[0] = torch.randn(5)
+    labels = (torch.arange(400) == 0).long()
+    kernel = tangent_kernel(model, inputs).kernel
+    values = eigenvalues(center(kernel, "outputs"))
+    exact = (
+        effective_rank(values).item(),
+        (values.sum() ** 2 / values.square().sum()).item(),
+        alignment(kernel, labels, "outputs").item(),
+    )
+    for seed in range(5):
+        found = estimate_spectrum(
+            model, inputs, centering="outputs", targets=labels, generator=torch.Generator().manual_seed(seed)
+        )
+        numbers = found.effective_rank, found.participation_ratio, found.alignment
+        for (value, error), true in zip(numbers, exact, strict=True):
+            assert abs(value - true) <= 1.96 * error + 1e-4 * true and error < 1e-3 * true
+
+
 def test_more_products_know_more():
     model, inputs = mlp(), torch.randn(60, 12)
     errors = [
@@ -103,8 +126,8 @@ def test_equal_eigenvalues():
     found = estimate_spectrum(
         nn.Linear(32, 3, bias=False).double(), torch.eye(32, dtype=torch.float64), centering="none"
     )
-    assert found.effective_rank == (pytest.approx(96), pytest.approx(0, abs=1e-9))
-    assert found.participation_ratio == (pytest.approx(96), pytest.approx(0, abs=1e-9))
+    assert found.effective_rank == (pytest.approx(96), pytest.approx(0, abs=2e-3))
+    assert found.participation_ratio == (pytest.approx(96), pytest.approx(0, abs=2e-4))
 
 
 def test_the_same_seed_gives_the_same_and_the_global_generator_is_left_alone():
@@ -128,3 +151,8 @@ def test_what_cannot_be_is_named():
         model[0].weight.fill_(torch.nan)
     with pytest.raises(CannotMeasure, match="finite"):
         estimate_spectrum(model, torch.randn(20, 12), centering="none")
+
+
+def test_a_kernel_that_is_not_finite_is_not_called_zero():
+    with pytest.raises(CannotMeasure, match="trace of the centred tangent kernel is (inf|nan)"):
+        estimate_spectrum(nn.Linear(5, 3), torch.randn(20, 5) * 1e19, centering="outputs")
