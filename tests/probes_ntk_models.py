@@ -177,8 +177,8 @@ def models():
             lambda: Do(lambda m, x: F.linear(torch.tanh(F.linear(x, m.w)), m.w.t()), w=r(4, 3)), VECTORS,
         ),
         "tied_convolution": (
-            lambda: Do(lambda m, x: F.conv_transpose2d(F.conv2d(x, m.w).tanh(), m.w).flatten(2).amax(2), w=r(3, 3, 1, 1)),
-            IMAGES,
+            lambda: Do(lambda m, x: F.conv_transpose2d(F.conv2d(x, m.w).tanh(), m.w).flatten(2).amax(2),
+                       w=r(3, 3, 1, 1)), IMAGES,
         ),
         "tied_convolution_of_stride": (
             lambda: Do(lambda m, x: F.conv_transpose2d(F.conv2d(x, m.w, m.b, 2).tanh(), m.w, stride=2).mean((2, 3)),

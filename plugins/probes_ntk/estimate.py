@@ -127,15 +127,32 @@ def estimate_spectrum(
     if not isinstance(products, int) or products < LEAST:
         raise ValueError(f"`products` must be an integer from {LEAST} on, got {products!r}.")
     made = partial(KernelOperator, model, inputs, centering, output=output, outputs=outputs, memory=memory)
+    given = made, centering, products, seeded(generator), targets, layers, memory
+    found, rounded = _estimate(torch.float32, *given)
+    if rounded:
+        with suppress(Exception):  # a model that knows single precision alone: its error is larger
+            found, _ = _estimate(torch.float64, *given)
+    return found
 
-    def evaluated(precision: torch.dtype) -> tuple[KernelOperator, float, dict[str, float], float]:
-        kernel = made(precision=precision)
-        whole, traces = _traces(kernel, centering, memory, layers)
-        return kernel, whole, traces, sum(traces.values())
 
-    kernel, whole, traces, trace = evaluated(torch.float32)
+def _estimate(
+    precision: torch.dtype,
+    made: Callable[..., KernelOperator],
+    centering: Centering,
+    products: int,
+    generator: torch.Generator,
+    targets: Tensor | None,
+    layers: bool,
+    memory: float,
+) -> tuple[SpectrumEstimate, bool]:
+    """The estimate from products of at least this precision, and whether rounding is what it errs by."""
+    kernel = made(precision=precision)
+    whole, traces = _traces(kernel, centering, memory, layers)
+    trace = sum(traces.values())
     if trace < LEFT * whole:  # single precision would leave little of what centring leaves, as of inputs far from 0
-        kernel, whole, traces, trace = evaluated(torch.float64)
+        kernel = made(precision=torch.float64)
+        whole, traces = _traces(kernel, centering, memory, layers)
+        trace = sum(traces.values())
     if trace <= ROUNDING * torch.finfo(kernel.precision).eps * whole < math.inf:
         trace = 0.0
     size = kernel.shape[0]
@@ -144,7 +161,6 @@ def estimate_spectrum(
             f"The trace of the centred tangent kernel is {trace:g}: it must be finite and not zero for its spectrum to "
             f"mean something. Are all examples alike, or has training diverged?"
         )
-    generator = seeded(generator)
     labels = None if targets is None else _labels(targets, kernel, centering)
     scale = trace / size  # so that the mean eigenvalue is 1
 
@@ -159,13 +175,7 @@ def estimate_spectrum(
         vector = vector if signs else torch.randn(size, generator=generator, dtype=torch.float64)
         return kernel.center(vector.to(kernel.device).reshape(kernel.c, kernel.n)).reshape(size)
 
-    steps = min(int(TOP * products), size)
-    basis, diagonal, beside, noise = lanczos(times, drawn(signs=False), steps)
-    if noise > NOISE and kernel.precision != torch.float64:
-        with suppress(Exception):  # a model that knows single precision alone: the error says it
-            kernel, whole, traces, trace = evaluated(torch.float64)
-            scale = trace / size
-            basis, diagonal, beside, noise = lanczos(times, drawn(signs=False), steps)
+    basis, diagonal, beside, noise = lanczos(times, drawn(signs=False), min(int(TOP * products), size))
     used, noise = len(diagonal), max(noise, EPSILON)
     values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside[:-1]))
     residuals = (beside[-1] * vectors[-1]).abs()
@@ -199,7 +209,10 @@ def estimate_spectrum(
         sums.append(norm * moments(nodes, weights))
         points.append((nodes, weights))
     entropy, entropy_error, square, square_error = _rest(brackets, before, sums, rest)
-    entropy_error = math.hypot(entropy_error, float(above - below) / 4, size * noise * (1 + abs(math.log(noise))))
+    entropy_error = math.hypot(entropy_error, float(above - below) / 4)
+    rounding = size * noise * (1 + abs(math.log(noise)))
+    rounded = kernel.precision != torch.float64 and rounding > max(entropy_error, SHOWS * size)
+    entropy_error = math.hypot(entropy_error, rounding)
     rank = math.exp(math.log(size) - (float(above + below) / 2 + entropy) / size)
     total = max(float(squares) + square, size)  # that of equal eigenvalues
     square_error = math.hypot(square_error, noise * total)
@@ -219,7 +232,7 @@ def estimate_spectrum(
         random = torch.stack([drawn(signs=True) for _ in range(RANDOM)])
         some = found.flip(0)[:FOUND]
         parts = layer_alignments(kernel, some, random - random @ some.T @ some, labels, memory / 4)
-    return SpectrumEstimate(
+    estimate = SpectrumEstimate(
         Estimate(trace, 0.0),
         Estimate(rank, rank * entropy_error / size),
         Estimate(ratio, ratio * square_error / total),
@@ -230,12 +243,13 @@ def estimate_spectrum(
         density,
         used,
     )
+    return estimate, rounded
 
 
 LEFT = 1e-3
 """Of the trace: where centring leaves less, products are taken in double precision."""
-NOISE = 2e-4
-"""The same where a product of a unit vector is off by more, in mean eigenvalues."""
+SHOWS = 1e-3
+"""Of the rank: where rounding makes it err by more, and most of its error, the same."""
 
 
 def _traces(
