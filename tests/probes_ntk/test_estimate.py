@@ -154,5 +154,5 @@ def test_what_cannot_be_is_named():
 
 
 def test_a_kernel_that_is_not_finite_is_not_called_zero():
-    with pytest.raises(CannotMeasure, match="trace of the centred tangent kernel is (inf|nan)"):
+    with pytest.raises(CannotMeasure, match=r"trace of the centred tangent kernel is (inf|nan)"):
         estimate_spectrum(nn.Linear(5, 3), torch.randn(20, 5) * 1e19, centering="outputs")
