@@ -48,14 +48,16 @@ def gaussian_mutual_information(correlations: Tensor | float) -> Tensor:
     return -torch.log1p(-rho.square()).sum() / 2
 
 
-def normal_scores(values: Tensor) -> Tensor:
+def normal_scores(values: Tensor, generator: torch.Generator | None = None) -> Tensor:
     r"""Each component as the normal quantile of its rank, :math:`\Phi^{-1}((r_i - \frac 1 2) / n)`.
 
     A strictly increasing map of each component, which leaves mutual information as it is and takes heavy tails and
-    scales away. Equal values share the mean of their ranks.
+    scales away. Equal values share the mean of their ranks, or have them in a random order: that too leaves mutual
+    information as it is, and nothing is tied any more but in a component that is constant.
 
     Args:
         values: Shape ``(n, d)``.
+        generator: Draws the order of equal values, on the CPU.
 
     Returns:
         float64. Shape ``(n, d)``.
@@ -73,6 +75,13 @@ def normal_scores(values: Tensor) -> Tensor:
         raise ValueError(f"`values` must have shape (n, d), got {tuple(values.shape)}.")
     if not bool(values.isfinite().all()):
         raise ValueError("`values` must be finite: NaN and infinity have no rank. Drop these samples.")
+    if generator is not None:
+        shuffled = torch.randperm(len(values), generator=generator, device="cpu").to(values.device)
+        order = shuffled[to_float64(values)[shuffled].T.argsort(dim=1, stable=True)]
+        ranks = torch.empty(order.shape, dtype=torch.float64, device=order.device)
+        ranks.scatter_(1, order, torch.arange(1.0, len(values) + 1).to(ranks).expand_as(ranks))
+        constant = (values == values[:1]).all(0)
+        return _scores(torch.where(constant[:, None], (len(values) + 1) / 2, ranks))
     ordered, order = to_float64(values).T.contiguous().sort(dim=1)
     place = torch.arange(len(values), device=values.device).expand_as(order)
     new = torch.ones_like(order, dtype=torch.bool)
@@ -80,7 +89,12 @@ def normal_scores(values: Tensor) -> Tensor:
     first = place.where(new, 0).cummax(1).values  # of the values that are equal to this one
     last = place.where(new.roll(-1, 1), len(values)).flip(1).cummin(1).values.flip(1)
     ranks = torch.empty_like(ordered).scatter_(1, order, (first + last).double() / 2 + 1)
-    scores: Tensor = torch.special.ndtri((ranks - 0.5) / len(values)).T
+    return _scores(ranks)
+
+
+def _scores(ranks: Tensor) -> Tensor:
+    """The quantiles of ranks from 1 on, ``(d, n)``. Shape ``(n, d)``."""
+    scores: Tensor = torch.special.ndtri((ranks - 0.5) / ranks.shape[1]).T
     return scores
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,13 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .gaussian import normal_scores
+from probes.batches import seeded
+
+from .gaussian import canonical_correlations, normal_scores
 from .nearest_neighbors import CROWDED, trees
-from .sides import side_of
+from .repeats import different_rows
+from .sides import Side, side_of
 
 __all__ = ["InformationEstimate", "mixed_mutual_information"]
 
 MIN_SAMPLES = 4
+FREQUENT = 0.15
+"""Of the samples: a value that more of them have is an atom."""
+TOGETHER = 0.9
+"""Of the samples of a value: where more of them come again as a whole, it is an atom too."""
+DRAWS = 4
+"""Ways of breaking ties that are averaged."""
 
 
 class InformationEstimate(NamedTuple):
@@ -62,11 +73,14 @@ def mixed_mutual_information(
 
     As :func:`ksg` where the k-th neighbour is the only one at its distance. Where more are as near, as at an atom, all
     of them count, and the sample with them, in :math:`k_i` as in the others: at an atom of both sides that is the
-    plug-in estimate.
+    plug-in estimate. Values that come again and are no atoms, as counts and rounded numbers do, are put in a random
+    order, which changes no mutual information: in four ways, whose terms are averaged. Without, independent counts
+    around 30 would share 0.3 nats.
 
-    The bias that is left, measured with 1000 samples: at most 0.01 nats of mixtures of up to five atoms; 0.03 too
-    little of twenty classes that share 2.3 nats with a number. Of two discrete sides with 2 samples for each cell of
-    the table at most 0.04, with half a sample 0.3 too much.
+    The bias that is left, measured with 1000 samples: at most 0.015 nats of mixtures of up to five atoms, of counts and
+    of numbers rounded to a fiftieth to a half of their deviation; 0.03 too little of twenty classes that share 2.3 nats
+    with a number. Of two discrete sides with 2 samples for each cell of the table at most 0.04, with half a sample 0.3
+    too much.
 
     Args:
         x: Samples: a tensor or an array, shape ``(n, ...)``.
@@ -77,11 +91,12 @@ def mixed_mutual_information(
         discrete_y: Whether y is.
 
     Returns:
-        The value in nats, and its standard error over samples.
+        The value in nats, and its standard error over samples. Copies of samples with a number that is not whole, see
+        :func:`repeated_rows`, count once. Infinite, with an error of NaN, where one number follows from another.
 
     Raises:
-        ValueError: If lengths differ, a value is not finite, there are fewer than 4 samples or not more than k, or no
-            class has two.
+        ValueError: If lengths differ, a value is not finite, there are fewer than 4 samples, copies counted
+            once, or not more than k, or no class has two.
         TypeError: If a dtype is complex or not numeric.
         ImportError: If scikit-learn is missing, which all but two discrete sides need.
 
@@ -108,6 +123,10 @@ def mixed_mutual_information(
         if len(other.values) != n:
             raise ValueError(f"`x` and `y` must be pairs, of the same length, got {n} and {len(other.values)} samples.")
         both = one.discrete and other.discrete
+        if not (both or _whole(one) or _whole(other)):
+            rows = different_rows(one.values, other.values)
+            one, other = (replace(side, values=side.values[rows]) for side in (one, other))
+            n = len(rows)
         least = MIN_SAMPLES if both else max(MIN_SAMPLES, neighbors + 1)
         if n < least:
             raise ValueError(f"At least {least} samples are needed, got {n}.")
@@ -117,11 +136,61 @@ def mixed_mutual_information(
             return _of_counts(one.values[:, 0].long(), other.values[:, 0].long())
         if one.discrete or other.discrete:
             classes, numbers = (one, other) if one.discrete else (other, one)
-            terms = _ross_terms(normal_scores(numbers.values), classes.values[:, 0].long(), neighbors)
+            kept = classes.values[:, 0].long()
+            atoms = _frequent(numbers.values, classes.values, neighbors)
+            terms = _averaged([numbers.values], atoms, lambda scores: _ross_terms(scores, kept, neighbors))
+        elif _same(one.values, other.values):
+            return InformationEstimate(math.inf, math.nan, n)
         else:
-            terms = _mixture_terms(normal_scores(one.values), normal_scores(other.values), neighbors)
+            atoms = _frequent(one.values, other.values, neighbors)
+            terms = _averaged([one.values, other.values], atoms, lambda u, v: _mixture_terms(u, v, neighbors))
         n = len(terms)
         return InformationEstimate(float(terms.mean()), CROWDED * float(terms.std()) / n**0.5, n)
+
+
+def _whole(side: Side) -> bool:
+    """Whether numbers are whole: those that come again are counts, not copies."""
+    return not side.discrete and bool((side.values == side.values.round()).all())
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    """Whether one number follows from another, and none comes twice."""
+    if x.shape[1] != 1 or y.shape[1] != 1 or len(torch.unique(x)) < len(x) or len(torch.unique(y)) < len(y):
+        return False
+    return bool((canonical_correlations(normal_scores(x), normal_scores(y)) > 1 - 1e-12).any())
+
+
+def _frequent(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """Of each sample, whether it comes more than k times. Shape ``(n,)``."""
+    _, code, count = torch.unique(torch.cat([x, y], 1), dim=0, return_inverse=True, return_counts=True)
+    often: Tensor = count[code] > k
+    return often
+
+
+def _averaged(sides: Sequence[Tensor], atoms: Tensor, terms: Callable[..., Tensor]) -> Tensor:
+    """Terms of normal scores; where values come again without being atoms, with their ties broken in several ways."""
+    plain, loose = [normal_scores(side) for side in sides], [_loose(side, atoms) for side in sides]
+    generator, ways = seeded(None), [plain]
+    if any(bool(each.any()) for each in loose):
+        ways = [
+            [
+                normal_scores(side, generator).where(tied, score)
+                for side, score, tied in zip(sides, plain, loose, strict=True)
+            ]
+            for _ in range(DRAWS)
+        ]
+    mean: Tensor = torch.stack([terms(*way) for way in ways]).mean(0)
+    return mean
+
+
+def _loose(side: Tensor, atoms: Tensor) -> Tensor:
+    """Values that come again, less often than an atom does, and mostly in samples that do not. Shape ``(n, d)``."""
+    columns = []
+    for column in side.T:
+        _, code, count = torch.unique(column, return_inverse=True, return_counts=True)
+        share = torch.zeros(len(count), dtype=torch.float64, device="cpu").index_add_(0, code, atoms.double()) / count
+        columns.append(((count > 1) & (count <= FREQUENT * len(side)) & (share <= TOGETHER))[code])
+    return torch.stack(columns, 1)
 
 
 def _of_counts(x: Tensor, y: Tensor) -> InformationEstimate:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["clustered_standard_error", "repeated_rows"]
+__all__ = ["clustered_standard_error", "different_rows", "repeated_rows"]
 
 LARGEST_SHARE = 0.2
 """Of the rows: what is more frequent is a value of its own, such as zero, and no copy. It would fill a fold."""
@@ -57,6 +57,20 @@ def repeated_rows(x: Tensor, y: Tensor) -> Tensor:
     first = torch.full((n,), n, device="cpu").scatter_reduce(0, group, alone, "amin")
     numbers: Tensor = torch.unique(torch.where(copies, first[group], alone), return_inverse=True)[1]
     return numbers
+
+
+def different_rows(x: Tensor, y: Tensor) -> Tensor:
+    """The first sample of each group of copies (:func:`repeated_rows`). Shape ``(groups,)``.
+
+    Example:
+        >>> x, y = torch.tensor([[1.0], [2.0], [1.0], [3.0]]), torch.tensor([[5.0], [6.0], [5.0], [5.0]])
+        >>> different_rows(x, y).tolist()
+        [0, 1, 3]
+    """
+    groups = repeated_rows(x, y)
+    rows = torch.arange(len(groups), device="cpu")
+    first = torch.full((int(groups.max()) + 1 if len(rows) else 0,), len(rows), device="cpu")
+    return first.scatter_reduce(0, groups, rows, "amin")
 
 
 def clustered_standard_error(terms: Tensor, groups: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 from probes.batches import seeded
 
 from .nearest_neighbors import CROWDED
-from .repeats import repeated_rows
+from .repeats import different_rows
 from .sides import checked_numbers
 from .slices import gaussian_slices, neighbor_slice, projected
 
@@ -169,7 +169,8 @@ def _slope(values: Tensor, others: Tensor) -> Tensor:
     """Coefficient of the regression of some values on others; 0 where these do not vary."""
     centred = others - others.mean()
     square = centred.square().sum()
-    return torch.where(square > 0, (values * centred).sum() / square, 0.0)
+    varies = centred.abs().amax() > 1e-9 * (1 + others.abs().amax())  # and not by rounding alone
+    return torch.where(varies, (values * centred).sum() / square, 0.0)
 
 
 def _checked(
@@ -192,13 +193,15 @@ def _checked(
                 f"`{name}` has {side.shape[1]} components and cannot be projected to `k` = {k}; pass a smaller k, or "
                 f"project={rest!r} to leave it whole."
             )
-    groups = repeated_rows(one, other)
-    rows = torch.arange(len(groups), device="cpu")
-    first = torch.full((int(groups.max()) + 1 if len(rows) else 0,), len(rows), device="cpu").scatter_reduce(
-        0, groups, rows, "amin"
-    )
+    first = different_rows(one, other)
     least = max(MIN_SAMPLES, neighbors + 1)
     if len(first) < least:
         raise ValueError(f"At least {least} different samples are needed, got {len(first)} among {len(one)}.")
     # Less the first row, so that constant components are exactly zero whatever they are multiplied by.
-    return one[first] - one[:1], other[first] - other[:1], projections
+    return _scaled(one[first] - one[:1]), _scaled(other[first] - other[:1]), projections
+
+
+def _scaled(side: Tensor) -> Tensor:
+    """Such that the largest magnitude is 1, and no square of another overflows."""
+    largest = side.abs().amax() if side.numel() else side.new_zeros(())
+    return side / torch.where(largest > 0, largest, 1.0)

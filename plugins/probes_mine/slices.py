@@ -98,11 +98,12 @@ def neighbor_slice(x: Tensor, y: Tensor, neighbors: int, generator: torch.Genera
         x: float64, shape ``(n, a)``.
         y: Shape ``(n, b)``.
         neighbors: k of :func:`ksg`.
-        generator: Draws a Gaussian of the same size and canonical correlations.
+        generator: Draws the order of equal values, and a Gaussian of the same size and canonical correlations.
 
     Returns:
         In nats; the terms, shape ``(n,)``, are those of nearest neighbours alone.
     """
+    x, y = (normal_scores(side, generator if _is_tied(side) else None) for side in (x, y))
     terms, rho, ranks = _neighbor_terms(x, y, neighbors)
     a, b = ranks.tolist()
     if not min(a, b):
@@ -113,11 +114,18 @@ def neighbor_slice(x: Tensor, y: Tensor, neighbors: int, generator: torch.Genera
     common = min(a, b)
     rho = rho[:common]
     noise[:, :common] = rho * drawn[:, :common] + (1 - rho.square()).sqrt() * noise[:, :common]
-    missed = gaussian_mutual_information(rho) - _neighbor_terms(drawn, noise, neighbors)[0].mean()
+    again = _neighbor_terms(normal_scores(drawn), normal_scores(noise), neighbors)[0]
+    missed = gaussian_mutual_information(rho) - again.mean()
     return float(terms.mean() + missed), terms
 
 
 def _neighbor_terms(x: Tensor, y: Tensor, neighbors: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What each sample adds in canonical coordinates of normal scores; the correlations; the ranks."""
-    u, v, rho, ranks = canonical_variates(normal_scores(x)[None], normal_scores(y)[None])
+    """What each sample adds in canonical coordinates; the correlations; the ranks."""
+    u, v, rho, ranks = canonical_variates(x[None], y[None])
     return ksg_terms(u[0], v[0], neighbors), rho[0], ranks[:, 0]
+
+
+def _is_tied(side: Tensor) -> bool:
+    """Whether values repeat."""
+    ordered = side.sort(dim=0).values
+    return bool((ordered[1:] == ordered[:-1]).any())

@@ -42,7 +42,6 @@ def test_a_class_and_numbers_match_distances_written_out():
     rng = generator(1)
     labels = rng.integers(0, 3, 60)
     numbers = labels[:, None] + rng.standard_normal((60, 2))
-    numbers[:3, 0] = 7.5  # equal in one component is no tie
     labels = np.concatenate([labels, [8, 9, 9]])  # one alone, and two, fewer than neighbours
     numbers = np.concatenate([numbers, rng.standard_normal((3, 2))])
     scores = normal_scores(torch.from_numpy(numbers)).numpy()
@@ -72,7 +71,7 @@ def mixture(n, rng):
 
 def test_a_mixture_matches_distances_written_out():
     x, y, _ = mixture(80, generator(2))
-    y[:4], x[:4] = [5.0, 6.0, 7.0, 8.0], 3.0  # an atom of one side alone
+    y[:14], x[:14] = np.linspace(5, 8, 14), 3.0  # an atom of one side alone
     scores = [normal_scores(torch.from_numpy(side)[:, None])[:, 0].tolist() for side in (x, y)]
     terms, tied = [], 0
     for i in range(80):
@@ -91,6 +90,41 @@ def test_a_mixture_matches_distances_written_out():
     found = mixed_mutual_information(x, y)
     assert found.value == pytest.approx(np.mean(terms), rel=1e-10)
     assert found.standard_error == pytest.approx(1.3 * np.std(terms, ddof=1) / math.sqrt(80), rel=1e-10)
+
+
+def correlated(n, rng, step=0.0):
+    """Gaussians of correlation 0.8, perhaps rounded."""
+    x, noise = rng.standard_normal((2, n))
+    sides = x, 0.8 * x + 0.6 * noise
+    return tuple(np.round(side / step) * step if step else side for side in sides)
+
+
+@pytest.mark.parametrize(
+    ("make", "truth"),
+    [
+        (lambda rng: (rng.poisson(30, 400), rng.poisson(30, 400)), 0.0),
+        (lambda rng: (rng.integers(0, 100, 1000), rng.integers(0, 100, 1000)), 0.0),
+        (lambda rng: (rng.integers(0, 256, (500, 1)) / 255, rng.integers(0, 256, (500, 1)) / 255), 0.0),
+        (lambda rng: (rng.integers(0, 2, 500), rng.poisson(30, 500)), 0.0),
+        *((lambda rng, step=step: correlated(1000, rng, step), -math.log(0.6)) for step in (0.02, 0.05, 0.1, 0.2)),
+        (lambda rng: (same := rng.integers(0, 20, 1000), same), math.log(20)),
+    ],
+    ids=["counts", "integers", "pixels", "class", "0.02", "0.05", "0.1", "0.2", "the same"],
+)
+def test_counts_and_rounded_numbers_are_told_without_the_bias_of_ties(make, truth):
+    """Which was 0.3 nats of the independent counts, and of numbers rounded to a tenth of their deviation."""
+    found = [mixed_mutual_information(*make(generator(seed)), discrete_y=False) for seed in range(8)]
+    assert np.mean([each.value for each in found]) == pytest.approx(truth, abs=0.04)
+    errors = [(each.value - truth) / each.standard_error for each in found]
+    assert np.sqrt(np.mean(np.square(errors))) < 1.8
+
+
+def test_copies_count_once_and_a_number_that_follows_from_another_is_infinite():
+    x, y = correlated(150, generator(0))
+    found, again = mixed_mutual_information(x, y), mixed_mutual_information(np.tile(x, 3), np.tile(y, 3))
+    assert found == again and again.num_samples == 150
+    value, error, _ = mixed_mutual_information(x, np.exp(-x))
+    assert value == math.inf and math.isnan(error)
 
 
 def test_without_ties_it_is_that_of_kraskov():
