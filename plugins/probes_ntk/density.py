@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Estimate", "SpectralDensity", "spread"]
 
-GAP = 0.25
+GAP = 0.4
 """Of what spreading a point out changes at most near by: what a share of the trace may be wrong by, as an error."""
 COUNT_GAP = 0.1
 """Of what the points near by stand for: what a number of eigenvalues may be wrong by, as a standard error."""
@@ -40,12 +40,14 @@ class SpectralDensity(NamedTuple):
     """How many eigenvalues each stands for, float64. Shape ``(vectors, points)``."""
     refined: SpectralDensity | None = None
     """Of one vector more two measures: of many points, and of as few as the others have."""
+    slack: Tensor | None = None
+    """How far the largest eigenvalues that have been found may be too small, descending. Shape ``(top,)``."""
 
     def trace_ratio(self, k: int) -> Estimate:
         r"""Share of the trace in the largest k eigenvalues, :math:`T_k`; see :func:`~probes_ntk.trace_ratio`.
 
-        The standard error has the spread over the vectors, by Student's t, and a quarter of what spreading the points
-        out makes of it at most near by. ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
+        The standard error has the spread over the vectors, by Student's t, two fifths of what spreading the points out
+        makes of it at most near by, and what the largest eigenvalues may be too small by. ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
 
         Args:
             k: From 1 to nc.
@@ -56,7 +58,10 @@ class SpectralDensity(NamedTuple):
         size = round(float(self.counts[0].sum()))
         if not (hasattr(k, "__index__") and 1 <= k <= size):
             raise ValueError(f"`k` must be between 1 and the number of eigenvalues, {size}, got {k!r}.")
-        return self._estimate(lambda curve: curve.share(float(k)), GAP, most=1.0)
+        value, error = self._estimate(lambda curve: curve.share(float(k)), GAP, most=1.0)
+        if self.slack is not None:
+            error = math.hypot(error, float(self.slack[:k].sum() / (self.eigenvalues[0] @ self.counts[0])))
+        return Estimate(value, error)
 
     def above(self, value: float) -> Estimate:
         r"""How many eigenvalues are larger: :math:`\#\{j : \lambda_j > value\}`.

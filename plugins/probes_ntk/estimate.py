@@ -222,6 +222,7 @@ def _estimate(
         value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
     density = _density(top, points, float(rest), size, scale)
+    density = density._replace(slack=(top_residuals.square() / top * scale).cpu())
     nodes, weights = values[~kept].clamp_min(0), vectors[0, ~kept].square()  # what is left of the first vector
     usual = torch.stack([weights.sum() / (size - len(top)), (weights * nodes).sum() / rest]) * size
     if points and ((usual > 0.5) & (usual < 2)).all():  # of eigenvalues that are many times there it would see one
