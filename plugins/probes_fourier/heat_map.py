@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .image_bands import check_images
+from .image_bands import check_images, outputs_of
 
 __all__ = ["HeatMap", "fourier_basis_image", "fourier_heat_map", "map_frequencies"]
 
@@ -124,7 +124,7 @@ def fourier_heat_map(
     n, channels, height, width = images.shape
     signs = torch.randint(0, 2, (n, channels, 1, 1), generator=generator, device="cpu") * 2 - 1
     signs = (signs / channels**0.5).to(images)
-    own = function(images).reshape(n, -1)
+    own = outputs_of(function, images)
     found: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
     rows = []
     for v in vertical:
@@ -132,7 +132,7 @@ def fourier_heat_map(
             key = min((v % height, u % width), (-v % height, -u % width))
             if key not in found:
                 wave = fourier_basis_image(height, width, *key).to(images)
-                outputs = function(images + norm * signs * wave).reshape(n, -1)
+                outputs = outputs_of(function, images + norm * signs * wave)
                 change = torch.linalg.vector_norm(outputs - own, dim=1) / norm
                 wrong = change.new_tensor(torch.nan) if labels is None else _error_rate(outputs, labels)
                 found[key] = change.mean(), change.std() / n**0.5 if n > 1 else wrong * torch.nan, wrong

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_images", "high_pass", "image_radii", "low_pass", "ring_of_bins", "ring_sums"]
+__all__ = ["check_images", "high_pass", "image_radii", "low_pass", "outputs_of", "ring_of_bins", "ring_sums"]
 
 LEAST_SIDE = 4
 
@@ -15,14 +17,21 @@ def check_images(images: Tensor) -> None:
     """Refuse what is no batch of images.
 
     Raises:
-        ValueError: If the shape is not ``(n, channels, height, width)`` with sides of 4 pixels or more, or the dtype
-            not real and floating-point.
+        ValueError: If there is none, the shape is not ``(n, channels, height, width)`` with sides of 4 pixels or more,
+            or the dtype not real and floating-point.
     """
-    if images.ndim != 4 or min(images.shape[2:]) < LEAST_SIDE or not images.shape[1] or not images.is_floating_point():
+    floating = images.is_floating_point() and images.ndim == 4
+    if not floating or min(images.shape[2:]) < LEAST_SIDE or not images.numel():
         raise ValueError(
-            f"`images` must be floating-point numbers of shape (n, channels, height, width) with sides of at least "
-            f"{LEAST_SIDE} pixels, got {images.dtype} of shape {tuple(images.shape)}."
+            f"`images` must be floating-point numbers of shape (n, channels, height, width), at least one and with "
+            f"sides of at least {LEAST_SIDE} pixels, got {images.dtype} of shape {tuple(images.shape)}."
         )
+
+
+def outputs_of(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The outputs for images, of half precision in single, of which means can be taken. Shape ``(n, c)``."""
+    outputs = function(images).reshape(len(images), -1)
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
 def image_radii(height: int, width: int) -> Tensor:

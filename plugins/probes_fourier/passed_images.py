@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from probes.batches import Batch
 
-from .image_bands import check_images, high_pass, low_pass
+from .image_bands import check_images, high_pass, low_pass, outputs_of
 
 __all__ = ["PassedImages", "Targets", "passed_images"]
 
@@ -94,7 +94,7 @@ def passed_images(
         Yin et al., "A Fourier perspective on model robustness in computer vision", NeurIPS 2019, section 3.
     """
     check_images(images)
-    own = function(images).reshape(len(images), -1)
+    own = outputs_of(function, images)
     labelled = targets is not None and not targets.is_floating_point()
     if targets is not None:
         targets = targets.to(own.device)
@@ -111,7 +111,7 @@ def passed_images(
     changes, losses, hits = [], [], []
     for band in (low_pass, high_pass):
         for radius in radii:
-            outputs = function(band(images, radius)).reshape(own.shape)
+            outputs = outputs_of(function, band(images, radius))
             changes.append((outputs - own).square().sum(1).mean() / variance)
             if targets is None:
                 continue

@@ -168,6 +168,8 @@ class ImageFrequencies(Probe):
         images = function.points[:n]
         contrast = images - images.mean((2, 3), keepdim=True)
         norm = self.strength * float(contrast.double().square().sum((1, 2, 3)).mean()) ** 0.5
+        if not math.isfinite(norm):
+            raise CannotMeasure(f"The images of batch {self.batch!r} are not finite. Pass others.")
         if not norm > 0:
             raise CannotMeasure(
                 f"The images of batch {self.batch!r} have no contrast: all pixels of a channel are alike. Pass others."

@@ -47,7 +47,8 @@ class SpectralDensity(NamedTuple):
         r"""Share of the trace in the largest k eigenvalues, :math:`T_k`; see :func:`~probes_ntk.trace_ratio`.
 
         The standard error has the spread over the vectors, by Student's t, two fifths of what spreading the points out
-        makes of it at most near by, and what the largest eigenvalues may be too small by. ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
+        makes of it at most near by, and what the largest eigenvalues may be too small by.
+        ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
 
         Args:
             k: From 1 to nc.

@@ -241,7 +241,7 @@ def test_outputs_that_are_nan_are_neither_right_nor_wrong():
 
 
 def test_what_are_no_images_or_targets_is_refused():
-    for bad in (torch.zeros(3, 4), torch.zeros(2, 1, 3, 8), torch.zeros(2, 1, 8, 8, dtype=torch.long)):
+    for bad in (torch.zeros(3, 4), torch.zeros(2, 1, 3, 8), torch.zeros(0, 1, 8, 8), torch.zeros(2, 1, 8, 8).long()):
         for call in (
             lambda x: passed_images(torch.nn.Flatten(), x, [0.1]),
             lambda x: jacobian_spectrum(torch.nn.Flatten(), x),
@@ -258,3 +258,15 @@ def test_what_are_no_images_or_targets_is_refused():
         passed_images(torch.nn.Flatten(), images, [0.1], torch.zeros(2))
     with pytest.raises(ValueError, match="`norm` must be a positive number, got 0"):
         fourier_heat_map(torch.nn.Flatten(), images, 0.0, vertical=[0], horizontal=[0], generator=torch.Generator())
+
+
+def test_means_over_images_of_a_half_precision_model_are_not_rounded_to_it():
+    images, labels = normal(100, 1, 4, 4).bfloat16(), torch.zeros(100, dtype=torch.long)
+    model = linear(torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16())
+    found = passed_images(model, images, [1.0], labels)
+    hits = int((model(images).argmax(1) == 0).sum())
+    assert found.accuracy[0, 0].item() == pytest.approx(hits / 100, abs=1e-7)
+    flat = fourier_heat_map(
+        model, images, 1.0, vertical=[0], horizontal=[0], labels=labels, generator=torch.Generator()
+    )  # fmt: skip
+    assert {flat.change.dtype, found.loss.dtype} == {torch.float32}

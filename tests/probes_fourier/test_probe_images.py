@@ -149,6 +149,13 @@ def test_images_without_contrast_are_refused(colours, make_run, measured):
         measured(ImageFrequencies(), make_run(colours, torch.ones(4, 3, 8, 8)))
 
 
+def test_images_that_are_not_finite_are_not_called_flat(colours, make_run, measured):
+    images = torch.randn(4, 3, 8, 8)
+    images[1, 2, 3, 4] = torch.nan
+    with pytest.raises(ValueError, match="are not finite"):
+        measured(ImageFrequencies(), make_run(colours, images))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
