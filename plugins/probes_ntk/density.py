@@ -41,13 +41,13 @@ class SpectralDensity(NamedTuple):
     refined: SpectralDensity | None = None
     """Of one vector more two measures: of many points, and of as few as the others have."""
     slack: Tensor | None = None
-    """How far the largest eigenvalues that have been found may be too small, descending. Shape ``(top,)``."""
+    """How far the largest eigenvalues that have been found may be off, in their order. Shape ``(top,)``."""
 
     def trace_ratio(self, k: int) -> Estimate:
         r"""Share of the trace in the largest k eigenvalues, :math:`T_k`; see :func:`~probes_ntk.trace_ratio`.
 
         The standard error has the spread over the vectors, by Student's t, two fifths of what spreading the points out
-        makes of it at most near by, and what the largest eigenvalues may be too small by.
+        makes of it at most near by, and what the largest eigenvalues may be off by.
         ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
 
         Args:

@@ -40,7 +40,7 @@ class SpectrumEstimate(NamedTuple):
     """What sums up a spectrum, from products with vectors alone."""
 
     trace: Estimate
-    """Exact, so that its error is 0. In the squared unit of the features."""
+    """Exact but for rounding, which its error is. In the squared unit of the features."""
     effective_rank: Estimate
     participation_ratio: Estimate
     """:math:`(\\sum_j \\lambda_j)^2 / \\sum_j \\lambda_j^2`."""
@@ -73,8 +73,8 @@ def estimate_spectrum(
 ) -> SpectrumEstimate:
     r"""What sums up the spectrum of a tangent kernel of any number of examples, and its alignment with the labels.
 
-    The trace is exact. Half of the products find the largest eigenvalues, by Lanczos with full orthogonalisation. For
-    the rest, with Q their eigenvectors and g random signs, z = (I - Q Q^T) g,
+    The trace is exact but for rounding. Half of the products find the largest eigenvalues, by Lanczos with full
+    orthogonalisation. For the rest, with Q their eigenvectors and g random signs, z = (I - Q Q^T) g,
 
     .. math:: \operatorname{Tr} f(K) = \sum_{q \in Q} q^\top f(K) q + \mathbb{E}_g\, z^\top f(K) z,
               \qquad f(\lambda) = \lambda \log \lambda, \; \lambda^2
@@ -82,14 +82,14 @@ def estimate_spectrum(
     Six Lanczos steps from z give :math:`z^\top K^2 z` exactly and put :math:`z^\top (K \log K) z` between two
     quadratures, since all even derivatives of f are positive and all odd ones from the third on negative: Gauss' lies
     below, that of Radau with a node at 0 above. In between it is put where the last step says, from how fast either
-    moves. What the vectors leave of the exact trace is a control variate.
+    moves. What the vectors leave of the exact trace is a control variate. Rounding is told from how far the products
+    are from symmetric; where it is most of the error, all is done again in double precision.
 
     The alignment needs :math:`\|K\|_F^2 = \operatorname{Tr} K^2` beside :math:`Y^\top K Y =
     \|J^\top Y\|^2`, which is one backward pass and exact. That of each layer is in ``layer_estimate.py``.
 
     The standard error has the spread over the vectors, by Student's t, a quarter of the distance of the brackets, and
-    what rounding does, told from how far the products are from symmetric:
-    :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases. ``benchmarks/spectrum_estimate.py``
+    what rounding does: :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases. ``benchmarks/spectrum_estimate.py``
     counts how often it does.
 
     Args:
@@ -153,7 +153,8 @@ def _estimate(
         kernel = made(precision=torch.float64)
         whole, traces = _traces(kernel, centering, memory, layers)
         trace = sum(traces.values())
-    if trace <= ROUNDING * torch.finfo(kernel.precision).eps * whole < math.inf:
+    trace_error = torch.finfo(kernel.precision).eps * whole
+    if trace <= ROUNDING * trace_error < math.inf:
         trace = 0.0
     size = kernel.shape[0]
     if not (math.isfinite(trace) and trace > 0):
@@ -222,7 +223,7 @@ def _estimate(
         value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
     density = _density(top, points, float(rest), size, scale)
-    density = density._replace(slack=(top_residuals.square() / top * scale).cpu())
+    density = density._replace(slack=(top_residuals.square() / top + trace_error / trace * top).cpu() * scale)
     nodes, weights = values[~kept].clamp_min(0), vectors[0, ~kept].square()  # what is left of the first vector
     usual = torch.stack([weights.sum() / (size - len(top)), (weights * nodes).sum() / rest]) * size
     if points and ((usual > 0.5) & (usual < 2)).all():  # of eigenvalues that are many times there it would see one
@@ -234,13 +235,13 @@ def _estimate(
         some = found.flip(0)[:FOUND]
         parts = layer_alignments(kernel, some, random - random @ some.T @ some, labels, memory / 4)
     estimate = SpectrumEstimate(
-        Estimate(trace, 0.0),
+        Estimate(trace, trace_error),
         Estimate(rank, rank * entropy_error / size),
         Estimate(ratio, ratio * square_error / total),
         aligned,
         top * scale,
         top_residuals * scale,
-        {name: LayerEstimate(Estimate(part, 0.0), parts.get(name)) for name, part in traces.items() if layers},
+        {name: LayerEstimate(Estimate(part, trace_error), parts.get(name)) for name, part in traces.items() if layers},
         density,
         used,
     )
