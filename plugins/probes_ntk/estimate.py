@@ -89,8 +89,8 @@ def estimate_spectrum(
     \|J^\top Y\|^2`, which is one backward pass and exact. That of each layer is in ``layer_estimate.py``.
 
     The standard error has the spread over the vectors, by Student's t, a quarter of the distance of the brackets, and
-    what rounding does: :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases. ``benchmarks/spectrum_estimate.py``
-    counts how often it does.
+    what rounding does: :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases.
+    ``benchmarks/spectrum_estimate.py`` counts how often it does.
 
     Args:
         model: As for :func:`tangent_kernel`.
