@@ -191,7 +191,7 @@ def density_of(
         def times(vector: Tensor, scale: float = scale) -> Tensor:
             return objective.finite(product(vector)) / scale
 
-        _, diagonal, beside, _ = lanczos(times, start, steps)
+        _, diagonal, beside = lanczos(times, start, steps)
         found, shares = gauss(diagonal, beside)
         row[: len(found)], weight[: len(found)] = found.cpu() * scale, shares.cpu()
     return HessianDensity(nodes, weights, size)

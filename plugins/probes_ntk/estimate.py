@@ -18,7 +18,7 @@ from .alignment import centered_labels, label_matrix
 from .centering import ROUNDING, Centering
 from .density import Estimate, SpectralDensity, spread
 from .engine import diagonal_of
-from .lanczos import EPSILON, bracket, entropic, gauss, lanczos, moments, tridiagonal
+from .lanczos import EPSILON, bracket, entropic, gauss, krylov, lanczos, moments, tridiagonal
 from .layer_estimate import FOUND, RANDOM, LayerEstimate, layer_alignments, layer_norms
 from .product import KernelOperator
 
@@ -176,7 +176,7 @@ def _estimate(
         vector = vector if signs else torch.randn(size, generator=generator, dtype=torch.float64)
         return kernel.center(vector.to(kernel.device).reshape(kernel.c, kernel.n)).reshape(size)
 
-    basis, diagonal, beside, noise = lanczos(times, drawn(signs=False), min(int(TOP * products), size))
+    basis, diagonal, beside, noise = krylov(times, drawn(signs=False), min(int(TOP * products), size))
     used, noise = len(diagonal), max(noise, EPSILON)
     values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside[:-1]))
     residuals = (beside[-1] * vectors[-1]).abs()
@@ -201,7 +201,7 @@ def _estimate(
         norm = vector.square().sum()
         if norm <= EPSILON * size:  # the largest eigenvalues are all that there are
             continue
-        _, diagonal, beside, _ = lanczos(beside_them, vector, STEPS)
+        _, diagonal, beside = lanczos(beside_them, vector, STEPS)
         used += len(diagonal)
         last = len(diagonal) - 1
         brackets.append(norm * bracket(diagonal, beside))
@@ -273,7 +273,7 @@ def _traces(
 
 def _fewer(nodes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """What of a measure of many points the quadrature of a few steps makes."""
-    _, diagonal, beside, _ = lanczos(lambda vector: nodes * vector, weights.sqrt(), STEPS)
+    _, diagonal, beside = lanczos(lambda vector: nodes * vector, weights.sqrt(), STEPS)
     return gauss(diagonal, beside)
 
 

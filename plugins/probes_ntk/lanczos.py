@@ -11,7 +11,7 @@ from torch import Tensor
 
 from probes.precision import inner_products
 
-__all__ = ["EPSILON", "bracket", "entropic", "gauss", "lanczos", "moments", "tridiagonal"]
+__all__ = ["EPSILON", "Krylov", "bracket", "entropic", "gauss", "krylov", "lanczos", "moments", "tridiagonal"]
 
 EPSILON = 1e-6
 """Below so much of the mean eigenvalue, single precision tells nothing from 0."""
@@ -30,7 +30,7 @@ class Krylov(NamedTuple):
     """The length by which the product of a unit vector is off, told from entries that a symmetric matrix has not."""
 
 
-def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Krylov:
+def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Lanczos' iteration with full orthogonalisation, of an operator whose eigenvalues are about 1.
 
     Args:
@@ -38,11 +38,20 @@ def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Kry
         start: The first vector, of any length. Shape ``(P,)``.
         steps: m; fewer where an invariant space is found.
 
+    Returns:
+        An orthonormal basis, shape ``(m, P)``; the diagonal of the tridiagonal matrix, shape ``(m,)``; and what is
+        beside it, whose last entry leads out. Shape ``(m,)``.
+
     Example:
         >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
         >>> lanczos(lambda v: matrix @ v, torch.tensor([1.0, 0.0]), 2)[1].tolist()
         [2.0, 2.0]
     """
+    return krylov(times, start, steps)[:3]
+
+
+def krylov(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Krylov:
+    """The same, and how far the operator is from symmetric."""
     basis = start.new_empty(steps, len(start))
     basis[0] = start / torch.linalg.vector_norm(start, dtype=torch.float64)
     diagonal, beside, forbidden = [], [], [start.new_zeros(0)]
