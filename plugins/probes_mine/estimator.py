@@ -16,6 +16,7 @@ from .critic_terms import critic_terms
 from .cross_fitting import Training
 from .gaussian import gaussian_anchor, gaussian_mutual_information, normal_scores
 from .labels import NUM_FOLDS, label_information
+from .mixed import mixture_terms
 from .nearest_neighbors import ksg_terms
 from .repeats import clustered_standard_error, repeated_rows
 from .sides import Side, numbered_groups, side_of
@@ -26,6 +27,8 @@ Method = Literal["mine", "nwj", "smile", "info_nce", "jensen_shannon", "ksg"]
 Flag = Literal["saturated", "not_converged", "few_samples", "repeated_rows", "sparse"]
 
 MIN_SAMPLES = 20
+NEIGHBORS = 5
+"""Of ``"ksg"``."""
 
 
 @dataclass(frozen=True)
@@ -233,13 +236,16 @@ def _found(
     """Ask the samples, in the way that suits the sides and the method."""
     n, num_groups = len(groups), int(groups.max()) + 1
     discrete = first.discrete or second.discrete
-    if method == "ksg":
-        if discrete:
-            raise ValueError("`method` 'ksg' needs continuous sides, got a discrete one. Use 'mine'.")
-        kept = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
-        return _Found(ksg_terms(normal_scores(first.values[kept]), normal_scores(second.values[kept])), groups[kept])
+    if method == "ksg" and discrete:
+        raise ValueError("`method` 'ksg' needs continuous sides, got a discrete one. Use 'mine'.")
     if min(first.size, second.size) == 0:
         return _Found(torch.zeros(n, dtype=torch.float64, device="cpu"), groups)  # one of them is constant
+    if method == "ksg":
+        kept = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
+        x, y = first.values[kept], second.values[kept]
+        tied = any(len(torch.unique(column)) < len(kept) for side in (x, y) for column in side.T)
+        terms = mixture_terms(x, y, NEIGHBORS) if tied else ksg_terms(normal_scores(x), normal_scores(y), NEIGHBORS)
+        return _Found(terms, groups[kept])
     if first.discrete and second.discrete and method == "mine":
         codes = first.values[:, 0].long(), second.values[:, 0].long()
         return _Found(categorical_information(*codes, groups=groups if num_groups < n else None), groups)

@@ -19,7 +19,7 @@ from .nearest_neighbors import CROWDED, trees
 from .repeats import different_rows
 from .sides import Side, side_of
 
-__all__ = ["InformationEstimate", "mixed_mutual_information"]
+__all__ = ["InformationEstimate", "mixed_mutual_information", "mixture_terms"]
 
 MIN_SAMPLES = 4
 FREQUENT = 0.15
@@ -142,8 +142,7 @@ def mixed_mutual_information(
         elif _same(one.values, other.values):
             return InformationEstimate(math.inf, math.nan, n)
         else:
-            atoms = _frequent(one.values, other.values, neighbors)
-            terms = _averaged([one.values, other.values], atoms, lambda u, v: _mixture_terms(u, v, neighbors))
+            terms = mixture_terms(one.values, other.values, neighbors)
         n = len(terms)
         return InformationEstimate(float(terms.mean()), CROWDED * float(terms.std()) / n**0.5, n)
 
@@ -245,6 +244,11 @@ def _ross_terms(numbers: Tensor, classes: Tensor, k: int) -> Tensor:
             own[rows & tied] = tree(values[rows]).query_radius(values[rows & tied], 0.0, count_only=True)
     psi = torch.digamma(torch.from_numpy(np.stack([own, within.astype(float)])).double())
     return psi[0] - psi[1] - torch.digamma(size[classes].double()) + _digamma(n)
+
+
+def mixture_terms(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """What each sample adds where neither side is discrete, but values may repeat. Shape ``(n,)``, float64."""
+    return _averaged([x, y], _frequent(x, y, k), lambda u, v: _mixture_terms(u, v, k))
 
 
 def _mixture_terms(x: Tensor, y: Tensor, k: int) -> Tensor:
