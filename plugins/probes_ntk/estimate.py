@@ -222,13 +222,11 @@ def _estimate(
     if labels is not None:  # Y^T K Y / (|K| |Y|^2) <= 1, and the same for what is estimated
         value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
-    density = _density(top, points, float(rest), size, scale)
-    density = density._replace(slack=(top_residuals.square() / top + trace_error / trace * top).cpu() * scale)
-    nodes, weights = values[~kept].clamp_min(0), vectors[0, ~kept].square()  # what is left of the first vector
-    usual = torch.stack([weights.sum() / (size - len(top)), (weights * nodes).sum() / rest]) * size
-    if points and ((usual > 0.5) & (usual < 2)).all():  # of eigenvalues that are many times there it would see one
-        refined = _density(top, [(nodes, weights), _fewer(nodes, weights)], float(rest), size, scale)
-        density = density._replace(refined=refined)
+    slack = top_residuals.square() / top + trace_error / trace * top
+    density = _density(top, points, float(rest), size, scale)._replace(slack=slack.cpu() * scale)
+    left = values[~kept].clamp_min(0), vectors[0, ~kept].square()  # of the first vector
+    if points and _is_usual(*left, float(rest) / size, 1 - len(top) / size):
+        density = density._replace(refined=_density(top, [left, _fewer(*left)], float(rest), size, scale))
     parts: dict[str, Estimate] = {}
     if layers and labels is not None:
         random = torch.stack([drawn(signs=True) for _ in range(RANDOM)])
@@ -269,6 +267,19 @@ def _traces(
             for name, norm in norms.items():
                 traces[name] -= float(norm) / float(vector.sum())
     return whole, traces
+
+
+def _is_usual(nodes: Tensor, weights: Tensor, trace: float, count: float) -> bool:
+    """Whether what is left of one vector stands for the eigenvalues that are left: of many equal ones it sees one.
+
+    Args:
+        nodes: Shape ``(m,)``.
+        weights: Shape ``(m,)``.
+        trace: Of those that are left, as a share of all.
+        count: How many they are, as a share of all.
+    """
+    own = float(weights.sum()), float(weights @ nodes)
+    return all(one / 2 < other < 2 * one for one, other in zip((count, trace), own, strict=True))
 
 
 def _fewer(nodes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
