@@ -156,8 +156,9 @@ def _spectral_norm(layer: Affine, vectors: MutableMapping[str, Tensor] | None, t
     if start is not None and start.shape != layer.input_shape:
         start = None
     found = operator_spectral_norm(
-        lambda x: layer(weight, x), layer.input_shape, start, tol=tol, dtype=weight.dtype, device=weight.device
-    )
+        lambda x: layer(weight, x), layer.input_shape, start, tol=tol, dtype=weight.dtype, device=weight.device,
+        blocks=getattr(layer.module, "groups", 1),
+    )  # fmt: skip
     if vectors is not None and found.vector is not None:
         vectors[layer.name] = found.vector
     return found.norm

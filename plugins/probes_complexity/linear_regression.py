@@ -154,13 +154,17 @@ def time_constants(eigenvalues: Tensor, learning_rate: float) -> Tensor:
         Of the same shape, in steps.
 
     Example:
-        >>> round(time_constants(torch.tensor([0.1]), 1.0).item(), 3)
-        9.491
+        >>> time_constants(torch.tensor([0.0, 0.1, 2.0]), 1.0).round(decimals=3).tolist()
+        [inf, 9.491..., inf]
 
     Reference:
         Baratin (2021), B.1.5.2, with eq. 33.
     """
-    return -1 / (1 - learning_rate * eigenvalues).abs().log()
+    rates = learning_rate * to_float64(eigenvalues)
+    logarithm = torch.where(rates < 1, torch.log1p(-rates.clamp(max=1)), (rates - 1).log())
+    stays = logarithm == 0
+    constants = torch.where(stays, torch.inf, -1 / logarithm.masked_fill(stays, 1.0))
+    return constants.to(eigenvalues.dtype if eigenvalues.is_floating_point() else torch.float64)
 
 
 def _modes(features: Tensor, targets: Tensor, learning_rate: float) -> tuple[Tensor, Tensor, Tensor]:

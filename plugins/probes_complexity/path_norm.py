@@ -19,6 +19,7 @@ from probes.batches import Batch
 from probes.names import named_modules
 from probes.picking import pick_output
 from probes.precision import to_float64
+from probes_fourier import is_torchs
 
 from .chain import NotDefined, Use, as_call, batch_norm_map, check_eval, recorded
 
@@ -231,6 +232,8 @@ def _check(model: nn.Module, max_pool: MaxPool, feedforward: bool | None) -> Non
                 )
             continue
         if isinstance(module, nn.Linear | _ConvNd):
+            if not is_torchs(module):
+                raise NotDefined(f"`model` has a layer ({name!r}, {kind}) with a forward of its own.")
             if container or set(module._parameters) != {"weight", "bias"}:
                 raise NotDefined(f"`model` has a layer ({name!r}, {kind}) whose weights are computed from others.")
             continue

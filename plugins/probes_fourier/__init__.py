@@ -40,6 +40,7 @@ from .lines import LineSpectrum as LineSpectrum
 from .lines import line_spectrum as line_spectrum
 from .lipschitz import AFFINE as AFFINE
 from .lipschitz import is_chain as is_chain
+from .lipschitz import is_torchs as is_torchs
 from .lipschitz import max_norm_bound as max_norm_bound
 from .lipschitz import spectral_norm_product as spectral_norm_product
 from .noise import kernel_noise as kernel_noise

@@ -39,7 +39,8 @@ def median_width(inputs: Tensor) -> float:
     """
     if len(inputs) < 2:
         raise ValueError(f"`inputs` must hold at least 2 inputs for a distance, got {len(inputs)}; pass sigma.")
-    width = torch.pdist(_points(inputs)).median().item()
+    distances = torch.pdist(_points(inputs)).sort().values
+    width = float(distances[(len(distances) - 1) // 2] + distances[len(distances) // 2]) / 2
     if width == 0:
         raise ValueError("`inputs` coincide in more than half of the pairs: their median distance is 0; pass sigma.")
     return width

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from probes.precision import to_float64
 
-__all__ = ["is_chain", "max_norm_bound", "spectral_norm_product"]
+__all__ = ["is_chain", "is_torchs", "max_norm_bound", "spectral_norm_product"]
 
 
-AFFINE = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
+AFFINE = (nn.Linear, nn.modules.conv._ConvNd, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _STRETCH_NOTHING = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity, nn.Flatten, nn.Unflatten,
-    nn.Dropout, nn.modules.dropout._DropoutNd, nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.Dropout, nn.modules.dropout._DropoutNd,
 )  # fmt: skip
 
 
@@ -24,7 +24,8 @@ def is_chain(model: nn.Module) -> bool:
     """Whether a model is certainly a chain of affine maps and functions that stretch nothing, in eval mode.
 
     Only ``nn.Sequential`` says in which order its modules run: a module with a ``forward`` of its own may add branches,
-    so it is not taken for a chain. Each module must occur once, or its norm would have to be counted twice.
+    so it is not taken for a chain. Each module must occur once, or its norm would have to be counted twice, and
+    do what torch's does.
 
     Example:
         >>> is_chain(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)))
@@ -34,9 +35,23 @@ def is_chain(model: nn.Module) -> bool:
     """
     leaves = list(_leaves(model))
     return len(set(map(id, leaves))) == len(leaves) and all(
-        isinstance(leaf, AFFINE + _STRETCH_NOTHING) or _pools_without_overlap(leaf) or _leaks_at_most_one(leaf)
+        is_torchs(leaf)
+        and (_is_affine(leaf) or isinstance(leaf, _STRETCH_NOTHING) or _pools(leaf) or _leaks_at_most_one(leaf))
         for leaf in leaves
     )
+
+
+def is_torchs(module: nn.Module) -> bool:
+    """Whether a module does what its class in torch does: a subclass may do something else in its own ``forward``.
+
+    Example:
+        >>> class Twice(nn.Linear):
+        ...     def forward(self, x): return 2 * super().forward(x)
+        >>> is_torchs(nn.Linear(2, 3)), is_torchs(Twice(2, 3))
+        (True, False)
+    """
+    methods = [getattr(type(module), name, None) for name in ("forward", "_conv_forward")]
+    return all((getattr(method, "__module__", None) or "torch.").startswith("torch.") for method in methods)
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
@@ -47,15 +62,27 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def _pools_without_overlap(module: nn.Module) -> bool:
-    # Where windows overlap one input may be the maximum of several.
-    if not isinstance(module, nn.modules.pooling._MaxPoolNd):
+def _is_affine(module: nn.Module) -> bool:
+    """A batch norm without running statistics divides by those of its batch."""
+    return isinstance(module, AFFINE) and getattr(module, "running_var", module) is not None
+
+
+def _pools(module: nn.Module) -> bool:
+    """Whether it certainly stretches nothing: no input counts more than once, or as more than its share."""
+    if isinstance(module, nn.modules.pooling._AdaptiveAvgPoolNd):  # to more than one, windows may overlap
+        size = module.output_size
+        return all(each == 1 for each in (size if isinstance(size, tuple) else (size,)))
+    pads = isinstance(module, nn.modules.pooling._AvgPoolNd) and not getattr(module, "count_include_pad", True)
+    if not isinstance(module, nn.modules.pooling._AvgPoolNd | nn.modules.pooling._MaxPoolNd):
         return False
-    size, stride = module.kernel_size, module.stride
-    pairs = zip(
-        size if isinstance(size, tuple) else [size], stride if isinstance(stride, tuple) else [stride], strict=False
-    )
-    return all(step >= width for width, step in pairs)
+    sizes: list[tuple[int, ...]] = [
+        value if isinstance(value, tuple) else (value,) * 3
+        for value in (module.kernel_size, module.stride, getattr(module, "dilation", 1), getattr(module, "padding", 0))
+    ]
+    apart = all(step >= width and dilation == 1 for width, step, dilation, _ in zip(*sizes, strict=False))
+    whole = getattr(module, "divisor_override", None) is None and not (pads and any(sizes[3]))
+    shared = isinstance(module, nn.modules.pooling._AvgPoolNd) and not module.ceil_mode
+    return whole and (apart or shared)
 
 
 def _leaks_at_most_one(module: nn.Module) -> bool:

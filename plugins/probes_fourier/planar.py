@@ -123,7 +123,7 @@ def planar_transform(pieces: Sequence[PlanarPiece], wave_vectors: Tensor) -> Ten
 
 
 def _chain(model: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(model, nn.Sequential):
+    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
         for module in model:
             yield from _chain(module)
     elif type(model) in (nn.Linear, nn.ReLU):

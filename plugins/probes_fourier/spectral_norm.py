@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probes import CannotMeasure
+from probes.precision import PIECE, to_float64
+
+from .lipschitz import is_torchs
 
 __all__ = [
     "OperatorNorm", "matrix_spectral_norm", "module_spectral_norm", "operator_spectral_norm", "own_matrices",
@@ -32,7 +35,8 @@ class OperatorNorm(NamedTuple):
     norm: Tensor
     """Dimensionless. Shape ``()``."""
     vector: Tensor | None
-    """The unit input that is stretched most, to start from the next time; None where the norm is found directly."""
+    """The unit input that is stretched most, of each block where there are several, to start from the next time; None
+    where the norm is found directly."""
     converged: bool
     """Whether the tolerance was reached."""
     iterations: int
@@ -96,6 +100,7 @@ def operator_spectral_norm(
     seconds: float = math.inf,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    blocks: int = 1,
 ) -> OperatorNorm:
     r"""Spectral norm of a linear map that is given as a function.
 
@@ -116,6 +121,9 @@ def operator_spectral_norm(
         seconds: After which no more begin; they go on from the vector that is returned.
         dtype: Of the input; that of ``vector`` by default.
         device: Of the input; that of ``vector`` by default.
+        blocks: Equal parts of the input, one after another, that the map does not mix, such as the channels of the
+            groups of a convolution. Each is searched, from its own part of the vector: together they would stay where
+            the largest norm was the last time.
 
     Returns:
         The norm is never too large but for rounding, whatever the scale of the map; NaN if it gives NaN or infinity.
@@ -146,7 +154,11 @@ def operator_spectral_norm(
 
     end = time.perf_counter() + seconds
     tolerance = max(tol, 40 * torch.finfo(v.dtype).eps)
-    v = v.flatten() / torch.linalg.vector_norm(v)
+    v = v.reshape(blocks, -1)
+    if blocks > 1:  # parts that the last search has left at 0
+        again = torch.randn(v.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(v)
+        v = torch.where(_lengths(v) > 0, v, again)
+    v = v / _lengths(v)
     with torch.no_grad():
         image = forward(v.reshape(shape))
     if not bool(image.isfinite().all()):  # a training that has diverged
@@ -159,39 +171,60 @@ def operator_spectral_norm(
         with torch.enable_grad():
             u = u.reshape(shape).detach().requires_grad_()
             (gradient,) = torch.autograd.grad((forward(u) / scale).square().sum() / 2, u)
-        return gradient.flatten()
+        return gradient.reshape(blocks, -1)
 
     iterations, converged = 0, False
     square = v.new_zeros(())
     while iterations < max_iterations and not converged and (not iterations or time.perf_counter() < end):
-        span, image = _krylov_space(gram, v, min(_KRYLOV, v.numel(), max_iterations - iterations), end)
+        span, image = _krylov_space(gram, v, min(_KRYLOV, v.shape[1], max_iterations - iterations), end)
         iterations += len(span)
-        projected = span @ image.T
+        projected = _products(span, image)
         if not bool(projected.isfinite().all()):
             return OperatorNorm(square * torch.nan, None, False, iterations)
-        values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
-        square, best = values[-1].clamp_min(0), vectors[:, -1]
-        residual = torch.linalg.vector_norm(best @ image - square * (best @ span))
+        values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
+        squares, best = values[:, -1].clamp_min(0), vectors[:, :, -1]
+        v, image = (torch.einsum("bk,kbm->bm", best, each) for each in (span, image))
+        square = squares.max()
         # The sharper r^2 / gap is not safe here: the gap to values not yet found is too large by far.
-        converged = bool(residual <= tolerance * square)
-        v = best @ span
-        v = v / torch.linalg.vector_norm(v)
+        converged = bool((_lengths(image - squares[:, None] * v) <= tolerance * square).all())
+        v = v / _lengths(v)
     return OperatorNorm(square.sqrt() * scale, v.reshape(shape), converged, iterations)
 
 
 def _krylov_space(gram: Callable[[Tensor], Tensor], v: Tensor, size: int, end: float) -> tuple[Tensor, Tensor]:
-    """An orthonormal basis of v, A'A v, (A'A)^2 v and so on, and its image, as rows: ``size`` of them until ``end``."""
+    """An orthonormal basis of v, A'A v, (A'A)^2 v and so on, and its image: ``size`` of them until ``end``.
+
+    Shapes ``(k, blocks, m)``; zero from where the space of a block is closed under the map.
+    """
     basis, images = [v], [gram(v)]
     while len(basis) < size and (len(basis) < 2 or time.perf_counter() < end):  # of one vector nothing better comes
         new, span = images[-1], torch.stack(basis)
         for _ in range(2):  # twice is enough
-            new = new - span.T @ (span @ new)
-        length = torch.linalg.vector_norm(new)
-        if length <= torch.finfo(v.dtype).eps * torch.linalg.vector_norm(images[-1]):
-            break  # the space is closed under the map
-        basis.append(new / length)
+            new = new - torch.einsum("kbm,bkl->bm", span, _products(span, new[None]))
+        lengths = _lengths(new)
+        on = lengths > torch.finfo(v.dtype).eps * _lengths(images[-1])
+        if not bool(on.any()):
+            break
+        basis.append(torch.where(on, new / lengths, 0))
         images.append(gram(basis[-1]))
     return torch.stack(basis), torch.stack(images)
+
+
+def _products(some: Tensor, others: Tensor) -> Tensor:
+    """Inner products within blocks, shape ``(blocks, k, l)``; of millions of numbers single precision adds up too
+    little."""
+    count = some.shape[2] // PIECE
+    size = count * PIECE
+    pieces = (each[:, :, :size].reshape(*each.shape[:2], count, PIECE) for each in (some, others))
+    whole = to_float64(torch.einsum("kbpc,lbpc->bklp", *pieces)).sum(3)
+    rest = torch.einsum("kbm,lbm->bkl", some[:, :, size:], others[:, :, size:])
+    return (whole + to_float64(rest)).to(some)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """Shape ``(blocks, 1)``."""
+    lengths: Tensor = _products(rows[None], rows[None])[:, :, 0].sqrt()
+    return lengths
 
 
 def module_spectral_norm(
@@ -285,7 +318,7 @@ def _matrix_norm(weight: Tensor, vector: Tensor | None, tol: float, seconds: flo
         vector = None
     found = operator_spectral_norm(
         lambda x: (matrix @ x[..., None])[..., 0], shape, vector, tol=tol, seconds=seconds, dtype=matrix.dtype,
-        device=matrix.device,
+        device=matrix.device, blocks=math.prod(shape[:-1]),
     )  # fmt: skip
     return found._replace(norm=found.norm * scale)
 
@@ -303,7 +336,7 @@ def _convolution_norm(
     if "bias" in state:
         state["bias"] = torch.zeros_like(state["bias"])
     scale = weight.new_ones((), dtype=dtype)
-    if "weight" in state and bool(state["weight"].isfinite().all()):
+    if is_torchs(module) and "weight" in state and bool(state["weight"].isfinite().all()):
         scale = _scale(state["weight"])  # so that no product with an input underflows or overflows
         state["weight"] = state["weight"] / scale
 
@@ -314,8 +347,9 @@ def _convolution_norm(
     if vector is not None and vector.shape != tuple(input_shape):
         vector = None
     found = operator_spectral_norm(
-        forward, input_shape, vector, tol=tol, seconds=seconds, dtype=dtype, device=weight.device
-    )
+        forward, input_shape, vector, tol=tol, seconds=seconds, dtype=dtype, device=weight.device,
+        blocks=int(module.groups) if isinstance(module.groups, int) else 1,
+    )  # fmt: skip
     return found._replace(norm=found.norm * scale)
 
 

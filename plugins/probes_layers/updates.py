@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from probes.loop.sharding import is_partial, local_part
-from probes.precision import to_float64
+from probes.precision import square_sum, to_float64
 
 __all__ = ["GRADIENT", "UPDATE", "UpdateWatch", "gradient_sums", "nonzero_count", "square_sum", "update_sums"]
 
-ROW = 1024
-"""Numbers whose squares are added in single precision: in the sum of more, digits are lost."""
 FEW = 1 << 13
-"""Numbers that are summed in double precision: faster than in rows."""
+"""Numbers whose signs are counted at once: faster than in pieces."""
 PIECE = 1 << 17
 """Numbers that are looked at at once: a cache holds them, and single precision their number."""
 ALIGNED = 64
@@ -29,20 +27,6 @@ GRADIENT = ("gradient", "count", "zeros", "nonfinite")
 UPDATE = ("count", "before", "update", "last", "product", "followed")
 """The number of elements; sums of squares of the weights before an update, of the update, and, where the update before
 was seen, of that one; sums of the products of the two, and of the squares of the update."""
-
-
-def square_sum(tensor: Tensor) -> Tensor:
-    """The sum of the squared absolute values, to eight digits at the cost of single precision. Scalar, float64.
-
-    Example:
-        >>> square_sum(torch.full((3, 500), 2.0)).item()
-        6000.0
-    """
-    flat = _flat(tensor)
-    if flat.dtype in (torch.float16, torch.bfloat16):
-        flat = flat.float()
-    numbers = to_float64(flat if flat.numel() <= FEW else _row_norms(flat))
-    return torch.dot(numbers, numbers)
 
 
 def gradient_sums(gradient: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -128,19 +112,6 @@ def update_sums(now: Tensor, before: Tensor, last: Tensor | None = None) -> Tens
     lasts = square_sum(last)
     product = (lasts + squares - square_sum(last.sub_(before))) / 2  # as precise as norms are; a dot product is not
     return torch.stack([count, weights, squares, lasts, product, squares])
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """Its numbers as a vector; of complex ones the two parts."""
-    tensor = tensor.detach()
-    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)
-
-
-def _row_norms(flat: Tensor) -> Tensor:
-    """Norms that are as precise as single precision is, one after another; few are the magnitudes themselves."""
-    whole = flat.numel() // ROW * ROW
-    norms = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
-    return norms if whole == flat.numel() else torch.cat([norms, flat[whole:]])
 
 
 def _has_gradient(parameter: nn.Parameter) -> bool:

@@ -90,6 +90,8 @@ def alignment(kernel: Tensor, targets: Tensor, centering: Centering) -> Tensor:
     if len(targets) != n:
         raise ValueError(f"`targets` must hold one target for each of the kernel's {n} examples, got {len(targets)}.")
     y = centered_labels(label_matrix(targets, c), targets.dtype, centering).to(centered.device)
+    if not bool(y.isfinite().all()):
+        raise ValueError("`targets` must be finite: with NaN or infinity nothing is aligned. Drop these examples.")
     if not y.any():
         raise CannotMeasure(
             f"`targets` are all alike once centred ({centering!r}): nothing can be aligned with them. Take a batch of "
@@ -194,13 +196,22 @@ def debiased_cka(kernel: Tensor, other: Tensor) -> Tensor:
     one, two = as_matrix(kernel), as_matrix(other)
     if len(one) < 4:
         raise ValueError(f"`kernel` must have at least 4 rows for an unbiased estimate, got {len(one)}.")
-    norms = _unbiased_hsic(one, one) * _unbiased_hsic(two, two)
-    if not norms > 0:
+    own = [_unbiased_hsic(each, each) for each in (one, two)]
+    # Of a constant kernel rounding is left.
+    least = [_rounding(each, given.dtype) for each, given in ((one, kernel), (two, other))]
+    if not all(value > bound for value, bound in zip(own, least, strict=True)):
         raise CannotMeasure(
             "`kernel` or `other` has an unbiased HSIC with itself that is not positive: off its diagonal it is as good "
             "as constant, or there are too few examples."
         )
-    return _unbiased_hsic(one, two) / norms.sqrt()
+    return _unbiased_hsic(one, two) / (own[0].sqrt() * own[1].sqrt())
+
+
+def _rounding(kernel: Tensor, dtype: torch.dtype) -> Tensor:
+    """What of its unbiased HSIC with itself rounding may be."""
+    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
+    n, off = len(kernel), kernel - kernel.diag().diag()
+    return ROUNDING * eps * off.square().sum() / (n * (n - 3))
 
 
 def _unbiased_hsic(one: Tensor, two: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ def nearest_mean_agreement(features: Tensor, weight: Tensor, bias: Tensor | None
         found: From :func:`class_means`, of these examples or of others.
 
     Returns:
-        Between 0 and 1, with the standard error of n independent examples; NaN where something is not finite.
+        Between 0 and 1, with the standard error of n independent examples; NaN where something is not finite, or all
+        class means are the same.
 
     Cost: 2 n d C operations.
 
@@ -108,6 +109,7 @@ def nearest_mean_agreement(features: Tensor, weight: Tensor, bias: Tensor | None
     scores = features @ weight.T + (0 if bias is None else to_float64(bias))
     middle = found.means.mean(0)
     distances = torch.cdist(features - middle, found.means - middle, compute_mode="donot_use_mm_for_euclid_dist")
-    if not (scores.isfinite().all() and distances.isfinite().all()):
+    apart = found.centred.norm() > 1e-12 * found.means.norm()
+    if not (scores.isfinite().all() and distances.isfinite().all() and apart):
         return Share(math.nan, math.nan)
     return Share.of(scores.argmax(1) == distances.argmin(1))

@@ -100,11 +100,39 @@ def test_stacks_of_matrices_are_one_map_of_blocks(make_run, measured):
 def test_large_stacks_are_searched(monkeypatch):
     monkeypatch.setattr(probes_fourier.spectral_norm, "DIRECT", 3)
     experts = Experts()
+    experts.up = nn.Parameter(torch.randn(3, 40, 50, generator=torch.Generator().manual_seed(0)))
     found = module_spectral_norm(experts, tol=1e-6)
-    assert found["up"].iterations > 0 and found["up"].vector.shape == (3, 8)
+    assert found["up"].iterations > 0 and found["up"].vector.shape == (3, 50)
     assert found["up"].norm.item() == pytest.approx(max(map(norm, experts.up)), rel=1e-5)
     again = module_spectral_norm(experts, vector={"up": found["up"].vector}, tol=1e-6)
     assert again["up"].iterations < found["up"].iterations
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_block_that_overtakes_is_found(groups):
+    """Parts that do not mix: the vector of the last search is in the one whose norm was the largest then."""
+    torch.manual_seed(0)
+    layer, vector = nn.Conv2d(4, 4, 3, padding=1, groups=groups, bias=False), None
+    with torch.no_grad():
+        layer.weight[2:] = layer.weight[:2]
+        layer.weight[:2] *= 3
+        for _ in range(50):
+            found = module_spectral_norm(layer, (4, 6, 6), vector, tol=1e-4)["weight"]
+            vector = found.vector
+            layer.weight[:2] *= 0.97
+            layer.weight[2:] *= 1.03
+        again, last = (
+            module_spectral_norm(layer, (4, 6, 6), start, tol=1e-6)["weight"].norm.item() for start in (None, vector)
+        )
+    assert last == pytest.approx(again, rel=1e-5)
+
+
+def test_vectors_of_millions_of_numbers_are_of_unit_length():
+    """Their squares in single precision add up to too little, and no tolerance was reached: 2.00014 here."""
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.constant_(layer.weight, 2.0)
+    found = module_spectral_norm(layer, (1, 2048, 2048))["weight"]
+    assert found.norm.item() == pytest.approx(2, rel=2e-6) and found.converged
 
 
 @pytest.mark.parametrize("kind", [LowRank, Adapter])

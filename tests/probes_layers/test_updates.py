@@ -169,3 +169,8 @@ def test_an_update_that_is_not_over_goes_on():
     fresh.after(1)
     gradient, update = fresh.sums({id(parameter): 0}, 1, 1)
     assert gradient[0].item() == 2 and update[2].item() == 18
+
+
+@pytest.mark.parametrize("size", [1e19, 1e-25, 1e-22])
+def test_squares_that_overflow_or_vanish_in_single_precision_count(size):
+    assert float(square_sum(torch.full((10_000,), size))) == pytest.approx(1e4 * size**2, rel=1e-6)
