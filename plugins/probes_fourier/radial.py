@@ -32,7 +32,8 @@ def radial_spectrum(values: Tensor, box: Box) -> tuple[Tensor, Tensor]:
         have; and zeta in units of the function times units of input, shape ``(R,)``. Half precision becomes float32.
 
     Raises:
-        ValueError: If ``values`` are not a grid of at least 4 by 4 points, or the box is empty.
+        ValueError: If ``values`` are not a grid of at least 4 by 4 points, or the box is empty or so long in one
+            direction that no frequency is resolved in both.
 
     Cost: one FFT.
 
@@ -60,6 +61,11 @@ def radial_spectrum(values: Tensor, box: Box) -> tuple[Tensor, Tensor]:
     # The 1e-6 keeps a wave number that lies on the border of two bins from going either way by rounding.
     ring = (torch.hypot(ky[:, None], kx) / bin_width + 0.5 + 1e-6).long().flatten()
     num_rings = math.floor(min(n / (2 * length) for n, length in zip(f.shape, lengths, strict=True)) / bin_width + 1e-6)
+    if not num_rings:
+        raise ValueError(
+            f"`box` has sides of {lengths[0]:g} and {lengths[1]:g}: on {f.shape[0]} x {f.shape[1]} points no frequency "
+            f"is resolved in both directions. Pass sides that are more alike, or more points."
+        )
     count = torch.bincount(ring)[1 : num_rings + 1]
     total = torch.zeros(int(ring.max()) + 1, dtype=f.dtype, device=f.device)
     total = total.scatter_add(0, ring, magnitude.flatten())[1 : num_rings + 1]

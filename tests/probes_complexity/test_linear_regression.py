@@ -1,5 +1,7 @@
 """SuperNat and gradient descent mode by mode, against both with explicit weights and matrices."""
 
+import math
+
 import pytest
 import torch
 
@@ -110,3 +112,9 @@ def test_refused():
         gradient_descent(features, targets, 0, 1)
     with pytest.raises(ValueError, match="steps"):
         gradient_descent(features, targets, 0.1, -1)
+
+
+def test_time_constants_of_modes_that_stay_hardly_move_or_grow():
+    found = time_constants(torch.tensor([0.0, 1e-9, 1e-6, 2.0, 3.0], dtype=torch.float64), 1.0)
+    assert found.tolist() == pytest.approx([math.inf, 1e9, 1e6, math.inf, -1 / math.log(2)], rel=1e-6)
+    assert time_constants(torch.tensor([1e-6]), 1.0).item() == pytest.approx(1e6, rel=1e-5)

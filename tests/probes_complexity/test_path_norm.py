@@ -264,3 +264,12 @@ def test_refused():
         path_norm(model, torch.zeros(1, 3), max_pool="mean")
     with pytest.raises(NotDefined, match="no paths from token ids"):
         path_norm(model, torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_a_layer_with_a_forward_of_its_own_has_no_known_paths():
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(ValueError, match="forward of its own"):
+        path_norm(nn.Sequential(Twice(2, 2)), torch.zeros(1, 2))

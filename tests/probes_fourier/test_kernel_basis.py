@@ -112,3 +112,8 @@ def test_inputs_that_are_numbers_are_points_of_a_line():
     assert median_width(x) == 2.0
     torch.testing.assert_close(kernel_basis(x).eigenvalues, kernel_basis(x[:, None]).eigenvalues)
     torch.testing.assert_close(radial_wave(x, 2.0), torch.sin(2 * x))
+
+
+def test_the_width_is_the_median_of_an_even_number_of_distances():
+    assert median_width(torch.tensor([[0.0], [1.0], [3.0], [7.0]])) == 3.5
+    assert median_width(torch.tensor([[0.0], [0.0], [0.0], [1.0]])) == 0.5

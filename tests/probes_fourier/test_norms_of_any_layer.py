@@ -127,6 +127,19 @@ def test_a_block_that_overtakes_is_found(groups):
     assert last == pytest.approx(again, rel=1e-5)
 
 
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight / self.weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+def test_a_convolution_that_computes_its_weight_is_the_map_that_it_is():
+    torch.manual_seed(0)
+    layer = Standardized(2, 3, 3, padding=1)
+    dense = torch.stack([(layer(x) - layer(0 * x)).flatten() for x in torch.eye(32).view(32, 1, 2, 4, 4)])
+    assert module_spectral_norm(layer, (2, 4, 4))["weight"].norm.item() == pytest.approx(norm(dense), rel=1e-4)
+
+
 def test_vectors_of_millions_of_numbers_are_of_unit_length():
     """Their squares in single precision add up to too little, and no tolerance was reached: 2.00014 here."""
     layer = nn.Conv2d(1, 1, 1, bias=False)

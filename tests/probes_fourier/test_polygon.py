@@ -123,3 +123,13 @@ def test_pieces_are_refused_where_they_would_not_be_exact():
         indicator_transform(torch.zeros(2, 2), WAVES)
     with pytest.raises(ValueError, match=r"`wave_vectors` must have shape \(K, 2\)"):
         indicator_transform(SQUARE, torch.zeros(3))
+
+
+def test_a_sequence_with_a_forward_of_its_own_is_refused():
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="got Residual"):
+        planar_pieces(nn.Sequential(Residual(nn.Linear(2, 2)), nn.Linear(2, 1)), square)

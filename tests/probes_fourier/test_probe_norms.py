@@ -55,6 +55,11 @@ def test_norms_of_convolutions_are_those_at_the_size_of_their_input(make_run, me
     assert "lipschitz/spectral_norm_product" in result and "lipschitz/max_norm" not in result
 
 
+class TenTimes(nn.Linear):
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("model", "chain"),
     [
@@ -66,6 +71,15 @@ def test_norms_of_convolutions_are_those_at_the_size_of_their_input(make_run, me
         (nn.Sequential(*[nn.Linear(2, 2)] * 2), False),
         (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), False),
         (nn.LSTM(2, 2), False),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.AvgPool1d(3, 1, 1)), True),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(7)), False),  # may enlarge
+        (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.SyncBatchNorm(2)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.MaxPool1d(2, 2, dilation=2)), False),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2, divisor_override=1)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.AvgPool1d(3, 1, 1, count_include_pad=False)), False),
+        (nn.Sequential(nn.Linear(2, 2), nn.AvgPool1d(3, 2, ceil_mode=True)), False),
+        (nn.Sequential(TenTimes(2, 2), nn.ReLU()), False),
     ],
 )
 def test_only_what_certainly_is_a_chain_of_affine_maps_is_taken_for_one(model, chain):

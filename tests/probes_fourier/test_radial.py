@@ -60,3 +60,8 @@ def test_radial_spectrum_rejects_what_is_no_grid():
 def test_radial_spectrum_rejects_an_empty_box():
     with pytest.raises(ValueError, match=r"`box` must be \(\(low, high\), \(low, high\)\) with low < high"):
         radial_spectrum(torch.zeros(8, 8), ((0, 1), (1, 1)))
+
+
+def test_a_box_of_which_no_frequency_is_resolved_in_both_directions_is_refused():
+    with pytest.raises(ValueError, match="sides of 1 and 100"):
+        radial_spectrum(torch.randn(32, 32), ((0.0, 1.0), (0.0, 100.0)))

@@ -125,3 +125,16 @@ def test_targets_that_differ_by_rounding_are_alike():
     with pytest.raises(ValueError, match="all alike"):
         alignment(kernel, targets, "outputs")
     assert alignment(kernel, targets.double() + 1e-6 * torch.arange(6), "outputs") > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.7])
+@pytest.mark.parametrize("n", [5, 7, 20])
+def test_a_constant_kernel_has_no_debiased_cka(n, scale):
+    x = torch.full((n, 3), scale)
+    with pytest.raises(ValueError, match="not positive"):
+        debiased_cka(0.09 * (x @ x.T), 2 * (x @ x.T))
+
+
+def test_targets_that_are_not_finite_are_named():
+    with pytest.raises(ValueError, match="`targets` must be finite"):
+        alignment(torch.eye(3), torch.tensor([1.0, torch.nan, 2.0]), "outputs")

@@ -116,3 +116,9 @@ def test_wrong_shapes_are_refused():
         class_means(normal(6, 3), torch.zeros(5, dtype=torch.long))
     with pytest.raises(ValueError, match=r"a row for each class and a column for each feature, \(2, 3\), got \(4, 3\)"):
         self_duality_distance(normal(4, 3), class_means(normal(6, 3), torch.tensor([0, 1] * 3)))
+
+
+def test_of_equal_class_means_none_is_nearest():
+    found = class_means(torch.ones(12, 5), torch.arange(12) % 3)
+    value, error = nearest_mean_agreement(torch.ones(12, 5), torch.randn(3, 5), None, found)
+    assert math.isnan(value) and math.isnan(error)

@@ -94,3 +94,10 @@ def test_the_standard_error_of_an_accuracy_covers_what_is_expected():
     coverage = float(((values - values.mean()).abs() < 1.96 * errors).double().mean())
     assert 0.9 <= coverage <= 0.98
     assert float(errors.mean() / values.std()) == pytest.approx(1, abs=0.15)
+
+
+def test_of_constant_features_it_is_the_share_of_the_largest_class():
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
+    folds = stratified_folds(labels, 5, torch.Generator().manual_seed(0))
+    value, error = ridge_accuracy(torch.full((10, 3), 0.3), labels, folds, 0.1)
+    assert value == pytest.approx(0.4) and error > 0.1
