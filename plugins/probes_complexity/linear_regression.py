@@ -201,7 +201,7 @@ def _descend(
 
 
 def _rescaled(values: Tensor, g: Tensor, normalization: Normalization) -> Tensor:
-    if normalization == "one":
+    if normalization == "one" or not len(g):
         return values * g
     if normalization == "trace":
         kappa = (values * g).sum() / values.sum()

@@ -62,8 +62,9 @@ class PathComplexitySum:
     its two neighbours, beyond what their own errors explain: once as if these distances were independent fluctuations
     of the feature norm (which is cautious where it wanders), once as if they were the curvature of a smooth function;
     the squares are added. With two knots only, the feature norm is taken to be anywhere between them. Of 400 simulated
-    paths, 1.96 standard errors covered the error of 92 % or more, and of 90 % where the knots are log-spaced and the
-    norm fluctuates from step to step: most of the error is then of a few long segments.
+    paths of many knots, 1.96 standard errors covered the error of 92 % or more, and of 84 to 90 % where the knots are
+    log-spaced or the steps become shorter, and the norm fluctuates from step to step: most of the error is then of a
+    few long segments. Of three knots, whose one bend is all that is known, they covered 66 to 80 %.
 
     Everything is float64 on the CPU, for several quantities (the whole, each layer) at once, shape ``(q,)``.
 

@@ -75,7 +75,11 @@ def perturbed_amplitudes(
     for _ in range(num_directions):
         direction = unit_direction(parameters, generator)
         shaken = [{name: p + delta * direction[name] for name, p in parameters.items()} for delta in deltas]
-        ratios.append(torch.stack([magnitude(given) / own for given in shaken]))
+        each = [
+            magnitude(given) / own if delta else torch.ones_like(own)
+            for given, delta in zip(shaken, deltas, strict=True)
+        ]
+        ratios.append(torch.stack(each))
     every = torch.stack(ratios)  # (num_directions, D, ..., K)
     error = every.std(0) / num_directions**0.5 if num_directions > 1 else torch.full_like(every[0], torch.nan)
     return PerturbedAmplitudes(every.mean(0), error)

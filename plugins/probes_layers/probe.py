@@ -219,7 +219,7 @@ class LayerStatistics(Probe):
             yield measured(name, values[columns], description=f"{words}, of each layer")
         for name, words, values in _quantities(gradient.sum(1, keepdim=True), update.sum(1, keepdim=True)):
             if not values.isnan():
-                yield Measurement(f"layers/total_{name}", values[0], description=f"{words}, of all layers")
+                yield Measurement(f"layers/total_{name}", values[0], description=f"{words}, of all trained layers")
 
     def _on_batch(self, run: Run) -> Iterator[Measurement]:
         batch = run.batch(self.batch) if self.batch in run.batches else None

@@ -157,6 +157,8 @@ def perturbation_effects(
             for name, tensor in tensors.items()
         }
         effects.append(to_float64(replace(call, tensors=moved).evaluate(call.batch) - before).norm().to(before))
+    if not effects:
+        raise ValueError("`directions` must hold at least one direction, got none.")
     return torch.stack(effects)
 
 

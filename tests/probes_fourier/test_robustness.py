@@ -21,6 +21,11 @@ def test_ratio_without_perturbation_is_exactly_one():
     assert (result.ratio == 1).all() and (result.standard_error == 0).all()
 
 
+def test_without_perturbation_it_is_one_of_a_frequency_that_is_not_there_too():
+    zero = {name: torch.zeros_like(value) for name, value in PARAMETERS.items()}
+    assert (perturbed_amplitudes(sines, zero, [0.0], 2, torch.Generator().manual_seed(0), [1, 4]).ratio == 1).all()
+
+
 def test_ratio_matches_the_mean_over_the_circle():
     # On the unit circle of (a, b) the ratios are E|1 + delta cos(t) / 3| and E|1 + 2 delta sin(t)|.
     result = perturbed_amplitudes(sines, PARAMETERS, [0.2, 2.0], 4000, torch.Generator().manual_seed(0), [1, 4])

@@ -75,3 +75,9 @@ def test_bad_directions_are_refused(small):
         linear = nn.Linear(1, 1, bias=False)
         x = torch.ones(3, 1)
         next(right_singular_vectors(linear, x, eigenfunctions(tangent_kernel(linear, x).kernel), 2))
+
+
+def test_no_direction_is_named(small):
+    model, inputs, _ = small
+    with pytest.raises(ValueError, match="at least one direction"):
+        perturbation_effects(model, inputs, [], 1.0)
