@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -34,6 +34,11 @@ SETTLED = 1e-4
 """From this relative residual down, a Ritz vector is kept out of every product with what is orthogonal to it."""
 CONVERGED = 0.05
 """A Ritz vector is taken for an eigenvector from this relative residual down; what that leaves out is bracketed."""
+
+LEFT = 1e-3
+"""Of the trace: where centring leaves less, products are taken in double precision."""
+SHOWS = 1e-3
+"""Of the rank: where rounding makes it err by more, and most of its error, the same."""
 
 
 class SpectrumEstimate(NamedTuple):
@@ -176,80 +181,131 @@ def _estimate(
         vector = vector if signs else torch.randn(size, generator=generator, dtype=torch.float64)
         return kernel.center(vector.to(kernel.device).reshape(kernel.c, kernel.n)).reshape(size)
 
-    basis, diagonal, beside, noise = krylov(times, drawn(signs=False), min(int(TOP * products), size))
-    used, noise = len(diagonal), max(noise, EPSILON)
-    values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside[:-1]))
-    residuals = (beside[-1] * vectors[-1]).abs()
-    kept = (residuals <= CONVERGED * values) & (values > EPSILON)
-    top, top_residuals = values[kept].flip(0), residuals[kept].flip(0)
-    found = vectors[:, kept].T @ basis  # rows are the eigenvectors
-    settled = found[(residuals <= SETTLED * values)[kept]]
-
-    def beside_them(vector: Tensor) -> Tensor:  # what rounding lets in of the largest would grow with every step
-        product = times(vector)
-        product -= settled.T @ (settled @ product)
-        return product
-
+    top = _largest(times, drawn(signs=False), min(int(TOP * products), size))
+    sampled = _sample(times, top, (drawn(signs=True) for _ in range(max(2, (products - top.products) // STEPS))))
+    rest, noise = size - top.values.sum(), max(top.noise, EPSILON)
+    entropy, entropy_error, square, square_error = _rest(sampled, rest)
     # q^T f(K) q of one step from q: Gauss' rule has the node lambda, Radau's the nodes 0 and (lambda^2 + r^2) / lambda.
-    node = (top.square() + top_residuals.square()) / top
-    below, above = entropic(top).sum(), (top * node.log()).sum()
-    rest, squares = size - top.sum(), top.square().sum() + top_residuals.square().sum()
-    brackets, before, sums, points = [], [], [], []
-    for _ in range(max(2, (products - used) // STEPS)):
-        vector = drawn(signs=True)
-        vector = vector - found.T @ (found @ vector)
-        norm = vector.square().sum()
-        if norm <= EPSILON * size:  # the largest eigenvalues are all that there are
-            continue
-        _, diagonal, beside = lanczos(beside_them, vector, STEPS)
-        used += len(diagonal)
-        last = len(diagonal) - 1
-        brackets.append(norm * bracket(diagonal, beside))
-        before.append(norm * bracket(diagonal[:last], beside[:last]) if last else brackets[-1])
-        nodes, weights = gauss(diagonal, beside)
-        sums.append(norm * moments(nodes, weights))
-        points.append((nodes, weights))
-    entropy, entropy_error, square, square_error = _rest(brackets, before, sums, rest)
+    squares = top.values.square() + top.residuals.square()
+    below, above = entropic(top.values).sum(), (top.values * (squares / top.values).log()).sum()
     entropy_error = math.hypot(entropy_error, float(above - below) / 4)
     rounding = size * noise * (1 + abs(math.log(noise)))
     rounded = kernel.precision != torch.float64 and rounding > max(entropy_error, SHOWS * size)
     entropy_error = math.hypot(entropy_error, rounding)
     rank = math.exp(math.log(size) - (float(above + below) / 2 + entropy) / size)
-    total = max(float(squares) + square, size)  # that of equal eigenvalues
+    total = max(float(squares.sum()) + square, size)  # that of equal eigenvalues
     square_error = math.hypot(square_error, noise * total)
     ratio = size**2 / total
     aligned = None
     if labels is not None:  # Y^T K Y / (|K| |Y|^2) <= 1, and the same for what is estimated
         value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
-    slack = top_residuals.square() / top + trace_error / trace * top
-    density = _density(top, points, float(rest), size, scale)._replace(slack=slack.cpu() * scale)
-    left = values[~kept].clamp_min(0), vectors[0, ~kept].square()  # of the first vector
-    if points and _is_usual(*left, float(rest) / size, 1 - len(top) / size):
-        density = density._replace(refined=_density(top, [left, _fewer(*left)], float(rest), size, scale))
+    slack = top.residuals.square() / top.values + trace_error / trace * top.values
+    density = _density(top.values, sampled.points, float(rest), size, scale)._replace(slack=slack.cpu() * scale)
+    if sampled.points and _is_usual(*top.left, float(rest) / size, 1 - len(top.values) / size):
+        refined = _density(top.values, [top.left, _fewer(*top.left)], float(rest), size, scale)
+        density = density._replace(refined=refined)
     parts: dict[str, Estimate] = {}
     if layers and labels is not None:
         random = torch.stack([drawn(signs=True) for _ in range(RANDOM)])
-        some = found.flip(0)[:FOUND]
+        some = top.vectors.flip(0)[:FOUND]
         parts = layer_alignments(kernel, some, random - random @ some.T @ some, labels, memory / 4)
     estimate = SpectrumEstimate(
         Estimate(trace, trace_error),
         Estimate(rank, rank * entropy_error / size),
         Estimate(ratio, ratio * square_error / total),
         aligned,
-        top * scale,
-        top_residuals * scale,
+        top.values * scale,
+        top.residuals * scale,
         {name: LayerEstimate(Estimate(part, trace_error), parts.get(name)) for name, part in traces.items() if layers},
         density,
-        used,
+        top.products + sampled.products,
     )
     return estimate, rounded
 
 
-LEFT = 1e-3
-"""Of the trace: where centring leaves less, products are taken in double precision."""
-SHOWS = 1e-3
-"""Of the rank: where rounding makes it err by more, and most of its error, the same."""
+class _Largest(NamedTuple):
+    """The largest eigenvalues, as far as they have been found."""
+
+    values: Tensor
+    """Descending. Shape ``(k,)``."""
+    residuals: Tensor
+    """Shape ``(k,)``."""
+    vectors: Tensor
+    """Rows, ascending. Shape ``(k, nc)``."""
+    settled: Tensor
+    """Those of the vectors that are known well."""
+    left: tuple[Tensor, Tensor]
+    """Nodes and weights of the vector that it began with, without the eigenvalues found."""
+    noise: float
+    products: int
+
+
+def _largest(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> _Largest:
+    """By Lanczos from one vector."""
+    basis, diagonal, beside, noise = krylov(times, start, steps)
+    values, vectors = torch.linalg.eigh(tridiagonal(diagonal, beside[:-1]))
+    residuals = (beside[-1] * vectors[-1]).abs()
+    kept = (residuals <= CONVERGED * values) & (values > EPSILON)
+    found = vectors[:, kept].T @ basis
+    settled = found[(residuals <= SETTLED * values)[kept]]
+    left = values[~kept].clamp_min(0), vectors[0, ~kept].square()
+    return _Largest(values[kept].flip(0), residuals[kept].flip(0), found, settled, left, noise, len(diagonal))
+
+
+class _Sampled(NamedTuple):
+    """What random vectors say of the eigenvalues that are left, one entry a vector."""
+
+    brackets: list[Tensor]
+    """Of z^T K log K z, from below and from above. Shape ``(2,)``."""
+    before: list[Tensor]
+    """The same, one step earlier."""
+    sums: list[Tensor]
+    """Moments of its measure, see :func:`~probes_ntk.lanczos.moments`."""
+    points: list[tuple[Tensor, Tensor]]
+    """Nodes and weights."""
+    products: int
+
+
+def _sample(times: Callable[[Tensor], Tensor], top: _Largest, vectors: Iterable[Tensor]) -> _Sampled:
+    """By a few steps from each vector, without what it has of the eigenvectors found."""
+
+    def beside_them(vector: Tensor) -> Tensor:  # what rounding lets in of the largest would grow with every step
+        product = times(vector)
+        product -= top.settled.T @ (top.settled @ product)
+        return product
+
+    brackets, before, sums, points, products = [], [], [], [], 0
+    for vector in vectors:
+        vector = vector - top.vectors.T @ (top.vectors @ vector)
+        norm = vector.square().sum()
+        if norm <= EPSILON * len(vector):  # the largest eigenvalues are all that there are
+            continue
+        _, diagonal, beside = lanczos(beside_them, vector, STEPS)
+        products += len(diagonal)
+        last = len(diagonal) - 1
+        brackets.append(norm * bracket(diagonal, beside))
+        before.append(norm * bracket(diagonal[:last], beside[:last]) if last else brackets[-1])
+        nodes, weights = gauss(diagonal, beside)
+        sums.append(norm * moments(nodes, weights))
+        points.append((nodes, weights))
+    return _Sampled(brackets, before, sums, points, products)
+
+
+def _rest(sampled: _Sampled, rest: Tensor) -> tuple[float, float, float, float]:
+    """What the random vectors say of Tr K log K and Tr K^2 without the largest eigenvalues, with their errors."""
+    if not sampled.brackets:
+        return 0.0, 0.0, 0.0, 0.0
+    (below, above), (below_before, above_before) = torch.stack(sampled.brackets).T, torch.stack(sampled.before).T
+    first, second, mixed = torch.stack(sampled.sums).T
+    rising, falling = (below - below_before).sum(), (above_before - above).sum()
+    share = (rising / (rising + falling)).nan_to_num(0.5).clamp(0, 1)
+    values = below + share * (above - below)
+    # Least squares over the eigenvalues, not over the vectors, which are few.
+    values = values - mixed.sum() / second.sum() * (first - rest)
+    squares = second - second.sum() / first.sum() * (first - rest)
+    gap = float((above - below).mean()) / 4
+    return float(values.mean()), math.hypot(spread(values), gap), float(squares.mean()), spread(squares)
 
 
 def _traces(
@@ -316,21 +372,3 @@ def _labels(targets: Tensor, kernel: KernelOperator, centering: Centering) -> Te
             f"more than one class."
         )
     return y.reshape(-1).to(kernel.device)
-
-
-def _rest(
-    brackets: list[Tensor], before: list[Tensor], sums: list[Tensor], rest: Tensor
-) -> tuple[float, float, float, float]:
-    """What the random vectors say of Tr K log K and Tr K^2 without the largest eigenvalues, with their errors."""
-    if not brackets:
-        return 0.0, 0.0, 0.0, 0.0
-    (below, above), (below_before, above_before) = torch.stack(brackets).T, torch.stack(before).T
-    first, second, mixed = torch.stack(sums).T
-    rising, falling = (below - below_before).sum(), (above_before - above).sum()
-    share = (rising / (rising + falling)).nan_to_num(0.5).clamp(0, 1)
-    values = below + share * (above - below)
-    # Least squares over the eigenvalues, not over the vectors, which are few.
-    values = values - mixed.sum() / second.sum() * (first - rest)
-    squares = second - second.sum() / first.sum() * (first - rest)
-    gap = float((above - below).mean()) / 4
-    return float(values.mean()), math.hypot(spread(values), gap), float(squares.mean()), spread(squares)
