@@ -62,7 +62,7 @@ def list_experiments(
         table.add_column(heading, no_wrap=heading == "name")
     for name, chosen in experiments.items():
         presets = [f"{preset}: {held.duration}" for preset, held in chosen.presets.items()]
-        figures = ", ".join(chosen.figures)
+        figures = ", ".join(chosen.figures) or "none of the thesis"
         table.add_row(name, figures, "\n".join(presets), chosen.summary)
         if console.width < NARROW:
             lines = (chosen.summary, f"Figures {figures}. Presets: {', '.join(presets)}")
