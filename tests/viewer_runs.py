@@ -59,9 +59,12 @@ STEPS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 10]
 
 
 def until(page, expression, seconds=20.0):
-    """Wait until an expression holds on a page, whose policy may forbid what Playwright does for it."""
+    """Wait until an expression holds on a page, whose policy may forbid what Playwright does for it.
+
+    While a page is drawn anew it has no charts, and an expression that asks one for something is an error.
+    """
     end = time.monotonic() + seconds
-    while not page.evaluate(expression):
+    while not page.evaluate(f"(() => {{ try {{ return {expression} }} catch {{ return false }} }})()"):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(100)
 
