@@ -107,6 +107,8 @@ def inner_products(rows: Tensor, vector: Tensor) -> Tensor:
         >>> inner_products(torch.full((2, 10_000_000), 0.001), torch.full((10_000_000,), 0.001)).round(decimals=4)
         tensor([10., 10.], dtype=torch.float64)
     """
+    if rows.dtype == torch.float64:
+        return rows @ vector
     count = len(vector) // PIECE
     whole = count * PIECE
     pieces = rows[:, :whole].reshape(len(rows), count, PIECE), vector[:whole].reshape(count, PIECE)

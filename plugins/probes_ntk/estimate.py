@@ -35,6 +35,10 @@ SETTLED = 1e-4
 CONVERGED = 0.05
 """A Ritz vector is taken for an eigenvector from this relative residual down; what that leaves out is bracketed."""
 
+UNKNOWN = 0.25
+"""Of the distance of the two quadratures: how far off a place between them is taken to be, and so at most."""
+KNOWN = 0.05
+"""The same, at least, where one vector of many steps says where."""
 LEFT = 1e-3
 """Of the trace: where centring leaves less, products are taken in double precision."""
 SHOWS = 1e-3
@@ -93,8 +97,9 @@ def estimate_spectrum(
     The alignment needs :math:`\|K\|_F^2 = \operatorname{Tr} K^2` beside :math:`Y^\top K Y =
     \|J^\top Y\|^2`, which is one backward pass and exact. That of each layer is in ``layer_estimate.py``.
 
-    The standard error has the spread over the vectors, by Student's t, a quarter of the distance of the brackets, and
-    what rounding does: :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases.
+    The standard error has the spread over the vectors, by Student's t; how far from there the many steps of the first
+    half put it, or a quarter of the distance of the brackets where that vector is not like the others; and what
+    rounding does: :math:`\pm 1.96` of it is meant to cover the exact value in 95 % of all cases.
     ``benchmarks/spectrum_estimate.py`` counts how often it does.
 
     Args:
@@ -184,7 +189,8 @@ def _estimate(
     top = _largest(times, drawn(signs=False), min(int(TOP * products), size))
     sampled = _sample(times, top, (drawn(signs=True) for _ in range(max(2, (products - top.products) // STEPS))))
     rest, noise = size - top.values.sum(), max(top.noise, EPSILON)
-    entropy, entropy_error, square, square_error = _rest(sampled, rest)
+    usual = bool(sampled.points) and _is_usual(*top.left, float(rest) / size, 1 - len(top.values) / size)
+    entropy, entropy_error, square, square_error = _rest(sampled, rest, top.left if usual else None)
     # q^T f(K) q of one step from q: Gauss' rule has the node lambda, Radau's the nodes 0 and (lambda^2 + r^2) / lambda.
     squares = top.values.square() + top.residuals.square()
     below, above = entropic(top.values).sum(), (top.values * (squares / top.values).log()).sum()
@@ -202,7 +208,7 @@ def _estimate(
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
     slack = top.residuals.square() / top.values + trace_error / trace * top.values
     density = _density(top.values, sampled.points, float(rest), size, scale)._replace(slack=slack.cpu() * scale)
-    if sampled.points and _is_usual(*top.left, float(rest) / size, 1 - len(top.values) / size):
+    if usual:
         refined = _density(top.values, [top.left, _fewer(*top.left)], float(rest), size, scale)
         density = density._replace(refined=refined)
     parts: dict[str, Estimate] = {}
@@ -292,8 +298,14 @@ def _sample(times: Callable[[Tensor], Tensor], top: _Largest, vectors: Iterable[
     return _Sampled(brackets, before, sums, points, products)
 
 
-def _rest(sampled: _Sampled, rest: Tensor) -> tuple[float, float, float, float]:
-    """What the random vectors say of Tr K log K and Tr K^2 without the largest eigenvalues, with their errors."""
+def _rest(sampled: _Sampled, rest: Tensor, long: tuple[Tensor, Tensor] | None) -> tuple[float, float, float, float]:
+    """What the random vectors say of Tr K log K and Tr K^2 without the largest eigenvalues, with their errors.
+
+    Args:
+        sampled: By a few steps from each.
+        rest: The exact trace without the largest.
+        long: Nodes and weights of one vector by many steps, if it is like the others.
+    """
     if not sampled.brackets:
         return 0.0, 0.0, 0.0, 0.0
     (below, above), (below_before, above_before) = torch.stack(sampled.brackets).T, torch.stack(sampled.before).T
@@ -304,8 +316,17 @@ def _rest(sampled: _Sampled, rest: Tensor) -> tuple[float, float, float, float]:
     # Least squares over the eigenvalues, not over the vectors, which are few.
     values = values - mixed.sum() / second.sum() * (first - rest)
     squares = second - second.sum() / first.sum() * (first - rest)
-    gap = float((above - below).mean()) / 4
+    off = UNKNOWN if long is None else min(UNKNOWN, max(KNOWN, float((share - _place(*long)).abs())))
+    gap = float((above - below).mean()) * off
     return float(values.mean()), math.hypot(spread(values), gap), float(squares.mean()), spread(squares)
+
+
+def _place(nodes: Tensor, weights: Tensor) -> Tensor:
+    """Where between the two quadratures of a few steps that of many lies. Scalar."""
+    _, diagonal, beside = lanczos(lambda vector: nodes * vector, weights.sqrt(), STEPS)
+    below, above = weights.sum() * bracket(diagonal, beside)
+    place: Tensor = (weights @ entropic(nodes) - below) / (above - below)
+    return place.nan_to_num(0.5).clamp(0, 1)
 
 
 def _traces(

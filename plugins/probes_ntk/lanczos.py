@@ -52,23 +52,24 @@ def lanczos(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tup
 
 def krylov(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Krylov:
     """The same, and how far the operator is from symmetric."""
+    # In place: small tensors that stay, made between large ones that go, would leave holes in the memory.
     basis = start.new_empty(steps, len(start))
+    diagonal, beside, forbidden = start.new_zeros(3, steps, dtype=torch.float64)
     basis[0] = start / torch.linalg.vector_norm(start, dtype=torch.float64)
-    diagonal, beside, forbidden = [], [], [start.new_zeros(0)]
     for step in range(steps):
         product, span = times(basis[step]), basis[: step + 1]
-        diagonal.append(inner_products(basis[step : step + 1], product)[0])
         parts = inner_products(span, product)
-        forbidden.append(parts[:-2])
+        diagonal[step], forbidden[step] = parts[-1], parts[:-2].square().sum()
         product -= parts.to(span) @ span
         product -= inner_products(span, product).to(span) @ span  # what rounding has left
-        beside.append(torch.linalg.vector_norm(product, dtype=torch.float64))
-        if beside[-1] <= EPSILON or step == steps - 1:
+        beside[step] = torch.linalg.vector_norm(product, dtype=torch.float64)
+        if beside[step] <= EPSILON or step == steps - 1:
             break
-        basis[step + 1] = product / beside[-1]
-    off = torch.cat([each.to(start) for each in forbidden]).square()
-    noise = math.sqrt(float(off.mean()) * len(start)) if len(off) else 0.0
-    return Krylov(basis[: len(diagonal)], torch.stack(diagonal), torch.stack(beside), noise)
+        basis[step + 1] = product / beside[step]
+    taken = step + 1
+    entries = (taken - 1) * (taken - 2) // 2
+    noise = math.sqrt(float(forbidden.sum()) / entries * len(start)) if entries else 0.0
+    return Krylov(basis[:taken], diagonal[:taken], beside[:taken], noise)
 
 
 def tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:

@@ -70,19 +70,18 @@ def report(
     if not session.turns.probes:
         lines.append("Probes     none: install a plugin, or pass probes=[...]")
     rows: list[tuple[str, ...]] = [
-        ("probe", "schedule", "turns", "skipped", "failed", "last step", "ms a turn", "share")
+        ("probe", "schedule", "turns", "skipped", "failed", "last step", "ms a turn", "overhead")
     ]
     for plugin in session.turns.probes:
         spent = governor.spent[plugin.key]
         last = "-" if plugin.last_step is None else str(plugin.last_step)
         each = f"{1e3 * spent / (plugin.measured + plugin.failed):.1f}" if plugin.measured + plugin.failed else "-"
-        share = f"{spent / max(governor.elapsed, 1e-9):.2%}"
         turns = (plugin.measured, plugin.skipped, plugin.failed)
-        rows.append((plugin.key, repr(plugin.schedule), *map(str, turns), last, each, share))
+        rows.append((plugin.key, repr(plugin.schedule), *map(str, turns), last, each, _share(governor, spent)))
     for plugin in session.plugins.having("write"):
-        share = f"{governor.spent[plugin.key] / max(governor.elapsed, 1e-9):.2%}"
+        share = _share(governor, governor.spent[plugin.key])
         rows.append((plugin.key, "sink", "", "", str(plugin.failed), "", "", share))
-    rows.append((CORE, "", "", "", "", "", "", f"{governor.spent[CORE] / max(governor.elapsed, 1e-9):.2%}"))
+    rows.append((CORE, "", "", "", "", "", "", _share(governor, governor.spent[CORE])))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines += [""]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -120,6 +119,11 @@ def _section(title: str, texts: dict[str, str], more: Sequence[str] = ()) -> lis
             plugins.setdefault(text, []).append(key)
     told = [f"  {', '.join(keys)}: {text}" for text, keys in plugins.items()] + list(more)
     return ["", title, *told] if told else []
+
+
+def _share(governor: Governor, seconds: float) -> str:
+    """Of the training time; in seconds where that is shorter than what was spent."""
+    return f"{seconds / governor.training:.2%}" if governor.total < governor.training else f"{seconds:.1f} s"
 
 
 def _overhead(governor: Governor) -> str:
