@@ -1,6 +1,7 @@
 """What a user reads without asking."""
 
 import logging
+import time
 
 import pytest
 import torch
@@ -103,3 +104,23 @@ def test_without_a_file_nothing_is_found(tmp_path):
     manager = ProbeManager(nn.Linear(2, 1), [Norm()], log_dir=tmp_path, sinks=[])
     with manager.attach():
         assert "Found" not in manager.report()
+
+
+@pytest.mark.parametrize("longer", ["training", "probes"])
+def test_what_each_costs_adds_up_to_the_overhead(tmp_path, longer):
+    class Slow(Norm):
+        def measure(self, run):
+            time.sleep(0.2 if longer == "probes" else 0.01)
+            return super().measure(run)
+
+    manager = ProbeManager(nn.Linear(2, 1), [Slow()], log_dir=tmp_path, overhead=None)
+    with manager.attach():
+        manager.step()
+        time.sleep(0.5 if longer == "training" else 0)
+    text = manager.report()
+    rows = text.partition("  overhead\n")[2].partition("\n\n")[0].splitlines()
+    (line,) = [line for line in text.splitlines() if line.startswith("Overhead")]
+    unit, told = ("%", line.partition(", ")[2].partition("%")[0]) if "% of" in line else (" s", line.split()[1])
+    costs = [float(row.split("  ")[-1].removesuffix(unit)) for row in rows]
+    assert len(costs) == 4 and all(row.endswith(unit) for row in rows)
+    assert sum(costs) == pytest.approx(float(told), abs=0.25 + 0.01 * float(told)) and float(told) > 0
