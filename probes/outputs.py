@@ -89,8 +89,9 @@ def why_not_a_function(
 
 _RANDOM = (
     "The output is random: the same examples evaluated twice give two outputs (the model samples in forward, drops out "
-    "functionally, or keeps a state outside of its modules). What would be measured is the noise. Let forward do so "
-    "only `if self.training`, or pass output=, a function that picks what is not random."
+    "functionally, or keeps a state outside of its modules, which a probe's forward changes as the loop's does). What "
+    "would be measured is the noise. Let forward do so only `if self.training`, or pass output=, a function that picks "
+    "what is not random."
 )
 
 

@@ -75,7 +75,7 @@ def of_optimizer(optimizer: Optimizer, names: Mapping[int, str], prefix: str = "
 def of_random_states() -> Iterator[tuple[str, str]]:
     """The random states of Python, numpy, torch and every accelerator that is in use."""
     yield "random state of torch", tensor_hash(torch.get_rng_state())
-    yield "random state of numpy", _value_hash(np.random.get_state())  # noqa: NPY002 - the one that loaders draw from
+    yield "random state of numpy", _value_hash(np.random.get_state(legacy=False))  # noqa: NPY002 - the one that loaders draw from
     yield "random state of Python", _value_hash(random.getstate())
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield "random state of CUDA", _value_hash(torch.cuda.get_rng_state_all())

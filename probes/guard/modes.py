@@ -1,4 +1,7 @@
-"""The modes of torch that a script has entered: they see what the loop calls, and not what a measurement does."""
+"""What of torch a script has entered sees what the loop computes, and not what a measurement does.
+
+Modes, and the hooks that a script has for what autograd saves.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from torch.utils._device import DeviceContext
 
 from .undo import Undo
 
-__all__ = ["keep_modes"]
+__all__ = ["keep_modes", "keep_saved_tensors_hooks"]
 
 # Torch offers no public way to look at, or to exchange, the modes of a thread.
 _STACKS: tuple[tuple[Callable[[], list[Any]], Callable[[], Any], Callable[[Any], Any]], ...] = (
@@ -32,6 +35,28 @@ def keep_modes(undo: list[Undo]) -> None:
             continue  # torch's own, of fake tensors for example, without which nothing can be computed
         undo.append(_undo_of(before, stack, pop, push))
         _exchange([mode for mode in before if isinstance(mode, DeviceContext)], stack, pop, push)
+
+
+def keep_saved_tensors_hooks(undo: list[Undo]) -> None:
+    """Save what a measurement saves as it is: on a disk, compressed, or rounded at random its gradient is another."""
+    before: list[_Hooks] = []
+
+    def restore() -> None:
+        _pop_hooks([])
+        for hooks in reversed(before):
+            torch._C._autograd._push_saved_tensors_default_hooks(*hooks)
+
+    undo.append(restore)
+    _pop_hooks(before)
+
+
+_Hooks = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+def _pop_hooks(popped: list[_Hooks]) -> None:
+    while (hooks := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None:  # type: ignore[attr-defined,unused-ignore]
+        popped.append(hooks)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
 
 
 def _undo_of(

@@ -7,11 +7,15 @@ import array
 import itertools
 import operator
 import random
+import sys
+import sysconfig
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from types import SimpleNamespace
+from functools import lru_cache, partial
+from pathlib import Path
+from types import MethodType, SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -20,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
+from ..probe import Probe
 from .training import keep_tensors
 from .undo import Undo
 
@@ -83,12 +88,14 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
         for key, value in before.items()
         if is_kept(type(value))
     ]
-    while waiting:
+    while waiting and len(seen) < MOST:
         name, value = waiting.pop()
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if type(value) in (Tensor, nn.Parameter):
+        if type(value) is MethodType:
+            waiting += [(name, value.__self__)] if is_kept(type(value.__self__)) else []
+        elif type(value) in (Tensor, nn.Parameter):
             if id(value) not in registered:
                 copied = value.layout is torch.strided and value.nbytes <= LARGE
                 tensors.append(value) if copied else large.append((f"tensor {name!r}", value))
@@ -98,11 +105,11 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
         elif type(value) in _BYTES:
             if len(value) * getattr(value, "itemsize", 1) <= LARGE:
                 undo.append(partial(_put_bytes, value, value[:]))
-        elif type(value) is np.ndarray:
-            if value.nbytes <= LARGE and not value.dtype.hasobject:
+        elif isinstance(value, np.ndarray):
+            if value.nbytes <= LARGE:
                 arrays.append((value, value.copy()))
-        elif type(value) in _CONTAINERS_AND_TUPLE:
-            if type(value) is not tuple:
+        elif type(value) in _CONTAINERS or isinstance(value, tuple):
+            if not isinstance(value, tuple):
                 containers.append(value)
             if len(value) <= MANY:
                 waiting += [(name, item) for item in _items(value) if is_kept(type(item))]
@@ -166,13 +173,18 @@ _BYTES = (bytearray, array.array)
 
 
 _NAMESPACES = (SimpleNamespace, argparse.Namespace, UserDict, UserList, ChainMap)
+_WEAK = (WeakKeyDictionary, WeakValueDictionary)
 
 
-_KEPT = {*_CONTAINERS_AND_TUPLE, *_GENERATORS, *_BYTES, *_NAMESPACES, Tensor, nn.Parameter, np.ndarray}
+_KEPT = {*_CONTAINERS_AND_TUPLE, *_GENERATORS, *_BYTES, *_NAMESPACES, *_WEAK, MethodType, Tensor, nn.Parameter}
 
 
 MANY = 1000
 """Entries of a container beyond which what is in them is not looked at: a table of data, not what a forward leaves."""
+
+
+MOST = 50_000
+"""Objects that are looked at in all."""
 
 
 LARGE = 4 * 2**20
@@ -185,20 +197,34 @@ def _put_bytes(numbers: Any, before: Any) -> None:
 
 
 def _is_kept(packages: set[str]) -> Callable[[type], bool]:
-    """Whether what is of a type is kept: also objects of a class that a package of the model's own classes defines."""
+    """Whether what is of a type is kept: also objects of a class that a package of the model's own classes defines, or
+    code that is not installed: a helper in another file of the script's."""
     known = dict.fromkeys(_KEPT, True)
     own = packages - {"torch", "builtins"}
 
     def is_kept(kind: type) -> bool:
         if kind not in known:
-            known[kind] = (
-                kind.__module__.partition(".")[0] in own
+            known[kind] = issubclass(kind, np.ndarray | tuple) or (
+                (kind.__module__.partition(".")[0] in own or _is_of_script(kind.__module__))
                 and getattr(kind, "__dictoffset__", 0) != 0
-                and not issubclass(kind, nn.Module | Tensor | Optimizer | type)
+                and not issubclass(kind, nn.Module | Tensor | Optimizer | Probe | type)
             )
         return known[kind]
 
     return is_kept
+
+
+@lru_cache(maxsize=4096)
+def _is_of_script(name: str) -> bool:
+    """Whether a module by this name is no installed one, nor of ours."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None or name.startswith(("torch.", "probes")):
+        return False
+    path = Path(file)
+    return not ({"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(_LIBRARY))
+
+
+_LIBRARY = Path(sysconfig.get_path("stdlib"))
 
 
 def _items(container: Any) -> Iterable[Any]:

@@ -58,7 +58,7 @@ def keep_random_states(undo: list[Undo]) -> None:
         undo.append(lambda: setter(state))
 
     keep(random.getstate(), random.setstate)
-    keep(np.random.get_state(), np.random.set_state)  # noqa: NPY002 - the legacy state is the one loaders draw from
+    keep(np.random.get_state(legacy=False), np.random.set_state)  # noqa: NPY002 - the legacy state is the one loaders draw from
     keep(torch.get_rng_state(), torch.set_rng_state)
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         keep(torch.cuda.get_rng_state_all(), torch.cuda.set_rng_state_all)

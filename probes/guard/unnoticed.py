@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .fingerprint import checksums
-from .modes import keep_modes
+from .modes import keep_modes, keep_saved_tensors_hooks
 from .modules import all_modules, keep_modules, keep_parametrizations
 from .process import keep_compiler, keep_random_states, keep_settings, soften
 from .training import keep_buffers, keep_optimizers, keep_parameters, shorten_embeddings
@@ -112,6 +112,7 @@ class unnoticed:
         undo, model = self._undo, self._model
         keep_others_out(undo)
         keep_modes(undo)
+        keep_saved_tensors_hooks(undo)
         # A lazy module has parameters that are none yet.
         named = [(name, parameter) for name, parameter in model.named_parameters() if not is_lazy(parameter)]
         self._parameters = parameters = [parameter for _, parameter in named]

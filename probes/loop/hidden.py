@@ -21,7 +21,7 @@ from torch import nn
 
 __all__ = ["ForwardHook", "hide", "reveal"]
 
-_NAME = "_probes"
+_NAME = "(torch-probes)"  # in no script's way: it is no name that Python code can write
 _TABLES = ("_forward_pre_hooks", "_forward_hooks")
 
 

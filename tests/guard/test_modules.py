@@ -3,15 +3,19 @@
 import argparse
 import array
 import collections
+import importlib
 import random
 import types
 import warnings
+import weakref
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from probes import Probe
 from probes.guard.unnoticed import ModelChanged, unnoticed
 
 
@@ -103,6 +107,42 @@ def test_an_object_of_the_scripts_own_class_is_as_before():
     assert model.state == {"calls": 1}
 
 
+def test_an_object_of_another_file_of_the_script_is_as_before(tmp_path, monkeypatch):
+    (tmp_path / "a_helper.py").write_text("class Average:\n    n = 0\n    generator = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = nn.Linear(2, 2)
+    model.average = importlib.import_module("a_helper").Average()
+    model.average.generator = torch.Generator().manual_seed(1)
+    with unnoticed(model):
+        model.average.n += 1
+        drawn = torch.rand(1, generator=model.average.generator)
+    assert model.average.n == 0 and torch.rand(1, generator=model.average.generator) == drawn
+
+
+def test_what_a_probe_that_the_model_holds_has_measured_stays():
+    class Counter(Probe):
+        name, seen = "counter", 0
+
+    model = nn.Linear(2, 2)
+    model.probe = Counter()
+    with unnoticed(model):
+        model.probe.seen += 1
+    assert model.probe.seen == 1
+
+
+class Pair(NamedTuple):
+    one: list
+    other: object
+
+
+class Count:
+    n = 0
+
+    def add(self):
+        self.n += 1
+
+
+KEPT = Count()
 KINDS = {
     "a namespace": (lambda: types.SimpleNamespace(n=0), lambda s: vars(s).update(n=s.n + 1), lambda s: s.n),
     "arguments": (lambda: argparse.Namespace(n=0), lambda s: vars(s).update(n=s.n + 1), lambda s: s.n),
@@ -110,6 +150,11 @@ KINDS = {
     "a ChainMap": (lambda: collections.ChainMap({"n": 0}), lambda s: s.update(n=s["n"] + 1), lambda s: s["n"]),
     "an array": (lambda: array.array("d", [0]), lambda s: s.__setitem__(0, s[0] + 1), lambda s: s[0]),
     "bytes": (lambda: bytearray(1), lambda s: s.__setitem__(0, s[0] + 1), lambda s: s[0]),
+    "an array of objects": (lambda: np.array([0], dtype=object), lambda s: s.__setitem__(0, s[0] + 1), lambda s: s[0]),
+    "an array of another class": (lambda: np.zeros(1).view(np.recarray), lambda s: s.__iadd__(1), lambda s: s[0]),
+    "a named tuple": (lambda: Pair([0], None), lambda s: s.one.append(1), lambda s: len(s.one) - 1),
+    "a method of an object": (lambda: Count().add, lambda s: s(), lambda s: s.__self__.n),
+    "a weak dictionary": (lambda: weakref.WeakValueDictionary(), lambda s: s.update(n=KEPT), lambda s: len(s)),
     "a parameter in a list": (lambda: [nn.Parameter(torch.zeros(1))], lambda s: s[0].data.add_(1), lambda s: s[0]),
 }  # fmt: skip
 

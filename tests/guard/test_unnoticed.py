@@ -4,6 +4,7 @@ import operator
 import random
 import threading
 import time
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -229,6 +230,39 @@ def test_modes_of_the_script_see_nothing_and_stay(device):
         model(torch.ones(1, 2))
         assert mode.seen == 2 * seen and flops.get_total_flops() == 2 * counted > 0
     assert torch._C._len_torch_function_stack() == 0
+
+
+def test_hooks_of_the_script_on_what_autograd_saves_see_nothing_and_stay():
+    seen: list[torch.Tensor] = []
+    layers = nn.Sequential(nn.Linear(2, 3), nn.Tanh())
+
+    def pack(tensor):
+        seen.append(tensor)
+        return 2 * tensor
+
+    def gradient():
+        return torch.autograd.grad(layers(torch.ones(1, 2)).sum(), layers[0].weight)[0]
+
+    expected = gradient()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with unnoticed(layers):
+            assert torch.equal(gradient(), expected) and not seen
+            torch.autograd.graph.saved_tensors_hooks(pack, pack).__enter__()
+        assert not torch.equal(gradient(), expected) and seen
+    assert torch.equal(gradient(), expected)
+
+
+def test_another_generator_of_numpy_is_as_before(model):
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(1))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with unnoticed(model):
+                drawn = np.random.rand()  # noqa: NPY002
+        assert np.random.rand() == drawn  # noqa: NPY002
+    finally:
+        np.random.set_bit_generator(before)
 
 
 def test_a_default_device_is_what_it_was_and_can_be_set_again():

@@ -198,3 +198,15 @@ def test_a_class_is_as_it_was_when_no_model_of_it_is_watched(kind, tmp_path):
     del second
     gc.collect()
     assert dict(vars(kind)) == before
+
+
+@pytest.mark.parametrize("what", ["a list", "the manager"])
+def test_a_model_has_a_probes_of_its_own(what, tmp_path):
+    model, optimizer = made()
+    manager = ProbeManager(model, ["layers"], log_dir=tmp_path)
+    own = model._probes = [1.0] if what == "a list" else manager
+    manager.attach()
+    step(model, optimizer)
+    assert model._probes is own
+    (manager if what == "a list" else model._probes).detach()
+    assert model._probes is own and not model._forward_hooks
