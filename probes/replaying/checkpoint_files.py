@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import re
+import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..measurement import printable
+from ..measurement import first_line, printable
+from .checkpoint_steps import checked_step, step_of
 
-__all__ = ["Checkpoint", "load_into", "read_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint"]
 
 WEIGHTS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "params", "weights")
 """Under which a checkpoint holds the model's ``state_dict()``, the usual ones first."""
-STEPS = ("global_step", "step", "iteration", "num_steps", "iter_num")
-WRAPPERS = ("module.", "_orig_mod.", "model.")
-FILES = ("model.safetensors", "pytorch_model.bin", "model.pt")
-"""What holds the parameters in a folder that is a checkpoint."""
+FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.pt",
+)
+"""What holds the parameters in a folder that is a checkpoint, or names the files that hold them."""
+EXTRA_STATE = "_extra_state"
+"""How a ``state_dict()`` calls what a module's ``get_extra_state()`` returns, which may be anything."""
 
 
 class Checkpoint(NamedTuple):
     """What a checkpoint file holds."""
 
     step: int
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Any]
+    """The model's ``state_dict()``: tensors, but for what modules keep as ``_extra_state``."""
     probes: Mapping[str, Any] | None
     """The state of a ProbeManager; None when there is none."""
 
@@ -34,17 +43,20 @@ class Checkpoint(NamedTuple):
 def read_checkpoint(path: Path) -> Checkpoint:
     """The parameters in a file that ``torch.save`` or safetensors wrote, or in the folder of a checkpoint.
 
-    Nothing in it is executed (``weights_only=True``). The step is that of the probes' state, or a number in the
-    checkpoint called ``global_step`` or the like, or the number in the name after ``step``, or its last number.
+    Nothing in it is executed (``weights_only=True``). A folder holds them in one file or, with an index, in several, as
+    Hugging Face writes them. The step is that of the probes' state, or a number in the checkpoint called
+    ``global_step`` or the like, or in the name of the file the number after ``step``, ``iter``, ``update``,
+    ``checkpoint`` or ``epoch``, the first of these that is there, or else the only number.
 
     Raises:
         FileNotFoundError: If it is not there.
-        ValueError: If it cannot be read so, holds no parameters, or says no step.
+        ValueError: If it cannot be read so, holds no parameters, or says no step, or one that is not a whole number
+            from 0 on.
     """
     file = next((path / name for name in FILES if (path / name).exists()), None) if path.is_dir() else path
     if file is None:
         raise FileNotFoundError(f"The folder {path} holds none of {', '.join(FILES)}.")
-    content = _load(file)
+    content = _load_parts(file) if file.suffix == ".json" else _load(file)
     beside = path / "probes.pt"
     probes = next(_states(content, depth=2), None)
     if probes is None and path.is_dir() and beside.exists():
@@ -56,33 +68,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{file} holds no parameters: it must be a state_dict, or a dict with one under one of "
             f"{', '.join(WEIGHTS)}; it holds {printable(keys)}."
         )
-    step = probes["step"] if probes else _step(content, path)
-    return Checkpoint(int(step), weights, probes)
+    step = checked_step(probes["step"], path) if probes else step_of(content, path)
+    return Checkpoint(step, weights, probes)
 
 
-def load_into(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Load parameters into a model, without the prefix that a wrapper, or a module around it, put before their names.
-
-    Raises:
-        ValueError: If they are not this model's; names those that are missing and those that are too many.
-    """
-    own = model.state_dict().keys()
-    for prefix in ("", *WRAPPERS, *_common_prefix(weights)):
-        found = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        if own <= found.keys() and (prefix or own == found.keys()):
-            break
-    else:
-        found = dict(weights)
-    found = {name: value for name, value in found.items() if name in own} if own <= found.keys() else found
+def _load_parts(index: Path) -> dict[str, Any]:
+    """What the files hold together that an index of Hugging Face names."""
     try:
-        model.load_state_dict(found)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the model: {printable(' '.join(str(error).split()))}") from None
-
-
-def _common_prefix(weights: Mapping[str, Tensor]) -> list[str]:
-    first = {name.partition(".")[0] for name in weights}
-    return sorted(f"{name}." for name in first)
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{index} is no index of a checkpoint: its 'weight_map' must say the file of each parameter."
+        ) from error
+    content: dict[str, Any] = {}
+    for file in files:
+        content.update(_load(index.parent / str(file)))
+    return content
 
 
 def _load(file: Path) -> Any:
@@ -91,30 +92,51 @@ def _load(file: Path) -> Any:
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(file)
+        try:
+            return load_file(file)
+        except Exception as error:
+            raise ValueError(_damaged(file, error)) from error
     with file.open("rb") as stream:
         begins = stream.read(4)
-    if begins[:2] not in (b"PK", b"\x80\x02"):  # a zip file, or before torch 1.6 a pickle
+    if begins != b"PK\3\4" and begins[:1] != b"\x80":  # a zip file, or before torch 1.6 a pickle
         raise ValueError(
             f"{file} is no checkpoint: neither torch.save nor safetensors writes such a file. Pass what the training "
             f"saved, such as checkpoint-500.pt."
         )
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it can be read, or it is told below
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
+        if type(error).__name__ != "UnpicklingError":
+            raise ValueError(_damaged(file, error)) from error
+        if "Unsupported operand" in str(error):
+            raise ValueError(
+                f"{file} is written in a pickle protocol that cannot be read without executing what is in it. Save it "
+                f"again by torch.save(content, file), without `pickle_protocol`."
+            ) from error
         raise ValueError(
             f"{file} cannot be read without executing what is in it: {printable(str(error)).partition('. ')[0]}. Save "
             f"tensors, numbers, strings and containers of them, such as model.state_dict()."
         ) from error
 
 
-def _weights(content: Any) -> Mapping[str, Tensor] | None:
+def _damaged(file: Path, error: Exception) -> str:
+    why = printable(first_line(error)).rstrip(".")
+    return f"{file} cannot be read ({type(error).__name__}: {why}). It may be damaged, or cut short: save it again."
+
+
+def _weights(content: Any) -> Mapping[str, Any] | None:
     if not isinstance(content, Mapping):
         return None
-    if content and all(isinstance(value, Tensor) for value in content.values()):
+    if any(isinstance(value, Tensor) for value in content.values()) and all(map(_is_state, content, content.values())):
         return content
     candidates = [content[key] for key in WEIGHTS if key in content]
     return next((found for candidate in candidates if (found := _weights(candidate)) is not None), None)
+
+
+def _is_state(name: Any, value: Any) -> bool:
+    return isinstance(name, str) and (isinstance(value, Tensor) or name.endswith(EXTRA_STATE))
 
 
 def _states(content: Any, depth: int) -> Iterator[Mapping[str, Any]]:
@@ -125,21 +147,3 @@ def _states(content: Any, depth: int) -> Iterator[Mapping[str, Any]]:
         elif depth:
             for value in content.values():
                 yield from _states(value, depth - 1)
-
-
-def _step(content: Any, path: Path) -> int:
-    for name in STEPS:
-        value = content.get(name) if isinstance(content, Mapping) else None
-        if (
-            isinstance(value, int | Tensor)
-            and not isinstance(value, bool)
-            and (not isinstance(value, Tensor) or value.numel() == 1)
-        ):
-            return int(value)
-    numbers = re.findall(r"step\D{0,2}(\d+)", path.stem) or re.findall(r"\d+", path.name.removesuffix(path.suffix))
-    if not numbers:
-        raise ValueError(
-            f"The step of {path} is not known: it holds no number called {', '.join(STEPS)}, and its name holds none, "
-            f"as in checkpoint-500.pt."
-        )
-    return int(numbers[-1])

@@ -24,7 +24,8 @@ from ..session.discovery import default_names, load
 from ..session.settings import check_batches
 from ..session.turns import UNDEFINED
 from ..sinks.recorder import Recorder
-from .checkpoint_files import Checkpoint, load_into, read_checkpoint
+from .checkpoint_files import Checkpoint, read_checkpoint
+from .loading import load_into
 from .workers import Located
 
 __all__ = ["Replayed", "replay"]
@@ -32,6 +33,7 @@ __all__ = ["Replayed", "replay"]
 Model = Callable[[], nn.Module]
 EVERY_UPDATE = ("on_step", "before_step")
 """Hooks of probes that must see each update, and not only the model after it."""
+NEEDS_UPDATES = "it yields nothing without the updates before its turn, which checkpoints do not hold."
 
 
 class Replayed(NamedTuple):
@@ -40,7 +42,8 @@ class Replayed(NamedTuple):
     log_dir: Path
     measurements: int
     problems: list[str]
-    """What went wrong, in words; empty when every probe measured every checkpoint."""
+    """What went wrong, in words, with each probe and the steps where it measured nothing; empty when every probe
+    measured every checkpoint."""
 
 
 def replay(
@@ -61,7 +64,8 @@ def replay(
     the same batches and with the same random numbers, where the checkpoints hold the state of the probes
     (``manager.state_dict()``) or ``batches`` and ``seed`` are those of the run. Probes without a state of their own
     measure checkpoints in parallel; one with a state (what it measured first, a classifier that goes on from the last
-    turn) measures all of them in turn, beside the others.
+    turn) measures all of them in turn, beside the others. Of a probe that looks at the updates before its turns
+    (``watched_updates``), such as ``layers``, what needs no update is measured, as at step 0.
 
     Args:
         checkpoints: Files or folders; see :func:`~probes.replaying.checkpoint_files.read_checkpoint`. Measured in the
@@ -80,8 +84,8 @@ def replay(
         Where the results are, and what could not be measured.
 
     Raises:
-        ValueError: If there is no checkpoint, two are of one step, one does not fit the model, there is no batch, or a
-            probe must see every update.
+        ValueError: If there is no checkpoint, one cannot be read or says no step, two are of one step, one does not fit
+            the model or holds different parameters that do, there is no batch, or a probe must see every update.
         FileNotFoundError: If a checkpoint is not there.
         FileExistsError: If ``log_dir`` is a file.
     """
@@ -111,9 +115,10 @@ def replay(
     first = read_checkpoint(by_step[steps[0]])
     module = _loaded(model, first, by_step[steps[0]])
     work = _Work(model, chosen, given, output, found["seed"] if seed is None and found else seed or 0)
-    manager = ProbeManager(module, [], given, sinks, log_dir, None, output, work.seed)
+    manager = ProbeManager(module, [], given, sinks, log_dir, None, output, work.seed, quiet=True)
     jobs = _jobs(chosen, [(step, by_step[step]) for step in steps])
     problems: list[str] = []
+    missed: dict[tuple[str, str], list[int]] = defaultdict(list)
     with manager.attach():
         session = manager._session
         if session is None:
@@ -135,6 +140,11 @@ def replay(
                         session.plugins.record(event.kind, None, event.message)
                     # What is NaN was measured.
                     problems += [event.message for event in turn.events if UNDEFINED not in event.message]
+                    for probe_and_reason in turn.missed:
+                        missed[probe_and_reason].append(step)
+        for message in _words(missed, len(by_step), problems):
+            session.plugins.record("warning", None, message)
+            problems.append(message)
         return Replayed(manager.run.log_dir, session.accounts.measured, list(dict.fromkeys(problems)))
 
 
@@ -162,6 +172,8 @@ class _Turn:
     step: int
     measurements: list[Measurement] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    missed: list[tuple[str, str]] = field(default_factory=list)
+    """Probes that have measured nothing, and why, unless an event tells of it."""
 
 
 class _Never(Schedule):
@@ -222,17 +234,39 @@ def _measured(work: _Work, job: _Job) -> list[_Turn]:
     model = _loaded(work.model, read_checkpoint(path), path)
     turns, sink = [], Recorder()
     with tempfile.TemporaryDirectory() as folder:
-        manager = ProbeManager(model, probes, work.batches, [sink], folder, None, work.output, work.seed)
+        manager = ProbeManager(model, probes, work.batches, [sink], folder, None, work.output, work.seed, quiet=True)
         manager.run.step, manager.run.resumed_from = step, -1
         with manager.attach():
             session = manager._session
             assert session is not None
+            here = [plugin for plugin in session.turns.probes if plugin.due is not None]
+            watchers = [plugin for plugin in here if plugin.watched_updates is not None]
+            for plugin in watchers:  # no update is made here: their turns wait for none
+                plugin.watched_updates = None
+                plugin.hooks = {name: hook for name, hook in plugin.hooks.items() if name not in EVERY_UPDATE}
+            session.watching.plan(step)
             for step, path in job.checkpoints:
                 load_into(model, read_checkpoint(path).weights, path)
                 session.measure_at(step)
-                turns.append(_Turn(step, sink.rows, [event for event in sink.events if event.kind != "attach"]))
+                turn = _Turn(step, sink.rows, [event for event in sink.events if event.kind != "attach"])
+                told = {item.probe for item in sink.rows} | {event.plugin for event in sink.events}
+                for plugin in here:
+                    if plugin.due is not None and plugin.due <= step:
+                        turn.missed.append((plugin.label, plugin.problem or "its turn has not come."))
+                    elif plugin in watchers and plugin.label not in told:
+                        turn.missed.append((plugin.label, NEEDS_UPDATES))
+                turns.append(turn)
                 sink.rows, sink.events = [], []
     return turns
+
+
+def _words(missed: Mapping[tuple[str, str], list[int]], checkpoints: int, told: Sequence[str]) -> list[str]:
+    """Which probes have measured nothing at which steps, a line for each, but for what has been told of all steps."""
+    return [
+        f"Plugin {label} has measured nothing at step {', '.join(map(str, steps))}: {reason}"
+        for (label, reason), steps in missed.items()
+        if len(steps) < checkpoints or not any(reason in message for message in told)
+    ]
 
 
 def _loaded(model: Model, checkpoint: Checkpoint, path: Path) -> nn.Module:

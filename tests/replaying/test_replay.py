@@ -7,12 +7,14 @@ import torch
 
 from probes import Measurement, Probe, ProbeManager, at, open_run
 from probes.commands.comparison import compare
-from probes.replaying.checkpoint_files import load_into, read_checkpoint
+from probes.replaying.checkpoint_files import read_checkpoint
+from probes.replaying.loading import load_into
 from probes.replaying.replay import replay
 from probes.replaying.workers import Located, workers
 from probes_complexity import Capacity
 from probes_fourier import FourierSpectrum, SpectralNorm
-from probes_ntk import TangentKernel
+from probes_layers import LayerStatistics
+from probes_ntk import KernelMotion, TangentKernel
 
 STEPS = [0, 3, 6, 7]
 SCRIPT = """
@@ -136,6 +138,64 @@ def test_a_probe_whose_needs_are_not_met_is_told(trained, tmp_path):
     assert open_run(tmp_path)["norm2"]["step"].values.tolist() == [3]
 
 
+@pytest.mark.parametrize("steps", [[5], [0, 100], [5, 9, 10], [100, 200, 300]])
+def test_probes_that_look_at_updates_measure_every_checkpoint(tmp_path, steps):
+    for step in steps:
+        torch.save(make_net().state_dict(), tmp_path / f"checkpoint-{step}.pt")
+    files, batches = sorted(tmp_path.glob("*.pt")), {"train": (torch.randn(6, 2), torch.randint(1, (6,)))}
+    result = replay(files, make_net, [LayerStatistics(), KernelMotion()], batches, tmp_path / "run")
+    assert result.problems == []
+    tree = open_run(tmp_path / "run")
+    for stream in ("layers/weight_norm", "layers/activation_rms/train", "ntk_motion/distance/train"):
+        assert tree[stream]["step"].values.tolist() == steps
+    assert "update_norm" not in tree["layers"]
+
+
+class Updates(Probe):
+    watched_updates = 1
+    seen = None
+
+    def on_step(self, run, step):
+        self.seen = step
+
+    def measure(self, run, step):
+        if self.seen is not None:
+            yield Measurement("updates", self.seen)
+
+
+def test_a_probe_that_measures_only_updates_is_told_once(trained, tmp_path):
+    model = Located(f"{trained / 'script.py'}:make_model")
+    result = replay(checkpoints(trained), model, [Updates(), SpectralNorm()], log_dir=tmp_path)
+    (problem,) = result.problems
+    assert "'Updates'" in problem and "has measured nothing at step 0, 3, 6, 7: it yields nothing without" in problem
+    assert problem in open_run(tmp_path)["events"]["message"].values
+
+
+class Broken(Probe):
+    def measure(self, run, step):
+        raise RuntimeError("no use")
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+def test_turns_that_are_not_taken_are_named(trained, tmp_path):
+    model = Located(f"{trained / 'script.py'}:make_model")
+    result = replay(checkpoints(trained), model, [Broken()], log_dir=tmp_path)
+    assert len(result.problems) == 3
+    assert "has measured nothing at step 7: quarantined after 3 failures in a row" in result.problems[-1]
+
+
+def test_a_need_that_no_checkpoint_meets_is_told_once(trained, tmp_path):
+    model = Located(f"{trained / 'script.py'}:make_model")
+    inputs = Located(f"{trained / 'script.py'}:make_batches")()["train"][0]
+    (problem,) = replay(checkpoints(trained)[1:], model, [Capacity()], {"train": inputs}, tmp_path).problems
+    assert problem.startswith("Not running: 'capacity'")
+
+
 class Norm2(Probe):
     def measure(self, run, step):
         yield Measurement("norm2", run.model[0].weight.norm())
@@ -189,6 +249,17 @@ def test_checkpoints_are_read_without_executing_anything(tmp_path):
         ("run2_step7_of_9.pt", {"w": torch.ones(1)}, 7),
         ("last.pt", {"w": torch.ones(1)}, None),
         ("10.pt", {"optimizer": {"w": 1.0}}, ValueError),
+        ("run7_epoch_3.pt", {"model": {"w": torch.ones(1)}, "step": 12.0}, 12),
+        ("epoch=3-step=1200-val_loss=0.25.ckpt", {"w": torch.ones(1)}, 1200),
+        ("ckpt_1000_lr0.01.pt", {"w": torch.ones(1)}, 1000),
+        ("ckpt-1000-seed0.pt", {"w": torch.ones(1)}, 1000),
+        ("ckpt_100_of_1000.pt", {"w": torch.ones(1)}, 100),
+        ("checkpoint_2_iter_40.pt", {"w": torch.ones(1)}, 40),
+        ("run7_epoch_3.pt", {"w": torch.ones(1)}, 3),
+        ("ckpt-10k.pt", {"w": torch.ones(1)}, 10_000),
+        ("Step-1.5M.pt", {"w": torch.ones(1)}, 1_500_000),
+        ("model.ckpt-500", {"w": torch.ones(1)}, 500),
+        ("model_500.pt", {"w": torch.ones(1)}, 500),
     ],
 )
 def test_the_step_of_a_checkpoint(tmp_path, name, content, step):
@@ -198,6 +269,161 @@ def test_the_step_of_a_checkpoint(tmp_path, name, content, step):
         return
     with pytest.raises(ValueError, match="holds no parameters" if step else r"The step of .*last\.pt is not known"):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("model_1000_lr0.01.pt", "its name holds several, 1000, 0.01, of which none is the only one after a word"),
+        ("step_1_step_2.pt", "its name holds several, 1, 2"),
+        ("llama_7b.pt", "its name holds '7b', which is not a whole number"),
+        ("lr0.01.pt", "its name holds '0.01', which is not a whole number"),
+    ],
+)
+def test_a_name_that_does_not_say_the_step_is_refused(tmp_path, name, why):
+    torch.save({"w": torch.ones(1)}, tmp_path / name)
+    with pytest.raises(
+        ValueError, match=rf"The step of .* is not known: .*{why}.* Rename it, as in checkpoint-500\.pt"
+    ):
+        read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("step", [-1, 0.5, float("nan"), float("inf"), torch.tensor(float("nan")), 2**63])
+def test_a_step_that_is_no_whole_number_is_refused(tmp_path, step):
+    torch.save({"model": {"w": torch.ones(1)}, "step": step}, tmp_path / "checkpoint-5.pt")
+    with pytest.raises(ValueError, match=r"The step in .*5\.pt must be a whole number from 0 on, below 2\*\*63, got "):
+        read_checkpoint(tmp_path / "checkpoint-5.pt")
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path):
+    (tmp_path / "noise-1.safetensors").write_bytes(b"\xff" * 50)
+    torch.save({"w": torch.ones(100)}, tmp_path / "cut-1.pt")
+    (tmp_path / "cut-1.pt").write_bytes((tmp_path / "cut-1.pt").read_bytes()[:700])
+    for name in ("noise-1.safetensors", "cut-1.pt"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read \(\w+Error: [^\n]*\)\. It may be damaged"):
+            read_checkpoint(tmp_path / name)
+    (tmp_path / "zeros-1.pt").write_bytes(b"PK" + b"\0" * 100)
+    with pytest.raises(ValueError, match="is no checkpoint: neither"):
+        read_checkpoint(tmp_path / "zeros-1.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_of_pickle_protocols_those_that_need_no_execution_are_read(tmp_path, zipped):
+    for protocol in (2, 3, 4):
+        torch.save({"w": torch.ones(1)}, tmp_path / f"protocol{protocol}.pt", pickle_protocol=protocol,
+                   _use_new_zipfile_serialization=zipped)  # fmt: skip
+    assert read_checkpoint(tmp_path / "protocol2.pt").step == 2
+    assert read_checkpoint(tmp_path / "protocol3.pt").step == 3
+    with pytest.raises(ValueError, match=r"protocol4\.pt is written in a pickle protocol that cannot be read without"):
+        read_checkpoint(tmp_path / "protocol4.pt")
+
+
+def make_net():
+    return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "model._orig_mod.",
+        "module.model.",
+        "net.module.",
+        "model.net.",
+        "net.",
+    ],
+)
+def test_what_wrappers_put_before_the_names_is_left_out(tmp_path, prefix):
+    saved, model = make_net(), make_net()
+    load_into(model, {f"{prefix}{name}": value for name, value in saved.state_dict().items()}, tmp_path)
+    assert torch.equal(model[2].weight, saved[2].weight)
+
+
+def test_a_layer_that_is_compiled_has_its_plain_name(tmp_path):
+    saved, model = make_net(), make_net()
+    compiled = {name.replace("0.", "0._orig_mod."): value for name, value in saved.state_dict().items()}
+    load_into(model, compiled, tmp_path)
+    assert torch.equal(model[0].weight, saved[0].weight)
+    model[0] = torch.compile(torch.nn.Linear(2, 3))
+    load_into(model, saved.state_dict(), tmp_path)
+    assert torch.equal(model[0].weight, saved[0].weight)
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("net.", "ema_net."), ("student.", "momentum."), ("model.", "ema."), ("", "ema.")]
+)
+def test_different_parameters_that_fit_the_model_are_refused(tmp_path, prefixes):
+    first, second = (
+        {f"{prefix}{name}": value for name, value in make_net().state_dict().items()} for prefix in prefixes
+    )
+    with pytest.raises(ValueError, match="different parameters that fit the model, under ") as caught:
+        load_into(make_net(), {**first, **second}, tmp_path)
+    assert all((repr(prefix) if prefix else "no prefix") in str(caught.value) for prefix in prefixes)
+    assert "Save those that are meant in a file of their own" in str(caught.value)
+
+
+def test_equal_parameters_under_two_names_are_loaded(tmp_path):
+    saved, model = make_net(), make_net()
+    both = {f"{prefix}{name}": value for prefix in ("net.", "ema.") for name, value in saved.state_dict().items()}
+    load_into(model, both, tmp_path)
+    assert torch.equal(model[0].weight, saved[0].weight)
+
+
+def test_of_tied_weights_one_name_is_enough(tmp_path):
+    def make():
+        model = torch.nn.Sequential(torch.nn.Embedding(5, 2), torch.nn.Linear(2, 5, bias=False))
+        model[1].weight = model[0].weight
+        return model
+
+    saved, model = make(), make()
+    load_into(model, {"net.0.weight": saved[0].weight.detach()}, tmp_path)
+    assert torch.equal(model[1].weight, saved[0].weight) and model[1].weight is model[0].weight
+    model[1].weight = torch.nn.Parameter(torch.ones(5, 2))
+    with pytest.raises(ValueError, match=r"does not fit the model: .*Missing key\(s\) in state_dict: \"1\.weight\""):
+        load_into(model, {"0.weight": saved[0].weight.detach()}, tmp_path)
+
+
+class WithExtraState(torch.nn.Linear):
+    extra = None
+
+    def get_extra_state(self):
+        return {"scale": 3}
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+def test_the_extra_state_of_a_module_may_be_anything(tmp_path):
+    saved, model = WithExtraState(2, 1), WithExtraState(2, 1)
+    torch.save(saved.state_dict(), tmp_path / "checkpoint-4.pt")
+    step, weights, _ = read_checkpoint(tmp_path / "checkpoint-4.pt")
+    load_into(model, weights, tmp_path)
+    assert step == 4 and torch.equal(model.weight, saved.weight) and model.extra == {"scale": 3}
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_folder_with_several_files_of_weights_is_read(tmp_path, kind):
+    from safetensors.torch import save_file
+
+    saved, model, folder = make_net(), make_net(), tmp_path / "checkpoint-20"
+    folder.mkdir()
+    name = {"safetensors": "model", "bin": "pytorch_model"}[kind]
+    files = {}
+    for number, (key, value) in enumerate(saved.state_dict().items(), start=1):
+        files[key] = f"{name}-0000{number}-of-00004.{kind}"
+        (save_file if kind == "safetensors" else torch.save)({key: value}, folder / files[key])
+    index = folder / f"{name}.{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    step, weights, _ = read_checkpoint(folder)
+    load_into(model, weights, tmp_path)
+    assert step == 20 and torch.equal(model[2].weight, saved[2].weight)
+    (folder / files["2.weight"]).unlink()
+    with pytest.raises(FileNotFoundError, match=f"There is no file .*{files['2.weight']}"):
+        read_checkpoint(folder)
+    index.write_text("{}")
+    with pytest.raises(ValueError, match="is no index of a checkpoint"):
+        read_checkpoint(folder)
 
 
 def test_safetensors_are_read(tmp_path):
