@@ -65,7 +65,7 @@ class Measurement:
         name: Path of the stream it belongs to, ``quantity/detail/batch``, e.g. ``"fourier/amplitude/train"``. All
             measurements of one name form a stream: they share dims, shape, coords and unit.
         value: Number, tensor or array: real or complex, of any shape. Converted to numpy; bfloat16 and float16 become
-            float32.
+            float32, and a number that is Python's own int a float.
         dims: A name for each dimension of ``value``, e.g. ``("frequency",)``. ``"step"`` is reserved.
         coords: For each dimension, its values: an :class:`Axis`, or a bare sequence when it has no unit. A dimension
             that is not given is numbered from 0.
@@ -142,7 +142,7 @@ class Measurement:
                     f"{dims} and shape {numbers.shape}."
                 )
         for dim, size in zip(dims, numbers.shape, strict=True):
-            axes.setdefault(dim, Axis(np.arange(size)))
+            axes.setdefault(dim, _to_axis(np.arange(size), dim, name))
         error = None
         if standard_error is not None:
             error = _to_array(standard_error, f"The standard error of measurement {name!r}")
@@ -182,7 +182,7 @@ class Measurement:
                 return f"{what} changed from {getattr(self, what)!r} to {getattr(other, what)!r}"
         if self.value.shape != other.value.shape:
             return f"shape changed from {self.value.shape} to {other.value.shape}"
-        if self.value.dtype.kind != other.value.dtype.kind:
+        if not _holds(self.value.dtype, other.value):
             return f"dtype changed from {self.value.dtype} to {other.value.dtype}"
         if (self.standard_error is None) != (other.standard_error is None):
             return "its standard error is given at some steps only"
@@ -207,6 +207,17 @@ class CannotMeasure(ValueError):
     """
 
 
+def _holds(dtype: np.dtype[Any], numbers: Array) -> bool:
+    """Whether a stream of this type loses nothing of these numbers: whole ones fit among real ones, and the reverse."""
+    if dtype.kind == numbers.dtype.kind:
+        return True
+    if not {dtype.kind, numbers.dtype.kind} <= {*"fiu"} or not np.isfinite(numbers).all():
+        return False
+    exact = bool((np.abs(numbers.astype(np.float64)) < 2.0**53).all())
+    whole = dtype.kind == "f" or bool((numbers == np.rint(numbers)).all())
+    return exact and whole and (dtype.kind != "u" or bool((numbers >= 0).all()))
+
+
 def _to_array(value: Any, what: str) -> Array:
     if isinstance(value, torch.Tensor):
         value = value.detach()
@@ -224,6 +235,8 @@ def _to_array(value: Any, what: str) -> Array:
         array = np.array(value)
         if array.dtype == np.float16:
             array = array.astype(np.float32)
+        if isinstance(value, int) and not isinstance(value, bool):
+            array = array.astype(np.float64)  # 0 may be the first of a stream, and 0.5 the second
     if array.dtype.kind not in "fiubc":
         raise TypeError(f"{what} must be a number or an array of numbers, got {type(value).__name__} ({array.dtype}).")
     return array
@@ -237,4 +250,5 @@ def _to_axis(coord: Any, dim: str, name: str) -> Axis:
         raise TypeError(f"`coords[{dim!r}]` of measurement {name!r} must be numbers or strings, got {array.dtype}.")
     if array.dtype.kind == "U" and not "".join(array.ravel().tolist()).isprintable():
         array = np.array([storable(text) for text in array.ravel().tolist()]).reshape(array.shape)
+    array.setflags(write=False)  # several sinks are given it
     return Axis(array, storable(axis.unit), storable(axis.description))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import math
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = ["Schedule", "at", "every", "log_spaced"]
 
@@ -68,12 +71,23 @@ class _LogSpaced(Schedule):
         while self._steps[-1] <= after:
             step = int(self.base * self.factor**self._exponent)
             self._exponent += 1
-            if step > self._steps[-1]:  # int() repeats small values
+            if step > self._steps[-1]:
                 self._steps.append(step)
+            else:  # int() repeats small values; to the last exponent that does not lead beyond the next step
+                exponent = math.log((self._steps[-1] + 1) / self.base) / math.log(self.factor)
+                self._exponent = max(self._exponent, int(exponent) - 1)
         return self._steps[bisect.bisect_right(self._steps, after)]
 
     def __repr__(self) -> str:
         return f"log_spaced({self.base:g}, {self.factor:g})"
+
+
+def _integer(value: Any) -> int | None:
+    """An integer, also one of numpy or torch; None of anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def every(n: int, start: int = 0) -> Schedule:
@@ -86,11 +100,11 @@ def every(n: int, start: int = 0) -> Schedule:
         >>> [step for step in range(10) if step in every(4)]
         [0, 4, 8]
     """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+    if (_integer(n) or 0) < 1:
         raise ValueError(f"`n` of every(n) must be a positive integer, got {n!r}.")
-    if not isinstance(start, int) or start < 0:
+    if (first := _integer(start)) is None or first < 0:
         raise ValueError(f"`start` of every(n, start) must be a step, 0 or greater, got {start!r}.")
-    return _Every(n, start)
+    return _Every(operator.index(n), first)
 
 
 def log_spaced(base: float = 5, factor: float = 1.15) -> Schedule:
@@ -121,7 +135,8 @@ def at(steps: Iterable[int]) -> Schedule:
         >>> at([100, 10]).next(after=10)
         100
     """
-    given = [steps] if isinstance(steps, int) else list(steps)
-    if not given or any(not isinstance(step, int) or isinstance(step, bool) or step < 0 for step in given):
+    given = [steps] if _integer(steps) is not None else list(steps)
+    found = [step for step in map(_integer, given) if step is not None and step >= 0]
+    if not given or len(found) < len(given):
         raise ValueError(f"`steps` of at(steps) must be integers, 0 or greater, and at least one; got {given}.")
-    return _At(given)
+    return _At(found)

@@ -73,6 +73,21 @@ def test_measurements_of_one_kind_agree():
     assert Measurement("a", [1.0], dims=("k",)).disagreement(Measurement("a", [7.0], dims=("k",))) is None
 
 
+def test_whole_numbers_and_real_ones_share_a_stream_where_nothing_is_lost():
+    assert Measurement("a", 0).value.dtype == np.float64 and Measurement("a", True).value.dtype == bool
+    whole, real = Measurement("a", np.int64(3)), Measurement("a", 0.5)
+    assert whole.disagreement(Measurement("a", 4.0)) is None is real.disagreement(whole)
+    for other in (real, Measurement("a", np.nan), Measurement("a", 1e300), Measurement("a", 1j)):
+        assert "dtype changed" in whole.disagreement(other)
+    assert "dtype changed" in Measurement("a", np.uint8(3)).disagreement(Measurement("a", -1.0))
+    assert "dtype changed" in real.disagreement(Measurement("a", np.int64(2**53 + 1)))
+
+
+def test_coordinates_are_read_only():
+    with pytest.raises(ValueError, match="read-only"):
+        Measurement("a", [1.0], ("k",)).coords["k"].values[0] = 5
+
+
 @pytest.mark.parametrize(("bad", "escape"), [("a\0b", r"a\x00b"), ("a\ud800b", r"a\ud800b")])
 def test_what_no_file_takes_becomes_an_escape_in_every_text(bad, escape):
     item = Measurement("a", [1.0, 2.0], (bad,), {bad: Axis([bad, "é\n"], bad, bad)}, bad, None, bad, 1, bad)

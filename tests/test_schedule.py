@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+import torch
 
 from probes import at, every, log_spaced
 from probes.schedule import Schedule
@@ -30,6 +32,22 @@ def test_log_spaced_can_be_asked_in_any_order():
     schedule = log_spaced()
     late = schedule.next(1000)
     assert schedule.next(4) == 5 and schedule.next(1000) == late == log_spaced().next(1000)
+
+
+def test_log_spaced_of_a_factor_of_almost_one_is_every_step():
+    assert steps(log_spaced(5, 1 + 1e-9), 12) == [0, *range(5, 13)]
+
+
+@pytest.mark.parametrize("factor", [1.0003, 1.01, 1.15, 1.9])
+def test_log_spaced_skips_no_step_of_its_powers(factor):
+    powers = {int(3.7 * factor**k) for k in range(20_000 if factor < 1.001 else 2000 if factor < 1.1 else 60)}
+    assert steps(log_spaced(3.7, factor), 300) == sorted({0} | {step for step in powers if step <= 300})
+
+
+def test_integers_of_numpy_and_torch_are_steps():
+    assert repr(every(np.int64(5), start=torch.tensor(1))) == "every(5, start=1)"
+    assert steps(at(np.array([7, 2])), 10) == [2, 7] and repr(at(torch.arange(2))) == "at([0, 1])"
+    assert repr(at(np.int64(3))) == "at([3])"
 
 
 def test_at_ends():

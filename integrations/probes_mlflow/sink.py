@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = ["MLflowSink"]
 
 MAX_METRICS = 1000
 """In one call, by the limits of MLflow's API."""
+MAX_LENGTH = 250
+"""Of a name; of a longer one the end becomes a mark that tells it from others."""
 EXPERIMENT = "probes"
 
 
@@ -26,10 +29,11 @@ class MLflowSink:
     """Logs what can be shown as a number to the MLflow run that is active at attach, or else to one of its own.
 
     Sent are numbers, the entries of spectra of at most 12, and those of at most 64 layers, with the steps of the run;
-    in names ``=`` becomes ``:``, and what MLflow does not allow ``_``. Infinite values are the largest numbers, as
-    MLflow stores them. Everything else is in ``run.h5``, whose folder is the tag ``probes.log_dir``. MLflow cannot
-    take back what it has: after a resume, steps past the checkpoint are there twice, unless each session has an MLflow
-    run of its own, as without an active one; the tag ``probes.run_id`` holds them together.
+    in names ``=`` becomes ``:``, what MLflow does not allow ``_``, and the end of one longer than 250 letters a mark.
+    Infinite values are the largest numbers, as MLflow stores them. Everything else is in ``run.h5``, whose folder is
+    the tag ``probes.log_dir``. MLflow cannot take back what it has: after a resume, steps past the checkpoint are there
+    twice, unless each session has an MLflow run of its own, as without an active one; the tag ``probes.run_id`` holds
+    them together.
 
     Args:
         tracking_uri: Where a run of its own goes; by default where ``mlflow.set_tracking_uri`` or
@@ -91,4 +95,8 @@ class MLflowSink:
 
 
 def _allowed(tag: str) -> str:
-    return re.sub(r"[^\w./: -]", "_", tag.replace("=", ":"))
+    name = re.sub(r"[^\w./: -]", "_", tag.replace("=", ":"))
+    if len(name) <= MAX_LENGTH:
+        return name
+    mark = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return f"{name[: MAX_LENGTH - len(mark) - 1]}_{mark}"

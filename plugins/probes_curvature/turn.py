@@ -188,7 +188,7 @@ class Turn(NamedTuple):
         return self.measured(
             name,
             values,
-            f"Rayleigh-Ritz from {found.products} products; error: the residual, a bound",
+            "Rayleigh-Ritz, products until it has converged; error: the residual, a bound",
             standard_error=errors,
             dims=("eigenvalue",),
             coords={"eigenvalue": Axis(np.arange(1, count + 1))},

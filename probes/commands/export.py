@@ -45,10 +45,14 @@ def export(run: xarray.DataTree, path: str | Path, format: Format = "netcdf") ->
             import pyarrow  # type: ignore[import-untyped]  # noqa: F401
         except ImportError as error:
             raise ImportError("Parquet needs pyarrow: pip install pyarrow") from error
-    whole = run.map_over_datasets(_in_parts)
+    whole = run.map_over_datasets(_storable)
     if format == "netcdf":
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole.to_netcdf(path, engine="h5netcdf")
+        try:
+            whole.to_netcdf(path, engine="h5netcdf")
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return [path]
     files = []
     for node in whole.subtree:
@@ -65,9 +69,13 @@ def export(run: xarray.DataTree, path: str | Path, format: Format = "netcdf") ->
     return files
 
 
-def _in_parts(stream: xarray.Dataset) -> xarray.Dataset:
-    """Without complex numbers, which these formats do not have."""
-    if "value" not in stream or stream["value"].dtype.kind != "c":
+def _storable(stream: xarray.Dataset) -> xarray.Dataset:
+    """Without complex numbers, which these formats do not have, and what xarray would take for its own."""
+    kind = stream["value"].dtype.kind if "value" in stream else ""
+    if kind == "b":  # xarray says so in an attribute of the same name
+        stream = stream.copy()
+        stream["value"].attrs = {key: item for key, item in stream["value"].attrs.items() if key != "dtype"}
+    if kind != "c":
         return stream
     value = stream["value"]
     parts = {"value_real": value.real, "value_imag": value.imag}

@@ -39,6 +39,8 @@ class Accounts:
         """Rows that the probes have yielded."""
         self.flush_at = math.inf
         """The wall time at which the sinks flush."""
+        self.by_plugin = True
+        """Whether what each plugin has cost is written: not where a run goes on with others, whose axis is another."""
         self._patience = FIRST_FLUSH_SECONDS
         self._waiting: list[tuple[Plugin, list[Measurement]]] = []
         """Rows, and the sinks that have not taken them yet."""
@@ -110,28 +112,16 @@ class Accounts:
             return
         everything = [*keys(self._plugins.all), CORE]
         plugin_axis, probe_axis = {"plugin": Axis(np.array(everything))}, {"probe": Axis(np.array(keys(probes)))}
-        rows = self._stamped(
-            Measurement("probes/share", self._governor.share, description="share of wall time of probes and sinks"),
-            Measurement(
-                "probes/seconds",
-                [self._governor.spent[key] for key in everything],
-                ("plugin",),
-                plugin_axis,
-                unit="s",
-                description="time taken so far",
-            ),
-            *(
-                Measurement(
-                    f"probes/{what}",
-                    [getattr(plugin, what) for plugin in probes],
-                    ("probe",),
-                    probe_axis,
-                    unit="turns",
-                    description=f"turns {what} so far",
-                )
-                for what in ("measured", "skipped", "failed")
-            ),
-        )
+        rows = [Measurement("probes/share", self._governor.share, description="share of wall time of probes and sinks")]
+        if self.by_plugin:
+            spent = [self._governor.spent[key] for key in everything]
+            told = "time taken so far"
+            rows.append(Measurement("probes/seconds", spent, ("plugin",), plugin_axis, unit="s", description=told))
+            for what in ("measured", "skipped", "failed"):
+                turns, told = [getattr(plugin, what) for plugin in probes], f"turns {what} so far"
+                name = f"probes/{what}"
+                rows.append(Measurement(name, turns, ("probe",), probe_axis, unit="turns", description=told))
+        rows = self._stamped(*rows)
         for sink in self._plugins.having("write"):
             self._plugins.call(sink, "write", run=self._run, measurements=list(rows))
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..batches import Batch
+from ..guard.fingerprint import tensor_hash
 from ..loop.criterion import Criterion
 from ..picking import Entry, pick_output
-from .plugins import text_of
+from .plugins import keys, text_of
 
 if TYPE_CHECKING:
     from .calls import Plugins
@@ -97,6 +99,16 @@ def check(state: Any) -> None:
         )
 
 
+_ANOTHER = (
+    "Batch {0!r} is not that of the checkpoint ({1} samples, now {2}): all is measured on it from here on, in the same "
+    "streams. Leave it out of batches= to go on with the checkpoint's own."
+)
+_OTHERS = (
+    "The probes or sinks are not those of the checkpoint: what each has cost is not recorded from here on; report() "
+    "still tells it."
+)
+
+
 def restore(state: Mapping[str, Any], session: Session) -> None:
     """Take up a run where its checkpoint left it; the probes continue on the checkpoint's own batches."""
     run, plugins = session.run, session.plugins
@@ -106,12 +118,17 @@ def restore(state: Mapping[str, Any], session: Session) -> None:
         given = run.batches.setdefault(name, kept)
         if name not in session.whole:
             run.batches[name] = given.first(kept.n)  # as many as fitted then
+        if _prints(run.batches[name]) != _prints(kept):
+            plugins.record("warning", None, _ANOTHER.format(name, kept.n, run.batches[name].n))
         session.whole.add(name)
     if state.get("output") is not None and run.output is pick_output:
         run.output = Entry(*state["output"])
     if state.get("criterion") is not None:
         run.criterion = Criterion.of_state(state["criterion"])
     session.governor.load_state_dict(state["governor"])
+    if list(state["turns"]) != keys(plugins.all):
+        session.accounts.by_plugin = False
+        plugins.record("warning", None, _OTHERS)
     for plugin in plugins.all:
         plugin.watching_since = state.get("watching", {}).get(plugin.key)
         plugin.measured, plugin.skipped, plugin.failed = state["turns"].get(plugin.key, (0, 0, 0))
@@ -125,3 +142,9 @@ def restore(state: Mapping[str, Any], session: Session) -> None:
             plugins.disable(plugin, RuntimeError("it failed when the checkpoint was made"), "its state is lost")
         elif state["plugins"].get(plugin.key) is not None:
             plugins.call(plugin, "load_state_dict", state=state["plugins"][plugin.key])
+
+
+def _prints(batch: Batch) -> list[str]:
+    """A fingerprint of each of its tensors."""
+    leaves = tree_leaves((batch.args, dict(batch.kwargs), batch.targets))
+    return [tensor_hash(leaf) for leaf in leaves if isinstance(leaf, Tensor)]

@@ -39,13 +39,20 @@ class Streams:
         return f"yielded {item.name!r} that does not fit its stream: {wrong}; it is left out"
 
     def remark(self, item: Measurement) -> str:
-        """What is to be said, once, of a measurement that is recorded: that it is large; empty if nothing."""
+        """What is to be said, once, of a measurement that is recorded: that it is large, or of other samples than what
+        the stream says, which is what its first row says; empty if nothing."""
         if item.value.dtype.kind in "fc" and bool(np.isnan(item.value).any()) and self.is_new(item.name, "nan"):
             self._undefined.append(item.name)
         if item.value.nbytes > LARGE_BYTES and self.is_new(item.name, "large"):
             return (
                 f"yields {item.value.nbytes / 2**20:.0f} MiB in each {item.name!r}; it is recorded, and may fill the "
                 f"disk. Measure it more rarely, or reduce it."
+            )
+        was, now = self._first[item.name][1].num_samples, item.num_samples
+        if was != now and self.is_new(item.name, "samples"):
+            return (
+                f"yields {item.name!r} of {now} samples, and of {was} in its first row: it is recorded, but the stream "
+                f"says {was} of every row. Yield it under another name."
             )
         return ""
 

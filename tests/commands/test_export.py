@@ -1,5 +1,7 @@
 """What was exported is what was recorded."""
 
+from pathlib import Path
+
 import netCDF4
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ class Everything(Probe):
         value = np.arange(6.0).reshape(2, 3) / 7 + step
         yield Measurement("q/table", value, ("layer", "k"), axes, unit="nats", standard_error=value / 9)
         yield Measurement("q/number", 0.1 + step)
+        yield Measurement("q/flag", np.array([True, False]), ("k",))
         yield Measurement("q/complex", [1 + 2j * step, 3j], ("k",), unit="output")
 
 
@@ -40,6 +43,7 @@ def test_netcdf_is_read_by_others(run, tmp_path):
         assert table["k"].units == "cycles" and list(table["layer"][:]) == ["a", "b"]
         np.testing.assert_array_equal(data["q/complex"]["value_imag"][:], [[0, 3], [2, 3], [4, 3]])
         assert data["q/complex"]["value_imag"].units == "output"
+        assert data["q/flag"]["value"][:].tolist() == [[1, 0]] * 3
         assert list(data["events"]["kind"][:]) == ["attach", "detach"]
         assert data.schema_name == "torch-probes"
 
@@ -72,6 +76,17 @@ def test_what_is_there_is_not_overwritten(run, tmp_path):
     with pytest.raises(FileExistsError, match="there already"):
         export(run, tmp_path / "run.nc")
     assert (tmp_path / "run.nc").read_text() == "mine"
+
+
+def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+    def fail(self, path, **options):
+        Path(path).write_text("the beginning")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(run), "to_netcdf", fail)
+    with pytest.raises(OSError, match="no space left"):
+        export(run, tmp_path / "run.nc")
+    assert not (tmp_path / "run.nc").exists()
 
 
 def test_an_unknown_format_is_refused(run, tmp_path):

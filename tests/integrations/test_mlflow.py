@@ -89,6 +89,21 @@ def test_more_metrics_than_one_call_may_have(store, tmp_path):
     assert sum(name.startswith("m/") for name in run.data.metrics) == 1500
 
 
+def test_long_names_stay_apart(store, tmp_path):
+    class Long(Probe):
+        def measure(self, run, step):
+            yield Measurement("a/number", 1.0)
+            for end in "bc":
+                yield Measurement("a/" + 300 * "x" + end, float(step))
+
+    model = torch.nn.Linear(1, 1)
+    with ProbeManager(model, [Long(every(1))], sinks=[sink := MLflowSink()], log_dir=tmp_path).attach() as manager:
+        manager.step()
+    metrics = store.get_run(sink._run_id).data.metrics
+    long = [name for name in metrics if len(name) == 250]
+    assert len(long) == 2 and len(metrics) == 3
+
+
 def test_the_report_is_an_artifact_when_asked_for(store, tmp_path):
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -128,3 +128,39 @@ def test_a_state_that_comes_when_another_run_is_in_the_directory_leaves_no_direc
     late.load_state_dict(manager.state_dict())
     assert late.run.log_dir == tmp_path / "run" and not (tmp_path / "run_2").exists()
     late.detach()
+
+
+def resumed(tmp_path, probes=None, **settings):
+    """The manager of a run that was made with a probe and a batch, and goes on with these."""
+    model, optimizer = fresh()
+    batches = {"train": (torch.ones(4, 2), None)}
+    with ProbeManager(model, [Norm(every(1))], batches, log_dir=tmp_path, overhead=None).attach(optimizer) as manager:
+        loop(model, optimizer, 0, 3)
+        state = manager.state_dict()
+    manager = ProbeManager(model, probes or [Norm(every(1))], log_dir=tmp_path, overhead=None, **settings)
+    manager.load_state_dict(state)
+    with manager.attach(optimizer):
+        loop(model, optimizer, 3, 6)
+    return open_run(tmp_path)
+
+
+def warnings_of(run):
+    events = run["events"].to_dataset()
+    return [
+        str(text) for kind, text in zip(events.kind.values, events.message.values, strict=True) if kind == "warning"
+    ]
+
+
+def test_another_batch_than_the_checkpoints_is_told(tmp_path):
+    assert not warnings_of(resumed(tmp_path / "none"))
+    assert not warnings_of(resumed(tmp_path / "same", batches={"train": (torch.ones(4, 2), None)}))
+    (text,) = warnings_of(resumed(tmp_path / "other", batches={"train": (torch.zeros(4, 2), None)}))
+    assert "'train' is not that of the checkpoint (4 samples, now 4)" in text
+
+
+def test_a_run_that_goes_on_with_other_probes_keeps_its_bookkeeping(tmp_path):
+    run = resumed(tmp_path, [Norm(every(1)), Sum(every(1))], on_error="raise")
+    (text,) = warnings_of(run)
+    assert "not those of the checkpoint" in text
+    assert run["probes/share"]["step"].values[-1] == 6 and run["sum/total"]["step"].values.tolist() == [4, 5, 6]
+    assert "fault" not in run["events"].to_dataset().kind.values

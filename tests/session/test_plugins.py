@@ -275,3 +275,17 @@ def test_why_a_sharded_model_cannot_be_measured_is_said_of_several_ranks_alone(m
     for name, value in {"is_initialized": True, "get_world_size": 2}.items():
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     assert "Call attach() after it, on every rank." in sharding.unshared(model)
+
+
+def test_rows_of_other_samples_than_the_stream_says_are_told_once(model, tmp_path):
+    class Fewer(Probe):
+        def measure(self, run, step):
+            yield Measurement("a/b", 1.0, num_samples=100 if step < 3 else 40)
+
+    sink = Memory()
+    with ProbeManager(model, [Fewer(every(1))], sinks=[sink], log_dir=tmp_path, overhead=None).attach() as manager:
+        for _ in range(5):
+            manager.step()
+    texts = [event.message for event in sink.events if event.kind == "warning"]
+    assert len(texts) == 1 and "of 40 samples, and of 100 in its first row" in texts[0]
+    assert len([row for row in sink.rows if row.name == "a/b"]) == 5
