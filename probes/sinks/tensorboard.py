@@ -61,6 +61,7 @@ class TensorBoardSink:
         self._file: Path | None = None
         self._inode = 0
         self._last_step: int | None = None
+        self._over = False
         self._reset()
 
     def _reset(self) -> None:
@@ -77,7 +78,7 @@ class TensorBoardSink:
     @hookimpl
     def on_attach(self, run: Run) -> None:
         """Begin a new session."""
-        self._last_step = None
+        self._last_step, self._over = None, False
 
     @hookimpl
     def write(self, run: Run, measurements: list[Measurement]) -> None:
@@ -196,8 +197,8 @@ class TensorBoardSink:
 
     @hookimpl
     def on_event(self, run: Run, event: Event) -> None:
-        """Add an event as text."""
-        if self._writer is not None or event.kind not in ("attach", "detach"):
+        """Add an event as text; none begins a file after the end, such as that another sink's end took long."""
+        if self._writer is not None or not (self._over or event.kind in ("attach", "detach")):
             self._open(run).add_text(f"events/{event.kind}", escaped(event.message), event.step, event.wall_time)
 
     @hookimpl
@@ -226,6 +227,7 @@ class TensorBoardSink:
                     f"steps, to stay within the budget. `probes plot {run.log_dir}` draws all."
                 )
         finally:
+            self._over = True
             self._reset()
             writer, self._writer = self._writer, None
             if writer is not None:

@@ -300,5 +300,18 @@ def test_an_event_with_half_a_surrogate_pair_is_written(run):
     assert read(run.log_dir).Tags()["tensors"]
 
 
+def test_an_event_after_the_end_begins_no_file(run):
+    sink = TensorBoardSink()
+    sink.write(run, [Measurement("a", 1.0).taken(0, 100.0, "p", "1")])
+    sink.on_detach(run)
+    files = sorted(run.log_dir.iterdir())
+    sink.on_event(run, Event("hang", "slow", "Training waited 2 s for on_detach.", 1, 101.0))
+    assert sorted(run.log_dir.iterdir()) == files
+    sink.on_attach(run)
+    sink.on_event(run, Event("fault", "p", "of a new session", 1, 102.0))
+    sink.on_detach(run)
+    assert len(sorted(run.log_dir.iterdir())) == len(files) + 1
+
+
 def test_an_image_of_huge_values_goes_from_black_to_white():
     assert gray(np.array([[-HUGE, 0.0], [HUGE, np.nan]])).tolist() == [[0, 128], [255, 0]]
