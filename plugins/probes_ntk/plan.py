@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from probes import CannotMeasure
-from probes.batches import tensors
+from probes.batches import Batch, tensors
 from probes.names import plain_name
 from probes.outputs import why_not_a_function
 
@@ -24,6 +24,8 @@ __all__ = ["Plan", "kernel_bytes", "layer_of", "make_plan", "purpose"]
 # What products of blocks take, what a segment's gradients take.
 _WORKSPACE = 128e6
 _HELD = 256e6
+MOST = 1000
+"""Examples that are looked at together, for what they do to one another: of more, `memory` might not hold a pass."""
 
 
 @dataclass
@@ -90,7 +92,7 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
     """
     if not memory > 0:
         raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
-    if reason := why_not_a_function(call.evaluate, call.batch, model=call.model):
+    if reason := why_not_a_function(call.evaluate, _some(call.batch), model=call.model):
         raise CannotMeasure(reason)
     first, chosen = layouts_of(call)
     if shared := _shared(first, chosen):
@@ -139,6 +141,13 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
         wanted, width, c, first.signature, chosen, unknown, shared, owners, ordered, block, memory, chunk, segments,
         again, first.out.dtype,
     )  # fmt: skip
+
+
+def _some(batch: Batch) -> Batch:
+    """Of very many examples a seeded choice."""
+    if batch.n <= MOST:
+        return batch
+    return batch.select(torch.randperm(batch.n, generator=torch.Generator().manual_seed(0))[:MOST])
 
 
 def kernel_bytes(rows: int, columns: int, size: int, layers: int) -> float:

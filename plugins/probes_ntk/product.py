@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -129,11 +129,11 @@ class KernelOperator:
 
     # Both passes go through the examples in the same chunks.
 
-    def _chunks(self) -> list[tuple[slice, Batch]]:
-        places = [slice(start, min(start + self._chunk, self.n)) for start in range(0, self.n, self._chunk)]
-        if len(places) == 1:
-            return [(places[0], self.call.batch)]
-        return [(place, self.call.batch.select(torch.arange(place.start, place.stop))) for place in places]
+    def _chunks(self) -> Iterator[tuple[slice, Batch]]:
+        for start in range(0, self.n, self._chunk):
+            end = min(start + self._chunk, self.n)
+            whole = end - start == self.n
+            yield slice(start, end), self.call.batch if whole else self.call.batch.select(torch.arange(start, end))
 
     def _graph(self, place: slice, batch: Batch) -> tuple[Tensor, Parameters]:
         """A cotangent u of the outputs of some examples, and J^T u by parameter, which is linear in u and knows it."""

@@ -1,11 +1,21 @@
 """Summaries from products alone, beside those of all eigenvalues."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 from probes import CannotMeasure
-from probes_ntk import alignment, center, effective_rank, eigenvalues, estimate_spectrum, tangent_kernel
+from probes_ntk import (
+    alignment,
+    center,
+    effective_rank,
+    eigenvalues,
+    estimate_spectrum,
+    tangent_diagonal,
+    tangent_kernel,
+)
 
 
 def mlp(outputs=10, seed=0):
@@ -182,3 +192,21 @@ def test_many_steps_say_where_between_the_brackets_of_few_the_rank_is():
     errors = torch.tensor([each.effective_rank for each in found], dtype=torch.float64)
     assert errors[:, 1].mean() < 0.018 * rank  # with a quarter of the distance of the brackets it would be 0.022
     assert ((errors[:, 0] - rank).abs() <= 1.96 * errors[:, 1]).sum() >= 8
+
+
+def test_of_many_examples_some_are_looked_at_for_what_they_do_to_one_another():
+    class Recording(nn.Linear):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, x):
+            Recording.sizes.append(len(x))
+            return super().forward(x) + (x - x.mean(0)).sum() * 1e3 * self.mixes
+
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), Recording(8, 2))
+    model[2].mixes = 0
+    tangent_diagonal(model, torch.randn(3000, 5))
+    before_the_sweep = Recording.sizes[: Recording.sizes.index(3)]  # three examples are tried for the layout of each
+    assert max(before_the_sweep) == 1000
+    model[2].mixes = 1
+    with pytest.raises(CannotMeasure, match="Examples interact"):
+        tangent_diagonal(model, torch.randn(3000, 5))
