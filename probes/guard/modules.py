@@ -13,6 +13,7 @@ from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defa
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Thread
 from types import MethodType, SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -113,7 +114,7 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
                 containers.append(value)
             if len(value) <= MANY:
                 waiting += [(name, item) for item in _items(value) if is_kept(type(item))]
-        else:
+        elif not _is_fed(value):
             if isinstance(value, dict | list | set | deque):
                 containers.append(value)
             objects.append((value.__dict__, dict(value.__dict__)))
@@ -212,6 +213,16 @@ def _is_kept(packages: set[str]) -> Callable[[type], bool]:
         return known[kind]
 
     return is_kept
+
+
+def _is_fed(value: Any) -> bool:
+    """Whether another thread or process may change it meanwhile, as that of a loader that works ahead: it is let be."""
+    held = {type(part).__module__.partition(".")[0] for part in value.__dict__.values()}
+    return isinstance(value, Thread) or not held.isdisjoint(_WORKERS)
+
+
+_WORKERS = {"threading", "queue", "_queue", "multiprocessing", "concurrent"}
+"""Of the standard library; a lock alone is of ``_thread``, and many a counter has one."""
 
 
 @lru_cache(maxsize=4096)

@@ -4,7 +4,9 @@ import argparse
 import array
 import collections
 import importlib
+import queue
 import random
+import threading
 import types
 import warnings
 import weakref
@@ -117,6 +119,22 @@ def test_an_object_of_another_file_of_the_script_is_as_before(tmp_path, monkeypa
         model.average.n += 1
         drawn = torch.rand(1, generator=model.average.generator)
     assert model.average.n == 0 and torch.rand(1, generator=model.average.generator) == drawn
+
+
+class Ahead:
+    """A loader that works ahead, in a thread."""
+
+    def __init__(self, worker):
+        self.worker, self.ready = worker, [1]
+
+
+@pytest.mark.parametrize(("worker", "kept"), [(queue.Queue, [1, 2]), (threading.Event, [1, 2]), (threading.Lock, [1])])
+def test_what_another_thread_fills_is_let_be(worker, kept):
+    model = nn.Linear(2, 2)
+    model.loader = Ahead(worker())
+    with unnoticed(model):
+        model.loader.ready = [1, 2]
+    assert model.loader.ready == kept
 
 
 def test_what_a_probe_that_the_model_holds_has_measured_stays():
