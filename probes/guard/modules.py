@@ -89,6 +89,8 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
         for key, value in before.items()
         if is_kept(type(value))
     ]
+    counts = _of_classes(modules.values())
+    waiting += [(f"{kind.__name__}.{name}", value) for kind, name, value in counts if is_kept(type(value))]
     while waiting and len(seen) < MOST:
         name, value = waiting.pop()
         if id(value) in seen:
@@ -128,6 +130,9 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
             if own.keys() != before.keys() or any(map(operator.is_not, own.values(), before.values())):
                 own.clear()
                 own.update(before)
+        for kind, name, value in counts:
+            if kind.__dict__.get(name) is not value:
+                setattr(kind, name, value)
         for value in empty:
             if value:
                 value.clear()
@@ -215,6 +220,20 @@ def _is_kept(packages: set[str]) -> Callable[[type], bool]:
     return is_kept
 
 
+def _of_classes(modules: Iterable[nn.Module]) -> list[tuple[type, str, Any]]:
+    """The attributes of the script's own classes of modules that hold data: counts, caches, tables."""
+    kinds = {kind for module in modules for kind in type(module).__mro__ if _is_of_script(kind.__module__)}
+    return [
+        (kind, name, value)
+        for kind in kinds
+        for name, value in kind.__dict__.items()
+        if not name.startswith("__") and (value is None or type(value) in _NUMBERS or type(value) in _KEPT)
+    ]
+
+
+_NUMBERS = {bool, int, float, complex, str}
+
+
 def _is_fed(value: Any) -> bool:
     """Whether another thread or process may change it meanwhile, as that of a loader that works ahead: it is let be."""
     held = {type(part).__module__.partition(".")[0] for part in value.__dict__.values()}
@@ -230,7 +249,7 @@ def _is_of_script(name: str) -> bool:
     """Whether a module by this name is no installed one, nor of ours."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or name.startswith(("torch.", "probes")):
-        return False
+        return name == "__main__"  # of a notebook
     path = Path(file)
     return not ({"site-packages", "dist-packages"} & set(path.parts) or path.is_relative_to(_LIBRARY))
 

@@ -121,6 +121,27 @@ def test_an_object_of_another_file_of_the_script_is_as_before(tmp_path, monkeypa
     assert model.average.n == 0 and torch.rand(1, generator=model.average.generator) == drawn
 
 
+class Shared(nn.Linear):
+    """Keeps what all its instances share."""
+
+    calls, last, sizes = 0, None, [1]
+
+    def forward(self, x):
+        type(self).calls += 1
+        type(self).last = x
+        self.sizes.append(len(x))
+        return super().forward(x)
+
+
+def test_attributes_of_a_class_of_the_script_are_as_before():
+    model = nn.Sequential(Shared(2, 2))
+    model(torch.ones(3, 2))
+    last = Shared.last
+    with unnoticed(model):
+        model(torch.ones(5, 2))
+    assert (Shared.calls, Shared.sizes) == (1, [1, 3]) and Shared.last is last
+
+
 class Ahead:
     """A loader that works ahead, in a thread."""
 
