@@ -14,7 +14,8 @@ two others                       a heat map for each entry of the first, at most
 ===============================  =====================================================================================
 
 Axes and colours are logarithmic where positive values span two decades. A share that is nearly 1 throughout is drawn as
-``1 - share``. The title says what it is, the line below it names the stream, the model and the run.
+``1 - share``. The title says what it is, the line below it names the stream, the model and the run. In a heat map gray
+is no finite number; the same line says so.
 
 Needs the extra ``analysis``. Pictures are drawn on figures of their own: the state of pyplot is not touched.
 """
@@ -85,7 +86,7 @@ def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
         note = f"the same at all {len(value)} steps"
         value, error = value.isel(step=slice(1)), None if error is None else error.isel(step=slice(1))
     log = value.dtype.kind == "f" and (remainder or spans_decades(value.values))
-    draw = _choose(value, dims)
+    draw = curves.blank if _is_nan(value.values) else _choose(value, dims)
 
     class Shown(Figure):
         def _repr_png_(self) -> bytes:  # pyplot knows nothing of this figure, so nobody else shows it
@@ -98,7 +99,7 @@ def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
     draw(inner, value, error, textwrap.fill(words, 42), log)
     width = int(13 * figure.get_size_inches()[0])
     figure.suptitle(text(textwrap.fill(title, width)), fontsize=11)
-    below = "  ·  ".join(filter(None, (caption(root, path, title), note)))
+    below = "  ·  ".join(filter(None, (caption(root, path, title), note, maps.gray(inner))))
     if below:
         inner.suptitle(text(textwrap.fill(below, int(1.5 * width))), fontsize=8, color="0.4")
     return figure
@@ -150,6 +151,10 @@ def save_plots(
         with np.errstate(over="ignore", invalid="ignore"):  # matplotlib, of huge values
             plot(node).savefig(files[-1])
     return files
+
+
+def _is_nan(values: NDArray[Any]) -> bool:
+    return values.dtype.kind == "f" and bool(np.isnan(values).all())
 
 
 def _constant(value: Any) -> bool:

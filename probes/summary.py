@@ -21,6 +21,8 @@ __all__ = ["RULES", "Finding", "Rule", "findings"]
 
 SHOWN = 4
 """Layers that are named."""
+SAME = 2e-3
+"""Deviation over samples, relative to the size, up to which they are taken to be the same."""
 FEW = 10
 """Samples that a row should not rest on less than."""
 
@@ -97,12 +99,10 @@ class Run:
 
 
 def findings(tree: xarray.DataTree) -> list[Finding]:
-    """What the rules find in a run, the alarms first.
+    """What the rules find in a run, the alarms first: ``print(*findings(open_run("runs/mine")), sep="\\n")``.
 
     Args:
         tree: As :func:`probes.open_run` returns it.
-
-    For example, ``print(*findings(open_run("runs/mine")), sep="\\n")``.
     """
     run = Run(tree)
     found = [
@@ -113,12 +113,13 @@ def findings(tree: xarray.DataTree) -> list[Finding]:
     return sorted(found, key=lambda finding: not finding.alarm)
 
 
-# ---------------------------------------------------------------------------------------------------------------- rules
-
-
 def _names(layers: Sequence[str]) -> str:
     more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
     return ", ".join(layers[:SHOWN]) + more
+
+
+def _those(layers: Sequence[str], chosen: Any) -> list[str]:
+    return [layer for layer, is_chosen in zip(layers, np.asarray(chosen).tolist(), strict=True) if is_chosen]
 
 
 def _undefined_loss(run: Run) -> Iterator[Found]:
@@ -127,7 +128,10 @@ def _undefined_loss(run: Run) -> Iterator[Found]:
         bad = ~np.isfinite(values)
         rows = bad.reshape(len(bad), -1).any(axis=1)
         if rows.any():
-            yield f"The loss is {values[bad][0]:g} from step {steps[rows][0]} on", name, steps[rows]
+            first, number = steps[rows][0], f"The loss is {values[bad][0]:g}"
+            lasts = rows[np.argmax(rows) :].all()
+            when = f"from step {first} on" if lasts else f"at {rows.sum()} of {len(rows)} rows, first at step {first}"
+            yield f"{number} {when}", name, steps[rows]
 
 
 def _undefined_layers(run: Run) -> Iterator[Found]:
@@ -136,61 +140,78 @@ def _undefined_layers(run: Run) -> Iterator[Found]:
         rows = np.any(bad, axis=1)
         if rows.any():
             what = "Weights" if name.endswith("norm") else "Gradients"
-            which = [layer for layer, is_bad in zip(layers, np.any(bad[rows], axis=0).tolist(), strict=True) if is_bad]
-            yield f"{what} of {_names(which)} are not finite", name, steps[rows]
+            yield f"{what} of {_names(_those(layers, bad[rows].any(axis=0)))} are not finite", name, steps[rows]
 
 
 def _still(run: Run) -> Iterator[Found]:
     for name, steps, values, layers in run.layers("layers/update_norm"):
-        if len(steps) < 3:
-            continue
-        which = [layer for layer, moved in zip(layers, values.T, strict=True) if np.all(moved == 0)]
-        if which:
+        still = _those(layers, (values == 0).all(axis=0))
+        which = still if len(still) == len(layers) else [layer for layer in still if layer not in _left_out(run)]
+        if which and len(steps) >= 3:
             whose = "No layer is" if len(which) == len(layers) else f"{_names(which)}: not"
             yield f"{whose} trained: every update is exactly zero", name, steps
+
+
+def _left_out(run: Run) -> set[str]:
+    """Layers whose gradients no optimizer has been given, at any turn."""
+    found = run.layers("layers/gradient_zero_share")
+    return {layer for _, _, shares, layers in found for layer in _those(layers, np.isnan(shares).all(axis=0))}
 
 
 def _no_rate(run: Run) -> Iterator[Found]:
     for name, data in run.named("loop/learning_rate"):
         values = np.asarray(data["value"].values, float)
-        if len(values) >= 3 and np.all(values == 0):
-            yield "The learning rate is 0", name, data["step"].values
+        if len(values) >= 3 and np.all(values[-3:] == 0):
+            last = np.flatnonzero(values.reshape(len(values), -1).any(axis=1))
+            steps = data["step"].values[last[-1] + 1 if len(last) else 0 :]
+            yield f"The learning rate is 0{f' from step {steps[0]} on' if len(last) else ''}", name, steps
 
 
 def _frozen(run: Run) -> Iterator[Found]:
     trained = [layers for _, _, _, layers in run.layers("layers/update_norm")]
-    for name, steps, _, layers in run.layers("layers/weight_norm"):
+    for name, steps, values, layers in run.layers("layers/weight_norm"):
         which = [layer for layer in layers if trained and layer not in trained[0]]
-        if which:
-            yield f"{len(which)} of {len(layers)} layers are frozen: {_names(which)}", name, steps
+        moved = _those(layers, (values[1:] != values[:-1]).any(axis=0))
+        if frozen := [layer for layer in which if layer not in moved]:
+            yield f"{len(frozen)} of {len(layers)} layers are frozen: {_names(frozen)}", name, steps
+        if left := [layer for layer in layers if layer in _left_out(run) and layer not in which]:
+            yield f"{len(left)} of {len(layers)} layers were given to no optimizer: {_names(left)}", name, steps
+        if later := [layer for layer in which if layer in moved]:
+            yield f"{_names(later)}: frozen at first and trained later, its updates are not recorded", name, steps
 
 
-def _lasting(share: float, above: bool, *streams: str) -> Callable[[Run], Iterator[tuple[list[str], str, Any]]]:
-    """Layers whose value is beyond a share in the last three rows or more."""
-
-    def look(run: Run) -> Iterator[tuple[list[str], str, Any]]:
-        for name, steps, values, layers in run.layers(*streams):
-            beyond = values >= share if above else values <= share
-            which = [layer for layer, rows in zip(layers, beyond.T, strict=True) if len(rows) >= 3 and rows[-3:].all()]
-            if which:
-                yield which, name, steps[-3:]
-
-    return look
+def _lasting(run: Run, share: float, stream: str) -> Iterator[tuple[list[str], str, Any]]:
+    """Layers whose value is a share or more in the last three rows or more."""
+    for name, steps, values, layers in run.layers(stream):
+        which = _those(layers, (values[-3:] >= share).all(axis=0))
+        if which and len(steps) >= 3:
+            yield which, name, steps[-3:]
 
 
 def _dead(run: Run) -> Iterator[Found]:
-    for which, name, steps in _lasting(0.95, True, "layers/dead_share")(run):
+    for which, name, steps in _lasting(run, 0.95, "layers/dead_share"):
         yield f"{_names(which)}: 95 % of the units or more are zero on the whole batch", name, steps
 
 
 def _saturated(run: Run) -> Iterator[Found]:
-    for which, name, steps in _lasting(0.8, True, "layers/saturated_share")(run):
-        yield f"{_names(which)}: 80 % of the activations or more are at a bound", name, steps
+    outputs = {layers[-1] for *_, layers in run.layers("layers/activation_rms") if layers}
+    for which, name, steps in _lasting(run, 0.8, "layers/saturated_share"):
+        # What tells classes for sure is at a bound, and so is a gate that is open or shut.
+        if inner := [layer for layer in which if layer not in outputs and not layer.startswith("Hardsigmoid")]:
+            yield f"{_names(inner)}: 80 % of the activations or more are at a bound", name, steps
 
 
 def _collapsed(run: Run) -> Iterator[Found]:
-    for which, name, steps in _lasting(2e-3, False, "layers/activation_variation")(run):
-        yield f"{_names(which)}: all samples of the batch give the same", name, steps
+    sizes = {name: values for name, _, values, _ in run.layers("layers/activation_rms")}
+    for name, steps, values, layers in run.layers("layers/activation_variation"):
+        size = sizes.get(name.replace("variation", "rms"), values)
+        first, last = (values * size if size.shape == values.shape else values)[[0, -1]]
+        # What never varied, as the embedding of positions, is meant so, unless the outputs do not vary either; and what
+        # varies little about a large mean, as the outputs of a regression far from 0, varies as before.
+        same = np.where(values[0] > SAME, last < first / 10, (values[-1, -1:] <= SAME) & (last <= 2 * first))
+        which = _those(layers, same & (values[-3:] <= SAME).all(axis=0))
+        if which and len(steps) >= 3:
+            yield f"{_names(which)}: all samples of the batch give the same", name, steps[-3:]
 
 
 def _exploding(run: Run) -> Iterator[Found]:
@@ -198,7 +219,10 @@ def _exploding(run: Run) -> Iterator[Found]:
         steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
         if len(values) < 5:
             continue
-        start, times = float(np.median(values[:3])), 10 if name.endswith("weight_norm") else 100
+        times = 10 if name.endswith("weight_norm") else 100
+        if times == 10 and any(len(layers) == 1 for *_, layers in run.layers("layers/weight_norm")):
+            continue  # of a linear classifier that is right everywhere they grow for ever
+        start = float(values[0] if times == 10 else np.median(values[:3]))
         if start > 0 and values[-1] > times * start and values[-1] >= values[:-1].max() / 2:
             what = {"loop/loss": "The loss"}.get(name, f"The norm of all {'weights' if times == 10 else 'gradients'}")
             yield f"{what} has grown from {start:.2g} to {values[-1]:.2g}", name, steps
@@ -209,6 +233,7 @@ def _loss(run: Run) -> Iterator[Found]:
         if len(values) >= 6 and np.isfinite(values).all():
             first, last = np.median(values[:3]), np.median(values[-3:])
             words = "has fallen" if last < first else "has not fallen:"
+            words = "has hardly changed:" if abs(last - first) < 0.01 * abs(first) else words
             yield f"The loss {words} from {first:.3g} to {last:.3g}, medians of its first and last three", name, steps
 
 
@@ -252,16 +277,11 @@ def _few(run: Run) -> Iterator[Found]:
             few[name] = int(np.min(number)), data["step"].values
     if few:
         name, (number, steps) = next(iter(few.items()))
-        yield f"{len(few)} streams rest on {number} samples", name, steps
+        yield f"{len(few)} streams rest on {number} sample{'s' if number > 1 else ''}", name, steps
 
 
 RULES = (
-    Rule(
-        "undefined loss",
-        _undefined_loss,
-        True,
-        "Look at loop/learning_rate and layers/activation_max before it.",
-    ),
+    Rule("undefined loss", _undefined_loss, True, "Look at loop/learning_rate and layers/activation_max before it."),
     Rule("undefined layers", _undefined_layers, True, "Look at layers/update_ratio and layers/activation_max before."),
     Rule("learning rate 0", _no_rate, True, "Look at the scheduler and its order with the optimizer."),
     Rule("no updates", _still, True, "Look at loop/learning_rate, layers/gradient_norm, and what the optimizer holds."),

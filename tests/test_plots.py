@@ -302,3 +302,37 @@ def test_steps_that_grow_by_a_factor_are_on_a_logarithmic_axis_that_begins_at_th
     axes = axes_of(plot(data))
     assert axes.get_xscale() == "symlog" and -1 < axes.get_xlim()[0] < 0 and axes.get_xlim()[1] == pytest.approx(352)
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "10", "100"]
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [("i",), ("layer",), ("a", "i"), ("one", "other"), ("y", "x")],
+    ids=["map", "names", "maps", "matrix", "film"],
+)
+def test_what_is_no_number_is_gray_and_the_line_below_the_title_says_so(dims):
+    shape = {"i": 30, "a": 2, "layer": 25, "one": 6, "other": 6, "y": 6, "x": 6}
+    values = np.random.default_rng(0).standard_normal((6, *(shape[dim] for dim in dims)))
+    labels = {dim: names(shape[dim]) for dim in dims if dim in ("layer", "one", "other")}
+    whole = plot(stream(values, dims, **labels))
+    values[:, ..., 3] = np.nan
+    figure = plot(stream(values, dims, **labels))
+    grays = [(np.abs(pixels(each).astype(int) - 0x96).max(axis=-1) == 0).mean() for each in (whole, figure)]
+    assert "gray" not in texts(whole) and "gray: not a number" in texts(figure)
+    assert "infinite" not in texts(figure) and grays[1] > grays[0] + 0.005
+    values[0, ..., 0] = np.inf
+    assert "gray: not a number or infinite" in texts(plot(stream(values, dims, **labels)))
+
+
+def test_zeros_beside_decades_are_dark_and_not_gray():
+    values = np.geomspace(1e-2, 1e3, 3 * 36).reshape(3, 6, 6)
+    values[1, 2, 2] = 0.0
+    assert "gray" not in texts(plot(stream(values, ("y", "x"))))
+
+
+@pytest.mark.parametrize("dims", [(), ("i",), ("layer",), ("layer", "plane"), ("y", "x")])
+def test_of_values_that_are_all_nan_the_axes_say_so(dims):
+    coords = {dim: np.array(["a", "b"], dtype=object) for dim in dims if dim in ("layer", "plane")}
+    figure = plot(stream(np.full((4, *(2 for _ in dims)), np.nan), dims, **coords))
+    axes = axes_of(figure)
+    assert "no number to draw: all NaN" in texts(figure) and "gray" not in texts(figure)
+    assert len(figure.axes) == 1 and not len(axes.get_xticks()) and not len(axes.get_yticks())

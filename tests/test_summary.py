@@ -146,6 +146,92 @@ def test_a_change_is_told_where_it_is_more_than_its_error(values, error, text):
         assert found[0].steps == (0, 20) and found[0].stream == "ntk/alignment/train"
 
 
+LAYERS = ["Linear 0", "Sigmoid 1"]
+
+
+def layer_tree(layers=LAYERS, **streams):
+    """A run with streams of one number a step and layer."""
+    groups = {
+        name.replace("__", "/"): xarray.Dataset(
+            {"value": (("step", "layer"), np.asarray(values, float))},
+            {"step": np.arange(len(values)) * 10, "layer": layers},
+        )
+        for name, values in streams.items()
+    }
+    return xarray.DataTree.from_dict(groups)
+
+
+def told(run):
+    return [item.text for item in findings(run) if item.stream != "loop/loss" or item.alarm]
+
+
+def test_outputs_and_gates_at_a_bound_are_healthy():
+    run = layer_tree(layers__activation_rms__train=[[1, 1]] * 3, layers__saturated_share__train=[[0.1, 0.9]] * 3)
+    assert not told(run)
+    run = layer_tree(layers__activation_rms__train=[[1, 1]] * 3, layers__saturated_share__train=[[0.9, 0.1]] * 3)
+    assert told(run) == ["Linear 0: 80 % of the activations or more are at a bound"]
+
+
+@pytest.mark.parametrize(
+    ("variation", "size", "lost"),
+    [
+        ([[0.0, 0.5]] * 3, [[1, 1]] * 3, []),  # an embedding of positions
+        ([[0.5, 0.5], [0, 0.5], [0, 0.5], [0, 0.5]], [[1, 1]] * 4, ["Linear 0"]),
+        ([[0.0, 0.0]] * 3, [[1, 1]] * 3, LAYERS),  # the batch itself is of one sample
+        ([[0.5, 0.5], *[[0.5, 1e-3]] * 3], [[1, 1], *[[1, 1e3]] * 3], []),  # a regression far from 0
+    ],
+)  # fmt: skip
+def test_a_layer_that_varied_and_does_not_any_more_has_collapsed(variation, size, lost):
+    run = layer_tree(layers__activation_variation__train=variation, layers__activation_rms__train=size)
+    assert told(run) == ([f"{', '.join(lost)}: all samples of the batch give the same"] if lost else [])
+
+
+def test_layers_that_no_optimizer_was_given_are_named_without_an_alarm():
+    moving = [[1.0, 1.0], [1.0, 1.1], [1.0, 1.2]]
+    run = layer_tree(
+        layers__weight_norm=moving, layers__update_norm=[[0, 1]] * 3, layers__gradient_zero_share=[[np.nan, 0]] * 3
+    )
+    found = findings(run)
+    assert not any(item.alarm for item in found)
+    assert found[0].text == "1 of 2 layers were given to no optimizer: Linear 0"
+    run = layer_tree(
+        layers__weight_norm=moving, layers__update_norm=[[0, 1]] * 3, layers__gradient_zero_share=[[1, 0]] * 3
+    )
+    assert findings(run)[0].text == "Linear 0: not trained: every update is exactly zero"
+
+
+def test_a_layer_that_is_trained_later_is_not_called_frozen():
+    run = layer_tree(layers__weight_norm=[[1.0, 1.0], [1.0, 1.1], [1.3, 1.1]])
+    run["layers/update_norm"] = layer_tree(["Sigmoid 1"], a=[[1.0]] * 3)["a"]
+    assert "Linear 0: frozen at first and trained later, its updates are not recorded" in told(run)
+
+
+def test_a_loss_that_was_nan_once_and_one_that_stays():
+    assert told(tree(loop__loss=([2, math.nan, 1, 1], None))) == ["The loss is nan at 1 of 4 rows, first at step 10"]
+    assert told(tree(loop__loss=([2, 1, math.nan, math.nan], None))) == ["The loss is nan from step 20 on"]
+
+
+def test_a_rate_that_becomes_0():
+    assert told(tree(loop__learning_rate__SGD=([1, 0, 0, 0], None))) == ["The learning rate is 0 from step 10 on"]
+    assert not told(tree(loop__learning_rate__SGD=([1, 1, 0, 0], None)))
+
+
+@pytest.mark.parametrize(
+    ("last", "words"), [(0.995, "has hardly changed:"), (0.5, "has fallen"), (1.5, "has not fallen:")]
+)
+def test_how_the_loss_has_changed(last, words):
+    (found,) = findings(tree(loop__loss=([1, 1, 1, last, last, last], None)))
+    assert found.text.startswith(f"The loss {words} from 1 to {last:.3g}")
+
+
+def test_weights_grow_from_the_first_row_and_those_of_a_linear_classifier_may():
+    run = layer_tree(layers__weight_norm=[[1.0, 1.0]] * 5)
+    run["layers/total_weight_norm"] = tree(a=([1, 50, 50, 60, 60], None))["a"]
+    assert "The norm of all weights has grown from 1 to 60" in told(run)
+    run["layers/weight_norm"] = layer_tree(["Linear 0"], a=[[1.0]] * 5)["a"]
+    assert not told(run)
+
+
 def test_the_command_prints_findings_or_says_that_there_are_none(tmp_path):
     trained(tmp_path, dead())
     code = "from probes.commands.cli import main; main()"

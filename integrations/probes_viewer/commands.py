@@ -21,12 +21,20 @@ def report_(
     as_json: Annotated[bool, typer.Option("--json", help="Print it for machines.")] = False,
 ) -> None:
     """Write runs into one HTML file that opens without network: pictures, findings, settings, costs, events."""
+    from probes import open_run
+
     from .contents import shown
+    from .event_files import has_event_files
     from .page import report
 
     def tell(words: str) -> None:
         print(f"{words[0].upper()}{words[1:]}.", file=sys.stderr)
 
+    if not max_megabytes > 0:
+        raise ValueError(f"--max-mb must be a positive number, got {max_megabytes:g}.")
+    for path in map(Path.expanduser, runs):
+        if any(path.glob("*/run.h5")) and not ((path / "run.h5").exists() or has_event_files(path)):
+            open_run(path)  # which says how many runs are there, and to name one
     file = report(runs, out, max_megabytes, told=tell)
     size = file.stat().st_size
     print(json.dumps({"file": str(file), "bytes": size}) if as_json else f"{shown(str(file))} ({size / 1e6:.1f} MB)")

@@ -92,6 +92,8 @@ def main() -> None:
         from ..reading import open_run
 
         directory = out or (path if path.is_dir() else path.parent) / "plots"
+        if directory.exists() and not directory.is_dir():
+            raise ValueError(f"{directory} is a file, where a folder was expected: name one by --out.")
         files = [str(file) for file in save_plots(open_run(path), directory, stream or (), format_)]  # type: ignore[arg-type]
         told(as_json, files, *(files or [f"{path} holds no rows yet: there is nothing to draw."]))
 
@@ -119,7 +121,7 @@ def main() -> None:
         told(
             as_json,
             [{"equal": item not in off, **asdict(item)} for item in found],
-            *([differences(off)] if off else []),
+            *(differences(off, console.width) if off and not as_json else []),
             rest,
         )
         raise typer.Exit(1 if off else 0)
@@ -171,21 +173,25 @@ def main() -> None:
 
         make, given = Located(model), Located(batches)() if batches else None
         columns, err = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()), Console(stderr=True)
-        with (
-            Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress,
-            workers(processes, "ray" if ray else None) as executor,
-        ):
-            task = progress.add_task("")
-            result = replay(
-                checkpoints,
-                make,
-                probes.split(",") if probes else None,
-                given,
-                out,
-                seed=seed,
-                executor=executor,
-                done=lambda count, total: progress.update(task, completed=count, total=total),
-            )
+        try:
+            with (
+                Progress(*columns, console=err, transient=True, disable=as_json or not err.is_terminal) as progress,
+                workers(processes, "ray" if ray else None) as executor,
+            ):
+                task = progress.add_task("")
+                result = replay(
+                    checkpoints,
+                    make,
+                    probes.split(",") if probes else None,
+                    given,
+                    out,
+                    seed=seed,
+                    executor=executor,
+                    done=lambda count, total: progress.update(task, completed=count, total=total),
+                )
+        except ValueError as error:  # it names the parameter of the function
+            wanted = "Pass --batches, a function that returns some,"
+            raise ValueError(str(error).replace("Pass batches=,", wanted)) from error
         told(
             as_json,
             {**result._asdict(), "log_dir": str(result.log_dir)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
 NARROW = 110
 """In fewer columns than these, what does not fit into a line goes below it."""
+BESIDE = 80
+"""Columns that a table of differences needs beside the names of the streams."""
 
 
 def sparkline(values: Sequence[float] | np.ndarray[Any, Any], width: int = WIDTH) -> str:
@@ -110,13 +113,17 @@ def summary(path: str | Path, width: int = NARROW) -> RichTable:
     return narrow if width < NARROW else table
 
 
-def differences(found: Sequence[Difference]) -> RichTable:
-    """A table of the streams in which two runs differ."""
+def differences(found: Sequence[Difference], width: int = NARROW) -> list[RichTable | str]:
+    """A table of the streams in which two runs differ.
+
+    In fewer than :data:`NARROW` columns, or if names are too long, what differs is below the name of each stream.
+    """
     from rich.markup import escape
     from rich.table import Column, Table
 
     right = [Column(name, justify="right") for name in ("rows", "common", "differ", "first at", "largest", "relative")]
     table = Table(Column("stream", no_wrap=True), *right, "", box=None)
+    lines: list[RichTable | str] = []
     for item in found:
         numbers = (
             (
@@ -131,7 +138,17 @@ def differences(found: Sequence[Difference]) -> RichTable:
         missing = "" if all(item.rows) else f"only in the {'second' if not item.rows[0] else 'first'}"
         cells = (item.stream, f"{item.rows[0]}, {item.rows[1]}", str(item.common), *numbers, item.problem or missing)
         table.add_row(*(escape(printable(cell)) for cell in cells))
-    return table
+        _, first, largest, relative = numbers
+        shown = f"{item.different} of {item.common} differ" if item.common else "no step in common"
+        shown += f", the first at step {first}: by at most {largest}, relative {relative}" if first else ""
+        shown = item.problem or missing or shown
+        size = f"({item.rows[0]} and {item.rows[1]} rows, {item.common} common)"
+        filled = textwrap.TextWrapper(width, "", " " * 4, break_long_words=False, break_on_hyphens=False)
+        lines.append(filled.fill(printable(f"{item.stream}  {size}")))
+        filled.initial_indent = " " * 4
+        lines.append(filled.fill(printable(shown)))
+    longest = max((len(printable(item.stream)) for item in found), default=0)
+    return lines if width < max(NARROW, longest + BESIDE) else [table]
 
 
 def explained(verdict: Verdict, script: str) -> list[RichTable | str]:

@@ -9,10 +9,17 @@ import numpy as np
 from .scales import colors, positions, steps_axis, ticks
 from .words import label, text, with_unit
 
-__all__ = ["curve", "curves", "dots", "plane", "profiles"]
+__all__ = ["blank", "curve", "curves", "dots", "plane", "profiles"]
 
 MANY = 20
 """More names than these do not fit into a legend."""
+
+
+def blank(figure: Any, value: Any, error: Any, words: str, log: bool) -> None:
+    """Of values that are all NaN: that they are."""
+    axes = figure.add_subplot()
+    axes.set(xticks=[], yticks=[], ylabel=text(words))
+    axes.text(0.5, 0.5, "no number to draw: all NaN", ha="center", va="center", color="0.4", transform=axes.transAxes)
 
 
 def curve(figure: Any, value: Any, error: Any, words: str, log: bool) -> None:

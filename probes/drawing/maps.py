@@ -9,9 +9,18 @@ import numpy as np
 from .scales import mesh, norm, ticks
 from .words import label, text
 
-__all__ = ["film", "heat_map", "heat_maps", "matrices", "names_map"]
+__all__ = ["film", "gray", "heat_map", "heat_maps", "matrices", "names_map"]
 
 MAX_PANELS = 16
+
+
+def gray(figure: Any) -> str:
+    """What the gray cells of a drawn picture are; nothing where it has none."""
+    drawn = [cells.get_array() for axes in figure.axes for cells in (*axes.collections, *axes.images)]
+    bad = [array.data[array.mask] for array in drawn if np.ma.is_masked(array)]
+    kinds = (("not a number", np.isnan), ("infinite", np.isinf))
+    words = [words for words, kind in kinds if any(kind(values).any() for values in bad)]
+    return f"gray: {' or '.join(words)}" if words else ""
 
 
 def heat_map(figure: Any, value: Any, error: Any, words: str, log: bool) -> None:

@@ -11,11 +11,13 @@ from .words import label, text
 
 __all__ = [
     "COLORS",
+    "GRAY",
     "HIGHEST",
     "colors",
     "edges",
     "mesh",
     "near_one",
+    "norm",
     "positions",
     "spans_decades",
     "steps_axis",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 COLORS = "viridis"
+GRAY = "#969696"
+"""Of what is no finite number: neither the white of a zero nor one of the other colours; as in the browser."""
 DECADES = 100.0
 """From this ratio of the largest to the least on, positive values are drawn on a logarithmic scale."""
 COLOR_DECADES = 30.0
@@ -103,8 +107,18 @@ def edges(centres: NDArray[Any]) -> NDArray[np.float64]:
     return np.concatenate([[centres[0] - (middles[0] - centres[0])], middles, [2 * centres[-1] - middles[-1]]])
 
 
-def norm(values: NDArray[Any]) -> tuple[Any, str]:
-    """How numbers become colours: white is zero where signs differ, a logarithm where values span decades."""
+def norm(values: NDArray[Any]) -> tuple[Any, Any]:
+    """How numbers become colours: white is zero where signs differ, a logarithm where values span decades.
+
+    What is no finite number is gray.
+    """
+    from matplotlib import colormaps
+
+    scaled, palette = _norm(values)
+    return scaled, colormaps[palette].with_extremes(bad=GRAY)
+
+
+def _norm(values: NDArray[Any]) -> tuple[Any, str]:
     from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 
     finite = values[np.isfinite(values)]
@@ -123,7 +137,7 @@ def norm(values: NDArray[Any]) -> tuple[Any, str]:
     return Normalize(low, high if high > low else low + (abs(low) or 1.0)), COLORS
 
 
-def mesh(axes: Any, x: Any, y: Any, values: NDArray[Any], scale: tuple[Any, str]) -> Any:
+def mesh(axes: Any, x: Any, y: Any, values: NDArray[Any], scale: tuple[Any, Any]) -> Any:
     """Cells of colour over two coordinates, of which one may be the steps. Shape of the values ``(y, x)``."""
     scaled, palette = scale
     if scaled.clip:  # what a logarithm cannot show is as dark as can be, not white

@@ -183,6 +183,48 @@ def test_compare_names_where_two_runs_differ(log_dir, tmp_path):
     assert re.search(r"s/\[markup\] .* only in the\s+first", call("compare", log_dir, tmp_path).stdout)
 
 
+@pytest.mark.parametrize("columns", [60, 80, 110, 120])
+def test_compare_cuts_nothing_in_a_narrow_terminal(columns, log_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shutil.copy(log_dir / "run.h5", tmp_path)
+    with h5py.File(tmp_path / "run.h5", "r+") as file:
+        file["s/amplitude/value"][1, 0] = 1.5
+        file.move("s/[markup]", "s/a_long_name_that_leaves_little_room_for_numbers")
+    words = call("compare", log_dir, tmp_path).stdout
+    assert max(map(len, words.split("\n"))) <= columns and "…" not in words
+    assert re.search(
+        r"s/amplitude  \(2 and 2 rows, 2 common\)\n +1 of 2 differ, the first at step 1: by at\s+most", words
+    )
+    assert " 0.5," in words and "2.5e-01" in words
+    assert re.search(r"s/\[markup\]  \(2 and 0 rows, 0 common\)\n    only in the first\n", words), words
+
+
+def test_messages_name_options_and_say_what_to_do(log_dir, tmp_path):
+    (tmp_path / "file").touch()
+    done = call("plot", log_dir, "--out", tmp_path / "file")
+    assert done.returncode == 1 and done.stderr.endswith(
+        "file is a file, where a folder was expected: name one by --out."
+    )
+    torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / "step_0.pt")
+    (tmp_path / "script.py").write_text("import torch\ndef model():\n    return torch.nn.Linear(2, 1)\n")
+    done = call("replay", tmp_path / "step_0.pt", "--model", tmp_path / "script.py:model", "--out", tmp_path / "run")
+    assert done.returncode == 1 and "Pass --batches, a function" in done.stderr and "batches=" not in done.stderr
+    for size in ("0", "-5", "nan"):
+        done = call("report", log_dir, "--max-mb", size, "--out", tmp_path / "x.html")
+        assert done.returncode == 1 and done.stderr.startswith("--max-mb must be a positive number, got "), done.stderr
+
+
+def test_commands_for_one_run_say_how_many_a_directory_holds(log_dir, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(log_dir, tmp_path / "runs" / name)
+    for command in ("summary", "plot", "export", "report"):
+        done = call(command, tmp_path / "runs", "--out", tmp_path / "x.html") if command == "report" else call(
+            command, tmp_path / "runs"
+        )  # fmt: skip
+        assert done.returncode == 1 and f"holds 2 runs; name one, such as {tmp_path / 'runs' / 'b'}" in done.stderr
+    assert not (tmp_path / "x.html").exists()
+
+
 def test_export_writes_tables(log_dir, tmp_path):
     done = call("export", log_dir, "--format", "csv", "--out", tmp_path / "tables")
     assert done.returncode == 0 and (tmp_path / "tables" / "s" / "amplitude.csv").exists(), done.stderr
