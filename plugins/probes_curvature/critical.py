@@ -132,8 +132,9 @@ def critical_sharpness_of(
             return 0.0
         return (there - here) / rate if math.isfinite(there) else math.inf
 
-    # The first trial moves w by a hundredth of its length, or as far as the loop does.
-    rate = learning_rate or 0.01 * max(float(objective.point().double().norm()), 1e-3) / length
+    # The first trial moves w by a hundredth of its length, or as far as the loop does, which may be far too little.
+    usual = 0.01 * max(float(objective.point().double().norm()), 1e-3) / length
+    rate = learning_rate or usual
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None
     while used < forward_passes and (low is None or high is None):
@@ -142,14 +143,14 @@ def critical_sharpness_of(
             high = (rate, rise)
         else:
             low = (rate, rise)
-        rate = rate * WIDER if rise <= 0 else rate / WIDER
+        rate = (max(rate * WIDER, usual) if high is None else rate * WIDER) if rise <= 0 else rate / WIDER
     if high is None:
         return CriticalSharpness(0.0, math.inf, math.inf, used)
     if low is None:
         return CriticalSharpness(math.nan, math.inf, math.nan, used)
     while used < forward_passes and high[0] / low[0] > 1 + 2.5 * NUDGE:
         between = math.sqrt(low[0] * high[0])
-        if math.isfinite(high[1]):
+        if math.isfinite(high[1]) and low[1] < 0:
             root = low[0] - low[1] * (high[0] - low[0]) / (high[1] - low[1])
             # Beyond the root as seen from the nearer end, so that what is between gets narrow from both.
             root *= 1 + NUDGE if root / low[0] < high[0] / root else 1 - NUDGE

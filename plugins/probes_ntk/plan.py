@@ -71,9 +71,11 @@ def layer_of(model: nn.Module, parameter: str) -> str:
         >>> model = nn.Linear(2, 1)
         >>> layer_of(model, "encoder.0.weight"), layer_of(model, "weight"), layer_of(model, "held.block/dense/kernel")
         ('encoder.0', 'Linear', 'block/dense')
+        >>> layer_of(model, "eyes.camera/front.weight")
+        'eyes.camera/front'
     """
     parameter = plain_name(parameter)
-    if "/" in parameter:
+    if "/" in parameter.rpartition(".")[2]:  # a path, and not in the name of a module that holds it
         return parameter.rpartition("/")[0].rpartition(".")[2]
     module = parameter.partition(".parametrizations.")[0] if ".parametrizations." in f".{parameter}" else ""
     if parameter.startswith("parametrizations."):

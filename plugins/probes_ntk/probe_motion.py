@@ -47,7 +47,7 @@ class KernelMotion(TangentKernel):
         ``ntk_motion/rotation``: of the space of the ten leading eigenvectors, since the first and the last turn.
         Where the batch has targets: ``ntk_motion/residual_share``, in the eigenspaces of the largest 4, 8 and 16 % of
         the eigenvalues; of labels, the residual is that of cross-entropy: one-hot labels less softmax; of numbers,
-        targets less outputs.
+        targets less outputs, or less their sigmoid where the loop's loss was seen to be that of logits.
         ``ntk_motion/update``: how long the change of the outputs by the last update was; ``ntk_motion/update_error``:
         how far the tangent features before it, times the update, are from that, relative to it (lemma 4.1).
 
@@ -138,7 +138,7 @@ class KernelMotion(TangentKernel):
             if kernel is None:
                 notes.append(f"On batch {name!r} the kernel is zero or not finite.")
             batch, outputs = run.batch(name).first(choice.samples), run.evaluate(name)[: choice.samples]
-            yield from self._moved(name, step, batch, outputs, choice, kernel, notes)
+            yield from self._moved(run, name, step, batch, outputs, choice, kernel, notes)
             yield from self._update(run, name, step, batch, outputs, choice)
         self._held = None
         if len(refused) == len(names) and refused:
@@ -148,7 +148,7 @@ class KernelMotion(TangentKernel):
             run.left_out(" ".join(notes))
 
     def _moved(
-        self, name: str, step: int, batch: Batch, outputs: Tensor, choice: Choice, kernel: Tensor | None,
+        self, run: Run, name: str, step: int, batch: Batch, outputs: Tensor, choice: Choice, kernel: Tensor | None,
         notes: list[str],
     ) -> Iterator[Measurement]:  # fmt: skip
         words = f"exact kernel of {choice.words}"
@@ -158,7 +158,9 @@ class KernelMotion(TangentKernel):
         similar = torch.full((KEPT,), torch.nan, dtype=torch.float64)
         ks = {max(1, round(share * choice.samples * choice.count)): share for share in TRACE_RATIOS}
         shares = torch.full((len(ks),), torch.nan, dtype=torch.float64)
-        residual = None if batch.targets is None else self._residual(name, batch.targets, outputs, choice, notes)
+        residual, what = None, ""
+        if batch.targets is not None:
+            residual, what = self._residual(run, name, batch.targets, outputs, choice, notes)
         if kernel is not None:
             functions = eigenfunctions(kernel).functions
             leading, packed = functions[:LEADING].float().cpu(), _packed(kernel)
@@ -169,7 +171,12 @@ class KernelMotion(TangentKernel):
             first, last = past["first"], past["last"]
             size = len(functions)
             distance = float(kernel_distance(_unpacked(packed, size), _unpacked(first["kernel"], size)))
-            turned = [float(eigenspace_rotation(leading, each["leading"])) for each in (first, last)]
+            turned = [
+                float(eigenspace_rotation(leading, each["leading"]))
+                if each["step"] != step
+                else 0.0  # but for rounding
+                for each in (first, last)
+            ]
             if step > last["step"]:
                 moved = float(kernel_distance(_unpacked(packed, size), _unpacked(last["kernel"], size)))
                 velocity = moved / (step - last["step"])
@@ -189,14 +196,16 @@ class KernelMotion(TangentKernel):
         kept_from = {"kept": Axis(np.array(["first turn", *(f"step {2**j}" for j in range(KEPT - 1))]))}
         yield measured(
             f"ntk_motion/cka/{name}", similar, dims=("kept",), coords=kept_from,
-            estimator=f"{words}; features centred: outputs", description="CKA with earlier kernels",
+            estimator=f"{words}; features centred: outputs",
+            description="CKA with earlier kernels; 1 with those to come",
         )  # fmt: skip
         if batch.targets is not None:
             spaces = {"eigenspace": Axis(np.array([f"largest {k} ({share:.0%})" for k, share in ks.items()]))}
             words_of = "share of the residual in the leading eigenspaces"
             yield measured(
-                f"ntk_motion/residual_share/{name}", shares, dims=("eigenspace",), coords=spaces, description=words_of
-            )
+                f"ntk_motion/residual_share/{name}", shares, dims=("eigenspace",), coords=spaces, description=words_of,
+                estimator=f"{words}; not centred; residual: targets less {what}",
+            )  # fmt: skip
 
     def _update(
         self, run: Run, name: str, step: int, batch: Batch, outputs: Tensor, choice: Choice
@@ -241,34 +250,38 @@ class KernelMotion(TangentKernel):
         if not norm > 0:
             return similar
         packed = _packed(centered / norm)
+        similar[:] = 1
         place = 0 if step <= 0 or not kept else min(KEPT - 1, int(math.log2(step)) + 1)
         for each in range(1, place + 1) if place else [0]:
             kept.setdefault(each, packed)
-        similar[:] = 1
         now = packed.double()
         for index, other in kept.items():
             products = now * other.double()
             similar[index] = 2 * products.sum() - products[diagonal].sum()
         return similar
 
-    def _residual(self, name: str, targets: Tensor, outputs: Tensor, choice: Choice, notes: list[str]) -> Tensor | None:
+    def _residual(
+        self, run: Run, name: str, targets: Tensor, outputs: Tensor, choice: Choice, notes: list[str]
+    ) -> tuple[Tensor | None, str]:
         """Targets less what the outputs say, of the chosen outputs; 0 where there is no label. Shape ``(c, n)``."""
         try:
             matrix, labelled = labels_of(targets, choice)
         except CannotMeasure as error:
             notes.append(f"The targets of batch {name!r} leave no residual: {error}.")
-            return None
+            return None, "outputs"
         flat = outputs.detach().double().reshape(len(outputs), -1)
-        if targets.is_floating_point() or flat.shape[1] == 1:
-            said = flat
+        if targets.is_floating_point() and "binary_cross_entropy_with_logits" in str(run.criterion):
+            said, what = flat.sigmoid(), "the sigmoid of the outputs"
+        elif targets.is_floating_point() or flat.shape[1] == 1:
+            said, what = flat, "outputs"
         elif outputs.ndim == 2:
-            said = nn.functional.softmax(flat, 1)
+            said, what = nn.functional.softmax(flat, 1), "the softmax of the outputs"
         else:
             notes.append(f"The residual of batch {name!r} is told for outputs of shape (n, c) alone.")
-            return None
+            return None, "outputs"
         columns = range(flat.shape[1]) if choice.outputs is None else choice.outputs
         residual = matrix.to(flat.device) - said[:, list(columns)].T
-        return residual.where(labelled.to(flat.device), 0)
+        return residual.where(labelled.to(flat.device), 0), what
 
 
 def _packed(kernel: Tensor) -> Tensor:

@@ -52,6 +52,14 @@ def test_of_a_quadratic_it_is_the_curvature_along_the_gradient(scale, rate):
     assert found.forward_passes <= 10 and counted.calls <= 11  # and one that looks at what graphs hold
 
 
+@pytest.mark.parametrize("rate", [1e-12, 1e-5])
+def test_it_is_found_from_a_learning_rate_that_is_far_too_small(rate):
+    torch.manual_seed(0)
+    model, *given = diagonal(torch.rand(20).double())
+    found, usual = critical_sharpness(model, *given, learning_rate=rate), critical_sharpness(model, *given)
+    assert abs(found.value - usual.value) <= found.standard_error + usual.standard_error < 0.2 * usual.value
+
+
 def test_along_an_eigenvector_it_is_the_eigenvalue(tanh):
     model, inputs, targets = tanh
     objective = Objective(model, F.cross_entropy, inputs, targets)

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from probes import CannotMeasure, ProbeManager, every, open_run
+from probes import CannotMeasure, ProbeManager, at, every, open_run
 from probes.batches import Batch
 from probes.run import Run
 from probes_ntk import (
     KernelMotion,
     cka,
+    eigenfunctions,
     eigenspace_rotation,
     kernel_distance,
     residual_shares,
@@ -130,6 +131,22 @@ def test_the_streams_are_what_naive_sums_over_the_kernels_are():
         parts = (vectors.T @ residual).square().cumsum(0) / residual.square().sum()
         np.testing.assert_allclose(found["residual_share"], parts[[1, 4, 9]], rtol=1e-6)  # 4, 8 and 16 % of 60
     assert scene.told == []
+
+
+def test_the_residual_of_labels_that_a_loop_takes_for_probabilities_is_less_the_sigmoid(tmp_path):
+    scene = Followed(targets=lambda inputs: (inputs[:, :3] > 0).double())
+    optimizer = torch.optim.SGD(scene.model.parameters(), lr=0.1)
+    manager = ProbeManager(scene.model, [KernelMotion(at([1]))], log_dir=tmp_path)
+    with manager.attach(optimizer):
+        logits = scene.model(scene.batch.args[0])
+        nn.functional.binary_cross_entropy_with_logits(logits, scene.batch.targets).backward()
+        optimizer.step()
+    shares = open_run(tmp_path)["ntk_motion/residual_share/train"]["value"]
+    assert shares.attrs["estimator"].endswith("residual: targets less the sigmoid of the outputs")
+    kernel = tangent_kernel(scene.model, scene.batch.args[0]).kernel
+    residual = (scene.batch.targets - scene.model(scene.batch.args[0]).detach().sigmoid()).T
+    expected = residual_shares(eigenfunctions(kernel).functions, residual, [2, 5, 10])  # 4, 8 and 16 % of 60
+    np.testing.assert_allclose(shares.values[0], expected, rtol=1e-6)
 
 
 def test_kernels_of_a_resumed_run_are_compared_with_those_from_before():
