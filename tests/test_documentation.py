@@ -323,9 +323,9 @@ def test_thresholds_are_those_of_the_rules():
     from probes import summary
 
     rules = Path(summary.__file__).read_text(encoding="utf-8")
-    for share, words in (("0.95", "95 %"), ("0.8", "80 %"), ("2e-3", "0.002")):
-        assert f"_lasting({share}, " in rules and words in text("README.md") and words in text("docs/quantities.md")
-    assert 'times = float(np.median(values[:3])), 10 if name.endswith("weight_norm") else 100' in rules
+    for rule, words in (("_lasting(run, 0.95, ", "95 %"), ("_lasting(run, 0.8, ", "80 %"), ("SAME = 2e-3", "0.002")):
+        assert rule in rules and words in text("README.md") and words in text("docs/quantities.md")
+    assert 'times = 10 if name.endswith("weight_norm") else 100' in rules
 
 
 def test_every_file_of_the_map_is_there():

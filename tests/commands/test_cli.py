@@ -168,7 +168,8 @@ def test_every_command_prints_json(log_dir, tmp_path):
     assert "sound" in json.loads(call("repair", log_dir, "--json").stdout)["message"]
 
 
-def test_compare_names_where_two_runs_differ(log_dir, tmp_path):
+def test_compare_names_where_two_runs_differ(log_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     same = call("compare", log_dir, log_dir)
     assert same.returncode == 0 and "2 of 2 streams are equal, to the last bit." in same.stdout
     shutil.copy(log_dir / "run.h5", tmp_path)

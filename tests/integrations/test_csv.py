@@ -93,4 +93,4 @@ def test_rows_appear_with_each_flush(tmp_path):
         optimizer.step()
         manager.state_dict()  # flushes
         with (tmp_path / "csv" / "a" / "whole.csv").open() as file:
-            assert [row["value"] for row in csv.DictReader(file)] == ["0", "1"]
+            assert [row["value"] for row in csv.DictReader(file)] == ["0.0", "1.0"]
