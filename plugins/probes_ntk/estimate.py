@@ -196,7 +196,8 @@ def _estimate(
     below, above = entropic(top.values).sum(), (top.values * (squares / top.values).log()).sum()
     entropy_error = math.hypot(entropy_error, float(above - below) / 4)
     rounding = size * noise * (1 + abs(math.log(noise)))
-    rounded = kernel.precision != torch.float64 and rounding > max(entropy_error, SHOWS * size)
+    cautious = _rest(sampled, rest, None)[1]  # double precision costs three times as much and more memory
+    rounded = kernel.precision != torch.float64 and rounding > max(cautious, entropy_error, SHOWS * size)
     entropy_error = math.hypot(entropy_error, rounding)
     rank = math.exp(math.log(size) - (float(above + below) / 2 + entropy) / size)
     total = max(float(squares.sum()) + square, size)  # that of equal eigenvalues
