@@ -93,7 +93,7 @@ class Objective:
         self._leaves = list(self.parameters.values())
         if not (hasattr(memory, "__float__") and memory > 0):
             raise ValueError(f"`memory` must be a positive number of bytes, got {memory!r}.")
-        self._chunk = max(1, int(min(self.call.batch.n, memory / self.call.graph_bytes())))
+        self._chunk = self.call.at_a_time(memory)
         self._places = self._pieces(self.call.batch.n)
         self._kept: list[tuple[Tensor, Tensor, list[Tensor]]] = []
         self._pulled: tuple[Tensor, list[tuple[int, Tensor]]] | None = None

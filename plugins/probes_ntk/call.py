@@ -177,7 +177,14 @@ class Call:
                 result = self._called(batch)
             return picked(self.output, result)
 
-    def graph_bytes(self) -> int:
+    def at_a_time(self, memory: float) -> int:
+        """How many examples go through the model in a pass: all where their graphs are within so many bytes, else such
+        that a quarter is. The heap of the process grows to twice what is in use, by the holes that passes leave in it,
+        and convolutions unfold what they read; smaller passes take no longer."""
+        each, n = self._graph_bytes(), self.batch.n
+        return n if n * each <= memory else max(1, int(memory / 4 / each))
+
+    def _graph_bytes(self) -> int:
         """What the graphs of one example hold at most, beside the parameters: of its outputs and of their gradient."""
         seen: dict[int, int] = {}
         own = {parameter.data_ptr() for parameter in self.parameters.values()}

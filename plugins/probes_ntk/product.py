@@ -79,7 +79,7 @@ class KernelOperator:
         center_targets(torch.zeros(1, 1), centering)  # what it does not know is named
         self._centering = centering
         self.n, self.c = self.call.batch.n, self.call.evaluate(self.call.batch.first(1)).shape[1]
-        self._chunk = max(1, min(self.n, int(memory / self.call.graph_bytes())))
+        self._chunk = self.call.at_a_time(memory)
         self._whole = self._chunk == self.n
         self._out: Tensor | None = None
         self._kept: tuple[Tensor, Parameters] | None = None
