@@ -52,6 +52,16 @@ def test_centring_and_chunks(small, how, memory):
     assert operator.features_norm(block[:, 0]).item() == pytest.approx((block[:, 0] @ whole @ block[:, 0]).item())
 
 
+@pytest.mark.parametrize(("memory", "passes"), [(128 * 40, [40]), (128 * 39, [9, 9, 9, 9, 4])], ids=["fits", "does not"])
+def test_examples_that_do_not_fit_pass_in_quarters_of_memory(memory, passes):
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+    operator = KernelOperator(model, torch.randn(40, 3), "none", memory=memory)  # four times 3 + 5 numbers an example
+    seen = []
+    model.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    operator.features(torch.ones(80))
+    assert seen == passes
+
+
 def test_scipy_takes_it_for_a_linear_operator(small):
     model, inputs, _ = small
     operator = KernelOperator(model, inputs, "outputs")
