@@ -52,7 +52,7 @@ def test_centring_and_chunks(small, how, memory):
     assert operator.features_norm(block[:, 0]).item() == pytest.approx((block[:, 0] @ whole @ block[:, 0]).item())
 
 
-@pytest.mark.parametrize(("memory", "passes"), [(128 * 40, [40]), (128 * 39, [9, 9, 9, 9, 4])], ids=["fits", "does not"])
+@pytest.mark.parametrize(("memory", "passes"), [(128 * 40, [40]), (128 * 39, [9, 9, 9, 9, 4])])
 def test_examples_that_do_not_fit_pass_in_quarters_of_memory(memory, passes):
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
     operator = KernelOperator(model, torch.randn(40, 3), "none", memory=memory)  # four times 3 + 5 numbers an example
