@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["Batch", "MicroBatches", "as_batch", "seeded", "tensors"]
+__all__ = ["Batch", "MicroBatches", "as_batch", "seeded", "tensors", "versions"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,9 @@ class Batch:
 
     @property
     def inputs(self) -> Tensor | None:
-        """The main input: the first floating-point tensor with a row for each sample; None when there is none."""
-        return next(
-            (leaf for leaf in tensors((self.args, self.kwargs)) if leaf.is_floating_point() and self._rows(leaf)), None
-        )
+        """The main input: the first dense floating-point tensor with a row for each sample; None when there is none."""
+        dense = (leaf for leaf in tensors((self.args, self.kwargs)) if leaf.layout is torch.strided)
+        return next((leaf for leaf in dense if leaf.is_floating_point() and self._rows(leaf)), None)
 
     def with_inputs(self, inputs: Tensor, samples: Tensor | None = None) -> Batch:
         """The same call on other values of the main input, with any number of rows.
@@ -79,7 +78,7 @@ class Batch:
         if n >= self.n:
             return self
         args, kwargs, targets = _map(
-            (self.args, self.kwargs, self.targets), lambda leaf: leaf[:n] if self._rows(leaf) else leaf
+            (self.args, self.kwargs, self.targets), lambda leaf: _taken(leaf, slice(n)) if self._rows(leaf) else leaf
         )
         return Batch(args, kwargs, targets)
 
@@ -87,7 +86,7 @@ class Batch:
         """The samples of the given indices."""
         args, kwargs, targets = _map(
             (self.args, self.kwargs, self.targets),
-            lambda leaf: leaf[index.to(leaf.device)] if self._rows(leaf) else leaf,
+            lambda leaf: _taken(leaf, index.to(leaf.device)) if self._rows(leaf) else leaf,
         )
         return Batch(args, kwargs, targets)
 
@@ -109,6 +108,17 @@ class Batch:
     def with_targets(self, targets: Tensor | None) -> Batch:
         """The same samples with other targets."""
         return replace(self, targets=targets)
+
+    def shapes(self) -> str:
+        """The shapes of its arguments, and which of them have not one row for each sample."""
+        leaves = tensors((self.args, self.kwargs))
+        text = f"of shape {', '.join(str(tuple(leaf.shape)) for leaf in leaves)}"
+        if whole := [str(tuple(leaf.shape)) for leaf in leaves if leaf.ndim and not self._rows(leaf)]:
+            text += (
+                f" (what has not one row for each of the {self.n} samples is passed whole: {', '.join(whole)}; let the "
+                f"model take samples in the first dimension)"
+            )
+        return text
 
     def _rows(self, leaf: Tensor) -> bool:
         return leaf.ndim > 0 and len(leaf) == self.n
@@ -209,6 +219,14 @@ def _map_arrays(data: Any) -> Any:
     return data
 
 
+def _taken(leaf: Tensor, rows: Tensor | slice) -> Tensor:
+    if leaf.layout not in (torch.sparse_coo, torch.sparse_csr):
+        return leaf[rows]
+    index = torch.arange(len(leaf), device=leaf.device)[rows]
+    taken = leaf.to_sparse(layout=torch.sparse_coo).index_select(0, index)  # the one way of sparse tensors
+    return taken.to_sparse(layout=leaf.layout)
+
+
 def _map(tree: Any, function: Any) -> Any:
     """``function`` of every tensor of nested tuples, lists and dicts; everything else as it is."""
     if isinstance(tree, Tensor):
@@ -227,6 +245,11 @@ def tensors(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     _map(tree, found.append)
     return found
+
+
+def versions(tree: Any) -> list[int]:
+    """How often each of those tensors was changed in place, as far as they tell."""
+    return [leaf._version for leaf in tensors(tree) if not leaf.is_inference()]
 
 
 def seeded(generator: torch.Generator | None) -> torch.Generator:

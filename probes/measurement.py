@@ -7,9 +7,11 @@ This module imports nothing from the package: start reading here.
 from __future__ import annotations
 
 import copy
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,9 @@ Array = NDArray[Any]
 
 # A name is a path in HDF5 and a tag in TensorBoard: no empty part, no part made of dots alone, no white space.
 NAME = re.compile(r"(?!\.+(/|$))[\w.=+@,()\[\]-]+(/(?!\.+(/|$))[\w.=+@,()\[\]-]+)*")
+# A dimension is a name beside the columns of the table of its stream.
+RESERVED = ("value", "standard_error", "wall_time", "step", "part")
+_DIM = re.compile(r"(?!\.+$)[^/]+")
 
 
 def printable(text: str) -> str:
@@ -66,7 +71,8 @@ class Measurement:
             measurements of one name form a stream: they share dims, shape, coords and unit.
         value: Number, tensor or array: real or complex, of any shape. Converted to numpy; bfloat16 and float16 become
             float32, and a number that is Python's own int a float.
-        dims: A name for each dimension of ``value``, e.g. ``("frequency",)``. ``"step"`` is reserved.
+        dims: A name for each dimension of ``value``, e.g. ``("frequency",)``, without a slash; those of the columns of
+            its table are taken: ``"value"``, ``"standard_error"``, ``"wall_time"``, ``"step"`` and ``"part"``.
         coords: For each dimension, its values: an :class:`Axis`, or a bare sequence when it has no unit. A dimension
             that is not given is numbered from 0.
         unit: Unit of ``value`` in words (``"nats"``, ``"cycles"``); ``"1"`` when dimensionless.
@@ -76,8 +82,8 @@ class Measurement:
         description: What it is, for the axis of a plot.
 
     Raises:
-        ValueError: If the name cannot be a path, or dims, coords and standard error do not fit the value.
-        TypeError: If the value is not numeric.
+        ValueError: If the name cannot be a path, the value has no entries, or dims, coords and error do not fit it.
+        TypeError: If the value is not numeric, a text is none, or the number of samples is not whole.
 
     Example:
         >>> spectrum = Measurement("fourier/amplitude/train", [1.0, 0.5], dims=("frequency",),
@@ -128,11 +134,28 @@ class Measurement:
                 f"(letters, digits and _.=+@,()[]- between slashes), got {name!r}."
             )
         numbers = _to_array(value, f"The value of measurement {name!r}")
+        if not numbers.size:
+            raise ValueError(f"The value of measurement {name!r} has no entries (shape {numbers.shape}).")
+        for what, text in (("unit", unit), ("estimator", estimator), ("description", description)):
+            if not isinstance(text, str):
+                raise TypeError(f"`{what}` of measurement {name!r} must be a text, got {text!r}.")
+        if num_samples is not None:
+            try:
+                num_samples = operator.index(num_samples)
+            except TypeError:
+                raise TypeError(
+                    f"`num_samples` of measurement {name!r} must be a whole number, got {num_samples!r}."
+                ) from None
         dims = tuple(map(storable, (dims,) if isinstance(dims, str) else dims))
-        if len(dims) != numbers.ndim or len(set(dims)) != len(dims) or "step" in dims:
+        if bad := [dim for dim in dims if not isinstance(dim, str) or dim in RESERVED or not _DIM.fullmatch(dim)]:
+            raise ValueError(
+                f"`dims` of measurement {name!r} must be texts without a slash, and none of {', '.join(RESERVED)}: "
+                f"got {bad[0]!r}."
+            )
+        if len(dims) != numbers.ndim or len(set(dims)) != len(dims):
             raise ValueError(
                 f"`dims` of measurement {name!r} must name each of the {numbers.ndim} dimensions of its value (shape "
-                f"{numbers.shape}) once, and none of them 'step'; got {dims}."
+                f"{numbers.shape}) once; got {dims}."
             )
         axes = {storable(dim): _to_axis(coord, dim, name) for dim, coord in (coords or {}).items()}
         for dim, axis in axes.items():
@@ -151,6 +174,8 @@ class Measurement:
                     f"`standard_error` of measurement {name!r} must have the shape of its value, {numbers.shape}, "
                     f"got {error.shape}."
                 )
+            if error.dtype.kind == "c" != numbers.dtype.kind:
+                raise ValueError(f"`standard_error` of measurement {name!r} is complex, but its value is not.")
         given = {
             "name": name,
             "value": numbers,
@@ -173,7 +198,11 @@ class Measurement:
         for array in (stamped.value, stamped.standard_error):
             if array is not None:
                 array.setflags(write=False)  # several sinks are given it
+        object.__setattr__(stamped, "coords", MappingProxyType(dict(self.coords)))
         return stamped
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "coords": dict(self.coords)}  # what can only be read cannot be pickled
 
     def disagreement(self, other: Measurement) -> str | None:
         """What keeps two measurements from belonging to one stream, in words; None when they fit together."""
@@ -219,36 +248,44 @@ def _holds(dtype: np.dtype[Any], numbers: Array) -> bool:
 
 
 def _to_array(value: Any, what: str) -> Array:
-    if isinstance(value, torch.Tensor):
-        value = value.detach()
-        if value.dtype in (torch.bfloat16, torch.float16):
-            value = value.float()
-        # A copy: the tensor may be the model's own memory, which the next step overwrites.
-        try:
-            array: Array = value.cpu().resolve_conj().resolve_neg().numpy().copy()
-        except (RuntimeError, TypeError) as error:
-            raise TypeError(
-                f"{what} must be a dense tensor that numpy can read, got {type(value).__name__} of layout "
-                f"{value.layout}. Pass a plain tensor: to_dense() of a sparse one, full_tensor() of a DTensor."
-            ) from error
-    else:
-        array = np.array(value)
-        if array.dtype == np.float16:
-            array = array.astype(np.float32)
-        if isinstance(value, int) and not isinstance(value, bool):
-            array = array.astype(np.float64)  # 0 may be the first of a stream, and 0.5 the second
+    array = _read(value, what)
+    if isinstance(value, int) and not isinstance(value, bool):
+        array = array.astype(np.float64)  # 0 may be the first of a stream, and 0.5 the second
     if array.dtype.kind not in "fiubc":
         raise TypeError(f"{what} must be a number or an array of numbers, got {type(value).__name__} ({array.dtype}).")
     return array
 
 
+def _read(value: Any, what: str) -> Array:
+    """A copy: a tensor may be the model's own memory, which the next step overwrites."""
+    try:
+        if isinstance(value, torch.Tensor):
+            tensor = value.detach().cpu().resolve_conj().resolve_neg()
+            half = tensor.dtype in (torch.bfloat16, torch.float16)
+            array: Array = (tensor.float() if half else tensor).numpy().copy()
+        else:
+            with torch.no_grad():  # of a list of tensors
+                array = np.array(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{what} cannot be read by numpy: {first_line(error)}.") from error
+        raise TypeError(
+            f"{what} must be a dense tensor that numpy can read, got {type(value).__name__} of layout {value.layout}, "
+            f"{value.dtype}, on {value.device}. Pass a plain tensor: to_dense() of a sparse one, full_tensor() of a "
+            f"DTensor, float() of eight bits."
+        ) from error
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
 def _to_axis(coord: Any, dim: str, name: str) -> Axis:
     axis = coord if isinstance(coord, Axis) else Axis(coord)
-    values = axis.values
-    array = values.detach().cpu().numpy().copy() if isinstance(values, torch.Tensor) else np.array(values)
+    what = f"`coords[{dim!r}]` of measurement {name!r}"
+    array = _read(axis.values, what)
     if array.dtype.kind not in "fiubU":
-        raise TypeError(f"`coords[{dim!r}]` of measurement {name!r} must be numbers or strings, got {array.dtype}.")
+        raise TypeError(f"{what} must be numbers or strings, got {array.dtype}.")
     if array.dtype.kind == "U" and not "".join(array.ravel().tolist()).isprintable():
         array = np.array([storable(text) for text in array.ravel().tolist()]).reshape(array.shape)
+    if not (isinstance(axis.unit, str) and isinstance(axis.description, str)):
+        raise TypeError(f"Unit and description of {what} must be texts, got {axis.unit!r}, {axis.description!r}.")
     array.setflags(write=False)  # several sinks are given it
     return Axis(array, storable(axis.unit), storable(axis.description))

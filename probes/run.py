@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .batches import Batch, MicroBatches, tensors
+from .batches import Batch, MicroBatches, versions
 from .measurement import CannotMeasure, first_line
 from .names import named_modules
 from .outputs import check_rows, why_not_a_function
@@ -98,6 +98,7 @@ class Run:
         """Which of several tensors that the model returns is its output here, where no user picks it."""
         self._cache: dict[Hashable, Any] = {}
         self._shares: dict[Hashable, tuple[float, list[str]]] = {}
+        self._versions: dict[Hashable, list[int]] = {}
         self._dtypes: dict[str, tuple[Batch, torch.dtype]] = {}
         """Of the model, when each batch was first asked for."""
         self.bind()
@@ -242,18 +243,10 @@ class Run:
                 except CannotMeasure:
                     raise
                 except Exception as error:
-                    leaves = tensors((given.args, given.kwargs))
-                    shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-                    rows = ""
-                    if whole := [str(tuple(leaf.shape)) for leaf in leaves if leaf.ndim and len(leaf) != given.n]:
-                        rows = (
-                            f" What has not one row for each of the {given.n} samples is passed whole: "
-                            f"{', '.join(whole)}; let the model take samples in the first dimension."
-                        )
                     raise CannotMeasure(
-                        f"The model cannot be called with batch {batch!r}, of shape {shapes} "
-                        f"({type(error).__name__}: {first_line(error)}). Pass batches={{{batch!r}: (inputs, targets)}} "
-                        f"of the form in which the loop calls the model.{rows}"
+                        f"The model cannot be called with batch {batch!r}, {given.shapes()}: {type(error).__name__}: "
+                        f"{first_line(error)}. Pass batches={{{batch!r}: (inputs, targets)}} of the form in which the "
+                        f"loop calls the model."
                     ) from error
 
         return self.shared(("evaluate", batch), compute)
@@ -292,7 +285,15 @@ class Run:
             start = self._clock()
             self._cache[key] = compute()
             self._shares[key] = (self._clock() - start, [])
+            self._versions[key] = versions(self._cache[key])
         users = self._shares[key][1]
         if self._probe not in users:
             users.append(self._probe)
         return self._cache[key]  # type: ignore[no-any-return]
+
+    def spoilt(self) -> list[Hashable]:
+        """What was computed for all probes, and has been changed in place: it is forgotten."""
+        found = [key for key, value in self._cache.items() if versions(value) != self._versions[key]]
+        for key in found:
+            del self._cache[key]
+        return found

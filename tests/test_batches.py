@@ -23,6 +23,16 @@ def test_the_sample_depends_on_the_seed_alone():
     assert not torch.equal(first, as_batch(x, n=20, seed=2).inputs)
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
+def test_a_large_sparse_tensor_is_sampled_too(layout):
+    dense = torch.eye(300)
+    batch = as_batch((dense.to_sparse(layout=layout), torch.arange(300)), n=7)
+    assert batch.args[0].layout is layout and batch.targets.tolist() == as_batch(dense, n=7).inputs.argmax(1).tolist()
+    assert torch.equal(batch.args[0].to_dense(), dense[batch.targets])
+    assert torch.equal(batch.first(2).args[0].to_dense(), dense[batch.targets[:2]])
+
+
 def test_a_small_batch_is_taken_whole():
     x = torch.randn(7, 3)
     assert torch.equal(as_batch(x).inputs, x)

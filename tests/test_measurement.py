@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -32,10 +35,53 @@ def test_measurement_rejects_a_name_that_is_no_path(name):
         Measurement(name, 1.0)
 
 
-@pytest.mark.parametrize("dims", [(), ("step",), ("i", "j"), ("i", "i")])
+@pytest.mark.parametrize("dims", [(), ("i", "j"), ("i", "i")])
 def test_measurement_rejects_dims_that_do_not_fit(dims):
     with pytest.raises(ValueError, match=r"`dims` of measurement 'a' must name each of the 1 dimensions"):
         Measurement("a", [1.0, 2.0], dims=dims)
+
+
+@pytest.mark.parametrize("dim", ["step", "value", "standard_error", "wall_time", "part", "i/j", "", "..", 3])
+def test_measurement_rejects_names_of_dims_that_a_table_cannot_have(dim):
+    with pytest.raises(ValueError, match=rf"`dims` of measurement 'a' must be texts .*: got {dim!r}"):
+        Measurement("a", [1.0], dims=(dim,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unit": None}, "`unit` of measurement 'a' must be a text, got None"),
+        ({"estimator": 3}, "`estimator` of measurement 'a' must be a text, got 3"),
+        ({"description": b"x"}, "`description` of measurement 'a' must be a text, got b'x'"),
+        ({"num_samples": "many"}, "`num_samples` of measurement 'a' must be a whole number, got 'many'"),
+        ({"num_samples": 2.5}, "`num_samples` of measurement 'a' must be a whole number, got 2.5"),
+        (
+            {"coords": {"k": Axis([1], None)}},
+            r"Unit and description of `coords\['k'\]` of measurement 'a' must be",
+        ),
+        ({"coords": {"k": [[1, 2], [3]]}}, r"`coords\['k'\]` of measurement 'a' cannot be read by numpy"),
+    ],
+)
+def test_measurement_rejects_what_no_reader_understands(settings, message):
+    with pytest.raises(TypeError, match=message):
+        Measurement("a", [1.0], ("k",), **settings)
+
+
+def test_measurement_rejects_a_value_without_entries_and_a_complex_error_of_a_real_one():
+    with pytest.raises(ValueError, match=r"The value of measurement 'a' has no entries \(shape \(0,\)\)"):
+        Measurement("a", np.zeros(0), ("k",))
+    with pytest.raises(ValueError, match="`standard_error` of measurement 'a' is complex"):
+        Measurement("a", 1.0, standard_error=1j)
+
+
+def test_lists_of_tensors_and_coordinates_of_any_precision_are_taken():
+    weight = torch.ones((), requires_grad=True)
+    places = torch.tensor([1, 2], dtype=torch.bfloat16)
+    item = Measurement("a", [weight, 2 * weight], ("k",), {"k": places}, num_samples=np.int64(3))
+    assert item.value.tolist() == [1, 2] and item.coords["k"].values.dtype == np.float32
+    assert type(item.num_samples) is int
+    with pytest.raises(TypeError, match=r"numpy can read, got Tensor of layout torch.strided, torch.float32, on meta"):
+        Measurement("a", torch.ones(2, device="meta"), ("k",))
 
 
 def test_measurement_rejects_coords_of_another_length():
@@ -83,9 +129,16 @@ def test_whole_numbers_and_real_ones_share_a_stream_where_nothing_is_lost():
     assert "dtype changed" in real.disagreement(Measurement("a", np.int64(2**53 + 1)))
 
 
-def test_coordinates_are_read_only():
+def test_what_several_sinks_are_given_is_read_only():
     with pytest.raises(ValueError, match="read-only"):
         Measurement("a", [1.0], ("k",)).coords["k"].values[0] = 5
+    item = Measurement("a", [1.0], ("k",)).taken(0, 0.0, "", "")
+    with pytest.raises(ValueError, match="read-only"):
+        item.value[0] = 5
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        item.coords["k"] = Axis([5])
+    for other in (pickle.loads(pickle.dumps(item)), copy.deepcopy(item)):
+        assert other.coords["k"].values.tolist() == [0] and other.value.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(("bad", "escape"), [("a\0b", r"a\x00b"), ("a\ud800b", r"a\ud800b")])

@@ -388,7 +388,7 @@ def on_meta():
     ("case", "message"),
     [
         (recurrent, r"passed whole: \(1, 128, 4\), \(1, 128, 4\); let the model take samples in the first dimension"),
-        (sparse, "Examples cannot be told apart"),
+        (sparse, "The batch has no dense floating-point input"),
         (per_example, "calls the model within torch.func"),
         (on_meta, "on the meta device"),
         (scripted, "The model is a ScriptModule, of whose calls nothing is seen. Pass batches="),

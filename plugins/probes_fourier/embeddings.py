@@ -78,8 +78,8 @@ class Embeddings:
                 else "no module of the model embeds its integers as nn.Embedding does"
             )
             raise CannotMeasure(
-                f"The batch has no floating-point input, and {what}: between samples there is no path to measure the "
-                f"function on."
+                f"The batch has no dense floating-point input, and {what}: between samples there is no path to measure "
+                f"the function on."
             )
         self._widths = [part.shape[1] for part in parts]
         self.points = torch.cat(parts, 1)

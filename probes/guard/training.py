@@ -75,10 +75,25 @@ def shorten_embeddings(modules: Iterable[nn.Module]) -> None:
             module.max_norm = None
 
 
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+"""The tables of hooks of a tensor. What they make of a gradient is training's, and no part of the function."""
+
+
 def keep_parameters(undo: list[Undo], parameters: list[nn.Parameter]) -> None:
+    """Keep what parameters hold, and take their gradients and hooks away meanwhile."""
     saved = [(parameter, parameter.data, parameter.grad, parameter.requires_grad) for parameter in parameters]
+    tables = [(parameter, name, getattr(parameter, name)) for parameter in parameters for name in _HOOKS]
+    hooks = [(parameter, name, table, dict(table or {})) for parameter, name, table in tables]
 
     def restore() -> None:
+        for parameter, name, table, before in hooks:
+            if (now := getattr(parameter, name)) is not table:
+                if now:
+                    now.clear()  # torch goes on calling what it holds
+                setattr(parameter, name, table)
+            if table is not None and list(table.items()) != list(before.items()):
+                table.clear()
+                table.update(before)
         for parameter, data, gradient, requires_grad in saved:
             if type(data) is Tensor and not _same_memory(parameter.data, data):
                 parameter.data = data
@@ -88,6 +103,9 @@ def keep_parameters(undo: list[Undo], parameters: list[nn.Parameter]) -> None:
                 parameter.requires_grad_(requires_grad)
 
     undo.append(restore)
+    for _, _, table, before in hooks:
+        if before:  # emptied, not exchanged: torch may be calling them just now
+            table.clear()
     for parameter, _, gradient, _ in saved:
         if gradient is not None:
             parameter.grad = None

@@ -48,8 +48,6 @@ class Plugins:
         self.all: list[Plugin] = []
         self.watchdog = Watchdog(deadline)
         self._process = os.getpid()
-        self._manager = PluginManager(GROUP)
-        self._manager.add_hookspecs(hookspecs)
         self._logged: set[tuple[str, str]] = set()
         self._early: list[Event] | None = []
         """What happened before the sinks were there."""
@@ -65,7 +63,11 @@ class Plugins:
         plugin = Plugin(kind, kind, "", implementation)
         try:
             plugin = Plugin(self._new_key(implementation), *label(implementation), implementation)
-            self._manager.register(implementation, plugin.key)
+            # A registry of its own: pluggy compares plugins by ==, and takes no two that are equal.
+            registry = PluginManager(GROUP)
+            registry.add_hookspecs(hookspecs)
+            registry.register(implementation, plugin.key)
+            callers = registry.get_hookcallers(implementation) or []
         except Exception as error:  # pluggy refuses a hook whose arguments it does not know
             if self.on_error == "raise":
                 raise
@@ -73,8 +75,7 @@ class Plugins:
             self.all.append(plugin)
             self.record("fault", None, f"Plugin {kind} could not be registered: {error}. Training goes on without it.")
             return
-        for caller in self._manager.get_hookcallers(implementation) or []:
-            hook = next(impl for impl in caller.get_hookimpls() if impl.plugin is implementation)
+        for caller in callers:
             if not caller.has_spec():
                 message = (
                     f"Plugin {plugin.label} implements unknown hook {caller.name!r}. Known hooks: {', '.join(HOOKS)}."
@@ -83,7 +84,7 @@ class Plugins:
                     raise ValueError(message)
                 self.record("fault", plugin, message)
             else:
-                plugin.hooks[caller.name] = hook
+                plugin.hooks[caller.name] = caller.get_hookimpls()[0]
         self.all.append(plugin)
         if "measure" in plugin.hooks:
             self._take_settings(plugin)
@@ -105,7 +106,7 @@ class Plugins:
         if schedule is not None and not isinstance(schedule, Schedule):
             wrong = f"`schedule` must be a schedule such as every(100), got {text_of(schedule)}"
             self.disable(plugin, TypeError(wrong), "its schedule is none")
-        elif not isinstance(needs, frozenset | set | list | tuple) or not NEEDS.issuperset(needs):
+        elif not isinstance(needs, frozenset | set | list | tuple) or any(need not in list(NEEDS) for need in needs):
             wrong = f"`needs` must be a set of {', '.join(map(repr, sorted(NEEDS)))}, got {text_of(needs)}"
             self.disable(plugin, TypeError(wrong), "its needs are not known")
         watched: Any = getattr(plugin.implementation, "watched_updates", None)

@@ -105,7 +105,7 @@ def load(name: str, kind: str = "probe") -> type[Any]:
     entry = available[name]
     try:
         found = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that is no module may end the process
         raise BrokenPlugin(f"Plugin {_describe(entry)} could not be loaded: {error!r}.") from error
     if not (isinstance(found, type) and issubclass(found, base)) or (kind == "sink" and not hasattr(found, "write")):
         raise BrokenPlugin(f"Plugin {_describe(entry)} must be {what}, got {found!r}.")

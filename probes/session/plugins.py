@@ -208,7 +208,7 @@ def unmet_need(probe: Any, batches: Mapping[str, Batch], blocked: str) -> str:
             "batches={'train': (inputs, targets)}."
         )
     if "inputs" in needs and batch.inputs is None:
-        return f"batch {name!r} has no floating-point input, and it measures the function of one."
+        return f"batch {name!r} has no dense floating-point input, and it measures the function of one."
     if "targets" in needs and batch.targets is None:
         return f"the targets of batch {name!r} were not seen. Pass batches={{{name!r}: (inputs, targets)}}."
     return ""

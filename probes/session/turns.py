@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..batches import Batch, tensors
+from ..batches import Batch, versions
 from ..guard.unnoticed import ModelChanged, unnoticed
 from ..loop.sharding import in_parts
 from ..measurement import CannotMeasure, Measurement, first_line
@@ -109,10 +109,12 @@ class Turns:
     def take(self, plugin: Plugin, step: int) -> Turn:
         """Let a probe measure, and take what it yields."""
         taken: list[Measurement] = []
+        names: set[str] = set()
         delay, wall_time = step - (plugin.due or 0), time.time()
 
         def consume(item: Any) -> None:
-            if self._accepts(plugin, item):
+            if self._accepts(plugin, item, names):
+                names.add(item.name)
                 taken.append(item.taken(step, wall_time, plugin.label, plugin.version))
 
         try:
@@ -157,20 +159,26 @@ class Turns:
         """The guard, and what the probes share: whatever one does to the run is undone, a changed batch is told."""
         run = self.run
         before = {**vars(run), "batches": dict(run.batches), "optimizers": list(run.optimizers)}
-        versions = _versions(run.batches)
+        then = _versions(run.batches)
         try:
             with guard:
                 yield
         finally:
             vars(run).update(before)
-        if changed := [name for name, version in _versions(run.batches).items() if version != versions[name]]:
+        if changed := [name for name, version in _versions(run.batches).items() if version != then[name]]:
             raise ModelChanged(
                 f"batch {changed[0]!r} was changed in place; what is measured on it is no longer the same"
             )
+        if spoilt := run.spoilt():
+            what = f"run.{spoilt[0][0]}({spoilt[0][1]!r})" if isinstance(spoilt[0], tuple) else text_of(spoilt[0])
+            raise ValueError(f"what all probes get from {what} was changed in place; change a clone() of it")
 
-    def _accepts(self, plugin: Plugin, item: Any) -> bool:
+    def _accepts(self, plugin: Plugin, item: Any, before: set[str]) -> bool:
         """Whether what a probe has yielded is recorded; what is to say of it is said once for each stream."""
-        if wrong := self._streams.misfit(plugin.key, item):
+        wrong = self._streams.misfit(plugin.key, item)
+        if not wrong and item.name in before:
+            wrong = f"yielded {item.name!r} twice in one turn; the first is recorded. Give each a name of its own"
+        if wrong:
             if self.plugins.on_error == "raise":
                 raise ValueError(f"Plugin {plugin.label} {wrong}.")
             plugin.failed += 1
@@ -224,7 +232,4 @@ class Turns:
 
 
 def _versions(batches: Mapping[str, Batch]) -> dict[str, list[int]]:
-    return {
-        name: [leaf._version for leaf in tensors((batch.args, batch.kwargs, batch.targets)) if not leaf.is_inference()]
-        for name, batch in batches.items()
-    }
+    return {name: versions((batch.args, batch.kwargs, batch.targets)) for name, batch in batches.items()}

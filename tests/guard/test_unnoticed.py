@@ -190,6 +190,46 @@ def test_a_state_of_an_optimizer_that_is_changed_in_place_is_told():
         optimizer.state[model.weight]["exp_avg"].mul_(2)
 
 
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_hooks_of_parameters_see_nothing_and_those_left_behind_are_removed(kind):
+    own, bare = nn.Linear(2, 1), nn.Linear(2, 1)
+    seen = []
+    register = getattr(own.weight, kind)
+    first, second = register(lambda _: seen.append("first")), register(lambda _: seen.append("second"))
+    for model in (own, bare):
+        with unnoticed(model):
+            getattr(model.weight, kind)(lambda _: seen.append("left behind"))
+            model(torch.ones(1, 2)).sum().backward()
+            assert seen == ["left behind"]
+            seen.clear()
+    for model in (own, bare):
+        model(torch.ones(1, 2)).sum().backward()
+    assert seen == ["first", "second"]
+    second.remove()
+    own(torch.ones(1, 2)).sum().backward()
+    assert seen == ["first", "second", "first"] and first is not None
+    with unnoticed(bare):
+        pass
+    bare.weight.register_hook(lambda _: seen.append("later"))
+    bare(torch.ones(1, 2)).sum().backward()
+    assert seen[3:] == ["later"]
+
+
+def test_within_a_hook_of_a_parameter():
+    model, seen = nn.Linear(2, 1, bias=False), []
+
+    def step(parameter):
+        with unnoticed(model):
+            assert parameter.grad is None
+            model(torch.ones(1, 2)).sum().backward()  # and is not called by this
+        seen.append(parameter.grad.tolist())
+
+    model.weight.register_post_accumulate_grad_hook(step)
+    for _ in range(2):
+        model(torch.ones(1, 2)).sum().backward()
+    assert seen == [[[1.0, 1.0]], [[2.0, 2.0]]]
+
+
 def test_hooks_of_all_modules_are_as_before():
     model, optimizer = stepped()
     right = model(torch.ones(1, 2))

@@ -18,7 +18,6 @@ Array = NDArray[Any]
 
 PART = Axis(np.array(["real", "imag"]), "1", "part of a complex number")
 RESERVED_GROUPS = ("events", "sessions")
-RESERVED_DIMS = ("value", "standard_error", "wall_time", "step", "part")
 
 
 def create_stream(file: Any, first: Measurement) -> str | None:
@@ -26,13 +25,10 @@ def create_stream(file: Any, first: Measurement) -> str | None:
     before = set(file.get(first.name, ()))
     try:
         _create_stream(file, first)
-    except (TypeError, ValueError) as error:  # HDF5 has no form for a unit that is no text, for 40 dimensions ...
+    except (TypeError, ValueError) as error:  # HDF5 has no form for 40 dimensions
         for item in set(file.get(first.name, ())) - before:
             del file[f"{first.name}/{item}"]
-        return (
-            f"HDF5 cannot store it ({first_line(error)}); its dims and units must be texts, at most 31 dims, and "
-            f"num_samples a number"
-        )
+        return f"HDF5 cannot store it ({first_line(error)}); it takes 31 dims at most"
     return None
 
 
@@ -94,12 +90,6 @@ def misfit(file: Any, new: Measurement, first: Measurement | None) -> str | None
         return first.disagreement(new)
     if new.name.split("/")[0] in RESERVED_GROUPS:
         return f"the names {' and '.join(RESERVED_GROUPS)} are taken"
-    if bad := [dim for dim in new.dims if dim in RESERVED_DIMS or not str(dim).strip(".") or "/" in str(dim)]:
-        return f"a dimension cannot be named {bad[0]!r} in a file"
-    if 0 in new.value.shape:
-        return f"it has no entries (shape {new.value.shape})"
-    if new.standard_error is not None and new.standard_error.dtype.kind == "c" != new.value.dtype.kind:
-        return "its standard error is complex but its value is not"
     return None if file is None else _clash(file, new)
 
 
