@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,17 +14,21 @@ except ImportError as error:
     raise ImportError("probes_keras needs Keras: pip install 'torch-probes[keras]'") from error
 
 from probes import ProbeManager
-from probes.session.lifetime import isolated
+from probes.session.lifetime import ANOTHER_MODEL, isolated
 from probes.session.settings import Settings
 
 __all__ = ["ProbesCallback"]
+
+log = logging.getLogger("probes")
 
 
 class ProbesCallback(keras.callbacks.Callback):  # type: ignore[misc,unused-ignore]
     """Attaches a :class:`~probes.ProbeManager` while a Keras model is fitted.
 
     Keras' optimizers are its own, of which nothing is seen but how many updates they have made: a step is one of those.
-    Of gradients the ``layers`` probe therefore shows what ``backward()`` has left, before Keras clips or decays. Keras'
+    Of gradients the ``layers`` probe therefore shows what ``backward()`` has left, before Keras clips or decays: with
+    ``gradient_accumulation_steps`` those of the last batch, whose loss is ``loop/loss``, too; under a
+    ``LossScaleOptimizer`` (``mixed_float16``) both multiplied by its scale, which is said in a warning. Keras'
     losses are seen as far as they call those of torch; give ``batches={"train": (inputs, targets)}`` where a probe
     needs targets.
 
@@ -67,10 +72,18 @@ class ProbesCallback(keras.callbacks.Callback):  # type: ignore[misc,unused-igno
                 f"{keras.backend.backend()}. Set KERAS_BACKEND=torch in the environment before Keras is imported."
             )
         with self._isolated("on_train_begin", TypeError, ValueError):
+            self.on_train_end()  # a fit that has failed has not said so
             if self.manager is None or self._watched is not self.model:
+                if self.manager is not None and self._settings.get("probes"):
+                    log.warning(ANOTHER_MODEL)
                 self.manager, self._watched = ProbeManager(self.model, **self._settings), self.model
             self._updates = self._made()
             self.manager.attach()
+            if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
+                log.warning(
+                    "Losses and gradients are recorded as the LossScaleOptimizer has them, multiplied by its scale: "
+                    "where that changes, they jump. Weights and updates are not."
+                )
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Count the update, if there was one: gradients may be added up over batches."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from probes import Measurement, ProbeManager, hookimpl
 from probes.run import Run
-from probes.session.lifetime import isolated
+from probes.session.lifetime import ANOTHER_MODEL, isolated
 from probes.session.settings import Settings
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
@@ -123,10 +123,7 @@ class ProbesCallback(Callback):
             self.trainer, watched = trainer, self._watched(pl_module)
             if self.manager is None or self._called is not watched:
                 if self.manager is not None and self._settings.get("probes"):
-                    log.warning(
-                        "Another model is watched now, and probes given as objects go on with what they hold of the "
-                        "first. Make a ProbesCallback for each model."
-                    )
+                    log.warning(ANOTHER_MODEL)
                 settings = dict(self._settings)
                 if self._log_to_trainer:
                     sinks = settings.get("sinks")

@@ -20,7 +20,7 @@ except ImportError as error:
     ) from error
 
 from probes import ProbeManager
-from probes.session.lifetime import isolated
+from probes.session.lifetime import ANOTHER_MODEL, isolated
 from probes.session.settings import Settings
 
 __all__ = ["STATE_NAME", "ProbesCallback"]
@@ -88,10 +88,7 @@ class ProbesCallback(TrainerCallback):  # type: ignore[misc,unused-ignore]
             called: nn.Module = training.get("model", kwargs["model"])
             if self.manager is None or self._called is not called:
                 if self.manager is not None and self._settings.get("probes"):
-                    log.warning(
-                        "Another model is watched now, and probes given as objects go on with what they hold of the "
-                        "first. Make a ProbesCallback for each model."
-                    )
+                    log.warning(ANOTHER_MODEL)
                 self.manager, self._called = ProbeManager(called, **self._settings), called
             if state.global_step:
                 with self._isolated("on_train_begin: the probes' part of the checkpoint, without which they go on"):

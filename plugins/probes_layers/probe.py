@@ -78,6 +78,8 @@ class LayerStatistics(Probe):
         """Those of the first turn: a stream keeps its axis."""
         self._trained: list[str] = []
         """Those of which gradients and updates are recorded."""
+        self._free: set[str] = set()
+        """Those that were not frozen when the run began."""
         self._active: list[str] = []
         """Those of which activations are."""
         self._some: dict[str, list[str]] = {}
@@ -99,9 +101,14 @@ class LayerStatistics(Probe):
         self._resumed: dict[str, Any] = {}
         """What was looked at of parameters before a resume, by their names."""
 
+    def on_attach(self, run: Run) -> None:
+        """See what is trained before the loop freezes some for an update of others."""
+        named = run.model.named_parameters()
+        self._free = {layer_of(run.model, name) for name, parameter in named if parameter.requires_grad}
+
     def before_step(self, run: Run, optimizer: Optimizer | None, closure: bool) -> None:
         """Copy the parameters, and look at their gradients."""
-        parameters = self._find(run.model)
+        parameters = self._find(run)
         if self._sharded != _is_in_parts(run.model):
             self._sharded = not self._sharded
             self._watch = UpdateWatch(sharded=self._sharded)
@@ -134,13 +141,18 @@ class LayerStatistics(Probe):
         if self._sharded:
             self._part = self._watch.sums(self._index, len(self._layers), step)
 
-    def _find(self, model: nn.Module) -> list[tuple[str, nn.Parameter, str]]:
+    def _find(self, run: Run) -> list[tuple[str, nn.Parameter, str]]:
         """The parameters as they are now, by name and with their layers."""
+        model = run.model
         found = [(plain_name(name), p, layer_of(model, name)) for name, p in model.named_parameters() if _is_weight(p)]
         if not self._layers:
             self._layers = list(dict.fromkeys(layer for _, _, layer in found))
         if not self._trained:
             trained = {layer for _, parameter, layer in found if parameter.requires_grad}
+            # Those of an optimizer whose turn it is not (as in a GAN) may be frozen now. Not so beside trained ones.
+            groups = [[p for group in other.param_groups for p in group["params"]] for other in run.optimizers]
+            beside = {id(p) for group in groups if any(p.requires_grad for p in group) for p in group}
+            trained |= {layer for _, parameter, layer in found if layer in self._free and id(parameter) not in beside}
             self._trained = [layer for layer in self._layers if layer in trained]
         order = {layer: index for index, layer in enumerate(self._layers)}
         self._index = {id(parameter): order[layer] for _, parameter, layer in found if layer in order}
@@ -149,7 +161,7 @@ class LayerStatistics(Probe):
 
     def rank_part(self, run: Run) -> Any:
         """What this rank has of the weights and has seen of the last update: matrices with a column for each layer."""
-        parameters = [(name, local_part(p), layer) for name, p, layer in self._find(run.model)]
+        parameters = [(name, local_part(p), layer) for name, p, layer in self._find(run)]
         part, self._part = self._part, None
         return [self._squares(parameters), *(part or ())]
 
@@ -161,7 +173,7 @@ class LayerStatistics(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers are now, and what the last update was."""
-        parameters = self._find(run.model)
+        parameters = self._find(run)
         if meta := [name for name, p in run.model.named_parameters() if p.device.type == "meta"]:
             run.left_out(f"On the meta device, without numbers, and not measured: {', '.join(map(plain_name, meta))}.")
         if self._joined:
@@ -219,7 +231,7 @@ class LayerStatistics(Probe):
             yield measured(name, values[columns], description=f"{words}, of each layer")
         for name, words, values in _quantities(gradient.sum(1, keepdim=True), update.sum(1, keepdim=True)):
             if not values.isnan():
-                yield Measurement(f"layers/total_{name}", values[0], description=f"{words}, of all trained layers")
+                yield Measurement(f"layers/total_{name}", values[0], description=f"{words}, of all layers updated")
 
     def _on_batch(self, run: Run) -> Iterator[Measurement]:
         batch = run.batch(self.batch) if self.batch in run.batches else None

@@ -44,7 +44,7 @@ class GradientHook:
     def __call__(self, parameter: Tensor) -> None:
         if not is_dynamo_compiling() and (watch := self.watch()) is not None:
             with suppress(Exception):  # a strange thing to call backward() on
-                watch.look(sys._getframe())
+                watch.look(parameter, sys._getframe())
 
 
 def trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
@@ -62,6 +62,9 @@ def same(some: Sequence[nn.Parameter], others: Sequence[nn.Parameter]) -> bool:
 class BackwardWatch:
     """Sees the loss of the updates of one model, while it is asked to.
 
+    Of each parameter it knows which losses its gradient holds: those that reached it since it was set to None, or since
+    the last update of it. The loss of an update is the sum of those that the gradients of its parameters hold.
+
     Args:
         busy: Whether a call of ``backward()`` is not the loop's.
 
@@ -76,13 +79,19 @@ class BackwardWatch:
 
     def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
         self._busy = busy
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._parameters: list[nn.Parameter] = []
-        self._losses: list[Tensor] = []
+        self._mine: dict[int, nn.Parameter] = {}
+        """All parameters of the model, by identity."""
+        self._handles: dict[int, torch.utils.hooks.RemovableHandle] = {}
+        self._losses: dict[int, Tensor] = {}
+        """By number, in the order in which they came."""
+        self._count = 0
+        self._held: dict[int, list[int]] = {}
+        """The numbers of those that the gradient of each parameter holds."""
         self._last: weakref.ref[Tensor] | None = None
-        """What was seen last: it is seen again with every parameter."""
-        self._scale: Tensor | None = None
-        self._closure = False
+        """What ``backward()`` was called on last: it is seen again with every parameter."""
+        self._gradients: dict[int, weakref.ref[Tensor]] = {}
+        """That of each parameter, as it was last."""
+        self._forget()
 
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
         """Look at every call of ``backward()`` that reaches one of these parameters.
@@ -91,71 +100,134 @@ class BackwardWatch:
         """
         if compiles_backward():
             self.end()
-        elif not same(now := trained(parameters), self._parameters):  # some may have been unfrozen, or replaced
-            self.end()
-            arrived, self._parameters = GradientHook(self), now
+            return
+        self._mine = {id(parameter): parameter for parameter in parameters}
+        for replaced in self._handles.keys() - self._mine.keys():
+            self._handles.pop(replaced).remove()
+            self._held.pop(replaced, None)
+        self._hook(self._mine.values())
+
+    def _hook(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Look at these too, as far as they are trained now: some may have been unfrozen."""
+        new = [each for each in parameters if id(each) in self._mine and id(each) not in self._handles]
+        arrived = GradientHook(self)
+        for parameter in trained(new):
             with torch._C.DisableTorchFunctionSubclass():
-                self._handles = [
-                    parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
-                    for parameter in now
-                ]
+                handle = parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]
+            self._handles[id(parameter)] = handle
 
     def end(self) -> None:
         """Leave no hook, and forget what was seen."""
-        handles, self._handles, self._parameters = self._handles, [], []
-        for handle in handles:
+        handles, self._handles, self._mine = self._handles, {}, {}
+        for handle in handles.values():
             handle.remove()
+        self._held.clear()
+        self._gradients.clear()
         self._forget()
 
     def before_update(self, optimizer: torch.optim.Optimizer | None, closure: bool) -> None:
         """Look at what the update is made with; called in its step hook.
 
         Args:
-            optimizer: What makes it.
-            closure: Whether a closure computes the gradients, several times perhaps: the first is at the weights as
-                they are.
+            optimizer: What makes it; None where that is not known, and comes later.
+            closure: Whether a closure may compute gradients, several times perhaps: the first is at the weights as they
+                are.
         """
-        if closure and not self._closure:
-            self._forget()
-            self._closure = True
+        if optimizer is None or not self._mine:
+            return
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        self._hook(parameters)
+        frame = sys._getframe()
+        if _backward(frame) is not None:  # the step is made as soon as a gradient is there, by a hook before ours
+            for parameter in parameters:
+                self.look(parameter, frame)
+        updated = self._mine.keys() & map(id, parameters)
+        if updated.isdisjoint(self._updated):  # the one before is over, and was not the last of its step
+            self._used(self._updated)
+            self._found = []
+        self._updated, self._closure = updated, closure
         scale = getattr(optimizer, "grad_scale", None)
         if scale is None:
-            scale = _scale(sys._getframe())
+            scale = _scale(frame)
         if scale is not None:
             self._scale = scale.detach().clone()
 
     def update(self) -> Tensor | None:
-        """The sum of what ``backward()`` was called on for an update that was made, without the factor of a scaler.
+        """The loss of the update that was made last, without the factor of a scaler.
 
-        Of a closure, what it was called on first. None where nothing was seen, or nothing looked for.
+        What a closure computes counts once. None where nothing was seen, or nothing looked for.
         """
-        losses, scale = self._losses[:1] if self._closure else self._losses, self._scale
+        updated = self._updated or set(self._mine)
+        numbers, scale = self._found or self._holding(updated), self._scale
+        losses = [self._losses[number] for number in numbers]
+        self._used(updated)
         self._forget()
         if not losses:
             return None
         loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
         return loss if scale is None else loss / scale.to(loss)
 
-    def _forget(self) -> None:
-        self._losses, self._last, self._scale, self._closure = [], None, None, False
+    def _holding(self, parameters: Iterable[int]) -> list[int]:
+        return sorted({number for each in parameters for number in self._held.get(each, ())})
 
-    def look(self, frame: FrameType) -> None:
-        """A gradient has arrived, in this frame."""
-        if self._busy():
-            return
-        if (call := backward_call(frame)) is None:
+    def _used(self, parameters: Iterable[int]) -> None:
+        """An update was made with these gradients: they are zeroed in place perhaps, which nobody sees."""
+        for each in parameters:
+            self._held.pop(each, None)
+
+    def _forget(self) -> None:
+        self._updated: set[int] = set()
+        """The parameters of the update that is being made."""
+        self._closure = False
+        self._found: list[int] = []
+        """The losses of what a closure has computed first."""
+        self._scale: Tensor | None = None
+        held = {number for numbers in self._held.values() for number in numbers}
+        self._losses = {number: loss for number, loss in self._losses.items() if number in held}
+
+    def look(self, parameter: Tensor, frame: FrameType) -> None:
+        """The gradient of a parameter has arrived, in this frame."""
+        if self._busy() or id(parameter) not in self._mine or (call := backward_call(frame)) is None:
             return
         given = call.f_locals.get("tensors")
-        for root in (given,) if isinstance(given, Tensor) else given or ():
-            if root.numel() != 1 or len(self._losses) >= MANY or (self._last is not None and self._last() is root):
-                continue
-            self._last = weakref.ref(root)
-            undo: list[Undo] = []
-            try:
-                keep_modes(undo)  # a mode of the script's, which counts operations perhaps, does not see ours
-                self._losses.append(root.detach().reshape(()).clone())
-            finally:
-                undo_all(undo)
+        roots = (given,) if isinstance(given, Tensor) else tuple(given or ())
+        losses = [root for root in roots if root.numel() == 1]
+        if not losses:
+            return
+        if self._last is None or self._last() is not losses[0]:
+            self._clear(parameter)
+            if len(self._losses) < MANY:
+                self._add(losses)
+            self._last = weakref.ref(losses[0])
+        if (held := self._held.setdefault(id(parameter), []))[-1:] != [self._count]:
+            held.append(self._count)
+            with torch._C.DisableTorchFunctionSubclass():
+                if parameter.grad is not None:
+                    self._gradients[id(parameter)] = weakref.ref(parameter.grad)
+
+    def _add(self, losses: list[Tensor]) -> None:
+        undo: list[Undo] = []
+        try:
+            keep_modes(undo)  # a mode of the script's, which counts operations perhaps, does not see ours
+            values = [loss.detach().reshape(()) for loss in losses]
+            self._count += 1
+            self._losses[self._count] = torch.stack(values).sum() if len(values) > 1 else values[0].clone()
+        finally:
+            undo_all(undo)
+        if self._closure and not self._found:
+            self._found = [*self._holding(self._updated), self._count]
+
+    def _clear(self, arrived: Tensor) -> None:
+        """Another call has begun, and this gradient is there first: of the others it is seen which were set to None."""
+        with torch._C.DisableTorchFunctionSubclass():
+            own, others = id(arrived), [key for key in self._held if key != id(arrived)]
+            empty = [key for key in others if self._mine[key].grad is None]
+            verdicts = {key in empty for key in others if self._held[key] == self._held.get(own)}
+            # Where those that held the same do not agree: its own says less, for DDP may put another in its place.
+            last = self._gradients.get(own)
+            if verdicts == {True} or (len(verdicts) != 1 and (last is None or last() is not arrived.grad)):
+                empty.append(own)
+            self._used(empty)
 
 
 def compiles_backward() -> bool:

@@ -20,8 +20,16 @@ from .calls import Plugins
 from .plugins import Plugin, invoke, log
 from .watchdog import Watchdog
 
-__all__ = ["OTHER_RANK", "Inactive", "Lifetime", "already_watching", "copied", "in_ranks", "isolated", "why_inactive"]
+__all__ = [
+    "ANOTHER_MODEL", "OTHER_RANK", "Inactive", "Lifetime", "already_watching", "copied", "in_ranks", "isolated",
+    "why_inactive",
+]  # fmt: skip
 
+ANOTHER_MODEL = (
+    "Another model is watched now, and probes given as objects go on with what they hold of the first. Make a "
+    "ProbesCallback for each model."
+)
+"""What a training framework's callback says that is used for a second model."""
 OTHER_RANK = "rank 0 measures and writes for all processes"
 
 

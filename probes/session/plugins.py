@@ -72,6 +72,8 @@ class Plugin:
     last_step: int | None = None
     watched_updates: int | None = None
     """How many updates before each turn it looks at; None where it looks at all of them, or has no such hook."""
+    began: int = 0
+    """The step at which it was attached."""
     watching_since: int | None = None
     """The step after which it has looked at updates for its next turn; None while it does not."""
 
@@ -93,7 +95,8 @@ class Plugin:
         """Whether it has looked at as many updates before this step as it wants to."""
         if self.watched_updates is None or step == 0:
             return True
-        return self.watching_since is not None and step - self.watching_since >= min(self.watched_updates, step)
+        possible = min(self.watched_updates, step - self.began)
+        return self.watching_since is not None and step - self.watching_since >= possible
 
     @property
     def joins_parts(self) -> bool:

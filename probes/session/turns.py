@@ -67,6 +67,7 @@ class Turns:
         run = self.run
         self.probes = [plugin for plugin in self.plugins.all if plugin.schedule is not None]
         for plugin in self.probes:
+            plugin.began = run.step
             if plugin.due is None:
                 # Step 0 is due before the first update; after a resume it has been.
                 plugin.due = plugin.schedule.next(-1 if run.resumed_from is None else run.resumed_from)  # type: ignore[union-attr]

@@ -114,3 +114,30 @@ def test_another_backend_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(RuntimeError, match="Set KERAS_BACKEND=torch"):
         ProbesCallback().on_train_begin()
+
+
+def test_a_fit_that_has_failed_is_over_when_the_next_begins(tmp_path, caplog):
+    class Failing(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                raise KeyboardInterrupt
+
+    callback = ProbesCallback(probes=[Steps(every(1))], log_dir=tmp_path / "run", overhead=None)
+    with pytest.raises(KeyboardInterrupt):
+        fitted([callback, Failing()])
+    first = callback.manager
+    model = fitted([callback], epochs=1)
+    assert callback.manager is not first and "Another model is watched now" in caplog.text
+    fitted([callback], epochs=1, model=model)
+    assert not any("failed in ProbesCallback" in record.message for record in caplog.records)
+    assert open_run(tmp_path / "run")["steps/step"].value[-1] == 3  # closed, and not locked
+
+
+def test_a_loss_scale_is_told(tmp_path, caplog):
+    layers = [keras.layers.Input((5,)), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=4.0)
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fitted([ProbesCallback(log_dir=tmp_path, overhead=None)], epochs=1, model=model)
+    assert "multiplied by its scale" in caplog.text
+

@@ -397,3 +397,58 @@ def test_where_backward_passes_are_compiled_no_hook_is_added():
     with torch._dynamo.config.patch(compiled_autograd=True):  # it was turned on meanwhile
         watch.begin(model.parameters())
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_layers_whose_optimizers_take_turns_are_there_although_the_others_are_frozen_meanwhile():
+    """As Lightning's toggle_optimizer does, and many a loop of a GAN."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"generator": nn.Linear(4, 4), "discriminator": nn.Linear(4, 1)})
+    generator, discriminator = model.values()
+    optimizers = [torch.optim.SGD(each.parameters(), lr=0.1) for each in (discriminator, generator)]
+    memory, losses, norms = Memory(), [], []
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach():
+        for _ in range(3):
+            for optimizer, own, other in zip(optimizers, (discriminator, generator), model.values(), strict=True):
+                own.requires_grad_(True), other.requires_grad_(False)
+                before = own.weight.detach().clone(), own.bias.detach().clone()
+                optimizer.zero_grad()
+                loss = discriminator(generator(torch.randn(8, 4))).square().mean()
+                loss.backward()
+                optimizer.step()
+                own.requires_grad_(True), other.requires_grad_(True)
+                changes = [new.detach() - old for new, old in zip((own.weight, own.bias), before, strict=True)]
+                norms.append(math.sqrt(sum(float(change.square().sum()) for change in changes)))
+                losses.append(loss.item())
+    for step in (2, 3):
+        row = memory.at(step)
+        assert row["loop/loss"].value == pytest.approx(losses[2 * step - 2])
+        update = row["layers/update_norm"]
+        update = dict(zip(update.coords["layer"].values.tolist(), update.value, strict=True))
+        mine = {"discriminator": norms[2 * step - 2], "generator": norms[2 * step - 3]}  # of the turn before
+        assert update == pytest.approx(mine, rel=1e-5)
+
+
+def test_layers_that_a_loop_freezes_at_its_beginning_beside_trained_ones_are_not_awaited():
+    memory, model = Memory(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach(optimizer):
+        model[2].requires_grad_(False)
+        for step in range(2):
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch(step)[0]), batch(step)[1]).backward()
+            optimizer.step()
+    assert memory.at(2)["layers/update_norm"].coords["layer"].values.tolist() == ["0", "4"]
+
+
+def test_a_run_that_is_attached_again_misses_no_step(tmp_path):
+    memory, model = Memory(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager = ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], log_dir=tmp_path, overhead=None)
+    for _ in range(2):
+        with manager.attach(optimizer):
+            for step in range(3):
+                optimizer.zero_grad()
+                F.cross_entropy(model(batch(step)[0]), batch(step)[1]).backward()
+                optimizer.step()
+    assert [row.step for row in memory.rows if row.name == "layers/update_norm"] == [1, 2, 3, 4, 5, 6]
+    assert [row.step for row in memory.rows if row.name == "loop/loss"] == [1, 2, 3, 4, 5, 6]
