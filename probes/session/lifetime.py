@@ -21,9 +21,16 @@ from .plugins import Plugin, invoke, log
 from .watchdog import Watchdog
 
 __all__ = [
-    "ANOTHER_MODEL", "OTHER_RANK", "Inactive", "Lifetime", "already_watching", "copied", "in_ranks", "isolated",
+    "ANOTHER_MODEL",
+    "OTHER_RANK",
+    "Inactive",
+    "Lifetime",
+    "already_watching",
+    "copied",
+    "in_ranks",
+    "isolated",
     "why_inactive",
-]  # fmt: skip
+]
 
 ANOTHER_MODEL = (
     "Another model is watched now, and probes given as objects go on with what they hold of the first. Make a "

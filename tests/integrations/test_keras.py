@@ -140,4 +140,3 @@ def test_a_loss_scale_is_told(tmp_path, caplog):
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     fitted([ProbesCallback(log_dir=tmp_path, overhead=None)], epochs=1, model=model)
     assert "multiplied by its scale" in caplog.text
-
