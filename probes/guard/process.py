@@ -31,8 +31,11 @@ __all__ = [
 
 
 @contextmanager
-def random_states_kept() -> Iterator[None]:
+def random_states_kept(settings: bool = False) -> Iterator[None]:
     """Undo on exit whatever was drawn from, or seeded in, the random states of Python, numpy, torch and accelerators.
+
+    Args:
+        settings: Whether what is in :data:`SETTINGS` is undone too.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -46,6 +49,8 @@ def random_states_kept() -> Iterator[None]:
         try:
             keep_others_out(undo)
             keep_random_states(undo)
+            if settings:
+                keep_settings(undo)
             yield
         finally:
             undo_all(undo)

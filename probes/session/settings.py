@@ -80,7 +80,7 @@ class Settings:
             raise ValueError(f"`log_dir` must be a path, got {place!r}: {error}") from None
         self.problems: list[str] = []
         """What could not be made, one sentence each."""
-        with random_states_kept():  # a probe may build a network of its own
+        with random_states_kept(settings=True):  # a probe may build a network of its own, or be a script
             named = default_names() if self.probes is None else self.probes
             self.made_probes = [made for item in named if (made := self._made("probe", item)) is not None]
         self.made_sinks = [made for item in self.sinks or () if (made := self._made("sink", item)) is not None]

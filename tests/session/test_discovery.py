@@ -1,6 +1,7 @@
 """Plugins are found as third parties register them: real distributions on the import path."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,7 @@ def test_a_third_partys_probe_runs_by_default_once_installed(distribution):
         ("import foo_that_is_not_there", "Toy", "ModuleNotFoundError"),
         ("Toy = 3", "Toy", "must be a subclass"),
         ("", "Toy", "AttributeError"),
+        ("import sys; sys.exit('bye')", "Toy", "SystemExit('bye')"),
     ],
 )
 def test_a_broken_plugin_is_named_and_training_goes_on(distribution, caplog, chosen, body, attribute, reason):
@@ -68,6 +70,16 @@ def test_a_broken_plugin_is_named_and_training_goes_on(distribution, caplog, cho
     report = step(manager.run.model, manager)
     assert manager.run.step == 1 and "'bad' (probes-bad 0.3)" in caplog.text and reason in caplog.text
     assert caplog.text.count("Training goes on without it.") == 1 and "'bad' (probes-bad 0.3)" in report
+
+
+def test_what_a_plugin_sets_when_it_is_imported_is_undone(distribution):
+    body = "import random, torch\nrandom.seed(0)\ntorch.manual_seed(0)\ntorch.set_default_dtype(torch.float64)\n"
+    distribution("toy", body + GOOD)
+    model = nn.Linear(2, 1)
+    before, states = torch.get_default_dtype(), (random.getstate(), torch.get_rng_state().tolist())
+    manager = ProbeManager(model, sinks=[])
+    assert torch.get_default_dtype() is before and (random.getstate(), torch.get_rng_state().tolist()) == states
+    assert "toy" in step(manager.run.model, manager)
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():

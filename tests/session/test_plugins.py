@@ -1,6 +1,7 @@
 """What goes wrong in a plugin stays in it."""
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -289,3 +290,101 @@ def test_rows_of_other_samples_than_the_stream_says_are_told_once(model, tmp_pat
     texts = [event.message for event in sink.events if event.kind == "warning"]
     assert len(texts) == 1 and "of 40 samples, and of 100 in its first row" in texts[0]
     assert len([row for row in sink.rows if row.name == "a/b"]) == 5
+
+
+@dataclass
+class Equal(Probe):
+    """A probe that is equal to another of the same settings."""
+
+    place: torch.Tensor
+    label: str = "a"
+
+    def __post_init__(self):
+        super().__init__(every(1))
+
+    def measure(self, run, step):
+        yield Measurement(f"{self.label}/one", 1.0)
+
+
+def test_probes_that_are_equal_or_cannot_be_compared_all_run(model, optimizer):
+    class Incomparable(Norm):
+        def __eq__(self, other):
+            raise ArithmeticError
+
+        __hash__ = None
+
+    sink, place = Memory(), torch.ones(2)
+    probes = [Equal(place), Equal(place, "b"), Equal(place.clone(), "c"), Incomparable(every(1))]
+    with ProbeManager(model, probes, sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    for name in ("a/one", "b/one", "c/one"):
+        assert sink.steps(name) == [0, 1, 2]
+    told = [event.message for event in sink.events if event.kind == "fault"]
+    assert len(told) == 1 and "Incomparable could not be registered: ArithmeticError()" in told[0]
+
+
+@pytest.mark.parametrize("needs", [[["targets"]], {"labels"}, "targets", 3])
+def test_needs_that_mean_nothing_cost_their_probe_alone(model, optimizer, needs):
+    class Needy(Norm):
+        name = "needy"
+
+    Needy.needs, sink = needs, Memory()
+    with ProbeManager(model, [Needy(every(1)), Equal(torch.ones(1))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    assert sink.steps("a/one") == [0, 1, 2] and sink.steps("norm/weight") == []
+    assert any("`needs` must be a set of" in event.message for event in sink.events)
+
+
+def test_a_name_that_is_yielded_twice_in_a_turn_is_recorded_once_and_told(model, optimizer):
+    class Twice(Probe):
+        def measure(self, run, step):
+            yield Measurement("twice/one", 1.0)
+            yield Measurement("twice/one", 2.0)
+
+    sink = Memory()
+    with ProbeManager(model, [Twice(every(1))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    assert sink.steps("twice/one") == [0, 1, 2]
+    told = [event.message for event in sink.events if event.kind == "fault"]
+    assert len(told) == 1 and "yielded 'twice/one' twice in one turn" in told[0]
+
+
+def test_what_all_probes_share_is_as_computed_for_each_although_one_changes_it(model, optimizer):
+    class Means(Probe):
+        def __init__(self, name):
+            super().__init__(every(1))
+            self.name = name
+
+        def measure(self, run, step):
+            yield Measurement(f"{self.name}/mean", run.evaluate("train").mean())
+
+    class InPlace(Means):
+        def measure(self, run, step):
+            yield from super().measure(run, step)
+            run.evaluate("train").zero_()
+
+    sink = Memory()
+    probes = [Means("before"), InPlace("inside"), Means("after")]
+    with ProbeManager(model, probes, sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    before, after = ([row.value for row in sink.rows if row.name == f"{name}/mean"] for name in ("before", "after"))
+    assert len(before) == 3 and before == after and 0 not in before
+    told = [event.message for event in sink.events if event.kind == "fault"]
+    assert "what all probes get from run.evaluate('train') was changed in place; change a clone() of it" in told[0]
+
+
+def test_a_sink_that_changes_coordinates_is_the_one_that_fails(model, optimizer, tmp_path):
+    class Removing:
+        def write(self, run, measurements):
+            for item in measurements:
+                item.coords.pop("layer", None)
+
+    class Layers(Probe):
+        def measure(self, run, step):
+            yield Measurement("by/layer", [1.0, 2.0], ("layer",), {"layer": ["a", "b"]})
+
+    manager = ProbeManager(model, [Layers(every(1))], sinks=[Removing(), "hdf5"], log_dir=tmp_path, overhead=None)
+    with manager.attach(optimizer):
+        run_steps(model, optimizer, 2)
+        assert "Removing" in manager.report() and "mappingproxy" in manager.report()
+    assert open_run(tmp_path)["by/layer"].coords["layer"].values.tolist() == ["a", "b"]
