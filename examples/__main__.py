@@ -111,9 +111,12 @@ def sweep(
 
 def _numbers(seeds: str) -> list[int] | None:
     try:
-        return [int(seed) for seed in seeds.split(",")] if seeds else None
+        numbers = [int(seed) for seed in seeds.split(",")] if seeds else None
     except ValueError:
         sys.exit(f"`--seeds` must be integers with commas between them, such as 0,1,2, got {seeds!r}.")
+    if wrong := [number for number in numbers or () if not 0 <= number < 2**63]:
+        sys.exit(f"`--seeds` must be from 0 to 2^63 - 1, got {wrong[0]}.")
+    return numbers
 
 
 @contextmanager
@@ -121,7 +124,9 @@ def _explained() -> Iterator[None]:
     """What was asked wrongly ends the program with one line; so does Ctrl-C."""
     try:
         yield
-    except (ValueError, FileNotFoundError, ImportError) as error:  # the latter: a data set that is not there
+    except FileExistsError as error:
+        sys.exit(f"{error.filename} is a file, and a folder is needed.")
+    except (ValueError, OSError, ImportError) as error:  # of a data set that is not there, of a full disk
         sys.exit(str(error))
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", file=sys.stderr)
@@ -166,6 +171,10 @@ def gallery(
 ) -> None:
     """Write the page of all results, README.md beside their folder."""
     page = results.parent / "README.md"
+    if not any(results.glob("*/results.json")):
+        sys.exit(f"{results} holds no results. `python -m examples verify --results {results}` writes them.")
+    if page.exists() and not page.read_text(encoding="utf-8").startswith(pages.TITLE):
+        sys.exit(f"{page} is another page than that of the results, and is not overwritten. Move the results.")
     page.write_text(pages.gallery({name: experiment(name) for name in EXPERIMENTS}, results), encoding="utf-8")
     print(page)
 

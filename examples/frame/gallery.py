@@ -13,8 +13,10 @@ from .captions import belongs, in_order, title
 from .experiment import Experiment, Preset
 from .thesis import ERRATA, PARTS, ROWS
 
-__all__ = ["gallery", "keep", "kept"]
+__all__ = ["TITLE", "gallery", "keep", "kept"]
 
+TITLE = "# The experiments of the thesis"
+"""With which the page begins."""
 MOST_BYTES = 200_000
 """Of a picture that is kept."""
 MOST_VALUES = 6
@@ -69,7 +71,7 @@ def gallery(experiments: Mapping[str, Experiment[Any, Any]], results: Path) -> s
     """
     held = {name: list(_results(results, name)) for name in experiments}
     lines = [
-        "# The experiments of the thesis",
+        TITLE,
         "",
         "Baratin (2021), *Some Phenomenological Investigations in Deep Learning*. Each section says what is asked, and "
         "has our figures and our numbers, beside what was published where it was, and the criterion they had to meet. "

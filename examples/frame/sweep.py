@@ -31,7 +31,7 @@ def values_of(settings: Any, text: str) -> tuple[str, tuple[Any, ...]]:
         text: Values are written as in Python, words without quotation marks too.
 
     Raises:
-        ValueError: If there is no such setting, a value is of another type, or one comes twice.
+        ValueError: If there is no such setting, a value is of another type or sign, or one comes twice.
 
     Example:
         >>> from examples.spectral_bias.learning_order import Settings
@@ -40,8 +40,10 @@ def values_of(settings: Any, text: str) -> tuple[str, tuple[Any, ...]]:
     """
     name, _, written = text.partition("=")
     known = [field.name for field in fields(settings)]
-    if name not in known or not written:
+    if not written:
         raise ValueError(f"`--set` must be NAME=VALUE,VALUE,..., got {text!r}. Settings: {', '.join(known)}.")
+    if name not in known:
+        raise ValueError(f"`--set` must name a setting, got {name!r}. Settings: {', '.join(known)}.")
     try:
         values = ast.literal_eval(f"[{written}]")
     except (ValueError, SyntaxError):
@@ -52,6 +54,8 @@ def values_of(settings: Any, text: str) -> tuple[str, tuple[Any, ...]]:
     for value in values:
         if present is not None and type(value) is not type(present):
             raise ValueError(f"`--set {name}` must have values of type {type(present).__name__}, got {value!r}.")
+        if type(value) in (int, float) and value < 0 <= present:
+            raise ValueError(f"`--set {name}` must have values that are not negative, got {value!r}.")
     if any(value in values[:index] for index, value in enumerate(values)):
         raise ValueError(f"`--set {name}` must have different values, got {written}.")
     return name, tuple(values)

@@ -91,7 +91,12 @@ class BackwardWatch:
         """What ``backward()`` was called on last: it is seen again with every parameter."""
         self._gradients: dict[int, weakref.ref[Tensor]] = {}
         """That of each parameter, as it was last."""
-        self._forget()
+        self._updated: set[int] = set()
+        """The parameters of the update that is being made."""
+        self._closure = False
+        self._found: list[int] = []
+        """The losses of what a closure has computed first."""
+        self._scale: Tensor | None = None
 
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
         """Look at every call of ``backward()`` that reaches one of these parameters.
@@ -176,12 +181,7 @@ class BackwardWatch:
             self._held.pop(each, None)
 
     def _forget(self) -> None:
-        self._updated: set[int] = set()
-        """The parameters of the update that is being made."""
-        self._closure = False
-        self._found: list[int] = []
-        """The losses of what a closure has computed first."""
-        self._scale: Tensor | None = None
+        self._updated, self._closure, self._found, self._scale = set(), False, [], None
         held = {number for numbers in self._held.values() for number in numbers}
         self._losses = {number: loss for number, loss in self._losses.items() if number in held}
 

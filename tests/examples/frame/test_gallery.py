@@ -14,7 +14,7 @@ from examples.__main__ import app
 from examples.frame import runner
 from examples.frame.criteria import Finding
 from examples.frame.experiment import Preset
-from examples.frame.gallery import gallery, keep, kept
+from examples.frame.gallery import TITLE, gallery, keep, kept
 from examples.frame.thesis import ERRATA, PARTS, ROWS
 from examples.spectral_bias import learning_order, robustness
 
@@ -188,3 +188,30 @@ def test_every_figure_table_and_statement_of_the_thesis_has_an_experiment():
     counts = {"3.": 9, "4.": 6, "5.": 6, "A.": 13, "B.": 8, "C.": 1, "T5.": 3, "TC.": 12}
     for chapter, count in counts.items():
         assert {f"{chapter}{number}" for number in range(1, count + 1)} <= set(ROWS)
+
+
+def test_a_page_of_somebodys_own_is_not_overwritten(tmp_path):
+    def said():
+        return CliRunner().invoke(app, ["gallery", "--results", str(tmp_path / "kept")]).output
+
+    assert "kept holds no results. `python -m examples verify" in said()
+    (tmp_path / "kept" / "x").mkdir(parents=True)
+    (tmp_path / "kept" / "x" / "results.json").write_text("{}")
+    (tmp_path / "README.md").write_text("# Mine\n")
+    assert "README.md is another page than that of the results" in said()
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+    (tmp_path / "README.md").write_text(f"{TITLE}\n\nof before")
+    assert said().endswith("README.md\n") and "of before" not in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seeds", "99999999999999999999"], "`--seeds` must be from 0 to 2^63 - 1, got 99999999999999999999."),
+        (["--seeds", "-1"], "`--seeds` must be from 0 to 2^63 - 1, got -1."),
+        (["--out", __file__], "test_gallery.py is a file, and a folder is needed."),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_line(more, message):
+    result = CliRunner().invoke(app, ["run", "spectral_bias", "--preset", "smoke", *more])
+    assert result.exit_code == 1 and message in result.output

@@ -98,7 +98,8 @@ def test_values_are_of_the_settings_type():
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        (["widht=4"], "`--set` must be NAME=VALUE,VALUE,..., got 'widht=4'. Settings: width, num_points,"),
+        (["widht=4"], "`--set` must name a setting, got 'widht'. Settings: width, num_points,"),
+        (["width=-4"], "`--set width` must have values that are not negative, got -4."),
         (["width"], "`--set` must be NAME=VALUE,VALUE,..., got 'width'."),
         (["width=4.5"], "`--set width` must have values of type int, got 4.5."),
         (["width=large"], "`--set width` must have values of type int, got 'large'."),
