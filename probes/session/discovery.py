@@ -34,6 +34,7 @@ __all__ = [
     "installed",
     "label",
     "load",
+    "rivals",
 ]
 
 GROUP = "probes"
@@ -48,6 +49,8 @@ KINDS: dict[str, tuple[str, str]] = {
     "executor": (EXECUTORS, "a concurrent.futures.Executor"),
 }
 """The entry-point group of each kind of plugin, and what a plugin of it must be."""
+OWN = "torch-probes"
+"""The distribution of this package."""
 DEFAULT_SINKS = ("hdf5", "tensorboard")
 """Those that a manager writes to when the user names none."""
 
@@ -57,12 +60,28 @@ class BrokenPlugin(ImportError):
 
 
 def installed(group: str = GROUP) -> dict[str, EntryPoint]:
-    """Every registered probe (or sink), by name, loaded or not; of two of one name, the first found."""
-    found: dict[str, EntryPoint] = {}
+    """Every registered probe (or sink), by name, loaded or not; of two of one name that of this package."""
+    return {name: entries[0] for name, entries in sorted(_by_name(group).items())}
+
+
+def rivals(name: str, kind: str = "probe") -> str:
+    """That others of the same name are installed, and not used; empty if there are none."""
+    entries = _by_name(KINDS[kind][0]).get(name, [])
+    if len(entries) < 2:
+        return ""
+    taken, *others = map(_describe, entries)
+    return f"Of {kind}s of one name that of {taken} is taken, not {', '.join(others)}: pass that one as an object."
+
+
+def _by_name(group: str) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
     for entry in _registered(tuple((path, _changed(path)) for path in sys.path)):
-        if entry.group == group:
-            found.setdefault(entry.name, entry)
-    return dict(sorted(found.items()))
+        if entry.group == group and entry not in found.setdefault(entry.name, []):
+            found[entry.name].append(entry)
+    for entries in found.values():
+        if len(entries) > 1:  # to ask for a distribution takes a while
+            entries.sort(key=lambda entry: entry.dist is None or entry.dist.name != OWN)
+    return found
 
 
 @functools.lru_cache(maxsize=1)

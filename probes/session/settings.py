@@ -22,7 +22,7 @@ from ..measurement import NAME
 from ..picking import pick_output
 from ..probe import Probe
 from ..run import Run
-from .discovery import DEFAULT_SINKS, BrokenPlugin, default_names, load
+from .discovery import DEFAULT_SINKS, BrokenPlugin, default_names, load, rivals
 from .plugins import OnError, Plugin, has_hooks, text_of
 from .watchdog import DEADLINE
 
@@ -138,6 +138,8 @@ class Settings:
                 return item
             what = "Probe instances" if kind == "probe" else "sinks, objects with a method write(run, measurements),"
             raise TypeError(f"`{kind}s` must hold {what} or names of installed {kind}s, got {type(item).__name__}.")
+        if reason := rivals(item, kind):
+            self.problems.append(reason)
         try:
             found = load(item, kind)
         except BrokenPlugin as error:

@@ -25,17 +25,17 @@ class Toy(Probe):
 
 @pytest.fixture
 def distribution(tmp_path, monkeypatch):
-    def install(name, body, attribute="Toy"):
+    def install(name, body, attribute="Toy", entry=None):
         (tmp_path / f"probes_{name}.py").write_text(body)
         info = tmp_path / f"probes_{name}-0.3.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: probes-{name}\nVersion: 0.3\n")
-        (info / "entry_points.txt").write_text(f"[probes]\n{name} = probes_{name}:{attribute}\n")
+        (info / "entry_points.txt").write_text(f"[probes]\n{entry or name} = probes_{name}:{attribute}\n")
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.setenv("PROBES_PLUGINS", name)
 
     yield install
-    for module in [module for module in sys.modules if module in ("probes_toy", "probes_bad")]:
+    for module in [module for module in sys.modules if module in ("probes_toy", "probes_bad", "probes_rival")]:
         del sys.modules[module]
 
 
@@ -80,6 +80,16 @@ def test_what_a_plugin_sets_when_it_is_imported_is_undone(distribution):
     manager = ProbeManager(model, sinks=[])
     assert torch.get_default_dtype() is before and (random.getstate(), torch.get_rng_state().tolist()) == states
     assert "toy" in step(manager.run.model, manager)
+
+
+def test_of_two_of_one_name_ours_is_taken_and_the_other_named(distribution, caplog):
+    distribution("toy", GOOD)
+    distribution("rival", GOOD, entry="layers")
+    manager = ProbeManager(nn.Linear(2, 1), probes=["layers", "toy"], sinks=[])
+    report = step(manager.run.model, manager)
+    assert load("layers").__module__ == "probes_layers.probe"
+    told = "Of probes of one name that of 'layers' (torch-probes 0.1.0) is taken, not 'layers' (probes-rival 0.3): pass"
+    assert caplog.text.count(told) == 1 and "toy" in report
 
 
 def test_an_unknown_name_is_refused_with_those_there_are():
