@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .batches import tensors
 from .measurement import CannotMeasure, first_line
 
-__all__ = ["Entry", "entries", "pick_output", "picked", "where_picked"]
+__all__ = ["Entry", "entries", "pick_output", "picked", "returned", "where_picked"]
 
 DEPTH = 3
 """How deep in dicts, tuples and objects a tensor is looked for: beyond, it is no output but a part of something."""
@@ -75,6 +76,11 @@ def entries(result: Any) -> list[tuple[Entry, Tensor]]:
     """The floating-point tensors of more than one number in what a model returns: logits first, nested ones last."""
     found = list(_walk(result, Entry((), "")))
     return sorted(found, key=lambda item: (len(item[0].path), item[0].code not in ("['logits']", ".logits")))
+
+
+def returned(result: Any) -> list[Tensor]:
+    """The tensors in what a model returns; of objects as :func:`entries` finds them."""
+    return [result] if isinstance(result, Tensor) else [*tensors(result), *(item for _, item in entries(result))]
 
 
 def _walk(result: Any, at: Entry) -> Iterator[tuple[Entry, Tensor]]:

@@ -25,7 +25,7 @@ from ..batches import Batch, tensors
 from ..guard.process import random_states_kept
 from ..measurement import CannotMeasure
 from ..outputs import check_rows
-from ..picking import Entry, entries, pick_output, picked, where_picked
+from ..picking import Entry, entries, pick_output, picked, returned, where_picked
 from .compiled_call import COMPILED, CompiledCall
 from .criterion import Criterion
 from .hidden import ForwardHook, hide, reveal
@@ -209,7 +209,7 @@ class FirstBatch:
             self._watch.begin()
         if not (torch.is_grad_enabled() and (self._args or self._kwargs)):
             return
-        if not any(leaf.requires_grad for leaf in tensors(result)):
+        if not any(leaf.requires_grad for leaf in returned(result)):
             with suppress(CannotMeasure):
                 picked(self.output, result)
                 return

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..batches import tensors
+from ..picking import returned
 from .criterion import OUTPUT, TARGETS, Called, Criterion
 from .mode_stack import push, remove
 
@@ -93,7 +94,7 @@ class LossWatch(TorchFunctionMode):
         """Of what a model returns, and of all that comes of it, nothing is a target."""
         if len(self._computed) > MANY:
             self._computed = {key: known for key, known in self._computed.items() if known() is not None}
-        for item in tensors(result):
+        for item in returned(result):
             self._computed[id(item)] = weakref.ref(item)
 
     def begin(self) -> None:

@@ -71,10 +71,8 @@ class Plugins:
         except Exception as error:  # pluggy refuses a hook whose arguments it does not know
             if self.on_error == "raise":
                 raise
-            plugin.problem = f"could not be registered: {str(error) or text_of(error)}"
-            self.all.append(plugin)
+            callers, plugin.problem = [], f"could not be registered: {str(error) or text_of(error)}"
             self.record("fault", None, f"Plugin {kind} {plugin.problem}. Training goes on without it.")
-            return
         for caller in callers:
             if not caller.has_spec():
                 message = (

@@ -1,8 +1,10 @@
 """What is seen of loops that were not written for us: the model, its first batch and its output."""
 
 import copy
+import dataclasses
 import gc
 import pickle
+import types
 import weakref
 from collections.abc import Mapping
 
@@ -44,6 +46,25 @@ def test_the_batch_is_at_most_a_hundred_samples_and_a_copy():
     x.zero_()
     assert torch.equal(manager.run.batches["train"].inputs, kept)
     assert manager.run.batches["train"].targets.shape == (100, 3)
+    manager.detach()
+
+
+@pytest.mark.parametrize("kind", [types.SimpleNamespace, dataclasses.make_dataclass("Result", ["logits", "hidden"])])
+@pytest.mark.parametrize("settings", [{}, {"output": lambda result: result.logits}], ids=["default", "output="])
+def test_outputs_in_objects_are_seen_with_their_targets(kind, settings):
+    class Returning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            hidden = self.body(x).relu()
+            return kind(logits=self.head(hidden), hidden=hidden)
+
+    model = Returning()
+    manager = attached(model, **settings)
+    train(model, lambda result: F.cross_entropy(result.logits, Y), X)
+    assert torch.equal(manager.run.batches["train"].targets, Y) and manager.run.evaluate("train").shape == (len(X), 3)
     manager.detach()
 
 
