@@ -41,8 +41,9 @@ KNOWN = 0.05
 """The same, at least, where one vector of many steps says where."""
 LEFT = 1e-3
 """Of the trace: where centring leaves less, products are taken in double precision."""
-SHOWS = 1e-3
-"""Of the rank: where rounding makes it err by more, and most of its error, the same."""
+SHOWS = {20_000: 1e-3, math.inf: 0.1}
+"""Of the rank, up to so many rows: where rounding makes it err by more, and most of its error, the same. Of many rows
+double precision takes hours."""
 
 
 class SpectrumEstimate(NamedTuple):
@@ -92,7 +93,8 @@ def estimate_spectrum(
     quadratures, since all even derivatives of f are positive and all odd ones from the third on negative: Gauss' lies
     below, that of Radau with a node at 0 above. In between it is put where the last step says, from how fast either
     moves. What the vectors leave of the exact trace is a control variate. Rounding is told from how far the products
-    are from symmetric; where it is most of the error, all is done again in double precision.
+    are from symmetric. Where it is most of the error, and more than a thousandth of the rank (a tenth, of more than
+    20,000 rows), all is done again in double precision.
 
     The alignment needs :math:`\|K\|_F^2 = \operatorname{Tr} K^2` beside :math:`Y^\top K Y =
     \|J^\top Y\|^2`, which is one backward pass and exact. That of each layer is in ``layer_estimate.py``.
@@ -197,7 +199,8 @@ def _estimate(
     entropy_error = math.hypot(entropy_error, float(above - below) / 4)
     rounding = size * noise * (1 + abs(math.log(noise)))
     cautious = _rest(sampled, rest, None)[1]  # double precision costs three times as much and more memory
-    rounded = kernel.precision != torch.float64 and rounding > max(cautious, entropy_error, SHOWS * size)
+    shows = next(share for rows, share in SHOWS.items() if size <= rows)
+    rounded = kernel.precision != torch.float64 and rounding > max(cautious, entropy_error, shows * size)
     entropy_error = math.hypot(entropy_error, rounding)
     rank = math.exp(math.log(size) - (float(above + below) / 2 + entropy) / size)
     total = max(float(squares.sum()) + square, size)  # that of equal eigenvalues

@@ -77,14 +77,17 @@ def units(contract: Evidence) -> str:
 def independent(contract: Evidence) -> str:
     """Importing it imports no training framework: probes measure, integrations adapt."""
     script = (
-        "import sys, importlib\n"
+        "import sys, importlib.util, runpy\n"
         "before = set(sys.modules)\n"
-        "importlib.import_module(sys.argv[1])\n"
+        "name, file = sys.argv[1:]\n"
+        "if importlib.util.find_spec(name): importlib.import_module(name)\n"
+        "else: runpy.run_path(file, run_name=name)\n"  # of no package: a file that was named
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
+    name = contract.cls.__module__
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-c", script, contract.cls.__module__],
+        [sys.executable, "-c", script, name, getattr(sys.modules.get(name), "__file__", None) or name],
         capture_output=True,
         text=True,
         check=False,
@@ -92,7 +95,8 @@ def independent(contract: Evidence) -> str:
         timeout=600,
     )
     if done.returncode:
-        raise NotChecked(f"{contract.cls.__module__!r} cannot be imported by itself: {done.stderr[-300:].strip()}")
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise NotChecked(f"{name!r} cannot be imported by itself: {last}")
     found = set(done.stdout.split()) & {*FRAMEWORKS, *(f"probes_{name}" for name in FRAMEWORKS)}
     if found:
         raise Unmet(

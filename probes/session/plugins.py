@@ -156,7 +156,9 @@ class PluginManager(pluggy.PluginManager):
 
 
 def _check_arguments(plugin: object, hook: str) -> None:
-    """Refuse a hook whose arguments have other names than they are passed by."""
+    """Refuse a hook whose arguments have other names than they are passed by, or that would have to be awaited."""
+    if inspect.iscoroutinefunction(getattr(plugin, hook)):
+        raise ValueError(f"its method {hook} is async, and hooks are called, not awaited: write def {hook}")
     try:
         given = inspect.signature(getattr(plugin, hook)).parameters.values()
     except (TypeError, ValueError):  # of something that does not tell
