@@ -25,7 +25,9 @@ class TrackioSink:
 
     Of its own, since trackio ends a run when another begins: ours begins in a context of its own, so that the script's
     goes on, and ``trackio.log`` of the script reaches the script's. When the script has a run, ours is in the same
-    project. What trackio says goes to the standard error stream.
+    project. Its name is that of ``log_dir`` with the first letters of the run's id, so that every run has its own, and
+    one that is resumed in a directory of that name goes on in it: steps past the checkpoint are there twice. What
+    trackio says goes to the standard error stream.
 
     Args:
         project: By default that of the script's run, or ``"probes"``.
@@ -48,7 +50,8 @@ class TrackioSink:
         """Begin a run, without what belongs to the script's: the machine's load, a dashboard."""
         project = self._project or context_vars.current_project.get() or "probes"
         chosen = {
-            "name": run.log_dir.name, "config": {"run_id": run.run_id, **run.config}, "resume": "allow",
+            "name": f"{run.log_dir.name}-{run.run_id[:8]}", "config": {"run_id": run.run_id, **run.config},
+            "resume": "never" if run.resumed_from is None else "allow",
             "embed": False, "auto_log_gpu": False, "auto_log_cpu": False, **self._settings,
         }  # fmt: skip
 
