@@ -13,7 +13,7 @@ except ImportError as error:
     raise ImportError("probes_mlflow needs MLflow: pip install 'torch-probes[mlflow]'") from error
 
 from probes import Measurement, Run, hookimpl
-from probes.sinks.views import scalars
+from probes.sinks.views import distinct, scalars
 from probes_viewer import written_report
 
 __all__ = ["MLflowSink"]
@@ -29,7 +29,8 @@ class MLflowSink:
     """Logs what can be shown as a number to the MLflow run that is active at attach, or else to one of its own.
 
     Sent are numbers, the entries of spectra of at most 12, and those of at most 64 layers, with the steps of the run;
-    in names ``=`` becomes ``:``, what MLflow does not allow ``_``, and the end of one longer than 250 letters a mark.
+    in names ``=`` becomes ``:``, what MLflow does not allow ``_``, and the end of one longer than 250 letters a mark;
+    names that this makes the same end in ``_2``, ``_3``, ...
     Infinite values are the largest numbers, as MLflow stores them. Everything else is in ``run.h5``, whose folder is
     the tag ``probes.log_dir``. MLflow cannot take back what it has: after a resume, steps past the checkpoint are there
     twice, unless each session has an MLflow run of its own, as without an active one; the tag ``probes.run_id`` holds
@@ -53,6 +54,8 @@ class MLflowSink:
         self._run_id = ""
         self._own = False
         self._waiting: list[Any] = []
+        self._names: dict[str, str] = {}
+        """Of each tag, as MLflow allows them."""
 
     @hookimpl
     def on_attach(self, run: Run) -> None:
@@ -74,7 +77,10 @@ class MLflowSink:
         for item in measurements:
             if not item.name.startswith("probes/"):  # what probes say of themselves: for analysis, not for looking at
                 milliseconds = round(1e3 * item.wall_time)
-                self._waiting += [Metric(_allowed(tag), value, milliseconds, item.step) for tag, value in scalars(item)]
+                numbers = scalars(item)
+                if new := [tag for tag, _ in numbers if tag not in self._names]:
+                    self._names |= zip(new, distinct(new, self._names.values(), _allowed), strict=True)
+                self._waiting += [Metric(self._names[tag], value, milliseconds, item.step) for tag, value in numbers]
 
     @hookimpl
     def flush(self, run: Run) -> None:
@@ -96,6 +102,7 @@ class MLflowSink:
 
 def _allowed(tag: str) -> str:
     name = re.sub(r"[^\w./: -]", "_", tag.replace("=", ":"))
+    name = re.sub(r"(?<=/)\.*(?=/|$)", "_", name)  # a metric's name is a path, each part of which says something
     if len(name) <= MAX_LENGTH:
         return name
     mark = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..measurement import Measurement
 
-__all__ = ["bars", "charts", "gray", "scalars"]
+__all__ = ["bars", "charts", "distinct", "gray", "scalars"]
 
 MAX_LINES, MAX_NAMES = 12, 64
 MAX_BUCKETS = 512
@@ -17,21 +19,41 @@ MAX_BUCKETS = 512
 
 
 def scalars(item: Measurement) -> list[tuple[str, float]]:
-    """The numbers that a measurement can be shown as, by tag: itself, or one for each of a few entries."""
+    """The numbers that a measurement can be shown as, by tag: itself, or one for each of a few entries; no two alike."""
     if item.value.dtype.kind == "c" or len(item.dims) > 1:
         return []
     if not item.dims:
         return [(item.name, float(item.value))]
     (dim,), axis = item.dims, item.coords[item.dims[0]]
     if axis.values.dtype.kind == "U":
-        return [(f"{item.name}/{label}", float(value)) for label, value in zip(axis.values, item.value, strict=True)][
-            :MAX_NAMES
-        ]
-    if item.value.size > MAX_LINES:
+        labels = axis.values[:MAX_NAMES].tolist()
+    elif item.value.size <= MAX_LINES:
+        labels = [f"{dim}={text}" for text in _digits(axis.values.tolist())]
+    else:
         return []
-    return [
-        (f"{item.name}/{dim}={label:g}", float(value)) for label, value in zip(axis.values, item.value, strict=True)
-    ]
+    tags = distinct(f"{item.name}/{label}" for label in labels)
+    return [(tag, float(value)) for tag, value in zip(tags, item.value, strict=False)]
+
+
+def _digits(places: list[float]) -> list[str]:
+    """Numbers with six digits, or with as many as tell different ones apart."""
+    texts = ([f"{place:.{digits}g}" for place in places] for digits in range(6, 18))
+    return max(texts, key=lambda each: len(set(each)))  # the first of the best
+
+
+def distinct(names: Iterable[str], taken: Iterable[str] = (), allowed: Callable[[str], str] = str) -> list[str]:
+    """Names as a tool allows them, no two alike: what is taken ends in ``_2``, ``_3``, ...
+
+    Example:
+        >>> distinct(["a", "b", "a"])
+        ['a', 'b', 'a_2']
+    """
+    found: dict[str, None] = dict.fromkeys(taken)
+    before = len(found)
+    for name in names:
+        tries = chain([name], (f"{name}_{number}" for number in count(2)))
+        found[next(each for each in map(allowed, tries) if each not in found)] = None
+    return list(found)[before:]
 
 
 def bars(item: Measurement) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

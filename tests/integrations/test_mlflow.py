@@ -104,6 +104,25 @@ def test_long_names_stay_apart(store, tmp_path):
     assert len(long) == 2 and len(metrics) == 3
 
 
+def test_names_that_mlflow_makes_the_same_stay_apart(store, tmp_path):
+    class Alike(Probe):
+        def measure(self, run, step):
+            names = ["b=c", "b:c", "b@c", "b[c", "", "..", "d//e", "d/_/e"]
+            yield Measurement("alike/a", 0.0)
+            yield Measurement("alike/m", np.arange(8.0), ("layer",), {"layer": names})
+
+    sinks = [MLflowSink(experiment="alike")]
+    with ProbeManager(
+        torch.nn.Linear(1, 1), [Alike(at([0]))], sinks=sinks, log_dir=tmp_path, on_error="raise"
+    ).attach() as manager:
+        manager.step()
+    (run,) = store.search_runs([store.get_experiment_by_name("alike").experiment_id])
+    assert run.data.metrics == {
+        "alike/a": 0, "alike/m/b:c": 0, "alike/m/b:c_2": 1, "alike/m/b_c": 2, "alike/m/b_c_2": 3,
+        "alike/m/_": 4, "alike/m/.._2": 5, "alike/m/d/_/e": 6, "alike/m/d/_/e_2": 7,
+    }  # fmt: skip
+
+
 def test_the_report_is_an_artifact_when_asked_for(store, tmp_path):
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -88,6 +88,21 @@ def test_each_step_is_a_row_with_numbers_histograms_and_images(tmp_path):
     assert {key for row in rows for key in row if key.startswith("probes/")} == {"probes/step"}
 
 
+def test_entries_of_one_name_stay_apart(tmp_path):
+    class Alike(Probe):
+        def measure(self, run, step):
+            yield Measurement("a", [1.0, 2.0], ("layer",), {"layer": ["b", "b"]})
+            yield Measurement("c", np.arange(3.0), ("frequency",), {"frequency": [1e6, 1e6 + 1, 1e6 + 2]})
+
+    with ProbeManager(
+        torch.nn.Linear(1, 1), [Alike(every(1))], sinks=["wandb"], log_dir=tmp_path / "run", on_error="raise"
+    ).attach() as manager:
+        manager.step()
+    row = history(tmp_path / "run")[0]
+    assert (row["a/b"], row["a/b_2"]) == (1, 2)
+    assert [row[f"c/frequency={place}"] for place in (1000000, 1000001, 1000002)] == [0, 1, 2]
+
+
 def test_the_axis_of_every_chart_is_the_step(tmp_path):
     train(tmp_path / "run", "wandb")
     metrics = [record.metric for record in records(tmp_path / "run") if record.WhichOneof("record_type") == "metric"]

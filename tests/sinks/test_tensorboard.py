@@ -19,7 +19,7 @@ from probes import Axis, Measurement, Probe, ProbeManager, every
 from probes.run import Event, Run
 from probes.sinks.hdf5 import HDF5Sink
 from probes.sinks.tensorboard import TensorBoardSink
-from probes.sinks.views import gray
+from probes.sinks.views import gray, scalars
 
 
 def read(path):
@@ -193,6 +193,22 @@ def test_a_short_spectrum_is_scalars_too(run):
 def test_layers_are_scalars_by_name(run):
     loaded = write(run, Measurement("w", [1.0, 2.0], ("layer",), {"layer": ["0", "fc.weight"]}))
     assert loaded.Scalars("w/fc.weight")[0].value == 2.0
+
+
+def test_tags_have_as_many_digits_as_tell_coordinates_apart(run):
+    def tags(places):
+        return [tag for tag, _ in scalars(Measurement("w", np.zeros(len(places)), ("k",), {"k": places}))]
+
+    assert tags([0.1, 5, 1e-05]) == ["w/k=0.1", "w/k=5", "w/k=1e-05"]
+    assert tags([1e6, 1e6 + 1, 1e6 + 2]) == ["w/k=1000000", "w/k=1000001", "w/k=1000002"]
+    assert tags([0.1, np.nan]) == ["w/k=0.1", "w/k=nan"]
+    assert tags([0.5, 0.5]) == ["w/k=0.5", "w/k=0.5_2"]
+
+
+def test_entries_of_one_name_stay_apart(run):
+    loaded = write(run, Measurement("w", [1.0, 2.0, 3.0], ("layer",), {"layer": ["a", "a", "a_2"]}))
+    values = {tag: [event.value for event in loaded.Scalars(tag)] for tag in loaded.Tags()["scalars"]}
+    assert values == {"w/a": [1, 1], "w/a_2": [2, 2], "w/a_2_2": [3, 3]}
 
 
 def test_an_image_spans_black_to_white(run):
