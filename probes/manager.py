@@ -8,7 +8,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from .ranks.helper import Helper
 from .ranks.team import Team
 from .run import Run
 from .session import checkpoint
-from .session.lifetime import OTHER_RANK, Inactive, copied, in_ranks, why_inactive
+from .session.lifetime import OTHER_RANK, Inactive, copied, failure, in_ranks, why_inactive
 from .session.opening import Attached, read_batches
 from .session.plugins import OnError, log, text_of
 from .session.session import Session
@@ -212,9 +211,8 @@ class ProbeManager:
     def __reduce_ex__(self, protocol: Any) -> Any:
         return super().__reduce_ex__(protocol) if self._now is None else (copied, (type(self),))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.run.ended_by = failure(error)
         self.detach()
 
     def step(self) -> None:

@@ -89,6 +89,8 @@ class Run:
     run_id: str = ""
     resumed_from: int | None = None
     """The last step whose records are kept of the run that this one continues, -1 for none; None of a fresh one."""
+    ended_by: str = ""
+    """The exception that ended the training, by its name, for sinks; empty where none is known of."""
 
     def __post_init__(self) -> None:
         self.earlier: Callable[[], Mapping[str, Any]] = dict  # no lambda: a run that is not attached is pickled
@@ -294,6 +296,5 @@ class Run:
     def spoilt(self) -> list[Hashable]:
         """What was computed for all probes, and has been changed in place: it is forgotten."""
         found = [key for key, value in self._cache.items() if versions(value) != self._versions[key]]
-        for key in found:
-            del self._cache[key]
+        self._cache = {key: value for key, value in self._cache.items() if key not in found}
         return found

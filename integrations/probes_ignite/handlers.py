@@ -64,12 +64,12 @@ def attach(
                 manager.attach(optimizer)
                 attached = True
 
-    def stop() -> None:
+    def stop(error: BaseException | None = None) -> None:
         nonlocal attached
         with isolated("an Ignite handler", on_error):
             if attached:
                 attached = False
-                manager.detach()
+                manager.__exit__(None, error, None)
 
     engine.add_event_handler(Events.STARTED, start)
     engine.add_event_handler(Events.TERMINATE | Events.COMPLETED, stop)
@@ -83,11 +83,11 @@ class _Failed:
     An engine whose exceptions are handled by somebody swallows them: handlers of ours alone must not make it do so.
     """
 
-    def __init__(self, stop: Callable[[], None]) -> None:
+    def __init__(self, stop: Callable[[BaseException], None]) -> None:
         self._stop = stop
 
     def __call__(self, engine: Engine, error: BaseException) -> None:
-        self._stop()
+        self._stop(error)
         handlers = [handler for handler, *_ in engine._event_handlers[Events.EXCEPTION_RAISED]]
         if handlers[-1] is self and all(isinstance(handler, _Failed) for handler in handlers):
             raise error

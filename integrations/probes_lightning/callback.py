@@ -164,13 +164,13 @@ class ProbesCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Detach: what was measured until now is in the files."""
         with self._isolated("on_exception"):
-            self._stop()
+            self._stop(exception)
 
-    def _stop(self) -> None:
+    def _stop(self, error: BaseException | None = None) -> None:
         if self._attached and self.manager is not None:
             self._attached = False
             try:
-                self.manager.detach()
+                self.manager.__exit__(None, error, None)
             finally:
                 self.trainer = None
                 if self._called is not None:

@@ -97,7 +97,8 @@ class MLflowSink:
             with written_report(run) as file:
                 self._client.log_artifact(self._run_id, str(file), "probes")
         if self._own:
-            self._client.set_terminated(self._run_id)
+            ended = {"": "FINISHED", "KeyboardInterrupt": "KILLED"}.get(run.ended_by, "FAILED")
+            self._client.set_terminated(self._run_id, ended)
 
 
 def _allowed(tag: str) -> str:

@@ -96,5 +96,5 @@ class WandbSink:
                 artifact.add_file(str(file))  # copies it
             self._run.log_artifact(artifact)
         if self._given is None and self._run is not None:
-            self._run.finish()
+            self._run.finish({"": 0, "KeyboardInterrupt": 255}.get(run.ended_by, 1))  # as wandb.init's own
         self._run = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ __all__ = [
     "Lifetime",
     "already_watching",
     "copied",
+    "failure",
     "in_ranks",
     "isolated",
     "why_inactive",
@@ -117,6 +119,17 @@ def copied(kind: type) -> Any:
     return copy
 
 
+def failure(error: BaseException | None) -> str:
+    """The name of an exception that ended a training; empty where that is no failure.
+
+    Example:
+        >>> failure(ZeroDivisionError()), failure(SystemExit(0)), failure(SystemExit("no data"))
+        ('ZeroDivisionError', '', 'SystemExit')
+    """
+    fine = error is None or isinstance(error, GeneratorExit) or (isinstance(error, SystemExit) and not error.code)
+    return "" if fine else type(error).__name__
+
+
 class Opened(Protocol):
     """A run that has been opened: :class:`probes.session.opening.Attached`."""
 
@@ -154,6 +167,8 @@ class Lifetime:
 
     def _at_exit(self) -> None:
         if (opened := self._opened()) is not None:
+            if not hasattr(sys, "ps1"):  # at a prompt, the last exception may be an old one
+                opened.run.ended_by = failure(getattr(sys, "last_value", None))
             opened.detach()
 
     def end(self) -> None:

@@ -62,7 +62,7 @@ class Attached:
         run.batches = {**batches, **run.batches}
         if run.step and run.resumed_from is None:
             run.resumed_from = run.step
-        run.optimizers = list(optimizers)
+        run.optimizers, run.ended_by = list(optimizers), ""
         self.plugins = Plugins(governor, settings.on_error, settings.deadline)
         self.session = Session(run, self.plugins, self._arrange, whole)
         run.config = settings.config(run.model)

@@ -19,7 +19,7 @@ MAX_BUCKETS = 512
 
 
 def scalars(item: Measurement) -> list[tuple[str, float]]:
-    """The numbers that a measurement can be shown as, by tag: itself, or one for each of a few entries; no two alike."""
+    """The numbers that a measurement can be shown as, by tag, no two alike: itself, or one for each of few entries."""
     if item.value.dtype.kind == "c" or len(item.dims) > 1:
         return []
     if not item.dims:

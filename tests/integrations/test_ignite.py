@@ -114,9 +114,10 @@ def test_an_exception_closes_the_files_and_is_raised_as_without_us(error, watche
     before = step_hooks()
     model, _, trainer = made(fail=error)
     for index in range(watched):
-        attach(trainer, model, **settings(tmp_path / str(index)))
+        manager = attach(trainer, model, **settings(tmp_path / str(index)))
     with pytest.raises(type(error)):
         run(trainer)
+    assert manager.run.ended_by == type(error).__name__
     for index in range(watched):
         with h5py.File(tmp_path / str(index) / "run.h5") as file:
             assert file["outputs/train/step"][:].tolist() == list(range(6))

@@ -255,12 +255,13 @@ def test_after_an_exception_the_file_is_closed_and_no_hook_is_left(error, tmp_pa
     handler = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(SystemExit if isinstance(error, KeyboardInterrupt) else RuntimeError):
-            fit(module, watching(tmp_path / "run"))
+            fit(module, callback := watching(tmp_path / "run"))
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning switches it off
     with h5py.File(tmp_path / "run" / "run.h5") as file:
         assert file["outputs/train/step"][:].tolist() == list(range(6))
     assert events(tmp_path / "run")[-1] == "detach" and step_hooks() <= before
+    assert callback.manager.run.ended_by == type(error).__name__
     assert not module.net._forward_hooks and not any(name.startswith("_probes") for name in vars(module.net))
 
 

@@ -1,5 +1,7 @@
 """What MLflow has stored, asked of MLflow."""
 
+import subprocess
+import sys
 import time
 
 import mlflow
@@ -71,6 +73,40 @@ def test_the_scripts_active_run_is_used_and_left_open(store, tmp_path):
         assert store.get_run(mine.info.run_id).info.status == "RUNNING"
     assert points(store, mine.info.run_id, "a/number") == [(0, 0.5), (1, 1.5), (2, 2.5)]
     assert points(store, mine.info.run_id, "loss") == [(7, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError(), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(2), "FAILED"), (SystemExit(), "FINISHED")],
+)
+def test_a_run_that_was_broken_off_says_so(store, tmp_path, error, status):
+    sink = MLflowSink(experiment="broken off")
+    manager = ProbeManager(torch.nn.Linear(1, 1), [], sinks=[sink], log_dir=tmp_path, on_error="raise")
+    with pytest.raises(type(error)), manager.attach():
+        raise error
+    assert store.get_run(sink._run_id).info.status == status
+    manager.attach()
+    manager.detach()
+    assert store.get_run(sink._run_id).info.status == "FINISHED"
+
+
+def test_an_exception_that_ends_the_script_ends_its_run(store, tmp_path):
+    script = f"""
+import mlflow, torch
+from probes import ProbeManager
+mlflow.set_tracking_uri({mlflow.get_tracking_uri()!r})
+model = torch.nn.Linear(1, 1)
+manager = ProbeManager(model, [], sinks=["mlflow"], log_dir={str(tmp_path / "script")!r}).attach()
+raise KeyboardInterrupt
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "KeyboardInterrupt" in run.stderr
+    (found,) = (
+        each
+        for each in store.search_runs([store.get_experiment_by_name("probes").experiment_id])
+        if each.info.run_name == "script"
+    )
+    assert found.info.status == "KILLED"
 
 
 def test_more_metrics_than_one_call_may_have(store, tmp_path):

@@ -103,6 +103,16 @@ def test_entries_of_one_name_stay_apart(tmp_path):
     assert [row[f"c/frequency={place}"] for place in (1000000, 1000001, 1000002)] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("error", "code"), [(ValueError(), 1), (KeyboardInterrupt(), 255)])
+def test_a_run_that_was_broken_off_says_so(tmp_path, error, code):
+    def fail():
+        raise error
+
+    with pytest.raises(type(error)):
+        train(tmp_path / "run", "wandb", between=fail)
+    assert [each.exit.exit_code for each in records(tmp_path / "run") if each.HasField("exit")] == [code]
+
+
 def test_the_axis_of_every_chart_is_the_step(tmp_path):
     train(tmp_path / "run", "wandb")
     metrics = [record.metric for record in records(tmp_path / "run") if record.WhichOneof("record_type") == "metric"]
