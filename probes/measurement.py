@@ -70,7 +70,7 @@ class Measurement:
         name: Path of the stream it belongs to, ``quantity/detail/batch``, e.g. ``"fourier/amplitude/train"``. All
             measurements of one name form a stream: they share dims, shape, coords and unit.
         value: Number, tensor or array: real or complex, of any shape. Converted to numpy; bfloat16 and float16 become
-            float32, and a number that is Python's own int a float.
+            float32, and a number that is Python's own int a float if that is exact.
         dims: A name for each dimension of ``value``, e.g. ``("frequency",)``, without a slash; those of the columns of
             its table are taken: ``"value"``, ``"standard_error"``, ``"wall_time"``, ``"step"`` and ``"part"``.
         coords: For each dimension, its values: an :class:`Axis`, or a bare sequence when it has no unit. A dimension
@@ -250,7 +250,11 @@ def _holds(dtype: np.dtype[Any], numbers: Array) -> bool:
 def _to_array(value: Any, what: str) -> Array:
     array = _read(value, what)
     if isinstance(value, int) and not isinstance(value, bool):
-        array = array.astype(np.float64)  # 0 may be the first of a stream, and 0.5 the second
+        bits = value.bit_length()
+        if bits <= 1023 and float(value) == value:
+            array = array.astype(np.float64)  # 0 may be the first of a stream, and 0.5 the second
+        elif array.dtype.kind == "O":
+            raise TypeError(f"{what} must be a whole number of at most 64 bits, got one of {bits}. Pass float(value).")
     if array.dtype.kind not in "fiubc":
         raise TypeError(f"{what} must be a number or an array of numbers, got {type(value).__name__} ({array.dtype}).")
     return array

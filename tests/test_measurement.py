@@ -129,6 +129,16 @@ def test_whole_numbers_and_real_ones_share_a_stream_where_nothing_is_lost():
     assert "dtype changed" in real.disagreement(Measurement("a", np.int64(2**53 + 1)))
 
 
+def test_whole_numbers_keep_all_of_their_digits():
+    for number in (2**62 + 1, -(2**63), 2**63 + 1, 2**53 + 1, 2**100, 3):
+        item = Measurement("a", number)
+        assert item.value.item() == number, number
+        assert (item.value.dtype == np.float64) == (float(number) == number)
+    for number, bits in ((2**64 + 1, 65), (-(10**400), 1329)):
+        with pytest.raises(TypeError, match=rf"of at most 64 bits, got one of {bits}\. Pass float\(value\)"):
+            Measurement("a", number)
+
+
 def test_what_several_sinks_are_given_is_read_only():
     with pytest.raises(ValueError, match="read-only"):
         Measurement("a", [1.0], ("k",)).coords["k"].values[0] = 5
