@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .drawing.events import troubles
 from .drawing.words import named
 from .measurement import printable
 
@@ -70,7 +71,7 @@ class Run:
     """
 
     def __init__(self, tree: xarray.DataTree) -> None:
-        self._tree = tree
+        self.tree = tree
         self._streams = {
             node.path.strip("/").removesuffix("/self"): node.to_dataset()
             for node in tree.leaves
@@ -94,7 +95,7 @@ class Run:
         their classes where these are recorded."""
         for name, data in self.named(*starts):
             if data["value"].dims == ("step", "layer"):
-                layers = [printable(str(layer)) for layer in named(data["value"], self._tree)["layer"].values]
+                layers = [printable(str(layer)) for layer in named(data["value"], self.tree)["layer"].values]
                 yield name, data["step"].values, np.asarray(data["value"].values, float), layers
 
 
@@ -271,7 +272,7 @@ def _drifted(run: Run) -> Iterator[Found]:
 
 def _few(run: Run) -> Iterator[Found]:
     few = {}
-    for name, data in run.named("fourier", "ntk", "layers", "mutual_information", "complexity"):
+    for name, data in run.named("fourier", "ntk", "layers", "information", "complexity"):
         number = data["value"].attrs.get("num_samples") or data.attrs.get("num_samples")
         if number is not None and len(data["step"]) and 0 < int(np.min(number)) < FEW:
             few[name] = int(np.min(number)), data["step"].values
@@ -289,6 +290,7 @@ RULES = (
     Rule("dead units", _dead, True, "Look at layers/activation_mean of the layer before: large negative numbers."),
     Rule("saturation", _saturated, True, "Look at layers/activation_rms of the layer before."),
     Rule("collapse", _collapsed, True, "Look at which layer came first, and at layers/gradient_norm."),
+    Rule("failed", lambda run: troubles(run.tree), False),
     Rule("frozen", _frozen, False),
     Rule("loss", _loss, False),
     Rule("moved most", _moved_most, False),

@@ -11,7 +11,7 @@ import xarray
 from torch import nn
 from torch.nn import functional as F
 
-from probes import ProbeManager, every, open_run
+from probes import Measurement, Probe, ProbeManager, every, open_run
 from probes.summary import findings
 from probes_layers import LayerStatistics
 
@@ -240,3 +240,50 @@ def test_the_command_prints_findings_or_says_that_there_are_none(tmp_path):
     found = json.loads(warm.run(code, "summary", tmp_path / "run", "--json").stdout)
     (units,) = [item for item in found if item["stream"] == "layers/dead_share/train"]
     assert units["alarm"] is True and units["steps"] == [50, 60]
+
+
+class Broken(Probe):
+    def measure(self, run, step):
+        yield Measurement("broken/fine", 1.0)
+        raise ValueError("is broken")
+
+
+class Growing(Probe):
+    def measure(self, run, step):
+        if step:
+            yield Measurement("growing/x", np.ones(1 + step), ("k",))
+
+
+def by_hand(log_dir, steps, *probes):
+    model = nn.Linear(1, 1)
+    with ProbeManager(model, probes, sinks=["hdf5"], log_dir=log_dir, overhead=None).attach() as manager:
+        for _ in range(steps):
+            manager.step()
+    return findings(open_run(log_dir))
+
+
+def test_probes_that_failed_are_named_with_the_reason(tmp_path):
+    broken, growing = by_hand(tmp_path, 5, Broken(every(1)), Growing(every(1)))
+    assert "'Broken'" in broken.text and "ValueError('is broken') (3 times); it was called no more" in broken.text
+    assert (broken.stream, broken.steps, broken.alarm) == ("events", (1, 3), False)
+    assert "'Growing'" in growing.text and "shape changed from (2,) to (3,)" in growing.text
+    assert "Training goes on" not in broken.text + growing.text
+    told = by_hand(tmp_path / "fine", 5)
+    assert [item.text for item in told] == ["Nothing was measured"]
+
+
+def test_a_run_that_ended_without_a_step_says_why(tmp_path):
+    (found,) = by_hand(tmp_path / "none", 0, Growing(every(1)))
+    assert found.text.startswith("Nothing was measured. No optimizer step was seen.") and not found.text.endswith(".")
+    assert str(found).endswith("makes [events, step 0]")
+    model = nn.Linear(1, 1)
+    with ProbeManager(model, [Growing(every(1))], sinks=["hdf5"], log_dir=tmp_path / "on").attach() as manager:
+        manager.state_dict()
+        assert findings(open_run(tmp_path / "on")) == []  # it may still begin
+
+
+def test_few_samples_are_told_of_mutual_information(tmp_path):
+    run = tree(information__targets__train=([1.0, 2.0], None))
+    run["information/targets/train"]["value"].attrs["num_samples"] = 7
+    (found,) = findings(run)
+    assert found.text == "1 streams rest on 7 samples" and found.stream == "information/targets/train"

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from probes.drawing.events import over
 from probes.measurement import NAME, printable
 from probes.sinks.hdf5.run_file import check_version
 from probes.sinks.hdf5.streams import coordinates, dimensions
@@ -71,8 +72,8 @@ class HDF5Contents:
         (``name``, ``label``, and ``labels`` with ``short`` ones, or ``values`` and the ``scale`` of their axis),
         ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an ``error``,
         its ``form``, and how it was ``made``. ``settings``, ``versions``, ``events`` and ``costs`` are those of the
-        run, ``steps`` and ``rows`` what it has in all, ``notes`` and ``silence`` what is said of it. Where ``origin``
-        is another, rows that were read before are not those of now.
+        run, ``steps`` and ``rows`` what it has in all, ``notes``, ``silence`` and ``empty`` what is said of it. Where
+        ``origin`` is another, rows that were read before are not those of now.
 
         Raises:
             FileNotFoundError: If there is no file.
@@ -110,14 +111,18 @@ class HDF5Contents:
 
         return [
             {
-                "stream": item.stream,
+                "stream": "" if item.stream == "events" else item.stream,  # which is none that could be shown
                 "alarm": item.alarm,
                 "text": f"{'Alarm: ' if item.alarm else ''}{item.text}. ",
-                "where": f"{item.stream}, steps {item.steps[0]:,} to {item.steps[1]:,}",
+                "where": f"{item.stream}, {_steps(*item.steps)}",
                 "advice": item.advice and f" {item.advice}",
             }
             for item in findings(open_run(self._file))
         ]
+
+
+def _steps(first: int, last: int) -> str:
+    return f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
 
 
 def shown(name: str) -> str:
@@ -245,12 +250,14 @@ def _catalogue(file: Any, name: str) -> dict[str, Any]:
             if path.startswith("probes/") and group["value"].size < 10_000:
                 costs[path.removeprefix("probes/")] = _last(group), streams[-1]["dims"]
     created, measured = str(file.attrs.get("created", "")), totals(streams)
+    ended = over([str(each["kind"]) for each in events])
     measured["steps"] = max([measured["steps"], *(int(each["step"]) for each in events)])
     return {
         "name": name,
         "source": "run.h5",
         "model": str(_document(file.attrs.get("config_json")).get("model", "")),
         "silence": "Nothing stands out.",
+        "empty": "" if measured["rows"] else f"Nothing {'was measured' if ended else 'has been measured yet'}.",
         "settings": in_words(_document(file.attrs.get("config_json"))),
         "versions": in_words(_document(file.attrs.get("versions_json"))),
         "about": {

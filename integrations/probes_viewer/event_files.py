@@ -82,6 +82,7 @@ class EventFileContents:
             "source": "event files",
             "origin": f"{zlib.crc32(as_json(origin).encode()):x}",
             "model": "",
+            "empty": "" if streams else "Nothing has been measured yet.",
             "silence": "Not looked for: the rules read run.h5.",
             "settings": {},
             "versions": {},

@@ -14,6 +14,7 @@ from ..measurement import printable
 
 if TYPE_CHECKING:
     import xarray
+    from rich.console import Group
     from rich.table import Table as RichTable
 
     from ..checking.verify import Verdict
@@ -76,16 +77,20 @@ def streams(run: xarray.DataTree) -> list[dict[str, Any]]:
     return found
 
 
-def summary(path: str | Path, width: int = NARROW) -> RichTable:
-    """A table of what the probes of a run have measured; their own accounts are left out.
+def summary(path: str | Path, width: int = NARROW) -> Group:
+    """A table of what the probes of a run have measured; their own accounts are left out. And which of them failed.
 
     In fewer than :data:`NARROW` columns a stream takes two lines, so that nothing is cut.
     """
+    from rich.console import Group
     from rich.markup import escape
     from rich.table import Column, Table
+    from rich.text import Text
 
+    from ..drawing.events import failed
     from ..reading import open_run
 
+    run = open_run(path)
     table = Table(
         Column("stream", no_wrap=True),
         Column("rows", justify="right"),
@@ -95,7 +100,7 @@ def summary(path: str | Path, width: int = NARROW) -> RichTable:
         box=None,
     )
     narrow = Table("stream (rows and axes), its course over training and its last value", box=None)
-    for stream in streams(open_run(path)):
+    for stream in streams(run):
         axes = " x ".join(f"{size} {dim}" for dim, size in stream["axes"].items())
         least, greatest = stream["last_least"], stream["last_greatest"]
         if least is None:
@@ -110,7 +115,11 @@ def summary(path: str | Path, width: int = NARROW) -> RichTable:
         size = f"{stream['rows']} rows" + (f" of {axes}" if axes else "")
         narrow.add_row(escape(printable(f"{stream['stream']}  ({size})")))
         narrow.add_row(escape(printable(f"    {sparkline(means):{WIDTH}}  {shown}")))
-    return narrow if width < NARROW else table
+    if not table.rows:
+        return Group(Text("Nothing has been measured. What happened: `probes summary`."))
+    who = ", ".join(printable(plugin) for plugin in failed(run))
+    told = [Text(f"Failed: {who}. Why: `probes summary`.")] if who else []
+    return Group(narrow if width < NARROW else table, *told)
 
 
 def differences(found: Sequence[Difference], width: int = NARROW) -> list[RichTable | str]:

@@ -70,6 +70,24 @@ def test_nothing_is_cut_in_eighty_columns(log_dir, monkeypatch):
     assert max(map(len, lines)) <= 80 and "…" not in "".join(lines)
 
 
+def test_show_and_summary_name_what_failed(tmp_path):
+    class Broken(Spectrum):
+        def measure(self, run, step):
+            yield from super().measure(run, step)
+            raise ValueError("is broken")
+
+    for steps, log_dir in ((1, tmp_path / "failed"), (0, tmp_path / "none")):
+        model = torch.nn.Linear(1, 1)
+        with ProbeManager(model, [Broken(every(1))], sinks=["hdf5"], log_dir=log_dir).attach() as manager:
+            for _ in range(steps):
+                manager.step()
+    (line,) = [line for line in call("show", tmp_path / "failed").stdout.splitlines() if "Failed" in line]
+    assert line.startswith("Failed: 'Broken' (") and line.endswith("Why: `probes summary`.")
+    assert "ValueError('is broken')" in call("summary", tmp_path / "failed").stdout
+    assert call("show", tmp_path / "none").stdout.startswith("Nothing has been measured.")
+    assert call("summary", tmp_path / "none").stdout.startswith("Nothing was measured. No optimizer step was seen.")
+
+
 def test_show_lists_the_runs_below_a_directory(log_dir, tmp_path):
     runs = tmp_path / "runs"
     for name, created in (("old", "2026-01-02T03:04:05Z"), ("nested/new", "2026-02-03T04:05:06Z")):

@@ -19,10 +19,11 @@ import h5py
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from viewer_runs import SCRIPT, everything, until, write
 
-from probes import open_run
+from probes import ProbeManager, open_run
 from probes_viewer import Frame, report, serve
 from probes_viewer.contents import HDF5Contents, as_json
 from probes_viewer.page import STATIC
@@ -104,6 +105,16 @@ def test_runs_without_rows_or_that_cannot_be_read_are_explained(look, served):
     assert "Nothing has been measured yet" in page.inner_text("main")
     page = look(f"{served}#run=damaged", wait=".alarm:not(:empty)")
     assert "cannot be read" in page.inner_text("main")
+
+
+def test_a_run_that_ended_without_a_row_says_why(look, tmp_path):
+    with ProbeManager(nn.Linear(1, 1), ["layers"], sinks=["hdf5"], log_dir=tmp_path / "none").attach():
+        pass
+    page = look(f"file://{report(tmp_path / 'none', tmp_path / 'none.html')}", wait=".findings li")
+    assert page.inner_text(".empty") == "Nothing was measured."
+    found = page.inner_text(".findings li")
+    assert found.startswith("Nothing was measured. No optimizer step was seen.") and found.endswith("events, step 0")
+    assert not page.locator(".findings a").count()  # there is no picture of events
 
 
 def test_a_name_with_anything_in_it(look, served):

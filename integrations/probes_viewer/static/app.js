@@ -279,7 +279,7 @@ export class App {
         this.notes.set(run, create("p", "note", this.noteOf(run)));
         main.append(this.notes.get(run));
       }
-      if (!catalogue.problem && !catalogue.streams.length) main.append(create("p", "empty", "Nothing has been measured yet."));
+      if (catalogue.empty) main.append(create("p", "empty", catalogue.empty));
     }
     const shown = new Set(["loop/loss"]);
     if (names.has("loop/loss")) main.append(this.figure("loop/loss"));
@@ -310,7 +310,7 @@ export class App {
     }
     const grid = section.querySelector(".grid") ?? create("div", "grid");
     section.replaceChildren(wait, create("ul", "findings", ...found.map((each) =>
-      create("li", { className: each.alarm ? "alarm" : "" }, create("span", "", each.text), this.link(each.where, each.stream), each.advice))), grid);
+      create("li", { className: each.alarm ? "alarm" : "" }, create("span", "", each.text), each.stream ? this.link(each.where, each.stream) : each.where, each.advice))), grid);
     for (const { stream } of found)
       if (names.has(stream) && !shown.has(stream)) {
         shown.add(stream);
