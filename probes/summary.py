@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .drawing.events import troubles
-from .drawing.words import named
+from .drawing.words import counted, named
 from .measurement import printable
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _few(run: Run) -> Iterator[Found]:
             few[name] = int(np.min(number)), data["step"].values
     if few:
         name, (number, steps) = next(iter(few.items()))
-        yield f"{len(few)} streams rest on {number} sample{'s' if number > 1 else ''}", name, steps
+        yield f"{counted(len(few), 'stream')} rest{'s' * (len(few) == 1)} on {counted(number, 'sample')}", name, steps
 
 
 RULES = (

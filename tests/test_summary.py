@@ -286,4 +286,4 @@ def test_few_samples_are_told_of_mutual_information(tmp_path):
     run = tree(information__targets__train=([1.0, 2.0], None))
     run["information/targets/train"]["value"].attrs["num_samples"] = 7
     (found,) = findings(run)
-    assert found.text == "1 streams rest on 7 samples" and found.stream == "information/targets/train"
+    assert found.text == "1 stream rests on 7 samples" and found.stream == "information/targets/train"

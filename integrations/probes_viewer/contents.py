@@ -69,11 +69,11 @@ class HDF5Contents:
         """What the run holds, without its numbers.
 
         ``streams`` lists for each its ``name``, ``title``, ``unit`` and ``label`` as they are written, ``dims``
-        (``name``, ``label``, and ``labels`` with ``short`` ones, or ``values`` and the ``scale`` of their axis),
-        ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has an ``error``,
-        its ``form``, and how it was ``made``. ``settings``, ``versions``, ``events`` and ``costs`` are those of the
-        run, ``steps`` and ``rows`` what it has in all, ``notes``, ``silence`` and ``empty`` what is said of it. Where
-        ``origin`` is another, rows that were read before are not those of now.
+        (``name``, ``label``, and ``labels`` with ``short`` and ``exact`` ones, or ``values`` and the ``scale`` of
+        their axis), ``views`` (its pictures), ``rows``, ``last`` step, ``bytes``, whether it is ``complex`` and has
+        an ``error``, its ``form``, and how it was ``made``. ``settings``, ``versions``, ``events`` and ``costs`` are
+        those of the run, ``steps`` and ``rows`` what it has in all, ``notes``, ``silence`` and ``empty`` what is said
+        of it. Where ``origin`` is another, rows that were read before are not those of now.
 
         Raises:
             FileNotFoundError: If there is no file.
@@ -303,13 +303,14 @@ def _axis(scale: Any, name: str, classes: dict[str, str]) -> dict[str, Any]:
     values, unit, description = coordinates(scale)
     axis = {"name": name, "label": label(name, unit), "description": description}
     if values.dtype.kind in "OUS":
-        labels = [printable(str(label)) for label in values]
+        labels = [str(label) for label in values]
         kinds = [classes.get(label, classes.get(label.removesuffix(".weight"), "")) for label in labels]
-        full = [
+        exact = [
             f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)
         ]
-        full = told_apart(full)
-        return {**axis, "labels": full, **({} if (brief := short(full)) == full else {"short": brief})}
+        full = told_apart([printable(label) for label in exact])
+        more = {"short": short(full), "exact": told_apart(exact)}
+        return {**axis, "labels": full, **{key: names for key, names in more.items() if names != full}}
     # JSON has no infinite number: a word that JavaScript reads as one
     words = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}
     return {**axis, "scale": scale_of(values), "values": [words.get(str(value), value) for value in values.tolist()]}

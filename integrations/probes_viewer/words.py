@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from probes.drawing.words import counted
 from probes.measurement import printable
 
 __all__ = [
@@ -29,7 +30,7 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def about_run(created: str, steps: int, rows: int) -> list[str]:
     """When a run was begun, and how much of it there is."""
-    return [*([f"begun {created}"] if created else []), f"{steps:,} steps", f"{rows:,} rows"]
+    return [*([f"begun {created}"] if created else []), counted(steps, "step"), counted(rows, "row")]
 
 
 def form(dims: list[dict[str, Any]], unit: str, is_complex: bool) -> str:
@@ -109,7 +110,7 @@ def _alike(parts: list[list[str]], most: int) -> int:
 
 def made(estimator: str, samples: int | None = None, probe: str = "") -> str:
     """How the numbers of a stream were obtained."""
-    said = [estimator and f"Estimator: {estimator}.", "" if samples is None else f"{samples:,} samples."]
+    said = [estimator and f"Estimator: {estimator}.", "" if samples is None else f"{counted(samples, 'sample')}."]
     return printable(" ".join(filter(None, [*said, probe and f"Probe {probe}."])))
 
 

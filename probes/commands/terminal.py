@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..drawing.words import counted
 from ..measurement import printable
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def summary(path: str | Path, width: int = NARROW) -> Group:
         means = [gap if mean is None else mean for mean, gap in zip(stream["means"], gaps, strict=True)]
         cells = (stream["stream"], str(stream["rows"]), axes, sparkline(means), shown)
         table.add_row(*(escape(printable(cell)) for cell in cells))
-        size = f"{stream['rows']} rows" + (f" of {axes}" if axes else "")
+        size = counted(stream["rows"], "row") + (f" of {axes}" if axes else "")
         narrow.add_row(escape(printable(f"{stream['stream']}  ({size})")))
         narrow.add_row(escape(printable(f"    {sparkline(means):{WIDTH}}  {shown}")))
     if not table.rows:

@@ -10,7 +10,12 @@ import numpy as np
 
 from ..measurement import printable
 
-__all__ = ["caption", "heading", "label", "named", "quantity", "text", "with_unit"]
+__all__ = ["caption", "counted", "heading", "label", "named", "quantity", "text", "with_unit"]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 step``, ``2,000 steps``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def text(words: object) -> str:

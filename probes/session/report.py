@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from ..budget.governor import Governor
 from ..budget.spending import CORE
+from ..drawing.words import counted
 from ..measurement import printable
 from ..run import log
 from ..summary import findings
@@ -46,7 +47,7 @@ def report(
     parameters = [p for p in run.model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
     count = sum(parameter.numel() for parameter in parameters)
     lines = [
-        f"Model      {type(run.model).__name__}, {count:,} parameters in {len(run.layers)} layers",
+        f"Model      {type(run.model).__name__}, {counted(count, 'parameter')} in {counted(len(run.layers), 'layer')}",
         f"Steps      {run.step}, counted in "
         + (
             ", ".join(type(item).__name__ for item in run.optimizers)
@@ -61,7 +62,7 @@ def report(
             targets = f"with targets{seen}"
         else:
             targets = f"without targets: pass batches={{{name!r}: (inputs, targets)}} if a probe needs them"
-        lines.append(f"Batch      {name!r}: {batch.n} samples {targets}")
+        lines.append(f"Batch      {name!r}: {counted(batch.n, 'sample')} {targets}")
     if run.taken:
         lines.append(f"Output     {run.taken[0]}, chosen here; output= takes another")
     if awaited:
@@ -166,7 +167,7 @@ def begun(session: Session) -> list[str]:
     count = sum(parameter.numel() for parameter in run.model.parameters() if not is_lazy(parameter))
     names = ", ".join(plugin.key for plugin in session.turns.probes if not plugin.problem) or "no probe"
     again = f", going on at step {run.step}" if run.resumed_from is not None else ""
-    lines = [f"watching {type(run.model).__name__} ({count:,} parameters) with {names}{again}"]
+    lines = [f"watching {type(run.model).__name__} ({counted(count, 'parameter')}) with {names}{again}"]
     if session.plugins.having("write"):
         place = _place(run.log_dir)
         browser = " (in the browser: probes serve)" if "serve" in installed(COMMANDS) else ""
@@ -181,7 +182,8 @@ def ended(session: Session) -> list[str]:
     share = governor.total / max(governor.training, 1e-9)
     cost = f", {share:.1%} of the training time" if share < 1 else ""  # in the first seconds it says nothing
     where = f": probes show {_place(run.log_dir)}" if session.plugins.having("write") else ""
-    lines = [f"{rows:,} rows of {streams} streams up to step {run.step}, in {governor.total:.1f} s{cost}{where}"]
+    measured = f"{counted(rows, 'row')} of {counted(streams, 'stream')}"
+    lines = [f"{measured} up to step {run.step}, in {governor.total:.1f} s{cost}{where}"]
     reasons: dict[str, list[str]] = {}
     for plugin in turns.probes:
         if reason := plugin.problem or plugin.refusal or ("" if plugin.measured else "it was not due"):

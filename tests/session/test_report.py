@@ -39,7 +39,7 @@ def test_two_lines_when_watching_begins_and_one_at_the_end_of_a_run_without_trou
     assert first == "probes: watching Linear (3 parameters) with norm"
     look = "tensorboard --logdir run, or probes show run (in the browser: probes serve)"
     assert second == f"probes: results go to run: {look}"
-    assert last.startswith("probes: 4 rows of 1 streams up to step 3, in ") and last.endswith(": probes show run")
+    assert last.startswith("probes: 4 rows of 1 stream up to step 3, in ") and last.endswith(": probes show run")
 
 
 def test_the_browser_is_named_only_where_the_viewer_is_installed(tmp_path):

@@ -16,8 +16,9 @@ const KEYS = [
 const CHOICES = ["auto", "linear", "log"];
 const MOST_SMOOTH = 0.98;
 const LOOK_AGAIN = 30_000; // milliseconds
+const p = (kind, ...words) => create("p", kind, ...words);
 const family = (name) => name.split("/")[0];
-const input = (type, label, more) => create("input", { type, "aria-label": label, ...more });
+const input = (type, label, more) => create("input", { type, "aria-label": label, placeholder: label, ...more });
 const button = (textContent, onclick, more = {}) => create("button", { type: "button", textContent, onclick, ...more });
 
 const older = (words, shown) => `${words.replace(/\.$/, "")}.${shown ? " What is shown is older." : ""}`;
@@ -125,7 +126,7 @@ export class App {
         try {
           this.catalogues.set(name, await this.source.catalogue(name));
         } catch (error) {
-          const known = this.catalogues.get(name);
+          const known = this.told(name);
           if (known && !known.problem) this.problem = older(`${name}: ${error.message}`, true);
           else this.catalogues.set(name, { name, streams: [], events: [], costs: { rows: [] }, notes: [], problem: error.message });
         }
@@ -141,25 +142,27 @@ export class App {
     await this.released();
     this.banner.textContent = this.problem ?? "";
     if (before !== names() || (listed === "[]" && this.runs.length)) return this.render();
-    if (listed !== JSON.stringify(this.runs)) this.keepingPlace(() => this.root.querySelector("header").replaceWith(this.header()));
+    if (listed !== JSON.stringify(this.runs)) this.keepingPlace(() => this.find("header").replaceWith(this.header()));
     for (const [run, note] of this.notes) note.textContent = this.noteOf(run);
-    for (const [run, look] of this.looks) if (look.written !== this.catalogues.get(run).rows && Date.now() - look.at > LOOK_AGAIN) this.stands(run);
+    for (const [run, look] of this.looks) if (look.written !== this.told(run).rows && Date.now() - look.at > LOOK_AGAIN) this.stands(run);
     for (const figure of this.figures) if (figure.drawn && figure.rows !== this.rowsOf(figure.name)) this.draw(figure);
   }
 
-  metas = (name) => this.state.runs.map((run) => [run, this.catalogues.get(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
+  find = (what) => this.root.querySelector(what);
+  told = (run) => this.catalogues.get(run);
+  metas = (name) => this.state.runs.map((run) => [run, this.told(run)?.streams.find((meta) => meta.name === name)]).filter(([, meta]) => meta);
   metaOf = (name) => this.metas(name)[0]?.[1];
-  rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.catalogues.get(run).origin]));
+  rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.told(run).origin]));
 
   inRun = (words, run) => (this.state.runs.length > 1 ? `${words} in ${run}` : words);
 
   noteOf(run) {
-    return phrase([...this.catalogues.get(run).notes, this.runs.find(({ name }) => name === run)?.state]);
+    return phrase([...this.told(run).notes, this.runs.find(({ name }) => name === run)?.state]);
   }
 
   streams() {
     const all = new Map();
-    for (const run of this.state.runs) for (const meta of this.catalogues.get(run)?.streams ?? []) if (!all.has(meta.name)) all.set(meta.name, meta);
+    for (const run of this.state.runs) for (const meta of this.told(run)?.streams ?? []) if (!all.has(meta.name)) all.set(meta.name, meta);
     return [...all.values()].sort((a, b) => a.name.startsWith("probes/") - b.name.startsWith("probes/") || (a.name < b.name ? -1 : 1));
   }
 
@@ -175,13 +178,13 @@ export class App {
     draw();
     lists().forEach((list, i) => (list.scrollTop = tops[i]));
     if (focus?.isConnected) return;
-    const again = label ? this.root.querySelector(`[aria-label="${CSS.escape(label)}"]`) : inList && this.root.querySelector("nav [aria-current]");
+    const again = label ? this.find(`[aria-label="${CSS.escape(label)}"]`) : inList && this.find("nav [aria-current]");
     again?.focus({ preventScroll: true });
   }
 
   /** Wait until nothing is pressed or dragged, half a minute at most. */
   async released() {
-    const held = () => this.root.querySelector(":active") || [...this.shared.charts].some(({ drag }) => drag);
+    const held = () => this.find(":active") || [...this.shared.charts].some(({ drag }) => drag);
     for (let i = 0; i < 300 && held(); i++) await new Promise((done) => setTimeout(done, 100));
   }
 
@@ -200,9 +203,9 @@ export class App {
     this.observer = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && this.later(target.figure)), { rootMargin: "300px" });
     const main = create("main", { id: "main" });
     this.root.replaceChildren(this.header(), create("div", "columns", this.nav(), main));
-    main.append((this.banner = create("p", "alarm", this.problem)));
+    main.append((this.banner = p("alarm", this.problem)));
     if (!this.runs.length)
-      main.append(create("p", "empty", this.problem ? "" : "There is no run here yet. One appears as soon as its first measurements are written."));
+      main.append(p("empty", this.problem ? "" : "There is no run here yet. One appears with its first measurements."));
     else if (this.state.stream) this.large(main);
     else this.overview(main);
     document.title = phrase([this.state.stream, this.state.runs.join(", "), "probes"]);
@@ -219,11 +222,11 @@ export class App {
       create("label", { className: "run", title: run.problem || "" },
         input("checkbox", run.name, { checked: chosen.has(run.name), onchange: (event) => pick(run.name, event.target.checked) }),
         create("span", "", run.name),
-        create("small", "", run.problem ? `unreadable: ${run.problem}` : phrase([run.model, run.steps && `${count(run.steps)} steps`, run.state], ", ")));
+        create("small", "", run.problem ? `unreadable: ${run.problem}` : phrase([run.model, run.steps && `${count(run.steps)} step${run.steps > 1 ? "s" : ""}`, run.state], ", ")));
     const gone = this.state.runs.filter((name) => !this.runs.some((run) => run.name === name));
     const list = create("div", {}, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const sift = () => [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(this.sought.toLowerCase())));
-    const filter = input("text", "find a run", { placeholder: "find a run", value: this.sought, oninput: () => ((this.sought = filter.value), sift()) });
+    const filter = input("text", "find a run", { value: this.sought, oninput: () => ((this.sought = filter.value), sift()) });
     if (this.runs.length > 8) sift();
     return create("header", {},
       create("strong", "", "probes"),
@@ -246,9 +249,9 @@ export class App {
         if (family(meta.name) !== last) list.append(create("h2", "", (last = family(meta.name))));
         list.append(this.link(meta.name.slice(last.length + 1) || meta.name, meta.name, { title: meta.title, "aria-current": meta.name === this.state.stream ? "page" : null }));
       }
-      if (!list.children.length) list.append(create("p", "note", words ? "No stream fits." : "No stream yet."));
+      if (!list.children.length) list.append(p("note", words ? "No stream fits." : "No stream yet."));
     };
-    const find = input("search", "search streams", { placeholder: "search streams", value: this.searched, oninput: (event) => fill(event.target.value),
+    const find = input("search", "search streams", { value: this.searched, oninput: (event) => fill(event.target.value),
       onkeydown: (event) => event.key === "Enter" && list.querySelector("a")?.click() });
     nav.append(find, list);
     fill(this.searched);
@@ -262,49 +265,49 @@ export class App {
 
   open(stream) {
     this.set({ stream, view: null, chosen: {} });
-    scrollTo(0, this.root.querySelector("main").offsetTop - 50); // not around a frame
-    const [list, item] = ["nav", "nav [aria-current]"].map((each) => this.root.querySelector(each));
+    scrollTo(0, this.find("main").offsetTop - 50); // not around a frame
+    const [list, item] = ["nav", "nav [aria-current]"].map((each) => this.find(each));
     if (item) list.scrollTop = Math.min(Math.max(list.scrollTop, item.offsetTop + 60 - list.clientHeight), item.offsetTop - 60);
   }
 
-  closeList = () => (this.root.querySelector(".runs").open = this.listed = false);
+  closeList = () => (this.find(".runs").open = this.listed = false);
 
   overview(main) {
-    const names = new Set(this.streams().map((meta) => meta.name));
-    for (const run of this.state.runs) {
-      const catalogue = this.catalogues.get(run);
+    const [names, { runs }] = [new Set(this.streams().map((meta) => meta.name)), this.state];
+    for (const run of runs) {
+      const catalogue = this.told(run);
       main.append(create("h1", "", phrase([run, catalogue.model])));
-      if (catalogue.problem) main.append(create("p", "alarm", `This run cannot be read: ${catalogue.problem}`));
+      if (catalogue.problem) main.append(p("alarm", `This run cannot be read: ${catalogue.problem}`));
       else {
-        this.notes.set(run, create("p", "note", this.noteOf(run)));
+        this.notes.set(run, p("note", this.noteOf(run)));
         main.append(this.notes.get(run));
       }
-      if (catalogue.empty) main.append(create("p", "empty", catalogue.empty));
+      if (catalogue.empty) main.append(p("empty", catalogue.empty));
     }
     const shown = new Set(["loop/loss"]);
     if (names.has("loop/loss")) main.append(this.figure("loop/loss"));
-    for (const run of this.state.runs) {
+    for (const run of runs) {
       const body = create("div");
       main.append(create("section", {}, create("h2", "", this.inRun("What stands out", run)), body));
       this.looks.set(run, { body, names, shown });
       this.stands(run);
     }
-    for (const run of this.state.runs) main.append(this.costs(run));
+    for (const run of runs) main.append(this.costs(run));
     for (const [group, members] of Map.groupBy([...names].filter((name) => !name.startsWith("probes/")), family))
       main.append(create("section", {}, create("h2", "", group), create("div", "grid", ...members.map((name) => this.figure(name, true)))));
-    for (const run of this.state.runs) main.append(this.about(run));
+    for (const run of runs) main.append(this.about(run));
   }
 
   async stands(run) {
     const look = this.looks.get(run);
     const { body: section, names, shown } = look;
-    const wait = create("p", "note", "…");
-    Object.assign(look, { at: Date.now(), written: this.catalogues.get(run).rows });
+    const wait = p("note", "…");
+    Object.assign(look, { at: Date.now(), written: this.told(run).rows });
     if (!section.children.length) section.append(wait);
     let found;
     try {
       found = await this.source.findings(run);
-      wait.textContent = found.length ? "" : this.catalogues.get(run).silence;
+      wait.textContent = found.length ? "" : this.told(run).silence;
     } catch (error) {
       return void (wait.textContent = `Not known: ${error.message}`);
     }
@@ -319,16 +322,16 @@ export class App {
   }
 
   costs(run) {
-    const { rows, words } = this.catalogues.get(run).costs;
+    const { rows, words } = this.told(run).costs;
     if (!rows.length) return "";
     return create("section", {}, create("h2", "", this.inRun("What the probes cost", run)),
-      create("p", "note", words),
+      p("note", words),
       create("table", {}, create("thead", {}, row("", "turns", "skipped", "failed", "seconds")),
         create("tbody", {}, ...rows.map(([name, ...numbers]) => row(name, ...numbers.map((v) => number(v, 3)))))));
   }
 
   about(run) {
-    const { settings = {}, versions = {}, about = {}, events } = this.catalogues.get(run);
+    const { settings = {}, versions = {}, about = {}, events } = this.told(run);
     const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => row(key, value)));
     const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
     return create("section", "about",
@@ -341,8 +344,8 @@ export class App {
   large(main) {
     const { state } = this;
     const meta = this.metaOf(state.stream);
-    for (const { name, problem } of state.runs.map((run) => this.catalogues.get(run))) if (problem) main.append(create("p", "alarm", `${name} cannot be read: ${problem}`));
-    if (!meta) return main.append(create("p", "empty", `No run that is chosen has a stream ${state.stream}.`));
+    for (const { name, problem } of state.runs.map((run) => this.told(run))) if (problem) main.append(p("alarm", `${name} cannot be read: ${problem}`));
+    if (!meta) return main.append(p("empty", `No run that is chosen has a stream ${state.stream}.`));
     const view = viewOf(meta, state.view);
     const select = (label, value, items, key) =>
       create("label", {}, label, " ", create("select", { "aria-label": label, onchange: (event) => this.set({ [key]: event.target.value }) }, ...items.map((item) => create("option", { value: item, textContent: item === "auto" ? "automatic" : item, selected: item === value }))));
@@ -367,7 +370,7 @@ export class App {
         create("span", "space"),
         ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind).catch(({ message }) => (this.banner.textContent = message))))),
       figure,
-      create("p", "note", meta.made));
+      p("note", meta.made));
   }
 
   /** A stream with its title, drawn when it comes into sight. */
@@ -402,10 +405,10 @@ export class App {
       if (state.difference && !small && state.runs.length > 1) {
         const two = state.runs.slice(0, 2).map((run) => found.find((data) => data.run === run));
         const lacking = state.runs.find((run, i) => i < 2 && !two[i]);
-        if (lacking !== undefined) throw new Error(`${lacking} ${this.catalogues.get(lacking).problem ? "cannot be read" : "has no row of this stream"}: no difference.`);
+        if (lacking !== undefined) throw new Error(`${lacking} ${this.told(lacking).problem ? "cannot be read" : "has no row of this stream"}: no difference.`);
         found = alike(two).why ? two : [difference(...two, state.view)];
       }
-      if (!found.length) return body.replaceChildren(create("p", "note", "No row yet."));
+      if (!found.length) return body.replaceChildren(p("note", "No row yet."));
       const { groups, why } = alike(found);
       const shown = groups.map((group) => picture(group, { ...state, ...(small && { view: null, chosen: {}, small }) }));
       this.clear(figure);
@@ -425,12 +428,12 @@ export class App {
     } catch (error) {
       this.clear(figure);
       Object.assign(figure, { data: null, shown: null, pictures: null });
-      body.replaceChildren(create("p", "alarm", `Not drawn: ${error.message}`));
+      body.replaceChildren(p("alarm", `Not drawn: ${error.message}`));
       caption.textContent = name;
     }
   }
 
-  /** Sliders, charts, colours and legend of runs that have the same coordinates. */
+  /** Sliders, charts, colours and legend of runs with the same coordinates. */
   part(figure, shown, into) {
     const { name, small } = figure;
     for (const line of linesOf(shown)) line.hidden = shown.legend.length > 0 && this.hidden.has(hiding(name, line));
@@ -493,13 +496,13 @@ export class App {
   }
 
   onKey(event) {
-    if (this.root.querySelector("dialog[open]") || withKey(event) || event.target.matches("[type=text], [type=search], select")) return;
+    if (this.find("dialog[open]") || withKey(event) || event.target.matches("[type=text], [type=search], select")) return;
     const { state } = this;
     const shown = this.streams().filter((meta) => !meta.name.startsWith("probes/"));
     const move = (by) => shown.length && this.open(shown[Math.min(Math.max(shown.findIndex((meta) => meta.name === state.stream) + by, 0), shown.length - 1)].name);
     const next = (items, now) => items[(items.indexOf(now) + 1) % items.length];
     const acts = {
-      "/": () => this.root.querySelector("input[type=search]").focus(),
+      "/": () => this.find("input[type=search]").focus(),
       j: () => move(1), k: () => move(-1), o: () => this.set({ stream: null }), "?": () => this.help(),
       l: () => this.set({ values: next(CHOICES, state.values) }), s: () => this.set({ steps: next(CHOICES, state.steps) }),
       d: () => this.toggle("difference"),

@@ -32,10 +32,10 @@ export function lineColors(count) {
 }
 
 /**
- * How numbers become colours: white is 0 where signs differ, a logarithm where values span decades.
+ * How numbers become colours: white is 0 where signs differ or may, a logarithm where values span decades.
  * `place` maps a value to 0..1, `at` that to red, green and blue; so many `below` have the colour of `low`.
  */
-export function norm(values, choice = "auto") {
+export function norm(values, choice = "auto", signed) {
   const found = extent(values);
   let { low, high } = found;
   if (!(low <= high)) [low, high] = [0, 1];
@@ -43,12 +43,12 @@ export function norm(values, choice = "auto") {
   const sample = values.filter((v, i) => i % stride === 0 && Number.isFinite(v) && v !== 0).map(Math.abs).sort();
   const quantile = (q) => sample[Math.floor(q * (sample.length - 1))] ?? 0;
   let [scale, table, below] = [linear, VIRIDIS, 0];
-  if (low < -1e-6 * Math.abs(high) && high > 0) {
+  if (signed || (low < -1e-6 * Math.abs(high) && high > 0)) {
     // less than that is rounding, of what cannot be negative
-    high = Math.max(-low, high);
+    high = Math.max(-low, high) || 1;
     low = -high;
     table = DIVERGING;
-    if (choice === "log" || (choice === "auto" && high > 100 * quantile(0.5))) scale = symlog(Math.max(quantile(0.5) || high / 100, high * 1e-100));
+    if (choice === "log" || (choice === "auto" && high > 100 * (quantile(0.5) || high))) scale = symlog(Math.max(quantile(0.5) || high / 100, high * 1e-100));
   } else if (choice === "log" || (choice === "auto" && high > 30 * quantile(0.1) && quantile(0.1) > 0)) {
     if (found.positive < high) {
       low = Math.max(found.positive, high * 1e-6);

@@ -15,7 +15,7 @@ export function decode(buffer) {
   return found;
 }
 
-/** A stream with its entry in the catalogue, in the order of its steps; complex numbers as magnitudes and as parts. */
+/** A stream with its entry in the catalogue, in the order of its steps; complex numbers as magnitudes and parts. */
 export function dataset(run, meta, raw) {
   const rows = raw.step.length;
   const size = meta.dims.reduce((product, dim) => product * (dim.labels ?? dim.values).length, 1);
@@ -42,7 +42,7 @@ export function taken(data, rows) {
   return { ...data, parts, step: pick(data.step, 1), time: pick(data.time, 1), value: pick(data.value, size), error: pick(data.error, size) };
 }
 
-/** A stream with its rows in the order of their steps, or of their times; after a resume these differ. */
+/** A stream with its rows in the order of steps or times; after a resume these differ. */
 export function inOrder(data, places) {
   if (!places.some((each, i) => i && each < places[i - 1])) return data;
   return taken(data, [...places.keys()].sort((a, b) => places[a] - places[b] || a - b));
@@ -78,8 +78,7 @@ export class Served {
     const known = streams.get(meta.name);
     if (known?.rows === meta.rows) return known;
     const after = known?.rows < meta.rows ? known.rows : 0;
-    const answer = await this.ask("stream", { run, name: meta.name, after });
-    const fresh = decode(await answer.arrayBuffer());
+    const fresh = decode(await (await this.ask("stream", { run, name: meta.name, after })).arrayBuffer());
     const all = after ? joined(known, fresh) : fresh;
     streams.set(meta.name, all);
     return all;

@@ -121,7 +121,7 @@ export function csv(all) {
     const places = Array.from({ length: size }, (_, k) => {
       const found = { __proto__: null };
       for (const dim of dims.slice().reverse()) {
-        const all = entries(dim);
+        const all = dim.exact ?? entries(dim);
         found[dim.name] = cell(all[k % all.length]);
         k = Math.floor(k / all.length);
       }
@@ -147,7 +147,7 @@ export function save(name, kind, content) {
 
 export async function png(source) {
   const scale = Math.min(2, 32000 / source.match(/height="([\d.]+)/)[1]);
-  if (scale < 0.5) throw new Error("No PNG can be as large as this. SVG and CSV have all of it.");
+  if (scale < 0.5) throw new Error("No PNG can be as large. SVG and CSV have all of it.");
   const image = new Image();
   image.src = `data:image/svg+xml,${encodeURIComponent(source)}`;
   await image.decode();

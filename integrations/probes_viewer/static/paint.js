@@ -118,8 +118,6 @@ export function frameOf(spec, zoom, width, height) {
   };
 }
 
-// ---- cells
-
 /** Which cells lie in each pixel: first and one past the last. */
 function cellsOf(edges, count, toValue) {
   const n = edges.length - 1;
@@ -183,8 +181,6 @@ function paintCells(context, frame, ratio) {
   return perX * perY;
 }
 
-// ---- lines
-
 /**
  * A line as pieces of points in pixels, which end where `there(i)` says that there is no value. Of more than four in one
  * of `fine` columns to a pixel, the first, least, greatest and last: what is drawn is the same. Returns the pieces and
@@ -204,7 +200,7 @@ function piecesOf(frame, fine, x, y, there) {
     group = [];
   };
   for (let i = 0; i < x.length; i++) {
-    if (x[i + 1] < low) continue; // of what is not in the window, the neighbours, for lines lead to them
+    if (x[i + 1] < low) continue; // lines lead to the neighbours of what is in the window
     if (x[i - 1] > high) break;
     if (!there(i)) {
       close();
@@ -238,12 +234,14 @@ function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, 
   if (low) {
     const there = (i) => Number.isFinite(low[i]) && shown(scale, high[i]);
     const [[upper, most], [lower]] = [high, low].map((border) => piecesOf(frame, fine, x, border, there));
+    // that of a single value can be seen
+    const wide = (piece) => (piece[1] ? piece : [-2, 2].map((by) => [piece[0][0] + by, piece[0][1]]));
     dense = most;
     Object.assign(context, { fillStyle: color, globalAlpha: 0.18 });
     upper.forEach((piece, k) => {
       context.beginPath();
-      trace(context, piece);
-      trace(context, lower[k].reverse(), "lineTo");
+      trace(context, wide(piece));
+      trace(context, wide(lower[k]).reverse(), "lineTo");
       context.closePath();
       context.fill();
     });
@@ -280,8 +278,6 @@ function paintWay(context, frame, way) {
   context.setLineDash([]);
 }
 
-// ---- charts
-
 /**
  * Draw a chart. The context takes pixels of the page, of each of which the medium shows `ratio`; lines are thinned to
  * `fine` columns of each. Returns what has to be said of it.
@@ -303,16 +299,15 @@ export function paint(context, frame, ratio, fine = ratio) {
     context.fillStyle = grid;
     context.fillRect(a, b, width || hair, height || hair);
   };
+  const [from, to] = image ? [bottom, left] : [top, right];
   for (const [v, text] of x.hidden ? [] : frame.ticks.x) {
     const [place, half] = [frame.x(v), widthOf(text) / 2];
-    if (image) rule(place - hair / 2, bottom, 0, MARK);
-    else rule(place - hair / 2, top, 0, bottom - top + MARK);
+    rule(place - hair / 2, from, 0, bottom - from + MARK);
     write(text, Math.min(Math.max(place, half), frame.width - half), bottom + MARK + 14, "center");
   }
   for (const [v, text] of y.hidden ? [] : frame.ticks.y) {
     const place = frame.y(v);
-    if (image) rule(left - MARK, place - hair / 2, MARK, 0);
-    else rule(left - MARK, place - hair / 2, right - left + MARK, 0);
+    rule(left - MARK, place - hair / 2, to - left + MARK, 0);
     write(fitted(text, frame.widest + 1), left - MARK - 4, place + 4, "right");
   }
   if (!x.hidden) write(fitted(x.label, right - left), (left + right) / 2, bottom + 38, "center");
@@ -341,9 +336,12 @@ export function paint(context, frame, ratio, fine = ratio) {
     const last = tag ? y.findLastIndex((v, i) => Number.isFinite(v) && x[i] <= frame.windows.x[1]) : -1;
     if (last < 0) continue;
     const height = frame.y(y[last]) - 3;
-    const beside = tags.filter((other) => Math.abs(other.height - height) < 10);
-    write(tag, right - 4 - beside.reduce((sum, other) => sum + widthOf(other.tag), 0), height, "right", soft, 10);
-    tags.push({ tag, height });
+    const wide = widthOf(tag);
+    const end = tags.reduce((end, other) => (Math.abs(other.height - height) < 10 ? end - other.wide : end), right - 4);
+    context.fillStyle = css("--paper");
+    context.fillRect(end - wide, height - 9, wide + 2, 12);
+    write(tag, end, height, "right", soft, 10);
+    tags.push({ wide, height });
   }
   const put = [];
   // in less than half of the width a name fits on one side of any place

@@ -16,7 +16,7 @@ const numbers = (length, at) => Float64Array.from({ length }, (_, i) => at(i));
 const runOf = (data, each) => (data.length > 1 ? each.run : "");
 /** The name of a line, and the one under which it is hidden: that does not change as runs are added. */
 const naming = (data, each, words) => ({ name: phrase([words, runOf(data, each)], ", "), group: phrase([words, each.run], ", ") });
-const spread = (count, most) => [...new Set(Array.from({ length: most }, (_, i) => Math.round((i * (count - 1)) / (most - 1))))];
+const spread = (count, most) => [...new Set(numbers(most, (i) => Math.round((i * (count - 1)) / (most - 1))))];
 
 /** Where the entries of a dim are drawn, with ticks where these are names. */
 function axisOf(dim) {
@@ -84,6 +84,8 @@ export function smoothed(values, weight) {
 
 const bandOf = (y, error) => error && { low: y.map((v, i) => v - 2 * error[i]), high: y.map((v, i) => v + 2 * error[i]) };
 
+const banded = (data) => data.some(({ error }) => error?.some(Number.isFinite)) && "bands: ± 2 standard errors";
+
 /** The dashes of each run, no two alike. */
 const dashOf = (run) => [[], [8, 4], [2, 3]][run] ?? [10, 3, ...Array(run - 2).fill([2, 3]).flat()];
 
@@ -93,7 +95,8 @@ export function picture(all, options) {
   const [{ meta }] = data;
   const view = viewOf(meta, options.view);
   const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: sizeOf(dim), text: (i) => text(dim, i) }));
-  const made = DRAWN[view](data, meta, { ...options, sliders });
+  const made = DRAWN[view](data, meta, { ...options, sliders, minus: data[0].minus });
+  const { scale } = made.bar ?? made.charts[0].y;
   const inAll = (what) => data.reduce((sum, each) => sum + extent(each.value)[what], 0);
   const from = all.flatMap((each) => each.minus ?? each);
   const thinned = from.filter(({ sent, total }) => sent < total).map(({ run, sent, total }) => `${from.length > 1 ? `${run} ` : ""}${count(sent)} of ${count(total)} rows`);
@@ -103,7 +106,8 @@ export function picture(all, options) {
     many(inAll("nan"), "value is", "values are", `not a number${made.bar ? " (gray)" : ""}`),
     many(inAll("infinite"), "is", "are", `infinite${made.bar ? " (magenta)" : ""}`),
     made.bar && many(made.bar.below, `value below ${number(made.bar.low)} has`, `values below ${number(made.bar.low)} have`, "its colour"),
-    options.values === "log" && view !== "plane" && (made.bar ?? made.charts[0].y).scale === linear && "drawn linearly: no logarithm has a place for these values",
+    options.values === "log" && view !== "plane" && scale === linear && "drawn linearly: no logarithm has a place for these values",
+    scale.unit && `logarithmic on both sides of 0, linear up to ${number(scale.unit, 2)}`,
     many(made.charts[0].off, "value of zero or less is", "values of zero or less are", "not on a logarithmic axis"),
     meta.complex && (data[0].minus ? "differences of the magnitudes of complex numbers" : "magnitudes of complex numbers"),
     data[0].minus && data[0].run,
@@ -125,10 +129,10 @@ const told = (data, i, digits) => `${number(data.value[i], digits)}${data.error 
 
 function lineSpec(data, options, lines) {
   const x = xAxis(data, options);
-  const found = extent(lines.flatMap((line) => [...line.y]));
+  const all = (key) => extent(lines.flatMap((line) => [...line[key] ?? []]));
+  const found = all("y");
   // room for the lower border of a band, down to a hundredth of the least value
-  const borders = extent(lines.flatMap((line) => [...line.low ?? []]));
-  found.positive = Math.min(found.positive, Math.max(borders.positive, found.positive / 100));
+  found.positive = Math.min(found.positive, Math.max(all("low").positive, found.positive / 100));
   const scale = valuesScale(found, options.values);
   const off = scale.name === "log" ? lines.reduce((sum, { faint, y }) => sum + (faint ? 0 : y.filter((v) => v <= 0).length), 0) : 0;
   return {
@@ -167,7 +171,7 @@ function lines(data, meta, options) {
     }),
   );
   const notes = [
-    data.some((each) => each.error) && !options.smooth && "bands: ± 2 standard errors",
+    !options.smooth && banded(data),
     chosen.length < count && `${chosen.length} of ${count} are drawn`,
     options.smooth && "smoothed; the values themselves are faint",
   ];
@@ -205,7 +209,7 @@ function cells(given, options, dim, offset) {
 function colored(charts, options) {
   const all = charts.map((chart) => chart.image.values);
   const joined = all.length === 1 ? all[0] : Float64Array.from(all.flatMap((values) => [...values]));
-  const bar = norm(joined, options.values);
+  const bar = norm(joined, options.values, options.minus);
   charts.forEach((chart) => (chart.image.norm = bar));
   return bar;
 }
@@ -235,7 +239,7 @@ function rowOf(steps, { step = steps.at(-1), again = Infinity } = {}) {
 /** A strip of steps, and the one that is chosen large. */
 function frames(data, meta, options) {
   const [dy, dx] = meta.dims;
-  const [ay, ax] = [axisOf(dy), axisOf(dx)];
+  const [ay, ax] = [dy, dx].map((dim) => ({ ...axisOf(dim), label: dim.label }));
   const image = dy.name === "y" && dx.name === "x";
   const [height, width] = [sizeOf(dy), sizeOf(dx)];
   const rows = data[0].step.length;
@@ -260,7 +264,7 @@ function frames(data, meta, options) {
   const large = data.map((each) => frame(each, rowOf(each.step, choice(data[0], row)), true));
   const bar = colored([...small, ...large], options);
   const slider = { name: "step", count: rows, text: (i) => named(data[0], i), value: row, of: (i) => choice(data[0], i) };
-  return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: `the strip shows ${small.length} of ${rows} steps` };
+  return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: phrase([small.length < rows && `the strip shows ${small.length} of ${rows} steps`, data[1] && `the strip is of ${data[0].run}`], "; ") };
 }
 
 function profile(data, meta, options) {
@@ -278,7 +282,7 @@ function profile(data, meta, options) {
     }),
   );
   const spec = lineSpec(data, options, drawn);
-  return { charts: [{ ...spec, share: null, x: axis, places: axis.places }], note: data[0].error ? "bands: ± 2 standard errors" : "" };
+  return { charts: [{ ...spec, share: null, x: axis, places: axis.places }], note: banded(data) };
 }
 
 /** Sorted, what is not a number last. */
@@ -288,8 +292,6 @@ function fromLargest(values) {
   found.copyWithin(0, missing);
   return found.fill(NaN, found.length - missing);
 }
-
-const QUANTILES = [0, 0.1, 0.25, 0.5, 0.75, 0.9];
 
 /** The largest eigenvalues one by one, the others as quantiles. */
 function fan(data, meta, options) {
@@ -308,7 +310,7 @@ function fan(data, meta, options) {
     for (let k = 0; k < top; k++) line(`largest ${k + 1}`, (values) => values[k], sequential(k / top));
     const quantile = (q) => (values) => values[Math.max(0, Math.floor((1 - q) * (values.filter((v) => v === v).length - 1)))];
     if (each.size > 10)
-      for (const q of QUANTILES) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", q ? `${100 * q} %` : "smallest");
+      for (const q of [0, 0.1, 0.25, 0.5, 0.75, 0.9]) line(q ? `quantile ${q}` : "smallest", quantile(q), "#8a8a8a", q ? `${100 * q} %` : "smallest");
   });
   return { charts: [lineSpec(data, options, drawn)], note: data[0].size > 10 ? "the five largest, and quantiles in gray: of so many percent, none is larger" : "" };
 }

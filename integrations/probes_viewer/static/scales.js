@@ -64,8 +64,7 @@ export function stepsScale(steps, choice = "auto") {
 /** Least and greatest finite value, the least positive one, and how many are not finite. */
 export function extent(values) {
   const found = { low: Infinity, high: -Infinity, positive: Infinity, nan: 0, infinite: 0, zero: 0, count: values.length };
-  for (let i = 0; i < values.length; i++) {
-    const v = values[i];
+  for (const v of values) {
     if (v !== v) found.nan++;
     else if (!Number.isFinite(v)) found.infinite++;
     else {
@@ -135,7 +134,7 @@ export const phrase = (words, between = " · ") => words.filter(Boolean).join(be
 const RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 
 export function number(v, digits = 4) {
-  if (v === null || v === undefined) return "";
+  if ((v ?? null) === null) return "";
   if (!Number.isFinite(v)) return v > 0 ? "∞" : v < 0 ? "−∞" : "not a number";
   const size = Math.abs(v);
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) {
