@@ -1,13 +1,16 @@
-"""Names of layers and parameters as the model of the script has them, compiled in part or not."""
+"""Names of layers and parameters as the model of the script has them, compiled in part or not; and of files."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from torch import nn
 
-__all__ = ["named_modules", "plain_name"]
+__all__ = ["as_file", "named_modules", "plain_name"]
 
+LONGEST = 255
+"""Bytes of the name of a file."""
 COMPILED = "_orig_mod"
 """What torch.compile calls the module that it wraps, as one of the wrapper's."""
 
@@ -20,6 +23,26 @@ def plain_name(name: str) -> str:
         'encoder.0.weight'
     """
     return ".".join(part for part in name.split(".") if part != COMPILED)
+
+
+def as_file(name: str, ending: str) -> str:
+    """The name of a stream as the path of a file: of a part that no file system takes, a mark instead of the end.
+
+    Example:
+        >>> as_file("ntk/alignment", ".csv")
+        'ntk/alignment.csv'
+        >>> len(as_file("x" * 300, ".csv"))
+        255
+    """
+    *folders, last = name.split("/")
+    return "/".join([*(_shortened(part, "") for part in folders), _shortened(last, ending)])
+
+
+def _shortened(part: str, ending: str) -> str:
+    if len(f"{part}{ending}".encode()) <= LONGEST:
+        return f"{part}{ending}"
+    mark = "_" + hashlib.blake2b(part.encode(), digest_size=4).hexdigest()
+    return part.encode()[: LONGEST - len(mark + ending)].decode(errors="ignore") + mark + ending
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from .drawing import curves, maps
 from .drawing.scales import HIGHEST, near_one, spans_decades
 from .drawing.words import caption, heading, named, quantity, text, with_unit
+from .names import as_file
 
 if TYPE_CHECKING:
     import xarray
@@ -147,7 +148,7 @@ def save_plots(
         value = node.variables["value"]
         if not wanted or "step" not in value.dims or value.ndim > 3 or 0 in value.shape:
             continue
-        files.append(directory / f"{name.replace('/', '.')}.{format}")
+        files.append(directory / as_file(name.replace("/", "."), f".{format}"))
         with np.errstate(over="ignore", invalid="ignore"):  # matplotlib, of huge values
             plot(node).savefig(files[-1])
     return files

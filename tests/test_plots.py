@@ -114,6 +114,13 @@ def names(count):
     return np.array([f"layer{index}" for index in range(count)], dtype=object)
 
 
+def test_a_name_that_is_too_long_for_a_file_is_drawn(tmp_path):
+    stream = xarray.Dataset({"value": ("step", [1.0, 2.0])}, {"step": [0, 1]})
+    run = xarray.DataTree.from_dict({f"{'a' * 200}/{'b' * 200}": stream, f"{'a' * 200}/{'b' * 199}c": stream})
+    files = save_plots(run, tmp_path)
+    assert len(set(files)) == 2 and all(len(file.name) == 255 and file.exists() for file in files)
+
+
 def test_every_stream_that_can_be_drawn_is_saved(run, tmp_path):
     files = save_plots(run, tmp_path / "plots")
     found = {file.name for file in files}

@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probes import Measurement, Run, hookimpl
+from probes.names import as_file
 
 __all__ = ["CSVSink"]
 
@@ -18,9 +22,9 @@ class CSVSink:
     """Writes each stream to a file ``csv/<name>.csv`` in the run's ``log_dir``, one row for each entry of its value.
 
     The columns are ``step``, ``wall_time`` (seconds since 1970), the coordinates by dimension, ``value`` and
-    ``standard_error``; of a complex value ``value_real`` and ``value_imag``. Numbers are written so that reading them
-    gives the same ones. Units and descriptions are in ``run.h5`` only. A resumed run cuts what comes after its
-    checkpoint.
+    ``standard_error``; of a complex one ``value_real`` and ``value_imag``, and so its error. Numbers are written so
+    that reading them gives the same ones. Units and descriptions are in ``run.h5`` only. A name that is too long for
+    a file ends in a mark. A resumed run cuts what comes after its checkpoint.
 
     Raises:
         OSError: From its hooks, when a file cannot be written.
@@ -76,7 +80,7 @@ class CSVSink:
         """Append what waits, a whole stream at a time."""
         for name in list(self._waiting):
             items = self._waiting.pop(name)
-            path = run.log_dir / "csv" / f"{name}.csv"
+            path = run.log_dir / "csv" / as_file(name, ".csv")
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file)
@@ -92,17 +96,21 @@ class CSVSink:
 
 
 def _header(item: Measurement) -> list[str]:
-    value = ["value_real", "value_imag"] if item.value.dtype.kind == "c" else ["value"]
-    return ["step", "wall_time", *item.dims, *value, *([] if item.standard_error is None else ["standard_error"])]
+    numbers = {"value": item.value, "standard_error": item.standard_error}
+    columns = (_parts(name, array) for name, array in numbers.items() if array is not None)
+    return ["step", "wall_time", *item.dims, *chain.from_iterable(columns)]
+
+
+def _parts(name: str, array: NDArray[Any]) -> list[str]:
+    return [f"{name}_real", f"{name}_imag"] if array.dtype.kind == "c" else [name]
 
 
 def _rows(item: Measurement) -> Iterator[list[object]]:
     for index in np.ndindex(item.value.shape):
-        value = item.value[index].item()
-        parts = [value.real, value.imag] if isinstance(value, complex) else [value]
-        errors = [] if item.standard_error is None else [item.standard_error[index].item()]
+        numbers = [array[index].item() for array in (item.value, item.standard_error) if array is not None]
+        parts = ([number.real, number.imag] if isinstance(number, complex) else [number] for number in numbers)
         places = (item.coords[dim].values[at].item() for dim, at in zip(item.dims, index, strict=True))
-        yield [item.step, item.wall_time, *places, *parts, *errors]
+        yield [item.step, item.wall_time, *places, *chain.from_iterable(parts)]
 
 
 def _cut(path: Path, step: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
+
+from ..names import as_file
 
 if TYPE_CHECKING:
     import pandas
@@ -19,8 +22,8 @@ def export(run: xarray.DataTree, path: str | Path, format: Format = "netcdf") ->
 
     ``"netcdf"`` is one file, of netCDF 4, with all groups, units and events. ``"csv"`` and ``"parquet"`` are a folder
     of tables, one for each stream, with a row for each entry: ``step``, ``wall_time``, the coordinates, ``value`` and
-    ``standard_error``; a complex value is ``value_real`` and ``value_imag``. Units are in the metadata of the Parquet
-    files (``attrs``), and not in CSV.
+    ``standard_error``; a complex value is ``value_real`` and ``value_imag``, and so its error. Units are in the
+    metadata of the Parquet files (``attrs``), and not in CSV. Names that are too long end in a mark.
 
     Args:
         run: What :func:`~probes.open_run` returned.
@@ -28,7 +31,7 @@ def export(run: xarray.DataTree, path: str | Path, format: Format = "netcdf") ->
         format: The format.
 
     Returns:
-        The files.
+        The files; where one cannot be written there is none.
 
     Raises:
         ValueError: If there is no such format.
@@ -49,23 +52,28 @@ def export(run: xarray.DataTree, path: str | Path, format: Format = "netcdf") ->
     if format == "netcdf":
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            whole.to_netcdf(path, engine="h5netcdf")
+            groups = {as_file(node.path, ""): node.to_dataset(inherit=False) for node in whole.subtree}
+            type(whole).from_dict(groups).to_netcdf(path, engine="h5netcdf")  # the library takes no longer names either
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         return [path]
     files = []
-    for node in whole.subtree:
-        if not node.has_data:
-            continue
-        file = path / f"{node.path.strip('/')}.{format}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        table = _table(node.to_dataset(inherit=False))
-        if format == "csv":
-            table.to_csv(file, index=False)
-        else:
-            table.to_parquet(file, index=False)
-        files.append(file)
+    try:
+        for node in whole.subtree:
+            if not node.has_data:
+                continue
+            file = path / as_file(node.path.strip("/"), f".{format}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            table = _table(node.to_dataset(inherit=False))
+            if format == "csv":
+                table.to_csv(file, index=False)
+            else:
+                table.to_parquet(file, index=False)
+            files.append(file)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return files
 
 
@@ -75,13 +83,13 @@ def _storable(stream: xarray.Dataset) -> xarray.Dataset:
     if kind == "b":  # xarray says so in an attribute of the same name
         stream = stream.copy()
         stream["value"].attrs = {key: item for key, item in stream["value"].attrs.items() if key != "dtype"}
-    if kind != "c":
-        return stream
-    value = stream["value"]
-    parts = {"value_real": value.real, "value_imag": value.imag}
-    parted = {name: part.assign_attrs(value.attrs).rename(name) for name, part in parts.items()}
-    found: xarray.Dataset = stream.drop_vars("value").assign(parted)
-    return found
+    for name in ("value", "standard_error"):
+        if name in stream and stream[name].dtype.kind == "c":
+            numbers = stream[name]
+            parts = {f"{name}_real": numbers.real, f"{name}_imag": numbers.imag}
+            parted = {key: part.assign_attrs(numbers.attrs).rename(key) for key, part in parts.items()}
+            stream = stream.drop_vars(name).assign(parted)
+    return stream
 
 
 def _table(stream: xarray.Dataset) -> pandas.DataFrame:

@@ -11,6 +11,8 @@ import torch
 from probes import Axis, Measurement, Probe, ProbeManager, every, open_run
 from probes.commands.export import export
 
+LONG = f"q/{'ä' * 200}/{'x' * 300}"
+
 
 class Everything(Probe):
     def measure(self, run, step):
@@ -19,7 +21,8 @@ class Everything(Probe):
         yield Measurement("q/table", value, ("layer", "k"), axes, unit="nats", standard_error=value / 9)
         yield Measurement("q/number", 0.1 + step)
         yield Measurement("q/flag", np.array([True, False]), ("k",))
-        yield Measurement("q/complex", [1 + 2j * step, 3j], ("k",), unit="output")
+        yield Measurement("q/complex", [1 + 2j * step, 3j], ("k",), unit="output", standard_error=[1j, 2.0])
+        yield Measurement(LONG, 7.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,7 @@ def test_netcdf_is_read_by_others(run, tmp_path):
         assert table["k"].units == "cycles" and list(table["layer"][:]) == ["a", "b"]
         np.testing.assert_array_equal(data["q/complex"]["value_imag"][:], [[0, 3], [2, 3], [4, 3]])
         assert data["q/complex"]["value_imag"].units == "output"
+        np.testing.assert_array_equal(data["q/complex"]["standard_error_real"][:], [[0, 2]] * 3)
         assert data["q/flag"]["value"][:].tolist() == [[1, 0]] * 3
         assert list(data["events"]["kind"][:]) == ["attach", "detach"]
         assert data.schema_name == "torch-probes"
@@ -61,7 +65,10 @@ def test_tables_hold_every_entry_in_order(run, tmp_path, kind, read):
     np.testing.assert_array_equal(times[::6], run["q/table"]["wall_time"].values)
     parts = read(tmp_path / "tables" / "q" / f"complex.{kind}")
     np.testing.assert_array_equal(parts["value_imag"], [0, 3, 2, 3, 4, 3])
-    assert "value" not in parts
+    np.testing.assert_array_equal(parts["standard_error_imag"], [1, 0] * 3)
+    assert "value" not in parts and "standard_error" not in parts
+    (long,) = (tmp_path / "tables" / "q").glob("ä*/x*")
+    assert list(read(long)["value"]) == [7.0] * 3 and len(long.name) == 255
     if kind == "parquet":
         assert table.attrs["units"] == "nats"
 
@@ -69,6 +76,19 @@ def test_tables_hold_every_entry_in_order(run, tmp_path, kind, read):
 def test_the_run_is_left_as_it_is(run, tmp_path):
     export(run, tmp_path / "tables", "csv")
     assert run["q/complex"]["value"].dtype.kind == "c"
+
+
+def test_of_tables_that_cannot_be_written_none_is_left(run, tmp_path, monkeypatch):
+    def full(self, file, **settings):
+        Path(file).write_text("half")
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pd.DataFrame, "to_csv", full)
+        with pytest.raises(OSError, match="No space left"):
+            export(run, tmp_path / "tables", "csv")
+    assert not (tmp_path / "tables").exists()
+    assert export(run, tmp_path / "tables", "csv")
 
 
 def test_what_is_there_is_not_overwritten(run, tmp_path):

@@ -17,7 +17,8 @@ class Everything(Probe):
         axes = {"layer": ["first, one", 'the "second"'], "k": Axis([0.1, 1e-7, 3.0], "cycles")}
         value = np.arange(6.0).reshape(2, 3) / 7 + step
         yield Measurement("a/table", value, ("layer", "k"), axes, standard_error=value / 9)
-        yield Measurement("a/complex", [1 + 2j * step, np.nan], ("k",))
+        yield Measurement("a/complex", [1 + 2j * step, np.nan], ("k",), standard_error=[2j, 1.0])
+        yield Measurement("a/" + 300 * "x", float(step))
         yield Measurement("a/not_finite", [np.inf, -np.inf, np.nan], ("k",))
 
 
@@ -57,6 +58,9 @@ def test_every_number_is_that_of_the_run_file(tmp_path):
             np.testing.assert_array_equal(table[dim], expected[dim].values)
     np.testing.assert_array_equal(read(tmp_path, "a/table")["standard_error"], read(tmp_path, "a/table")["value"] / 9)
     assert read(tmp_path, "a/complex")["value_imag"][2] == 2.0
+    assert read(tmp_path, "a/complex")["standard_error_imag"][2] == 2.0
+    (long,) = (tmp_path / "csv" / "a").glob("x*.csv")
+    assert read(tmp_path, f"a/{long.stem}")["value"].tolist() == read(tmp_path, "a/number")["step"].tolist()
     assert open_run(tmp_path)["a/number"]["wall_time"].values[1] == pd.Timestamp(
         round(read(tmp_path, "a/number")["wall_time"][1] * 1e6), unit="us"
     )
