@@ -19,7 +19,7 @@ from ..measurement import printable
 from ..run import log
 from ..summary import findings
 from .discovery import COMMANDS, installed
-from .plugins import Plugin
+from .plugins import Plugin, keys
 from .session import Session
 
 __all__ = ["begun", "ended", "found", "report", "say"]
@@ -97,7 +97,7 @@ def report(
     lines += _section("Left out", {plugin.key: plugin.left_out for plugin in everyone})
     lines += _section("Last failure", {plugin.key: plugin.last_failure for plugin in running})
     if session.plugins.having("write"):
-        lines += ["", f"Results    {run.log_dir}    (tensorboard --logdir {run.log_dir})"]
+        lines += ["", f"Results    {_looks(session, str(run.log_dir))}"]
     return "\n".join(lines) + "\n"
 
 
@@ -169,9 +169,7 @@ def begun(session: Session) -> list[str]:
     again = f", going on at step {run.step}" if run.resumed_from is not None else ""
     lines = [f"watching {type(run.model).__name__} ({counted(count, 'parameter')}) with {names}{again}"]
     if session.plugins.having("write"):
-        place = _place(run.log_dir)
-        browser = " (in the browser: probes serve)" if "serve" in installed(COMMANDS) else ""
-        lines.append(f"results go to {place}: tensorboard --logdir {place}, or probes show {place}{browser}")
+        lines.append(f"results go to {_looks(session, _place(run.log_dir))}")
     return [_short(line) for line in lines]
 
 
@@ -181,7 +179,7 @@ def ended(session: Session) -> list[str]:
     rows, streams = session.accounts.measured, turns.streams
     share = governor.total / max(governor.training, 1e-9)
     cost = f", {share:.1%} of the training time" if share < 1 else ""  # in the first seconds it says nothing
-    where = f": probes show {_place(run.log_dir)}" if session.plugins.having("write") else ""
+    where = f": probes show {_place(run.log_dir)}" if "hdf5" in keys(session.plugins.having("write")) else ""
     measured = f"{counted(rows, 'row')} of {counted(streams, 'stream')}"
     lines = [f"{measured} up to step {run.step}, in {governor.total:.1f} s{cost}{where}"]
     reasons: dict[str, list[str]] = {}
@@ -191,6 +189,17 @@ def ended(session: Session) -> list[str]:
     if reasons:
         lines.append("not measured: " + "; ".join(f"{', '.join(keys)} ({why})" for why, keys in reasons.items()))
     return [_short(line) for line in lines]
+
+
+def _looks(session: Session, place: str) -> str:
+    """Where results are and how to look at them, as far as it is known what the sinks write; the names of others."""
+    sinks = keys(session.plugins.having("write"))
+    looks = [f"tensorboard --logdir {place}"] if "tensorboard" in sinks else []
+    if "hdf5" in sinks:
+        looks.append(
+            f"probes show {place}{' (in the browser: probes serve)' if 'serve' in installed(COMMANDS) else ''}"
+        )
+    return f"{place}: {', or '.join(looks)}" if looks else ", ".join(sinks)
 
 
 def _place(path: Path) -> str:

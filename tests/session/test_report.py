@@ -1,6 +1,7 @@
 """What a user reads without asking."""
 
 import logging
+import shutil
 import time
 
 import pytest
@@ -46,6 +47,19 @@ def test_the_browser_is_named_only_where_the_viewer_is_installed(tmp_path):
     without = "from probes.session import report\nreport.installed = lambda group: {}\n"
     _, second, *_ = said(tmp_path, without + SCRIPT)
     assert second == "probes: results go to run: tensorboard --logdir run, or probes show run"
+
+
+def test_results_are_only_where_the_sinks_write_them(tmp_path):
+    own = "class Mine:\n    def write(self, measurements):\n        pass\n"
+    for sinks, place in (
+        ("[Mine()]", "Mine"),
+        ("['csv', Mine()]", "csv, Mine"),
+        ("['tensorboard']", "run: tensorboard --logdir run"),
+    ):
+        code = own + SCRIPT.replace('log_dir="run"', f'log_dir="run", sinks={sinks}')
+        _, second, last = said(tmp_path, code)
+        assert second == f"probes: results go to {place}" and "probes show" not in last
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
 def test_what_does_not_run_is_named_with_its_reason(tmp_path):
