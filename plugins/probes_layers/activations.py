@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from probes.batches import tensors
 from probes.names import named_modules
 from probes.precision import to_float64
 
+from .units import Units
 from .updates import nonzero_count, square_sum
 
 __all__ = ["Activation", "activations", "output_entropy", "summarize"]
@@ -25,8 +26,12 @@ EDGE = 0.01
 """How near to a bound a saturated activation is, as a share of the range."""
 BOUNDS: dict[str, tuple[float, float]] = {
     "sigmoid": (0, 1), "hardsigmoid": (0, 1), "tanh": (-1, 1), "hardtanh": (-1, 1), "softsign": (-1, 1),
+    "relu6": (0, 6),
 }  # fmt: skip
-"""Of bounded activations, by the name of the function, or of the module's class in small letters."""
+"""Of bounded activations, by the name of the function, or of the module's class in small letters: what they have unless
+they are given others, as a Hardtanh is."""
+CLIPPED = ("hardtanh", "relu6")
+"""Activations that are a clipped ReLU where they begin at 0."""
 FUNCTIONS: dict[Any, str] = {
     function: name
     for name, functions in {
@@ -40,6 +45,8 @@ FUNCTIONS: dict[Any, str] = {
     for function in functions
 }  # fmt: skip
 """Activations that are called as functions, and the names under which they are recorded."""
+GIVEN = ("min_val", "max_val")
+"""What a hardtanh is given."""
 PASSIVE = ("dropout", "flatten", "pooling", "upsampling", "padding", "pixelshuffle", "channelshuffle", "loss", "fold")
 """Modules of :mod:`torch.nn` that only hand on: no layers of their own."""
 LINEAR = {
@@ -47,16 +54,24 @@ LINEAR = {
     for name in ("linear", "conv", "batchnorm", "instancenorm", "normalization", "sparse", "rnn", "activation")
 }
 """Where modules with parameters are that give no exact zeros."""
-CHANNELS_FIRST = ("conv", "batchnorm", "instancenorm", "normalization", "pooling")
+KEEPING = (nn.PReLU, nn.LayerNorm, nn.RMSNorm)
+"""Modules with parameters that leave the units where they are, unless a function that they call says otherwise."""
+
+
+class Bounds(NamedTuple):
+    """Of what an activation gives."""
+
+    low: float
+    high: float
+    clipped: bool
+    """Whether it is a clipped ReLU: what is at its lower bound is not saturated."""
 
 
 @dataclass
 class Activation:
     """What a layer has given, in all its calls on the batch."""
 
-    bounds: tuple[float, float] | None
-    dim: int
-    """Of the units."""
+    bounds: Bounds | None
     gated: bool = True
     """Whether zeros are looked for: not in what linear maps and normalizations give."""
     count: int = 0
@@ -67,21 +82,24 @@ class Activation:
     """The largest magnitude."""
     alive: Tensor | None = None
     """Of each unit, whether it was not zero once; where zeros are looked for."""
+    unknown: bool = False
+    """Whether the axis of the units could not be told."""
 
-    def add(self, output: Tensor) -> None:
-        """Take what one call has given."""
+    def add(self, output: Tensor, units: int | None) -> None:
+        """Take what one call has given, with its units along this axis."""
         output = output.detach()
         squares = square_sum(output)
         shared = output.sum(0, keepdim=True, dtype=torch.float32 if output.dtype.itemsize < 4 else None)
         nonzero, saturated = torch.full_like(squares, torch.nan), torch.zeros_like(squares)
         if self.gated:
             nonzero = nonzero_count(output)
-            alive = _alive(output, shared, self.dim % output.ndim)
+            self.unknown = self.unknown or units is None
+        if self.gated and units is not None:
+            alive = _alive(output, shared, units)
             same = self.alive is not None and self.alive.shape == alive.shape
             self.alive = self.alive | alive if same else alive  # type: ignore[operator]
         if self.bounds is not None:
-            edge = EDGE * (self.bounds[1] - self.bounds[0])
-            saturated = nonzero_count((output <= self.bounds[0] + edge) | (output >= self.bounds[1] - edge))
+            saturated = nonzero_count(_at_a_bound(output, self.bounds))
         low, high = torch.aminmax(output)
         largest = to_float64(torch.maximum(high, -low))
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest.to(self.largest.device))
@@ -98,9 +116,15 @@ def summarize(items: Sequence[Activation]) -> Tensor:
     # What differs from sample to sample, relative to all; in single precision no less than 3e-4 can be told.
     variation = (1 - shared / squares).clamp_min(0).sqrt()
     largest = torch.stack([item.largest.cpu() for item in items if item.largest is not None])
-    dead = [math.nan if item.alive is None else 1 - float(item.alive.float().mean()) for item in items]
+    dead = [math.nan if item.alive is None or item.unknown else 1 - float(item.alive.float().mean()) for item in items]
     columns = (squares.sqrt(), total, largest, variation, 1 - nonzero, squares.new_tensor(dead), saturated)
     return torch.stack(columns, 1)
+
+
+def _at_a_bound(output: Tensor, bounds: Bounds) -> Tensor:
+    edge = EDGE * (bounds.high - bounds.low)
+    above = output >= bounds.high - edge
+    return above if bounds.clipped else above | (output <= bounds.low + edge)
 
 
 def _alive(output: Tensor, sums: Tensor, dim: int) -> Tensor:
@@ -160,8 +184,7 @@ class _Watch(TorchFunctionMode):
         self.seen: dict[str, Activation] = {}
         self._within: list[tuple[str, dict[str, int] | None]] = []
         """Modules that are being called, and how often functions were in each; None in an activation."""
-        self._dim = -1
-        """Of the units of the layer before."""
+        self._units = Units()
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -179,38 +202,61 @@ class _Watch(TorchFunctionMode):
         own = next(module.parameters(recurse=False), None) is not None
         passive = package.startswith("torch.nn.modules.") and package.rpartition(".")[2] in PASSIVE
         leaf = next(module.children(), None) is None and not passive and kind != "identity"
-        first = own and package.rpartition(".")[2] in CHANNELS_FIRST and kind != "layernorm" and kind != "rmsnorm"
+        given = [getattr(module, bound, None) for bound in GIVEN]
+        counts: list[int] = []
 
         def enter(*_: Any) -> None:
+            counts.append(self._units.count)
             self._within.append((name, None if leaf and not own else {}))
 
         def leave(_: nn.Module, args: Any, result: Any) -> None:
             self._within.pop()
-            if own:
-                self._dim = 1 if first else -1
+            if counts.pop() == self._units.count and own and not _keeps_units(module, args, result, self._units):
+                self._units.set(-1, next(iter(tensors(result)), None))
             if own or leaf:
-                self._take(name, kind, result, gated=not (own and package in LINEAR))
+                self._take(name, _bounds(kind, *given), result, gated=not (own and package in LINEAR))
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self._units.see(func, args, kwargs, result)
         if func in FUNCTIONS and self._within:
             name, called = self._within[-1]
             if called is None:
                 return result
             kind = FUNCTIONS[func]
             called[kind] = called.get(kind, 0) + 1
-            self._take(f"{name}.{kind}" + (f"-{called[kind]}" if called[kind] > 1 else ""), kind, result)
+            given = [kwargs.get(name, args[i] if len(args) > i else None) for i, name in enumerate(GIVEN, 1)]
+            bounds = _bounds(kind, *given) if kind == "hardtanh" else _bounds(kind)
+            self._take(f"{name}.{kind}" + (f"-{called[kind]}" if called[kind] > 1 else ""), bounds, result)
         return result
 
-    def _take(self, name: str, kind: str, result: Any, gated: bool = True) -> None:
+    def _take(self, name: str, bounds: Bounds | None, result: Any, gated: bool = True) -> None:
         outputs = [item for item in tensors(result) if item.is_floating_point() and item.ndim > 1 and item.numel()]
         if not outputs:
             return
         with torch._C.DisableTorchFunction():  # what is done here is no activation
             if name not in self.seen:
-                self.seen[name] = Activation(BOUNDS.get(kind), self._dim, gated)
-            self.seen[name].add(outputs[0])
+                self.seen[name] = Activation(bounds, gated)
+            self.seen[name].add(outputs[0], self._units.of(outputs[0]))
+
+
+def _bounds(kind: str, low: float | None = None, high: float | None = None) -> Bounds | None:
+    """Of an activation that may have been given others than are usual."""
+    if kind not in BOUNDS:
+        return None
+    usual = BOUNDS[kind]
+    low, high = usual[0] if low is None else float(low), usual[1] if high is None else float(high)
+    return Bounds(low, high, clipped=kind in CLIPPED and low == 0)
+
+
+def _keeps_units(module: nn.Module, args: Any, result: Any, units: Units) -> bool:
+    """Whether a layer has its units where the one before has them: a norm, or what of a stranger keeps the shape."""
+    if type(module).__module__.startswith("torch."):
+        return isinstance(module, KEEPING)
+    given, output = next(iter(tensors(args)), None), next(iter(tensors(result)), None)
+    return given is not None and output is not None and given.shape == output.shape and units.count > 0

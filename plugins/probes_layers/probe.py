@@ -43,16 +43,17 @@ class LayerStatistics(Probe):
         On the batch, of layers and of activations: ``layers/activation_rms/train``, ``layers/activation_mean/train``,
         ``layers/activation_max/train`` (largest magnitude), ``layers/activation_variation/train`` (deviation from the
         mean of the batch / RMS: 0 where all samples are alike); of activations ``layers/zero_share/train`` and
-        ``layers/dead_share/train`` (units that are zero on the whole batch); and of bounded ones
-        ``layers/saturated_share/train`` (values within 1 % of a bound). Of a classifier,
-        ``layers/output_entropy/train``, in nats.
+        ``layers/dead_share/train`` (units that are zero on the whole batch; NaN where it cannot be told which axis
+        theirs is); and of bounded ones ``layers/saturated_share/train`` (values within 1 % of a bound; of a clipped
+        ReLU, of the upper one). Of a classifier, ``layers/output_entropy/train``, in nats.
 
         ``loop/loss``, what the loop called ``backward()`` on for the last update, and of each optimizer
         ``loop/learning_rate/Adam``, by parameter group.
 
     Runs by default, and needs no batch for all but the activations. It looks at the two updates before it is due, and
     costs nothing in between: twice a copy of the parameters and ten passes over them, one forward pass on the batch
-    and four passes over the activations. While it looks, it holds two copies of the trainable parameters.
+    and four passes over the activations, five over bounded ones. While it looks, it holds two copies of the trainable
+    parameters.
 
     Args:
         schedule: When it is due.

@@ -76,15 +76,100 @@ def test_units_of_convolutions_are_channels_and_those_of_sequences_features():
     assert summary(nn.Sequential(linear, nn.ReLU()), "1", torch.ones(3, 5, 1))["dead"] == 0.75
 
 
+class Moved(nn.Module):
+    """A layer, axes moved, a ReLU."""
+
+    def __init__(self, layer, move, relu=F.relu):
+        super().__init__()
+        self.layer, self.move, self.relu = layer, move, relu
+
+    def forward(self, x):
+        return self.relu(self.move(self.layer(x)))
+
+
+def two_dead(layer):
+    """Of a layer's units the first two are dead and the others alive, on all that is small."""
+    with torch.no_grad():
+        layer.bias.fill_(100)[:2] = -100
+    return layer
+
+
+class OwnConvolution(nn.Conv1d):
+    pass
+
+
+class OwnScale(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+@pytest.mark.parametrize(
+    ("layer", "move", "shape"),
+    [
+        (nn.Conv1d(6, 8, 1), lambda z: z.transpose(1, 2), (5, 6, 9)),
+        (nn.Conv1d(6, 8, 1), lambda z: z.mT, (5, 6, 9)),
+        (nn.Conv1d(6, 8, 1), lambda z: torch.einsum("ncl->nlc", z), (5, 6, 9)),
+        (nn.Conv2d(6, 8, 1), lambda z: z.permute(0, 2, 3, 1), (5, 6, 4, 4)),
+        (nn.Conv2d(6, 8, 1), lambda z: z.flatten(2).transpose(1, 2), (5, 6, 3, 3)),
+        (nn.Linear(6, 8), lambda z: z.transpose(1, 2), (5, 9, 6)),
+        (nn.Conv1d(6, 8, 1), nn.Identity(), (5, 6, 8)),  # as many positions as channels, and nothing moved
+        (nn.Linear(6, 8), nn.Identity(), (5, 8, 6)),
+        (nn.Conv1d(6, 16, 1), lambda z: z[:, :8], (5, 6, 16)),
+        (OwnConvolution(6, 8, 1), nn.Identity(), (5, 6, 9)),
+        (nn.Conv1d(6, 8, 1), nn.PReLU(8), (5, 6, 9)),
+        (nn.Conv1d(6, 8, 1), OwnScale((8, 1)), (5, 6, 9)),
+        (nn.Conv1d(6, 8, 1), nn.RMSNorm((8, 9)), (5, 6, 9)),
+        (nn.Conv1d(6, 8, 1), lambda z: F.rms_norm(z.mT, (8,)), (5, 6, 8)),
+    ],
+)
+@pytest.mark.parametrize("relu", [F.relu, nn.ReLU()], ids=["function", "module"])
+def test_dead_units_are_found_wherever_their_axis_is(layer, move, shape, relu):
+    model = Moved(two_dead(layer), move, relu)
+    name = "Moved.relu" if relu is F.relu else "relu"
+    assert summary(model, name, torch.rand(shape))["dead"] == 1 / 4
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(nn.Conv1d(6, 8, 1), (5, 6, 8)), (nn.Linear(6, 8), (5, 8, 6)), (nn.Conv2d(6, 8, 1), (5, 6, 8, 4))],
+)
+def test_it_is_not_guessed_which_of_two_axes_the_units_are(layer, shape):
+    assert math.isnan(
+        summary(Moved(two_dead(layer), lambda z: z.transpose(1, 2)), "Moved.relu", torch.rand(shape))["dead"]
+    )
+
+
 @pytest.mark.parametrize(
     ("module", "inputs", "share"),
     [
         (nn.Sigmoid(), [-9.0, 0.0, 9.0, 1.0], 0.5), (nn.Tanh(), [-9.0, 0.0, 9.0, 9.0], 0.75),
         (nn.Hardtanh(), [-1.0, 0.98, 0.9, 0.0], 0.5), (nn.Softsign(), [0.0, 1.0, 1e9, -1e9], 0.5),
+        (nn.Hardtanh(-2, 3), [-1.0, 1.0, 2.9, 2.96], 0.25), (nn.Hardtanh(-2, 3), [-9.0, -1.96, 3.0, 0.0], 0.75),
+        (nn.Hardtanh(0, 20), [5.0, 1.0, 0.0, -1.0], 0.0), (nn.Hardtanh(0, 20), [5.0, 19.9, 30.0, -1.0], 0.5),
+        (nn.Hardtanh(-1, 0), [-2.0, 1.0, -0.5, -0.2], 0.5), (nn.ReLU6(), [5.0, 5.95, 7.0, -1.0], 0.5),
+        (nn.Hardsigmoid(), [-3.0, 0.0, 2.9, 1.0], 0.25), (nn.LeakyReLU(), [-9.0, 0.0, 1.0, 1.0], 0.0),
     ],
 )  # fmt: skip
 def test_saturated(module, inputs, share):
     assert summary(nn.Sequential(Fixed(torch.tensor([inputs])), module), "1")["saturated"] == share
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "inputs", "share"),
+    [
+        (F.hardtanh, "hardtanh", [-1.0, 0.98, 0.9, 0.0], 0.5), (F.relu6, "relu6", [5.0, 5.95, 7.0, -1.0], 0.5),
+        (lambda x: F.hardtanh(x, -2, 3), "hardtanh", [-9.0, 1.0, 2.9, 2.98], 0.5),
+        (lambda x: F.hardtanh(x, 0, max_val=20), "hardtanh", [5.0, 1.0, 0.0, 20.0], 0.25),
+        (lambda x: F.hardtanh(input=x, min_val=-2.0, max_val=3.0), "hardtanh", [-1.0, 1.0, -2.0, 2.0], 0.25),
+    ],
+)  # fmt: skip
+def test_saturated_by_the_bounds_that_a_function_was_given(function, name, inputs, share):
+    model = Moved(Fixed(torch.tensor([inputs])), nn.Identity(), function)
+    assert summary(model, f"Moved.{name}")["saturated"] == share
 
 
 class Functions(nn.Module):
