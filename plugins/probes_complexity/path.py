@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from probes_ntk import widening
+
 __all__ = ["PathComplexitySum", "Segment"]
+
+STATE = ("knots", "value", "length", "_variance", "_estimated", "_doubt", "_curvature")
 
 
 @dataclass
@@ -58,7 +63,9 @@ class PathComplexitySum:
     only, it is interpolated linearly between them, over the length of the path, and the sum is taken over all steps.
 
     The standard error has two parts. That of estimated feature norms, independent from knot to knot, is carried through
-    the weights with which they enter. That of the interpolation comes from how far each knot is from the line through
+    the weights with which they enter; their variances are known from a few numbers each, from many once added, and
+    Student's t of the degrees of freedom that they have together (Welch and Satterthwaite) widens it accordingly. That
+    of the interpolation comes from how far each knot is from the line through
     its two neighbours, beyond what their own errors explain: once as if these distances were independent fluctuations
     of the feature norm (which is cautious where it wanders), once as if they were the curvature of a smooth function;
     the squares are added. Of a segment of more steps than the one before it, such as the first one and all log-spaced
@@ -94,44 +101,51 @@ class PathComplexitySum:
         self.length = zeros()
         """Length of the path up to the last knot."""
         self._variance, self._curvature = zeros(), zeros()
+        self._estimated, self._doubt = zeros(), zeros()
+        """Variances of estimated feature norms, and the sum of their squares by their degrees of freedom."""
         self._last, self._before = _Knot.new(size), _Knot.new(size)
 
     @property
     def standard_error(self) -> Tensor:
         """Of :attr:`value`."""
         last = self._last
-        variance = self._variance + last.weight.square() * last.variance
+        estimated, doubt = last.entered()
+        estimated, doubt = self._estimated + estimated, self._doubt + doubt
+        degrees = torch.where(doubt > 0, estimated.square() / doubt, torch.inf)
+        variance = self._variance + estimated * widening(degrees).square()
         if self.knots > 2:
             variance += _fluctuation(last.guessed / 2, last)
         return (variance + self._curvature.square()).sqrt()
 
-    def knot(self, norm: Tensor, variance: Tensor, segment: Segment) -> None:
+    def knot(self, norm: Tensor, variance: Tensor, segment: Segment, degrees: float = math.inf) -> None:
         """The feature norm at one more step, and the updates since the last one.
 
         Args:
             norm: Shape ``(q,)``.
             variance: Of ``norm``, zero where it is exact. Shape ``(q,)``.
             segment: Empty at the first knot, or else not used there.
+            degrees: Of freedom of ``variance``, where it is estimated.
         """
         norm, variance = norm.double().cpu(), variance.double().cpu()
         length, moment, first = (getattr(segment, name).double().cpu() for name in ("length", "moment", "first"))
         if self.knots == 0:
-            self._last.norm, self._last.variance = norm, variance
+            self._last.norm, self._last.variance, self._last.degrees = norm, variance, degrees
             self.knots = 1
             return
         late = torch.where(length > 0, moment / length, 0.0)  # what the later of the two knots counts for
         last, before = self._last, self._before
         self.value = self.value + last.norm * (length - late) + norm * late
         self.length = self.length + length
-        weight = last.weight + length - late  # complete now
-        self._variance = self._variance + weight.square() * last.variance
+        last.weight = last.weight + length - late  # complete now
+        estimated, doubt = last.entered()
+        self._estimated, self._doubt = self._estimated + estimated, self._doubt + doubt
         guessed = length - first if segment.steps > 1 else torch.zeros_like(length)
         if self.knots > 1 and max(last.steps, segment.steps) > 1:  # something is interpolated
             self._compare(before, last, norm, variance, length, guessed)
         if segment.steps > last.steps:  # nothing is known of so many: anywhere between the two
             self._variance = self._variance + (guessed * (norm - last.norm)).square() / 12
         self._before = last
-        self._last = _Knot(norm, variance, late, length, guessed, last.spread, segment.steps)
+        self._last = _Knot(norm, variance, late, length, guessed, last.spread, segment.steps, degrees)
         self.knots += 1
 
     def _compare(
@@ -152,13 +166,13 @@ class PathComplexitySum:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, for a resume that goes on to the last bit."""
-        own = {name: getattr(self, name) for name in ("knots", "value", "length", "_variance", "_curvature")}
+        own = {name: getattr(self, name) for name in STATE}
         return {**own, "last": vars(self._last).copy(), "before": vars(self._before).copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        for name in ("knots", "value", "length", "_variance", "_curvature"):
-            setattr(self, name, state[name])
+        for name in STATE:
+            setattr(self, name, state.get(name, getattr(self, name)))  # earlier versions have fewer
         self._last, self._before = _Knot(**state["last"]), _Knot(**state["before"])
 
 
@@ -176,11 +190,18 @@ class _Knot:
     spread: Tensor
     """Variance of the feature norm around its course, as last seen."""
     steps: int
+    degrees: float = math.inf
+    """Of freedom of the variance."""
 
     @classmethod
     def new(cls, size: int) -> _Knot:
         zeros = torch.zeros(size, dtype=torch.float64)  # never changed in place
         return cls(zeros, zeros, zeros, zeros, zeros, zeros, 0)
+
+    def entered(self) -> tuple[Tensor, Tensor]:
+        """The variance with which the norm has entered the sum, and the square of that by its degrees of freedom."""
+        variance = self.weight.square() * self.variance
+        return variance, variance.square() / self.degrees
 
 
 def _fluctuation(weight: Tensor, knot: _Knot) -> Tensor:

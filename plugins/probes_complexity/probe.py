@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, get_args
@@ -17,7 +18,7 @@ from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule, at
-from probes_ntk import estimate_trace, layer_of, tangent_diagonal
+from probes_ntk import estimate_trace, layer_of, tangent_diagonal, widening
 
 from .initial import InitialParameters, square_norms
 from .norms import held, without_numbers
@@ -219,20 +220,20 @@ class PathComplexity(Probe):
                 f"The sums lack {missing} updates between the last turn and the checkpoint, of which the checkpoint "
                 f"holds one rank's part only. Save checkpoints of a sharded model at steps where this probe is due."
             )
-        norms, errors, how = self._feature_norms(run)
+        norms, errors, degrees, how = self._feature_norms(run)
         size = 1 + len(self._layers)
         if self._total is None:
             self._total = PathComplexitySum(size)
         # Where the features are not finite there is no knot: the segment goes on to the next one where they are.
         finite = bool(norms.isfinite().all())
         if finite:
-            self._total.knot(norms, errors.square(), self._segment or Segment.empty(size))
+            self._total.knot(norms, errors.square(), self._segment or Segment.empty(size), degrees)
             self._segment = None
         if recorded:
             self._tell_undefined(run)
             undefined = torch.full((size,), torch.nan, dtype=torch.float64)
             total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
-            yield from self._recorded(batch.n, total, (norms, errors), how)
+            yield from self._recorded(batch.n, total, (norms, errors * widening(degrees)), how)
 
     def _recorded(
         self, n: int, total: tuple[Tensor, Tensor], feature_norms: tuple[Tensor, Tensor], how: str
@@ -352,10 +353,10 @@ class PathComplexity(Probe):
         self._names = []
         self._model = model
 
-    def _feature_norms(self, run: Run) -> tuple[Tensor, Tensor, str]:
-        """Norm of the features and of each layer's part, their standard errors, and how they were obtained."""
+    def _feature_norms(self, run: Run) -> tuple[Tensor, Tensor, float, str]:
+        """Norms of the features and of each layer's part, standard errors, degrees of freedom of these, and how."""
         try:
-            traces, variances, how = self._traces(run)
+            traces, variances, degrees, how = self._traces(run)
         except CannotMeasure:
             raise
         except Exception:
@@ -365,23 +366,24 @@ class PathComplexity(Probe):
         norms = traces.clamp_min(0).sqrt()
         relative = torch.where(traces > 0, variances / traces.square(), 0.0)
         norms = norms * (1 + relative / 8)
-        return norms, norms * relative.sqrt() / 2, how
+        return norms, norms * relative.sqrt() / 2, degrees, how
 
-    def _traces(self, run: Run) -> tuple[Tensor, Tensor, str]:
-        """Trace of the kernel and of each layer's part, their variances, and how they were obtained."""
+    def _traces(self, run: Run) -> tuple[Tensor, Tensor, float, str]:
+        """Trace of the kernel and of each layer's part, their variances, the degrees of freedom of these, and how."""
         batch = run.batch(self.batch)
         about = {"output": run.output, "layers": True, "memory": self.memory, "plan": self._plan}
         if self.trace == "exact":
             exact = tangent_diagonal(run.model, batch, **about)
             self._plan = exact.plan
             parts = {layer: to_float64(part).sum() for layer, part in exact.layers.items()}
-            return self._in_order(parts, to_float64(exact.diagonal).sum()), torch.zeros(1 + len(self._layers)), "exact"
-        # Of a few examples twice: the variances of many steps are added.
-        repeats = max(4, batch.n // 25)
+            traces = self._in_order(parts, to_float64(exact.diagonal).sum())
+            return traces, torch.zeros(1 + len(self._layers)), math.inf, "exact"
+        # A few examples twice: the variances of many steps are added, and of fewer than eight hardly anything is known.
+        repeats = max(8, batch.n // 25)
         found = estimate_trace(run.model, batch, generator=run.generator, repeats=repeats, **about)
         self._plan = found.plan
         variances = self._in_order(found.layer_errors, found.standard_error).square()
-        return self._in_order(found.layers, found.trace), variances, "estimated by random class signs"
+        return self._in_order(found.layers, found.trace), variances, found.repeats, "estimated by random class signs"
 
     def _in_order(self, parts: Mapping[str, Tensor], whole: Tensor) -> Tensor:
         """The whole, then each layer; zero for a layer that the outputs do not depend on."""

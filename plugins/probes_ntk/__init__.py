@@ -13,6 +13,7 @@ from .choice import choose as choose
 from .density import Estimate as Estimate
 from .density import SpectralDensity as SpectralDensity
 from .density import spread as spread
+from .density import widening as widening
 from .dynamics import FunctionUpdate as FunctionUpdate
 from .dynamics import function_update as function_update
 from .eigenvector_fourier import eigenvector_amplitudes as eigenvector_amplitudes

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Estimate", "SpectralDensity", "spread"]
+__all__ = ["Estimate", "SpectralDensity", "spread", "widening"]
 
 GAP = 0.4
 """Of what spreading a point out changes at most near by: what a share of the trace may be wrong by, as an error."""
@@ -95,14 +95,23 @@ def spread(values: Sequence[float] | Tensor) -> float:
     """The standard error of the mean of a few numbers, such that +-1.96 of it is Student's interval of 95 %."""
     values = torch.as_tensor(values, dtype=torch.float64)
     count = len(values)
-    return _student(count - 1) / 1.96 * float(values.std()) / math.sqrt(count) if count > 1 else math.inf
+    return float(widening(count - 1)) * float(values.std()) / math.sqrt(count) if count > 1 else math.inf
 
 
-def _student(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t, by Hill's expansion; from 3 degrees on to 1 %."""
-    z = 1.959964
+def widening(degrees: float | Tensor) -> Tensor:
+    """What to multiply a standard error with that was found from few numbers: +-1.96 of it is Student's 95 % then.
+
+    Args:
+        degrees: Of freedom, any shape; infinite where the standard error is known. By Hill's expansion, from 3 degrees
+            on to 1 %.
+
+    Example:
+        >>> (1.96 * widening(torch.tensor([4.0, 30.0, math.inf]))).tolist()  # in the tables 2.776, 2.042, 1.960
+        [2.77..., 2.04..., 1.95...]
+    """
+    share, z = 1 / torch.as_tensor(degrees, dtype=torch.float64), 1.959964
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return float(sum(term / degrees**power for power, term in enumerate(terms)))
+    return torch.stack([term * share**power for power, term in enumerate(terms)]).sum(0) / 1.96
 
 
 class _Curve:

@@ -73,6 +73,8 @@ class TraceEstimate(NamedTuple):
     """Standard errors of ``layers``."""
     plan: Plan
     """How it was evaluated; the next call goes faster with it."""
+    repeats: int
+    """How many examples appeared twice: the degrees of freedom of the standard errors."""
 
 
 @torch.enable_grad()  # whatever the caller has: without gradients there are no features
@@ -233,13 +235,15 @@ def estimate_trace(
               \qquad s_{ia} = \pm 1
 
     The norm is taken example by example, so that examples add no noise to one another, only the classes of one example
-    do. Some examples appear a second time with other signs; what differs between the two gives the standard error. With
-    one output the trace is exact.
+    do. Some examples appear a second time with other signs. What differs between the two, as a share of their squares,
+    is taken for the same share of the squares of all examples, and gives the standard error: the differences alone
+    would be too small most often, for a few of the examples differ most. With one output the trace is exact.
 
     Args:
         generator: Of the signs and of the examples that appear twice, on the CPU; seeded with 0 by default.
         repeats: How many examples appear twice; by default a quarter, at least 32. The standard error is itself known
-            to one part in ``sqrt(2 * repeats)``; few are enough where estimates of many steps are added.
+            to one part in ``sqrt(2 * repeats)``: of few, +-1.96 of it times :func:`widening` of their number covers.
+            Few are enough where estimates of many steps are added.
         plan: As in :func:`tangent_diagonal`.
 
     Other arguments, errors: as :func:`tangent_kernel`.
@@ -268,14 +272,28 @@ def estimate_trace(
     plan = _planned(call, memory, layers, plan)
     total, parts = _by_layer(plan, diagonal_sweep(call, plan), layers)
     norms = torch.stack([total, *parts.values()])[:, 0]
-    differences = norms[:, n:] - norms[:, twice.to(norms.device)]
-    # Of one example's norm over the signs. Squares of what fits into float32 do not.
-    variances = to_float64(differences).square().mean(1) / 2
-    errors = (variances * (n - m + m / 2)).sqrt().to(norms)
+    first, second = norms[:, twice.to(norms.device)], norms[:, n:]
+    differences = second - first
+    # Squares of what fits into float32 do not.
+    sizes = (to_float64(first).square() + to_float64(second).square()).sqrt()
+    sizes = sizes.clamp_min(torch.finfo(sizes.dtype).tiny)
+    # Large examples count for more, or else the error would be too small where a few are much larger than the others;
+    # but not as their squares do, or chance would decide whether one of these few is here.
+    squares = to_float64(differences).square()
+    shares = (squares / sizes).sum(1) / sizes.sum(1)
+    once = torch.ones(n, dtype=torch.bool).index_fill(0, twice, False).to(norms.device)
+    others = to_float64(norms[:, :n][:, once]).square().sum(1)
+    # Of the mean of two, the variance is a half of that of one, and that a half of the square of their difference.
+    errors = (squares.sum(1) / 4 + shares * others).sqrt().to(norms)
     # The second time counts as a half of its example's mean.
     values = norms[:, :n].sum(1) + differences.sum(1) / 2
     return TraceEstimate(
-        values[0], errors[0], dict(zip(parts, values[1:], strict=True)), dict(zip(parts, errors[1:], strict=True)), plan
+        values[0],
+        errors[0],
+        dict(zip(parts, values[1:], strict=True)),
+        dict(zip(parts, errors[1:], strict=True)),
+        plan,
+        m,
     )
 
 

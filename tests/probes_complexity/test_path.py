@@ -92,6 +92,37 @@ def test_standard_error_of_few_knots_covers(kind, knots, sign_error):
     assert stated.mean() <= 4.5 * errors.square().mean().sqrt()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 30])
+def test_variances_that_are_known_from_few_numbers_cover_and_do_not_add_up_to_too_much(steps):
+    """The norm is 5 with an error of 1 at every step; its variance comes from four numbers."""
+    number, degrees, generator = 4000, 4, torch.Generator().manual_seed(steps)
+    noise, *others = torch.randn(1 + degrees, steps + 1, number, generator=generator, dtype=torch.float64)
+    variances = torch.stack(others).square().mean(0)
+    total, plain, ones = PathComplexitySum(number), PathComplexitySum(number), Segment.empty(number)
+    ones.add(torch.ones(number, dtype=torch.float64))
+    for norm, variance in zip(5 + noise, variances, strict=True):
+        total.knot(norm, variance, ones, degrees)
+        plain.knot(norm, variance, ones)
+    errors = total.value - 5 * steps
+    assert 0.94 <= (errors.abs() <= 1.96 * total.standard_error).double().mean() <= 0.975
+    assert steps > 2 or (errors.abs() <= 1.96 * plain.standard_error).double().mean() < 0.93
+    wide = float(total.standard_error.square().mean().sqrt()) / math.sqrt(steps)
+    assert 1 <= wide <= {1: 1.45, 2: 1.3, 5: 1.15, 30: 1.03}[steps]
+    again = PathComplexitySum(number)
+    again.load_state_dict(total.state_dict())
+    assert torch.equal(again.standard_error, total.standard_error)
+
+
+def test_state_of_a_version_that_knew_no_degrees_of_freedom_is_read():
+    updates, norms = paths("fluctuates")
+    total, _ = summed(updates, norms, range(0, 100, 5))
+    state = total.state_dict()
+    del state["_estimated"], state["_doubt"], state["last"]["degrees"], state["before"]["degrees"]
+    again = PathComplexitySum(1)
+    again.load_state_dict(state)
+    assert torch.equal(again.standard_error, total.standard_error)
+
+
 def test_error_of_estimated_feature_norms_is_not_counted_twice():
     total, exact = summed(*paths("smooth", 400), range(0, STEPS + 1, 5), 0.05)
     errors, stated = total.value - exact, total.standard_error

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from probes_ntk_models import Do, models
+from scipy import stats
 from torch import nn
 
 import probes_ntk.engine
@@ -28,6 +29,7 @@ from probes_ntk import (
     right_singular_vectors,
     tangent_diagonal,
     tangent_kernel,
+    widening,
 )
 from probes_ntk.call import Call
 from probes_ntk.factors import Factors
@@ -275,6 +277,34 @@ def test_trace_and_its_standard_error():
     assert abs(scores.mean()) < 0.2  # 4 standard errors
     assert 0.85 < scores.std() < 1.15
     assert 0.91 < (scores.abs() < 1.96).double().mean() < 0.98
+
+
+@pytest.mark.parametrize(("sizes", "c", "trained"), [((4, 8), 5, False), ((20, 32), 3, True), ((5, 16), 30, False)])
+def test_standard_error_from_few_repetitions_covers(sizes, c, trained):
+    """The trace of 1,000 draws of the signs, against the sum of the squared gradients."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(*sizes), nn.ReLU(), nn.Linear(sizes[1], c)).double(), torch.randn(60, sizes[0])
+    x, optimizer = x.double(), torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(100 * trained):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), torch.arange(60) % c).backward()
+        optimizer.step()
+    exact = 0.0
+    for output in model(x).flatten():
+        exact += sum(
+            float(gradient.square().sum())
+            for gradient in torch.autograd.grad(output, list(model.parameters()), retain_graph=True)
+        )
+    plan, errors, stated = None, [], []
+    for seed in range(1000):
+        found = estimate_trace(model, x, repeats=8, generator=torch.Generator().manual_seed(seed), plan=plan)
+        plan = found.plan
+        errors.append(float(found.trace) - exact)
+        stated.append(float(found.standard_error))
+    errors, stated, t = torch.tensor(errors), torch.tensor(stated), float(widening(8))
+    assert t == pytest.approx(stats.t.ppf(0.975, 8) / 1.96, rel=1e-3)
+    assert (errors.abs() <= 1.96 * t * stated).double().mean() >= 0.92
+    assert stated.square().mean().sqrt() == pytest.approx(float(errors.square().mean().sqrt()), rel=0.15)
 
 
 def test_trace_of_one_output_is_exact():
