@@ -236,7 +236,8 @@ class _Watch(TorchFunctionMode):
         return result
 
     def _take(self, name: str, bounds: Bounds | None, result: Any, gated: bool = True) -> None:
-        outputs = [item for item in tensors(result) if item.is_floating_point() and item.ndim > 1 and item.numel()]
+        found = [item for item in tensors(result) if not item.is_nested]
+        outputs = [item for item in found if item.is_floating_point() and item.ndim > 1 and item.numel()]
         if not outputs:
             return
         with torch._C.DisableTorchFunction():  # what is done here is no activation
@@ -259,4 +260,6 @@ def _keeps_units(module: nn.Module, args: Any, result: Any, units: Units) -> boo
     if type(module).__module__.startswith("torch."):
         return isinstance(module, KEEPING)
     given, output = next(iter(tensors(args)), None), next(iter(tensors(result)), None)
-    return given is not None and output is not None and given.shape == output.shape and units.count > 0
+    if given is None or output is None or given.is_nested or output.is_nested:
+        return False
+    return given.shape == output.shape and units.count > 0

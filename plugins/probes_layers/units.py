@@ -57,7 +57,7 @@ class Units:
 
     def set(self, axis: int, output: Any) -> None:
         """A layer has given an output with its units along this axis."""
-        if isinstance(output, Tensor) and output.ndim > 1:
+        if isinstance(output, Tensor) and not output.is_nested and output.ndim > 1:
             self._axis, self._size, self._ndim = axis % output.ndim, output.shape[axis], output.ndim
             self.count, self.moved = self.count + 1, False
 

@@ -305,7 +305,9 @@ def _visit(
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output
-            if isinstance(output, Tensor) and output.is_floating_point() and output.shape[:1] == (batch.n,):
+            if not isinstance(output, Tensor) or output.is_nested or not output.is_floating_point():
+                return
+            if output.shape[:1] == (batch.n,):
                 see(name, output.detach().flatten(1))
 
         return after

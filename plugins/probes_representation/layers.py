@@ -73,7 +73,7 @@ def hidden_outputs(
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) and output else output
-            if name in done or not isinstance(output, Tensor) or not output.is_floating_point():
+            if name in done or not isinstance(output, Tensor) or not output.is_floating_point() or output.is_nested:
                 return
             if output.ndim >= 2 and len(output) == n and output.numel():
                 done.add(name)

@@ -208,6 +208,7 @@ SETTINGS = (
     Setting("matmul precision", matmul_precision, set_matmul_precision),
     Setting("autocast", _autocast, _set_autocast),
     Setting("attention backends", _attention, _set_attention),
+    Setting("attention fast path", torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled),
     Setting("cudnn", _cudnn, _set_cudnn),
     Setting("mkldnn", torch._C._get_mkldnn_enabled, _set_mkldnn),
     Setting("threads", torch.get_num_threads, torch.set_num_threads),
@@ -244,6 +245,8 @@ def soften() -> None:
         torch.autograd.set_detect_anomaly(False)
     if torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(True, warn_only=True)
+    # Training has no fast path either: it skips layers of a transformer, and hands nested tensors from one to the next.
+    torch.backends.mha.set_fastpath_enabled(False)
     set_matmul_precision()
 
 

@@ -46,11 +46,12 @@ class unnoticed:
     forward leaves there; in modules that the model does not register, too. What is compiled runs eagerly meanwhile,
     since other shapes and modes would have it compiled again. What a script asks for to find its own faults (warnings
     as errors, anomaly mode, numpy's errors, a refusal of what is not deterministic) is no fault of a measurement, and
-    is not asked of it; nor do its modes, of functions or of dispatch, see what a measurement calls. One thread at a
-    time is within a guard. Gradients are taken away meanwhile, so that a stray ``backward()`` adds to nothing. The mode
-    of a module is set without calling the user's ``train()``, which may do more than that. Parameters, and tensors of
-    more than 4 MiB that are neither parameters nor buffers, are not copied: the memory this costs is that of the
-    buffers. Nothing here synchronizes with an accelerator but the last look at whether parameters are what they were.
+    is not asked of it; attention takes no path that training does not take; nor do its modes, of functions or of
+    dispatch, see what a measurement calls. One thread at a time is within a guard. Gradients are taken away meanwhile,
+    so that a stray ``backward()`` adds to nothing. The mode of a module is set without calling the user's ``train()``,
+    which may do more than that. Parameters, and tensors of more than 4 MiB that are neither parameters nor buffers, are
+    not copied: the memory this costs is that of the buffers. Nothing here synchronizes with an accelerator but the last
+    look at whether parameters are what they were.
 
     Args:
         model: The model.

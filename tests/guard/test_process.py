@@ -37,6 +37,24 @@ def test_autocast_is_off_inside(model):
         assert torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_attention_has_no_fast_path_inside(enabled):
+    """It gives nested tensors where there is a mask of padding, and skips the layers of a layer."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, kinds, padding = nn.TransformerEncoder(layer, 2), [], torch.arange(5).expand(3, 5) > 2
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+        with unnoticed(model), torch.no_grad():
+            for module in model.modules():
+                module.register_forward_hook(lambda module, _, out: kinds.append((type(module), out[0].is_nested)))
+            model(torch.randn(3, 5, 8), src_key_padding_mask=padding)
+        assert (nn.Linear, False) in kinds and not any(nested for _, nested in kinds)
+        assert torch.backends.mha.get_fastpath_enabled() == enabled
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def test_products_inside_have_all_of_their_digits(model):
     before = torch.get_float32_matmul_precision()
     try:
@@ -100,6 +118,7 @@ CARELESS = {
     "matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
     "autocast": lambda: (torch.set_autocast_cache_enabled(False), torch.set_autocast_dtype("cpu", torch.float16)),
     "attention backends": lambda: torch.backends.cuda.enable_flash_sdp(False),
+    "attention fast path": lambda: torch.backends.mha.set_fastpath_enabled(False),
     "cudnn": lambda: setattr(torch.backends.cudnn, "benchmark", True),
     "mkldnn": lambda: setattr(torch.backends.mkldnn, "enabled", False),
     "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),

@@ -234,6 +234,32 @@ def test_recurrent_and_attention_layers_and_embeddings_are_seen():
     assert seen["block.relu"].alive.shape == (16,)
 
 
+class Nested(nn.Module):
+    """Sequences of several lengths in one tensor, which knows no sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return torch.nested.nested_tensor([x * self.scale, x[:1] * self.scale])
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_tensors_that_are_nested_are_left_out():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.nested, self.last = nn.Linear(2, 3), Nested(), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.last(self.nested(self.first(x)).to_padded_tensor(0.0))
+
+    model = Model()
+    seen, _ = activations(model, lambda: model(torch.rand(4, 2)))
+    assert list(seen) == ["first", "last"]
+
+
 def test_nothing_stays_at_the_model():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     with pytest.raises(RuntimeError):

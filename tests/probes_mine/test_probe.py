@@ -430,3 +430,21 @@ def test_fewer_dimensions_than_components_keep_distances_and_the_largest_compone
     torch.testing.assert_close(layer.frame.project(features).square().sum(0).flip(0), largest)
     basis = layer.frame.components
     torch.testing.assert_close(basis.T @ basis, torch.eye(10, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_a_layer_that_gives_a_nested_tensor_is_left_out():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.parts, self.last = nn.Linear(6, 4), nn.Identity(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            nested = torch.nested.as_nested_tensor(list(self.first(x)[:, None]))
+            return self.last(self.parts(nested).to_padded_tensor(0)[:, 0])
+
+    x, y = data(100)
+    with pytest.raises(CannotMeasure, match="row for each of the 100 samples, got 'parts'"):
+        measured(MutualInformation(layers=["first", "parts"]), run_of(Parts(), x, y))
+    found = measured(MutualInformation(), run_of(Parts(), x, y))
+    assert found["targets"].coords["layer"].values.tolist() == ["first", "last"]

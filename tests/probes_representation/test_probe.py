@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from probes import ProbeManager, at, every
+from probes import CannotMeasure, ProbeManager, at, every
 from probes_layers import LayerStatistics
 from probes_representation import Representation, as_features, debiased_cka_matrix, rankme, similarity_matrix
 
@@ -282,3 +282,30 @@ def test_a_copy_measures_on_its_own():
     train(probe, network(), data(), steps=1)
     state = copy.deepcopy(probe).state_dict()
     assert set(state["start"]) == {"0", "3", "5"} and state["start"]["0"].shape == (60 * 59 // 2,)
+
+
+class Padded(nn.Module):
+    """A transformer that is told of padding, which torch evaluates with nested tensors; and a nested tensor besides."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
+        self.embedding, self.encoder, self.head = nn.Embedding(9, 8), nn.TransformerEncoder(layer, 2), nn.Linear(8, 3)
+        self.parts = nn.Identity()
+
+    def forward(self, x):
+        found = self.encoder(self.embedding(x), src_key_padding_mask=x == 0)
+        self.parts(torch.nested.as_nested_tensor(list(found)))
+        return self.head(found.mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_layers_of_a_transformer_that_is_told_of_padding_are_measured():
+    torch.manual_seed(0)
+    x = torch.randint(1, 9, (40, 5))
+    x[::2, 3:] = 0
+    memory, _ = train(Representation(every(1)), Padded(), (x, x[:, 0] % 3), steps=2)
+    layers = memory.at(1)["rankme"].coords["layer"].values.tolist()
+    assert layers[0] == "embedding" and layers[-1] == "head" and "encoder.layers.1.linear2" in layers
+    with pytest.raises(CannotMeasure, match="must return a tensor with a row for each sample, got 'parts'"):
+        train(Representation(every(1), layers=["parts"]), Padded(), (x, x[:, 0] % 3), steps=2)
