@@ -15,7 +15,7 @@ from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
 from .names import named_modules
 
-__all__ = ["differ", "why_not_a_function", "check_rows"]
+__all__ = ["ExampleAxis", "differ", "why_not_a_function", "check_rows"]
 
 Forward = Callable[[Batch], Tensor]
 
@@ -27,6 +27,56 @@ ONE, HALF = 3e-3, 1e-3
 """By how much one number, and half of the numbers, may differ besides, relative to the spread of the outputs: what a
 model rounds inside, to 8 bits say, falls to the other side for a few. A scale of the whole batch in place of its own
 changes nearly all numbers, by 1e-3 in 8 bits."""
+
+
+class ExampleAxis:
+    """Along which axis the modules of a model have the examples.
+
+    The first; but the second of those that are given sequences with time first (``batch_first=False``), of what is in
+    them, and of what gives sequences of as many examples after them.
+
+    Args:
+        model: The model.
+        n: Number of examples.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.GRU(4, 4))
+        >>> axis, output = ExampleAxis(model, 5), torch.zeros(7, 5, 4)
+        >>> axis.of(model[1], output), axis.of(model[0], output), axis.of(model[0], torch.zeros(5, 5, 4))
+        (1, 1, None)
+    """
+
+    def __init__(self, model: nn.Module, n: int) -> None:
+        self.n = n
+        self._inside = {inner for module in model.modules() if _is_time_first(module) for inner in module.modules()}
+
+    def of(self, module: nn.Module, output: Tensor) -> int | None:
+        """None where no axis has the examples, or either of two may have them."""
+        first, second = (output.ndim > axis and output.shape[axis] == self.n for axis in (0, 1))
+        sequence = output.ndim == 3 and second
+        if module in self._inside:
+            return 1 if sequence else None
+        if self._inside and sequence:
+            return None if first else 1
+        return 0 if first else None
+
+    def rows(self, module: nn.Module, output: Any) -> Tensor | None:
+        """The output with a row for each example; None where it has none, is no tensor of real numbers, or nested."""
+        output = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(output, Tensor) or output.is_nested or not output.is_floating_point():
+            return None
+        axis = self.of(module, output)
+        return None if axis is None else output.detach().movedim(axis, 0)
+
+
+def _is_time_first(module: nn.Module) -> bool:
+    """Whether a recurrent or attention module, or a transformer of these, is given sequences with time first."""
+    if isinstance(module, nn.TransformerEncoder | nn.TransformerDecoder):
+        return any(_is_time_first(layer) for layer in module.layers)
+    if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        return _is_time_first(module.self_attn)
+    known = isinstance(module, nn.RNNBase | nn.MultiheadAttention | nn.Transformer)
+    return known and not module.batch_first
 
 
 def why_not_a_function(

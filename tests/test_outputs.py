@@ -10,7 +10,7 @@ from torch import nn
 
 from probes import CannotMeasure
 from probes.batches import Batch
-from probes.outputs import why_not_a_function
+from probes.outputs import ExampleAxis, why_not_a_function
 from probes.picking import pick_output, where_picked
 
 MODELS = models()
@@ -200,3 +200,30 @@ def test_what_holds_no_output_is_refused_with_what_to_pass(result):
     with pytest.raises(CannotMeasure, match="Pass output="):
         pick_output(result)
     assert where_picked(result) == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "axis"),
+    [
+        (nn.GRU(4, 4), 1), (nn.LSTM(4, 4, batch_first=True), 0), (nn.MultiheadAttention(4, 2), 1),
+        (nn.MultiheadAttention(4, 2, batch_first=True), 0), (nn.TransformerEncoderLayer(4, 2, 8), 1),
+        (nn.TransformerDecoderLayer(4, 2, 8, batch_first=True), 0), (nn.Linear(4, 4), 0),
+        (nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 1, enable_nested_tensor=False), 1),
+        (nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1), 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_axis_of_the_examples(module, axis):
+    """Of a module and all that is in it, and of a layer beside it, by how many examples and steps there are."""
+    beside = nn.Linear(4, 4)
+    found = ExampleAxis(nn.ModuleList([module, beside]), 5)
+    few, many = torch.zeros(5, 7, 4), torch.zeros(7, 5, 4)
+    for inner in module.modules():
+        assert (found.of(inner, few), found.of(inner, many)) == ((0, None) if axis == 0 else (None, 1))
+        assert found.of(inner, torch.zeros(5, 5, 4)) == axis
+    assert found.of(beside, few) == 0 and found.of(beside, torch.zeros(5, 4)) == 0
+    assert found.of(beside, many) == (None if axis == 0 else 1)  # it is given what the sequence gives
+    assert found.of(beside, torch.zeros(5, 5, 4)) == (0 if axis == 0 else None)
+    assert (
+        found.rows(module, (many, None)) is None if axis == 0 else found.rows(module, (many, None)).shape == few.shape
+    )

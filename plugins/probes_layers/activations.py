@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from probes.batches import tensors
 from probes.names import named_modules
+from probes.outputs import ExampleAxis
 from probes.precision import to_float64
 
 from .units import Units
@@ -85,11 +86,12 @@ class Activation:
     unknown: bool = False
     """Whether the axis of the units could not be told."""
 
-    def add(self, output: Tensor, units: int | None) -> None:
-        """Take what one call has given, with its units along this axis."""
+    def add(self, output: Tensor, units: int | None, examples: int | None = 0) -> None:
+        """Take what one call has given, with its units and the examples along these axes."""
         output = output.detach()
         squares = square_sum(output)
-        shared = output.sum(0, keepdim=True, dtype=torch.float32 if output.dtype.itemsize < 4 else None)
+        axis = 0 if examples is None or examples == units else examples
+        shared = output.sum(axis, keepdim=True, dtype=torch.float32 if output.dtype.itemsize < 4 else None)
         nonzero, saturated = torch.full_like(squares, torch.nan), torch.zeros_like(squares)
         if self.gated:
             nonzero = nonzero_count(output)
@@ -103,7 +105,8 @@ class Activation:
         low, high = torch.aminmax(output)
         largest = to_float64(torch.maximum(high, -low))
         self.largest = largest if self.largest is None else torch.maximum(self.largest, largest.to(self.largest.device))
-        parts = (squares, to_float64(shared.sum()), square_sum(shared) / len(output), nonzero, saturated)
+        alike = square_sum(shared) / output.shape[axis] if axis == examples else torch.full_like(squares, torch.nan)
+        parts = (squares, to_float64(shared.sum()), alike, nonzero, saturated)
         sums = torch.stack([part.to(squares.device) for part in parts])
         self.count += output.numel()
         self.sums = sums if self.sums is None else self.sums + sums
@@ -153,7 +156,7 @@ def output_entropy(logits: Tensor) -> Tensor:
     return -(log.exp() * log).sum(-1).mean()
 
 
-def activations(model: nn.Module, call: Callable[[], Any]) -> tuple[dict[str, Activation], Any]:
+def activations(model: nn.Module, call: Callable[[], Any], n: int | None = None) -> tuple[dict[str, Activation], Any]:
     """What the layers of a model give while it is called, by name, in the order of the calls.
 
     A layer is a module with parameters of its own, or an activation: a module, or a function called within one, which
@@ -162,6 +165,7 @@ def activations(model: nn.Module, call: Callable[[], Any]) -> tuple[dict[str, Ac
     Args:
         model: The model.
         call: Calls it.
+        n: Number of examples, for their axis (:class:`~probes.outputs.ExampleAxis`); without it, it is the first.
 
     Returns:
         The activations, and what the call has returned.
@@ -172,18 +176,19 @@ def activations(model: nn.Module, call: Callable[[], Any]) -> tuple[dict[str, Ac
         >>> list(seen), seen["1"].count
         (['0', '1', '2'], 15)
     """
-    watch = _Watch()
+    watch = _Watch(None if n is None else ExampleAxis(model, n))
     with torch.no_grad(), watch.on(model), watch:
         result = call()
     return watch.seen, result
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self) -> None:
+    def __init__(self, examples: ExampleAxis | None) -> None:
         super().__init__()
         self.seen: dict[str, Activation] = {}
-        self._within: list[tuple[str, dict[str, int] | None]] = []
+        self._within: list[tuple[str, nn.Module, dict[str, int] | None]] = []
         """Modules that are being called, and how often functions were in each; None in an activation."""
+        self._examples = examples
         self._units = Units()
 
     @contextmanager
@@ -207,14 +212,14 @@ class _Watch(TorchFunctionMode):
 
         def enter(*_: Any) -> None:
             counts.append(self._units.count)
-            self._within.append((name, None if leaf and not own else {}))
+            self._within.append((name, module, None if leaf and not own else {}))
 
         def leave(_: nn.Module, args: Any, result: Any) -> None:
             self._within.pop()
             if counts.pop() == self._units.count and own and not _keeps_units(module, args, result, self._units):
                 self._units.set(-1, next(iter(tensors(result)), None))
             if own or leaf:
-                self._take(name, _bounds(kind, *given), result, gated=not (own and package in LINEAR))
+                self._take(name, module, _bounds(kind, *given), result, gated=not (own and package in LINEAR))
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
@@ -225,17 +230,17 @@ class _Watch(TorchFunctionMode):
         result = func(*args, **kwargs)
         self._units.see(func, args, kwargs, result)
         if func in FUNCTIONS and self._within:
-            name, called = self._within[-1]
+            name, module, called = self._within[-1]
             if called is None:
                 return result
             kind = FUNCTIONS[func]
             called[kind] = called.get(kind, 0) + 1
             given = [kwargs.get(name, args[i] if len(args) > i else None) for i, name in enumerate(GIVEN, 1)]
             bounds = _bounds(kind, *given) if kind == "hardtanh" else _bounds(kind)
-            self._take(f"{name}.{kind}" + (f"-{called[kind]}" if called[kind] > 1 else ""), bounds, result)
+            self._take(f"{name}.{kind}" + (f"-{called[kind]}" if called[kind] > 1 else ""), module, bounds, result)
         return result
 
-    def _take(self, name: str, bounds: Bounds | None, result: Any, gated: bool = True) -> None:
+    def _take(self, name: str, module: nn.Module, bounds: Bounds | None, result: Any, gated: bool = True) -> None:
         found = [item for item in tensors(result) if not item.is_nested]
         outputs = [item for item in found if item.is_floating_point() and item.ndim > 1 and item.numel()]
         if not outputs:
@@ -243,7 +248,10 @@ class _Watch(TorchFunctionMode):
         with torch._C.DisableTorchFunction():  # what is done here is no activation
             if name not in self.seen:
                 self.seen[name] = Activation(bounds, gated)
-            self.seen[name].add(outputs[0], self._units.of(outputs[0]))
+            output, examples = outputs[0], None if self._examples is None else self._examples.of(module, outputs[0])
+            if examples is None and (self._examples is None or len(output) != self._examples.n):
+                examples = 0  # what has as many rows for each example, or none, as the embedding of positions
+            self.seen[name].add(output, self._units.of(output), examples)
 
 
 def _bounds(kind: str, low: float | None = None, high: float | None = None) -> Bounds | None:

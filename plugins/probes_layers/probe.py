@@ -241,7 +241,7 @@ class LayerStatistics(Probe):
         if batch is None:
             return
         try:
-            seen, result = activations(run.model, lambda: run.model(*batch.args, **batch.kwargs))
+            seen, result = activations(run.model, lambda: run.model(*batch.args, **batch.kwargs), batch.n)
         except Exception as error:
             run.left_out(
                 f"The activations are not measured: the model cannot be called with batch {self.batch!r} in eval mode "

@@ -16,7 +16,7 @@ from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.names import named_modules
-from probes.outputs import differ
+from probes.outputs import ExampleAxis, differ
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
@@ -57,6 +57,9 @@ class MutualInformation(Probe):
     better by three standard errors. They have their own random numbers, and never saw the samples they are told of, nor
     a copy of them: samples whose inputs are equal stay in one fold. Samples labelled -100, which losses leave out, are
     left out here. Labels that are all alike tell nothing: 0.
+
+    Of a layer that is called several times, T is what its first call gives; of sequences with time first
+    (``batch_first=False``), what it gives for each sample.
 
     A number that is not defined is NaN, and no other with it: that of a layer with activations that are NaN or
     infinite, or that draws random numbers; of the targets, where fewer than 20 samples have one or one is not finite. A
@@ -226,7 +229,6 @@ class MutualInformation(Probe):
         generator, samples = run.generator, Samples.of(batch)
 
         def keep(name: str, features: Tensor) -> None:
-            kept.pop(name, None)  # in order of execution
             kept[name] = features.clone()
 
         def look(name: str, features: Tensor) -> None:
@@ -300,15 +302,16 @@ def _visit(
     names: Sequence[str],
     see: Callable[[str, Tensor], None],
 ) -> None:
-    """Call ``see`` with the activations ``(n, d)`` of each layer that has a row for each sample."""
+    """Call ``see`` with the activations ``(n, d)`` of each layer that has them for each sample, of its first call."""
+
+    axis, seen = ExampleAxis(run.model, batch.n), set[str]()
 
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) else output
-            if not isinstance(output, Tensor) or output.is_nested or not output.is_floating_point():
-                return
-            if output.shape[:1] == (batch.n,):
-                see(name, output.detach().flatten(1))
+            rows = None if name in seen else axis.rows(module, output)
+            if rows is not None:
+                seen.add(name)
+                see(name, rows.reshape(len(rows), -1))
 
         return after
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from probes.names import named_modules
+from probes.outputs import ExampleAxis
 from probes.precision import to_float64
 
 __all__ = ["Head", "hidden_outputs", "with_weights"]
@@ -55,8 +56,8 @@ def hidden_outputs(
         n: Number of examples.
         names: Of modules.
         see: Is given the name, the output ``(n, ...)`` and the dimension of its units, once for each module that gives
-            a floating-point tensor of two dimensions or more with a row for each example: of its first call, and of
-            several outputs the first.
+            a floating-point tensor of two dimensions or more with a row for each example, or a column of sequences
+            with time first (:class:`~probes.outputs.ExampleAxis`): of its first call, and of several outputs the first.
 
     Returns:
         The last :class:`~torch.nn.Linear` that was called with ``(n, d)`` and gave a tensor of the shape ``(n, c)`` of
@@ -68,16 +69,15 @@ def hidden_outputs(
         >>> [name for name, _, _ in seen], head.features.shape
         (['0', '1'], torch.Size([5, 4]))
     """
+    axis = ExampleAxis(model, n)
     modules, done, heads = dict(named_modules(model)), set[str](), list[tuple[nn.Linear, Tensor, torch.Size]]()
 
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            output = output[0] if isinstance(output, tuple) and output else output
-            if name in done or not isinstance(output, Tensor) or not output.is_floating_point() or output.is_nested:
-                return
-            if output.ndim >= 2 and len(output) == n and output.numel():
+            rows = None if name in done else axis.rows(module, output)
+            if rows is not None and rows.ndim >= 2 and rows.numel():
                 done.add(name)
-                see(name, output.detach(), 1 if isinstance(module, CONVOLUTIONS) else -1)
+                see(name, rows, 1 if isinstance(module, CONVOLUTIONS) else -1)
 
         return after
 

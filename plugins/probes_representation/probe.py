@@ -38,7 +38,8 @@ class Representation(Probe):
 
     A layer is the output of a module: by default of each one with a weight of two dimensions or more, before its
     activation; name others by ``layers``, activations too. Its features are the units; of a convolution or a sequence
-    the units at all positions, or their means over the positions (``positions="mean"``).
+    the units at all positions, or their means over the positions (``positions="mean"``). Of a layer that is called
+    several times it is what the first call gives; sequences with time first (``batch_first=False``) are turned.
 
     Yields, with the batch's name at the end:
         Per layer: ``representation/effective_rank`` (exp of the entropy of the trace-normalised eigenvalues of the

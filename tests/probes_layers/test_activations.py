@@ -271,3 +271,20 @@ def test_nothing_stays_at_the_model():
 def test_entropy_of_what_is_uniform_is_the_logarithm():
     assert float(output_entropy(torch.zeros(4, 10))) == pytest.approx(math.log(10))
     assert float(output_entropy(torch.eye(3) * 1000)) == pytest.approx(0)
+
+
+class Outputs(nn.Module):
+    def forward(self, pair):
+        return pair[0]
+
+
+@pytest.mark.parametrize("time", [5, 9])
+def test_variation_of_sequences_with_time_first_is_from_sample_to_sample(time):
+    """All samples are the same sequence, whose steps are not."""
+    model = nn.Sequential(nn.GRU(2, 3), Outputs(), nn.Linear(3, 4), nn.ReLU())
+    x = torch.randn(time, 1, 2, generator=torch.Generator().manual_seed(0)).expand(time, 9, 2).contiguous()
+    seen, _ = activations(model, lambda: model(x), 9)
+    found = {name: float(summarize([item])[0, 3]) for name, item in seen.items()}
+    assert found["0"] < 1e-3
+    # Beside it, with as many steps as samples, either axis may be that of the samples.
+    assert all(math.isnan(found[name]) if time == 9 else found[name] < 1e-3 for name in ("2", "3")), found

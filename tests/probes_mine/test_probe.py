@@ -448,3 +448,56 @@ def test_a_layer_that_gives_a_nested_tensor_is_left_out():
         measured(MutualInformation(layers=["first", "parts"]), run_of(Parts(), x, y))
     found = measured(MutualInformation(), run_of(Parts(), x, y))
     assert found["targets"].coords["layer"].values.tolist() == ["first", "last"]
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer with time first, and a layer of it at each time."""
+
+    def __init__(self, batch_first=False):
+        super().__init__()
+        self.batch_first = batch_first
+        self.gru, self.each, self.last = nn.GRU(6, 4, batch_first=batch_first), nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):  # (n, time, 6)
+        found = self.each(self.gru(x if self.batch_first else x.transpose(0, 1))[0])
+        return self.last(found[:, -1] if self.batch_first else found[-1])
+
+
+@pytest.mark.parametrize("time", [5, 40])
+def test_samples_of_sequences_with_time_first_are_no_steps_of_time(time):
+    """The same model with the batch first has the same information, where it can be told which axis is which."""
+    x, y = data(40)
+    x = x[:, None] * torch.rand(40, time, 6, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    first, second = Recurrent(batch_first=True), Recurrent()
+    second.load_state_dict(first.state_dict())
+    expected = measured(MutualInformation(), run_of(first, x, y))["inputs_lower"]
+    found = measured(MutualInformation(), run_of(second, x, y))["inputs_lower"]
+    layers = found.coords["layer"].values.tolist()
+    # With as many steps as samples, it cannot be told of a linear layer.
+    assert layers == (["gru", "each", "last"] if time == 5 else ["gru", "last"])
+    assert float(found.value[0]) == pytest.approx(float(expected.value[0]), rel=1e-3)
+
+
+def test_of_a_layer_that_is_called_several_times_the_first_call_is_taken():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.both, self.last = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x, calls=3):
+            x = self.first(x)
+            for _ in range(calls):
+                x = torch.tanh(self.both(x))
+            return self.last(x)
+
+    class Once(Twice):
+        def forward(self, x):
+            return super().forward(x, 1)
+
+    (x, y), model, once = data(100), Twice(), Once()
+    once.load_state_dict(model.state_dict())
+    run = run_of(model, x, y)
+    found, expected = (measured(MutualInformation(), each)["inputs_lower"] for each in (run, run_of(once, x, y)))
+    assert found.coords["layer"].values.tolist() == ["first", "both", "last"]
+    assert found.value[:2].tolist() == expected.value[:2].tolist() and np.isfinite(found.value).all()

@@ -146,3 +146,10 @@ def test_fewer_samples_are_taken_where_time_is_short():
     assert affordable_samples(512, [100], 0.0, 1.0, 1.0) == 32
     assert affordable_samples(20, [100], 1.0, 1.0, 0.0) == 20
     assert work(100, [1000]) < work(200, [1000]) / 4 + 1
+
+
+@pytest.mark.parametrize("time", [4, 6])
+def test_sequences_with_time_first_have_a_row_for_each_example(time):
+    model, x, found = nn.GRU(3, 4), normal(time, 6, 3).float(), {}
+    hidden_outputs(model, lambda: model(x)[0], 6, [""], lambda name, output, channel: found.update({name: output}))
+    assert torch.equal(found[""], model(x)[0].transpose(0, 1))
