@@ -23,11 +23,11 @@ from ..frame.task import Task
 
 MEASURES = {
     "path complexity C": "complexity/path_complexity/train",
-    "Neyshabur et al. 2019, two layers / margin": "capacity/two_layer",
+    "Neyshabur et al. 2019, two layers / margin": "capacity/two_layer/all",
     "Bartlett et al. 2017, spectral complexity / margin": "capacity/spectral_complexity",
     "Neyshabur et al. 2018, PAC-Bayes (root) / margin": "capacity/pac_bayes_spectral",
     "path norm (p = 2) / margin": "capacity/path_norm",
-    "Fisher-Rao norm": "capacity/fisher_rao_empirical",
+    "Fisher-Rao norm": "capacity/fisher_rao_empirical/all",
     "distance from initialization": "capacity/distance_from_initialization",
     "number of parameters": "capacity/parameter_count",
 }
@@ -88,7 +88,7 @@ def curves(folder: Path, names: Sequence[str]) -> Curves:
             except KeyError:  # a measure that is not defined for this network
                 return float("nan")
 
-        margin = last("capacity/margin")
+        margin = last("capacity/margin/all")
         row = {label: last(stream) for label, stream in MEASURES.items()}
         for label in row:
             if "root" in label:

@@ -23,6 +23,7 @@ from probes_ntk import estimate_trace, layer_of, tangent_diagonal, widening
 from .initial import InitialParameters, square_norms
 from .norms import held, without_numbers
 from .path import PathComplexitySum, Segment
+from .several import is_first
 
 __all__ = ["PathComplexity"]
 
@@ -46,7 +47,8 @@ class PathComplexity(Probe):
         ``complexity/update_norm``; ``complexity/path_length``, the sum of update norms; and
         ``complexity/displacement``, the distance from the initial parameters. Per layer, each with the norms of its own
         parameters: ``complexity/layer_path_complexity/train``, ``complexity/layer_feature_norm/train``,
-        ``complexity/layer_path_length``, ``complexity/layer_displacement``.
+        ``complexity/layer_path_length``, ``complexity/layer_displacement``. Of several probes of several batches the
+        first in the list yields alone what is of no batch.
 
     Does not run by default, for it costs time at every step, which no budget can postpone: four passes over the
     trainable parameters, and while the optimizer steps a copy of them (not during forward and backward, unless these
@@ -126,6 +128,10 @@ class PathComplexity(Probe):
         self._rows: Tensor | None = None
         """Of the trainable parameters, and where in the sums each belongs, on the device."""
         self._plan: Any = None
+
+    def on_attach(self, run: Run) -> None:
+        """Ask whether another one yields what is of no batch."""
+        is_first(run, self)
 
     def before_step(self, run: Run) -> None:
         """Copy the trainable parameters."""
@@ -233,12 +239,12 @@ class PathComplexity(Probe):
             self._tell_undefined(run)
             undefined = torch.full((size,), torch.nan, dtype=torch.float64)
             total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
-            yield from self._recorded(batch.n, total, (norms, errors * widening(degrees)), how)
+            yield from self._recorded(batch.n, total, (norms, errors * widening(degrees)), how, is_first(run, self))
 
     def _recorded(
-        self, n: int, total: tuple[Tensor, Tensor], feature_norms: tuple[Tensor, Tensor], how: str
+        self, n: int, total: tuple[Tensor, Tensor], feature_norms: tuple[Tensor, Tensor], how: str, first: bool
     ) -> Iterator[Measurement]:
-        """Yield the sum and what it is made of; values come with their standard errors."""
+        """Yield the sum and what it is made of, values with their standard errors; of no batch if this is the first."""
         on_batch = partial(self._with_layers, num_samples=n)
         trace_words = f"{how} on {n} samples"
         yield from on_batch(
@@ -255,6 +261,8 @@ class PathComplexity(Probe):
             estimator=trace_words,
             description="Frobenius norm of the tangent features",
         )
+        if not first:
+            return
         how = "difference of the parameters"
         moved = partial(self._with_layers, unit="parameter")
         yield from moved(

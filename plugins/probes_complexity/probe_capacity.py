@@ -27,6 +27,7 @@ from .layer_norms import operator_norms
 from .margin import margins, normalized_margins, signs
 from .norms import distance_from_initialization, frobenius_norm, held, parameter_count, without_numbers
 from .path_norm import MaxPool, path_norm
+from .several import is_first
 from .sharpness import sharpness
 from .spectral_bounds import pac_bayes_spectral, spectral_complexity
 from .two_layer import two_layer_capacity, two_layer_matrices, unit_wise_capacity
@@ -49,14 +50,18 @@ class Capacity(Probe):
         distances are measured, 0 before the first step: ``capacity/spectral_complexity_from_initialization``,
         ``capacity/pac_bayes_spectral_from_initialization``.
         Of layers, ReLU, batch norms and poolings: ``capacity/path_norm``, per p.
-        Of two linear layers with a ReLU between them: ``capacity/two_layer``, ``capacity/two_layer_by_unit``.
-        Of outputs ``(n, c)`` or ``(n,)``: ``capacity/fisher_rao`` and ``capacity/fisher_rao_empirical``, with labels
-        drawn from the model and those of the data; by cross-entropy for classes, by square loss for targets of the
-        outputs' shape.
-        Of a classification: ``capacity/margins``, quantiles of them, and ``capacity/margin``, the one that stands for
-        all in the bounds; with a chain also ``capacity/normalized_margins``, quantiles.
-        Where ``inputs`` are numbers: ``capacity/input_norm``, the root mean square of their lengths.
-        With ``sharpness=True``: ``capacity/sharpness``.
+        Of two linear layers with a ReLU between them: ``capacity/two_layer/train`` and
+        ``capacity/two_layer_by_unit/train``.
+        Of outputs ``(n, c)`` or ``(n,)``: ``capacity/fisher_rao/train`` and ``capacity/fisher_rao_empirical/train``,
+        with labels drawn from the model and those of the data; by cross-entropy for classes, by square loss for targets
+        of the outputs' shape.
+        Of a classification: ``capacity/margins/train``, quantiles of them, and ``capacity/margin/train``, the one that
+        stands for all in the bounds; with a chain also ``capacity/normalized_margins/train``, quantiles.
+        Where ``inputs`` are numbers: ``capacity/input_norm/train``, the root mean square of their lengths.
+        With ``sharpness=True``: ``capacity/sharpness/train``.
+
+    What depends on the batch has its name at the end. What does not, of several probes of several batches the first in
+    the list yields alone.
 
     Capacities are not divided by the margin, which is negative until the samples are separated, nor by the number of
     samples: every stream is defined at every step, and bounds are a division away (:func:`margin_bound`,
@@ -137,6 +142,7 @@ class Capacity(Probe):
         lazy = any(is_lazy(parameter) for parameter in run.model.parameters())
         if not lazy and (run.step == 0 or self._initial is None):
             self._keep(run)
+        is_first(run, self)
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield every measure that is defined for the model as it is now."""
@@ -148,10 +154,10 @@ class Capacity(Probe):
         batch, rows = _labelled(run.batch(self.batch))
         complexity: list[Tensor] = []
         failure: Exception | None = None
+        of_weights = [self._lengths(run), self._paths(run, batch)] if is_first(run, self) else []
         for measures in (
-            self._lengths(run),
+            *of_weights,
             self._spectral(run, batch, complexity),
-            self._paths(run, batch),
             self._two_layer(run, batch),
             self._margins(run, batch, rows, complexity),
             self._losses(run, batch, rows),
@@ -213,6 +219,8 @@ class Capacity(Probe):
     def _spectral(self, run: Run, batch: Batch, complexity: list[Tensor]) -> Iterator[Measurement]:
         norms = operator_norms(run.model, batch, self._origin, chain=self.chain, vectors=self._vectors, tol=1e-4)
         complexity.append(spectral_complexity(norms))
+        if not is_first(run, self):
+            return
         how = (
             "layers as linear operators, batch norms folded in, biases left out; Krylov iteration to 1e-4 for "
             "convolutions"
@@ -270,8 +278,12 @@ class Capacity(Probe):
         )
         measured = partial(Measurement, unit="output", estimator=how, num_samples=batch.n)
         whole, words = two_layer_capacity(network), "capacity of a two-layer network"
-        yield measured("capacity/two_layer", whole, description=words)
-        yield measured("capacity/two_layer_by_unit", unit_wise_capacity(network), description=f"{words}, unit by unit")
+        yield measured(f"capacity/two_layer/{self.batch}", whole, description=words)
+        yield measured(
+            f"capacity/two_layer_by_unit/{self.batch}",
+            unit_wise_capacity(network),
+            description=f"{words}, unit by unit",
+        )
 
     def _margins(self, run: Run, batch: Batch, rows: Tensor | None, complexity: list[Tensor]) -> Iterator[Measurement]:
         measured = partial(Measurement, num_samples=batch.n)
@@ -279,7 +291,7 @@ class Capacity(Probe):
         if batch.inputs is not None:
             size = to_float64(batch.inputs.detach()).norm().cpu()
             yield measured(
-                "capacity/input_norm",
+                f"capacity/input_norm/{self.batch}",
                 size / batch.n**0.5,
                 unit="input",
                 estimator=f"root mean square over {self.batch!r}",
@@ -291,7 +303,7 @@ class Capacity(Probe):
         quantiles = values.quantile(levels)
         how = f"margins of {self.batch!r}"
         yield measured(
-            "capacity/margin",
+            f"capacity/margin/{self.batch}",
             values.quantile(self.margin_quantile),
             unit="output",
             estimator=f"{self.margin_quantile:g} quantile of the {how}",
@@ -299,10 +311,10 @@ class Capacity(Probe):
         )
         per_quantile = partial(measured, dims=("quantile",), coords={"quantile": Axis(levels.numpy())})
         words = "quantiles of the margins"
-        yield per_quantile("capacity/margins", quantiles, unit="output", estimator=how, description=words)
+        yield per_quantile(f"capacity/margins/{self.batch}", quantiles, unit="output", estimator=how, description=words)
         if complexity and size is not None:
             yield per_quantile(
-                "capacity/normalized_margins",
+                f"capacity/normalized_margins/{self.batch}",
                 normalized_margins(quantiles, complexity[0], size, batch.n),
                 estimator=f"{how}, over spectral complexity and inputs",
                 description="quantiles of the normalized margins",
@@ -326,13 +338,13 @@ class Capacity(Probe):
         measured = partial(Measurement, num_samples=batch.n)
         norm = partial(measured, unit="nats", description="Fisher-Rao norm")
         how = f"{kind} on {self.batch!r}, labels drawn from the model, exactly"
-        yield norm("capacity/fisher_rao", _norm(f, along, None, kind), estimator=how)
+        yield norm(f"capacity/fisher_rao/{self.batch}", _norm(f, along, None, kind), estimator=how)
         how = f"{kind} on {self.batch!r}, labels of the data"
-        yield norm("capacity/fisher_rao_empirical", _norm(f, along, targets, kind), estimator=how)
+        yield norm(f"capacity/fisher_rao_empirical/{self.batch}", _norm(f, along, targets, kind), estimator=how)
         if self.sharpness:
             loss = self._loss or (_square if not classes else _logistic if f.shape[1] == 1 else F.cross_entropy)
             yield measured(
-                "capacity/sharpness",
+                f"capacity/sharpness/{self.batch}",
                 sharpness(run.model, batch, targets, loss=loss, epsilon=self.epsilon, output=run.output),
                 unit="percent",
                 estimator=f"10 steps of projected ascent on {self.batch!r} in a box of {self.epsilon:g}: a lower bound",

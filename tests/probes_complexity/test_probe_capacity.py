@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from probes import ProbeManager, at, every, open_run
 from probes.batches import Batch
 from probes.run import Run
+from probes_complexity import PathComplexity
 from probes_complexity.fisher_rao import fisher_rao_norm
 from probes_complexity.layer_norms import operator_norms
 from probes_complexity.margin import margins
@@ -29,6 +30,7 @@ CHAIN = {"spectral_norm_product", *PAIR, *(f"{name}_from_initialization" for nam
 TWO = {"two_layer", "two_layer_by_unit"}
 FISHER = {"fisher_rao", "fisher_rao_empirical"}
 MARGINS = {"margin", "margins", "input_norm"}
+OF_BATCH = {*TWO, *FISHER, *MARGINS, "normalized_margins", "sharpness"}
 
 
 def run_of(model, inputs, targets):
@@ -37,7 +39,7 @@ def run_of(model, inputs, targets):
 
 
 def measured(probe, run, step=0):
-    return {m.name.removeprefix("capacity/"): m for m in probe.measure(run, step)}
+    return {m.name.removeprefix("capacity/").removesuffix("/train"): m for m in probe.measure(run, step)}
 
 
 def mlp(seed=0, outputs=3):
@@ -232,7 +234,8 @@ def test_a_run_writes_all_streams_and_a_resumed_one_equals_it(tmp_path):
 
     names = [*ALWAYS, *CHAIN, *FISHER, *MARGINS, "path_norm", "normalized_margins", "sharpness"]
     for name in names:
-        one, other = whole[f"capacity/{name}"], resumed[f"capacity/{name}"]
+        stream = f"capacity/{name}/train" if name in OF_BATCH else f"capacity/{name}"
+        one, other = whole[stream], resumed[stream]
         assert one["step"].values.tolist() == other["step"].values.tolist() == [0, 4, 8, 12, 16, 20]
         np.testing.assert_array_equal(one["value"].values, other["value"].values)
         assert np.isfinite(one["value"].values).all()
@@ -315,3 +318,26 @@ def test_the_initial_weights_are_a_copy():
 def test_bad_arguments_are_refused_at_once(arguments, message):
     with pytest.raises(ValueError, match=message):
         Capacity(**arguments)
+
+
+@pytest.mark.parametrize("order", [("train", "test"), ("test", "train")])
+def test_two_batches_have_streams_of_their_own_and_what_is_of_no_batch_is_there_once(order):
+    model, (x, y) = mlp(), data(4, n=40)
+    batches = {"train": (x[:20], y[:20]), "test": (x[20:], y[20:])}
+    probes = [Capacity(every(3), batch=batch, sharpness=True) for batch in order]
+    probes += [PathComplexity(every(3), batch=batch) for batch in order]
+    optimizer, memory = torch.optim.SGD(model.parameters(), lr=0.1), Memory()
+    with ProbeManager(model, probes, batches, sinks=[memory], overhead=None, on_error="raise").attach(optimizer):
+        train(model, optimizer, 0, 7, batches["train"])
+    names = [row.name for row in memory.rows if row.step == 3 and row.name.startswith("c")]
+    assert len(names) == len(set(names))
+    for name in batches:
+        assert {f"capacity/{stream}/{name}" for stream in OF_BATCH} <= set(names)
+        assert {f"complexity/path_complexity/{name}", f"complexity/layer_feature_norm/{name}"} <= set(names)
+    assert {*(f"capacity/{name}" for name in {*ALWAYS, *CHAIN, "path_norm"}), "complexity/path_length"} <= set(names)
+    found = {
+        row.name: float(row.value) for row in memory.rows if row.step == 0 and row.name.startswith("capacity/margin/")
+    }
+    for name, given in batches.items():
+        value = margins(mlp()(given[0]).detach().double(), given[1]).quantile(0.05)
+        assert found[f"capacity/margin/{name}"] == pytest.approx(float(value), rel=1e-4)
