@@ -13,7 +13,10 @@ from probes.run import Run
 
 from .objective import Loss
 
-__all__ = ["criterion_of"]
+__all__ = ["criterion_of", "without_ignored"]
+
+IGNORED = -100
+"""The label of examples that are to count for nothing, as losses of torch have it."""
 
 
 def criterion_of(run: Run, batch: Batch, outputs: Tensor, given: Loss | None) -> tuple[Loss, str]:
@@ -50,6 +53,30 @@ def criterion_of(run: Run, batch: Batch, outputs: Tensor, given: Loss | None) ->
         f"No loss is known for outputs of shape {tuple(outputs.shape)} and targets {tuple(batch.targets.shape)} of "
         f"{batch.targets.dtype} ({why}). Pass loss=, a function of both."
     )
+
+
+def without_ignored(batch: Batch, outputs: Tensor, loss: Loss) -> Batch:
+    """The examples whose label the loss does not ignore: over these it is a mean, over all it is none.
+
+    Args:
+        batch: The examples.
+        outputs: Of the batch, as the model returns them.
+        loss: Of outputs and targets. Where it does not ignore -100, or examples have several labels, the batch stays.
+
+    Raises:
+        CannotMeasure: If all are ignored.
+    """
+    targets = batch.targets
+    if targets is None or targets.is_floating_point() or targets.numel() != len(targets):
+        return batch
+    known = targets.flatten() != IGNORED
+    if bool(known.all()):
+        return batch
+    if not bool(known.any()):
+        raise CannotMeasure(f"All labels of the batch are {IGNORED}, which losses ignore. Pass batches= with labels.")
+    with torch.no_grad():
+        whole, part = loss(outputs, targets), loss(outputs[known.to(outputs.device)], targets[known])
+    return batch.select(known.nonzero()[:, 0]) if torch.allclose(whole, part, rtol=1e-4) else batch
 
 
 def _square(outputs: Tensor, targets: Tensor) -> Tensor:

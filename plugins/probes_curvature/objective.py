@@ -276,7 +276,9 @@ class Objective:
 
     def _finite(self, value: Tensor) -> Tensor:
         if not torch.isfinite(value):
-            raise CannotMeasure(f"The loss of the batch is {value.item():g}: there is no curvature to speak of.")
+            raise CannotMeasure(
+                f"The loss of {self.n} examples is {value.item():g}: there is no curvature to speak of."
+            )
         return value
 
     def _outputs(self) -> Tensor:

@@ -17,7 +17,7 @@ from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
 
-from .criterion import criterion_of
+from .criterion import criterion_of, without_ignored
 from .eigenvalues import Eigenvalues, largest_eigenvalues, least_vectors
 from .objective import MEMORY, Loss, Objective, check_loss
 from .stability import last_update
@@ -62,7 +62,8 @@ class Curvature(Probe):
     arguments and its reduction, on whose result, or its share where batches are accumulated, ``backward()`` was called;
     else cross-entropy for classes and the mean squared error for numbers, as the estimator says. It is of the model in
     eval mode. Where the loop computes its loss by other means, or the batch "train" is given, pass ``loss``. What needs
-    second derivatives is left out, and said, where an operation has none.
+    second derivatives is left out, and said, where an operation has none. Examples labelled -100, which the loss
+    ignores, are left out.
 
     Runs when named. Costs, beside ten forward passes for each critical sharpness, two forward and two backward passes
     for each product with the Hessian, some 40 of them for the eigenvalues; and about seventy vectors as long as the
@@ -182,7 +183,9 @@ class Curvature(Probe):
         """Yield how sharp the loss is now."""
         run.check_examples(self.batch)
         batch = run.batch(self.batch)
-        loss, words = criterion_of(run, batch, run.evaluate(self.batch), self._loss)
+        outputs = run.evaluate(self.batch)
+        loss, words = criterion_of(run, batch, outputs, self._loss)
+        batch = without_ignored(batch, outputs, loss)
         assert batch.targets is not None or self._loss is not None
         turn = Turn([], self, run, batch, self.objective_of(run, batch, loss), words)
         start = time.perf_counter()

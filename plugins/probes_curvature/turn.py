@@ -95,7 +95,7 @@ class Turn(NamedTuple):
         try:
             found = gradient_noise_scale_of(self.objective, group_size=size, generator=self.run.generator)
         except Exception as error:  # of a loss that knows how many examples there are
-            self.notes.append(f"The gradient noise scale: {type(error).__name__}: {first_line(error)}.")
+            self.notes.append(f"The gradient noise scale: {type(error).__name__}: {first_line(error).rstrip('.')}.")
             return
         how = f"unbiased, from {self.objective.n // size} groups of {size} examples; jackknife error"
         norms = "loss^2 / parameter^2"
@@ -210,7 +210,7 @@ class Turn(NamedTuple):
             try:
                 sharp = batch_sharpness(objective, size, generator=run.generator)
             except Exception as error:  # of a loss that knows how many examples there are
-                self.notes.append(f"The batch sharpness: {type(error).__name__}: {first_line(error)}.")
+                self.notes.append(f"The batch sharpness: {type(error).__name__}: {first_line(error).rstrip('.')}.")
             else:
                 how = f"ten mini-batches of {size} examples"
                 yield self._estimate("batch_sharpness", sharp, how, "curvature of mini-batches along their gradients")

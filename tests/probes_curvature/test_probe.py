@@ -287,3 +287,33 @@ def test_hooks_of_the_user_are_no_part_of_the_curvature(tmp_path, kind):
         part._backward_hooks.clear()
     whole, _ = explicit(apart, F.cross_entropy, X, Y)
     np.testing.assert_allclose(values(run, "eigenvalues")[-1], torch.linalg.eigvalsh(whole).flip(0)[:2], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [45, 6])
+def test_examples_whose_label_is_ignored_are_left_out(tmp_path, kept):
+    """The same as of a batch without them, the noise of the gradient too."""
+    labels = torch.where(torch.arange(60) < kept, Y, -100)
+    found = []
+    for name, batch in (("all", (X, labels)), ("some", (X[:kept], Y[:kept]))):
+        run, _, _ = recorded(
+            tmp_path / name, Curvature(every(3), eigenvalues=1), batches={"train": batch},
+            loss=lambda out: F.cross_entropy(out, labels),
+        )  # fmt: skip
+        found.append([values(run, stream) for stream in ("noise_scale", "eigenvalues", "critical_sharpness")])
+        assert run["curvature/noise_scale/train"]["value"].attrs["num_samples"] == kept
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_of_ignored_tokens_it_is_said_what_is_wrong(tmp_path):
+    """Which examples the loss is a mean over cannot be told then."""
+    tokens = torch.arange(240).reshape(60, 4)
+    labels = torch.where((tokens % 4 == 0) | (tokens > 160), tokens % 3, -100)
+    model = nn.Sequential(nn.Linear(4, 12), nn.Unflatten(1, (3, 4)))
+    _, _, manager = recorded(
+        tmp_path, Curvature(every(3), loss=F.cross_entropy), batches={"train": (X, labels)}, model=model,
+        loss=lambda out: F.cross_entropy(out, labels),
+    )  # fmt: skip
+    told = " ".join(str(manager.report()).split())
+    assert "must be the mean over the examples, none weighted or ignored (-100): of all it is" in told
+    assert ".." not in told
