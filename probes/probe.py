@@ -56,3 +56,13 @@ class Probe:
     def measure(self, run: Run, step: int) -> Iterable[Measurement]:
         """Yield the measurements of one step; everything done here is guarded and timed."""
         raise TypeError(f"{type(self).__name__} must implement measure(self, run, step).")
+
+    def is_first(self, run: Run) -> bool:
+        """Whether no other probe of its class has asked in this run before.
+
+        A stream belongs to one probe: of several, each on a batch of its own, the first yields what is of no batch. To
+        be asked in ``on_attach`` too, which goes through the list of probes.
+        """
+        # Kept at the run, which all of its probes are given: it ends with it.
+        asked = vars(run).setdefault("_first_of_class", {})
+        return asked.setdefault(type(self).__name__, self) is self

@@ -23,7 +23,6 @@ from probes_ntk import estimate_trace, layer_of, tangent_diagonal, widening
 from .initial import InitialParameters, square_norms
 from .norms import held, without_numbers
 from .path import PathComplexitySum, Segment
-from .several import is_first
 
 __all__ = ["PathComplexity"]
 
@@ -131,7 +130,7 @@ class PathComplexity(Probe):
 
     def on_attach(self, run: Run) -> None:
         """Ask whether another one yields what is of no batch."""
-        is_first(run, self)
+        self.is_first(run)
 
     def before_step(self, run: Run) -> None:
         """Copy the trainable parameters."""
@@ -239,7 +238,7 @@ class PathComplexity(Probe):
             self._tell_undefined(run)
             undefined = torch.full((size,), torch.nan, dtype=torch.float64)
             total = (self._total.value, self._total.standard_error) if finite else (undefined, undefined)
-            yield from self._recorded(batch.n, total, (norms, errors * widening(degrees)), how, is_first(run, self))
+            yield from self._recorded(batch.n, total, (norms, errors * widening(degrees)), how, self.is_first(run))
 
     def _recorded(
         self, n: int, total: tuple[Tensor, Tensor], feature_norms: tuple[Tensor, Tensor], how: str, first: bool

@@ -27,7 +27,6 @@ from .layer_norms import operator_norms
 from .margin import margins, normalized_margins, signs
 from .norms import distance_from_initialization, frobenius_norm, held, parameter_count, without_numbers
 from .path_norm import MaxPool, path_norm
-from .several import is_first
 from .sharpness import sharpness
 from .spectral_bounds import pac_bayes_spectral, spectral_complexity
 from .two_layer import two_layer_capacity, two_layer_matrices, unit_wise_capacity
@@ -142,7 +141,7 @@ class Capacity(Probe):
         lazy = any(is_lazy(parameter) for parameter in run.model.parameters())
         if not lazy and (run.step == 0 or self._initial is None):
             self._keep(run)
-        is_first(run, self)
+        self.is_first(run)
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield every measure that is defined for the model as it is now."""
@@ -154,7 +153,7 @@ class Capacity(Probe):
         batch, rows = _labelled(run.batch(self.batch))
         complexity: list[Tensor] = []
         failure: Exception | None = None
-        of_weights = [self._lengths(run), self._paths(run, batch)] if is_first(run, self) else []
+        of_weights = [self._lengths(run), self._paths(run, batch)] if self.is_first(run) else []
         for measures in (
             *of_weights,
             self._spectral(run, batch, complexity),
@@ -219,7 +218,7 @@ class Capacity(Probe):
     def _spectral(self, run: Run, batch: Batch, complexity: list[Tensor]) -> Iterator[Measurement]:
         norms = operator_norms(run.model, batch, self._origin, chain=self.chain, vectors=self._vectors, tol=1e-4)
         complexity.append(spectral_complexity(norms))
-        if not is_first(run, self):
+        if not self.is_first(run):
             return
         how = (
             "layers as linear operators, batch norms folded in, biases left out; Krylov iteration to 1e-4 for "

@@ -104,11 +104,14 @@ class LayerStatistics(Probe):
 
     def on_attach(self, run: Run) -> None:
         """See what is trained before the loop freezes some for an update of others."""
+        self.is_first(run)
         named = run.model.named_parameters()
         self._free = {layer_of(run.model, name) for name, parameter in named if parameter.requires_grad}
 
     def before_step(self, run: Run, optimizer: Optimizer | None, closure: bool) -> None:
         """Copy the parameters, and look at their gradients."""
+        if not self.is_first(run):
+            return
         parameters = self._find(run)
         if self._sharded != _is_in_parts(run.model):
             self._sharded = not self._sharded
@@ -174,6 +177,15 @@ class LayerStatistics(Probe):
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers are now, and what the last update was."""
+        if self.is_first(run):
+            yield from self._of_training(run, step)
+        if not _is_in_parts(run.model):
+            yield from self._on_batch(run)
+        else:
+            run.left_out("The activations are not measured: a forward pass of this model is one of all ranks.")
+
+    def _of_training(self, run: Run, step: int) -> Iterator[Measurement]:
+        """What is of no batch: the weights, the last update, its loss and learning rates."""
         parameters = self._find(run)
         if meta := [name for name, p in run.model.named_parameters() if p.device.type == "meta"]:
             run.left_out(f"On the meta device, without numbers, and not measured: {', '.join(map(plain_name, meta))}.")
@@ -197,10 +209,6 @@ class LayerStatistics(Probe):
         following = self.schedule.next(step)
         if following is None or following - self.watched_updates > step:  # no need to hold the last update
             self._watch.clear()
-        if not _is_in_parts(run.model):
-            yield from self._on_batch(run)
-        else:
-            run.left_out("The activations are not measured: a forward pass of this model is one of all ranks.")
 
     def _squares(self, parameters: Sequence[tuple[str, Tensor, str]]) -> Tensor:
         """Sums of the squares of the weights of each layer, and their number. Shape ``(2, layers)``."""

@@ -452,3 +452,19 @@ def test_a_run_that_is_attached_again_misses_no_step(tmp_path):
                 optimizer.step()
     assert [row.step for row in memory.rows if row.name == "layers/update_norm"] == [1, 2, 3, 4, 5, 6]
     assert [row.step for row in memory.rows if row.name == "loop/loss"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_of_two_batches_fit_beside_each_other():
+    memory, model = Memory(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probes = [LayerStatistics(every(1), batch="other"), LayerStatistics(every(1))]
+    manager = ProbeManager(model, probes, sinks=[memory], batches={"other": batch(7)}, overhead=None)
+    with manager.attach(optimizer):
+        for step in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch(step)[0]), batch(step)[1]).backward()
+            optimizer.step()
+    assert not memory.said("fault")
+    names = [row.name for row in memory.rows if row.step == 3]
+    assert len(names) == len(set(names)) and {"loop/loss", "layers/update_norm", "layers/weight_norm"} <= set(names)
+    assert {"layers/activation_rms/other", "layers/activation_rms/train"} <= set(names)
