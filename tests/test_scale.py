@@ -102,7 +102,7 @@ def test_a_thousand_layers_are_no_more_hooks(optimizer):
         hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
         assert sum(hooks) <= 2
         run_steps(model, optimizer, 4)
-        assert "6,000 parameters in 1000 layers" in manager.report()
+        assert "6,000 parameters in 1,000 layers" in manager.report()
     assert [row.value for row in sink.rows if row.name == "shapes/layers"] == [1000] * 3
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 

@@ -106,8 +106,8 @@ def widening(degrees: float | Tensor) -> Tensor:
             on to 1 %.
 
     Example:
-        >>> (1.96 * widening(torch.tensor([4.0, 30.0, math.inf]))).tolist()  # in the tables 2.776, 2.042, 1.960
-        [2.77..., 2.04..., 1.95...]
+        >>> (1.96 * widening(torch.tensor([4.0, 30.0, math.inf]))).tolist()  # tables: 2.776, 2.042, 1.960
+        [2.769..., 2.042..., 1.95...]
     """
     share, z = 1 / torch.as_tensor(degrees, dtype=torch.float64), 1.959964
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
