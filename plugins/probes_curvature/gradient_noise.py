@@ -135,8 +135,8 @@ def gradient_noise_scale_of(
     apart = abs(float(torch.stack(inner).mean()) - whole_square) > AGREE * float(torch.stack(squares).mean())
     if apart or not math.isclose(losses, value, rel_tol=AGREE):
         raise ValueError(
-            f"`loss` must be the mean over the examples: of all it is {value:g}, of groups {losses:g} on average. Is "
-            f"it a sum (reduction='sum'), or are examples weighted, or some ignored (label -100)?"
+            f"`loss` must be the mean over the examples, none weighted or ignored (-100): of all it is {value:g}, of "
+            f"groups {losses:g}. Is it a sum (reduction='sum'), or are examples weighted?"
         )
     simple, trace, norm = noise_scale(torch.stack(squares), torch.stack(inner), group_size)
     if not curved:

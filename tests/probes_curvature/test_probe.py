@@ -315,5 +315,5 @@ def test_of_ignored_tokens_it_is_said_what_is_wrong(tmp_path):
         loss=lambda out: F.cross_entropy(out, labels),
     )  # fmt: skip
     told = " ".join(str(manager.report()).split())
-    assert "or some ignored (label -100)" in told
+    assert "mean over the examples, none weighted or ignored (-100): of all it is" in told
     assert ".." not in told
