@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     ),
     (r"py:.*", r"(collections|concurrent|functools|os|pathlib)\..*"),  # of Python's own
     (r"py:.*", r"Tensor|Array|NDArray|Figure|Path|Trainer|LightningModule|RichTable|WandbRun"),  # without their module
-    (r"py:class", r"(probes_ntk\.plan\.)?Plan|probes\.summary\.Run|[\w.]+\.T"),  # ours, but not public
+    (r"py:class", r"(probes_ntk\.plan\.)?Plan|probes\.summary\.Run|[\w.]+\.(T|Bounds|ExampleAxis)"),  # not public
     (r"py:exc", r"\w+(, \w+)+"),  # several errors for one reason
 ]
 
