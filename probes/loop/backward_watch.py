@@ -194,7 +194,7 @@ class BackwardWatch:
         losses = [root for root in roots if root.numel() == 1]
         if not losses:
             return
-        if self._last is None or self._last() is not losses[0]:
+        if self._last is None or self._last() is not losses[0] or self._count not in self._losses:
             self._clear(parameter)
             if len(self._losses) < MANY:
                 self._add(losses)
@@ -221,12 +221,12 @@ class BackwardWatch:
         """Another call has begun, and this gradient is there first: of the others it is seen which were set to None."""
         with torch._C.DisableTorchFunctionSubclass():
             own, others = id(arrived), [key for key in self._held if key != id(arrived)]
-            empty = [key for key in others if self._mine[key].grad is None]
+            empty = {key for key in others if self._mine[key].grad is None}
             verdicts = {key in empty for key in others if self._held[key] == self._held.get(own)}
             # Where those that held the same do not agree: its own says less, for DDP may put another in its place.
             last = self._gradients.get(own)
             if verdicts == {True} or (len(verdicts) != 1 and (last is None or last() is not arrived.grad)):
-                empty.append(own)
+                empty.add(own)
             self._used(empty)
 
 

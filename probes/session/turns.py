@@ -161,16 +161,18 @@ class Turns:
         run = self.run
         before = {**vars(run), "batches": dict(run.batches), "optimizers": list(run.optimizers)}
         then = _versions(run.batches)
+        spoilt: list[Any] = []
         try:
             with guard:
                 yield
         finally:
             vars(run).update(before)
+            spoilt += run.spoilt()  # after a fault too, for the others
         if changed := [name for name, version in _versions(run.batches).items() if version != then[name]]:
             raise ModelChanged(
                 f"batch {changed[0]!r} was changed in place; what is measured on it is no longer the same"
             )
-        if spoilt := run.spoilt():
+        if spoilt:
             what = f"run.{spoilt[0][0]}({spoilt[0][1]!r})" if isinstance(spoilt[0], tuple) else text_of(spoilt[0])
             raise ValueError(f"what all probes get from {what} was changed in place; change a clone() of it")
 

@@ -146,6 +146,9 @@ def test_importing_a_training_framework_is_found(tmp_path, monkeypatch):
     with_it = Contract(find("probe_with_framework:Own")).result("independent")
     assert with_it.status == "failed" and "imports wandb" in with_it.found
     assert Contract(find("probe_without_framework:Own")).result("independent").status == "ok"
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    by_path = [Contract(find(f"{tmp_path}/probe_{with_}_framework.py:Own")) for with_ in ("with", "without")]
+    assert [each.result("independent").status for each in by_path] == ["failed", "ok"]
 
 
 def test_a_module_that_cannot_be_imported_is_not_checked(monkeypatch):

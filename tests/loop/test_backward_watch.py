@@ -168,6 +168,15 @@ def test_a_gradient_that_is_given_other_memory_goes_on(loop):
     assert first + second == loop.seen()
 
 
+def test_one_loss_of_two_updates_is_that_of_both(loop):
+    loss = loop.model(torch.randn(4, 3)).mean()  # linear in the last bias alone: its graph stays valid for that
+    for _ in range(2):
+        loop.second.bias.grad = None
+        loss.backward(retain_graph=True, inputs=[loop.second.bias])
+        loop.other.step()
+        assert loss.item() == loop.seen()
+
+
 def test_nothing_is_left(loop):
     loop.backward()
     loop.watch.end()

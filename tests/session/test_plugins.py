@@ -349,7 +349,8 @@ def test_a_name_that_is_yielded_twice_in_a_turn_is_recorded_once_and_told(model,
     assert len(told) == 1 and "yielded 'twice/one' twice in one turn" in told[0]
 
 
-def test_what_all_probes_share_is_as_computed_for_each_although_one_changes_it(model, optimizer):
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_all_probes_share_is_as_computed_for_each_although_one_changes_it(model, optimizer, fails):
     class Means(Probe):
         def __init__(self, name):
             super().__init__(every(1))
@@ -362,6 +363,8 @@ def test_what_all_probes_share_is_as_computed_for_each_although_one_changes_it(m
         def measure(self, run, step):
             yield from super().measure(run, step)
             run.evaluate("train").zero_()
+            if fails:
+                raise ArithmeticError
 
     sink = Memory()
     probes = [Means("before"), InPlace("inside"), Means("after")]
@@ -370,7 +373,20 @@ def test_what_all_probes_share_is_as_computed_for_each_although_one_changes_it(m
     before, after = ([row.value for row in sink.rows if row.name == f"{name}/mean"] for name in ("before", "after"))
     assert len(before) == 3 and before == after and 0 not in before
     told = [event.message for event in sink.events if event.kind == "fault"]
-    assert "what all probes get from run.evaluate('train') was changed in place; change a clone() of it" in told[0]
+    what = "what all probes get from run.evaluate('train') was changed in place; change a clone() of it"
+    assert ("ArithmeticError" if fails else what) in told[0]
+
+
+def test_a_hook_that_would_have_to_be_awaited_is_refused(model, optimizer):
+    class Awaited(Norm):
+        async def on_step(self, run, step):
+            raise AssertionError
+
+    sink = Memory()
+    with ProbeManager(model, [Awaited(every(1))], sinks=[sink], overhead=None).attach(optimizer):
+        run_steps(model, optimizer, 2)
+    told = [event.message for event in sink.events if event.kind == "fault"]
+    assert len(told) == 1 and "on_step is async, and hooks are called, not awaited: write def on_step" in told[0]
 
 
 def test_a_sink_that_changes_coordinates_is_the_one_that_fails(model, optimizer, tmp_path):
