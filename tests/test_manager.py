@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import time
@@ -31,6 +32,27 @@ def test_a_run_is_seen_after_a_second_and_its_files_left_alone_for_ten(model, op
             counts.append(sink.calls.count("flush"))
             time.sleep(1.05)
     assert counts == [0, 1, 1]
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_run_whose_model_has_gone_is_ended_as_any_other(counted, tmp_path):
+    def train():
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, overhead=None).attach()
+        for _ in range(3):
+            model(torch.randn(4, 2)).square().mean().backward()
+            if counted:
+                optimizer.step()
+
+    train()
+    gc.collect()
+    run = open_run(tmp_path)
+    told = run["events"].to_dataset()
+    events = [(kind, str(text).split(".")[0]) for kind, text in zip(told.kind.values, told.message.values, strict=True)]
+    assert events[-1] == ("detach", f"Detached at step {3 if counted else 0}")
+    assert (("warning", "Nothing was measured") in events) is not counted
+    assert ("probes/measured" in {path.strip("/") for path in run.groups}) is counted
 
 
 def test_step_zero_is_the_model_before_its_first_update(model, optimizer):
@@ -166,7 +188,7 @@ def test_a_script_that_never_detaches_loses_nothing(line, end, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     run = open_run(next((tmp_path / "runs").iterdir()))
     assert run["fourier/amplitude/train"]["step"].values[-1] == 11
-    assert run["events"]["kind"].values.tolist()[-1] == "detach" or end == "del model"
+    assert run["events"]["kind"].values.tolist()[-1] == "detach"
 
 
 def test_a_script_that_fails_loses_nothing(tmp_path):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -28,7 +28,9 @@ BACKWARD = torch.autograd.backward.__code__
 """What ``Tensor.backward`` calls, too."""
 SCALED_STEP = torch.amp.GradScaler.step.__code__
 MANY = 1000
-"""Calls of ``backward()`` for one update, at most."""
+"""Calls of ``backward()`` for one update, at most; of one with more the loss is not known."""
+NONE: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)
+"""No gradient, and its version."""
 DEPTH = 40
 """Frames between a gradient scaler and the hooks of the optimizer, at most."""
 
@@ -82,20 +84,22 @@ class BackwardWatch:
         self._mine: dict[int, nn.Parameter] = {}
         """All parameters of the model, by identity."""
         self._handles: dict[int, torch.utils.hooks.RemovableHandle] = {}
-        self._losses: dict[int, Tensor] = {}
-        """By number, in the order in which they came."""
+        self._losses: dict[int, Tensor | None] = {}
+        """By number, in the order in which they came; None for those beyond ``MANY``."""
         self._count = 0
         self._held: dict[int, list[int]] = {}
         """The numbers of those that the gradient of each parameter holds."""
         self._last: weakref.ref[Tensor] | None = None
         """What ``backward()`` was called on last: it is seen again with every parameter."""
-        self._gradients: dict[int, weakref.ref[Tensor]] = {}
-        """That of each parameter, as it was last."""
+        self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        """That of each parameter as it was last, and its version."""
         self._updated: set[int] = set()
         """The parameters of the update that is being made."""
         self._closure = False
         self._found: list[int] = []
         """The losses of what a closure has computed first."""
+        self._again = False
+        """Whether it has begun to compute again."""
         self._scale: Tensor | None = None
 
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -149,7 +153,7 @@ class BackwardWatch:
         updated = self._mine.keys() & map(id, parameters)
         if updated.isdisjoint(self._updated):  # the one before is over, and was not the last of its step
             self._used(self._updated)
-            self._found = []
+            self._found, self._again = [], False
         self._updated, self._closure = updated, closure
         scale = getattr(optimizer, "grad_scale", None)
         if scale is None:
@@ -164,10 +168,10 @@ class BackwardWatch:
         """
         updated = self._updated or set(self._mine)
         numbers, scale = self._found or self._holding(updated), self._scale
-        losses = [self._losses[number] for number in numbers]
+        losses = [loss for number in numbers if (loss := self._losses[number]) is not None]
         self._used(updated)
         self._forget()
-        if not losses:
+        if not losses or len(losses) < len(numbers):
             return None
         loss = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
         return loss if scale is None else loss / scale.to(loss)
@@ -181,7 +185,7 @@ class BackwardWatch:
             self._held.pop(each, None)
 
     def _forget(self) -> None:
-        self._updated, self._closure, self._found, self._scale = set(), False, [], None
+        self._updated, self._closure, self._found, self._again, self._scale = set(), False, [], False, None
         held = {number for numbers in self._held.values() for number in numbers}
         self._losses = {number: loss for number, loss in self._losses.items() if number in held}
 
@@ -189,45 +193,74 @@ class BackwardWatch:
         """The gradient of a parameter has arrived, in this frame."""
         if self._busy() or id(parameter) not in self._mine or (call := backward_call(frame)) is None:
             return
-        given = call.f_locals.get("tensors")
-        roots = (given,) if isinstance(given, Tensor) else tuple(given or ())
-        losses = [root for root in roots if root.numel() == 1]
-        if not losses:
-            return
-        if self._last is None or self._last() is not losses[0] or self._count not in self._losses:
-            self._clear(parameter)
-            if len(self._losses) < MANY:
-                self._add(losses)
-            self._last = weakref.ref(losses[0])
-        if (held := self._held.setdefault(id(parameter), []))[-1:] != [self._count]:
+        roots = _several(call.f_locals.get("tensors"))
+        weights = _several(call.f_locals.get("grad_tensors")) or (None,) * len(roots)
+        if not roots or any(root.dim() > 1 and root.numel() > 1 for root in roots):
+            return  # not what the loop minimizes, but something within
+        if self._last is None or self._last() is not roots[0] or self._count not in self._losses:
+            with _unseen():
+                self._clear(parameter)
+                self._count += 1
+                self._losses[self._count] = _objective(roots, weights) if len(self._losses) < MANY else None
+            if self._closure and not self._again:
+                self._found = self._found or self._holding(self._updated)
+                self._found.append(self._count)
+            self._last = weakref.ref(roots[0])
+        if (held := self._held.setdefault(id(parameter), []))[-1:] != [self._count] and len(held) <= MANY:
             held.append(self._count)
             with torch._C.DisableTorchFunctionSubclass():
-                if parameter.grad is not None:
-                    self._gradients[id(parameter)] = weakref.ref(parameter.grad)
-
-    def _add(self, losses: list[Tensor]) -> None:
-        undo: list[Undo] = []
-        try:
-            keep_modes(undo)  # a mode of the script's, which counts operations perhaps, does not see ours
-            values = [loss.detach().reshape(()) for loss in losses]
-            self._count += 1
-            self._losses[self._count] = torch.stack(values).sum() if len(values) > 1 else values[0].clone()
-        finally:
-            undo_all(undo)
-        if self._closure and not self._found:
-            self._found = [*self._holding(self._updated), self._count]
+                if (gradient := parameter.grad) is not None:
+                    self._gradients[id(parameter)] = weakref.ref(gradient), gradient._version
 
     def _clear(self, arrived: Tensor) -> None:
-        """Another call has begun, and this gradient is there first: of the others it is seen which were set to None."""
+        """Another call has begun, and this gradient is there first: of the others it is seen which were emptied."""
         with torch._C.DisableTorchFunctionSubclass():
             own, others = id(arrived), [key for key in self._held if key != id(arrived)]
-            empty = {key for key in others if self._mine[key].grad is None}
+            empty = {key for key in others if self._is_empty(key)}
             verdicts = {key in empty for key in others if self._held[key] == self._held.get(own)}
             # Where those that held the same do not agree: its own says less, for DDP may put another in its place.
-            last = self._gradients.get(own)
-            if verdicts == {True} or (len(verdicts) != 1 and (last is None or last() is not arrived.grad)):
+            if verdicts == {True} or (len(verdicts) != 1 and self._is_new(arrived, alone=not others)):
                 empty.add(own)
+            self._again = self._again or bool(self._found and self._updated & empty)
             self._used(empty)
+
+    def _is_new(self, arrived: Tensor, alone: bool) -> bool:
+        """Whether a gradient that has arrived was empty before, as far as it can tell by itself."""
+        gradient, (last, version) = arrived.grad, self._gradients.get(id(arrived), NONE)
+        return gradient is None or last() is not gradient or (alone and gradient._version > version + 1)
+
+    def _is_empty(self, key: int) -> bool:
+        """Whether the gradient of a parameter was set to None, or to zeros, since its last loss arrived."""
+        gradient, (last, version) = self._mine[key].grad, self._gradients.get(key, NONE)
+        if gradient is None:
+            return True
+        # Its numbers are read only where something has changed them: zeros, or what scales or clips.
+        changed = last() is gradient and gradient._version != version
+        return changed and type(gradient) is Tensor and gradient.layout is torch.strided and not bool(gradient.any())
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """A mode of the script's, which counts operations perhaps, does not see ours."""
+    undo: list[Undo] = []
+    try:
+        keep_modes(undo)
+        yield
+    finally:
+        undo_all(undo)
+
+
+def _several(given: Any) -> tuple[Any, ...]:
+    return (given,) if isinstance(given, Tensor) else tuple(given or ())
+
+
+def _objective(roots: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
+    """What ``backward()`` of these differentiates, the sum of each with its weights; in single precision at least."""
+    terms = []
+    for root, weight in zip(roots, weights, strict=True):
+        value = root.detach().to(torch.promote_types(root.dtype, torch.float32))
+        terms.append((value if weight is None else value * weight.detach()).sum())
+    return torch.stack(terms).sum() if len(terms) > 1 else terms[0].clone()
 
 
 def compiles_backward() -> bool:

@@ -18,8 +18,7 @@ from torch import nn
 from ..loop.hidden import hide, reveal
 from ..run import Run
 from .calls import Plugins
-from .plugins import Plugin, invoke, log
-from .watchdog import Watchdog
+from .plugins import log
 
 __all__ = [
     "ANOTHER_MODEL",
@@ -145,7 +144,7 @@ _opened: weakref.WeakSet[Opened] = weakref.WeakSet()
 
 
 class Lifetime:
-    """Ends a run that nobody ends: with its model, or with the interpreter; and silences it in forked children.
+    """Ends a run that nobody ends, with the interpreter at the latest.
 
     The run lives as long as the model, which holds it, also when the script keeps no reference to its manager. Made
     when the sinks are open: what is registered last for the end of the interpreter runs first, and h5py cannot write
@@ -153,16 +152,12 @@ class Lifetime:
     """
 
     def __init__(self, opened: Opened) -> None:
-        self._model, self._opened = weakref.ref(opened.run.model), weakref.ref(opened)
-        self._finalizer: weakref.finalize[..., Opened] | None = None
+        self._opened = weakref.ref(opened)
 
     def begin(self, opened: Opened) -> None:
         """The run has been opened. Whatever interrupts this, :meth:`end` undoes it."""
         hide(opened.run.model, opened)
         atexit.register(self._at_exit)
-        sinks, run = opened.plugins.having("write"), _without_model(opened.run)
-        self._finalizer = weakref.finalize(opened, _close_late, sinks, run, opened.plugins.watchdog, self._at_exit)
-        self._finalizer.atexit = False
         _opened.add(opened)
 
     def _at_exit(self) -> None:
@@ -171,38 +166,10 @@ class Lifetime:
                 opened.run.ended_by = failure(getattr(sys, "last_value", None))
             opened.detach()
 
-    def end(self) -> None:
+    def end(self, opened: Opened) -> None:
         """The run has been ended."""
-        model, opened = self._model(), self._opened()
-        if model is not None:
-            reveal(model, opened)
-        self.forget()
+        reveal(opened.run.model, opened)
         atexit.unregister(self._at_exit)
-
-    def forget(self) -> None:
-        """Do nothing when the model goes."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
-
-
-def _without_model(run: Run) -> Run:
-    """The run as sinks need it to close, without what would keep the model alive."""
-    late = Run(model=nn.Identity(), log_dir=run.log_dir, seed=run.seed, output=run.output, run_id=run.run_id)
-    late.bind(run._affords, lambda plugin, message: None)  # the budget holds, but nobody is left to be told
-    return late
-
-
-def _close_late(sinks: list[Plugin], run: Run, watchdog: Watchdog, at_exit: Callable[[], None]) -> None:
-    """Write and close the files of a run that was never detached and whose model is gone."""
-    atexit.unregister(at_exit)
-    watchdog.stop()
-    for sink in sinks:
-        for name in ("flush", "on_detach"):
-            if name in sink.hooks and not sink.problem:
-                try:
-                    invoke(sink.hooks[name], run=run)
-                except Exception as error:
-                    log.warning("Plugin %s failed in %s: %r.", sink.label, name, error)
 
 
 def already_watching(model: nn.Module) -> Opened | None:

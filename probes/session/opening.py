@@ -149,8 +149,17 @@ class Attached:
         if not self.settings.silent:
             say(begun(session))
 
+    def __del__(self) -> None:
+        """The model has gone, and all that held the run with it: there is nothing more to come."""
+        if self._lifetime is not None and not self.ended:
+            with suppress(Exception):
+                self._end(keep_state=False)
+
     def detach(self) -> None:
         """Remove every hook of ours, measure nothing more, write and close the files; a second time nothing."""
+        self._end(keep_state=True)
+
+    def _end(self, keep_state: bool) -> None:
         if self._first is not None:
             self._first.close()
         if self._counter is not None:
@@ -160,7 +169,7 @@ class Attached:
         if self.ended:
             return
         try:
-            if not self.session.abandoned:
+            if keep_state and not self.session.abandoned:
                 with suppress(Exception):
                     self._last_state = checkpoint.save(self.session)
         finally:
@@ -169,7 +178,7 @@ class Attached:
             finally:  # after an interrupt too, everything is closed
                 self.ended = True
                 if self._lifetime is not None:
-                    self._lifetime.end()
+                    self._lifetime.end(self)
                 self.run.resumed_from = None
         self._last_report = self._report()
         if not (self.settings.silent or self.session.abandoned):
@@ -178,8 +187,7 @@ class Attached:
     def forked(self) -> None:
         """In a forked child (a loader's worker) nothing is done: the files are the parent's."""
         self.session.forked()
-        if self._lifetime is not None:
-            self._lifetime.forget()
+        self._lifetime = None
 
     def step(self) -> None:
         """Count an update that no torch optimizer made."""

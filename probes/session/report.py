@@ -183,8 +183,9 @@ def ended(session: Session) -> list[str]:
     measured = f"{counted(rows, 'row')} of {counted(streams, 'stream')}"
     lines = [f"{measured} up to step {run.step}, in {governor.total:.1f} s{cost}{where}"]
     reasons: dict[str, list[str]] = {}
+    late = "it was not due" if run.step else "no step was seen"
     for plugin in turns.probes:
-        if reason := plugin.problem or plugin.refusal or ("" if plugin.measured else "it was not due"):
+        if reason := plugin.problem or plugin.refusal or ("" if plugin.measured else late):
             reasons.setdefault(reason, []).append(plugin.key)
     if reasons:
         lines.append("not measured: " + "; ".join(f"{', '.join(keys)} ({why})" for why, keys in reasons.items()))

@@ -1,12 +1,14 @@
 """The loss of an update, in loops that share gradients between updates, beside what each loop knows it to be."""
 
 import gc
+import math
 import weakref
 
 import pytest
 import torch
 from torch import nn
 
+from probes.loop import backward_watch
 from probes.loop.backward_watch import BackwardWatch
 
 
@@ -187,3 +189,92 @@ def test_nothing_is_left(loop):
     gc.collect()
     assert watch() is None
     loop.backward()
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_were_emptied_do_not_count(loop, to_none):
+    """As of a step that a scaler skips, or of an attack on the inputs."""
+    for _ in range(3):
+        loop.backward(math.inf)
+        loop.both.zero_grad(to_none)
+        losses = [loop.backward() for _ in range(2)]
+        loop.both.step()
+        assert sum(losses) == loop.seen()
+        loop.both.zero_grad(to_none)
+
+
+def test_gradients_that_were_clipped_still_count(loop):
+    for _ in range(3):
+        losses = []
+        for _ in range(3):
+            losses.append(loop.backward())
+            nn.utils.clip_grad_norm_(loop.model.parameters(), 0.01)
+        loop.both.step()
+        assert sum(losses) == loop.seen()
+        loop.both.zero_grad(set_to_none=False)
+
+
+def test_a_loss_has_the_factor_that_backward_was_given(loop):
+    loss = loop.model(torch.randn(4, 3)).mean()
+    loss.backward(torch.tensor(-2.0))
+    loop.both.step()
+    assert -2 * loss.item() == loop.seen()
+    loop.both.zero_grad()
+    a, b = (loop.model(torch.randn(4, 3)).square().mean() for _ in range(2))
+    torch.autograd.backward([a, b], [None, torch.tensor(0.5)])
+    loop.both.step()
+    assert (a + b / 2).item() == loop.seen()
+
+
+def test_losses_of_examples_are_added_up_with_their_weights(loop):
+    losses, weights = loop.model(torch.randn(4, 3)).square().mean(1), torch.rand(4)
+    losses.backward(weights)
+    loop.both.step()
+    assert (losses * weights).sum().item() == loop.seen()
+
+
+def test_what_is_within_a_model_is_no_loss(loop):
+    hidden = loop.model(torch.randn(4, 3))
+    hidden.backward(torch.randn(4, 1))
+    loop.both.step()
+    assert loop.seen() is None
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
+def test_all_micro_batches_of_a_closures_first_evaluation_count(loop, to_none, alone):
+    model = nn.Linear(3, 1, bias=False) if alone else loop.model
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
+    optimizer.register_step_pre_hook(lambda opt, args, kwargs: loop.watch.before_update(opt, bool(args)))
+    for _ in range(3):
+        loop.watch.begin(model.parameters())
+        evaluations = []
+
+        def closure():
+            optimizer.zero_grad(to_none)
+            losses = [model(torch.randn(4, 3)).square().mean() for _ in range(1 if alone else 3)]
+            for loss in losses:
+                loss.backward()
+            evaluations.append(sum(losses).item())
+            return sum(losses)
+
+        optimizer.step(closure)
+        assert len(evaluations) > 1
+        assert loop.watch.update().item() == pytest.approx(evaluations[0])
+
+
+def test_a_loss_of_more_calls_than_are_kept_is_not_known(loop, monkeypatch):
+    monkeypatch.setattr(backward_watch, "MANY", 5)
+    for count in (5, 6, 5):
+        losses = [loop.backward() for _ in range(count)]
+        loop.both.step()
+        assert loop.seen() == (sum(losses) if count == 5 else None)
+        loop.both.zero_grad()
+
+
+def test_losses_in_half_precision_are_added_up_in_single(loop):
+    losses = [loop.model(torch.randn(4, 3)).square().mean().bfloat16() for _ in range(200)]
+    for loss in losses:
+        loss.backward()
+    loop.both.step()
+    assert math.fsum(loss.item() for loss in losses) == pytest.approx(loop.watch.update().item(), rel=1e-6)
