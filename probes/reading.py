@@ -52,7 +52,7 @@ def open_run(path: str | Path) -> xarray.DataTree:
         raise TypeError(f"`path` must be the log directory of a run or its run.h5, got {path!r}.")
     path = Path(path).expanduser()
     file_path = path / "run.h5" if path.is_dir() else path
-    if not file_path.exists():
+    if not file_path.is_file():
         runs = sorted(file.parent.name for file in path.glob("*/run.h5"))
         raise FileNotFoundError(
             f"`path` must be the log directory of a run or its run.h5, but there is no file {file_path}. "

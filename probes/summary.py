@@ -154,7 +154,7 @@ def _still(run: Run) -> Iterator[Found]:
 
 
 def _left_out(run: Run) -> set[str]:
-    """Layers whose gradients no optimizer has been given, at any turn."""
+    """Layers of whose gradients no optimizer was given one, at any turn."""
     found = run.layers("layers/gradient_zero_share")
     return {layer for _, _, shares, layers in found for layer in _those(layers, np.isnan(shares).all(axis=0))}
 
@@ -176,7 +176,7 @@ def _frozen(run: Run) -> Iterator[Found]:
         if frozen := [layer for layer in which if layer not in moved]:
             yield f"{len(frozen)} of {len(layers)} layers are frozen: {_names(frozen)}", name, steps
         if left := [layer for layer in layers if layer in _left_out(run) and layer not in which]:
-            yield f"{len(left)} of {len(layers)} layers were given to no optimizer: {_names(left)}", name, steps
+            yield f"{len(left)} of {len(layers)} layers were given to no optimizer, or had no gradient: {_names(left)}", name, steps
         if later := [layer for layer in which if layer in moved]:
             yield f"{_names(later)}: frozen at first and trained later, its updates are not recorded", name, steps
 

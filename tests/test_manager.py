@@ -440,3 +440,27 @@ def test_a_probe_that_draws_when_made_and_attached_draws_nothing(model, optimize
     with ProbeManager(model, [probe], sinks=[DrawingSink()]).attach(optimizer):
         pass
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_directory_whose_name_is_too_long_has_one_beside_it(model, optimizer, tmp_path, caplog):
+    with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path / ("x" * 260)).attach(optimizer) as manager:
+        run_steps(model, optimizer, 2)
+    assert manager.run.log_dir == tmp_path / f"{'x' * 50}_2"
+    assert open_run(manager.run.log_dir)["norm/weight"]["step"].values.tolist() == [0, 1, 2]
+    assert "Results go to" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["attach", "step"])
+def test_a_default_device_without_numbers_is_the_scripts_alone(where, tmp_path):
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch.device("meta" if where == "attach" else "cpu"):
+        manager = ProbeManager(model, log_dir=tmp_path, overhead=None).attach()
+    for _ in range(3):
+        model(torch.randn(8, 5)).square().mean().backward()
+        with torch.device("meta" if where == "step" else "cpu"):
+            optimizer.step()
+    manager.detach()
+    run = open_run(tmp_path)
+    assert not {"fault", "quarantine"} & set(run["events"]["kind"].values.tolist())
+    assert {"layers", "spectral_norm", "fourier", "ntk"} <= set(run.children)

@@ -121,7 +121,8 @@ def summarize(items: Sequence[Activation]) -> Tensor:
     largest = torch.stack([item.largest.cpu() for item in items if item.largest is not None])
     dead = [math.nan if item.alive is None or item.unknown else 1 - float(item.alive.float().mean()) for item in items]
     columns = (squares.sqrt(), total, largest, variation, 1 - nonzero, squares.new_tensor(dead), saturated)
-    return torch.stack(columns, 1)
+    # NaN is none of zero, dead or saturated, and says nothing of these shares.
+    return torch.stack(columns, 1).where(~squares.isnan()[:, None], torch.nan)
 
 
 def _at_a_bound(output: Tensor, bounds: Bounds) -> Tensor:

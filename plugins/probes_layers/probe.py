@@ -32,7 +32,8 @@ class LayerStatistics(Probe):
     r"""Norms of each layer's weights, gradients and updates, and what its activations are on a fixed batch.
 
     A gradient is the one the optimizer is given: accumulated over micro-batches, unscaled and clipped. An update is the
-    difference of the weights, exactly. Of several optimizers, each layer's is the last one that was over.
+    difference of the weights, exactly. Of several optimizers that share a step, each layer's is the last one that was
+    over; where a layer was not updated since the step before, it is NaN.
 
     Yields, by layer in the order of depth, where a layer is a module with parameters of its own:
         ``layers/weight_norm`` and ``layers/weight_rms``; of the last update ``layers/gradient_norm``,
@@ -194,7 +195,7 @@ class LayerStatistics(Probe):
         else:
             weights = self._squares(parameters)
             part = [*self._watch.sums(self._index, len(self._layers), step)]
-            self._name_missing(run, step)
+            self._name_missing(run, step, updated=bool(part[1][UPDATE.index("count")].any()))
         yield from self._weights(weights)
         if part and bool(part[1][UPDATE.index("count")].any()):
             yield from self._update(*part)
@@ -227,7 +228,7 @@ class LayerStatistics(Probe):
         measured = partial(_by_layer, layers=self._layers, estimator="parameters as they are")
         yield measured("weight_norm", squares.sqrt(), description="norm of the parameters")
         yield measured("weight_rms", (squares / counts).sqrt(), description="root mean square of the parameters")
-        total = squares.nansum().sqrt()
+        total = squares[counts > 0].sum().sqrt()
         yield Measurement("layers/total_weight_norm", total, description="norm of the parameters of all these layers")
 
     def _update(self, gradient: Tensor, update: Tensor) -> Iterator[Measurement]:
@@ -283,15 +284,24 @@ class LayerStatistics(Probe):
                 description="mean entropy of the distribution of classes", **about,
             )  # fmt: skip
 
-    def _name_missing(self, run: Run, step: int) -> None:
-        """Say which parameters were updated without a gradient that could be seen."""
+    def _name_missing(self, run: Run, step: int, updated: bool) -> None:
+        """Say which parameters were updated without a gradient that could be seen, and that no loss was."""
+        notes = []
         missing = [self._names.get(id(parameter), "") for parameter in self._watch.without_gradient(step)]
         if missing:
-            run.left_out(
+            notes.append(
                 f"{len(missing)} parameters had no gradient when the optimizer stepped, and theirs is not recorded: "
                 f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Either the loss does not depend on "
                 f"them, or their gradients are freed before the step."
             )
+        if updated and run.loss is None:
+            notes.append(
+                "The loss is not recorded: no call of backward() was seen that the gradients of the last update came "
+                "from. They were computed in another way (torch.autograd.grad, in what is compiled), or by more than "
+                "1000 calls."
+            )
+        if notes:
+            run.left_out(" ".join(notes))
 
     def on_detach(self, run: Run) -> None:
         """Let go of the model."""

@@ -186,7 +186,7 @@ class KernelMotion(TangentKernel):
                 shares = residual_shares(functions, residual.to(functions.device), list(ks)).cpu()
         words_of = "distance of the kernel from that of the first turn"
         yield measured(f"ntk_motion/distance/{name}", distance, description=words_of)
-        words_of = "distance of the kernel from that of the last turn, for each step"
+        words_of = "distance of the kernel from that of the last turn that had one, for each step"
         if velocity is not None:
             yield measured(f"ntk_motion/velocity/{name}", velocity, unit="1 / step", description=words_of)
         since = {"since": Axis(np.array(["first turn", "last turn"]))}

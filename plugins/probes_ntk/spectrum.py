@@ -81,7 +81,7 @@ def eigenfunctions(kernel: Tensor) -> Eigenfunctions:
     values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
     magnitude = vectors.abs()
     first = (magnitude >= magnitude.amax(0) / 2).to(torch.int8).argmax(0, keepdim=True)
-    vectors = vectors * vectors.gather(0, first).sign()
+    vectors = torch.where(vectors.gather(0, first) < 0, -vectors, vectors)
     return Eigenfunctions(values, vectors.T.reshape(-1, c, n))
 
 

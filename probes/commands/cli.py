@@ -28,6 +28,8 @@ def main() -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 140
+    elif not console.width:  # COLUMNS=0
+        console.width = 80
 
     as_json_ = typer.Option("--json", help="Print it for machines.")
 

@@ -5,16 +5,17 @@ Modes, and the hooks that a script has for what autograd saves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils import _python_dispatch
 from torch.utils._device import DeviceContext
 
-from .undo import Undo
+from .undo import Undo, undo_all
 
-__all__ = ["keep_modes", "keep_saved_tensors_hooks"]
+__all__ = ["keep_modes", "keep_saved_tensors_hooks", "unseen_by_modes"]
 
 # Torch offers no public way to look at, or to exchange, the modes of a thread.
 _STACKS: tuple[tuple[Callable[[], list[Any]], Callable[[], Any], Callable[[Any], Any]], ...] = (
@@ -27,14 +28,26 @@ _STACKS: tuple[tuple[Callable[[], list[Any]], Callable[[], Any], Callable[[Any],
 )
 
 
+@contextmanager
+def unseen_by_modes() -> Iterator[None]:
+    """What is computed within, no mode of the script's sees: it may count operations, or draw a number at each."""
+    undo: list[Undo] = []
+    try:
+        keep_modes(undo)
+        yield
+    finally:
+        undo_all(undo)
+
+
 def keep_modes(undo: list[Undo]) -> None:
-    """Leave all modes but those of a device; what a probe enters and does not leave is left."""
+    """Leave all modes but those of a device that holds numbers; what a probe enters and does not leave is left."""
     for stack, pop, push in _STACKS:
         before = list(stack())
         if any(getattr(mode, "_mode_key", None) is not None for mode in before):
             continue  # torch's own, of fake tensors for example, without which nothing can be computed
         undo.append(_undo_of(before, stack, pop, push))
-        _exchange([mode for mode in before if isinstance(mode, DeviceContext)], stack, pop, push)
+        devices = [mode for mode in before if isinstance(mode, DeviceContext) and mode.device.type != "meta"]
+        _exchange(devices, stack, pop, push)
 
 
 def keep_saved_tensors_hooks(undo: list[Undo]) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ..precision import matmul_precision, set_matmul_precision
+from .modes import keep_modes
 from .undo import Undo, keep_others_out, undo_all
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
 def random_states_kept(settings: bool = False) -> Iterator[None]:
     """Undo on exit whatever was drawn from, or seeded in, the random states of Python, numpy, torch and accelerators.
 
+    No mode of the script's sees what is computed within.
+
     Args:
         settings: Whether what is in :data:`SETTINGS` is undone too.
 
@@ -48,6 +51,7 @@ def random_states_kept(settings: bool = False) -> Iterator[None]:
     try:
         try:
             keep_others_out(undo)
+            keep_modes(undo)
             keep_random_states(undo)
             if settings:
                 keep_settings(undo)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
-from ..guard.modes import keep_modes
-from ..guard.undo import Undo, undo_all
+from ..guard.modes import unseen_by_modes
 from .frames import current_frames
 
 __all__ = ["BackwardWatch", "GradientHook", "backward_call", "compiles_backward", "same", "trained"]
@@ -198,7 +197,7 @@ class BackwardWatch:
         if not roots or any(root.dim() > 1 and root.numel() > 1 for root in roots):
             return  # not what the loop minimizes, but something within
         if self._last is None or self._last() is not roots[0] or self._count not in self._losses:
-            with _unseen():
+            with unseen_by_modes():
                 self._clear(parameter)
                 self._count += 1
                 self._losses[self._count] = _objective(roots, weights) if len(self._losses) < MANY else None
@@ -237,17 +236,6 @@ class BackwardWatch:
         # Its numbers are read only where something has changed them: zeros, or what scales or clips.
         changed = last() is gradient and gradient._version != version
         return changed and type(gradient) is Tensor and gradient.layout is torch.strided and not bool(gradient.any())
-
-
-@contextmanager
-def _unseen() -> Iterator[None]:
-    """A mode of the script's, which counts operations perhaps, does not see ours."""
-    undo: list[Undo] = []
-    try:
-        keep_modes(undo)
-        yield
-    finally:
-        undo_all(undo)
 
 
 def _several(given: Any) -> tuple[Any, ...]:

@@ -16,8 +16,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DistributedDataParallel
 
 from ..batches import MicroBatches
-from ..guard.modes import keep_modes
-from ..guard.undo import Undo, undo_all
+from ..guard.modes import unseen_by_modes
 from ..precision import to_float64
 from .backward_watch import GradientHook, backward_call, compiles_backward, same, trained
 from .wrappers import wrappers
@@ -226,16 +225,13 @@ class _End(GradientHook):
 
 def _unseen(watch: MicroBatchWatch, look: Callable[[], None]) -> None:
     """Let it look, within the loop's own backward pass."""
-    undo: list[Undo] = []
     start = time.perf_counter()
     try:
-        keep_modes(undo)
-        with torch.no_grad():
+        with unseen_by_modes(), torch.no_grad():
             look()
     except Exception:
         watch.give_up()
     finally:
-        undo_all(undo)
         watch.seconds += time.perf_counter() - start
 
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ..guard.modes import unseen_by_modes
 from .step_hook import STEP, Call, StepHook, between_steps, closure_of, remove, remove_late, stepping, with_closure
 from .wrappers import shares_parameters
 
@@ -138,7 +139,8 @@ class StepCounter:
         if self._uncertain:
             verdicts = [verdict for _, verdict in self._uncertain if verdict is not None]
             device = verdicts[0].device
-            skipped = iter(torch.stack([verdict.to(device) for verdict in verdicts]).tolist())
+            with unseen_by_modes():
+                skipped = iter(torch.stack([verdict.to(device) for verdict in verdicts]).tolist())
             self.step, self._round = self._certain
             for known, verdict in self._uncertain:
                 if verdict is None or not next(skipped):
@@ -207,7 +209,8 @@ class StepCounter:
         changed = None
         if not self._begun:
             # With gradients there, the closure may be one that is called at other weights, as SAM does.
-            backward = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+            with unseen_by_modes():
+                backward = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
             changed = with_closure(call, self._before_first) if self.plain_closures or not backward else None
             if changed is None:
                 self._before_first()
@@ -237,7 +240,8 @@ class StepCounter:
             self._last = weakref.ref(optimizer), known
         before, found_inf = self.step, getattr(optimizer, "found_inf", None)
         if found_inf is not None or self._uncertain:
-            verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
+            with unseen_by_modes():
+                verdict = found_inf.detach().clone() if isinstance(found_inf, Tensor) else None
             if verdict is not None and not self._uncertain:
                 self._certain = self.step, self._round
             if verdict is not None or self._uncertain:

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import torch
@@ -153,11 +154,14 @@ class Lifetime:
 
     def __init__(self, opened: Opened) -> None:
         self._opened = weakref.ref(opened)
+        self._in_child: Finalize | None = None
 
     def begin(self, opened: Opened) -> None:
         """The run has been opened. Whatever interrupts this, :meth:`end` undoes it."""
         hide(opened.run.model, opened)
         atexit.register(self._at_exit)
+        if multiprocessing.parent_process() is not None:  # forked, it ends without what is registered above
+            self._in_child = Finalize(None, self._at_exit, exitpriority=10)
         _opened.add(opened)
 
     def _at_exit(self) -> None:
@@ -170,6 +174,8 @@ class Lifetime:
         """The run has been ended."""
         reveal(opened.run.model, opened)
         atexit.unregister(self._at_exit)
+        if self._in_child is not None:
+            self._in_child.cancel()
 
 
 def already_watching(model: nn.Module) -> Opened | None:

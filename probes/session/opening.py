@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ..batches import Batch, as_batch
 from ..budget.governor import Governor
+from ..guard.modes import unseen_by_modes
 from ..guard.unnoticed import unnoticed
 from ..loop.first_batch import FirstBatch
 from ..loop.steps import StepCounter
@@ -159,6 +160,7 @@ class Attached:
         """Remove every hook of ours, measure nothing more, write and close the files; a second time nothing."""
         self._end(keep_state=True)
 
+    @unseen_by_modes()
     def _end(self, keep_state: bool) -> None:
         if self._first is not None:
             self._first.close()
@@ -202,6 +204,7 @@ class Attached:
                 "themselves. Leave the calls out.",
             )
 
+    @unseen_by_modes()
     def report(self) -> str:
         """What is watched, what is not and what to pass, after the end as it was then; and what was found."""
         if not self.ended:
@@ -219,6 +222,7 @@ class Attached:
             broken=self.settings.problems,
         )
 
+    @unseen_by_modes()
     def state_dict(self) -> dict[str, Any]:
         """What the run needs to go on from a checkpoint; files are flushed first. After the end as it was then."""
         if self.ended:

@@ -27,6 +27,8 @@ __all__ = ["begun", "ended", "found", "report", "say"]
 LOGGER = logging.getLogger("probes")
 LONGEST = 160
 """Letters of a line; the report has the rest."""
+WRITING = ("write", "flush", "on_detach")
+"""Hooks of a sink."""
 WIDTH = 118
 """Of the findings in the report."""
 
@@ -179,9 +181,13 @@ def ended(session: Session) -> list[str]:
     rows, streams = session.accounts.measured, turns.streams
     share = governor.total / max(governor.training, 1e-9)
     cost = f", {share:.1%} of the training time" if share < 1 else ""  # in the first seconds it says nothing
-    where = f": probes show {_place(run.log_dir)}" if "hdf5" in keys(session.plugins.having("write")) else ""
+    sinks = session.plugins.having("write")
+    failing = keys(sink for sink in sinks if sink.problem or any(sink.failures[h] for h in WRITING))
+    where = f": probes show {_place(run.log_dir)}" if "hdf5" in keys(sinks) and "hdf5" not in failing else ""
     measured = f"{counted(rows, 'row')} of {counted(streams, 'stream')}"
     lines = [f"{measured} up to step {run.step}, in {governor.total:.1f} s{cost}{where}"]
+    if failing:
+        lines.append(f"not all of it was written by {', '.join(failing)}: see the messages before")
     reasons: dict[str, list[str]] = {}
     late = "it was not due" if run.step else "no step was seen"
     for plugin in turns.probes:

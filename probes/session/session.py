@@ -11,6 +11,7 @@ from typing import Protocol
 from torch.optim import Optimizer
 
 from ..budget.first_turn import fit_batches
+from ..guard.modes import unseen_by_modes
 from ..loop.sharding import in_parts, unshared
 from ..run import Run
 from .accounts import Accounts
@@ -94,16 +95,17 @@ class Session:
         if self._silent:
             return
         try:
-            with self.governor.charged_to_core():
-                if self.team is None and not self._begun and (reason := unshared(self.run.model)):
-                    self._apart = True
-                    self.turns.refuse(self.turns.probes, reason)
-                self._arrange()
-                self._fit_batches()
-                if self.team is not None and not self._begun and not self.team.set_up():
-                    self.team = None
-            self._begun = True
-            self._work(self.run.step)
+            with unseen_by_modes():
+                with self.governor.charged_to_core():
+                    if self.team is None and not self._begun and (reason := unshared(self.run.model)):
+                        self._apart = True
+                        self.turns.refuse(self.turns.probes, reason)
+                    self._arrange()
+                    self._fit_batches()
+                    if self.team is not None and not self._begun and not self.team.set_up():
+                        self.team = None
+                self._begun = True
+                self._work(self.run.step)
         except BaseException as error:
             self._own_fault(error)
 
@@ -112,7 +114,8 @@ class Session:
         if self._silent:
             return
         try:
-            self.watching.before(optimizer, closure)
+            with unseen_by_modes():
+                self.watching.before(optimizer, closure)
         except BaseException as error:
             self._own_fault(error)
 
@@ -129,10 +132,13 @@ class Session:
                 self.turns.arranged = True
                 if waited or self.team is not None:  # with other ranks, the next gathering is agreed on from here
                     self._next_due = step
-            if self.watching.probes:
-                self.watching.after(step)
-            if step >= self._next_due or (not self._inexact and self._wall() >= self._wake_at):
-                self._work(step)
+            due = step >= self._next_due or (not self._inexact and self._wall() >= self._wake_at)
+            if due or self.watching.probes:
+                with unseen_by_modes():
+                    if self.watching.probes:
+                        self.watching.after(step)
+                    if due:
+                        self._work(step)
             if self.by_hand and self.watching.probes:  # the next update comes without notice
                 self.before_step(None, closure=True)
         except BaseException as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -13,6 +14,9 @@ __all__ = ["LogDirTaken", "RESERVE", "choose"]
 
 RESERVE = 64 * 2**20
 """Free disk space, in bytes, below which nothing is written."""
+
+LONGEST = 200
+"""Bytes of the name of a directory to which something may be appended."""
 
 
 class LogDirTaken(Exception):
@@ -42,7 +46,7 @@ def choose(given: Path | None, resumed: Path | None, begin: Callable[[Path], Non
     if resumed is not None and resumed != asked and resumed.is_dir():
         places.append(lambda: resumed)
     places.append(lambda: _beside(asked or Path("runs")))
-    places.append(lambda: Path(tempfile.mkdtemp(prefix=f"{(asked or Path('runs')).name}-")))
+    places.append(lambda: Path(tempfile.mkdtemp(prefix=f"{_stem(asked or Path('runs'))}-")))
     first: Exception | None = None
     for place in places:
         try:
@@ -77,11 +81,16 @@ def _beside(asked: Path) -> Path:
     asked = asked if asked.name else asked.resolve()
     for count in range(2, 1000):
         try:
-            (place := asked.with_name(f"{asked.name}_{count}")).mkdir(parents=True)
+            (place := asked.with_name(f"{_stem(asked)}_{count}")).mkdir(parents=True)
         except FileExistsError:
             continue
         return place
     raise FileExistsError(f"a thousand runs are called {asked}")
+
+
+def _stem(asked: Path) -> str:
+    """Its name, or the beginning of one that is too long for a file system."""
+    return asked.name if len(os.fsencode(asked.name)) < LONGEST else asked.name[: LONGEST // 4]
 
 
 def _fresh_directory(parent: Path) -> Path:

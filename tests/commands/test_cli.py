@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -311,3 +312,17 @@ def test_what_cannot_be_replayed_is_told_in_one_line(checkpoint, model, batches,
 )  # fmt: skip
 def test_sparklines(values, drawn):
     assert sparkline(list(values)) == drawn
+
+
+def test_a_width_of_zero_is_none(log_dir):
+    environment = {**os.environ, "COLUMNS": "0"}
+    command = [sys.executable, "-c", "from probes.commands.cli import main; main()", "show", str(log_dir)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "s/amplitude" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["show", "summary"])
+def test_a_pipe_is_no_file(command, tmp_path):
+    os.mkfifo(tmp_path / "run.h5")
+    done = call(command, tmp_path)
+    assert done.returncode == 1 and "there is no file" in done.stderr

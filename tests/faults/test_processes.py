@@ -205,3 +205,45 @@ def test_a_fault_in_a_process_that_a_probe_forked_ends_that_process(model, optim
     except SystemExit as error:  # only in the child
         os._exit(error.code if os.getpid() != pid else 1)
     assert probe.status == 9
+
+
+CHILDREN = """
+import sys
+import torch
+from torch import nn
+from probes import ProbeManager, every
+from loops import Norm
+
+
+def train(log_dir):
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ProbeManager(model, [Norm(every(1))], log_dir=log_dir, overhead=None).attach()
+    for _ in range(3):
+        model(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+
+
+if __name__ == "__main__":
+    method = sys.argv[1]
+    context = torch.multiprocessing.get_context("fork" if method == "executor" else method)
+    if method == "executor":
+        from concurrent.futures import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(1, mp_context=context) as executor:
+            executor.submit(train, method).result()
+    else:
+        process = context.Process(target=train, args=(method,))
+        process.start()
+        process.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "executor"])
+def test_a_training_in_a_child_that_nobody_ends_is_whole(method, tmp_path):
+    (tmp_path / "script.py").write_text(CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "script.py", method], cwd=tmp_path, env=environment, check=True)
+    run = open_run(tmp_path / method)
+    assert run["norm/weight"]["step"].values.tolist() == [0, 1, 2, 3]
+    assert run["events"]["kind"].values.tolist()[-1] == "detach"

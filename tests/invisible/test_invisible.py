@@ -7,6 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from probes import Measurement, Probe, ProbeManager, every, open_run
@@ -131,3 +133,55 @@ def test_the_comparison_would_notice_one_draw(tmp_path):
     bare = train("SGD", tmp_path, None, 3)
     with pytest.raises(AssertionError):
         assert_same(bare, train("SGD", tmp_path, [Draws(every(1))], 3))
+
+
+class DrawsAtEachOperation(TorchDispatchMode):
+    """As one that rounds at random, or counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        torch.rand(1)
+        return func(*args, **(kwargs or {}))
+
+
+class DrawsAtEachFunction(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        torch.rand(1)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [DrawsAtEachOperation, DrawsAtEachFunction])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_mode_of_the_script_sees_nothing_of_the_probes(mode, scaled, tmp_path):
+    def trained(attach):
+        torch.manual_seed(7)
+        model = conv()
+        optimizer, scaler = torch.optim.Adam(model.parameters()), torch.amp.GradScaler("cpu", enabled=scaled)
+        with mode() as seen:
+            if attach:
+                manager = ProbeManager(model, log_dir=tmp_path, overhead=None).attach()
+            for _ in range(4):
+                inputs, targets = torch.randn(8, 1, 8, 8), torch.randint(3, (8,))
+                scaler.scale(F.cross_entropy(model(inputs), targets)).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+            if attach:
+                manager.report(), manager.state_dict()
+                manager.detach()
+        return [*model.parameters(), torch.get_rng_state()], seen.count
+
+    bare, bare_count = trained(attach=False)
+    watched, count = trained(attach=True)
+    assert count == bare_count
+    assert all(map(torch.equal, bare, watched))
+    assert "weight_norm" in open_run(tmp_path)["layers"]

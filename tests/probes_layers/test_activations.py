@@ -288,3 +288,9 @@ def test_variation_of_sequences_with_time_first_is_from_sample_to_sample(time):
     assert found["0"] < 1e-3
     # Beside it, with as many steps as samples, either axis may be that of the samples.
     assert all(math.isnan(found[name]) if time == 9 else found[name] < 1e-3 for name in ("2", "3")), found
+
+
+def test_of_activations_that_are_not_a_number_nothing_is_known():
+    values = torch.tensor([[0.0, 1.0], [0.0, math.nan]])
+    found = summary(nn.Sequential(Fixed(values), nn.ReLU()), "1")
+    assert all(map(math.isnan, found.values())), found

@@ -4,6 +4,7 @@ import copy
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo
@@ -468,3 +469,30 @@ def test_two_of_two_batches_fit_beside_each_other():
     names = [row.name for row in memory.rows if row.step == 3]
     assert len(names) == len(set(names)) and {"loop/loss", "layers/update_norm", "layers/weight_norm"} <= set(names)
     assert {"layers/activation_rms/other", "layers/activation_rms/train"} <= set(names)
+
+
+def test_the_total_of_weights_that_are_not_a_number_is_none():
+    model, memory = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach():
+        for _ in range(2):
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                model[0].weight[0, 0] = math.nan
+    rows = memory.at(2)
+    assert np.isnan(rows["layers/weight_norm"].value).tolist() == [True, False]
+    assert math.isnan(rows["layers/total_weight_norm"].value)
+
+
+def test_a_loss_that_is_not_seen_is_said_to_be_missing(tmp_path):
+    model, memory = nn.Linear(3, 1), Memory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach() as manager:
+        for _ in range(3):
+            gradients = torch.autograd.grad(model(torch.randn(8, 3)).square().mean(), [*model.parameters()])
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+    assert not memory.steps("loop/loss") and memory.steps("layers/update_norm")
+    assert "The loss is not recorded: no call of backward() was seen" in manager.report()

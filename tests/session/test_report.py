@@ -138,3 +138,27 @@ def test_what_each_costs_adds_up_to_the_overhead(tmp_path, longer):
     costs = [float(row.split("  ")[-1].removesuffix(unit)) for row in rows]
     assert len(costs) == 4 and all(row.endswith(unit) for row in rows)
     assert sum(costs) == pytest.approx(float(told), abs=0.25 + 0.01 * float(told)) and float(told) > 0
+
+
+def test_the_last_line_says_that_not_all_was_written(tmp_path):
+    code = SCRIPT.replace("model = ", """
+class Full:
+    name = "full"
+
+    def write(self, measurements):
+        raise OSError("the disk is full")
+
+
+model = """, 1).replace('log_dir="run"', 'log_dir="run", sinks=["hdf5", Full()]')
+    measured, missing = [line for line in said(tmp_path, code) if line.startswith("probes: ")][2:]
+    assert measured.endswith(": probes show run")
+    assert missing == "probes: not all of it was written by full: see the messages before"
+    broken = "import probes.sinks.hdf5.sink as sink\nsink.HDF5Sink.flush = lambda self, run: 1 / 0\n"
+    shutil.rmtree(tmp_path / "run")
+    *_, measured, missing = said(tmp_path, broken + SCRIPT)
+    assert "probes show" not in measured and "not all of it was written by hdf5" in missing
+
+
+def test_a_loop_without_steps_measures_nothing_for_that_reason(tmp_path):
+    *_, last = said(tmp_path, SCRIPT.replace("    optimizer.step()\n", ""))
+    assert last == "probes: not measured: norm (no step was seen)"
