@@ -246,18 +246,19 @@ def test_all_micro_batches_of_a_closures_first_evaluation_count(loop, to_none, a
     model = nn.Linear(3, 1, bias=False) if alone else loop.model
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
     optimizer.register_step_pre_hook(lambda opt, args, kwargs: loop.watch.before_update(opt, bool(args)))
+    evaluations = []
+
+    def closure():
+        optimizer.zero_grad(to_none)
+        losses = [model(torch.randn(4, 3)).square().mean() for _ in range(1 if alone else 3)]
+        for loss in losses:
+            loss.backward()
+        evaluations.append(sum(losses).item())
+        return sum(losses)
+
     for _ in range(3):
         loop.watch.begin(model.parameters())
-        evaluations = []
-
-        def closure():
-            optimizer.zero_grad(to_none)
-            losses = [model(torch.randn(4, 3)).square().mean() for _ in range(1 if alone else 3)]
-            for loss in losses:
-                loss.backward()
-            evaluations.append(sum(losses).item())
-            return sum(losses)
-
+        evaluations.clear()
         optimizer.step(closure)
         assert len(evaluations) > 1
         assert loop.watch.update().item() == pytest.approx(evaluations[0])
