@@ -176,8 +176,7 @@ def _frozen(run: Run) -> Iterator[Found]:
         if frozen := [layer for layer in which if layer not in moved]:
             yield f"{len(frozen)} of {len(layers)} layers are frozen: {_names(frozen)}", name, steps
         if left := [layer for layer in layers if layer in _left_out(run) and layer not in which]:
-            these = f"{len(left)} of {len(layers)} layers"
-            yield f"{these} were given to no optimizer, or had no gradient: {_names(left)}", name, steps
+            yield f"{len(left)} of {len(layers)} layers had no optimizer, or no gradient: {_names(left)}", name, steps
         if later := [layer for layer in which if layer in moved]:
             yield f"{_names(later)}: frozen at first and trained later, its updates are not recorded", name, steps
 

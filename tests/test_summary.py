@@ -193,7 +193,7 @@ def test_layers_that_no_optimizer_was_given_are_named_without_an_alarm():
     )
     found = findings(run)
     assert not any(item.alarm for item in found)
-    assert found[0].text == "1 of 2 layers were given to no optimizer, or had no gradient: Linear 0"
+    assert found[0].text == "1 of 2 layers had no optimizer, or no gradient: Linear 0"
     run = layer_tree(
         layers__weight_norm=moving, layers__update_norm=[[0, 1]] * 3, layers__gradient_zero_share=[[1, 0]] * 3
     )

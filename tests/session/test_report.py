@@ -141,7 +141,9 @@ def test_what_each_costs_adds_up_to_the_overhead(tmp_path, longer):
 
 
 def test_the_last_line_says_that_not_all_was_written(tmp_path):
-    code = SCRIPT.replace("model = ", """
+    code = SCRIPT.replace(
+        "model = ",
+        """
 class Full:
     name = "full"
 
@@ -149,7 +151,9 @@ class Full:
         raise OSError("the disk is full")
 
 
-model = """, 1).replace('log_dir="run"', 'log_dir="run", sinks=["hdf5", Full()]')
+model = """,
+        1,
+    ).replace('log_dir="run"', 'log_dir="run", sinks=["hdf5", Full()]')
     measured, missing = [line for line in said(tmp_path, code) if line.startswith("probes: ")][2:]
     assert measured.endswith(": probes show run")
     assert missing == "probes: not all of it was written by full: see the messages before"
