@@ -35,10 +35,8 @@ __all__ = [
 def random_states_kept(settings: bool = False) -> Iterator[None]:
     """Undo on exit whatever was drawn from, or seeded in, the random states of Python, numpy, torch and accelerators.
 
-    No mode of the script's sees what is computed within.
-
     Args:
-        settings: Whether what is in :data:`SETTINGS` is undone too.
+        settings: Whether what is in :data:`SETTINGS` is undone too, and no mode of the script's sees what is computed.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -51,7 +49,8 @@ def random_states_kept(settings: bool = False) -> Iterator[None]:
     try:
         try:
             keep_others_out(undo)
-            keep_modes(undo)
+            if settings:
+                keep_modes(undo)
             keep_random_states(undo)
             if settings:
                 keep_settings(undo)

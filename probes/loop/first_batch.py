@@ -4,9 +4,8 @@ Nothing is asked of the user. Inputs come from a forward pre-hook on the object 
 the loss, or else from the keyword arguments of that call (``labels``): between the first training forward and the first
 optimizer step, a torch function mode watches what the loop compares the model's output with. The mode calls everything
 as it is, is never active within the model's own forward, leaves as soon as anything is compiled, and is gone after the
-first step, as are the forward hooks: from then on a step costs nothing here. What cannot be told to be the targets is
-not taken for them: labels of the model's own making, several that differ, noise that is taken off. Not seen is what
-leaves torch and comes back, as an array, and what another module has computed.
+first step, as are the forward hooks. What cannot be told to be the targets is not taken for them: labels of the model's
+own making, several that differ, noise. Not seen is what leaves torch and comes back, and what another module computes.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..batches import Batch, tensors
+from ..guard.modes import unseen_by_modes
 from ..guard.process import random_states_kept
 from ..measurement import CannotMeasure
 from ..outputs import check_rows
@@ -75,17 +75,15 @@ class FirstBatch:
         self._entries: list[Entry] = []
         self._refusal: Exception | None = None
         """Why the output cannot be used, if the loss does not compare another one."""
-        self._n, self._problem = n, problem
+        self._n, self._problem, self.paused = n, problem, paused
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
         self._watch = LossWatch()
         self._named = ""
         """The argument by which the model was given its targets."""
-        self._evaluations, self._decided = 0, False
-        self._called = False
+        self._evaluations, self._decided, self._called = 0, False, False
         self.done = False
         """Whether the first step is over."""
-        self.paused = paused
         self._handles: list[RemovableHandle | CompiledCall] = []
         self._hidden: weakref.ref[nn.Module] | None = None
 
@@ -120,8 +118,7 @@ class FirstBatch:
         if not (math.isclose(factor, 1) or math.isclose(factor * self.calls, 1)):
             self.criterion = None
         self._args, self._kwargs = (), {}
-        # Hooks that were never called stay until close(): the model is called through torch.compile, in whose graph
-        # they are nothing, but which would compile again if they went.
+        # Hooks that were never called stay until close(): torch.compile would compile again if they went.
         if self._called and not self._watch.pushed:
             self.close()
 
@@ -136,9 +133,8 @@ class FirstBatch:
         self.done = True
         for handle in self._handles:
             handle.remove()
-        self._handles = []
         called = self._hidden() if self._hidden is not None else None
-        self._hidden = None
+        self._handles, self._hidden = [], None
         if called is not None:
             reveal(called, held=_MARK)
         self._watch.stop()
@@ -153,9 +149,12 @@ class FirstBatch:
     def _decide(self) -> None:
         """Take the targets that were seen, and look for no others."""
         self._watch.stop()
-        if self._decided or self.batch is None:
-            return
-        self._decided = True
+        if not self._decided and self.batch is not None:
+            self._decided = True
+            self._take_targets(self.batch)
+
+    @unseen_by_modes()
+    def _take_targets(self, batch: Batch) -> None:
         if self._entries and (number := self._watch.compared) is not None:
             self.output = self._entries[number]
         elif self._refusal is not None:
@@ -164,18 +163,19 @@ class FirstBatch:
         if (found := self._watch.targets()) is not None:
             targets, self.loss, self.criterion = found
         elif self._named and not self._watch.candidates:
-            targets, self.loss = self.batch.kwargs[self._named], f"the argument {self._named!r} of the model"
+            targets, self.loss = batch.kwargs[self._named], f"the argument {self._named!r} of the model"
         else:
             return
-        self.batch = self.batch.with_targets(targets)
+        self.batch = batch.with_targets(targets)
 
     def _count(self, module: nn.Module) -> None:
         """Count the calls of training that no step has followed; where gradients are added up, many may come."""
         if torch.is_grad_enabled():
             self.calls += 1
             # In a functional call, what stands for the parameters may be no leaf, and be warned of when asked.
-            first = next(iter(module.parameters()), None)
-            self._fresh += first is not None and first.is_leaf and first.grad is None
+            with unseen_by_modes():
+                first = next(iter(module.parameters()), None)
+                self._fresh += first is not None and first.is_leaf and first.grad is None
             if self._fresh == FRESH_CALLS or self.calls == CALLS:
                 waiting, self._waiting = self._waiting, lambda calls: None
                 waiting(self.calls)
@@ -207,8 +207,11 @@ class FirstBatch:
         self._evaluations += evaluates
         if not evaluates or self._evaluations <= EVALUATIONS:
             self._watch.begin()
-        if not (torch.is_grad_enabled() and (self._args or self._kwargs)):
-            return
+        if torch.is_grad_enabled() and (self._args or self._kwargs):
+            self._take(module, args, kwargs, result)
+
+    @unseen_by_modes()
+    def _take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if not any(leaf.requires_grad for leaf in returned(result)):
             with suppress(CannotMeasure):
                 picked(self.output, result)
@@ -290,6 +293,7 @@ class _Hook(ForwardHook):
         return getattr, (nn.Identity(), "__init__")
 
 
+@unseen_by_modes()
 def _first_rows(call: tuple[tuple[Any, ...], dict[str, Any]], n: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     batch = Batch(*call).first(n).clone()
     training = {"training": False} if call[1].get("training") is True else {}  # said by an argument, as in Keras

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..batches import tensors
+from ..guard.modes import unseen_by_modes
 from ..picking import returned
 from .criterion import OUTPUT, TARGETS, Called, Criterion
 from .mode_stack import push, remove
@@ -221,6 +222,7 @@ class LossWatch(TorchFunctionMode):
         known = ((n, path) for output, n, path in self._outputs if isinstance(item, Tensor) and item is output())
         return next(known, None)
 
+    @unseen_by_modes()
     def _is_looked_at(self, func: Callable[..., Any], own: Tensor, other: Any, number: int) -> bool:
         difference = func in _DIFFERENCES
         if not (difference or _compares(func)):

@@ -41,6 +41,7 @@ class Attached:
         resumed: The state of a checkpoint, if the run goes on from one.
     """
 
+    @unseen_by_modes()
     def __init__(
         self,
         settings: Settings,
@@ -70,6 +71,7 @@ class Attached:
         for item in (*settings.made_probes, *settings.new_sinks()):
             self.plugins.add(item)
 
+    @unseen_by_modes()
     def open(self, plain_closures: bool = False, team: Callable[[Turns], Together] | None = None) -> None:
         """Open the files and begin to watch; of a run that cannot be opened nothing is left.
 
@@ -160,10 +162,13 @@ class Attached:
         """Remove every hook of ours, measure nothing more, write and close the files; a second time nothing."""
         self._end(keep_state=True)
 
-    @unseen_by_modes()
     def _end(self, keep_state: bool) -> None:
         if self._first is not None:
-            self._first.close()
+            self._first.close()  # it leaves a mode of ours
+        self._close(keep_state)
+
+    @unseen_by_modes()
+    def _close(self, keep_state: bool) -> None:
         if self._counter is not None:
             self.run.step = self._counter.resolve()
             self._counter.remove()
@@ -263,9 +268,7 @@ class Attached:
         """What kept a step from being counted ends the measuring, and not the training."""
         if self.settings.on_error == "raise" or not self.plugins.is_a_fault(error):
             raise error
-        message = (
-            f"An optimizer's step could not be counted; nothing more is measured. Training goes on. {text_of(error)}"
-        )
+        message = f"A step of an optimizer could not be counted; nothing more is measured. {text_of(error)}"
         self.plugins.record("fault", None, message, "".join(traceback.format_exception(error)))
 
     def _stepped(self, optimizer: Optimizer) -> None:

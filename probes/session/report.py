@@ -181,7 +181,7 @@ def ended(session: Session) -> list[str]:
     rows, streams = session.accounts.measured, turns.streams
     share = governor.total / max(governor.training, 1e-9)
     cost = f", {share:.1%} of the training time" if share < 1 else ""  # in the first seconds it says nothing
-    sinks = session.plugins.having("write")
+    sinks = [plugin for plugin in session.plugins.all if "write" in plugin.hooks]
     failing = keys(sink for sink in sinks if sink.problem or any(sink.failures[h] for h in WRITING))
     where = f": probes show {_place(run.log_dir)}" if "hdf5" in keys(sinks) and "hdf5" not in failing else ""
     measured = f"{counted(rows, 'row')} of {counted(streams, 'stream')}"

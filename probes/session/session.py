@@ -95,12 +95,13 @@ class Session:
         if self._silent:
             return
         try:
+            with self.governor.charged_to_core():
+                if self.team is None and not self._begun and (reason := unshared(self.run.model)):
+                    self._apart = True
+                    self.turns.refuse(self.turns.probes, reason)
+                self._arrange()  # it leaves a mode of ours
             with unseen_by_modes():
                 with self.governor.charged_to_core():
-                    if self.team is None and not self._begun and (reason := unshared(self.run.model)):
-                        self._apart = True
-                        self.turns.refuse(self.turns.probes, reason)
-                    self._arrange()
                     self._fit_batches()
                     if self.team is not None and not self._begun and not self.team.set_up():
                         self.team = None

@@ -326,3 +326,8 @@ def test_a_pipe_is_no_file(command, tmp_path):
     os.mkfifo(tmp_path / "run.h5")
     done = call(command, tmp_path)
     assert done.returncode == 1 and "there is no file" in done.stderr
+
+
+def test_the_package_runs_as_the_command(log_dir):
+    done = subprocess.run([sys.executable, "-m", "probes", "show", str(log_dir)], capture_output=True, text=True)
+    assert done.returncode == 0 and "s/amplitude" in done.stdout

@@ -486,7 +486,7 @@ def test_an_optimizer_that_cannot_be_looked_at_stops_no_training_and_is_told(cap
         for _ in range(3):
             backward(model)
             optimizer.step()
-    assert caplog.text.count("An optimizer's step could not be counted") == 1 and step_hooks() == before
+    assert caplog.text.count("A step of an optimizer could not be counted") == 1 and step_hooks() == before
 
 
 def test_on_error_raise_raises_what_keeps_a_step_from_being_counted(tmp_path):
