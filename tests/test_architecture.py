@@ -69,7 +69,7 @@ def floor(name):
 @pytest.mark.parametrize("module", sorted(CORE))
 def test_a_room_imports_from_the_floors_below(module):
     own = room(module)
-    if own == "probes":  # the front door
+    if own in ("probes", "__main__"):  # the front doors
         return
     assert any(own in rooms for rooms in FLOORS), f"{own} is on no floor"
     for other in imports(module):
