@@ -22,6 +22,7 @@ NAMES = {
         for j in range(2)
     ],
 }
+TYPED = [f"{kind} blocks.{i}.{name}" for i in range(6) for kind, name in (("MultiheadAttention", "attn"), ("GELU", "act"))]
 RESUMED = [0, 10, 20, 30, 20, 30, 40]
 
 
@@ -32,6 +33,7 @@ def rows(step, shift=0.0):
         yield Measurement(f"k/{key}", values, ("layer",), {"layer": names})
         pair = {"layer": names, "other": names}
         yield Measurement(f"k/{key}_cka", np.eye(len(names)), ("layer", "other"), pair)
+    yield Measurement("k/typed", np.arange(12.0) + step, ("layer",), {"layer": TYPED})
     for count in (12, 14, 17, 25):
         names = [f"layer{i}" for i in range(count)]
         yield Measurement(f"k/l{count}", np.arange(float(count)) + step, ("layer",), {"layer": names})
@@ -83,6 +85,13 @@ def test_names_along_an_axis_are_told_apart(look, apart_file, names, width):
         assert len(set(found)) == len(found) > 2, (view, found)
         if names == "bert" and view == "heat map":
             assert found == [f"…layer.{i}.…".replace(".…", "…") for i in range(12)]
+
+
+def test_where_room_is_short_the_type_of_a_layer_goes_before_its_name(look, apart_file):
+    page = drawn(look, apart_file, "run=a&stream=k/typed&view=heat map")
+    page.set_viewport_size({"width": 500, "height": 800})
+    page.wait_for_timeout(200)
+    assert set(written(page, "y", 0)) <= {name.partition(" ")[2] for name in TYPED}
 
 
 def test_names_are_told_apart_in_an_export_and_whole_at_the_cursor(look, apart_file):

@@ -45,7 +45,7 @@ export class App {
     this.restore();
     addEventListener("hashchange", () => (this.restore(), this.refresh().then(() => this.render())));
     addEventListener("keydown", (event) => this.onKey(event));
-    addEventListener("beforeprint", () => this.figures.forEach((figure) => this.later(figure))); // a browser does not wait for them
+    addEventListener("beforeprint", () => this.figures.forEach((figure) => this.later(figure))); // browsers do not wait
     dark.addEventListener("change", () => (this.drawAll(), matchMedia("print").matches || this.dark === dark.matches || this.render()));
     this.onPixels();
     await this.refresh();

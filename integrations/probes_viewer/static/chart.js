@@ -109,7 +109,7 @@ export class Chart {
     }
   }
 
-  /** The mouse, or a finger, moves the cursor; what it is dragged over is zoomed to. */
+  /** Mouse or finger moves the cursor; what it is dragged over is zoomed to. */
   onPointer(event) {
     const { frame, box } = this;
     const { left, right, top, bottom } = frame;
@@ -132,7 +132,7 @@ export class Chart {
 
   onKey(event) {
     const [turn, factor] = [TURNS[event.key], ZOOMS[event.key]];
-    if ((!turn && !factor) || withKey(event)) return; // the browser has its own zoom
+    if ((!turn && !factor) || withKey(event)) return; // the browser's own zoom
     event.preventDefault();
     if (turn) this.point(this.moved(...(this.at ? turn : [0, 0])));
     const [low, high] = this.frame.windows.x;

@@ -8,7 +8,7 @@ const anchors = (hex) => hex.match(/.{6}/g).map((each) => [0, 2, 4].map((i) => p
 const VIRIDIS = anchors("44015448186a472d7b4240863b528b33638d2c728e26828e21918c1fa08828ae803fbc735ec96284d44baddc30d8e219fde725");
 const DIVERGING = anchors("0530611752902a71b23f8ec06bacd19bc9e0c2ddece0ecf3f7f6f6fbe5d8fbccb4f5aa89e48066d05548ba2832930e2667001f");
 
-/** The categories of Okabe and Ito, without black, no lighter than lines on white may be. */
+/** Okabe and Ito's categories, without black, no lighter than lines on white may be. */
 const CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#c26e9c", "#bb8200", "#3c96cc", "#8c6d31"];
 
 export const NAN = [150, 150, 150];

@@ -1,4 +1,4 @@
-// Where the numbers come from: a server, or the page itself. Both give the same bytes.
+// Where numbers come from: a server, or the page itself. Both give the same bytes.
 
 /** The rows of a stream; see contents.py for the layout of the bytes. */
 export function decode(buffer) {

@@ -1,4 +1,4 @@
-// Where the page begins. TensorBoard calls `render`; elsewhere the page has an element that says where its numbers are.
+// Where the page begins. TensorBoard calls `render`; elsewhere an element of the page says where its numbers are.
 
 import { App } from "./app.js";
 import { create } from "./dom.js";

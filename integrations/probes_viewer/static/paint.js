@@ -34,12 +34,13 @@ export function fitted(text, pixels, size) {
   return found;
 }
 
-/** Names, or their `own` parts, in so many pixels each, no two alike where that can be. */
+/** Names, or their `own` parts, in so many pixels, no two alike where that can be: without types, then brief. */
 function apart(names, own = names, pixels) {
   // the beginning of a word is enough, not of a number
-  const brief = [6, 4, 2, 1].map((most) => own.map((name) => name.replace(/\p{L}+/gu, (word) => word.slice(0, most))));
+  const brief = (all) => [99, 6, 4, 2, 1].map((most) => all.map((name) => name.replace(/\p{L}+/gu, (word) => word.slice(0, most))));
   const fits = (all) => new Set(all).size === new Set(names).size && all.every((name) => widthOf(name) <= pixels);
-  return [names, own, ...brief].find(fits) ?? own.map((name) => fitted(name, pixels));
+  const bare = own.map((name) => name.replace(/^\w+ /, ""));
+  return [names, own, ...brief(bare), ...brief(own)].find(fits) ?? own.map((name) => fitted(name, pixels));
 }
 
 /** A text as lines of so many pixels. */
@@ -53,16 +54,16 @@ export function wrapped(text, pixels, size) {
   return lines;
 }
 
-/** From values between `a` and `b` to pixels between `from` and `to`, and back. */
+/** From values in `a` to `b` to pixels in `from` to `to`, and back. */
 function along(scale, [a, b], from, to) {
-  const [first, last] = [scale.fwd(a) / 2, scale.fwd(b) / 2]; // halves, for the whole may be too large a number
+  const [first, last] = [scale.fwd(a) / 2, scale.fwd(b) / 2]; // the whole may be infinite
   return {
     place: (v) => from + (to - from) * ((scale.fwd(v) / 2 - first) / (last - first)),
     value: (p) => scale.bwd(2 * (first + (last - first) * ((p - from) / (to - from)))),
   };
 }
 
-/** The ticks of an axis of so many pixels, with texts that do not touch, no longer than `room`. */
+/** The ticks of an axis of so many pixels, with texts no longer than `room` that do not touch. */
 export function ticksOf(axis, window, pixels, across, room = LONGEST) {
   const [low, high] = [Math.min(...window), Math.max(...window)];
   let found = axis.ticks;
@@ -200,7 +201,7 @@ function piecesOf(frame, fine, x, y, there) {
     group = [];
   };
   for (let i = 0; i < x.length; i++) {
-    if (x[i + 1] < low) continue; // lines lead to the neighbours of what is in the window
+    if (x[i + 1] < low) continue; // lines lead to neighbours of what is shown
     if (x[i - 1] > high) break;
     if (!there(i)) {
       close();

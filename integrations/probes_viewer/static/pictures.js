@@ -14,7 +14,7 @@ const sizeOf = (dim) => entries(dim).length;
 const many = (n, one, more, rest) => n && `${number(n)} ${n === 1 ? one : more} ${rest}`;
 const numbers = (length, at) => Float64Array.from({ length }, (_, i) => at(i));
 const runOf = (data, each) => (data.length > 1 ? each.run : "");
-/** The name of a line, and the one under which it is hidden: that does not change as runs are added. */
+/** The name of a line, and the one it is hidden by, which stays as runs are added. */
 const naming = (data, each, words) => ({ name: phrase([words, runOf(data, each)], ", "), group: phrase([words, each.run], ", ") });
 const spread = (count, most) => [...new Set(numbers(most, (i) => Math.round((i * (count - 1)) / (most - 1))))];
 
@@ -229,7 +229,7 @@ function heatMaps(data, meta, options) {
   return { charts, columns: outer && charts.length > 4 ? 3 : Math.min(2, charts.length), bar: colored(charts, options), note };
 }
 
-/** The row at a step, or the nearest; of several there the one after so many, or the last. */
+/** The row at a step, or the nearest; of several the one after so many, or the last. */
 function rowOf(steps, { step = steps.at(-1), again = Infinity } = {}) {
   const away = (row) => Math.abs(steps[row] - step);
   const rows = [...steps.keys()].sort((a, b) => away(a) - away(b) || a - b);

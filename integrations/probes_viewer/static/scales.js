@@ -107,7 +107,7 @@ function steps125(low, high, count) {
   const [first, found] = [Math.ceil(low / step - 1e-9), new Set()];
   const digits = Math.min(17, Math.max(12, 2 + Math.ceil(Math.log10(Math.max(Math.abs(low), Math.abs(high)) / step))));
   for (let k = 0; k <= 2 * count + 2; k++) {
-    // counted, for `first + k` may be `first` again where numbers are that close
+    // counted: `first + k` may be `first` again where numbers are that close
     const v = Number(((first + k) * step).toPrecision(digits));
     if (v <= high + step * 1e-9) found.add(v);
   }
