@@ -75,7 +75,7 @@ PRESETS = {
             max_steps=100_000,
         ),
         seeds=(10, 11, 12, 13, 14),
-        duration="3 h",
+        duration="1 h",
         least_seeds=3,
     ),
 }
