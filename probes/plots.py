@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .drawing import curves, maps
-from .drawing.scales import HIGHEST, near_one, spans_decades
+from .drawing.scales import HIGHEST, near_one, plain_powers, spans_decades
 from .drawing.words import caption, heading, named, quantity, text, with_unit
 from .names import as_file
 
@@ -98,6 +98,7 @@ def plot(stream: xarray.Dataset | xarray.DataTree, title: str = "") -> Figure:
     figure = Shown(figsize=(6.4, 4.2), dpi=130, layout="constrained")
     inner: Any = figure.subfigures()  # with a title of its own, the line below that of the whole
     draw(inner, value, error, textwrap.fill(words, 42), log)
+    plain_powers(inner)
     width = int(13 * figure.get_size_inches()[0])
     figure.suptitle(text(textwrap.fill(title, width)), fontsize=11)
     below = "  ·  ".join(filter(None, (caption(root, path, title), note, maps.gray(inner))))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ __all__ = [
     "mesh",
     "near_one",
     "norm",
+    "plain_powers",
     "positions",
     "spans_decades",
     "steps_axis",
@@ -152,3 +156,27 @@ def mesh(axes: Any, x: Any, y: Any, values: NDArray[Any], scale: tuple[Any, Any]
             getattr(axes, f"set_{which}label")(label(coordinate, coordinate.name))
             ticks(axes, coordinate, which)
     return drawn
+
+
+def plain_powers(figure: Any) -> None:
+    """Write the powers of ten on logarithmic axes as plain text.
+
+    Matplotlib's parser of formulas takes more time than all the rest of a picture, and its errors keep the frames of
+    all that has called it, the training loop's with its tensors too, until Python looks for cycles.
+    """
+    from matplotlib.ticker import LogFormatterMathtext
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        for formatter in (axis.get_major_formatter(), axis.get_minor_formatter()):
+            if isinstance(formatter, LogFormatterMathtext):
+                formatter.format_ticks = partial(_plain_texts, formatter.format_ticks)  # type: ignore[method-assign]
+
+
+def _plain_texts(format_ticks: Callable[[Any], list[str]], values: Any) -> list[str]:
+    """Of formulas such as ``$\\mathdefault{2\\times10^{-6}}$``."""
+    bare = (re.sub(r"^\$\\mathdefault\{(.*)\}\$$", r"\1", words) for words in format_ticks(values))
+    raised = (re.sub(r"\^\{(.*?)\}", lambda found: found[1].translate(_RAISED), words) for words in bare)
+    return [words.replace(r"\times", "×").replace("-", "\N{MINUS SIGN}") for words in raised]
+
+
+_RAISED = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

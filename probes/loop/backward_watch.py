@@ -145,7 +145,7 @@ class BackwardWatch:
             return
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         self._hook(parameters)
-        frame = sys._getframe()
+        frame = sys._getframe(1)  # not its own, which would hold itself, and all that has called it
         if _backward(frame) is not None:  # the step is made as soon as a gradient is there, by a hook before ours
             for parameter in parameters:
                 self.look(parameter, frame)

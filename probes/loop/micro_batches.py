@@ -211,8 +211,8 @@ class _Arrival(GradientHook):
     def __call__(self, gradient: Tensor) -> None:
         watch = self.watch()
         if not is_dynamo_compiling() and watch is not None:
-            frame = sys._getframe()
-            _unseen(watch, lambda: watch.look(self._index, gradient, frame))
+            # In a local, its own frame would hold itself, and the gradient: autograd would copy it in place of taking it.
+            _unseen(watch, lambda: watch.look(self._index, gradient, sys._getframe()))
 
 
 class _End(GradientHook):

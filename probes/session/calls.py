@@ -57,6 +57,12 @@ class Plugins:
         """The run that events belong to."""
         self._run = run
 
+    def release(self) -> None:
+        """Called when the run is over: let go of what refers to this."""
+        self._run = None
+        for plugin in self.all:
+            plugin.schedule = None
+
     def add(self, implementation: object) -> None:
         """Register a probe or sink; a misspelt hook is reported and left out."""
         kind = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
@@ -68,21 +74,21 @@ class Plugins:
             registry.add_hookspecs(hookspecs)
             registry.register(implementation, plugin.key)
             callers = registry.get_hookcallers(implementation) or []
+            found = [(caller.name, caller.has_spec(), caller.get_hookimpls()[0]) for caller in callers]
+            registry.unregister(implementation)  # it refers to itself, and would keep what the plugin holds
         except Exception as error:  # pluggy refuses a hook whose arguments it does not know
             if self.on_error == "raise":
                 raise
-            callers, plugin.problem = [], f"could not be registered: {str(error) or text_of(error)}"
+            found, plugin.problem = [], f"could not be registered: {str(error) or text_of(error)}"
             self.record("fault", None, f"Plugin {kind} {plugin.problem}. Training goes on without it.")
-        for caller in callers:
-            if not caller.has_spec():
-                message = (
-                    f"Plugin {plugin.label} implements unknown hook {caller.name!r}. Known hooks: {', '.join(HOOKS)}."
-                )
+        for name, known, hook in found:
+            if not known:
+                message = f"Plugin {plugin.label} implements unknown hook {name!r}. Known hooks: {', '.join(HOOKS)}."
                 if self.on_error == "raise":
                     raise ValueError(message)
                 self.record("fault", plugin, message)
             else:
-                plugin.hooks[caller.name] = caller.get_hookimpls()[0]
+                plugin.hooks[name] = hook
         self.all.append(plugin)
         if "measure" in plugin.hooks:
             self._take_settings(plugin)
@@ -186,12 +192,8 @@ class Plugins:
         if getattr(error, "_told_by_probes", None) != id(self):
             with suppress(AttributeError):
                 error._told_by_probes = id(self)  # type: ignore[attr-defined]
-            self.record(
-                "interrupt",
-                None,
-                f"{text_of(error)} {where}: what was not done by then is missing, at this "
-                f"step and in what a probe adds up.",
-            )
+            lost = "what was not done by then is missing, at this step and in what a probe adds up."
+            self.record("interrupt", None, f"{text_of(error)} {where}: {lost}")
 
     def is_a_fault(self, error: BaseException) -> bool:
         """Whether an exception is the plugin's own; the user's are interrupts, and what his signal handlers raise.
@@ -236,11 +238,8 @@ class Plugins:
         if where == "load_state_dict":
             self.disable(plugin, error, "its state is lost")
         elif isinstance(error, ModelChanged) or plugin.failures[where] >= QUARANTINE_AFTER:
-            why = (
-                "it changed the model"
-                if isinstance(error, ModelChanged)
-                else (f"{plugin.failures[where]} failures in a row")
-            )
+            changed = isinstance(error, ModelChanged)
+            why = "it changed the model" if changed else f"{plugin.failures[where]} failures in a row"
             plugin.problem = f"quarantined after {why}: {text}"
             self.record("quarantine", plugin, f"Plugin {plugin.label} is called no more in this run: {why}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import sys
@@ -26,7 +27,7 @@ __all__ = [
     "OTHER_RANK",
     "Inactive",
     "Lifetime",
-    "already_watching",
+    "beside_others",
     "copied",
     "failure",
     "in_ranks",
@@ -178,9 +179,22 @@ class Lifetime:
             self._in_child.cancel()
 
 
-def already_watching(model: nn.Module) -> Opened | None:
-    """A run of this process that is open and watches the same model."""
-    return next((opened for opened in _opened if not opened.ended and opened.run.model is model), None)
+def beside_others(model: nn.Module) -> str:
+    """What is to say where a run of this process is open and watches the same model; empty where none does.
+
+    Those that nobody has ended, and whose models nobody holds, are ended: each refers to its model and is held by it,
+    so that the memory of the last fold's would be freed when Python looks for cycles, which may be late.
+    """
+    if any(not opened.ended for opened in _opened):
+        gc.collect()
+    other = next((opened for opened in _opened if not opened.ended and opened.run.model is model), None)
+    if other is None:
+        return ""
+    return (
+        f"This process watches this model already, into {other.run.log_dir}, and goes on to: both measure, and both "
+        f"take time. Call detach() of the first manager before the second attaches, or use it as "
+        f"`with manager.attach():`."
+    )
 
 
 def _before_fork() -> None:

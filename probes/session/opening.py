@@ -18,7 +18,7 @@ from ..loop.steps import StepCounter
 from ..run import Run
 from . import checkpoint
 from .calls import Plugins
-from .lifetime import Lifetime, already_watching
+from .lifetime import Lifetime, beside_others
 from .open_sinks import open_sinks
 from .plugins import text_of
 from .report import begun, ended, found, report, say
@@ -107,14 +107,8 @@ class Attached:
                 )
         for message in self.settings.problems:
             plugins.record("fault", None, message)
-        if (other := already_watching(run.model)) is not None:
-            plugins.record(
-                "warning",
-                None,
-                f"This process watches this model already, into {other.run.log_dir}, and goes on to: both measure, and "
-                f"both take time. Call detach() of the first manager before the second attaches, or use it as "
-                f"`with manager.attach():`.",
-            )
+        if message := beside_others(run.model):
+            plugins.record("warning", None, message)
         session.attach()
         self._counter = StepCounter(
             run.model,
@@ -190,6 +184,8 @@ class Attached:
         self._last_report = self._report()
         if not (self.settings.silent or self.session.abandoned):
             say(ended(self.session))
+        self._first = None
+        self.session.release()
 
     def forked(self) -> None:
         """In a forked child (a loader's worker) nothing is done: the files are the parent's."""

@@ -287,6 +287,12 @@ class Session:
         finally:
             self._silent = self.abandoned = True
 
+    def release(self) -> None:
+        """All is over: what refers to this one is let go, or the model would stay until Python looks for cycles."""
+        self._arrange, self.missed, self.watching.look_before = (lambda **_: None), None, lambda wanted: None
+        self.plugins.release()
+        self.run.bind()
+
     def measure_at(self, step: int) -> None:
         """Let the probes measure the model as it is now: it was loaded, not trained."""
         self.run.step, self._begun, self.turns.arranged = step, True, True

@@ -62,6 +62,8 @@ class TensorBoardSink:
         self._inode = 0
         self._last_step: int | None = None
         self._over = False
+        self._in_doubt = False
+        """Whether the last file could not be written."""
         self._reset()
 
     def _reset(self) -> None:
@@ -90,9 +92,12 @@ class TensorBoardSink:
         try:
             self._look_after_file()
             self._add(self._open(run), measurements)
+            if self._in_doubt:  # else the thread's next failure would not be in a row with the last
+                self._writer.flush()
+                self._in_doubt = False
         except Exception:
             # Its thread has ended, most likely: the next write begins a new file.
-            writer, self._writer = self._writer, None
+            writer, self._writer, self._in_doubt = self._writer, None, True
             if writer is not None:
                 with suppress(Exception):
                     close(writer)

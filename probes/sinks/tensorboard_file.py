@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,25 @@ def named_after(earlier: Iterable[Path]) -> Iterator[None]:
     """Have an event file that is begun inside named after the earlier ones, also when the clock was set back.
 
     Files are read in the order of their names: a second, then, not in order, what tells apart those of one second.
+    What fails in the thread that writes it is raised by the next call of its writer, and not in that thread: the
+    script's ``threading.excepthook`` may end the process.
     """
     from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
 
+    thread: Any = event_file_writer._AsyncWriterThread
+
+    class QuietThread(thread):  # type: ignore[misc]
+        def run(self) -> None:
+            with suppress(Exception):  # which it keeps
+                super().run()
+
     parts = [file.name.split(".")[3] for file in earlier]
     second = max((int(part) for part in parts if part.isdigit()), default=0) + 1
-    event_file_writer.time = TimeOfRow(second)
+    event_file_writer.time, event_file_writer._AsyncWriterThread = TimeOfRow(second), QuietThread
     try:
         yield
     finally:
-        event_file_writer.time = time
+        event_file_writer.time, event_file_writer._AsyncWriterThread = time, thread
 
 
 class TimeOfRow:

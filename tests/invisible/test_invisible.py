@@ -1,6 +1,8 @@
 """Training with probes attached equals training without them, to the last bit."""
 
+import gc
 import random
+import weakref
 
 import numpy as np
 import pytest
@@ -161,14 +163,15 @@ class DrawsAtEachFunction(TorchFunctionMode):
 
 @pytest.mark.parametrize("mode", [DrawsAtEachOperation, DrawsAtEachFunction])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_mode_of_the_script_sees_nothing_of_the_probes(mode, scaled, tmp_path):
+@pytest.mark.parametrize("probes", [None, ["curvature", "complexity", "kernel_motion", "layers"]])
+def test_a_mode_of_the_script_sees_nothing_of_the_probes(mode, scaled, probes, tmp_path):
     def trained(attach):
         torch.manual_seed(7)
         model = conv()
         optimizer, scaler = torch.optim.Adam(model.parameters()), torch.amp.GradScaler("cpu", enabled=scaled)
         with mode() as seen:
             if attach:
-                manager = ProbeManager(model, log_dir=tmp_path, overhead=None).attach()
+                manager = ProbeManager(model, probes, log_dir=tmp_path, overhead=None).attach()
             for _ in range(4):
                 inputs, targets = torch.randn(8, 1, 8, 8), torch.randint(3, (8,))
                 scaler.scale(F.cross_entropy(model(inputs), targets)).backward()
@@ -185,3 +188,52 @@ def test_a_mode_of_the_script_sees_nothing_of_the_probes(mode, scaled, tmp_path)
     assert count == bare_count
     assert all(map(torch.equal, bare, watched))
     assert "weight_norm" in open_run(tmp_path)["layers"]
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, None])
+def test_what_the_loop_lets_go_is_freed_without_a_search_for_cycles(name, tmp_path):
+    def step(model, optimizer):
+        for _ in range(2):  # micro-batches
+            inputs = torch.randn(8, 1, 8, 8)
+            outputs = model(inputs)
+            loss = F.cross_entropy(outputs, torch.randint(3, (8,)))
+            loss.backward()
+        optimizer.step()
+        seen = [inputs, outputs, loss, *(parameter.grad for parameter in model.parameters())]
+        optimizer.zero_grad()
+        return list(map(weakref.ref, seen))
+
+    def fold():
+        model = conv()
+        optimizer = torch.optim.AdamW(model.parameters())
+        manager = ProbeManager(model, name and [name], log_dir=tmp_path, overhead=None).attach()
+        steps = [[kept() is not None for kept in step(model, optimizer)] for _ in range(5)]
+        manager.report()
+        manager.detach()
+        return steps[1:], [weakref.ref(item) for item in (model, optimizer, manager)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        steps, whole = fold()
+        assert not any(map(any, steps))
+        assert [kept() for kept in whole] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_a_run_that_nobody_ends_goes_when_the_next_one_begins(tmp_path):
+    def fold(number):
+        model = nn.Linear(2, 1)
+        ProbeManager(model, [], log_dir=tmp_path / str(number)).attach()
+        return weakref.ref(model)
+
+    gc.collect()
+    gc.disable()
+    try:
+        first = fold(0)
+        assert first() is not None
+        second = fold(1)
+        assert first() is None and second() is not None
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import warnings
 
 import numpy as np
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from probes import Axis, Measurement, Probe, ProbeManager, every
 from probes.run import Event, Run
@@ -327,6 +329,24 @@ def test_an_event_after_the_end_begins_no_file(run):
     sink.on_event(run, Event("fault", "p", "of a new session", 1, 102.0))
     sink.on_detach(run)
     assert len(sorted(run.log_dir.iterdir())) == len(files) + 1
+
+
+def test_what_fails_in_the_writers_thread_is_the_sinks_alone_and_ends_it(monkeypatch, tmp_path, caplog):
+    told, write_record = [], RecordWriter.write
+
+    def write_head_only(self, data):  # as on a disk that is full: the file can be begun
+        if len(data) > 100:
+            raise OSError(28, "No space left on device")
+        write_record(self, data)
+
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    monkeypatch.setattr(RecordWriter, "write", write_head_only)
+    model = torch.nn.Linear(2, 1)
+    manager = ProbeManager(model, ["layers"], sinks=[TensorBoardSink()], log_dir=tmp_path, overhead=None).attach()
+    run_steps(model, torch.optim.SGD(model.parameters(), 0.1), 12)
+    manager.detach()
+    assert not told
+    assert "'tensorboard' (torch-probes" in caplog.text and "3 failures in a row" in manager.report()
 
 
 def test_an_image_of_huge_values_goes_from_black_to_white():
