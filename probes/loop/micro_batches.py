@@ -211,7 +211,7 @@ class _Arrival(GradientHook):
     def __call__(self, gradient: Tensor) -> None:
         watch = self.watch()
         if not is_dynamo_compiling() and watch is not None:
-            # In a local, its own frame would hold itself, and the gradient: autograd would copy it in place of taking it.
+            # In a local, its own frame would hold itself and the gradient: autograd would copy what it takes.
             _unseen(watch, lambda: watch.look(self._index, gradient, sys._getframe()))
 
 

@@ -38,8 +38,16 @@ def named_after(earlier: Iterable[Path]) -> Iterator[None]:
 
     class QuietThread(thread):  # type: ignore[misc]
         def run(self) -> None:
+            self._write, self._record_writer.write = self._record_writer.write, self.write
             with suppress(Exception):  # which it keeps
                 super().run()
+
+        def write(self, record: bytes) -> None:
+            try:
+                self._write(record)
+            except Exception as error:
+                self.exception = error  # before the record counts as written, so that the next flush raises it
+                raise
 
     parts = [file.name.split(".")[3] for file in earlier]
     second = max((int(part) for part in parts if part.isdigit()), default=0) + 1

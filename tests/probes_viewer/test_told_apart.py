@@ -22,7 +22,7 @@ NAMES = {
         for j in range(2)
     ],
 }
-TYPED = [f"{kind} blocks.{i}.{name}" for i in range(6) for kind, name in (("MultiheadAttention", "attn"), ("GELU", "act"))]
+TYPED = [layer.format(i) for i in range(6) for layer in ("MultiheadAttention blocks.{}.attn", "GELU blocks.{}.act")]
 RESUMED = [0, 10, 20, 30, 20, 30, 40]
 
 
