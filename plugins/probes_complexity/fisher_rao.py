@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from probes.measurement import CannotMeasure, first_line
 from probes.precision import to_float64
 from probes_ntk import Call
 
@@ -53,6 +54,7 @@ def fisher_rao_norm(
         ValueError: If ``loss`` is unknown; if the targets do not fit it; if the gradient of an example would depend on
             others or on chance (batch normalisation or dropout in training mode), or nothing is trainable.
         TypeError: If the outputs are no floating-point numbers.
+        CannotMeasure: If an operation of the model, such as an EmbeddingBag, has a gradient without a derivative.
 
     Cost: one forward pass of all inputs at once, a backward pass, and a backward pass through both; memory for two
     graphs.
@@ -119,5 +121,11 @@ def _derivative(call: Call) -> tuple[Tensor, Tensor]:
         ),
         start=u.new_zeros(()),
     )
-    (along,) = torch.autograd.grad(product, u)
+    try:
+        (along,) = torch.autograd.grad(product, u)
+    except NotImplementedError as error:
+        raise CannotMeasure(
+            f"The Fisher-Rao norm needs a derivative of the gradient, and the model has an operation without "
+            f"({first_line(error).rstrip('.')})."
+        ) from error
     return to_float64(outputs.detach()), to_float64(along)

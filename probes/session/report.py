@@ -191,7 +191,8 @@ def ended(session: Session) -> list[str]:
     reasons: dict[str, list[str]] = {}
     late = "it was not due" if run.step else "no step was seen"
     for plugin in turns.probes:
-        if reason := plugin.problem or plugin.refusal or ("" if plugin.measured else late):
+        failed = f"it failed: {plugin.last_failure}" if plugin.last_failure else late
+        if reason := plugin.problem or plugin.refusal or ("" if plugin.measured else failed):
             reasons.setdefault(reason, []).append(plugin.key)
     if reasons:
         lines.append("not measured: " + "; ".join(f"{', '.join(keys)} ({why})" for why, keys in reasons.items()))

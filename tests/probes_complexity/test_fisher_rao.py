@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from probes.measurement import CannotMeasure
 from probes_complexity.fisher_rao import fisher_rao_norm
 
 
@@ -173,3 +174,9 @@ def test_refused():
         fisher_rao_norm(model.train(), x)
     with pytest.raises(ValueError, match="no trainable parameter"):
         fisher_rao_norm(model.eval().requires_grad_(False), x)
+
+
+def test_an_operation_without_a_second_derivative_is_named():
+    model = nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3))
+    with pytest.raises(CannotMeasure, match="Fisher-Rao norm needs a derivative of the gradient.*_embedding_bag"):
+        fisher_rao_norm(model, torch.randint(9, (5, 3)))
