@@ -88,17 +88,15 @@ class BackwardWatch:
         self._count = 0
         self._held: dict[int, list[int]] = {}
         """The numbers of those that the gradient of each parameter holds."""
-        self._last: weakref.ref[Tensor] | None = None
-        """What ``backward()`` was called on last: it is seen again with every parameter."""
+        self._last: weakref.ref[Tensor] | None = None  # what backward() was called on: seen with every parameter
         self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         """That of each parameter as it was last, and its version."""
-        self._updated: set[int] = set()
-        """The parameters of the update that is being made."""
+        self._discarded: set[int] = set()
+        """The parameters of which a gradient was emptied, and not used in an update."""
+        self._updated: set[int] = set()  # the parameters of the update that is being made
         self._closure = False
-        self._found: list[int] = []
-        """The losses of what a closure has computed first."""
-        self._again = False
-        """Whether it has begun to compute again."""
+        self._found: list[int] = []  # the losses of what a closure has computed first
+        self._again = False  # whether it has begun to compute again
         self._scale: Tensor | None = None
 
     def begin(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -154,6 +152,8 @@ class BackwardWatch:
             self._used(self._updated)
             self._found, self._again = [], False
         self._updated, self._closure = updated, closure
+        if any(map(self._is_other, updated & self._discarded)):  # made of several, as by PCGrad
+            self._found, self._again = [0], True
         scale = getattr(optimizer, "grad_scale", None)
         if scale is None:
             scale = _scale(frame)
@@ -167,7 +167,7 @@ class BackwardWatch:
         """
         updated = self._updated or set(self._mine)
         numbers, scale = self._found or self._holding(updated), self._scale
-        losses = [loss for number in numbers if (loss := self._losses[number]) is not None]
+        losses = [loss for number in numbers if (loss := self._losses.get(number)) is not None]
         self._used(updated)
         self._forget()
         if not losses or len(losses) < len(numbers):
@@ -182,6 +182,7 @@ class BackwardWatch:
         """An update was made with these gradients: they are zeroed in place perhaps, which nobody sees."""
         for each in parameters:
             self._held.pop(each, None)
+        self._discarded.difference_update(parameters)
 
     def _forget(self) -> None:
         self._updated, self._closure, self._found, self._again, self._scale = set(), False, [], False, None
@@ -221,12 +222,20 @@ class BackwardWatch:
             if verdicts == {True} or (len(verdicts) != 1 and self._is_new(arrived, alone=not others)):
                 empty.add(own)
             self._again = self._again or bool(self._found and self._updated & empty)
+            lost = {key for key in empty if self._held.get(key)}
             self._used(empty)
+            self._discarded |= lost
 
     def _is_new(self, arrived: Tensor, alone: bool) -> bool:
         """Whether a gradient that has arrived was empty before, as far as it can tell by itself."""
         gradient, (last, version) = arrived.grad, self._gradients.get(id(arrived), NONE)
         return gradient is None or last() is not gradient or (alone and gradient._version > version + 1)
+
+    def _is_other(self, key: int) -> bool:
+        """Whether a gradient is another tensor than its last loss arrived in, and none that DDP has put in its place."""
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        with torch._C.DisableTorchFunctionSubclass():
+            return alone and self._mine[key].grad is not self._gradients.get(key, NONE)[0]()
 
     def _is_empty(self, key: int) -> bool:
         """Whether the gradient of a parameter was set to None, or to zeros, since its last loss arrived."""

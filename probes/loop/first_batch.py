@@ -29,7 +29,8 @@ from ..picking import Entry, entries, pick_output, picked, returned, where_picke
 from .compiled_call import COMPILED, CompiledCall
 from .criterion import Criterion
 from .hidden import ForwardHook, hide, reveal
-from .loss_watch import LossWatch, is_target
+from .loss_watch import LossWatch
+from .named_targets import NamedTargets
 
 __all__ = ["FirstBatch"]
 
@@ -37,7 +38,6 @@ FRESH_CALLS, CALLS = 20, 1000
 """Of the model in training, with no gradient there and in all, after which a step is missed."""
 EVALUATIONS = 20
 """Forwards without gradients of a model in eval mode, after which it is not looked at what is done with the outputs."""
-_TARGET_NAMES = ("labels", "label", "targets", "target")
 
 
 class FirstBatch:
@@ -79,7 +79,7 @@ class FirstBatch:
         self._args: tuple[Any, ...] = ()
         self._kwargs: dict[str, Any] = {}
         self._watch = LossWatch()
-        self._named = ""
+        self._named: NamedTargets | None = None
         """The argument by which the model was given its targets."""
         self._evaluations, self._decided, self._called = 0, False, False
         self.done = False
@@ -162,8 +162,8 @@ class FirstBatch:
             return
         if (found := self._watch.targets()) is not None:
             targets, self.loss, self.criterion = found
-        elif self._named and not self._watch.candidates:
-            targets, self.loss = batch.kwargs[self._named], f"the argument {self._named!r} of the model"
+        elif self._named is not None and not self._watch.candidates:
+            targets, self.loss = self._named.of(batch.kwargs), self._named.words
         else:
             return
         self.batch = batch.with_targets(targets)
@@ -232,7 +232,7 @@ class FirstBatch:
         except Exception as error:
             self._refuse(error)
             return
-        self._named = next((name for name in _TARGET_NAMES if is_target(kwargs.get(name), rows)), "")
+        self._named = NamedTargets.find(kwargs, rows, outputs, result)
         self.batch = batch
         self._watch.look_at(outputs, rows, self._n)
 

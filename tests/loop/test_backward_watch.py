@@ -279,3 +279,32 @@ def test_losses_in_half_precision_are_added_up_in_single(loop):
         loss.backward()
     loop.both.step()
     assert math.fsum(loss.item() for loss in losses) == pytest.approx(loop.watch.update().item(), rel=1e-6)
+
+
+def test_of_a_gradient_put_together_from_those_of_several_calls_no_loss_is_known(loop):
+    parameters = list(loop.model.parameters())
+    for _ in range(3):  # as PCGrad does
+        parts = []
+        for _ in range(2):
+            loop.both.zero_grad()
+            loop.backward()
+            parts.append([parameter.grad.clone() for parameter in parameters])
+        loop.both.zero_grad()
+        for parameter, *gradients in zip(parameters, *parts, strict=True):
+            parameter.grad = sum(gradients)
+        loop.both.step()
+        assert loop.seen() is None
+    loop.both.zero_grad()  # a plain update after them
+    loss = loop.backward()
+    loop.both.step()
+    assert loss == loop.seen()
+
+
+def test_a_gradient_that_was_exchanged_before_the_update_still_counts(loop):
+    for _ in range(3):  # noise is added, as for privacy
+        loop.both.zero_grad()
+        loss = loop.backward()
+        for parameter in loop.model.parameters():
+            parameter.grad = parameter.grad + 0.01
+        loop.both.step()
+        assert loss == loop.seen()

@@ -1,0 +1,82 @@
+"""Labels that a model is given and compares itself, as they are or moved by one place."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from probes import Probe, ProbeManager
+from probes.loop.named_targets import IGNORED, places_moved
+
+
+class Language(nn.Module):
+    """Predicts each token, or the next one, and returns its loss with the logits."""
+
+    def __init__(self, places, aside=0.0):
+        super().__init__()
+        self.places, self.aside = places, aside
+        self.embedding, self.head = nn.Embedding(9, 5), nn.Linear(5, 9)
+
+    def forward(self, tokens, labels=None, num_items_in_batch=None):
+        logits = self.head(self.embedding(tokens))
+        if labels is None:
+            return {"logits": logits}
+        compared = logits[:, : logits.shape[1] - self.places].flatten(0, 1), labels[:, self.places :].flatten()
+        loss = F.cross_entropy(*compared, reduction="mean" if num_items_in_batch is None else "sum")
+        return {"loss": loss / (num_items_in_batch or 1) + self.aside, "logits": logits}
+
+
+def sentences(ignored=False):
+    torch.manual_seed(0)
+    tokens = torch.randint(9, (7, 6))
+    return tokens, torch.where(torch.rand(7, 6) < 0.3, IGNORED, tokens) if ignored else tokens
+
+
+@pytest.mark.parametrize("places", [0, 1])
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("items", [None, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss_tells_how_labels_are_compared(places, ignored, items, dtype):
+    tokens, labels = sentences(ignored)
+    result = Language(places).to(dtype)(tokens, labels, items)
+    assert places_moved(labels, [result["logits"]], result, items) == places
+    if dtype == torch.float32 and items is not None:  # how many were counted is needed
+        assert places_moved(labels, [result["logits"]], result) is None
+
+
+def test_a_loss_with_something_added_tells_nothing():
+    tokens, labels = sentences()
+    result = Language(1, aside=0.1)(tokens, labels)
+    assert places_moved(labels, [result["logits"]], result) is None
+
+
+def test_where_nothing_can_be_compared_labels_are_as_they_are():
+    tokens, labels = sentences()
+    logits = Language(1)(tokens)["logits"]
+    assert places_moved(labels, [logits], {"logits": logits}) == 0  # no loss
+    assert places_moved(labels[:, 0], [logits[:, 0]], [logits.mean(), logits]) == 0  # no sequence
+    assert places_moved(labels + 100, [logits], [logits.mean(), logits]) == 0  # no classes
+
+
+class Keeps(Probe):
+    def measure(self, run, step):
+        self.batch = run.batch("train")
+        return []
+
+
+@pytest.mark.parametrize(("places", "aside"), [(0, 0.0), (1, 0.0), (1, 0.1)])
+def test_targets_are_those_of_the_loss_or_none(places, aside, tmp_path):
+    tokens, labels = sentences()
+    model, probe = Language(places, aside), Keeps()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    manager = ProbeManager(model, [probe], log_dir=tmp_path, overhead=None).attach()
+    model(tokens, labels=labels)["loss"].backward()
+    optimizer.step()
+    report = manager.report()
+    manager.detach()
+    if aside:
+        assert probe.batch.targets is None
+        return
+    moved = torch.cat([labels[:, 1:], torch.full((7, 1), IGNORED)], 1) if places else labels
+    assert torch.equal(probe.batch.targets, moved)
+    assert ("moved by one place as in its loss" in report) == bool(places)
