@@ -219,7 +219,9 @@ class _Watch(TorchFunctionMode):
             self._within.pop()
             if counts.pop() == self._units.count and own and not _keeps_units(module, args, result, self._units):
                 self._units.set(-1, next(iter(tensors(result)), None))
-            if own or leaf:
+            # What a stranger returns in a dict is no activation, as the random parameters of an augmentation.
+            activates = package.startswith("torch.") or isinstance(result, Tensor)
+            if own or (leaf and activates):
                 self._take(name, module, _bounds(kind, *given), result, gated=not (own and package in LINEAR))
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
@@ -249,9 +251,12 @@ class _Watch(TorchFunctionMode):
         with torch._C.DisableTorchFunction():  # what is done here is no activation
             if name not in self.seen:
                 self.seen[name] = Activation(bounds, gated)
-            output, examples = outputs[0], None if self._examples is None else self._examples.of(module, outputs[0])
-            if examples is None and (self._examples is None or len(output) != self._examples.n):
-                examples = 0  # what has as many rows for each example, or none, as the embedding of positions
+            output: Tensor = outputs[0]
+            examples: int | None = 0
+            if self._examples is not None:
+                n, examples = self._examples.n, self._examples.of(module, output)
+                if examples is None and len(output) > n and len(output) % n == 0:
+                    examples = 0  # as many rows for each example
             self.seen[name].add(output, self._units.of(output), examples)
 
 

@@ -36,6 +36,8 @@ class Choice:
     """Indices into the flattened outputs of a sample; None for all, of shape ``(n, c)`` or ``(n,)``."""
     shape: tuple[int, ...]
     """Of all outputs of all samples of the batch."""
+    by_labels: bool = False
+    """Whether those of frequent labels come first."""
 
     @property
     def width(self) -> int:
@@ -53,10 +55,8 @@ class Choice:
         if self.outputs is None or self.count == self.width:
             return f"{self.samples} samples and {self.count} outputs"
         named = ", ".join(map(str, self.outputs[:20])) + (", ..." if self.count > 20 else "")
-        return (
-            f"{self.samples} samples and {self.count} of {self.width} outputs, drawn once, those of frequent labels "
-            f"first ({named})"
-        )
+        first = ", those of frequent labels first" * self.by_labels
+        return f"{self.samples} samples and {self.count} of {self.width} outputs, drawn once{first} ({named})"
 
 
 def choose(
@@ -89,7 +89,7 @@ def choose(
         valid = columns[(columns >= 0) & (columns < width)]
         frequency = torch.bincount(valid.cpu(), minlength=width)
         order = order[frequency[order].argsort(descending=True, stable=True)]
-    return Choice(n, sorted(order[:count].tolist()), shape)
+    return Choice(n, sorted(order[:count].tolist()), shape, by_labels=columns is not None)
 
 
 def labels_of(targets: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
