@@ -215,6 +215,25 @@ def test_hooks_of_parameters_see_nothing_and_those_left_behind_are_removed(kind)
     assert seen[3:] == ["later"]
 
 
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_of_modules_see_nothing_and_change_nothing(kind):
+    model, seen = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), []
+
+    def doubled(module, gradients, *more):
+        seen.append(module)
+        return tuple(None if each is None else 2 * each for each in gradients)
+
+    handle = getattr(model[1], kind)(doubled)
+    x = torch.ones(1, 2, requires_grad=True)
+    (twice,) = torch.autograd.grad(model(x).sum(), x)
+    with unnoticed(model):
+        (once,) = torch.autograd.grad(model(x).sum(), x)
+    assert len(seen) == 1 and torch.allclose(twice, 2 * once)
+    handle.remove()  # from the table that it was put into
+    torch.autograd.grad(model(x).sum(), x)
+    assert len(seen) == 1
+
+
 def test_within_a_hook_of_a_parameter():
     model, seen = nn.Linear(2, 1, bias=False), []
 
