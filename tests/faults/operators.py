@@ -144,7 +144,8 @@ def plausible(clean: Any, run: Any, modes: list[Spoil], steps: list[int]) -> dic
             # An iteration that begins where the last one ended gives other digits after one that went wrong.
             limit = 1e-6 + 1e-4 * np.abs(truth)
             if "standard_error" in node and not whole:
-                errors = np.nan_to_num(node["standard_error"].values[: index + 1])  # the last may be what went wrong
+                errors = node["standard_error"].values[: index + 1]  # the last may be what went wrong
+                errors = np.nan_to_num(errors, posinf=np.inf)
                 limit = limit + 3 * errors.max(axis=0)
             if np.isfinite(value).all() and not (np.abs(value - truth) <= limit).all():
                 found.setdefault(name, []).append(step)
