@@ -62,7 +62,10 @@ PRESETS = {
     ),
     "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
     "large": Preset(
-        Settings(width=16, num_test=1000, num_kernel=40, steps=2000), seeds=(10, 11, 12), duration="3 h", least_seeds=3
+        Settings(width=16, num_test=1000, num_kernel=40, steps=2000),
+        seeds=(10, 11, 12),
+        duration="90 min",
+        least_seeds=3,
     ),
 }
 

@@ -297,8 +297,8 @@ class LayerStatistics(Probe):
         if updated and run.loss is None:
             notes.append(
                 "The loss is not recorded: no call of backward() was seen that the gradients of the last update came "
-                "from. They were computed in another way (torch.autograd.grad, in what is compiled), put together from "
-                "those of several calls, or by more than 1000 calls."
+                "from. They were computed in another way (torch.autograd.grad, in what is compiled), assigned by the "
+                "loop after others were discarded, or by more than 1000 calls."
             )
         if notes:
             run.left_out(" ".join(notes))

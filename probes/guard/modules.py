@@ -151,7 +151,7 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
             own["training"] = False
         if "forward" in before and "_original_forward" in before:  # accelerate's autocast is a part of the forward
             own["forward"] = before["_original_forward"]
-        for name in ("_backward_hooks", "_backward_pre_hooks"):  # no part of the function: they see training's gradients
+        for name in ("_backward_hooks", "_backward_pre_hooks"):  # none of the function: they are training's
             if before.get(name):
                 own[name] = type(before[name])()
     return large

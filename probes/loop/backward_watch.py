@@ -232,7 +232,7 @@ class BackwardWatch:
         return gradient is None or last() is not gradient or (alone and gradient._version > version + 1)
 
     def _is_other(self, key: int) -> bool:
-        """Whether a gradient is another tensor than its last loss arrived in, and none that DDP has put in its place."""
+        """Whether a gradient is another tensor than its last loss arrived in, and not because of DDP."""
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         with torch._C.DisableTorchFunctionSubclass():
             return alone and self._mine[key].grad is not self._gradients.get(key, NONE)[0]()

@@ -1,7 +1,8 @@
-"""The targets that a model is given by an argument, and compares itself: as they are, or, a language model, the next."""
+"""The targets that a model is given by an argument and compares itself: as they are, or, a language model, the next."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,9 +26,7 @@ class NamedTargets(NamedTuple):
     places: int = 0
 
     @classmethod
-    def find(
-        cls, kwargs: Mapping[str, Any], rows: int, outputs: Sequence[Tensor], result: Any
-    ) -> NamedTargets | None:
+    def find(cls, kwargs: Mapping[str, Any], rows: int, outputs: Sequence[Tensor], result: Any) -> NamedTargets | None:
         """What a model of so many samples was given, as it has compared it; None where that is not known."""
         name = next((name for name in NAMES if is_target(kwargs.get(name), rows)), "")
         places = places_moved(kwargs[name], outputs, result, kwargs.get("num_items_in_batch")) if name else None
@@ -38,6 +37,7 @@ class NamedTargets(NamedTuple):
         labels: Tensor = kwargs[self.argument]
         if not self.places:
             return labels
+        labels = labels.long()
         return torch.cat([labels[:, self.places :], torch.full_like(labels[:, : self.places], IGNORED)], 1)
 
     @property
@@ -50,8 +50,9 @@ class NamedTargets(NamedTuple):
 def places_moved(labels: Any, outputs: Sequence[Tensor], result: Any, items: Any = None) -> int | None:
     """By how many places the model moves the labels of a sequence before it compares: 0, or 1; None if by neither.
 
-    That one is taken with which the mean cross-entropy is the loss that the model returns. Also 0 where nothing can be
-    compared: labels that are no classes of a sequence, or no loss among what the model returns.
+    That one is taken with which alone the mean cross-entropy is the loss that the model returns: it may be both, of a
+    head of zeros or in half precision. Also 0 where nothing can be compared: labels that are no classes of a sequence,
+    or no loss among what the model returns. Labels that are no classes are ignored.
 
     Args:
         labels: As the model was given them.
@@ -67,22 +68,24 @@ def places_moved(labels: Any, outputs: Sequence[Tensor], result: Any, items: Any
         >>> places_moved(labels, [logits], (loss, logits))
         1
     """
-    losses = [float(item) for item in returned(result) if item.numel() == 1 and item.is_floating_point()]
-    fitting = [item for item in outputs if item.ndim == 3 and item.shape[:2] == labels.shape]
-    if labels.ndim != 2 or labels.is_floating_point() or not fitting or not losses:
+    losses = [item for item in returned(result) if item.numel() == 1 and item.is_floating_point()]
+    rows = [item for item in outputs if item.ndim == 3 and len(item) == len(labels)]
+    if labels.ndim != 2 or labels.is_floating_point() or not rows or not losses:
         return 0
-    logits = fitting[0].detach()
-    labels = labels.to(logits.device)
-    counted = labels != IGNORED
-    if bool(((labels < 0) | (labels >= logits.shape[2]))[counted].any()):
-        return 0
-    found: list[tuple[float, int]] = []
+    fitting = [item.detach() for item in rows if item.shape[:2] == labels.shape]
+    if not fitting:  # fewer outputs than labels
+        return None
+    logits, labels = fitting[0], labels.to(rows[0].device).long()
+    counted, known = (labels >= 0) & (labels < logits.shape[2]), labels.clamp(0, logits.shape[2] - 1)
+    scale = torch.stack([row.float().logsumexp(1) for row in logits])
+    number = int(items) if isinstance(items, int) or (isinstance(items, Tensor) and items.numel() == 1) else 0
+    found = set()
     for places in (0, 1):
-        total, count = 0.0, int(counted[:, places:].sum())
-        for row, own, there in zip(logits, labels[:, places:], counted[:, places:], strict=True):
-            scores = row[: len(own)][there].float()
-            total += float((scores.logsumexp(1) - scores.gather(1, own[there, None].long())[:, 0]).double().sum())
-        for number in {count, *([int(items)] if items is not None else [])} - {0}:
-            found += [(abs(total / number - loss) / max(abs(loss), 1e-6), places) for loss in losses]
-    least, places = min(found, default=(0.0, 0))
-    return places if least < (1e-4 if logits.dtype in (torch.float32, torch.float64) else 1e-2) else None
+        scores = logits[:, : labels.shape[1] - places].gather(2, known[:, places:, None])[:, :, 0].float()
+        each = (scale[:, : labels.shape[1] - places] - scores)[counted[:, places:]].double()
+        for loss in losses:
+            digits = 1e-5 if loss.dtype in (torch.float32, torch.float64) else 4 * torch.finfo(loss.dtype).eps
+            means = [float(each.sum()) / count for count in (len(each), number) if count]
+            if any(math.isclose(mean, float(loss), rel_tol=digits) for mean in means):
+                found.add(places)
+    return found.pop() if len(found) == 1 else None

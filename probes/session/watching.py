@@ -42,7 +42,7 @@ class Watching:
     @property
     def looks_before(self) -> bool:
         """Whether a probe wants to see what is before the next update."""
-        return self._compares or any("before_step" in plugin.hooks for plugin in self.probes)
+        return self._compares or any(plugin.watched_updates or "before_step" in plugin.hooks for plugin in self.probes)
 
     @property
     def _compares(self) -> bool:

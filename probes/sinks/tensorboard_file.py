@@ -34,9 +34,10 @@ def named_after(earlier: Iterable[Path]) -> Iterator[None]:
     """
     from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
 
-    thread: Any = event_file_writer._AsyncWriterThread
+    there: Any = event_file_writer._AsyncWriterThread
+    thread, own = getattr(there, "in_place_of", there), threading.get_ident()  # another thread may be in here, too
 
-    class QuietThread(thread):  # type: ignore[misc]
+    class QuietThread(thread):  # type: ignore[misc, valid-type]
         def run(self) -> None:
             self._write, self._record_writer.write = self._record_writer.write, self.write
             with suppress(Exception):  # which it keeps
@@ -51,7 +52,12 @@ def named_after(earlier: Iterable[Path]) -> Iterator[None]:
 
     parts = [file.name.split(".")[3] for file in earlier]
     second = max((int(part) for part in parts if part.isdigit()), default=0) + 1
-    event_file_writer.time, event_file_writer._AsyncWriterThread = TimeOfRow(second), QuietThread
+
+    def begun(*args: Any, **kwargs: Any) -> Any:
+        return (QuietThread if threading.get_ident() == own else thread)(*args, **kwargs)
+
+    begun.in_place_of = thread  # type: ignore[attr-defined]
+    event_file_writer.time, event_file_writer._AsyncWriterThread = TimeOfRow(second), begun
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from probes import Probe, ProbeManager
-from probes.loop.named_targets import IGNORED, places_moved
+from probes.loop.named_targets import IGNORED, NamedTargets, places_moved
 
 
 class Language(nn.Module):
@@ -50,12 +50,36 @@ def test_a_loss_with_something_added_tells_nothing():
     assert places_moved(labels, [result["logits"]], result) is None
 
 
+@pytest.mark.parametrize("places", [0, 1])
+def test_what_may_be_either_is_not_known(places):
+    tokens, labels = sentences()
+    model = Language(places)
+    nn.init.zeros_(model.head.weight), nn.init.zeros_(model.head.bias)
+    result = model(tokens, labels)
+    assert places_moved(labels, [result["logits"]], result) is None
+    torch.manual_seed(1)
+    small, rounded = 1e-3 * torch.randn(7, 6, 9), []
+    for moved in (0, 1):  # in half precision they are the same number
+        rounded.append(F.cross_entropy(small[:, : 6 - moved].flatten(0, 1), labels[:, moved:].flatten()).bfloat16())
+    assert rounded[0] == rounded[1] and places_moved(labels, [small], [rounded[0], small]) is None
+
+
+def test_other_labels_are_ignored_and_small_integers_have_room():
+    tokens, labels = sentences(ignored=True)
+    logits = Language(1)(tokens)["logits"]
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert places_moved(labels.where(labels >= 0, -1), [logits], [loss, logits]) == 1
+    assert NamedTargets("labels", 1).of({"labels": tokens.to(torch.uint8)})[:, -1].eq(IGNORED).all()
+    assert places_moved(labels, [logits[:, :-1]], [loss, logits[:, :-1]]) is None  # fewer outputs than labels
+    assert places_moved(labels, [logits], [loss, logits], items=torch.ones(3)) == 1
+
+
 def test_where_nothing_can_be_compared_labels_are_as_they_are():
     tokens, labels = sentences()
     logits = Language(1)(tokens)["logits"]
     assert places_moved(labels, [logits], {"logits": logits}) == 0  # no loss
     assert places_moved(labels[:, 0], [logits[:, 0]], [logits.mean(), logits]) == 0  # no sequence
-    assert places_moved(labels + 100, [logits], [logits.mean(), logits]) == 0  # no classes
+    assert places_moved(labels.float(), [logits], [logits.mean(), logits]) == 0  # no classes
 
 
 class Keeps(Probe):

@@ -178,5 +178,5 @@ def test_refused():
 
 def test_an_operation_without_a_second_derivative_is_named():
     model = nn.Sequential(nn.EmbeddingBag(9, 4), nn.Linear(4, 3))
-    with pytest.raises(CannotMeasure, match="Fisher-Rao norm needs a derivative of the gradient.*_embedding_bag"):
+    with pytest.raises(CannotMeasure, match=r"Fisher-Rao norm needs a derivative of the gradient.*_embedding_bag"):
         fisher_rao_norm(model, torch.randint(9, (5, 3)))

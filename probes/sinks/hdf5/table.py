@@ -110,9 +110,12 @@ def tables(file: Any) -> Iterator[Any]:
         items = {name: refuse_foreign(group, name) for name in group}
         if isinstance(items.get("step"), h5py.h5d.DatasetID):
             yield group
-        below = {h5py.h5o.get_info(item).addr: item for item in items.values() if isinstance(item, h5py.h5g.GroupID)}
-        waiting += [h5py.Group(item) for at, item in reversed(below.items()) if at not in seen]
-        seen |= below.keys()
+        below = []
+        for item in items.values():
+            if isinstance(item, h5py.h5g.GroupID) and (at := h5py.h5o.get_info(item).addr) not in seen:
+                seen.add(at)
+                below.append(h5py.Group(item))
+        waiting += reversed(below)
 
 
 def refuse_foreign(group: Any, name: str) -> Any:
@@ -126,7 +129,7 @@ def refuse_foreign(group: Any, name: str) -> Any:
     Raises:
         ValueError: If it does not, or needs a filter that HDF5 would load from somewhere.
     """
-    encoded = name.encode("utf-8", "surrogateescape")
+    encoded = name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")
     if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{name!r} in {group.name!r} is a link to somewhere else, which no run file holds")
     item = h5py.h5o.open(group.id, encoded)
