@@ -26,7 +26,9 @@ import math
 import sys
 import time
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -166,7 +168,7 @@ class TensorBoardSink:
             self._picture_seconds = took if self._picture_seconds else min(took, PICTURE)
 
     def _draw(self, run: Run, rows: list[Measurement]) -> None:
-        import matplotlib  # noqa: F401
+        _load_matplotlib()
         import xarray
 
         from ..plots import pixels, plot
@@ -259,6 +261,20 @@ class TensorBoardSink:
                 settings = json.dumps(run.config, indent=2, default=str)
                 self._writer.add_text("run/config", f"    {settings}".replace("\n", "\n    "), 0)
         return self._writer
+
+
+def _load_matplotlib() -> None:
+    """Import it in a thread: an exception that its import keeps holds all frames below it, else those of the loop."""
+
+    def load() -> None:
+        with suppress(Exception):  # raised again by whoever imports it
+            import_module("matplotlib.backends.backend_agg")
+
+    if "matplotlib.backends.backend_agg" not in sys.modules:
+        loading = Thread(target=load, name="probes-import")
+        with suppress(RuntimeError):  # at the end of the interpreter none can be started
+            loading.start()
+            loading.join()
 
 
 def _summary(edges: NDArray[np.float64], counts: NDArray[np.float64]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import gc
 import random
+import textwrap
 import weakref
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import warm
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -220,6 +222,33 @@ def test_what_the_loop_lets_go_is_freed_without_a_search_for_cycles(name, tmp_pa
         assert [kept() for kept in whole] == [None] * 3
     finally:
         gc.enable()
+
+
+def test_importing_matplotlib_holds_nothing_of_the_loop(tmp_path):
+    script = f"""
+        import gc, sys, weakref, torch
+        from torch import nn
+        from probes import ProbeManager
+
+        def fold():
+            model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            manager = ProbeManager(model, ["fourier"], log_dir={str(tmp_path)!r}, overhead=None).attach()
+            for _ in range(8):
+                model(torch.randn(8, 2)).square().mean().backward()
+                optimizer.step()
+            manager.detach()
+            return weakref.ref(model)
+
+        assert "matplotlib" not in sys.modules
+        gc.collect()
+        gc.disable()
+        model = fold()
+        assert "matplotlib" in sys.modules
+        print("freed" if model() is None else "held")
+    """
+    done = warm.run(textwrap.dedent(script))
+    assert done.stdout == "freed\n", done.stderr
 
 
 def test_a_run_that_nobody_ends_goes_when_the_next_one_begins(tmp_path):
