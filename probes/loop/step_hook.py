@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import torch
 from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils.hooks import RemovableHandle
 
 from ..guard.undo import Undo, keep_others_out, undo_all
 from .frames import current_frames
 
-__all__ = [
-    "Call", "STEP", "StepHook", "between_steps", "closure_of", "remove", "remove_late", "stepping", "with_closure",
-]  # fmt: skip
+__all__ = ["POST", "PRE", "STEP", "Call", "StepHook", "begin", "closure_of", "forget", "stepping", "with_closure"]
 
 STEP = Optimizer.profile_hook_step(lambda optimizer: None).__code__
 """Of the wrapper that torch puts around every ``step``."""
@@ -38,34 +36,76 @@ WAITS = 1000
 
 
 class StepHook:
-    """A step hook that holds its counter weakly, and returns nothing but a call with another closure."""
+    """What torch calls at the steps of all optimizers: one hook for all counters, which it holds weakly.
 
-    def __init__(self, counter: Any, method: str) -> None:
-        self.counter, self.method = weakref.ref(counter), getattr(type(counter), method)
+    They come and go while other threads step, which a table that torch is going through does not survive. It returns
+    nothing but a call with another closure.
+    """
+
+    def __init__(self, table: dict[int, Any], method: str) -> None:
+        self._table, self._method = table, method
+        self._id = RemovableHandle(table).id
+        self._counters: dict[int, weakref.ref[Any]] = {}
+
+    def __contains__(self, counter: object) -> bool:
+        return id(counter) in self._counters
+
+    @property
+    def free(self) -> bool:
+        """Whether a counter can be added: torch has the hook, or no other thread is going through its table."""
+        return self._id in self._table or not self._table or not stepping(others=True)
+
+    @property
+    def idle(self) -> bool:
+        """Whether torch has the hook for nobody."""
+        return self._id in self._table and not self._counters
+
+    def add(self, counter: object) -> None:
+        self._counters[id(counter)] = weakref.ref(counter)  # first: who leaves just now sees it
+        if self._id not in self._table:
+            self._table[self._id] = self
+
+    def discard(self, counter: int) -> None:
+        """Call a counter no more, given its id."""
+        self._counters.pop(counter, None)
+
+    def leave(self) -> None:
+        """Out of torch's table, if nobody needs it."""
+        if self.idle:
+            self._table.pop(self._id, None)
+            if self._counters:  # of another thread, which came meanwhile
+                self._table[self._id] = self
 
     def __call__(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if is_dynamo_compiling():  # of a compiled step: nothing of this belongs into its graph
+        # Of a compiled step nothing belongs into its graph; of a frame that Dynamo has left it would compile the rest.
+        if is_dynamo_compiling() or callable(_compiling()):
             _outside_the_graph(self.call, optimizer)
             return None
-        if callable(_compiling()):  # in a frame that Dynamo has left: it would compile all that is called from here
-            _outside_the_graph(self.call, optimizer)
-            return None
-        counter = self.counter()  # as in `call`: of what runs after every step each call counts
-        if counter is None or counter.closed:
-            return None
-        try:
-            return self.method(counter, optimizer, (args, kwargs))
-        except Exception as error:  # an optimizer that is like no other
-            counter.fail(error)
-            return None
+        changed = None
+        for reference in list(self._counters.values()):  # as in `call`: of what runs after every step each call counts
+            counter = reference()
+            if counter is None or counter.closed:
+                continue
+            try:
+                changed = getattr(counter, self._method)(optimizer, (args, kwargs)) or changed
+            except Exception as error:  # an optimizer that is like no other
+                counter.fail(error)
+            if changed is not None:
+                args, kwargs = changed
+        return changed
 
     def call(self, optimizer: Optimizer) -> None:
-        if (counter := self.counter()) is not None and not counter.closed:
-            counter.compiled = True
-            try:
-                self.method(counter, optimizer, ((), {}))
-            except Exception as error:
-                counter.fail(error)
+        for reference in list(self._counters.values()):
+            if (counter := reference()) is not None and not counter.closed:
+                counter.compiled = True
+                try:
+                    getattr(counter, self._method)(optimizer, ((), {}))
+                except Exception as error:
+                    counter.fail(error)
+
+
+PRE = StepHook(_global_optimizer_pre_hooks, "_before")
+POST = StepHook(_global_optimizer_post_hooks, "_after")
 
 
 @torch._disable_dynamo  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
@@ -73,30 +113,8 @@ def _outside_the_graph(call: Callable[[Optimizer], object], optimizer: Optimizer
     call(optimizer)
 
 
-def remove(handles: list[torch.utils.hooks.RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
-
-
-_late: list[torch.utils.hooks.RemovableHandle] = []
-"""Of counters that have ended: their hooks do nothing."""
-
-
-def remove_late(*handles: list[torch.utils.hooks.RemovableHandle]) -> None:
-    """Remove the hooks of a counter that has ended, once torch is not going through them.
-
-    It may end at any moment, within a hook of the user's or as garbage, and the step of whatever optimizer, on
-    whatever thread, would fail if a hook vanished meanwhile.
-    """
-    _late.extend(itertools.chain(*handles))
-    if not stepping():
-        while _late:
-            _late.pop().remove()
-
-
-@contextmanager
-def between_steps() -> Iterator[None]:
-    """When hooks can be registered: while no thread is within a step, as far as that can be waited for.
+def begin(counter: object) -> None:
+    """Have both hooks call a counter, once no other thread is within a step, where that must be waited for.
 
     Raises:
         RuntimeError: If this thread is within one.
@@ -109,12 +127,32 @@ def between_steps() -> Iterator[None]:
     try:
         keep_others_out(undo)
         for _ in range(WAITS):
-            if not stepping(others=True):
+            if PRE.free and POST.free:
                 break
             time.sleep(0.001)
-        yield
+        PRE.add(counter)
+        POST.add(counter)
     finally:
         undo_all(undo)
+    tidy()
+
+
+def forget(counter: int) -> None:
+    """Call a counter that has ended no more, given its id.
+
+    It may end at any moment, within a hook of the user's or as garbage, and the step of whatever optimizer, on
+    whatever thread, would fail if a hook vanished meanwhile: it goes once torch is not going through the hooks.
+    """
+    PRE.discard(counter)
+    POST.discard(counter)
+    tidy()
+
+
+def tidy() -> None:
+    """Take the hooks that nobody needs out of torch's tables, unless it is going through them."""
+    if (PRE.idle or POST.idle) and not stepping():
+        PRE.leave()
+        POST.leave()
 
 
 def stepping(others: bool = False) -> bool:

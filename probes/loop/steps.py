@@ -26,10 +26,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from ..guard.modes import unseen_by_modes
-from .step_hook import STEP, Call, StepHook, between_steps, closure_of, remove, remove_late, stepping, with_closure
+from .step_hook import PRE, STEP, Call, begin, closure_of, forget, stepping, with_closure
 from .wrappers import shares_parameters
 
 __all__ = ["StepCounter"]
@@ -97,16 +96,9 @@ class StepCounter:
         """The latest updates, from one on that may have been skipped, with what tells whether it was."""
         self._certain: tuple[int, list[_Known]] = (0, [])
         """Step and round before those."""
-        # The hooks refer weakly: an optimizer (or torch, for the global ones) must not keep the model alive.
-        post = StepHook(self, "_after")
-        self._pre: list[torch.utils.hooks.RemovableHandle] = []
-        self._post: list[torch.utils.hooks.RemovableHandle] = []
         # First: whatever interrupts what follows, nothing stays.
-        weakref.finalize(self, remove_late, self._pre, self._post).atexit = False
-        with between_steps():
-            self._look()
-            self._post.append(register_optimizer_step_post_hook(post))
-        remove_late()
+        weakref.finalize(self, forget, id(self)).atexit = False
+        begin(self)
 
     def look_before(self, wanted: bool) -> None:
         """Call ``before_step`` from now on, or no more: while it is not wanted, nothing of ours runs before an update.
@@ -114,16 +106,13 @@ class StepCounter:
         Called within a step, or between two.
         """
         self._looks_before = wanted
-        if wanted and not self._pre and not self.closed and not stepping(others=True):
-            self._look()
-
-    def _look(self) -> None:
-        self._pre.append(register_optimizer_step_pre_hook(StepHook(self, "_before")))
+        if wanted and not self.closed and self not in PRE and PRE.free:
+            PRE.add(self)
 
     def remove(self) -> None:
         """Count no more, and remove every step hook: those that torch is going through, when it is next possible."""
         self.closed = True
-        remove_late(self._pre, self._post)
+        forget(id(self))
 
     def fail(self, error: Exception) -> None:
         """An optimizer could not be looked at: count no more, unless that is to be raised."""
@@ -225,9 +214,10 @@ class StepCounter:
             known = self._known.get(optimizer)
         if (known is None and not self._watched(optimizer)) or self._nested():
             return
-        if self._pre and not (self._looks_before or self.compiled or stepping(others=True)):
-            remove(self._pre)  # here and not in _before: torch is iterating over the hooks there
-            self._pre.clear()
+        if self in PRE and not (self._looks_before or self.compiled):
+            PRE.discard(id(self))
+            if PRE.idle and not stepping(others=True):  # here and not in _before: torch is going through them there
+                PRE.leave()
         self._begun = True
         if known is None:
             parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])

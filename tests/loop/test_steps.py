@@ -1,5 +1,7 @@
 import gc
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -219,6 +221,47 @@ def test_step_hooks_do_not_keep_the_model_alive_and_go_with_it():
     gone = weakref.ref(model)
     del model, watch
     assert step_hooks() <= before and gone() is None
+
+
+@pytest.mark.parametrize("method", ["before", "after"])
+def test_counters_come_and_go_while_the_step_of_another_thread_lasts(method):
+    before = step_hooks()
+    inside, over = threading.Event(), threading.Event()
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    optimizers = [torch.optim.SGD(module.parameters(), lr=0.1) for module in (model, other)]
+    first, beside = Watch(model), Watch(nn.Linear(2, 1))
+
+    def wait(*_):
+        inside.set()
+        over.wait(60)
+
+    setattr(first.counter, "_before_first" if method == "before" else "_on_step", wait)
+    backward(model)
+    with ThreadPoolExecutor(1) as pool:
+        step = pool.submit(optimizers[0].step)
+        assert inside.wait(60)
+        second, third = Watch(other), Watch(other)
+        third.counter.remove()
+        backward(other)
+        optimizers[1].step()
+        over.set()
+        step.result()
+    assert first.counter.step == 1 and third.counter.step == 0
+    assert second.counter.step == second.first == 1
+    for watch in (first, beside, second):
+        watch.counter.remove()
+    assert step_hooks() <= before
+
+
+def test_a_hook_that_could_not_leave_leaves_later():
+    before = step_hooks()
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    optimizer, watch = torch.optim.SGD(model.parameters(), lr=0.1), Watch(model)
+    optimizer.register_step_post_hook(lambda *_: watch.counter.remove())
+    backward(model)
+    optimizer.step()
+    Watch(other).counter.remove()
+    assert step_hooks() <= before
 
 
 def test_a_framework_wrapper_is_taken_off():
