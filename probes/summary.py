@@ -44,9 +44,8 @@ class Finding:
     def __str__(self) -> str:
         first, last = self.steps
         when = f"step {first}" if first == last else f"steps {first} to {last}"
-        return (
-            f"{'! ' if self.alarm else ''}{self.text} [{self.stream}, {when}]{f' {self.advice}' if self.advice else ''}"
-        )
+        more = f" {self.advice}" if self.advice else ""
+        return f"{'! ' if self.alarm else ''}{self.text} [{self.stream}, {when}]{more}"
 
 
 Found = tuple[str, str, Any]
@@ -91,12 +90,15 @@ class Run:
                 yield name, data["step"].values, np.asarray(data["value"].values, float)
 
     def layers(self, *starts: str) -> Iterator[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any], list[str]]]:
-        """The same that have a value for each layer: name, steps, values of shape ``(steps, layers)``, layers, with
-        their classes where these are recorded."""
+        """The same by layer: name, steps, values of shape ``(steps, layers)``, layers with their classes where these
+        are recorded; without those whose weights are gone: NaN, and in no sum."""
         for name, data in self.named(*starts):
             if data["value"].dims == ("step", "layer"):
                 layers = [printable(str(layer)) for layer in named(data["value"], self.tree)["layer"].values]
-                yield name, data["step"].values, np.asarray(data["value"].values, float), layers
+                values = np.asarray(data["value"].values, float)
+                total = next((v for *_, v in self.curves("layers/total_weight_norm") if len(v) == len(values)), np.nan)
+                gone = (np.isnan(values) & np.isfinite(total).reshape(-1, 1)).any(axis=0) & name.endswith("weight_norm")
+                yield name, data["step"].values, values[:, ~gone], _those(layers, ~gone)
 
 
 def findings(tree: xarray.DataTree) -> list[Finding]:
@@ -138,10 +140,9 @@ def _undefined_loss(run: Run) -> Iterator[Found]:
 def _undefined_layers(run: Run) -> Iterator[Found]:
     for name, steps, values, layers in run.layers("layers/weight_norm", "layers/gradient_nonfinite_share"):
         bad = np.asarray(~np.isfinite(values) if name.endswith("norm") else values > 0)
-        rows = np.any(bad, axis=1)
-        if rows.any():
-            what = "Weights" if name.endswith("norm") else "Gradients"
-            yield f"{what} of {_names(_those(layers, bad[rows].any(axis=0)))} are not finite", name, steps[rows]
+        if (rows := bad.any(axis=1)).any():
+            those = _names(_those(layers, bad[rows].any(axis=0)))
+            yield f"{'Weights' if 'weight' in name else 'Gradients'} of {those} are not finite", name, steps[rows]
 
 
 def _still(run: Run) -> Iterator[Found]:
@@ -218,11 +219,10 @@ def _collapsed(run: Run) -> Iterator[Found]:
 def _exploding(run: Run) -> Iterator[Found]:
     for name, steps, values in run.curves("layers/total_weight_norm", "layers/total_gradient_norm", "loop/loss"):
         steps, values = steps[np.isfinite(values)], values[np.isfinite(values)]
-        if len(values) < 5:
-            continue
         times = 10 if name.endswith("weight_norm") else 100
-        if times == 10 and any(len(layers) == 1 for *_, layers in run.layers("layers/weight_norm")):
-            continue  # of a linear classifier that is right everywhere they grow for ever
+        one = times == 10 and any(len(layers) == 1 for *_, layers in run.layers("layers/weight_norm"))
+        if one or len(values) < 5:  # of a linear classifier that is right everywhere they grow for ever
+            continue
         start = float(values[0] if times == 10 else np.median(values[:3]))
         if start > 0 and values[-1] > times * start and values[-1] >= values[:-1].max() / 2:
             what = {"loop/loss": "The loss"}.get(name, f"The norm of all {'weights' if times == 10 else 'gradients'}")

@@ -206,6 +206,16 @@ def test_a_layer_that_is_trained_later_is_not_called_frozen():
     assert "Linear 0: frozen at first and trained later, its updates are not recorded" in told(run)
 
 
+def test_weights_of_a_layer_that_is_gone_raise_no_alarm():
+    norms = [[1.0, 1.0], [1.0, math.nan], [1.1, math.nan]]
+    gone = layer_tree(layers__weight_norm=norms)
+    gone["layers/total_weight_norm"] = tree(a=([1.4, 1.0, 1.1], None))["a"]
+    assert not any(finding.alarm for finding in findings(gone))
+    broken = layer_tree(layers__weight_norm=norms)
+    broken["layers/total_weight_norm"] = tree(a=([1.4, math.nan, math.nan], None))["a"]
+    assert "Weights of Sigmoid 1 are not finite" in told(broken)
+
+
 def test_a_loss_that_was_nan_once_and_one_that_stays():
     assert told(tree(loop__loss=([2, math.nan, 1, 1], None))) == ["The loss is nan at 1 of 4 rows, first at step 10"]
     assert told(tree(loop__loss=([2, 1, math.nan, math.nan], None))) == ["The loss is nan from step 20 on"]

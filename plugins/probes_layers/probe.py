@@ -78,6 +78,8 @@ class LayerStatistics(Probe):
         self.batch = batch
         self._layers: list[str] = []
         """Those of the first turn: a stream keeps its axis."""
+        self._later: list[str] = []
+        """Those that came after it."""
         self._trained: list[str] = []
         """Those of which gradients and updates are recorded."""
         self._free: set[str] = set()
@@ -144,7 +146,7 @@ class LayerStatistics(Probe):
         """See what the update was."""
         self._watch.after(step)
         if self._sharded:
-            self._part = self._watch.sums(self._index, len(self._layers), step)
+            self._part = self._watch.sums(self._index, len(self._layers) + 1, step)
 
     def _find(self, run: Run) -> list[tuple[str, nn.Parameter, str]]:
         """The parameters as they are now, by name and with their layers."""
@@ -160,7 +162,8 @@ class LayerStatistics(Probe):
             trained |= {layer for _, parameter, layer in found if layer in self._free and id(parameter) not in beside}
             self._trained = [layer for layer in self._layers if layer in trained]
         order = {layer: index for index, layer in enumerate(self._layers)}
-        self._index = {id(parameter): order[layer] for _, parameter, layer in found if layer in order}
+        self._later = list(dict.fromkeys(layer for _, _, layer in found if layer not in order))
+        self._index = {id(parameter): order.get(layer, len(order)) for _, parameter, layer in found}
         self._names = {id(parameter): name for name, parameter, _ in found}
         return found
 
@@ -194,8 +197,8 @@ class LayerStatistics(Probe):
             (weights, *part), self._joined = self._joined, []
         else:
             weights = self._squares(parameters)
-            part = [*self._watch.sums(self._index, len(self._layers), step)]
-            self._name_missing(run, step, updated=bool(part[1][UPDATE.index("count")].any()))
+            part = [*self._watch.sums(self._index, len(self._layers) + 1, step)]
+            self._name_missing(run, step, weights[1], updated=bool(part[1][UPDATE.index("count")].any()))
         yield from self._weights(weights)
         if part and bool(part[1][UPDATE.index("count")].any()):
             yield from self._update(*part)
@@ -212,24 +215,25 @@ class LayerStatistics(Probe):
             self._watch.clear()
 
     def _squares(self, parameters: Sequence[tuple[str, Tensor, str]]) -> Tensor:
-        """Sums of the squares of the weights of each layer, and their number. Shape ``(2, layers)``."""
-        sums = torch.zeros(2, len(self._layers), dtype=torch.float64, device="cpu")
+        """Sums of the squares of the weights of each layer, and their number, and of those that came later, together.
+        Shape ``(2, layers + 1)``."""
         order = {layer: index for index, layer in enumerate(self._layers)}
-        known = [(order[layer], p) for _, p, layer in parameters if layer in order]
-        if known:
-            columns = torch.tensor([index for index, _ in known])
-            sums[0].index_add_(0, columns, torch.stack([square_sum(p).cpu() for _, p in known]))
-            sums[1].index_add_(0, columns, torch.tensor([float(p.numel()) for _, p in known], dtype=torch.float64))
+        sums = torch.zeros(2, len(order) + 1, dtype=torch.float64, device="cpu")
+        if parameters:
+            columns = torch.tensor([order.get(layer, len(order)) for *_, layer in parameters])
+            sums[0].index_add_(0, columns, torch.stack([square_sum(p).cpu() for _, p, _ in parameters]))
+            sums[1].index_add_(0, columns, torch.tensor([float(p.numel()) for _, p, _ in parameters]).double())
         return sums
 
     def _weights(self, sums: Tensor) -> Iterator[Measurement]:
-        squares, counts = sums
+        total = sums[0].sum().sqrt()
+        squares, counts = sums[:, :-1]
         squares = squares.where(counts > 0, torch.nan)  # of a layer that is gone
         measured = partial(_by_layer, layers=self._layers, estimator="parameters as they are")
         yield measured("weight_norm", squares.sqrt(), description="norm of the parameters")
         yield measured("weight_rms", (squares / counts).sqrt(), description="root mean square of the parameters")
-        total = squares[counts > 0].sum().sqrt()
-        yield Measurement("layers/total_weight_norm", total, description="norm of the parameters of all these layers")
+        words = "norm of the parameters of all layers, of those that came later too"
+        yield Measurement("layers/total_weight_norm", total, description=words)
 
     def _update(self, gradient: Tensor, update: Tensor) -> Iterator[Measurement]:
         """What the last update was: of each layer, and of all together."""
@@ -284,9 +288,17 @@ class LayerStatistics(Probe):
                 description="mean entropy of the distribution of classes", **about,
             )  # fmt: skip
 
-    def _name_missing(self, run: Run, step: int, updated: bool) -> None:
-        """Say which parameters were updated without a gradient that could be seen, and that no loss was."""
+    def _name_missing(self, run: Run, step: int, counts: Tensor, updated: bool) -> None:
+        """Say which layers came or went, which parameters were updated without a gradient that could be seen, and
+        that no loss was."""
         notes = []
+        gone = [layer for layer, count in zip(self._layers, counts, strict=False) if not count]
+        for which, layers in (
+            ("Layers that have no weights of their own any more (replaced, removed or tied) and are NaN", gone),
+            ("Layers that came after the first turn and are in the totals alone", self._later),
+        ):
+            if layers:
+                notes.append(f"{which}: {', '.join(layers[:5])}{', ...' if len(layers) > 5 else ''}.")
         missing = [self._names.get(id(parameter), "") for parameter in self._watch.without_gradient(step)]
         if missing:
             notes.append(

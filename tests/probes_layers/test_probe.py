@@ -484,6 +484,38 @@ def test_the_total_of_weights_that_are_not_a_number_is_none():
     assert math.isnan(rows["layers/total_weight_norm"].value)
 
 
+def test_layers_that_come_and_go_are_in_the_totals_and_are_named():
+    torch.manual_seed(0)
+    memory, model = Memory(), nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def weights():
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).double()
+
+    def step():
+        optimizer.zero_grad()
+        model(torch.randn(8, 3)).square().mean().backward()
+        optimizer.step()
+
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach() as manager:
+        step()
+        del model[2]  # what was 3 and 4 is 2 and 3 now
+        for layer in (nn.Linear(2, 2), nn.Linear(2, 2)):
+            model.append(layer)
+            optimizer.add_param_group({"params": layer.parameters()})
+        step()
+        before = weights()
+        step()
+        report = manager.report()
+    rows = memory.at(3)
+    assert rows["layers/weight_norm"].coords["layer"].values.tolist() == ["0", "2", "4"]
+    assert np.isnan(rows["layers/weight_norm"].value).tolist() == [False, True, False]
+    assert rows["layers/total_weight_norm"].value == pytest.approx(float(weights().norm()), rel=1e-6)
+    assert rows["layers/total_update_norm"].value == pytest.approx(float((weights() - before).norm()), rel=1e-5)
+    assert "no weights of their own any more (replaced, removed or tied) and are NaN: 2." in report
+    assert "came after the first turn and are in the totals alone: 3, 5." in report
+
+
 def test_a_loss_that_is_not_seen_is_said_to_be_missing(tmp_path):
     model, memory = nn.Linear(3, 1), Memory()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
