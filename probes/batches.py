@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["Batch", "MicroBatches", "as_batch", "seeded", "tensors", "versions"]
+__all__ = ["IGNORED", "Batch", "MicroBatches", "as_batch", "seeded", "tensors", "versions"]
+
+IGNORED = -100
+"""The label of samples that are to count for nothing, as losses of torch have it."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,13 @@ class Batch:
     def with_targets(self, targets: Tensor | None) -> Batch:
         """The same samples with other targets."""
         return replace(self, targets=targets)
+
+    def ignoring(self, label: int) -> Batch:
+        """The same samples with -100, which losses of torch ignore, in place of a label."""
+        if label == IGNORED or self.targets is None or self.targets.is_floating_point() or self.targets.is_complex():
+            return self
+        targets = self.targets if self.targets.dtype.is_signed else self.targets.long()
+        return self.with_targets(targets.masked_fill(targets == label, IGNORED))
 
     def shapes(self) -> str:
         """The shapes of its arguments, and which of them have not one row for each sample."""

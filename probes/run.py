@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .batches import Batch, MicroBatches, versions
+from .batches import IGNORED, Batch, MicroBatches, versions
 from .measurement import CannotMeasure, first_line
 from .names import named_modules
 from .outputs import check_rows, why_not_a_function
@@ -179,7 +179,7 @@ class Run:
         return None if self.shown is None else self.shown.first(1).to(self.device)
 
     def batch(self, name: str) -> Batch:
-        """The fixed batch of that name, on the model's device.
+        """The fixed batch of that name, on the model's device; labels that the loop's loss ignores are -100.
 
         Where the model was converted since the batch was first asked for (``model.double()``, ``.bfloat16()``), its
         floating-point tensors of the old dtype are converted as well.
@@ -199,7 +199,7 @@ class Run:
             self._dtypes[name] = (batch, now)
         elif dtype != now:
             batch = batch.converted(dtype, now)
-        return batch.to(self.device)
+        return batch.to(self.device).ignoring(getattr(self.criterion, "ignored", IGNORED))
 
     def forward(self, batch: Batch, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's output tensor on a batch, differentiable; with other ``parameters`` (and buffers) when given.

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
-from probes.batches import Batch
+from probes.batches import IGNORED, Batch
 from probes.measurement import Axis, CannotMeasure, Measurement
 from probes.names import plain_name
 from probes.precision import to_float64
@@ -33,8 +33,6 @@ from .two_layer import two_layer_capacity, two_layer_matrices, unit_wise_capacit
 
 __all__ = ["Capacity"]
 
-IGNORED = -100
-"""The label of samples that are to count for nothing, as losses of torch have it."""
 LEVELS = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 

@@ -7,16 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from probes import CannotMeasure
-from probes.batches import Batch
+from probes.batches import IGNORED, Batch
 from probes.measurement import first_line
 from probes.run import Run
 
 from .objective import Loss
 
 __all__ = ["criterion_of", "without_ignored"]
-
-IGNORED = -100
-"""The label of examples that are to count for nothing, as losses of torch have it."""
 
 
 def criterion_of(run: Run, batch: Batch, outputs: Tensor, given: Loss | None) -> tuple[Loss, str]:

@@ -16,6 +16,9 @@ from .image_bands import check_images, high_pass, low_pass, outputs_of
 
 __all__ = ["PassedImages", "Targets", "passed_images"]
 
+ROUNDING = 64
+"""Roundings up to which outputs are taken to be the same for all images."""
+
 
 class PassedImages(NamedTuple):
     """What the outputs for filtered images are like. The first row is of low-passed images, the second of high-passed.
@@ -24,10 +27,11 @@ class PassedImages(NamedTuple):
     """
 
     change: Tensor
-    """Squared distance of the outputs from those of the images themselves, over the variance of those. Shape
-    ``(2, R)``."""
+    """Squared distance of the outputs from those of the images themselves, over the variance of those; NaN where they
+    do not vary. Shape ``(2, R)``."""
     loss: Tensor | None
-    """In nats for labels, in squared units of the output for numbers; None without either. Shape ``(2, R)``."""
+    """In nats for labels, in squared units of the output or of the given loss for numbers; None without either. Shape
+    ``(2, R)``."""
     loss_error: Tensor | None
     accuracy: Tensor | None
     """Share of images whose largest output is that of the label; None without labels. Shape ``(2, R)``."""
@@ -61,7 +65,11 @@ class Targets(NamedTuple):
 
 
 def passed_images(
-    function: Callable[[Tensor], Tensor], images: Tensor, radii: Sequence[float], targets: Tensor | None = None
+    function: Callable[[Tensor], Tensor],
+    images: Tensor,
+    radii: Sequence[float],
+    targets: Tensor | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> PassedImages:
     r"""Loss and accuracy on images of which only frequencies up to a radius are left, or only those above.
 
@@ -73,10 +81,11 @@ def passed_images(
         images: Shape ``(n, C, H, W)``.
         radii: r, in cycles per pixel, see :func:`low_pass`. Shape ``(R,)``.
         targets: Labels from 0, shape ``(n,)``, integers, below c; or numbers of the shape of the outputs.
+        loss: Of the outputs and the numbers of one image, shapes ``(1, c)``; by default the mean square of the error.
 
     Returns:
         What changes, and what the targets allow. With labels that is cross-entropy and accuracy, with numbers the
-        mean square of the error.
+        loss. The change is NaN where the outputs do not vary.
 
     Raises:
         ValueError: If ``images`` are none, or ``targets`` do not go with the outputs.
@@ -107,7 +116,9 @@ def passed_images(
             raise ValueError(
                 f"`targets` must have the shape of the outputs, {tuple(own.shape)}, got {tuple(targets.shape)}."
             )
-    variance = (own - own.mean(0)).square().sum(1).mean()
+    deviations = own - own.mean(0)
+    constant = deviations.norm() <= ROUNDING * torch.finfo(own.dtype).eps * own.norm()
+    variance = torch.where(constant, torch.nan, deviations.square().sum(1).mean())
     changes, losses, hits = [], [], []
     for band in (low_pass, high_pass):
         for radius in radii:
@@ -120,11 +131,12 @@ def passed_images(
                 hit = (outputs.argmax(1) == targets).to(own)
                 hits.append(torch.where(outputs.isnan().any(1), torch.nan, hit))  # the largest of NaN means nothing
             else:
-                losses.append((outputs - targets.reshape(own.shape)).square().mean(1))
+                numbers = targets.reshape(own.shape)
+                squares = (outputs - numbers).square().mean(1)
+                each = zip(outputs[:, None], numbers[:, None], strict=True)
+                losses.append(squares if loss is None else torch.stack([loss(*pair).reshape(()) for pair in each]))
     shape = (2, len(radii))
-    loss, loss_error = _means(losses, shape)
-    accuracy, accuracy_error = _means(hits, shape)
-    return PassedImages(torch.stack(changes).reshape(shape), loss, loss_error, accuracy, accuracy_error)
+    return PassedImages(torch.stack(changes).reshape(shape), *_means(losses, shape), *_means(hits, shape))
 
 
 def _means(values: list[Tensor], shape: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:

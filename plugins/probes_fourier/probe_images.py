@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.measurement import Axis, CannotMeasure, Measurement
+from probes.measurement import Axis, CannotMeasure, Measurement, first_line
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule
@@ -25,6 +25,7 @@ from .summaries import spectral_centroid
 
 __all__ = ["ImageFrequencies"]
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 IMAGES, PASSED = 32, 128
 """Shaken and differentiated, and filtered, by default at most."""
 LEAST_IMAGES = 4
@@ -47,8 +48,9 @@ class ImageFrequencies(Probe):
 
         ``image_frequencies/low_pass_change`` and ``image_frequencies/high_pass_change``, by radius: how far the outputs
         are from those of the images themselves when only frequencies up to the radius are left, or only those above,
-        :func:`passed_images`; in the same way ``..._pass_loss``, where the targets are classes or go with the outputs,
-        and ``..._pass_accuracy``, where they are classes.
+        :func:`passed_images`; in the same way ``..._pass_loss``, where the targets are classes or go with the outputs
+        (of these the loop's loss where it was seen, else the mean square), and ``..._pass_accuracy``, where they are
+        classes.
 
     The images are those of the fixed batch, the same at every step. Inputs that are no images, ``(n, channels, height,
     width)``, are refused, as are models that sample in forward or whose examples interact.
@@ -135,7 +137,7 @@ class ImageFrequencies(Probe):
             run.left_out(targets.why_none)
         yield from self._map(run, function, size, shaken, targets.labels)
         yield from self._derivative(run, function, shaken)
-        yield from self._filtered(function, filtered, targets)
+        yield from self._filtered(run, function, filtered, targets)
 
     def _affordable(self, run: Run, size: _MapSize, outputs: int) -> list[int]:
         n = run.batch(self.batch).n
@@ -237,12 +239,14 @@ class ImageFrequencies(Probe):
             description="mean frequency of the derivative by the pixels, weighted by power",
         )
 
-    def _filtered(self, function: LearnedFunction, n: int, targets: Targets) -> Iterator[Measurement]:
+    def _filtered(self, run: Run, function: LearnedFunction, n: int, targets: Targets) -> Iterator[Measurement]:
         given = targets.labels if targets.labels is not None else targets.numbers
+        loss, what, unit = None, "cross-entropy", "nats"
+        if targets.numbers is not None:
+            loss, what, unit = _loss_of_numbers(run, function, targets.numbers)
+        values, images = self._on_first(function, n), function.points[:n]
         with torch.no_grad():
-            found = passed_images(
-                self._on_first(function, n), function.points[:n], self.radii, None if given is None else given[:n]
-            )
+            found = passed_images(values, images, self.radii, None if given is None else given[:n], loss)
         radius = {"radius": Axis(np.array(self.radii), "cycles per pixel")}
         for row, (band, left) in enumerate((("low", "up to"), ("high", "above"))):
             measured = partial(
@@ -263,8 +267,8 @@ class ImageFrequencies(Probe):
                     f"image_frequencies/{band}_pass_loss/{self.batch}",
                     found.loss[row],
                     standard_error=found.loss_error[row],
-                    unit="squared output" if targets.labels is None else "nats",
-                    description=f"loss with frequencies {left} the radius alone",
+                    unit=unit,
+                    description=f"loss ({what}) with frequencies {left} the radius alone",
                 )
             if found.accuracy is not None and found.accuracy_error is not None:
                 yield measured(
@@ -278,6 +282,24 @@ class ImageFrequencies(Probe):
     def _on_first(function: LearnedFunction, n: int) -> Any:
         """The function of images that stand in the places of the first ones."""
         return partial(function.values, samples=torch.arange(n))
+
+
+def _loss_of_numbers(run: Run, function: LearnedFunction, numbers: Tensor) -> tuple[Loss | None, str, str]:
+    """The loss of one image: that of the loop where it was seen, else None for the mean square; its name and unit."""
+    loop = run.criterion
+    if loop is None:
+        return None, "mean squared error", "squared output"
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return loop(outputs.reshape(1, *function.shape[1:]), targets.reshape(1, *numbers.shape[1:]))
+
+    try:
+        with torch.no_grad():
+            loss(torch.full((1, *function.shape[1:]), 0.5).to(numbers), numbers[:1]).reshape(())
+    except Exception as error:
+        run.left_out(f"The loss of filtered images is the mean square: {loop} of one: {first_line(error)}")
+        return None, "mean squared error", "squared output"
+    return loss, f"{loop}, the loop's", "squared output" if str(loop).startswith("mse_loss") else "1"
 
 
 class _MapSize(NamedTuple):

@@ -36,7 +36,12 @@ def log_mean_exp(values: Tensor) -> Tensor:
         >>> log_mean_exp(torch.tensor([1000.0, 1000.0])).item()
         1000.0
     """
-    return torch.logsumexp(values.flatten(), 0) - math.log(values.numel())
+    return torch.logsumexp(_single(values).flatten(), 0) - math.log(values.numel())
+
+
+def _single(values: Tensor) -> Tensor:
+    """In single precision at least: in half precision a sum of 65,536 ones is infinite."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def donsker_varadhan_bound(joint: Tensor, marginal: Tensor) -> Tensor:
@@ -61,7 +66,7 @@ def donsker_varadhan_bound(joint: Tensor, marginal: Tensor) -> Tensor:
     Reference:
         Belghazi et al., "Mutual information neural estimation", ICML 2018; Baratin (2021), chapter 5, eq. 6.
     """
-    return joint.mean() - log_mean_exp(marginal)
+    return _single(joint).mean() - log_mean_exp(marginal)
 
 
 def f_divergence_bound(joint: Tensor, marginal: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ def f_divergence_bound(joint: Tensor, marginal: Tensor) -> Tensor:
         Nguyen, Wainwright & Jordan, "Estimating divergence functionals and the likelihood ratio by convex risk
         minimization", IEEE Trans. Inf. Theory 2010; Baratin (2021), chapter 5, eq. 8.
     """
-    return joint.mean() - (log_mean_exp(marginal) - 1).exp()
+    return _single(joint).mean() - (log_mean_exp(marginal) - 1).exp()
 
 
 def smile_estimate(joint: Tensor, marginal: Tensor, clip: float = 5.0) -> Tensor:
@@ -107,7 +112,7 @@ def smile_estimate(joint: Tensor, marginal: Tensor, clip: float = 5.0) -> Tensor
     """
     if not clip > 0:
         raise ValueError(f"`clip` must be positive, got {clip!r}.")
-    return joint.mean() - log_mean_exp(marginal.clamp(-clip, clip))
+    return _single(joint).mean() - log_mean_exp(marginal.clamp(-clip, clip))
 
 
 def info_nce_bound(joint: Tensor, marginal: Tensor) -> Tensor:
@@ -138,6 +143,7 @@ def info_nce_bound(joint: Tensor, marginal: Tensor) -> Tensor:
         raise ValueError(
             f"`joint` must have shape (n,) and `marginal` (k, n), got {tuple(joint.shape)} and {tuple(marginal.shape)}."
         )
+    joint, marginal = _single(joint), _single(marginal)
     scores = torch.cat([joint[None], marginal])
     return (joint - torch.logsumexp(scores, 0)).mean() + math.log(len(scores))
 
@@ -161,4 +167,4 @@ def jensen_shannon_bound(joint: Tensor, marginal: Tensor) -> Tensor:
         Nowozin, Cseke & Tomioka, "f-GAN", NeurIPS 2016; Hjelm et al., "Learning deep representations by mutual
         information estimation and maximization", ICLR 2019.
     """
-    return math.log(2) - (softplus(-joint).mean() + softplus(marginal).mean()) / 2
+    return math.log(2) - (softplus(-_single(joint)).mean() + softplus(_single(marginal)).mean()) / 2

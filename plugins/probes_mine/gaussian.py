@@ -10,6 +10,8 @@ from torch import Tensor
 
 from probes.precision import to_float64
 
+from .sides import refuse_complex
+
 __all__ = [
     "GaussianAnchor",
     "canonical_correlations",
@@ -64,6 +66,7 @@ def normal_scores(values: Tensor, generator: torch.Generator | None = None) -> T
 
     Raises:
         ValueError: If ``values`` has another number of dimensions, or is not finite.
+        TypeError: If they are complex.
 
     Cost: a sort of each component.
 
@@ -73,6 +76,7 @@ def normal_scores(values: Tensor, generator: torch.Generator | None = None) -> T
     """
     if values.ndim != 2:
         raise ValueError(f"`values` must have shape (n, d), got {tuple(values.shape)}.")
+    refuse_complex(values)
     if not bool(values.isfinite().all()):
         raise ValueError("`values` must be finite: NaN and infinity have no rank. Drop these samples.")
     if generator is not None:
@@ -113,6 +117,7 @@ def canonical_correlations(x: Tensor, y: Tensor) -> Tensor:
 
     Raises:
         ValueError: If the shapes do not fit.
+        TypeError: If they are complex.
 
     Cost: two singular value decompositions, n d^2 operations each.
 
@@ -123,6 +128,7 @@ def canonical_correlations(x: Tensor, y: Tensor) -> Tensor:
     """
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
         raise ValueError(f"`x` and `y` must have shapes (n, d_x) and (n, d_y), got {tuple(x.shape)}, {tuple(y.shape)}.")
+    refuse_complex(x, y)
     bases = []
     for sample in (x, y):
         centred = to_float64(sample) - to_float64(sample).mean(0)

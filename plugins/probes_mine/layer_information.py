@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from probes.batches import Batch, tensors
+from probes.batches import IGNORED, Batch, tensors
 from probes.precision import to_float64
 
 from .channel import ChannelInformation, noisy_channel_information
@@ -21,8 +21,6 @@ from .turn import MOST_STEPS, Costs, work
 
 __all__ = ["Layer", "LayerInformation", "Learned", "Samples"]
 
-IGNORED = -100
-"""The label of samples that losses leave out."""
 STEPS_FOR_NUMBERS = 3
 """Steps of a classifier that one of a critic costs."""
 TRIED = 5e8

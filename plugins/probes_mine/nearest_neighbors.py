@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .sides import refuse_complex
+
 __all__ = ["CROWDED", "ksg", "ksg_terms", "trees"]
 
 CROWDED = 1.3
@@ -37,6 +39,7 @@ def ksg(x: Tensor, y: Tensor, k: int = 5) -> float:
 
     Raises:
         ValueError: If the shapes do not fit, or there are not more than k samples.
+        TypeError: If they are complex.
         ImportError: If scikit-learn is missing.
 
     Cost: searches in three trees, about n log n operations in few dimensions, n^2 in many.
@@ -54,6 +57,7 @@ def ksg_terms(x: Tensor, y: Tensor, k: int = 5) -> Tensor:
             f"`x` and `y` must have shapes (n, d_x) and (n, d_y) with n > k = {k} >= 1, got {tuple(x.shape)}, "
             f"{tuple(y.shape)}."
         )
+    refuse_complex(x, y)
     tree, nearest = trees()
     one, other = (part.detach().cpu().double().numpy() for part in (x, y))
     n = len(one)

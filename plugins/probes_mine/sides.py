@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-__all__ = ["Side", "checked_numbers", "numbered_groups", "side_of"]
+__all__ = ["Side", "checked_numbers", "numbered_groups", "refuse_complex", "side_of"]
 
 
 @dataclass(frozen=True)
@@ -53,36 +53,47 @@ def side_of(samples: Any, name: str, discrete: bool | None) -> Side:
     if array.ndim == 0:
         raise ValueError(f"`{name}` must be samples, shape (n, ...), got a single number.")
     column = math.prod(array.shape[1:]) == 1
-    if not isinstance(array, Tensor):
-        if array.dtype.kind in "OUS":
-            if not column:
-                raise TypeError(f"`{name}` must be numbers, or one column of classes, got {array.dtype} {array.shape}.")
-            array = np.unique(array.reshape(-1), return_inverse=True)[1].astype(np.int64)
-            discrete = True if discrete is None else discrete
-        elif array.dtype.kind not in "biuf":
-            raise TypeError(f"`{name}` must be real numbers or classes, got {array.dtype}.")
-        array = torch.from_numpy(np.ascontiguousarray(array.astype(np.float64)))
-        integral = np.asarray(samples).dtype.kind in "biuOUS"
-    else:
+    if isinstance(array, Tensor):
         if array.is_complex():
             raise TypeError(
                 f"`{name}` must be real numbers or classes, got {array.dtype}. Pass real and imaginary part."
             )
-        integral = not array.is_floating_point()
-        array = array.detach().cpu().double()
-    values = array.reshape(len(array), -1) if array.numel() else array.reshape(len(array), 0)
+        integral, array = not array.is_floating_point(), array.detach().cpu()
+    else:
+        integral = array.dtype.kind in "biuOUS"
+        if array.dtype.kind in "OUS":
+            if not column:
+                raise TypeError(f"`{name}` must be numbers, or one column of classes, got {array.dtype} {array.shape}.")
+            discrete = True if discrete is None else discrete
+        elif array.dtype.kind not in "biuf":
+            raise TypeError(f"`{name}` must be real numbers or classes, got {array.dtype}.")
+    codes = None
+    if integral and column:  # before they are rounded: names may be numbers above 2^53
+        codes = torch.from_numpy(np.unique(np.asarray(array).reshape(-1), return_inverse=True)[1].astype(np.int64))
+        array = codes if np.asarray(array).dtype.kind in "OUS" else array
+    if not isinstance(array, Tensor):
+        array = torch.from_numpy(np.ascontiguousarray(array.astype(np.float64)))
+    values = array.double().reshape(len(array), -1 if array.numel() else 0)
     bad = int((~values.isfinite()).any(1).sum())
     if bad:
         raise ValueError(f"`{name}` must be finite, got NaN or infinity in {bad} of {len(values)} samples. Drop them.")
     if discrete is None:
-        discrete = column and integral and len(values) > 0 and len(torch.unique(values)) <= max(2, len(values) / 20)
+        discrete = codes is not None and len(codes) > 0 and int(codes.max()) + 1 <= max(2, len(codes) / 20)
     if discrete:
         if not column:
             raise ValueError(f"`{name}` must be one column to be discrete, got shape {tuple(array.shape)}.")
-        classes, codes = torch.unique(values[:, 0], return_inverse=True)
-        return Side(codes[:, None].double(), len(classes) - 1, True)
+        if codes is None:
+            codes = torch.unique(values[:, 0], return_inverse=True)[1]
+        return Side(codes[:, None].double(), int(codes.max()) if len(codes) else -1, True)
     varies = (values != values[:1]).any(0)
     return Side(values[:, varies], int(varies.sum()), False)
+
+
+def refuse_complex(*samples: Tensor) -> None:
+    """Raise TypeError for complex numbers, of which a part would be dropped."""
+    for sample in samples:
+        if sample.is_complex():
+            raise TypeError(f"Samples must be real numbers, got {sample.dtype}. Pass real and imaginary part.")
 
 
 def numbered_groups(given: Any, n: int) -> Tensor:

@@ -105,7 +105,8 @@ def sliced_mutual_information(
 
     Raises:
         ValueError: If shapes do not fit, a value is not finite, a projected side has fewer than k components, there are
-            fewer than 20 different samples or 2 projections, or a name is unknown.
+            fewer than 20 different samples or 2 projections, no more samples than components of both sides together, or
+            a name is unknown.
         TypeError: If a dtype is complex or not numeric.
         ImportError: If scikit-learn is missing, which ``"ksg"`` needs.
 
@@ -131,6 +132,11 @@ def sliced_mutual_information(
         gaussian, found = [], []
         of_all, of_asked, of_neighbors = torch.zeros(3, n, dtype=torch.float64, device="cpu").unbind()
         widths = [k if project in ("both", name) else side.shape[1] for name, side in (("x", one), ("y", other))]
+        if sum(widths) >= n:
+            raise ValueError(
+                f"{n} different samples are too few for {widths[0]} and {widths[1]} components: each side follows from "
+                f"the other exactly. Pass more than {sum(widths)}, or a smaller `k`."
+            )
         at_once = max(1, NUMBERS // (n * sum(widths)))
         for start in range(0, total, at_once):
             count = min(at_once, total - start)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probes import CannotMeasure
+from probes.batches import IGNORED
 from probes.budget.clock import OwnTime
 from probes.precision import to_float64
 
@@ -20,8 +21,6 @@ ROWS, OUTPUTS, LEAST_SAMPLES = 1000, 10, 10
 SIZES = (8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 125, 160, 200, 250, 320, 400, 500, 640, 800)
 PLANNING, PRODUCTS = 60, 2.0
 """Samples that go through the model before a kernel is begun; all that it takes, in passes of its samples."""
-IGNORED = -100
-"""The label that the losses of torch ignore by default."""
 _SIDE = 256
 """Rows of the matrix on which the time that matrices take is measured."""
 

@@ -265,10 +265,13 @@ def estimate_trace(
     n = call.batch.n
     twice = torch.randperm(n, generator=generator)[: max(32, n // 4) if repeats is None else repeats].sort().values
     m = len(twice)
+    index = torch.cat([torch.arange(n), twice])
+    both = replace(call, batch=call.batch.select(index), rows=n + m, signs=twice)  # which are drawn below
+    if plan is not None and plan.purpose != purpose(both, memory, kernel=False, layers=layers):
+        plan = None  # another head may have another width
     c = plan.width if plan is not None else _width(call)
     signs = torch.randint(0, 2, (n + m, c), generator=generator) * 2.0 - 1.0
-    index = torch.cat([torch.arange(n), twice])
-    call = replace(call, batch=call.batch.select(index), rows=n + m, signs=signs)
+    call = replace(both, signs=signs)
     plan = _planned(call, memory, layers, plan)
     total, parts = _by_layer(plan, diagonal_sweep(call, plan), layers)
     norms = torch.stack([total, *parts.values()])[:, 0]

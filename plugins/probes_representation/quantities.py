@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from probes.batches import Batch
+from probes.batches import IGNORED, Batch
 from probes_ntk import effective_rank
 
 from .cka import similarity_matrix
@@ -23,8 +23,6 @@ from .variability import within_class_variability
 
 __all__ = ["COLLAPSE", "RANKS", "Labels", "Layer", "collapse", "look", "usable_labels"]
 
-IGNORED = -100
-"""The label of samples that losses leave out."""
 LEAST_LABELLED = 4
 RANKS = {
     "effective_rank": "exp of the entropy of a layer's covariance spectrum",

@@ -24,6 +24,9 @@ def main() -> None:
 
     from ..session.discovery import COMMANDS, installed
 
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a terminal cannot show, it is shown without
+            stream.reconfigure(errors="replace")
     app = typer.Typer(add_completion=False, no_args_is_help=True, help="Analysis probes for PyTorch training loops.")
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:

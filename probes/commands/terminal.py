@@ -43,13 +43,19 @@ def sparkline(values: Sequence[float] | np.ndarray[Any, Any], width: int = WIDTH
     numbers = np.asarray(values, dtype=float)
     parts = np.array_split(numbers, min(width, len(numbers))) if len(numbers) else []
     finite = [part[np.isfinite(part)] for part in parts]
-    means = np.array([part.mean() if len(part) else np.nan for part in finite])
+    means = np.array([_mean(part) for part in finite])
     gaps = ["∞" if np.isinf(part).any() else " " for part in parts]
     if not np.isfinite(means).any():
         return "".join(gaps)
     low, high = np.nanmin(means), np.nanmax(means)
-    scaled = np.zeros_like(means) if high == low else (means - low) / (high - low) * (len(BARS) - 1)
+    halves = means / 2 - low / 2  # differences of the largest numbers overflow
+    scaled = np.zeros_like(means) if high == low else halves / (high / 2 - low / 2) * (len(BARS) - 1)
     return "".join(gap if np.isnan(place) else BARS[round(place)] for place, gap in zip(scaled, gaps, strict=True))
+
+
+def _mean(numbers: np.ndarray[Any, Any]) -> float:
+    """Their mean, NaN of none; a sum of the largest numbers overflows."""
+    return float((numbers / len(numbers)).sum()) if len(numbers) else math.nan
 
 
 def streams(run: xarray.DataTree) -> list[dict[str, Any]]:
@@ -71,7 +77,8 @@ def streams(run: xarray.DataTree) -> list[dict[str, Any]]:
                 "last_step": int(node["step"].values[-1]) if len(rows) else None,
                 "last_least": float(last.min()) if last.size else None,
                 "last_greatest": float(last.max()) if last.size else None,
-                "means": [float(np.mean(row[np.isfinite(row)])) if np.isfinite(row).any() else None for row in rows],
+                "last_undefined": int((~np.isfinite(rows[-1])).sum()) if len(rows) else 0,
+                "means": [_mean(row[np.isfinite(row)]) if np.isfinite(row).any() else None for row in rows],
                 "infinite": [int(np.isinf(row).sum()) for row in rows],
             }
         )
@@ -108,6 +115,7 @@ def summary(path: str | Path, width: int = NARROW) -> Group:
             shown = "-" if not stream["rows"] else "infinite" if stream["infinite"][-1] else "nan"
         else:
             shown = f"{least:.3g} to {greatest:.3g}" if axes else f"{least:.4g}"
+            shown += f", {stream['last_undefined']} not finite" if stream["last_undefined"] else ""
         shown += f" {stream['unit']}" if stream["unit"] != "1" else ""
         gaps = [math.inf if count else math.nan for count in stream["infinite"]]
         means = [gap if mean is None else mean for mean, gap in zip(stream["means"], gaps, strict=True)]

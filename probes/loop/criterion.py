@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..batches import IGNORED
+
 __all__ = ["Called", "Criterion"]
 
 OWNERS: dict[str, Any] = {"functional": torch.nn.functional, "Tensor": Tensor, "torch": torch}
@@ -87,8 +89,15 @@ class Criterion:
     def _factor(self, tensor: Any) -> float | None:
         return next((factor for result, factor in reversed(self._results) if result() is tensor), None)
 
+    @property
+    def ignored(self) -> int:
+        """The label that counts for nothing."""
+        return int(self.calls[-1].kwargs.get("ignore_index", IGNORED))
+
     def __call__(self, output: Tensor, targets: Tensor) -> Tensor:
-        """The loss as the function that was seen gives it."""
+        """The loss as the function that was seen gives it; a label of -100 is ignored."""
+        if self.ignored != IGNORED and not targets.is_floating_point():
+            targets = targets.masked_fill(targets == IGNORED, self.ignored)
         for call in self.calls[:-1]:
             output = call(output, targets)
         found: Tensor = self.calls[-1](output, targets.flatten() if self.flat else targets)

@@ -1,10 +1,12 @@
 import io
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -53,6 +55,26 @@ def test_list_names_the_installed_probes():
     command = Path(sys.executable).parent / "probes"
     done = subprocess.run([command, "list"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "fourier" in done.stdout and "torch-probes" in done.stdout, done.stderr
+
+
+def test_a_terminal_of_ascii_shows_what_it_can(log_dir):
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [Path(sys.executable).parent / "probes", "show", log_dir]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0 and "s/amplitude" in done.stdout and not done.stderr
+
+
+def test_what_of_a_row_is_not_finite_is_counted(tmp_path):
+    class Odd(Probe):
+        def measure(self, run, step):
+            yield Measurement("odd/row", [1.7e308, 1.7e308, math.nan, math.inf], ("k",), {"k": Axis([1, 2, 3, 4])})
+
+    with ProbeManager(torch.nn.Linear(1, 1), [Odd(every(1))], log_dir=tmp_path, overhead=None).attach() as manager:
+        manager.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = call("show", tmp_path)
+    assert "1.7e+308 to 1.7e+308, 2 not finite" in done.stdout, done.stderr
 
 
 def test_show_lists_the_streams(log_dir):
@@ -308,7 +330,8 @@ def test_what_cannot_be_replayed_is_told_in_one_line(checkpoint, model, batches,
 @pytest.mark.parametrize(
     ("values", "drawn"),
     [([], ""), ([1.0], "▁"), ([1.0, 1.0], "▁▁"), ([0, 7, 3.5], "▁█▅"), ([float("nan"), 1, 2], " ▁█"),
-     ([float("inf"), float("nan")], "∞ "), ([k // 6 for k in range(48)], "▁▁▁▂▂▂▃▃▃▄▄▄▅▅▅▆▆▆▇▇▇███")],
+     ([float("inf"), float("nan")], "∞ "), ([-1.7e308, 1.7e308], "▁█"), ([1.7e308] * 100, "▁" * 24),
+     ([k // 6 for k in range(48)], "▁▁▁▂▂▂▃▃▃▄▄▄▅▅▅▆▆▆▇▇▇███")],
 )  # fmt: skip
 def test_sparklines(values, drawn):
     assert sparkline(list(values)) == drawn

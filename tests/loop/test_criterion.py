@@ -184,6 +184,16 @@ def test_an_argument_that_cannot_be_kept_leaves_it_unseen(tmp_path):
     assert probe.batch.targets is not None and probe.criterion is None
 
 
+def test_labels_that_the_loss_ignores_are_those_that_losses_ignore_by_default(tmp_path):
+    labels = Y.clone()
+    labels[::4] = 255
+    loss = lambda out: F.cross_entropy(out, labels, ignore_index=255)  # noqa: E731
+    probe, value, state = trained(network(3), X, loss, tmp_path / "a")
+    assert torch.equal(probe.batch.targets, torch.where(labels == 255, -100, labels)) and probe.value == value
+    resumed, value, _ = trained(network(3), X, loss, tmp_path / "b", state)
+    assert torch.equal(resumed.batch.targets, probe.batch.targets) and resumed.value == value
+
+
 def test_tensors_are_copies(tmp_path):
     weight = torch.ones(3)
     probe, _, _ = trained(network(3), X, lambda out: F.cross_entropy(out, Y, weight), tmp_path)

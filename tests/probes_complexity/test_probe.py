@@ -529,6 +529,20 @@ def test_updates_of_parameters_that_replace_others_are_seen(change, given):
     assert float(last(memory, "complexity/path_length").value) == pytest.approx(length, rel=1e-10)
 
 
+@pytest.mark.parametrize("trace", ["signs", "exact"])
+def test_a_head_with_another_number_of_outputs_is_measured(trace):
+    model, (x, y) = make("two layers"), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    manager, memory = watch(model, PathComplexity(every(1), trace=trace))
+    with manager:
+        for classes in (CLASSES, CLASSES + 2):
+            model[2] = nn.Linear(16, classes).double()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for _ in range(2):
+                update(model, optimizer, x, y)
+    assert last(memory, "complexity/feature_norm/train").step == 4
+
+
 @pytest.mark.parametrize("schedule", [every(1), every(3)], ids=["every step", "every 3"])
 def test_steps_that_are_not_finite_are_left_out_of_the_sums_and_told(schedule):
     model, (x, y) = make("two layers"), data()

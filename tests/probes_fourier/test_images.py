@@ -229,6 +229,26 @@ def test_numbers_are_judged_by_the_squared_error_alone():
     assert found.accuracy is None and passed_images(mean, images, [0.0]).loss is None
 
 
+def test_a_loss_that_is_given_is_taken_of_each_image():
+    images, targets = normal(5, 1, 6, 6), normal(5, 2, seed=1).sigmoid()
+    pair = lambda x: x[:, 0, 0, :2]  # noqa: E731
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    found = passed_images(pair, images, [1.0], targets, loss)
+    terms = [
+        np.mean([math.log1p(math.exp(z)) - t * z for z, t in zip(*row, strict=True)])
+        for row in zip(pair(images).tolist(), targets.tolist(), strict=True)
+    ]
+    assert float(found.loss[0, 0]) == pytest.approx(np.mean(terms))
+    assert float(found.loss_error[0, 0]) == pytest.approx(np.std(terms, ddof=1) / 5**0.5)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_outputs_that_do_not_vary_have_no_relative_change(n):
+    images = normal(1, 2, 8, 8).repeat(n, 1, 1, 1)
+    found = passed_images(lambda x: x.square().mean((2, 3)), images, [0.2, 0.4])
+    assert bool(found.change.isnan().all())
+
+
 def test_outputs_that_are_nan_are_neither_right_nor_wrong():
     images, labels = normal(3, 1, 4, 4), torch.tensor([0, 0, 0])
     broken = lambda x: torch.where(torch.arange(3)[:, None] == 1, torch.nan, torch.ones(3, 2))  # noqa: E731

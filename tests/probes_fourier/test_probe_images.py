@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from probes import ProbeManager, every
 from probes.batches import Batch
@@ -88,6 +89,18 @@ def test_without_classes_what_needs_them_is_left_out(colours, make_run, measured
     found = measured(ImageFrequencies(), with_targets(make_run(colours, images()), targets))
     expected = {*OF_ANY, *(f"{band}_pass_{name}" for band in ("low", "high") for name in more)}
     assert {name.split("/")[1] for name in found} == expected
+
+
+def test_of_numbers_the_loss_is_that_of_the_loop(colours, make_run, measured):
+    shares = F.one_hot(LABELS, 3).float()
+    run = with_targets(make_run(colours, images()), shares)
+    run.criterion = F.cross_entropy
+    found, (x, n) = measured(ImageFrequencies(), run), (images(), len(LABELS))
+    with torch.no_grad():
+        passed = passed_images(colours, x[:n], ImageFrequencies().radii, LABELS)
+    row = found["image_frequencies/low_pass_loss/train"]
+    np.testing.assert_allclose(row.value, passed.loss[0], rtol=1e-4)
+    assert row.unit == "1" and "the loop's" in row.description
 
 
 @pytest.mark.parametrize(

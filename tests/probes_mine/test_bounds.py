@@ -91,6 +91,16 @@ def test_critics_of_hundreds_give_finite_values_and_gradients(bound, level):
     assert value.isfinite() and joint.grad.isfinite().all() and marginal.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_more_pairs_than_its_largest_number_are_finite(dtype):
+    joint, marginal = torch.zeros(257, dtype=dtype), torch.zeros(257, 257, dtype=dtype)
+    assert donsker_varadhan_bound(joint, marginal).item() == pytest.approx(0, abs=1e-6)
+    assert f_divergence_bound(joint, marginal).item() == pytest.approx(-math.exp(-1), abs=1e-6)
+    assert smile_estimate(joint, marginal).item() == pytest.approx(0, abs=1e-6)
+    many = torch.zeros(70_000, 1, dtype=dtype)
+    assert info_nce_bound(joint[:1], many).item() == pytest.approx(0, abs=1e-5)
+
+
 def test_log_mean_exp_of_any_shape():
     values = torch.tensor([[0.0, math.log(3.0)], [math.log(2.0), math.log(2.0)]])
     assert float(log_mean_exp(values)) == pytest.approx(math.log(2.0))

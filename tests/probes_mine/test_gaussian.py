@@ -112,6 +112,12 @@ def test_ksg_of_gaussians_in_one_dimension():
     assert ksg(x, y) == pytest.approx(-math.log(1 - 0.81) / 2, abs=0.04)
 
 
+@pytest.mark.parametrize("estimate", [ksg, gaussian_anchor, canonical_correlations])
+def test_complex_samples_are_refused(estimate):
+    with pytest.raises(TypeError, match=r"must be real numbers, got torch\.complex64"):
+        estimate(torch.zeros(20, 1), torch.zeros(20, 1, dtype=torch.complex64))
+
+
 def test_ksg_refuses_too_few_samples():
     with pytest.raises(ValueError, match="n > k = 5"):
         ksg(torch.zeros(5, 1), torch.zeros(5, 1))

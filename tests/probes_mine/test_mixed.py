@@ -252,6 +252,12 @@ def test_tensors_modes_and_dtypes():
     assert first == mixed_mutual_information(x.numpy(), y.double()) and torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])
+def test_names_that_are_large_numbers_are_different_classes(kind):
+    names, labels = kind([2**60, 2**60 + 1] * 50), torch.tensor([0, 1] * 50)
+    assert mixed_mutual_information(names, labels) == mixed_mutual_information(labels, labels)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "settings", "message"),
     [

@@ -246,6 +246,8 @@ def test_bad_samples_are_refused():
         sliced_mutual_information(x, x[1:])
     with pytest.raises(ValueError, match="`y` must be finite, got NaN or infinity in 1 of 100 samples"):
         sliced_mutual_information(x, torch.where(torch.arange(100)[:, None] == 3, torch.inf, x))
+    with pytest.raises(ValueError, match="30 different samples are too few for 15 and 15 components"):
+        sliced_mutual_information(normal(30, 60), normal(30, 60, seed=1), k=15, method="gaussian", projections=4)
     with pytest.raises(TypeError, match="`x` must be real numbers, got <U1"):
         sliced_mutual_information(np.array(["a"] * 100), x)
     with pytest.raises(TypeError, match=r"`x` must be real numbers, got torch.complex"):
