@@ -324,12 +324,12 @@ class FailsOnManySamples(Good):
 BAD = {
     "settings": [NoDefault, ForgetsSchedule, AcceptsAnything],
     "finishes": [Loops],
-    "measures": [Crashes, WantsTargets, WantsInputs, WantsBatch, RefusesTargets, YieldsNothing],
+    "measures": [UnitIsNoString, Crashes, WantsTargets, WantsInputs, WantsBatch, RefusesTargets, YieldsNothing],
     "unnoticed": [ChangesWeights, ChangesWeightsAtSteps, DrawsAtSteps, DrawsWhenMade, LeavesAHook],
     "deterministic": [DrawsWhenMeasuring, ReadsTheClock, OutlivesTheProbe, TakesAKey],
     "resumable": [Forgets, SavesAnObject, FailsToLoad],
     "copyable": [HoldsALambda, HoldsAGraph, LambdaOnTheModel],
     "NaN-safe": [CrashesOnNaN, HangsOnNaN],
-    "units": [NoUnit, BracketedUnit, UnitIsNoString, NoDescription, OnlyNumbered, NoUnitOfAnAxis, NoDocstring],
+    "units": [NoUnit, BracketedUnit, NoDescription, OnlyNumbered, NoUnitOfAnAxis, NoDocstring],
     "cost": [FailsOnManySamples],
 }
