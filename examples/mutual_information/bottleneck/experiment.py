@@ -42,7 +42,7 @@ PRESETS = {
     ),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="14 days"),
 }
-PRESETS["large"] = replace(PRESETS["quick"], seeds=(10, 11, 12, 13, 14, 15, 16, 17, 18, 19), duration="3 h")
+PRESETS["large"] = replace(PRESETS["quick"], seeds=(10, 11, 12, 13, 14, 15, 16, 17, 18, 19), duration="2 h")
 
 
 def train(settings: Settings, task: Task) -> None:
