@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -291,7 +292,9 @@ def _loss_of_numbers(run: Run, function: LearnedFunction, numbers: Tensor) -> tu
         return None, "mean squared error", "squared output"
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        return loop(outputs.reshape(1, *function.shape[1:]), targets.reshape(1, *numbers.shape[1:]))
+        with warnings.catch_warnings():  # of what the loop gets from many images, as by squeeze(), and not from one
+            warnings.simplefilter("ignore")
+            return loop(outputs.reshape(1, *function.shape[1:]), targets.reshape(1, *numbers.shape[1:]))
 
     try:
         with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -69,7 +70,7 @@ def side_of(samples: Any, name: str, discrete: bool | None) -> Side:
             raise TypeError(f"`{name}` must be real numbers or classes, got {array.dtype}.")
     codes = None
     if integral and column:  # before they are rounded: names may be numbers above 2^53
-        codes = torch.from_numpy(np.unique(np.asarray(array).reshape(-1), return_inverse=True)[1].astype(np.int64))
+        codes = _codes(np.asarray(array).reshape(-1), name)
         array = codes if np.asarray(array).dtype.kind in "OUS" else array
     if not isinstance(array, Tensor):
         array = torch.from_numpy(np.ascontiguousarray(array.astype(np.float64)))
@@ -87,6 +88,19 @@ def side_of(samples: Any, name: str, discrete: bool | None) -> Side:
         return Side(codes[:, None].double(), int(codes.max()) if len(codes) else -1, True)
     varies = (values != values[:1]).any(0)
     return Side(values[:, varies], int(varies.sum()), False)
+
+
+def _codes(classes: NDArray[Any], name: str) -> Tensor:
+    """Numbers from 0 in place of classes: integers, texts or objects."""
+    if classes.dtype.kind == "O":
+        bad = sum(item is None or bool(item != item) for item in classes)
+        if bad:
+            raise ValueError(f"`{name}` must be known, got None or NaN in {bad} of {len(classes)} samples. Drop them.")
+    try:
+        numbers = np.unique(classes, return_inverse=True)[1]
+    except TypeError as error:
+        raise TypeError(f"`{name}` must be classes of one kind, which can be ordered: {error}.") from error
+    return torch.from_numpy(numbers.astype(np.int64))
 
 
 def refuse_complex(*samples: Tensor) -> None:

@@ -217,13 +217,17 @@ class KernelMotion(TangentKernel):
         if held.keys() - now.keys() or any(now[key].shape != value.shape for key, value in held.items()):
             return
         held = {key: value.to(now[key]) for key, value in held.items()}
-        kernel = KernelOperator(
-            run.model, batch, "none", output=run.output, outputs=choice.outputs, memory=self.memory, at=held
-        )
+        about: dict[str, Any] = {"output": run.output, "outputs": choice.outputs, "memory": self.memory}
+        kernel = KernelOperator(run.model, batch, "none", at=held, **about)
         before = kernel.call.evaluate(kernel.call.batch).double().T
-        after = outputs.detach().double().reshape(len(outputs), -1)
-        after = (after if choice.outputs is None else after[:, list(choice.outputs)]).T
-        made, said = after - before, kernel.push({key: now[key].detach() - value for key, value in held.items()})
+        if any(value.dtype.itemsize < 4 for value in held.values()):  # in single precision, as before
+            call = KernelOperator(run.model, batch, "none", **about).call
+            after = call.evaluate(call.batch).double().T
+        else:
+            after = outputs.detach().double().reshape(len(outputs), -1)
+            after = (after if choice.outputs is None else after[:, list(choice.outputs)]).T
+        moved = {key: _single(now[key].detach()) - _single(value) for key, value in held.items()}
+        made, said = after - before, kernel.push(moved)
         length = float(made.norm())
         yield Measurement(
             f"ntk_motion/update/{name}",
@@ -282,6 +286,11 @@ class KernelMotion(TangentKernel):
         columns = range(flat.shape[1]) if choice.outputs is None else choice.outputs
         residual = matrix.to(flat.device) - said[:, list(columns)].T
         return residual.where(labelled.to(flat.device), 0), what
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """In single precision at least, in which differences of half precision are exact enough."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _packed(kernel: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ _compiling: Callable[[], Any] = getattr(
 """What compiles the frames that are called from here, if anything does."""
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments of a ``step``."""
-WAITS = 1000
-"""Milliseconds for which attaching waits for the steps of other threads."""
+PATIENCE = 60.0
+"""Seconds for which attaching waits for the steps of other threads."""
 
 
 class StepHook:
@@ -52,8 +52,9 @@ class StepHook:
 
     @property
     def free(self) -> bool:
-        """Whether a counter can be added: torch has the hook, or no other thread is going through its table."""
-        return self._id in self._table or not self._table or not stepping(others=True)
+        """Whether a counter can be added, also in a step that is over: torch has the hook, or is not going through its
+        table."""
+        return self._id in self._table or not self._table or not stepping(own=1)
 
     @property
     def idle(self) -> bool:
@@ -117,24 +118,34 @@ def begin(counter: object) -> None:
     """Have both hooks call a counter, once no other thread is within a step, where that must be waited for.
 
     Raises:
-        RuntimeError: If this thread is within one.
+        RuntimeError: If this thread is within one, or another for a minute.
     """
-    if within_a_step(sys._getframe()):
+    if steps_within(sys._getframe()):
         raise RuntimeError(
             "attach() was called within the step of an optimizer, where no hook can be added. Call it before the loop."
         )
+    end = time.monotonic() + PATIENCE
+    while not _added(counter):  # not within the guard, which the step of the other thread may wait for
+        if time.monotonic() > end:
+            raise RuntimeError(
+                f"attach() waited {PATIENCE:g} seconds for the step of an optimizer in another thread, which no hook "
+                f"can be added to. Call it before that training, or when a hook of yours there has returned."
+            )
+        time.sleep(0.001)
+    tidy()
+
+
+def _added(counter: object) -> bool:
     undo: list[Undo] = []
     try:
         keep_others_out(undo)
-        for _ in range(WAITS):
-            if PRE.free and POST.free:
-                break
-            time.sleep(0.001)
+        if not (PRE.free and POST.free):
+            return False
         PRE.add(counter)
         POST.add(counter)
+        return True
     finally:
         undo_all(undo)
-    tidy()
 
 
 def forget(counter: int) -> None:
@@ -155,17 +166,19 @@ def tidy() -> None:
         POST.leave()
 
 
-def stepping(others: bool = False) -> bool:
-    """Whether a thread is within a step of an optimizer; with ``others``, one that is not this one."""
+def stepping(own: int = 0) -> bool:
+    """Whether a thread is within the step of an optimizer, this one within more than ``own``, one in the other."""
     frames = current_frames()
     frames.pop(threading.get_ident(), None)  # kept here, this frame would hold itself, and all that called it
-    return (not others and within_a_step(sys._getframe())) or any(map(within_a_step, frames.values()))
+    return steps_within(sys._getframe()) > own or any(map(steps_within, frames.values()))
 
 
-def within_a_step(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code is not STEP:
-        frame = frame.f_back
-    return frame is not None
+def steps_within(frame: FrameType | None) -> int:
+    """How many steps a frame is within."""
+    count = 0
+    while frame is not None:
+        count, frame = count + (frame.f_code is STEP), frame.f_back
+    return count
 
 
 def with_closure(call: Call, then: Callable[[], None]) -> Call | None:

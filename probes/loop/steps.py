@@ -216,7 +216,7 @@ class StepCounter:
             return
         if self in PRE and not (self._looks_before or self.compiled):
             PRE.discard(id(self))
-            if PRE.idle and not stepping(others=True):  # here and not in _before: torch is going through them there
+            if PRE.idle and not stepping(own=1):  # here and not in _before: torch is going through them there
                 PRE.leave()
         self._begun = True
         if known is None:

@@ -10,9 +10,11 @@ from torch import nn
 from torch.optim.optimizer import (
     _global_optimizer_post_hooks,
     register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
 )
 
 from probes import ProbeManager
+from probes.loop import step_hook
 from probes.loop.steps import StepCounter
 from probes.loop.wrappers import unwrap_optimizer
 
@@ -251,6 +253,58 @@ def test_counters_come_and_go_while_the_step_of_another_thread_lasts(method):
     for watch in (first, beside, second):
         watch.counter.remove()
     assert step_hooks() <= before
+
+
+def test_the_step_of_a_watched_optimizer_within_a_hook_of_another_step():
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    inner, outer = (torch.optim.SGD(module.parameters(), lr=0.1) for module in (model, other))
+    watch = Watch(model)
+
+    def train(optimizer, *_):
+        if optimizer is outer:
+            backward(model)
+            inner.step()
+
+    handles = [register_optimizer_step_pre_hook(train), register_optimizer_step_pre_hook(lambda *_: None)]
+    try:
+        for step in range(6):
+            watch.counter.look_before(step % 2 == 1)
+            backward(other)
+            outer.step()
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert watch.counter.step == 6
+    watch.counter.remove()
+
+
+def test_attaching_waits_for_a_step_that_is_going_through_hooks_of_others(monkeypatch):
+    inside, over = threading.Event(), threading.Event()
+
+    def wait(*_):
+        inside.set()
+        over.wait(60)
+
+    model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    backward(model)
+    handles = [register_optimizer_step_post_hook(wait), register_optimizer_step_post_hook(lambda *_: None)]
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            step = pool.submit(optimizer.step)
+            assert inside.wait(60)
+            monkeypatch.setattr(step_hook, "PATIENCE", 0.1)
+            with pytest.raises(RuntimeError, match=r"waited 0\.1 seconds for the step of an optimizer"):
+                Watch(other)
+            monkeypatch.setattr(step_hook, "PATIENCE", 60.0)
+            watch = pool.submit(Watch, other)
+            over.set()
+            step.result()
+            watch.result().counter.remove()
+    finally:
+        over.set()
+        for handle in handles:
+            handle.remove()
 
 
 def test_a_hook_that_could_not_leave_leaves_later():

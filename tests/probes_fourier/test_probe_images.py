@@ -1,6 +1,7 @@
 """ImageFrequencies: its streams against the functions, what it refuses, fewer images within a budget."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -101,6 +102,15 @@ def test_of_numbers_the_loss_is_that_of_the_loop(colours, make_run, measured):
     row = found["image_frequencies/low_pass_loss/train"]
     np.testing.assert_allclose(row.value, passed.loss[0], rtol=1e-4)
     assert row.unit == "1" and "the loop's" in row.description
+
+
+def test_a_loss_that_warns_of_a_single_image_does_not(colours, make_run, measured):
+    run = with_targets(make_run(nn.Sequential(colours, nn.Linear(3, 1)), images()), torch.linspace(0, 1, 12))
+    run.criterion = lambda outputs, targets: F.mse_loss(outputs.squeeze(), targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = measured(ImageFrequencies(), run)
+    assert "the loop's" in found["image_frequencies/low_pass_loss/train"].description
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,15 @@ def test_names_that_are_large_numbers_are_different_classes(kind):
     assert mixed_mutual_information(names, labels) == mixed_mutual_information(labels, labels)
 
 
+def test_classes_that_are_missing_or_of_several_kinds_are_refused():
+    numbers = torch.arange(10) % 2
+    for missing in (math.nan, None):
+        with pytest.raises(ValueError, match="`x` must be known, got None or NaN in 5 of 10 samples"):
+            mixed_mutual_information(np.array([missing, "a"] * 5, dtype=object), numbers)
+    with pytest.raises(TypeError, match="`x` must be classes of one kind, which can be ordered"):
+        mixed_mutual_information(np.array([1, "a"] * 5, dtype=object), numbers)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "settings", "message"),
     [

@@ -253,3 +253,31 @@ def test_a_linear_model_does_what_its_features_say(tmp_path):
             nn.functional.mse_loss(model(batch[0]), batch[1]).backward()
             optimizer.step()
     assert (open_run(tmp_path)["ntk_motion/update_error/train"]["value"].values < 1e-12).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_in_half_precision_an_update_is_no_rounding(dtype, rate, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)).to(dtype)
+    inputs, targets = torch.randn(12, 4).to(dtype), torch.arange(12) % 2
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+
+    def outputs():  # in double precision, at the weights that are there
+        return copy.deepcopy(model).double()(inputs.double()).detach()
+
+    manager = ProbeManager(
+        model, [KernelMotion(every(1))], batches={"train": (inputs, targets)}, log_dir=tmp_path, overhead=None
+    )
+    made = []
+    with manager.attach(optimizer):
+        for _ in range(3):
+            before = outputs()
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs).float(), targets).backward()
+            optimizer.step()
+            made.append(float((outputs() - before).norm()))
+    run = open_run(tmp_path)
+    np.testing.assert_allclose(run["ntk_motion/update/train"]["value"].values, made, rtol=1e-4, atol=1e-12)
+    errors = run["ntk_motion/update_error/train"]["value"].values
+    assert np.isnan(errors).all() if rate == 0 else (errors < 0.1).all()
