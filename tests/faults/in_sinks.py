@@ -155,10 +155,11 @@ def _(scene: Scene):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    scene.at[5] = lambda: (
-        setattr(gfile.LocalFileSystem, "append", full),
-        setattr(gfile.LocalFileSystem, "write", full),
-    )
+    def break_it():
+        gfile.LocalFileSystem.append = gfile.LocalFileSystem.write = full
+        flush(scene)  # else the first failure may come with the last step
+
+    scene.at[5] = break_it
 
 
 @fault("closing TensorBoard's file hangs", "TensorBoard", "could not be closed within")
