@@ -110,9 +110,10 @@ class SpectralNorm(Probe):
                 )
         if not norms:
             return
-        names = [*self._layers, *(name for name in norms if name not in self._layers)]
+        if later := [name for name in norms if name not in self._layers]:
+            run.left_out(f"Layers that came after the first turn are in the bounds alone: {', '.join(later)}.")
         missing = torch.tensor(torch.nan, dtype=torch.float64)
-        every = torch.stack([norms.get(name, missing).cpu() for name in names])
+        every = torch.stack([norms.get(name, missing).cpu() for name in self._layers])
         estimator = (
             f"singular values of matrices; Krylov iteration to 1e-4 for matrices with no side up to {DIRECT}, and for "
             f"convolutions on their actual input size"
@@ -122,7 +123,7 @@ class SpectralNorm(Probe):
             "spectral_norm/weight",
             every,
             dims=("layer",),
-            coords={"layer": Axis(np.array(names))},
+            coords={"layer": Axis(np.array(self._layers))},
             description="largest factor by which a layer stretches an input",
         )
         if found.searched:
@@ -134,10 +135,11 @@ class SpectralNorm(Probe):
             )
         if not found.failures and (is_chain(run.model) if self.chain is None else self.chain):
             bound = partial(measured, unit="output per input", description="bound of the Lipschitz constant")
-            links = [not any(name.startswith(f"{layer}.") for layer in self._maps) for name in names]
-            factors = torch.cat([every[links], *(norm.cpu()[None] for norm in found.tied)])
+            parts = [layer for layer in self._maps if layer in norms]
+            links = [norm for name, norm in norms.items() if not any(name.startswith(f"{part}.") for part in parts)]
+            factors = torch.stack([norm.cpu() for norm in (*links, *found.tied)])
             yield bound("lipschitz/spectral_norm_product", spectral_norm_product(factors))
-            if len(found.matrices) == len(names) + len(found.tied):
+            if len(found.matrices) == len(norms) + len(found.tied):
                 how = "largest magnitude of a weight, and all widths"
                 yield bound("lipschitz/max_norm", max_norm_bound(found.matrices), estimator=how)
 

@@ -122,6 +122,8 @@ class MutualInformation(Probe):
         self._information = LayerInformation(noise, cold_every)
         self._turns: dict[str, dict[str, Any]] = {}
         """What a turn does, by batch, where a first turn was limited."""
+        self._axes: dict[str, list[str]] = {}
+        """The layers of the first turn, by batch: a stream keeps its axis."""
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the layers keep now, batch by batch."""
@@ -151,7 +153,11 @@ class MutualInformation(Probe):
         run.check_examples(name)
         turn = self._turns.get(name)
         batch = run.batch(name).first(self.num_samples or MOST_SAMPLES if turn is None else turn["samples"])
-        layers = self._activations(run, batch, name, limit)
+        seen = self._activations(run, batch, name, limit)
+        first = self._axes.setdefault(name, list(seen))
+        if later := [layer for layer in seen if layer not in first]:
+            run.left_out(f"Layers that came after the first turn are not measured: {', '.join(later)}.")
+        layers = {layer: seen.get(layer, Layer.undefined()) for layer in first}
         axis = {"layer": Axis(np.array(list(layers)))}
         turn = self._turns.get(name)
         n = batch.n if turn is None else turn["samples"]
@@ -202,12 +208,14 @@ class MutualInformation(Probe):
     def state_dict(self) -> dict[str, Any]:
         """The classifiers, and what a turn does, for a resume that goes on to the last bit."""
         learned = {key: learned._asdict() for key, learned in self._information.learned.items()}
-        return {"learned": learned, "turns": {name: dict(turn) for name, turn in self._turns.items()}}
+        axes = {name: list(layers) for name, layers in self._axes.items()}
+        return {"learned": learned, "turns": {name: dict(turn) for name, turn in self._turns.items()}, "axes": axes}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._information.learned = {key: Learned(**learned) for key, learned in state["learned"].items()}
         self._turns = {name: dict(turn) for name, turn in state["turns"].items()}
+        self._axes = {name: list(layers) for name, layers in state.get("axes", {}).items()}  # older ones have none
 
     def _activations(self, run: Run, batch: Batch, batch_name: str, limit: float) -> dict[str, Layer]:
         """What is to be known of each layer, in order of execution; the activations of one at a time are held."""

@@ -42,8 +42,8 @@ class TangentKernel(Probe):
         ``ntk/eigenvalues``, and of these ``ntk/max_eigenvalue``, ``ntk/mean_eigenvalue``, ``ntk/median_eigenvalue``;
         ``ntk/trace``; ``ntk/effective_rank``; ``ntk/trace_ratio``: T_k for k of 4, 8 and 16 % of the eigenvalues.
         Where the batch has targets: ``ntk/alignment``, ``ntk/alignment_uncentered``.
-        Per layer, in order of registration: ``ntk/layer_trace`` and, with targets, ``ntk/layer_alignment``; 0 and NaN
-        of one that does not train, as long as it does not.
+        Per layer of the first turn, in order of registration: ``ntk/layer_trace`` and, with targets,
+        ``ntk/layer_alignment``; 0 and NaN of one that does not train, as long as it does not, or that is gone.
         With ``eigenfunctions``: ``ntk/eigenfunction_1`` and so on, pictures over the grid of the inputs.
 
     A number that is undefined is NaN, and the others are measured: the alignment with targets that are all alike or do
@@ -125,13 +125,16 @@ class TangentKernel(Probe):
         self.eigenfunctions, self.products, self.memory = eigenfunctions, products, memory
         self._sizes: dict[str, list[Any]] = {}
         """Samples and outputs that the time of a first turn has left, by batch, and the shape of all outputs."""
+        self._layers: list[str] = []
+        """Those of the first turn: a stream keeps its axis."""
 
     def state_dict(self) -> dict[str, Any]:
-        """How large the kernels are, where the time of a first turn has decided it: a stream keeps its axis."""
-        return {"sizes": {name: list(size) for name, size in self._sizes.items()}}
+        """The layers, and how large the kernels are, where the time of a first turn has decided it: axes stay."""
+        return {"sizes": {name: list(size) for name, size in self._sizes.items()}, "layers": list(self._layers)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._sizes = {name: list(size) for name, size in state["sizes"].items()}
+        self._layers = list(state.get("layers", ()))  # older states have none
 
     def measure(self, run: Run, step: int) -> Iterator[Measurement]:
         """Yield what the kernel is now, batch by batch."""
@@ -146,6 +149,10 @@ class TangentKernel(Probe):
                 refused.append(error)
         # All there are: a layer may be unfrozen later, and a stream keeps its axis.
         layers = list(dict.fromkeys(layer_of(run.model, parameter) for parameter, _ in run.model.named_parameters()))
+        self._layers = self._layers or layers
+        if later := [layer for layer in layers if layer not in self._layers]:
+            notes.append(f"Layers that came after the first turn are in the kernel of all alone: {', '.join(later)}.")
+        layers = self._layers
         for name, choice in chosen.items():
             batch = run.batch(name).first(choice.samples)
             try:

@@ -224,6 +224,32 @@ def test_what_the_loop_lets_go_is_freed_without_a_search_for_cycles(name, tmp_pa
         gc.enable()
 
 
+@pytest.mark.parametrize("change", ["appended", "removed", "wrapped"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_streams_keep_their_axes_when_layers_come_and_go(name, change, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    x, y = torch.randn(30, 4), torch.arange(30) % 3
+    manager = ProbeManager(model, [name], log_dir=tmp_path, overhead=None).attach()
+    for step in range(8):
+        if step == 4:
+            new = nn.Linear(3, 3)
+            if change == "removed":
+                del model[2]
+            elif change == "appended":
+                model.append(new)
+            else:
+                model[4] = nn.Sequential(model[4], new)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    report = manager.report()
+    manager.detach()
+    assert "does not fit its stream" not in report
+
+
 def test_importing_matplotlib_holds_nothing_of_the_loop(tmp_path):
     script = f"""
         import gc, sys, weakref, torch
