@@ -79,9 +79,18 @@ def pixels(page):
     return np.round(imread(io.BytesIO(page.screenshot()))[..., :3] * 255).astype(int)
 
 
+def place(page, x, y, chart=0, within=""):
+    """Where on the page a chart shows a place."""
+    return page.evaluate(f"""() => {{
+        const {{ box, frame }} = document.querySelectorAll('{within} .plot')[{chart}].chart;
+        const {{ left, top }} = box.getBoundingClientRect();
+        return [left + frame.x({x}), top + frame.y({y})];
+    }}""")
+
+
 def at(page, x, y, chart=0):
     """The colour of the page where a chart shows a place, at the middle of a cell or on a line."""
-    left, top = page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.pixel({x}, {y})")
+    left, top = place(page, x, y, chart)
     return pixels(page)[int(top), int(left)]
 
 

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
-from viewer_runs import large, pixels, write
+from viewer_runs import large, pixels, place, write
 
 from probes.measurement import Measurement
 from probes_viewer import report
@@ -64,7 +64,7 @@ def test_a_logarithm_on_both_sides_of_zero_is_said(look, said_file):
 def test_a_band_is_seen_beside_rows_without_one_and_said_only_where_it_is(look, said_file):
     page = large(look, said_file, "s/half", run="a")
     assert "bands" in page.inner_text("figcaption")
-    x, y = page.evaluate(f"{CHART}.pixel(4, 1.5)")  # within two standard errors, off the line
+    x, y = place(page, 4, 1.5, within=".charts")  # within two standard errors, off the line
     assert 20 < np.ptp(pixels(page)[int(y), int(x)]) < 120  # the colour of the line, faint
     assert "bands" not in large(look, said_file, "s/none", run="a").inner_text("figcaption")
 

@@ -62,6 +62,12 @@ def test_frames_of_two_runs_are_of_one_step(look, compared_file):
     page = drawn(look, compared_file, "run=a&run=b&stream=e/frame&at.step=15")
     large = "[...document.querySelectorAll('.plot')].map((plot) => plot.chart.spec).filter((spec) => spec.large)"
     assert page.evaluate(f"{large}.map((spec) => spec.subtitle)") == ["a, step 15", "b, step 15"]
+    assert page.locator(".strip h4").all_inner_texts() == [
+        "a, step 0", "a, step 7", "a, step 13", "a, step 20", "b, step 0", "b, step 5", "b, step 15", "b, step 20",
+    ]  # fmt: skip
+    assert "the strip shows 4 of 21 steps of a" in page.inner_text("figcaption")
+    page.locator(".strip .plot").nth(5).click()
+    until(page, f"{large}[0].subtitle === 'a, step 5' && {large}[1].subtitle === 'b, step 5'")
 
 
 def test_what_is_not_a_number_is_counted_in_each_run(look, compared_file):

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from viewer_runs import at, large, pixels, until, write, written
+from viewer_runs import at, large, pixels, place, until, write, written
 
 from probes.measurement import Measurement
 from probes_viewer import report
@@ -62,7 +62,7 @@ def test_lines_and_bands_on_logarithmic_axes_pass_through_their_values(look, lin
         assert blank(page, step, 0.4 * value) and blank(page, step, 1.7 * value)
     # half way between two points of a straight line in logarithms
     assert near(page, 2.0**0.5 * 2.0**4.5 / 2.0**0.5, 10.0 ** (-5.5 / 2), BLUE)
-    heights = [page.evaluate(f"{CHART}.pixel(1, {v})[1]") for v in (1, 0.1, 0.01)]
+    heights = [place(page, 1, v)[1] for v in (1, 0.1, 0.01)]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1])
     assert {"1", "0.1", "0.01"} <= set(written(page, "y"))
 
@@ -72,7 +72,7 @@ def test_a_tick_stands_where_its_value_is(look, lines_file):
     shot = pixels(page)
     for text, value in (("0.1", 0.1), ("0.01", 0.01)):
         assert text in written(page, "y")
-        left, top = page.evaluate(f"{CHART}.pixel(550, {value})")
+        left, top = place(page, 550, value)
         rows = shot[int(top) - 3 : int(top) + 4, int(left)].mean(axis=-1)
         assert rows.min() < 232 and abs(int(np.argmin(rows)) - 3) <= 1  # the line of the grid
         assert (rows > 250).sum() == 6  # and it is one pixel wide
@@ -104,7 +104,7 @@ def test_many_values_are_drawn_as_least_and_greatest_of_each_column(look, lines_
         r"of up to \d+ values in a column of pixels the first, least, greatest and last", page.inner_text("figure")
     )
     shot = pixels(page)
-    left, top = page.evaluate(f"{CHART}.pixel(12345, 10)")
+    left, top = place(page, 12345, 10)
     # the spike of one step of 20,000, up to its top
     region = shot[int(top) : int(top) + 30, int(left) - 3 : int(left) + 4]
     assert (np.abs(region - BLUE).max(axis=-1) < 60).any(axis=1).mean() > 0.9
@@ -140,7 +140,7 @@ def test_pixels_of_the_screen_are_used_and_lines_of_the_grid_are_crisp(look, lin
         "(() => { const c = document.querySelector('.plot canvas'); return [c.width, c.clientWidth]; })()"
     )
     assert width == pytest.approx(shown * scale, abs=1)
-    left, top = page.evaluate(f"{CHART}.pixel(700, 2)")
+    left, top = place(page, 700, 2)
     column = pixels(page)[round((top - 4) * scale) : round((top + 4) * scale), round(left * scale)].mean(axis=-1)
     assert sorted({int(v) for v in column}) == [225, 255], (
         column
@@ -179,7 +179,7 @@ def test_smoothed_lines_leave_the_values_faint(look, lines_file):
 def test_the_cursor_is_in_all_charts_at_one_step_and_marks_each_line(look, lines_file):
     page = look(f"file://{lines_file}#run=a")
     until(page, "document.querySelectorAll('.plot').length === 3")
-    page.mouse.move(*page.evaluate(f"{CHART}.pixel(64, 8)"))
+    page.mouse.move(*place(page, 64, 8))
     assert page.evaluate("Array.from(document.querySelectorAll('.plot'), (p) => Math.round(p.chart.at[0]))") == [64] * 3
     words = page.locator(".readout").all_inner_texts()
     assert len(words) == 3 and all(each.startswith(("step 64", "one, step 64")) for each in words)
@@ -191,7 +191,7 @@ def test_the_cursor_is_in_all_charts_at_one_step_and_marks_each_line(look, lines
 
 def test_a_drag_zooms_and_a_double_click_shows_all(look, lines_file):
     page = large(look, lines_file, "l/layers", run="a", steps="linear", values="linear")
-    (x0, y), (x1, _) = (page.evaluate(f"{CHART}.pixel({step}, 4)") for step in (600, 200))
+    (x0, y), (x1, _) = (place(page, step, 4) for step in (600, 200))
     page.mouse.move(x0, y)
     page.mouse.down()
     page.mouse.move(x1, y, steps=3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from torch import nn
-from viewer_runs import at, large, until, write
+from viewer_runs import at, large, place, until, write
 
 from probes.measurement import Measurement
 from probes.run import Run
@@ -100,7 +100,7 @@ def test_the_cursor_of_all_charts_stays_as_rows_come(live, growing):
 
 def test_a_drag_goes_on_as_rows_come(live, growing):
     page = live("stream=l/layers&steps=linear")
-    (x0, y), (x1, _), (x2, _) = (page.evaluate(f"{CHART}.pixel({step}, 8)") for step in (1, 3, 5))
+    (x0, y), (x1, _), (x2, _) = (place(page, step, 8) for step in (1, 3, 5))
     page.mouse.move(x0, y)
     page.mouse.down()
     page.mouse.move(x1, y, steps=3)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.image import imread
-from viewer_runs import FREQUENCIES, STEPS, at, everything, large, pixels, spectrum, until, write, written
+from viewer_runs import FREQUENCIES, STEPS, at, everything, large, pixels, place, spectrum, until, write, written
 
 from probes.measurement import Axis, Measurement
 from probes_viewer import report
@@ -98,7 +98,7 @@ def test_frames_stand_as_images_do(look, report_file):
 
 def test_first_layer_on_top(look, report_file):
     page = large(look, report_file, "k/layers", view="heat map")
-    first, last = (page.evaluate(f"document.querySelector('.plot').chart.pixel(5, {k})") for k in (0, 2))
+    first, last = (place(page, 5, k) for k in (0, 2))
     assert first[1] < last[1]
 
 
@@ -119,10 +119,10 @@ def test_all_values_of_a_large_stream_are_drawn(look, tmp_path):
 
 def test_the_cursor_says_step_coordinate_value_and_error(look, report_file):
     page = large(look, report_file, "k/spectrum", steps="linear")
-    page.mouse.move(*page.evaluate("document.querySelector('.plot').chart.pixel(4, 6)"))
+    page.mouse.move(*place(page, 4, 6))
     assert page.inner_text(".readout") == "step 4, frequency 6: 0.1581"
     page = large(look, report_file, "k/scalar")
-    page.mouse.move(*page.evaluate("document.querySelector('.plot').chart.pixel(4, 4)"))
+    page.mouse.move(*place(page, 4, 4))
     assert page.inner_text(".readout") == "step 4: 4 ± 0.5"
 
 
@@ -137,7 +137,7 @@ def test_arrow_keys_move_the_cursor_from_value_to_value(look, report_file):
 def test_zoom_is_shared_and_kept_in_the_address(look, report_file):
     page = look(f"file://{report_file}")
     until(page, "document.querySelectorAll('.plot').length > 2")
-    (x0, y), (x1, _) = (page.evaluate(f"document.querySelector('.plot').chart.pixel({step}, 1)") for step in (2, 6))
+    (x0, y), (x1, _) = (place(page, step, 1) for step in (2, 6))
     page.mouse.move(x0, y)
     page.mouse.down()
     page.mouse.move(x1, y, steps=5)
@@ -307,7 +307,7 @@ def test_axes_of_large_numbers_have_labels(look, odd_file):
     page = large(look, odd_file, "o/large", run="odd", steps="linear")
     assert "4·10¹⁸" in written(page, "y")
     assert np.abs(at(page, 564, 11.875e18) - [0, 114, 178]).max() < 60  # half way between the last two
-    page.mouse.move(*page.evaluate("document.querySelector('.plot').chart.pixel(900, 12.5e18)"))
+    page.mouse.move(*place(page, 900, 12.5e18))
     assert page.inner_text(".readout") == "step 1,000: 1.25·10¹⁹"
 
 
@@ -317,7 +317,7 @@ def test_names_stand_beside_their_whole_cells(look, report_file, stream, first):
     chart = page.evaluate("document.querySelectorAll('.strip .plot').length")
     names = written(page, "y", chart)
     assert names[:2] == (["a", "b"] if first else ["conv", "head"])
-    heights = [page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.pixel(0, {y})[1]") for y in (-0.5, 0)]
+    heights = [place(page, 0, y, chart)[1] for y in (-0.5, 0)]
     box = page.locator(".plot").nth(chart).bounding_box()
     top = box["y"] + page.evaluate(f"document.querySelectorAll('.plot')[{chart}].chart.frame.top")
     assert abs(heights[0] - top) < 2 < heights[1] - heights[0]
@@ -340,9 +340,7 @@ def test_eigenvalues_that_are_no_numbers_are_not_the_largest(look, odd_file):
 
 def test_the_cursor_names_the_cell_below_it_on_a_logarithmic_axis(look, odd_file):
     page = large(look, odd_file, "o/wide", run="odd", steps="log")
-    (x, y), (left, _) = (
-        page.evaluate(f"document.querySelector('.plot').chart.pixel({step}, 6)") for step in (1000, 128)
-    )
+    (x, y), (left, _) = (place(page, step, 6) for step in (1000, 128))
     page.mouse.move(x - 0.45 * (x - left), y)
     assert page.inner_text(".readout") == "step 1,000, frequency 6: 9"
 
@@ -350,7 +348,7 @@ def test_the_cursor_names_the_cell_below_it_on_a_logarithmic_axis(look, odd_file
 def test_a_step_that_was_measured_again_and_again_is_seen(look, odd_file):
     page = large(look, odd_file, "k/scalar", run="again")
     assert len(np.unique(pixels(page)[100:500, 320:1250].reshape(-1, 3), axis=0)) > 5
-    left, top = (round(v) for v in page.evaluate("document.querySelector('.plot').chart.pixel(3, 3)"))
+    left, top = (round(v) for v in place(page, 3, 3))
     assert np.ptp(pixels(page)[top - 6 : top + 6, left - 6 : left + 6]) > 50
     page = large(look, odd_file, "k/spectrum", run="again")
     borders = page.evaluate("Array.from(document.querySelector('.plot').chart.spec.image.x)")

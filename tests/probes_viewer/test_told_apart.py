@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from viewer_runs import until, write, written
+from viewer_runs import place, until, write, written
 
 from probes.measurement import Axis, Measurement
 from probes_viewer import report
@@ -99,7 +99,7 @@ def test_names_are_told_apart_in_an_export_and_whole_at_the_cursor(look, apart_f
     with page.expect_download() as download:
         page.click("text=SVG")
     assert download.value.path().read_text(encoding="utf-8").count(">…layer.") == 12
-    page.mouse.move(*page.evaluate(f"{CHART}.pixel(2, 3)"))
+    page.mouse.move(*place(page, 2, 3))
     assert "model.encoder.layer.3.attention.self.query.weight" in page.inner_text(".readout")
 
 
@@ -152,7 +152,7 @@ def test_decades_of_coordinates_are_equally_far_apart(look, apart_file, view, si
     assert np.diff(places) == pytest.approx(np.full(6, np.diff(places).mean()))
     assert {"0.01", "1", "100"} <= set(written(page, side))
     if view == "heat map":
-        page.mouse.move(*page.evaluate(f"{CHART}.pixel(2, 0.1)"))
+        page.mouse.move(*place(page, 2, 0.1))
         assert page.inner_text(".readout") == "step 2, frequency 0.1: 12"
 
 
@@ -161,10 +161,10 @@ def test_every_frame_of_a_resumed_run_can_be_chosen(look, apart_file, time):
     order = [1, 2, 3, 4, 5, 6, 7] if time else [1, 2, 3, 5, 4, 6, 7]
     page = drawn(look, apart_file, f"run=resumed&stream=k/film{time}")
     until(page, f"{FRAME} === 7")
-    for place, value in enumerate(order):
-        page.locator(".strip .plot").nth(place).click()
+    for frame, value in enumerate(order):
+        page.locator(".strip .plot").nth(frame).click()
         until(page, f"{FRAME} === {value}")
-        assert page.input_value("input[aria-label=step]") == str(place)
+        assert page.input_value("input[aria-label=step]") == str(frame)
     page.focus("input[aria-label=step]")
     for value in order[-2::-1]:
         page.keyboard.press("ArrowLeft")

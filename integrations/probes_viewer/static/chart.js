@@ -167,11 +167,6 @@ export class Chart {
     const middle = Math.min(Math.max(this.at ? x.scale.fwd(this.at[0]) : (low + high) / 2, least + half), most - half);
     this.setZoom(2 * half < most - least ? [middle - half, middle + half].map(x.scale.bwd) : null);
   }
-
-  pixel(x, y) {
-    const box = this.box.getBoundingClientRect();
-    return [box.left + this.frame.x(x), box.top + this.frame.y(y)];
-  }
 }
 
 export function colorBar(norm, label, height) {

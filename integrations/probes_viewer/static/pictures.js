@@ -238,15 +238,17 @@ function rowOf(steps, { step = steps.at(-1), again = Infinity } = {}) {
 
 /** A strip of steps, and the one that is chosen large. */
 function frames(data, meta, options) {
+  const [first] = data;
   const [dy, dx] = meta.dims;
   const [ay, ax] = [dy, dx].map((dim) => ({ ...axisOf(dim), label: dim.label }));
   const image = dy.name === "y" && dx.name === "x";
   const [height, width] = [sizeOf(dy), sizeOf(dx)];
-  const rows = data[0].step.length;
+  const rows = first.step.length;
   const choice = (each, row) => ({ step: each.step[row], again: each.step.subarray(0, row).filter((step) => step === each.step[row]).length });
   const named = (each, row) => `${when(each, row, options)}${choice(each, row).again ? " again" : ""}`;
-  const row = rowOf(data[0].step, options.chosen);
-  const frame = (each, at, large) => {
+  const row = rowOf(first.step, options.chosen);
+  const frame = (each, row, large) => {
+    const at = rowOf(each.step, choice(first, row));
     const index = (i, j) => at * each.size + j * width + i;
     const values = numbers(width * height, (k) => each.value[index(Math.floor(k / height), k % height)]);
     const y = image ? ay : { ...ay, low: ay.high, high: ay.low };
@@ -260,11 +262,13 @@ function frames(data, meta, options) {
       },
     };
   };
-  const small = spread(rows, options.small ? 4 : 8).map((at) => frame(data[0], at));
-  const large = data.map((each) => frame(each, rowOf(each.step, choice(data[0], row)), true));
-  const bar = colored([...small, ...large], options);
-  const slider = { name: "step", count: rows, text: (i) => named(data[0], i), value: row, of: (i) => choice(data[0], i) };
-  return { charts: large, strip: small, columns: Math.min(2, large.length), bar, sliders: [...options.sliders, slider], note: phrase([small.length < rows && `the strip shows ${small.length} of ${rows} steps`, data[1] && `the strip is of ${data[0].run}`], "; ") };
+  const steps = spread(rows, options.small || data[1] ? 4 : 8);
+  const strip = data.flatMap((each) => steps.map((row) => frame(each, row)));
+  const charts = data.map((each) => frame(each, row, true));
+  const bar = colored([...strip, ...charts], options);
+  const slider = { name: "step", count: rows, text: (i) => named(first, i), value: row, of: (i) => choice(first, i) };
+  const note = steps.length < rows && `the strip shows ${steps.length} of ${rows} steps${data[1] ? ` of ${first.run}` : ""}`;
+  return { charts, strip, columns: Math.min(2, data.length), bar, sliders: [...options.sliders, slider], note };
 }
 
 function profile(data, meta, options) {
