@@ -18,7 +18,6 @@ from ..session.plugins import text_of
 
 __all__ = ["DETACHED", "Channel", "Lost", "Place", "side_group"]
 
-
 DETACHED = "has detached"
 """Why a rank has left that was asked to."""
 
@@ -89,11 +88,9 @@ class Channel:
         end, pause = time.monotonic() + seconds, 1e-4
         while True:
             last = time.monotonic() >= end  # asked before the notes: what was left just in time counts
-            for key in keys:
-                if self.has(key):
-                    return key
-            if last:
-                return None
+            found = next(filter(self.has, keys), None)
+            if found or last:
+                return found
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
 

@@ -18,7 +18,7 @@ from ..loop.steps import StepCounter
 from ..run import Run
 from ..session.calls import Plugins
 from ..session.checkpoint import plain
-from ..session.plugins import log, text_of
+from ..session.plugins import Plugin, log, text_of
 from ..session.settings import Settings
 from .channel import DETACHED, Place, side_group
 from .shards import layout, send
@@ -46,10 +46,8 @@ class Helper:
             self.plugins.add(probe)
         self._called, self._run, self._place, self._channel = called, run, place, place.enter()
         self._over, self._process = False, os.getpid()
-        self._gathering, self._step, self._first = 0, 0, 0
-        """Number of the next gathering, its step, and the step of the first."""
-        self._asking = False
-        """Whether the step of the next gathering is still to be heard."""
+        self._gathering, self._step, self._first, self._asking = 0, 0, 0, False
+        """Number of the next gathering, its step, which may be still to be heard, and the step of the first."""
         self._group: Any = None
         self._steppers = [plugin for plugin in self.plugins.all if plugin.sees_updates and plugin.joins_parts]
         self._looking = list(self._steppers)
@@ -57,7 +55,7 @@ class Helper:
         self._channel.post(f"here/{self.rank}", settings.signature(run.model))
         first, after = partial(self._safely, self._set_up), partial(self._safely, self._take_part)
         before = partial(self._safely, self._before_step) if self._steppers else None
-        fault = partial(self._safely, _raise)
+        fault = partial(self._safely, self._end)
         self._counter = StepCounter(run.model, optimizers, first, after, self._due, before, fault=fault)
         hide(run.model, self)  # it lives as long as the model
 
@@ -83,25 +81,23 @@ class Helper:
         try:
             part(*arguments)
         except BaseException as error:
-            with suppress(Exception):
-                self.leave(f"takes part no more, after {text_of(error)}")
-            if not self.plugins.is_a_fault(error):
-                raise
-            log.warning("Rank %d hands nothing more to rank 0. Training goes on. %s", self.rank, text_of(error))
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        with suppress(Exception):
+            self.leave(f"takes part no more, after {text_of(error)}")
+        if not self.plugins.is_a_fault(error):
+            raise error
+        log.warning("Rank %d hands nothing more to rank 0. Training goes on. %s", self.rank, text_of(error))
+
+    def _begin(self, plugin: Plugin) -> int:
+        """Since when it looks at updates."""
+        return self._step - plugin.watched_updates if plugin.watched_updates else 0
 
     def _due(self) -> int:
         if self._over:
             return 2**62
-        begins = [self._step - plugin.watched_updates if plugin.watched_updates else 0 for plugin in self._steppers]
-        return 0 if self._asking or self._looking else min([self._step, *begins])
-
-    def _plan(self, step: int) -> None:
-        self._looking = [
-            plugin
-            for plugin in self._steppers
-            if self._asking or not plugin.watched_updates or self._step - plugin.watched_updates <= step
-        ]
-        self._counter.look_before(bool(self._looking))
+        return 0 if self._asking or self._looking else min([self._step, *map(self._begin, self._steppers)])
 
     def _call_steppers(self, hook: str, **more: Any) -> None:
         for plugin in self._looking:
@@ -134,7 +130,8 @@ class Helper:
         try:
             self._meet(step)
         finally:
-            self._plan(step)
+            self._looking = [plugin for plugin in self._steppers if self._asking or self._begin(plugin) <= step]
+            self._counter.look_before(bool(self._looking))
 
     def _meet(self, step: int) -> None:
         """Hear when the next gathering is, and take part in it where that is now."""
@@ -164,17 +161,14 @@ class Helper:
             self.leave(f"is at step {step} when rank 0 is at step {note['step']}")
             return
         if note["gather"]:
-            plugins = {plugin.key: plugin for plugin in self._steppers}
+            model, plugins = self._run.model, {plugin.key: plugin for plugin in self._steppers}
             call = partial(self.plugins.call, hook="rank_part", consume=plain, run=self._run)
-            mine: dict[str, Any] = {"parts": {key: call(plugins[key]) for key in note["parts"]}}
-            if note["whole"]:
-                mine["layout"] = layout(self._run.model)
+            mine = {
+                "parts": {key: call(plugins[key]) for key in note["parts"]},
+                "layout": layout(model) if note["whole"] else None,
+            }
             self._channel.post(f"hands over/{self._gathering}/{self.rank}", mine)
-        if note["gather"] and note["whole"]:
-            self._group = self._group or side_group(self._channel, sharding.ranks(self._run.model))
-            send(self._run.model, self._group)
+            if note["whole"]:
+                self._group = self._group or side_group(self._channel, sharding.ranks(model))
+                send(model, self._group)
         self._asking = True
-
-
-def _raise(error: Exception) -> None:
-    raise error

@@ -167,11 +167,10 @@ class Team:
         """Put the model together; what each of the other ranks hands over of updates."""
         try:
             notes = [self._handed_over(rank) for rank in self._members if rank]
-            if whole is None:
-                return [note["parts"] for note in notes]
-            if notes:
-                self._group = self._group or side_group(self._channel, self._members)
-            whole.fill([note["layout"] for note in notes], self._group)
+            if whole is not None:
+                if notes:
+                    self._group = self._group or side_group(self._channel, self._members)
+                whole.fill([note["layout"] for note in notes], self._group)
             return [note["parts"] for note in notes]
         except BaseException as error:
             if whole is not None:
