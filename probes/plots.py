@@ -143,13 +143,16 @@ def save_plots(
             raise ValueError(f"No stream fits {pattern!r}. The run has: {', '.join(nodes) or 'none'}.")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    files = []
+    files: list[Path] = []
     for name, node in nodes.items():
         wanted = any(fnmatchcase(name, pattern) for pattern in streams) if streams else not name.startswith("probes/")
         value = node.variables["value"]
         if not wanted or "step" not in value.dims or value.ndim > 3 or 0 in value.shape:
             continue
-        files.append(directory / as_file(name.replace("/", "."), f".{format}"))
+        taken, path = {file.name.casefold() for file in files}, name.replace("/", ".")
+        while as_file(path, f".{format}").casefold() in taken:  # a/b.c and a.b/c
+            path += "-2"
+        files.append(directory / as_file(path, f".{format}"))
         with np.errstate(over="ignore", invalid="ignore"):  # matplotlib, of huge values
             plot(node).savefig(files[-1])
     return files

@@ -23,15 +23,25 @@ def test_measurements_are_taken_when_due_and_stamped(model, optimizer):
     assert sink.calls[0] == "on_attach" and sink.calls[-2:] == ["flush", "on_detach"]
 
 
-def test_a_run_is_seen_after_a_second_and_its_files_left_alone_for_ten(model, optimizer):
-    sink = Memory()
+@pytest.mark.parametrize(("seconds", "expected"), [(0.0, [1, 3, 5]), (0.1, [1, 2, 2])])
+def test_the_first_rows_are_flushed_at_once_and_later_ones_as_often_as_that_is_cheap(
+    model, optimizer, seconds, expected
+):
+    class Slow(Memory):
+        @hookimpl
+        def flush(self, run):
+            super().flush()
+            time.sleep(seconds)
+
+    sink, counts = Slow(), []
     with ProbeManager(model, [Norm(every(1))], sinks=[sink], overhead=None).attach(optimizer):
-        counts = []
         for _ in range(3):
-            run_steps(model, optimizer, 2)
+            run_steps(model, optimizer, 1)
+            time.sleep(0.2)  # a hundred times a flush of nothing
+            run_steps(model, optimizer, 1)
             counts.append(sink.calls.count("flush"))
-            time.sleep(1.05)
-    assert counts == [0, 1, 1]
+            time.sleep(1.05)  # the second flush is a second after the first
+    assert counts == expected
 
 
 @pytest.mark.parametrize("counted", [True, False])

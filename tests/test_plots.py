@@ -121,6 +121,12 @@ def test_a_name_that_is_too_long_for_a_file_is_drawn(tmp_path):
     assert len(set(files)) == 2 and all(len(file.name) == 255 and file.exists() for file in files)
 
 
+def test_no_picture_is_written_over_another(tmp_path):
+    stream = xarray.Dataset({"value": ("step", [1.0, 2.0])}, {"step": [0, 1]})
+    files = save_plots(xarray.DataTree.from_dict({"a/b.c": stream, "a.b/c": stream, "a/B.c": stream}), tmp_path)
+    assert len({file.name.casefold() for file in files}) == 3 and all(file.exists() for file in files)
+
+
 def test_every_stream_that_can_be_drawn_is_saved(run, tmp_path):
     files = save_plots(run, tmp_path / "plots")
     found = {file.name for file in files}
@@ -167,6 +173,27 @@ def test_layers_are_named_by_the_class_and_the_name_of_their_module(tmp_path):
         optimizer.step()
     legend = axes_of(plot(open_run(tmp_path)["k/w"])).get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["Linear 0", "PReLU 1.weight", "elsewhere"]
+
+
+def test_classes_are_not_named_as_modules_are():
+    root = xarray.DataTree.from_dict(
+        {"k/w": stream([[1.0, 2.0], [2.0, 3.0]], ("class",), **{"class": np.array(["0", "1"], object)})}
+    )
+    root.attrs["modules_json"] = '{"Linear": ["0"]}'
+    legend = axes_of(plot(root["k/w"])).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["0", "1"]
+
+
+def test_coordinates_that_fall_are_written_where_they_are():
+    axes = axes_of(plot(stream(np.ones((5, 20)) * np.arange(20.0), ("sigma",), sigma=np.linspace(2, 0.1, 20))))
+    ticks = {place: label.get_text() for place, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)}
+    assert ticks[0] == "2" and ticks[10] == "1" and len(ticks) == 10
+
+
+def test_coordinates_that_are_close_are_told_apart():
+    decays = np.array([0.99, 0.9999999, 0.99999999])
+    legend = axes_of(plot(stream(np.arange(36.0).reshape(12, 3), ("decay",), decay=decays))).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["0.99", "0.9999999", "0.99999999"]
 
 
 @pytest.mark.parametrize("modules", ["no JSON", "[1]", 3, '{"Linear": 3}', '{"Linear": [[]]}'])

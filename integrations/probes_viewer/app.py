@@ -65,7 +65,7 @@ class Application:
         from werkzeug import Response
 
         name, after = request.args.get("name", ""), request.args.get("after", "0")
-        if not after.isdigit():
+        if not after.isdecimal():
             raise ValueError(f"`after` must be a number of rows, got {after!r}.")
         try:
             data = self._contents(request).stream(name, int(after))

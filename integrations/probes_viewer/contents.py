@@ -13,8 +13,11 @@ thinned one the arrays have fewer.
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.drawing.events import over
+from probes.drawing.scales import scale_of
+from probes.drawing.words import of_layers, with_class
 from probes.measurement import NAME, printable
 from probes.sinks.hdf5.run_file import check_version
 from probes.sinks.hdf5.streams import coordinates, dimensions
@@ -32,7 +37,7 @@ from probes.sinks.hdf5.superblock import read_file
 from probes.sinks.hdf5.table import growing, refuse_foreign, stored_rows, tables
 
 from .costs import costs_of
-from .views import scale_of, views
+from .views import views
 from .words import about_run, form, in_words, label, made, short, told_apart, unit_in_words
 
 __all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown", "thinned", "totals"]
@@ -40,6 +45,8 @@ __all__ = ["HDF5Contents", "RunContents", "as_json", "encoded", "shown", "thinne
 Array = NDArray[Any]
 
 MAX_EVENTS = 500
+SETTLED = 2.0
+"""Seconds since the last change, from which on another one is seen in the file's time."""
 
 
 class RunContents(Protocol):
@@ -79,7 +86,11 @@ class HDF5Contents:
             FileNotFoundError: If there is no file.
             ValueError: If it is not a run file, or is damaged.
         """
-        return read_file(self._file, lambda file: _catalogue(file, shown(self._file.absolute().parent.name)))
+        about = self._file.stat()
+        changed = about.st_ino, about.st_mtime_ns, about.st_size
+        if time.time() - about.st_mtime < SETTLED:
+            return _read_catalogue(self._file, changed)
+        return copy.deepcopy(_known_catalogue(self._file, changed))
 
     def stream(self, name: str, after: int = 0) -> bytes:
         """The rows of a stream from row ``after`` on, as the bytes that the viewer reads.
@@ -233,6 +244,14 @@ def _rows(columns: dict[str, Any]) -> int:
     return rows
 
 
+def _read_catalogue(path: Path, changed: tuple[int, int, int]) -> dict[str, Any]:
+    return read_file(path, lambda file: _catalogue(file, shown(path.absolute().parent.name)))
+
+
+_known_catalogue = functools.lru_cache(maxsize=64)(_read_catalogue)
+"""As long as the file is the same: a page asks every two seconds."""
+
+
 def _catalogue(file: Any, name: str) -> dict[str, Any]:
     check_version(file)
     streams: list[dict[str, Any]] = []
@@ -277,7 +296,9 @@ def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
     rows = _rows(columns)
     attrs = value.attrs
     words, unit = str(attrs.get("long_name") or path), str(attrs.get("units", "1"))
-    dims = [_axis(group[dim], dim, classes) for dim in dimensions(value)[1:] if dim != "part"]
+    scales = {dim: coordinates(group[dim]) for dim in dimensions(value)[1:] if dim != "part"}
+    layers = of_layers({dim: found[0] for dim, found in scales.items()})
+    dims = [_axis(*found, dim, classes if dim in layers else {}) for dim, found in scales.items()]
     return {
         "name": path,
         "title": printable(words if words == path else words[:1].upper() + words[1:]),
@@ -299,17 +320,12 @@ def _stream(group: Any, path: str, classes: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _axis(scale: Any, name: str, classes: dict[str, str]) -> dict[str, Any]:
-    values, unit, description = coordinates(scale)
+def _axis(values: Array, unit: str, description: str, name: str, classes: dict[str, str]) -> dict[str, Any]:
     axis = {"name": name, "label": label(name, unit), "description": description}
     if values.dtype.kind in "OUS":
         labels = [str(label) for label in values]
-        kinds = [classes.get(label, classes.get(label.removesuffix(".weight"), "")) for label in labels]
-        exact = [
-            f"{kind} {label}" if kind and name != "plane" else label for kind, label in zip(kinds, labels, strict=True)
-        ]
-        full = told_apart([printable(label) for label in exact])
-        more = {"short": short(full), "exact": told_apart(exact)}
+        full = told_apart([printable(with_class(label, classes)) for label in labels])
+        more = {"short": short(full), "exact": told_apart(labels)}
         return {**axis, "labels": full, **{key: names for key, names in more.items() if names != full}}
     # JSON has no infinite number: a word that JavaScript reads as one
     words = {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import stat
 import zlib
 from collections import Counter
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probes.drawing.scales import scale_of
 from probes.measurement import printable
 
 from .buckets import common
 from .contents import as_json, encoded, shown, totals
-from .views import scale_of, views
+from .views import views
 from .words import about_run, form, label, made
 
 __all__ = ["EventFileContents", "has_event_files"]
@@ -136,10 +138,17 @@ def _read(files: tuple[tuple[Path, int, int, int], ...]) -> tuple[dict[str, dict
                 except ValueError as error:
                     bad[value.tag, str(error)] += 1
                     continue
-                titles.setdefault(value.tag, value.metadata.summary_description.split(". ")[0])
+                titles.setdefault(value.tag, _title(value.tag, value.metadata.summary_description))
                 rows.setdefault(value.tag, []).append((event.step, event.wall_time, numbers))
     left_out = [f"{count} rows of {printable(tag)!r} are left out: {why}" for (tag, why), count in bad.items()]
     return {tag: _table(kinds[tag], titles[tag], found) for tag, found in rows.items()}, began, left_out
+
+
+def _title(tag: str, description: str) -> str:
+    """What its writer says of a tag, before unit and estimator; which entry of a stream it is, after it."""
+    words = re.split(r"(?:\. |^)(?:Unit: |No unit)", description)[0].removesuffix(".")
+    entry = "/".join(tag.split("/")[2:])
+    return f"{words}: {entry}" if words and entry else words
 
 
 def _numbers(kind: str, tensor: Any) -> NDArray[Any]:
@@ -159,8 +168,10 @@ def _numbers(kind: str, tensor: Any) -> NDArray[Any]:
         raise ValueError("they are not real numbers")
     if kind == "scalars" and numbers.size != 1:
         raise ValueError(f"they hold {numbers.size} numbers, not one")
-    if kind == "histograms" and (numbers.ndim != 2 or numbers.shape[1] != 3 or not len(numbers)):
+    if kind == "histograms" and (numbers.ndim != 2 or numbers.shape[1] != 3):
         raise ValueError("they are not buckets with left, right and count")
+    if kind == "histograms" and not len(numbers):
+        raise ValueError("they are histograms without buckets, as of values that are all zero or not finite")
     return numbers
 
 

@@ -5,26 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-__all__ = ["scale_of", "views"]
-
-
-def scale_of(values: NDArray[Any]) -> str:
-    """``log`` for coordinates that are spaced so or go over three decades, else ``linear``; nothing if they fall."""
-    values = np.asarray(values, float)
-    if not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
-        return ""
-    if len(values) < 3 or values[0] <= 0 or _even(values):
-        return "linear"
-    return "log" if values[-1] >= 1000 * values[0] or _even(np.log(values)) else "linear"
-
-
-def _even(values: NDArray[np.float64]) -> bool:
-    """Whether values are evenly spaced, rounded as they may be."""
-    gaps = np.diff(values)
-    return bool(np.ptp(gaps) < 0.05 * gaps.mean())
+__all__ = ["views"]
 
 
 def views(dims: list[dict[str, Any]]) -> list[str]:

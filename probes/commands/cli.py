@@ -99,8 +99,12 @@ def main() -> None:
         directory = out or (path if path.is_dir() else path.parent) / "plots"
         if directory.exists() and not directory.is_dir():
             raise ValueError(f"{directory} is a file, where a folder was expected: name one by --out.")
-        files = [str(file) for file in save_plots(open_run(path), directory, stream or (), format_)]  # type: ignore[arg-type]
-        told(as_json, files, *(files or [f"{path} holds no rows yet: there is nothing to draw."]))
+        run = open_run(path)
+        files = [str(file) for file in save_plots(run, directory, stream or (), format_)]  # type: ignore[arg-type]
+        nothing = f"{path} holds no rows yet: there is nothing to draw."
+        if any(node.sizes.get("step") for node in run.subtree):
+            nothing = f"None of these streams has rows of at most two dims: probes serve {path} shows them all."
+        told(as_json, files, *(files or [nothing]))
 
     @app.command()
     def compare(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .scales import colors, positions, steps_axis, ticks
-from .words import label, text, with_unit
+from .words import entries, label, text, with_unit
 
 __all__ = ["blank", "curve", "curves", "dots", "plane", "profiles"]
 
@@ -45,11 +45,16 @@ def curves(figure: Any, value: Any, error: Any, words: str, log: bool) -> None:
     (dim,) = (dim for dim in value.dims if dim != "step")
     steps, coordinate = value["step"].values, value[dim]
     shades = colors(len(coordinate))
-    for index, entry in enumerate(coordinate.values):
-        name = text(f"{entry:g}" if coordinate.dtype.kind in "iuf" else entry)
+    for index, entry in enumerate(entries(coordinate.values)):
         marker = "o" if len(steps) < 10 else ""
         axes.plot(
-            steps, value.isel({dim: index}).values, label=name, color=shades[index], linewidth=1.4, marker=marker, ms=3
+            steps,
+            value.isel({dim: index}).values,
+            label=text(entry),
+            color=shades[index],
+            linewidth=1.4,
+            marker=marker,
+            ms=3,
         )
     _values_axis(axes, words, log)
     _legend(axes, label(coordinate, dim))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .words import label, text
+from .words import entries, label, text
 
 __all__ = [
     "COLORS",
@@ -23,6 +23,7 @@ __all__ = [
     "norm",
     "plain_powers",
     "positions",
+    "scale_of",
     "spans_decades",
     "steps_axis",
     "ticks",
@@ -81,11 +82,38 @@ def steps_axis(axes: Any, steps: NDArray[Any], which: str, limits: bool = True) 
 
 
 def positions(coordinate: Any) -> NDArray[np.float64]:
-    """Where the entries of a dimension are drawn: at their coordinates, if these grow, or one after the other."""
+    """Where the entries of a dimension are drawn: at their coordinates, or one after the other."""
     places = coordinate.values
-    if places.dtype.kind in "iuf" and (np.diff(places) > 0).all():
+    if scale_of(places):
         return np.asarray(np.clip(places.astype(float), -HIGHEST, HIGHEST))
     return np.arange(len(places), dtype=float)
+
+
+def scale_of(coordinates: NDArray[Any]) -> str:
+    """``log`` for coordinates that are spaced so or go over three decades, else ``linear``.
+
+    Nothing for those that no axis shows as they are: names, what does not grow, and such as 0, 1, 2, 4, 8, 16.
+
+    Example:
+        >>> scale_of(np.arange(5)), scale_of(2.0 ** np.arange(5)), scale_of(np.array(["a", "b"]))
+        ('linear', 'log', '')
+    """
+    if coordinates.dtype.kind not in "iuf":
+        return ""
+    values = np.asarray(coordinates, float)
+    if not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
+        return ""
+    if len(values) > 4 and values[0] == 0 and scale_of(values[1:]) == "log":
+        return ""
+    if len(values) < 3 or values[0] <= 0 or _even(values):
+        return "linear"
+    return "log" if values[-1] >= 1000 * values[0] or _even(np.log(values)) else "linear"
+
+
+def _even(values: NDArray[np.float64]) -> bool:
+    """Whether values are evenly spaced, rounded as they may be."""
+    gaps = np.diff(values)
+    return bool(np.ptp(gaps) < 0.05 * gaps.mean())
 
 
 def ticks(axes: Any, coordinate: Any, which: str) -> None:
@@ -93,9 +121,10 @@ def ticks(axes: Any, coordinate: Any, which: str) -> None:
     places, axis = positions(coordinate), getattr(axes, f"{which}axis")
     names = coordinate.values.dtype.kind in "OUS"
     integers = coordinate.values.dtype.kind in "iu"
-    if names or len(places) <= 12 or (integers and len(places) <= MAX_TICKS):
-        chosen = slice(None, None, -(-len(places) // (64 if names else MAX_TICKS)))
-        words = [text(entry if names else f"{entry:g}") for entry in coordinate.values[chosen]]
+    elsewhere = not scale_of(coordinate.values)
+    if elsewhere or len(places) <= 12 or (integers and len(places) <= MAX_TICKS):
+        chosen = slice(None, None, -(-len(places) // (64 if names else 12 if elsewhere else MAX_TICKS)))
+        words = list(map(text, entries(coordinate.values)[chosen]))
         small = {"fontsize": 7 if len(places) <= 40 else 5.5} if names else {}
         axis.set_ticks(places[chosen], words, **small)
         if which == "x" and names:

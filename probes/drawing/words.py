@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..measurement import printable
 
-__all__ = ["caption", "counted", "heading", "label", "named", "quantity", "text", "with_unit"]
+__all__ = [
+    "caption",
+    "counted",
+    "heading",
+    "label",
+    "entries",
+    "named",
+    "of_layers",
+    "quantity",
+    "text",
+    "with_class",
+    "with_unit",
+]
 
 
 def counted(number: int, noun: str) -> str:
@@ -58,13 +73,44 @@ def named(value: Any, root: Any) -> Any:
     """The same value, with the class of each module before the names of layers, where the run has recorded it."""
     modules = _read(getattr(root, "attrs", {}).get("modules_json", "{}"))
     classes = {str(name): kind for kind, names in modules.items() if isinstance(names, list) for name in names}
-    for dim in value.dims:
-        labels = value[dim].values
-        if labels.dtype.kind in "OUS" and dim != "plane":
-            kinds = [classes.get(str(name), classes.get(str(name).removesuffix(".weight"), "")) for name in labels]
-            full = [f"{kind} {name}" if kind else str(name) for kind, name in zip(kinds, labels, strict=True)]
-            value = value.assign_coords({dim: (dim, np.array(full, dtype=object), value[dim].attrs)})
+    for dim in of_layers({dim: value[dim].values for dim in value.dims}):
+        full = np.array([with_class(str(name), classes) for name in value[dim].values], dtype=object)
+        value = value.assign_coords({dim: (dim, full, value[dim].attrs)})
     return value
+
+
+def of_layers(coordinates: Mapping[Any, NDArray[Any]]) -> list[Any]:
+    """Of the dims with these coordinates those whose entries are layers: they are called so, or have the same names.
+
+    Example:
+        >>> names, classes = np.array(["0", "2"]), np.array(["0", "1", "2"])
+        >>> of_layers({"layer": names, "other": names, "class": classes})
+        ['layer', 'other']
+    """
+    names = {dim: list(map(str, values)) for dim, values in coordinates.items() if values.dtype.kind in "OUS"}
+    layers = [names[dim] for dim in names if re.search("layer|module|weight|parameter", str(dim))]
+    return [dim for dim in names if names[dim] in layers]
+
+
+def with_class(name: str, classes: Mapping[str, str]) -> str:
+    """The name of a layer after the class of its module, where that is known."""
+    kind = classes.get(name, classes.get(name.removesuffix(".weight"), ""))
+    return f"{kind} {name}" if kind else name
+
+
+def entries(coordinates: NDArray[Any]) -> list[str]:
+    """Coordinates as text; numbers with as many digits as tell them apart.
+
+    Example:
+        >>> entries(np.array([0.5, 0.25])), entries(np.array([0.99999, 0.9999999]))
+        (['0.5', '0.25'], ['0.99999', '0.9999999'])
+    """
+    if coordinates.dtype.kind not in "iuf":
+        return list(map(str, coordinates))
+    places = np.unique(coordinates[np.isfinite(coordinates)]).astype(float)
+    gap = np.diff(places).min(initial=np.inf) or np.inf
+    digits = 1 + np.ceil(np.log10(np.abs(places).max(initial=0) / gap + 1e-9) - 1e-9)
+    return [f"{value:.{int(np.clip(digits, 6, 17))}g}" for value in coordinates.tolist()]
 
 
 def _read(document: Any) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from .turns import Turn
 __all__ = ["Accounts"]
 
 FLUSH_SECONDS = 10.0
-"""After the first row that is not flushed yet."""
-FIRST_FLUSH_SECONDS = 1.0
-"""Of a run: whoever watches sees that it is there."""
+"""From one flush to the next one at most, where there are rows: at an update, since nothing of ours runs between two."""
+SECOND_FLUSH_SECONDS = 1.0
+FLUSH_SHARE = 0.01
+"""Of the time, what flushing may take where it is done earlier than that."""
 
 
 class Accounts:
@@ -41,7 +42,9 @@ class Accounts:
         """The wall time at which the sinks flush."""
         self.by_plugin = True
         """Whether what each plugin has cost is written: not where a run goes on with others, whose axis is another."""
-        self._patience = FIRST_FLUSH_SECONDS
+        self._flush_from = -math.inf
+        """The wall time from which on rows are flushed as they come: the first ones at once, so that whoever watches
+        sees that the run is there."""
         self._waiting: list[tuple[Plugin, list[Measurement]]] = []
         """Rows, and the sinks that have not taken them yet."""
         self._version = label(self)[1]
@@ -73,7 +76,7 @@ class Accounts:
         each = (self._governor.total - before) / max(1, count)
         for turn, cost in zip(turns, costs, strict=True):
             self._governor.turn(turn.plugin.key, cost, each * len(turn.measurements))
-        self.flush_at = min(self.flush_at, self._governor.wall() + self._patience)
+        self.flush_at = min(self.flush_at, max(self._flush_from, self._governor.wall()))
 
     def record(self, rows: list[Measurement]) -> None:
         """Write rows that another process has measured."""
@@ -95,9 +98,12 @@ class Accounts:
 
     def flush(self) -> None:
         """Let the sinks make durable what they took."""
-        self.flush_at, self._patience = math.inf, FLUSH_SECONDS
+        self.flush_at, before, first = math.inf, self._governor.total, self._flush_from == -math.inf
         self._write_waiting()
         self._plugins.call_all("flush", run=self._run)
+        taken = self._governor.total - before  # the first time for what is made once
+        pause = SECOND_FLUSH_SECONDS if first else min(FLUSH_SECONDS, taken / FLUSH_SHARE)
+        self._flush_from = self._governor.wall() + pause
 
     def share(self) -> None:
         """Split the cost of what several probes used in this step among them."""

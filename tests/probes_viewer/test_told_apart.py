@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from viewer_runs import place, until, write, written
 
+from probes.drawing.scales import scale_of
 from probes.measurement import Axis, Measurement
 from probes_viewer import report
-from probes_viewer.views import scale_of
 from probes_viewer.words import short, told_apart
 
 CHART = "document.querySelector('.plot').chart"
@@ -51,6 +51,15 @@ def rows(step, shift=0.0):
     yield Measurement("k/widths", near, ("layer", "plane"), widths)
     yield Measurement("k/single", [3.0 + step], ("layer",), {"layer": ["only"]})
     yield Measurement("k/same", [1.0, 2.0, 3.0 + step], ("layer",), {"layer": ["", "a", "a"]})
+    decays = {
+        "decay": [0.99, 0.9999, 0.999999],
+        "id": [20261130002, 20261130001, 20261130001],
+        "class": ["0", "1", "2"],
+    }
+    for name, values in decays.items():
+        yield Measurement(f"k/{name}", [1.0, 2.0, 3.0], (name,), {name: values})
+    cells = np.arange(12.0).reshape(2, 2, 3) + step
+    yield Measurement("k/digits", cells, ("digit", "y", "x"), {"digit": ["one", "two"]})
     yield Measurement("k/few", [1.0 + shift, 2.0 + step], ("layer",), {"layer": ["a", "b"]})
 
 
@@ -135,7 +144,9 @@ def test_every_layer_of_a_heat_map_is_named(look, apart_file, count):
         ([1, 2, 3, 5, 50, 1000], "log"),
         (np.arange(1.0, 2000.0), "linear"),
         ([1, 2, 3, 5, 50], "linear"),
-        ([0, 1, 10, 100, 1000], "linear"),
+        ([0, 1, 10, 100, 1000], ""),  # four of five would share a place
+        ([0, 1, 2, 3, 50], "linear"),
+        (["a", "b"], ""),
         ([1000, 100, 10], ""),
         ([1, 10, np.inf], ""),
         ([1, 1000], "linear"),
@@ -240,6 +251,30 @@ def test_entries_without_a_name_or_of_one_name_are_told_apart(look, apart_file):
     items.nth(1).click()
     page = drawn(look, apart_file, page.url.split("#")[1])
     assert page.evaluate(f"{CHART}.spec.lines.map((line) => line.hidden)") == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("stream", "names"),
+    [
+        ("decay", ["decay 0.99", "decay 0.9999", "decay 0.999999"]),
+        ("id", ["id 20,261,130,002", "id 20,261,130,001", "id 20,261,130,001 (2)"]),
+        ("class", ["0", "1", "2"]),  # though a module may be called so
+    ],
+)
+def test_coordinates_that_are_close_or_the_same_are_told_apart(look, apart_file, stream, names):
+    page = drawn(look, apart_file, f"run=a&stream=k/{stream}&view=lines")
+    items = page.locator(".legend .item")
+    assert items.all_inner_texts() == names
+    items.nth(2).click()
+    assert page.evaluate(f"{CHART}.spec.lines.map((line) => line.hidden)") == [False, False, True]
+
+
+def test_an_export_says_which_entry_it_shows(look, apart_file):
+    page = drawn(look, apart_file, "run=a&stream=k/digits&view=frames&at.digit=1")
+    with page.expect_download() as download:
+        page.click("text=SVG")
+    assert "digit two" in download.value.path().read_text()
+    assert "digit two" in page.inner_text("figcaption")
 
 
 def test_the_cursor_names_an_entry_that_is_the_only_one(look, apart_file):

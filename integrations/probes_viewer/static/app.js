@@ -134,7 +134,7 @@ export class App {
     );
   }
 
-  /** While training writes: only figures whose streams have grown are drawn again. */
+  /** While training writes: figures whose streams have grown are drawn again. */
   async update() {
     const names = () => String(this.streams().map(({ name }) => name));
     const [before, listed] = [names(), JSON.stringify(this.runs)];
@@ -154,7 +154,7 @@ export class App {
   metaOf = (name) => this.metas(name)[0]?.[1];
   rowsOf = (name) => JSON.stringify(this.metas(name).map(([run, meta]) => [meta.rows, this.told(run).origin]));
 
-  inRun = (words, run) => (this.state.runs.length > 1 ? `${words} in ${run}` : words);
+  inRun = (words, run) => (this.state.runs[1] ? `${words} in ${run}` : words);
 
   noteOf(run) {
     return phrase([...this.told(run).notes, this.runs.find(({ name }) => name === run)?.state]);
@@ -170,7 +170,7 @@ export class App {
     if (!this.runs.length || this.state.runs.every((run) => this.catalogues.has(run))) this.keepingPlace(() => this.redraw());
   }
 
-  /** Draw anew, with the same things open and in focus. */
+  /** Draw anew, with the same in focus. */
   keepingPlace(draw) {
     const lists = () => [...this.root.querySelectorAll(".menu, nav")];
     const [focus, tops] = [document.activeElement, lists().map((list) => list.scrollTop)];
@@ -188,7 +188,7 @@ export class App {
     for (let i = 0; i < 300 && held(); i++) await new Promise((done) => setTimeout(done, 100));
   }
 
-  /** Take the charts away, and keep where the reader was for those that follow. */
+  /** Take the charts away, and keep where the reader was. */
   clear({ name, body, charts }) {
     if (charts.length) this.kept.set(name, { focus: reached(body).indexOf(document.activeElement), charts: charts.splice(0) });
     this.kept.get(name)?.charts.forEach((chart) => chart.destroy());
@@ -227,10 +227,10 @@ export class App {
     const list = create("div", {}, ...gone.map((name) => row({ name, problem: "it is not here" })), ...this.runs.map(row));
     const sift = () => [...list.children].forEach((each) => (each.hidden = !each.querySelector("span").textContent.toLowerCase().includes(this.sought.toLowerCase())));
     const filter = input("text", "find a run", { value: this.sought, oninput: () => ((this.sought = filter.value), sift()) });
-    if (this.runs.length > 8) sift();
+    sift();
     return create("header", {},
       create("strong", "", "probes"),
-      create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", "", `${this.runs.length > 1 ? `${this.state.runs.length} of ${this.runs.length} runs:  ` : ""}${this.state.runs.join("  +  ") || "no run"}`), create("div", "menu", this.runs.length > 8 && filter, list)),
+      create("details", { className: "runs", open: this.listed, ontoggle: (event) => (this.listed = event.target.open) }, create("summary", "", `${this.runs[1] ? `${this.state.runs.length} of ${this.runs.length} runs:  ` : ""}${this.state.runs.join("  +  ") || "no run"}`), create("div", "menu", this.runs.length > 8 && filter, list)),
       create("span", "space"),
       button("Overview", () => this.set({ stream: null }), { disabled: !this.state.stream }),
       button("Keys", () => this.help(), { "aria-label": "keyboard shortcuts" }));
@@ -266,7 +266,7 @@ export class App {
   open(stream) {
     this.set({ stream, view: null, chosen: {} });
     scrollTo(0, this.find("main").offsetTop - 50); // not around a frame
-    const [list, item] = ["nav", "nav [aria-current]"].map((each) => this.find(each));
+    const [list, item] = ["nav", "nav [aria-current]"].map(this.find);
     if (item) list.scrollTop = Math.min(Math.max(list.scrollTop, item.offsetTop + 60 - list.clientHeight), item.offsetTop - 60);
   }
 
@@ -332,11 +332,10 @@ export class App {
 
   about(run) {
     const { settings = {}, versions = {}, about = {}, events } = this.told(run);
-    const table = (values) => create("table", {}, ...Object.entries(values).map(([key, value]) => row(key, value)));
-    const when = (event) => new Date(1000 * event.wall_time).toLocaleString();
+    const table = (values) => create("table", {}, ...Object.entries(values).map((each) => row(...each)));
     return create("section", "about",
       folded(`Events of ${run} (${events.length})`,
-        create("table", {}, ...events.map((event) => row(`step ${count(event.step)}`, when(event), phrase([event.kind, event.plugin], " "), event.message)))),
+        create("table", {}, ...events.map((event) => row(`step ${count(event.step)}`, new Date(1000 * event.wall_time).toLocaleString(), phrase([event.kind, event.plugin], " "), event.message)))),
       folded("Settings", table(settings)),
       folded("Versions", table({ ...about, ...versions })));
   }
@@ -366,9 +365,8 @@ export class App {
         /lines|heat|fan/.test(view) && !state.time && select("steps", state.steps, CHOICES, "steps"),
         view !== "plane" && select("values", state.values, CHOICES, "values"), check("time", "time"),
         view === "lines" && create("label", {}, "smoothing ", slide),
-        state.runs.length > 1 && check(`${state.runs[0]} − ${state.runs[1]}`, "difference"),
-        create("span", "space"),
-        ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind).catch(({ message }) => (this.banner.textContent = message))))),
+        state.runs[1] && check(`${state.runs[0]} − ${state.runs[1]}`, "difference"),
+        create("span", "exports", ...["png", "svg", "csv"].map((kind) => button(kind.toUpperCase(), () => write(kind).catch(({ message }) => (this.banner.textContent = message)))))),
       figure,
       p("note", meta.made));
   }
@@ -402,7 +400,7 @@ export class App {
       if (figure.charts.length) await this.released();
       if (!this.figures.has(figure)) return;
       found = found.filter((data) => data.step.length);
-      if (state.difference && !small && state.runs.length > 1) {
+      if (state.difference && !small && state.runs[1]) {
         const two = state.runs.slice(0, 2).map((run) => found.find((data) => data.run === run));
         const lacking = state.runs.find((run, i) => i < 2 && !two[i]);
         if (lacking !== undefined) throw new Error(`${lacking} ${this.told(lacking).problem ? "cannot be read" : "has no row of this stream"}: no difference.`);
@@ -463,7 +461,7 @@ export class App {
       const say = (place) => (slide.setAttribute("aria-valuetext", text(place)), (label.textContent = text(place)));
       const slide = input("range", name, { min: 0, max: count - 1, value: now, oninput: (event) => say(Number(event.target.value)), onchange: (event) => this.choose(of(Number(event.target.value))) });
       say(now);
-      return create("label", "slider", `${name} `, slide, label);
+      return create("label", "slider", slide, label);
     });
   }
 

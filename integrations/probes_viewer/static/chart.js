@@ -18,7 +18,7 @@ const TURNS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], Arro
 const ZOOMS = { "+": 0.5, "=": 0.5, "-": 2 };
 
 export class Chart {
-  /** Draws `spec` into `parent`; `shared` has all `charts` of the page, and by their x `zoom` and `onZoom(share, range)`. */
+  /** Draws `spec` into `parent`; `shared` has the `charts` of the page, and by their x `zoom` and `onZoom(share, range)`. */
   constructor(parent, spec, shared) {
     Object.assign(this, { spec, shared, at: null, drag: null, share: spec.share ?? `${spec.title} ${spec.x.label}`, height: spec.height });
     this.readout = create("output", "readout");

@@ -15,7 +15,7 @@ export const NAN = [150, 150, 150];
 export const INFINITE = [214, 0, 147];
 
 function between(table, t) {
-  const place = Math.min(Math.max(t, 0), 1) * (table.length - 1);
+  const place = t * (table.length - 1);
   const i = Math.min(Math.floor(place), table.length - 2);
   return table[i].map((v, k) => Math.round(v + (table[i + 1][k] - v) * (place - i)));
 }

@@ -1,5 +1,4 @@
-// A chart, on a canvas or as SVG (export.js): axes; within them cells of colour, lines with bands, or ways
-// through a plane.
+// A chart, on a canvas or as SVG (export.js): axes, and cells of colour, lines with bands or ways through a plane.
 //
 // spec = {
 //   title, subtitle, note, height, share (charts over the same x have one cursor and one zoom),
@@ -84,7 +83,9 @@ export function ticksOf(axis, window, pixels, across, room = LONGEST) {
   const { place } = along(axis.scale, window, 0, pixels);
   const kept = [];
   for (const [v, text] of found) {
-    const [at, half] = [place(v), across ? widthOf(text) / 2 + 5 : 7.5];
+    const wide = widthOf(text) / 2;
+    // the last within the picture, which ends 16 pixels on
+    const [at, half] = across ? [Math.min(place(v), pixels + 16 - wide), wide + 5] : [place(v), 7.5];
     if (kept.every((other) => Math.abs(other.at - at) >= other.half + half)) kept.push({ v, text, at, half });
   }
   return kept.sort((a, b) => a.v - b.v).map(({ v, text }) => [v, text]);
@@ -140,7 +141,7 @@ function cellsOf(edges, count, toValue) {
   return [found, most];
 }
 
-/** Cells as pixels; of several in one their mean, on the scale of the colours. Returns how many there were. */
+/** Cells as pixels; of several in one their mean, on the scale of the colours. Returns how many, and of how many columns. */
 function paintCells(context, frame, ratio) {
   const { image } = frame.spec;
   const { norm, values } = image;
@@ -179,13 +180,12 @@ function paintCells(context, frame, ratio) {
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   context.imageSmoothingEnabled = false;
   context.drawImage(canvas, left / ratio, top / ratio, width / ratio, height / ratio);
-  return perX * perY;
+  return [perX * perY, perX];
 }
 
 /**
- * A line as pieces of points in pixels, which end where `there(i)` says that there is no value. Of more than four in one
- * of `fine` columns to a pixel, the first, least, greatest and last: what is drawn is the same. Returns the pieces and
- * how many points shared a column.
+ * A line as pieces of points in pixels, which end where `there(i)` is no value. Of more than four in one of `fine` columns
+ * to a pixel, the first, least, greatest and last: it looks the same. Returns these and how many shared a column.
  */
 function piecesOf(frame, fine, x, y, there) {
   const [low, high] = frame.windows.x;
@@ -228,7 +228,7 @@ export function dot(context, [left, top], radius, color) {
   context.fill();
 }
 
-/** A line with its band. Returns how many values shared a column, and what is drawn as dots. */
+/** A line with its band. Returns how many values shared a column, and its dots. */
 function paintLine(context, frame, fine, { x, y, low, high, color, dash, faint, points }) {
   const { scale } = frame.spec.y;
   let dense = 1;
@@ -291,7 +291,7 @@ export function paint(context, frame, ratio, fine = ratio) {
     Object.assign(context, { fillStyle, textAlign, font: `${size}px ${FONT}` });
     context.fillText(text, place, height);
   };
-  const perPixel = image ? paintCells(context, frame, ratio) : 1;
+  const [perPixel, perX] = image ? paintCells(context, frame, ratio) : [1];
 
   // lines that are whole pixels wide and lie on whole pixels are crisp
   const hair = Math.max(1, Math.floor(ratio)) / ratio;
@@ -361,7 +361,7 @@ export function paint(context, frame, ratio, fine = ratio) {
     write(names[k], start, found, "left");
   });
 
-  if (perPixel > 1) return `Drawn whole: a pixel is the mean of up to ${perPixel} values. Drag to zoom.`;
+  if (perPixel > 1) return `Drawn whole: a pixel is the mean of up to ${perPixel} values.${perX > 1 ? " Drag to zoom." : ""}`;
   const dense = Math.max(1, ...painted.map(([most]) => most));
   if (dense > 1) return `Drawn whole: of up to ${dense} values in a column of pixels the first, least, greatest and last. Drag to zoom.`;
   return "";

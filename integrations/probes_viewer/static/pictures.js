@@ -2,18 +2,19 @@
 
 import { lineColors, norm, sequential } from "./colors.js";
 import { inOrder, taken } from "./data.js";
-import { count, digitsOf, edges, extent, linear, log, nearest, number, padded, phrase, stepsScale, valuesScale } from "./scales.js";
+import { count, digitsOf, edges, extent, labels, linear, log, nearest, number, padded, phrase, stepsScale, valuesScale } from "./scales.js";
 
 export const entries = (dim) => dim.labels ?? dim.values;
-function text({ name, labels, values }, i) {
-  if (labels) return labels[i];
-  const { low, high } = extent(values.filter(Number.isFinite));
-  return `${name} ${number(values[i], digitsOf(low, high))}`;
+/** The entries of a dim as texts, no two alike. */
+function texts(dim) {
+  const seen = {};
+  return (dim.texts ??= dim.labels ?? labels(dim.values, 4).map((text) => ((seen[text] = (seen[text] ?? 0) + 1) > 1 ? `${text} (${seen[text]})` : text)));
 }
+const text = (dim, i) => (dim.labels ? "" : `${dim.name} `) + texts(dim)[i];
 const sizeOf = (dim) => entries(dim).length;
 const many = (n, one, more, rest) => n && `${number(n)} ${n === 1 ? one : more} ${rest}`;
 const numbers = (length, at) => Float64Array.from({ length }, (_, i) => at(i));
-const runOf = (data, each) => (data.length > 1 ? each.run : "");
+const runOf = (data, each) => (data[1] ? each.run : "");
 /** The name of a line, and the one it is hidden by, which stays as runs are added. */
 const naming = (data, each, words) => ({ name: phrase([words, runOf(data, each)], ", "), group: phrase([words, each.run], ", ") });
 const spread = (count, most) => [...new Set(numbers(most, (i) => Math.round((i * (count - 1)) / (most - 1))))];
@@ -24,7 +25,7 @@ function axisOf(dim) {
   const scale = dim.scale === "log" ? log(Number.MIN_VALUE) : linear;
   const borders = edges(places, scale);
   const axis = { label: dim.labels ? "" : dim.label, scale, low: borders[0], high: borders.at(-1), places, borders, whole: places.every(Number.isInteger) };
-  if (!dim.scale) Object.assign(axis, { short: dim.short, ticks: entries(dim).map((entry, i) => [i, dim.labels ? entry : number(entry)]) });
+  if (!dim.scale) Object.assign(axis, { short: dim.short, ticks: texts(dim).map((text, i) => [i, text]) });
   return axis;
 }
 
@@ -54,7 +55,7 @@ export function difference(a, b, view) {
 }
 
 function ranked(data) {
-  const [value, size] = [Float64Array.from(data.value), entries(data.meta.dims.at(-1)).length];
+  const [value, size] = [Float64Array.from(data.value), sizeOf(data.meta.dims.at(-1))];
   for (let i = 0; i < value.length; i += size) value.set(fromLargest(value.subarray(i, i + size)), i);
   return { ...data, value, error: null };
 }
@@ -92,27 +93,29 @@ const dashOf = (run) => [[], [8, 4], [2, 3]][run] ?? [10, 3, ...Array(run - 2).f
 /** A stream as `{ charts, columns, bar, legend, sliders, note }`. */
 export function picture(all, options) {
   const data = all.map((each) => selected(options.time ? inOrder(each, each.time) : each, options.chosen));
-  const [{ meta }] = data;
+  const [{ meta, minus, run }] = data;
   const view = viewOf(meta, options.view);
-  const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: sizeOf(dim), text: (i) => text(dim, i) }));
-  const made = DRAWN[view](data, meta, { ...options, sliders, minus: data[0].minus });
-  const { scale } = made.bar ?? made.charts[0].y;
+  const sliders = all[0].meta.dims.slice(0, -2).map((dim) => ({ name: dim.name, count: sizeOf(dim), text: (i) => `${dim.name} ${texts(dim)[i]}` }));
+  const made = DRAWN[view](data, meta, { ...options, sliders, minus });
+  const { bar, charts: [first] } = made;
+  const { scale } = bar ?? first.y;
   const inAll = (what) => data.reduce((sum, each) => sum + extent(each.value)[what], 0);
   const from = all.flatMap((each) => each.minus ?? each);
-  const thinned = from.filter(({ sent, total }) => sent < total).map(({ run, sent, total }) => `${from.length > 1 ? `${run} ` : ""}${count(sent)} of ${count(total)} rows`);
+  const thinned = from.filter(({ sent, total }) => sent < total).map(({ run, sent, total }) => `${from[1] ? `${run} ` : ""}${count(sent)} of ${count(total)} rows`);
   const notes = [
+    ...sliders.map(({ name, count, text }) => text(placeOf(options.chosen, name, count))),
     made.note,
     thinned.length && `thinned for this page: ${thinned.join(", ")}`,
-    many(inAll("nan"), "value is", "values are", `not a number${made.bar ? " (gray)" : ""}`),
-    many(inAll("infinite"), "is", "are", `infinite${made.bar ? " (magenta)" : ""}`),
-    made.bar && many(made.bar.below, `value below ${number(made.bar.low)} has`, `values below ${number(made.bar.low)} have`, "its colour"),
+    many(inAll("nan"), "value is", "values are", `not a number${bar ? " (gray)" : ""}`),
+    many(inAll("infinite"), "is", "are", `infinite${bar ? " (magenta)" : ""}`),
+    bar && many(bar.below, `value below ${number(bar.low)} has`, `values below ${number(bar.low)} have`, "its colour"),
     options.values === "log" && view !== "plane" && scale === linear && "drawn linearly: no logarithm has a place for these values",
     scale.unit && `logarithmic on both sides of 0, linear up to ${number(scale.unit, 2)}`,
-    many(made.charts[0].off, "value of zero or less is", "values of zero or less are", "not on a logarithmic axis"),
-    meta.complex && (data[0].minus ? "differences of the magnitudes of complex numbers" : "magnitudes of complex numbers"),
-    data[0].minus && data[0].run,
+    many(first.off, "value of zero or less is", "values of zero or less are", "not on a logarithmic axis"),
+    meta.complex && `${minus ? "differences of the " : ""}magnitudes of complex numbers`,
+    minus && run,
   ];
-  const legend = made.charts[0].lines?.filter((line) => line.name && !line.faint) ?? [];
+  const legend = first.lines?.filter((line) => line.name && !line.faint) ?? [];
   return { sliders, columns: 1, legend, ...made, view, title: meta.title, barLabel: meta.label, note: phrase(notes, "; ") };
 }
 
@@ -252,9 +255,10 @@ function frames(data, meta, options) {
     const index = (i, j) => at * each.size + j * width + i;
     const values = numbers(width * height, (k) => each.value[index(Math.floor(k / height), k % height)]);
     const y = image ? ay : { ...ay, low: ay.high, high: ay.low };
+    const hidden = !large || image;
     return {
       subtitle: phrase([runOf(data, each), named(each, at)], ", "), chosen: choice(each, at), large, aspect: image && width / height,
-      x: { ...ax, hidden: !large || image }, y: { ...y, hidden: !large || image }, height: !large ? 130 : image ? 400 : highFor(height, 400),
+      x: { ...ax, hidden }, y: { ...y, hidden }, height: !large ? 130 : image ? 400 : highFor(height, 400),
       image: { x: ax.borders, y: ay.borders, values }, places: ax.places, heights: ay.places,
       read: (x, v, digits) => {
         const [i, j] = [nearest(ax.places, x, ax.scale), nearest(ay.places, v ?? 0, ay.scale)];
@@ -277,7 +281,7 @@ function profile(data, meta, options) {
   const drawn = [];
   data.forEach((each, run) =>
     spread(each.step.length, 8).forEach((row, i, all) => {
-      const pick = (values) => values && values.subarray(row * each.size, (row + 1) * each.size);
+      const pick = (values) => values?.subarray(row * each.size, (row + 1) * each.size);
       const [y, error] = [pick(each.value), pick(each.error)];
       const names = naming(data, each, `step ${count(each.step[row])}`);
       const band = bandOf(y, error);
@@ -347,7 +351,7 @@ function plane(data, meta, options) {
     const told = (v, { low, high }) => number(v, digitsOf(low, high));
     return `${best.way.name}, ${when(best.way.each, best.row, options)}: ${told(best.way.x[best.row], x)}, ${told(best.way.y[best.row], y)}`;
   };
-  return { charts: [{ x, y, ways, read, height: 380 }], legend: ways.length > 6 || data.length > 1 ? ways : [], note: "from dark (first step) to light (last step)" };
+  return { charts: [{ x, y, ways, read, height: 380 }], legend: ways.length > 6 || data[1] ? ways : [], note: "from dark (first step) to light (last step)" };
 }
 
 const DRAWN = { lines, "heat map": heatMaps, "heat maps": heatMaps, frames, profile, fan, plane };

@@ -114,13 +114,14 @@ function steps125(low, high, count) {
   return found.size > 1 || count > 20 ? [...found] : steps125(low, high, 2 * count);
 }
 
-/** Ticks as text, with as many digits as tell neighbours apart. */
-export function labels(places) {
-  const gaps = places.slice(1).map((v, i) => Math.abs(v - places[i])).filter((gap) => gap > 0);
-  const most = Math.max(...places.map(Math.abs));
-  const digits = gaps.length ? 1 + Math.ceil(Math.log10(most / Math.min(...gaps)) - 1e-9) : 3;
+/** Numbers as text, with as many digits as tell them apart. */
+export function labels(places, least = 3) {
+  const order = places.filter(Number.isFinite).sort((a, b) => a - b);
+  const gap = extent(order.slice(1).map((v, i) => v - order[i])).positive;
+  const most = extent(order.map(Math.abs)).high;
+  const digits = 1 + Math.ceil(Math.log10(most / gap) - 1e-9);
   const exact = places.every(Number.isInteger) && most < 1e15 && digits > 4;
-  return places.map((v) => (exact ? count(v) : number(v, Math.min(15, Math.max(3, digits)))));
+  return places.map((v) => (exact ? count(v) : number(v, Math.min(15, Math.max(least, digits)))));
 }
 
 /** How many digits tell values of an interval apart, as an axis does. */
