@@ -10,7 +10,6 @@ import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 
+from ..guard.handlers import suppressed
 from ..guard.modes import unseen_by_modes
 from .frames import current_frames
 
@@ -44,7 +44,7 @@ class GradientHook:
 
     def __call__(self, parameter: Tensor) -> None:
         if not is_dynamo_compiling() and (watch := self.watch()) is not None:
-            with suppress(Exception):  # a strange thing to call backward() on
+            with suppressed():  # a strange thing to call backward() on
                 watch.look(parameter, sys._getframe())
 
 

@@ -11,7 +11,6 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..batches import tensors
+from ..guard.handlers import suppressed
 from ..guard.modes import unseen_by_modes
 from ..picking import returned
 from .criterion import OUTPUT, TARGETS, Called, Criterion
@@ -157,7 +157,7 @@ class LossWatch(TorchFunctionMode):
             return func(*args, **kwargs)
         computed, number, path = False, None, None
         before = len(self.candidates)
-        with suppress(Exception):  # a strange argument; the call itself must go on
+        with suppressed():  # a strange argument; the call itself must go on
             computed = any(self._is_computed(item) for item in tensors((args, kwargs)))
             number = self._look(func, args, kwargs) if computed else None
             own, (_, known) = self._own(args, kwargs)
@@ -168,7 +168,7 @@ class LossWatch(TorchFunctionMode):
             computed |= self._escaped and func in _ENTRANCES
         result = func(*args, **kwargs)
         if computed:
-            with suppress(Exception):
+            with suppressed():
                 self._follow(func, args, result, before)
                 self.computed(result)
                 if _in_place(func):

@@ -16,6 +16,7 @@ from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DistributedDataParallel
 
 from ..batches import MicroBatches
+from ..guard.handlers import raised_by_handler
 from ..guard.modes import unseen_by_modes
 from ..precision import to_float64
 from .backward_watch import GradientHook, backward_call, compiles_backward, same, trained
@@ -229,7 +230,9 @@ def _unseen(watch: MicroBatchWatch, look: Callable[[], None]) -> None:
     try:
         with unseen_by_modes(), torch.no_grad():
             look()
-    except Exception:
+    except Exception as error:
+        if raised_by_handler(error):
+            raise
         watch.give_up()
     finally:
         watch.seconds += time.perf_counter() - start

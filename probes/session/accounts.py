@@ -20,7 +20,7 @@ from .turns import Turn
 __all__ = ["Accounts"]
 
 FLUSH_SECONDS = 10.0
-"""From one flush to the next one at most, where there are rows: at an update, since nothing of ours runs between two."""
+"""From one flush to the next at most, where there are rows: at an update, since nothing of ours runs between two."""
 SECOND_FLUSH_SECONDS = 1.0
 FLUSH_SHARE = 0.01
 """Of the time, what flushing may take where it is done earlier than that."""

@@ -6,19 +6,17 @@ exception would keep the others from being called and would reach the user's loo
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
-import signal
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from types import CodeType, FunctionType
 from typing import Any
 
 from .. import hookspecs
 from ..budget.governor import Governor
+from ..guard.handlers import handlers_pass, raised_by_handler
 from ..guard.process import random_states_kept
 from ..guard.unnoticed import ModelChanged
 from ..measurement import CannotMeasure
@@ -166,7 +164,7 @@ class Plugins:
         try:
             if within is None:  # at every step there is no time for that
                 within = nullcontext() if hook in ("before_step", "on_step") else random_states_kept()
-            with self.watchdog.watching(what) if what else nullcontext(), within:
+            with handlers_pass(bool(what)), self.watchdog.watching(what) if what else nullcontext(), within:
                 result = consume(invoke(plugin.hooks[hook], **arguments))
         except BaseException as error:
             if not self.is_a_fault(error):
@@ -200,14 +198,8 @@ class Plugins:
 
         A probe's ``sys.exit()`` is a fault too, but for that of a process that the probe itself has forked.
         """
-        if isinstance(error, KeyboardInterrupt) or os.getpid() != self._process:
-            return False
-        handlers, trace = _codes_of_handlers(), error.__traceback__
-        while trace is not None:
-            if trace.tb_frame.f_code in handlers:
-                return False
-            trace = trace.tb_next
-        return True
+        forked = os.getpid() != self._process
+        return not (isinstance(error, KeyboardInterrupt) or forked or raised_by_handler(error))
 
     def refuse(self, plugin: Plugin, error: CannotMeasure) -> None:
         """Record that a turn could not be measured, for a reason that is none of the plugin's and may pass."""
@@ -283,16 +275,3 @@ class Plugins:
                 raise
             if not of_itself:
                 log.warning("Plugin %s failed in on_event: %s. Training goes on.", sink.label, text_of(error))
-
-
-def _codes_of_handlers() -> set[CodeType]:
-    """The code of every signal handler that is set."""
-    codes = set()
-    for number in signal.Signals:
-        handler: Any = signal.getsignal(number)
-        while isinstance(handler, functools.partial):
-            handler = handler.func
-        for function in (handler, getattr(handler, "__func__", None), getattr(type(handler), "__call__", None)):  # noqa: B004
-            if isinstance(function, FunctionType):
-                codes.add(function.__code__)
-    return codes

@@ -11,6 +11,7 @@ from typing import Protocol
 from torch.optim import Optimizer
 
 from ..budget.first_turn import fit_batches
+from ..guard.handlers import handlers_pass
 from ..guard.modes import unseen_by_modes
 from ..loop.sharding import in_parts, unshared
 from ..run import Run
@@ -100,7 +101,7 @@ class Session:
                     self._apart = True
                     self.turns.refuse(self.turns.probes, reason)
                 self._arrange()  # it leaves a mode of ours
-            with unseen_by_modes():
+            with handlers_pass(), unseen_by_modes():
                 with self.governor.charged_to_core():
                     self._fit_batches()
                     if self.team is not None and not self._begun and not self.team.set_up():

@@ -224,7 +224,7 @@ class Turns:
 
     def block(self, error: Exception) -> None:
         """Something in the loop keeps its first batch from being used."""
-        if self.plugins.on_error == "raise":
+        if self.plugins.on_error == "raise" or not self.plugins.is_a_fault(error):
             raise error
         self._blocked = str(error)
         if not isinstance(error, CannotMeasure):
