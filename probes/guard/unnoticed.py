@@ -20,8 +20,9 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .fingerprint import checksums
+from .held import all_modules
 from .modes import keep_modes, keep_saved_tensors_hooks
-from .modules import all_modules, keep_modules, keep_parametrizations
+from .modules import keep_modules, keep_parametrizations
 from .process import keep_compiler, keep_random_states, keep_settings, soften
 from .training import keep_buffers, keep_optimizers, keep_parameters, shorten_embeddings
 from .undo import Undo, keep_others_out, undo_all

@@ -3,6 +3,7 @@
 import argparse
 import array
 import collections
+import functools
 import importlib
 import queue
 import random
@@ -283,7 +284,64 @@ def test_generators_of_a_module_are_as_before():
     assert model.draw() == expected
 
 
-@pytest.mark.parametrize("hide", [lambda module: module, lambda module: [module], lambda module: {"of": [(module,)]}])
+def noise_of_a_closure():
+    generator, count = torch.Generator().manual_seed(1), 0
+
+    def noise():
+        nonlocal count
+        count += 1
+        return count + torch.rand(1, generator=generator).item()
+
+    return noise
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: functools.partial(torch.rand, 1, generator=torch.Generator().manual_seed(1)),
+        lambda: lambda generator=torch.Generator().manual_seed(1): torch.rand(1, generator=generator),  # noqa: B008
+        noise_of_a_closure,
+    ],
+)
+def test_what_a_function_of_a_module_draws_from_or_counts_is_as_before(make):
+    model = nn.Linear(2, 2)
+    model.noise = make()
+    with unnoticed(model):
+        expected = [float(model.noise()), float(model.noise())]
+    assert [float(model.noise()), float(model.noise())] == expected
+
+
+def test_default_arguments_of_a_forward_are_as_before():
+    class Noisy(nn.Linear):
+        def forward(self, x, generator=torch.Generator().manual_seed(1), seen=[]):  # noqa: B006, B008
+            seen.append(len(x))
+            return super().forward(x) + torch.rand(1, generator=generator) + len(seen)
+
+    model = Noisy(2, 2)
+    with unnoticed(model):
+        expected = model(torch.ones(1, 2))
+        assert not torch.equal(model(torch.ones(1, 2)), expected)
+    assert torch.equal(model(torch.ones(1, 2)), expected)
+
+
+class Holder:
+    def __init__(self, module):
+        self.module = module
+
+
+class Named(NamedTuple):
+    module: object
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda module: module, lambda module: [module], lambda module: {"of": [(module,)]}, Holder, Named,
+        lambda module: types.SimpleNamespace(of=[module]), lambda module: module.forward, functools.partial,
+        lambda module: functools.partial(map, module), lambda module: lambda x: module(x),
+        lambda module: types.MappingProxyType({"of": module}),
+    ],
+)  # fmt: skip
 def test_a_module_that_is_not_registered_is_as_before(hide):
     model, teacher = nn.Linear(2, 2), nn.Sequential(nn.BatchNorm1d(2), nn.Dropout())
     object.__setattr__(model, "teacher", hide(teacher))
