@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,40 @@ def save(session: Session) -> dict[str, Any]:
         "watching": {plugin.key: plugin.watching_since for plugin in session.turns.probes},
         "turns": {plugin.key: [plugin.measured, plugin.skipped, plugin.failed] for plugin in plugins.all},
         "plugins": states,
+        "settings": {plugin.key: _settings(plugin) for plugin in plugins.all},
         "lost": [plugin.key for plugin in plugins.all if plugin.failures["state_dict"]],
     }
 
 
 def _state(plugins: Plugins, plugin: Plugin) -> Any:
     return plugins.call(plugin, "state_dict", consume=plain)
+
+
+def _settings(plugin: Plugin) -> str:
+    """What tells one of several of a class from the others: it was made with, but when it is due."""
+    own = getattr(plugin.implementation, "__dict__", {})
+    return str({key: text_of(value) for key, value in own.items() if not (key.startswith("_") or key == "schedule")})
+
+
+def _paired(state: Mapping[str, Any], plugins: Plugins) -> dict[str, str]:
+    """By key the one in the checkpoint: of several of a name those made alike, wherever they stand in the list.
+
+    Where none of a name is made alike (what a plugin holds may change), as many as there were go on in their order.
+    """
+    name, pairs = re.compile(r"-\d+$"), {key: key for key in keys(plugins.all)}
+    now, before = {plugin.key: _settings(plugin) for plugin in plugins.all}, dict(state.get("settings", {}))
+    for kind in {name.sub("", key) for key in (*now, *before)}:
+        mine, theirs = ([key for key in made if name.sub("", key) == kind] for made in (now, before))
+        if not theirs or len(mine) == len(theirs) == 1:
+            continue
+        found: dict[str, str] = {}
+        for key in mine:
+            same = (other for other in theirs if before[other] == now[key] and other not in found.values())
+            if (other := next(same, None)) is not None:
+                found[key] = other
+        if found or len(mine) != len(theirs):
+            pairs.update({key: found.get(key, "") for key in mine})
+    return pairs
 
 
 def plain(state: Any, where: str = "its state") -> Any:
@@ -103,6 +132,10 @@ _ANOTHER = (
     "Batch {0!r} is not that of the checkpoint ({1} samples, now {2}): all is measured on it from here on, in the same "
     "streams. Leave it out of batches= to go on with the checkpoint's own."
 )
+_ANEW = (
+    "Plugin {0} begins anew: none of this name in the checkpoint was made with the same settings, or another goes on "
+    "with it."
+)
 _OTHERS = (
     "The probes or sinks are not those of the checkpoint: what each has cost is not recorded from here on; report() "
     "still tells it."
@@ -126,22 +159,27 @@ def restore(state: Mapping[str, Any], session: Session) -> None:
     if state.get("criterion") is not None:
         run.criterion = Criterion.of_state(state["criterion"])
     session.governor.load_state_dict(state["governor"])
-    if list(state["turns"]) != keys(plugins.all):
+    was = _paired(state, plugins)
+    if list(state["turns"]) != list(was.values()) or any(key != other for key, other in was.items()):
         session.accounts.by_plugin = False
         plugins.record("warning", None, _OTHERS)
     for plugin in plugins.all:
-        plugin.watching_since = state.get("watching", {}).get(plugin.key)
-        plugin.measured, plugin.skipped, plugin.failed = state["turns"].get(plugin.key, (0, 0, 0))
-        if plugin.key in state["due"]:
+        key = was[plugin.key]
+        if not key:
+            plugins.record("warning", plugin, _ANEW.format(plugin.label))
+        plugin.watching_since = state.get("watching", {}).get(key)
+        plugin.measured, plugin.skipped, plugin.failed = state["turns"].get(key, (0, 0, 0))
+        if key in state["due"]:
             # Also the plugin's schedule may have been changed: whichever comes first after the checkpoint's step.
-            plugin.due = state["due"][plugin.key]
+            plugin.due = state["due"][key]
             if plugin.schedule is not None and plugin.schedule.next(run.step - 1) != plugin.due:
                 plugin.due = plugin.schedule.next(run.step)
     for plugin in plugins.having("load_state_dict"):
-        if plugin.key in state.get("lost", ()):
+        key = was[plugin.key]
+        if key in state.get("lost", ()):
             plugins.disable(plugin, RuntimeError("it failed when the checkpoint was made"), "its state is lost")
-        elif state["plugins"].get(plugin.key) is not None:
-            plugins.call(plugin, "load_state_dict", state=state["plugins"][plugin.key])
+        elif state["plugins"].get(key) is not None:
+            plugins.call(plugin, "load_state_dict", state=state["plugins"][key])
 
 
 def _prints(batch: Batch) -> list[str]:

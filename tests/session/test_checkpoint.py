@@ -164,3 +164,49 @@ def test_a_run_that_goes_on_with_other_probes_keeps_its_bookkeeping(tmp_path):
     assert "not those of the checkpoint" in text
     assert run["probes/share"]["step"].values[-1] == 6 and run["sum/total"]["step"].values.tolist() == [4, 5, 6]
     assert "fault" not in run["events"].to_dataset().kind.values
+
+
+class Steps(Probe):
+    """Counts its turns, for a name."""
+
+    name = "steps"
+
+    def __init__(self, of):
+        super().__init__(every(1))
+        self.of, self._turns = of, 0
+
+    def measure(self, run, step):
+        self._turns += 1
+        yield Measurement(f"steps/{self.of}", float(self._turns))
+
+    def state_dict(self):
+        return {"of": self.of, "turns": self._turns}
+
+    def load_state_dict(self, state):
+        assert state["of"] == self.of
+        self._turns = state["turns"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "anew"),
+    [
+        ("ab", "ba", ""), ("abc", "cab", ""), ("a", "ba", "b"), ("ab", "b", ""), ("ab", "ac", "c"), ("aa", "a", ""),
+        ("a", "aa", "a"), ("", "ab", ""),
+    ],
+)  # fmt: skip
+def test_of_several_of_a_name_each_goes_on_with_the_state_of_one_made_alike(tmp_path, before, after, anew, caplog):
+    model, optimizer = fresh()
+    probes = [Norm(every(1)), *map(Steps, before)]
+    with ProbeManager(model, probes, log_dir=tmp_path / "a", overhead=None).attach(optimizer) as manager:
+        loop(model, optimizer, 0, 4)
+        state = manager.state_dict()
+    probes = list(map(Steps, after))
+    manager = ProbeManager(model, [*probes, Norm(every(1))], log_dir=tmp_path / "b", overhead=None)
+    manager.load_state_dict(state)
+    with manager.attach(optimizer):
+        loop(model, optimizer, 4, 6)
+    assert caplog.text.count("begins anew") == len(anew)
+    new = list(anew)
+    for probe in reversed(probes):
+        begins = not before or (probe.of in new and not new.remove(probe.of))
+        assert probe._turns == (2 if begins else 7)
