@@ -284,6 +284,27 @@ def test_a_log_dir_with_another_run_is_refused(model, optimizer, tmp_path, caplo
     assert not optimizer._optimizer_step_post_hooks and caplog.text == ""
 
 
+def test_what_a_probe_of_another_manager_calls_is_not_the_loops(tmp_path, caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(16, 4), torch.arange(16) % 3
+
+    class Calls(Probe):
+        def measure(self, run, step):
+            yield Measurement("calls/x", sum(float(run.model(x + i).detach().sum()) for i in range(30)))
+
+    whole = ProbeManager(model, [Calls(every(1))], log_dir=tmp_path / "whole", overhead=None)
+    part = ProbeManager(model[0], ["layers"], log_dir=tmp_path / "part", overhead=None)
+    with whole.attach(optimizer), part.attach(optimizer):
+        for _ in range(4):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    assert part.run.step == 4
+    assert "No optimizer step was seen" not in caplog.text + part.report()
+
+
 def test_two_managers_get_directories_of_their_own(model, optimizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = ProbeManager(model, [Norm()]).attach(optimizer)

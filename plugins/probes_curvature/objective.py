@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -106,8 +107,8 @@ class Objective:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which products are computed."""
-        return self._leaves[0].dtype
+        """Of vectors: the highest precision of a parameter."""
+        return reduce(torch.promote_types, (leaf.dtype for leaf in self._leaves))
 
     @property
     def device(self) -> torch.device:
@@ -182,7 +183,7 @@ class Objective:
         """A vector by parameter, in their shapes."""
         sizes = [leaf.numel() for leaf in self._leaves]
         pieces = torch.split(vector.to(self.device, self.dtype), sizes)
-        return [piece.view_as(leaf) for piece, leaf in zip(pieces, self._leaves, strict=True)]
+        return [piece.view_as(leaf).to(leaf.dtype) for piece, leaf in zip(pieces, self._leaves, strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """What :meth:`split` undoes. Shape ``(P,)``."""

@@ -117,8 +117,7 @@ class Turn(NamedTuple):
                 f"curvature/accumulated_noise_scale/{self.probe.batch}",
                 found.value,
                 standard_error=found.standard_error,
-                estimator=f"from the {len(seen.squares)} micro-batches of the last update; Student's error",
-                num_samples=len(seen.squares),
+                estimator="from the micro-batches of the last update, four or more; Student's error",
                 unit="micro-batches",
                 description="simple gradient noise scale of the loop's own gradients",
             )
@@ -134,8 +133,8 @@ class Turn(NamedTuple):
                 f"curvature/rank_noise_scale/{self.probe.batch}",
                 found.value,
                 standard_error=found.standard_error,
-                estimator=f"from rank 0 of {count} and the average, of the last {len(seen)} updates; Student's error",
-                num_samples=len(seen),
+                estimator=f"from rank 0 of {count} and the average, of the last {RANKS_UPDATES} updates, "
+                f"or of those so far; Student's error",
                 unit="batches of one rank",
                 description="simple gradient noise scale of the loop's own gradients, from ranks",
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..measurement import Measurement
 from .trials import Trial
 
 __all__ = ["Allocated", "Cost", "turn_cost"]
@@ -107,7 +108,12 @@ def _metered(probe: Any, meter: Callable[[Callable[[], Any]], None]) -> None:
     @functools.wraps(original)
     def measure(*arguments: Any) -> list[Any]:
         taken: list[Any] = []
-        meter(lambda: taken.extend(original(*arguments) or ()))
+
+        def turn() -> None:
+            items = original(*arguments)
+            taken.extend([items] if isinstance(items, Measurement) else items or ())
+
+        meter(turn)
         return taken
 
     probe.measure = measure

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Undo", "keep_others_out", "undo_all"]
+__all__ = ["Undo", "keep_others_out", "undo_all", "within_guard"]
 
 Undo = Callable[[], object]
 
@@ -44,3 +44,8 @@ def keep_others_out(undo: list[Undo]) -> None:
             _inside.pop("guard", None)
         else:
             time.sleep(0.001)
+
+
+def within_guard() -> bool:
+    """Whether this thread is within a guard: what calls a model now is a probe of some manager, not the loop."""
+    return _inside.get("guard", (0, None))[0] == threading.get_ident()

@@ -62,7 +62,8 @@ def _state(plugins: Plugins, plugin: Plugin) -> Any:
 def _settings(plugin: Plugin) -> str:
     """What tells one of several of a class from the others: it was made with, but when it is due."""
     own = getattr(plugin.implementation, "__dict__", {})
-    return str({key: text_of(value) for key, value in own.items() if not (key.startswith("_") or key == "schedule")})
+    given = {key: text_of(value) for key, value in own.items() if not (key.startswith("_") or key == "schedule")}
+    return re.sub(r"0x[0-9a-f]+", "", str(given))
 
 
 def _paired(state: Mapping[str, Any], plugins: Plugins) -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from ..batches import Batch, as_batch
 from ..budget.governor import Governor
 from ..guard.modes import unseen_by_modes
+from ..guard.undo import within_guard
 from ..guard.unnoticed import unnoticed
 from ..loop.first_batch import FirstBatch
 from ..loop.steps import StepCounter
@@ -133,7 +134,7 @@ class Attached:
             run.output,
             100,
             session.turns.block,
-            lambda: session.turns.busy,
+            lambda: session.turns.busy or within_guard(),
             wanted="train" not in run.batches,
             waiting=lambda calls: plugins.record("warning", None, self._missed()),
         )

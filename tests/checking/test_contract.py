@@ -32,6 +32,7 @@ from checking.bad_probes import (
 )
 from torch import nn
 
+from probes import Measurement, Probe
 from probes.checking.contract import Contract
 from probes.checking.points import POINTS
 from probes.session.discovery import installed, load
@@ -211,6 +212,16 @@ def test_what_is_no_probe_is_refused(probe):
 def test_an_unknown_point_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"No point of the contract is named 'speed'\. There are: settings, finishes"):
         check(Good, ["speed"])
+
+
+def test_the_cost_of_a_probe_that_returns_its_one_measurement_is_known():
+    class Returns(Probe):
+        name = "returns"
+
+        def measure(self, run, step):
+            return Measurement("returns/x", run.evaluate("train").square().mean())
+
+    assert [cost.samples for cost in Contract(Returns).costs] == [32, 128, 512]
 
 
 def test_the_cost_of_a_probe_that_holds_a_megabyte_is_a_megabyte():

@@ -123,6 +123,30 @@ def test_half_precision_is_computed_in_single(tanh):
     torch.testing.assert_close(found.values, single.values, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("memory", [1e9, 1e4])
+def test_parameters_may_be_of_several_precisions(memory):
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.head = nn.Linear(3, 4).double(), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(torch.tanh(self.wide(x.double())).float())
+
+    torch.manual_seed(0)
+    model, x, y = Mixed().eval(), torch.randn(20, 3), torch.arange(20) % 2
+    mixed = Objective(model, F.cross_entropy, x, y, memory=memory)
+    exact = Objective(nn.Sequential(model.wide, nn.Tanh(), nn.Linear(4, 2).double()), F.cross_entropy, x.double(), y)
+    exact.call.model[2].load_state_dict(model.head.state_dict())
+    direction = torch.randn(mixed.size, dtype=torch.float64)
+    for name in ("hessian_product", "ggn_product"):
+        found, expected = (getattr(each, name)(direction) for each in (mixed, exact))
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mixed.gradient(), exact.gradient(), rtol=1e-5, atol=1e-6)
+    assert mixed.value_at(direction, 0.1) == pytest.approx(exact.value_at(direction, 0.1), rel=1e-5)
+
+
 def test_the_loss_elsewhere(tanh):
     model, inputs, targets = tanh
     objective = Objective(model, F.cross_entropy, inputs, targets)
