@@ -6,6 +6,7 @@ Needs the extra ``analysis``.
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -102,8 +103,9 @@ def main() -> None:
         run = open_run(path)
         files = [str(file) for file in save_plots(run, directory, stream or (), format_)]  # type: ignore[arg-type]
         nothing = f"{path} holds no rows yet: there is nothing to draw."
-        if any(node.sizes.get("step") for node in run.subtree):
-            nothing = f"None of these streams has rows of at most two dims: probes serve {path} shows them all."
+        if any("value" in node.variables and node.sizes.get("step") for node in run.subtree):
+            shown = f"probes serve {shlex.quote(str(path))}"
+            nothing = f"No stream that is chosen has rows of at most two dims: {shown} shows all of them."
         told(as_json, files, *(files or [nothing]))
 
     @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -211,10 +212,10 @@ def _looks(session: Session, place: str) -> str:
 
 
 def _place(path: Path) -> str:
-    """A path as a user would write it."""
+    """A path as a user would write it in a shell."""
     with suppress(ValueError, OSError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
+        path = path.relative_to(Path.cwd())
+    return str(path) if "\\" in str(path) else shlex.quote(str(path))  # of Windows: other quotes
 
 
 def _short(line: str) -> str:

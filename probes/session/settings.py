@@ -108,11 +108,13 @@ class Settings:
         def settings(item: Any) -> dict[str, str]:
             return {name: text_of(value) for name, value in vars(item).items() if not name.startswith("_")}
 
+        kinds = [type(probe).__name__ for probe in self.made_probes]
+        names = [f"{kind}-{n}" if (n := kinds[: i + 1].count(kind)) > 1 else kind for i, kind in enumerate(kinds)]
         sizes = [p.numel() for p in model.parameters() if not isinstance(p, nn.parameter.UninitializedParameter)]
         return {
             "model": type(model).__name__,
             "parameters": sum(sizes),
-            "probes": {type(probe).__name__: settings(probe) for probe in self.made_probes},
+            "probes": dict(zip(names, map(settings, self.made_probes), strict=True)),
             "overhead": self.overhead,
             "head_start": self.head_start,
             "on_error": self.on_error,

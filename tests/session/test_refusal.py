@@ -106,15 +106,19 @@ def test_models_that_are_no_function_of_one_example_are_refused_with_the_reason(
     assert not sink.steps("evaluates/mean")
 
 
+CALLS = []
+"""A global: what a hook closes over is put back after a measurement."""
+
+
 def test_the_check_costs_one_pass_more_however_many_probes_ask():
     model = nn.Linear(2, 1)
-    calls = []
-    model.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    CALLS.clear()
+    model.register_forward_hook(lambda module, args, output: CALLS.append(len(output)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     probes = [Evaluates(every(10)), Evaluates(every(10))]
     with ProbeManager(model, probes, {"train": torch.randn(6, 2)}, [], overhead=None).attach(optimizer):
         run_steps(model, optimizer, 1)
-    assert sum(calls) == 4 + 6 + 6 + 1  # the loop; all together; all apart; one twice
+    assert sum(CALLS) == 4 + 6 + 6 + 1  # the loop; all together; all apart; one twice
 
 
 def test_a_batch_follows_the_model_to_another_dtype():

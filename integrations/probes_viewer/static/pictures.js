@@ -228,7 +228,7 @@ function heatMaps(data, meta, options) {
   const charts = data.flatMap((each) =>
     chosen.map((k) => ({ ...cells(each, options, dim, k * rows), subtitle: phrase([runOf(data, each), outer && text(outer, k)], ", "), height })),
   );
-  const note = phrase([chosen.length < count && `${chosen.length} of ${count} ${outer.name} are shown`, charts[0].note], "; ");
+  const note = phrase([chosen.length < count && `${chosen.length} of ${count} entries of ${outer.name} are shown`, charts[0].note], "; ");
   return { charts, columns: outer && charts.length > 4 ? 3 : Math.min(2, charts.length), bar: colored(charts, options), note };
 }
 
