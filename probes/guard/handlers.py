@@ -33,6 +33,8 @@ def handlers_pass(wanted: bool = True) -> Iterator[None]:
     try:
         if wanted and threading.current_thread() is threading.main_thread():
             for number, handler in _handlers():
+                if str(getattr(handler, "__module__", "")).startswith(("asyncio.", "probes.")):
+                    continue  # that of asyncio does nothing, and ours knows where it is called from
                 ours[number] = handler, _passing(handler, raised)
                 signal.signal(number, ours[number][1])
         yield
@@ -76,11 +78,10 @@ def raised_by_handler(error: BaseException) -> bool:
 
 
 def _handlers() -> Iterator[tuple[signal.Signals, Any]]:
-    """The script's: those of Python do not raise an ``Exception``, and that of asyncio does nothing."""
+    """Those that are functions, but for Python's own, which raises what is no ``Exception``."""
     for number in signal.Signals:
         handler: Any = signal.getsignal(number)
-        python = handler is signal.default_int_handler or getattr(handler, "__module__", "") == "asyncio.unix_events"
-        if callable(handler) and not isinstance(handler, signal.Handlers) and not python:
+        if callable(handler) and handler is not signal.default_int_handler:
             yield number, handler
 
 

@@ -83,11 +83,16 @@ def test_a_batch_is_whole_where_that_is_asked_for(arguments):
     assert set(batch_sizes(sink)) == {100}
 
 
+ROWS = []
+"""A global: a list of the model's own, or of a hook's, would be as before, after a probe has looked."""
+
+
 def test_a_quick_model_is_tried_on_a_few_samples_and_no_more():
-    model, rows = Slow(0.0), []  # a list of the model's own would be as before, after a probe has looked
-    model.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    model = Slow(0.0)
+    ROWS.clear()
+    model.register_forward_hook(lambda module, args, output: ROWS.append(len(output)))
     sink, _ = trained(model, steps=1, probes=[Rows(every(1))], batches={"train": torch.randn(100, 2)})
-    assert set(batch_sizes(sink)) == {100} and rows == [10, 2]
+    assert set(batch_sizes(sink)) == {100} and ROWS == [10, 2]
 
 
 def test_a_model_too_quick_for_the_clock_is_measured_whole(monkeypatch):
