@@ -183,5 +183,6 @@ EXPERIMENT = Experiment(
     departures="Network, batch, steps, learning rates and correlations are not stated. MINE is told on fresh pairs "
     "after its training: on those it is trained on it reads tens of nats too much where there are 10. The figure shows "
     "MINE-f as looser than MINE; at correlations of 0.5 in 20 dimensions it was not, and the two stand side by side "
-    "without a verdict.",
+    "without a verdict. Nor is there one above 3 nats, where training is not stable: at full size MINE reads 4.0 to "
+    "5.0 of 6.7 nats, and 0 of 17 and of 39, below KSG, above which the figure has it.",
 )
