@@ -417,3 +417,13 @@ def test_rows_stand_in_the_order_of_their_times_after_a_resume(look, tmp_path):
     assert found == [0, 1, 1441]
     values = page.evaluate("Array.from(document.querySelector('.plot').chart.spec.image.values)")
     np.testing.assert_array_equal(values, np.concatenate([FREQUENCIES, FREQUENCIES + 5, FREQUENCIES + 2]))
+
+
+def test_an_image_is_not_stretched_where_there_is_little_room(look, report_file):
+    for width in (1400, 700):
+        page = large(look, report_file, "k/film")
+        page.set_viewport_size({"width": width, "height": 900})
+        large_one = "document.querySelector('.charts .plot').chart"
+        until(page, f"{large_one}.frame.width === {large_one}.box.clientWidth")
+        found = page.evaluate(f"[{large_one}.frame.width, {large_one}.height, {large_one}.spec.aspect]")
+        assert found[0] / found[1] == pytest.approx(found[2], rel=0.02) and found[2] == 5 / 4

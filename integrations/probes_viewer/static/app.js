@@ -15,7 +15,7 @@ const KEYS = [
 ];
 const CHOICES = ["auto", "linear", "log"];
 const MOST_SMOOTH = 0.98;
-const LOOK_AGAIN = 30_000; // milliseconds
+const LOOK_AGAIN = 30_000; // ms
 const p = (kind, ...words) => create("p", kind, ...words);
 const family = (name) => name.split("/")[0];
 const input = (type, label, more) => create("input", { type, "aria-label": label, placeholder: label, ...more });

@@ -20,7 +20,7 @@ const ZOOMS = { "+": 0.5, "=": 0.5, "-": 2 };
 export class Chart {
   /** Draws `spec` into `parent`; `shared` has the `charts` of the page, and by their x `zoom` and `onZoom(share, range)`. */
   constructor(parent, spec, shared) {
-    Object.assign(this, { spec, shared, at: null, drag: null, share: spec.share ?? `${spec.title} ${spec.x.label}`, height: spec.height });
+    Object.assign(this, { spec, shared, at: null, drag: null, share: spec.share ?? `${spec.title} ${spec.x.label}` });
     this.readout = create("output", "readout");
     [this.canvas, this.over] = [create("canvas"), create("canvas")];
     this.box = create("div", {
@@ -52,8 +52,11 @@ export class Chart {
   zoomed = () => this.shared.zoom.get(this.share);
 
   draw() {
-    this.frame = frameOf(this.spec, this.zoomed(), Math.max(120, this.box.clientWidth || 480), this.height);
-    const words = paint(emptied(this.canvas, this.frame.width, this.height), this.frame, devicePixelRatio);
+    const { spec } = this;
+    const width = Math.max(120, this.box.clientWidth || 480);
+    this.height = Math.min(spec.height, width / spec.aspect || Infinity);
+    this.frame = frameOf(spec, this.zoomed(), width, this.height);
+    const words = paint(emptied(this.canvas, width, this.height), this.frame, devicePixelRatio);
     this.warning.textContent = this.empty() ? "Nothing was measured between these steps. Escape shows all." : words;
     this.mark();
   }

@@ -10,7 +10,7 @@ const [WIDTH, LEFT] = [860, 100];
 const escape = (words) => String(words).replace(/[^\t\n\r -\uD7FF\uE000-\uFFFD\u{10000}-\u{10FFFF}]/gu, "\uFFFD").replace(/[<>&"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
 const short = (v) => Number(v.toFixed(2));
 
-/** What charts use of the context of a canvas, written down as SVG. */
+/** What charts use of a canvas' context, as SVG. */
 class Writer {
   parts = [];
   groups = [];
@@ -57,7 +57,7 @@ class Writer {
   }
 }
 
-/** Pictures with their charts as they are shown, one below the other. */
+/** Pictures with their charts, one below the other. */
 export function svg(pictures, title, note) {
   const [ink, paper] = [css("--ink"), css("--paper")];
   const writer = new Writer();

@@ -141,7 +141,7 @@ function cellsOf(edges, count, toValue) {
   return [found, most];
 }
 
-/** Cells as pixels; of several in one their mean, on the scale of the colours. Returns how many, and of how many columns. */
+/** Cells as pixels; of several in one their mean, on the colours' scale. Returns how many, and of how many columns. */
 function paintCells(context, frame, ratio) {
   const { image } = frame.spec;
   const { norm, values } = image;
