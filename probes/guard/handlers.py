@@ -46,7 +46,7 @@ def handlers_pass(wanted: bool = True) -> Iterator[None]:
             if signal.getsignal(number) is passing:  # or else the handler has set another
                 signal.signal(number, handler)
     if raised:
-        raise raised[0]
+        raise raised.pop(0)  # or its frames would hold it
 
 
 class suppressed:

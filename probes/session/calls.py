@@ -23,7 +23,19 @@ from ..measurement import CannotMeasure
 from ..run import Event, Run
 from ..schedule import Schedule, log_spaced
 from .discovery import GROUP, label
-from .plugins import HOOKS, NEEDS, CheckedSchedule, OnError, Plugin, PluginManager, invoke, keys, log, text_of
+from .plugins import (
+    HOOKS,
+    NEEDS,
+    CheckedSchedule,
+    OnError,
+    Plugin,
+    PluginManager,
+    invoke,
+    keys,
+    log,
+    settings_of,
+    text_of,
+)
 from .watchdog import DEADLINE, Watchdog
 
 __all__ = ["Plugins"]
@@ -66,7 +78,8 @@ class Plugins:
         kind = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
         plugin = Plugin(kind, kind, "", implementation)
         try:
-            plugin = Plugin(self._new_key(implementation), *label(implementation), implementation)
+            named = label(implementation)
+            plugin = Plugin(self._new_key(implementation), *named, implementation, settings_of(implementation))
             # A registry of its own: pluggy compares plugins by ==, and takes no two that are equal.
             registry = PluginManager(GROUP)
             registry.add_hookspecs(hookspecs)

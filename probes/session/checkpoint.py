@@ -50,7 +50,7 @@ def save(session: Session) -> dict[str, Any]:
         "watching": {plugin.key: plugin.watching_since for plugin in session.turns.probes},
         "turns": {plugin.key: [plugin.measured, plugin.skipped, plugin.failed] for plugin in plugins.all},
         "plugins": states,
-        "settings": {plugin.key: _settings(plugin) for plugin in plugins.all},
+        "settings": {plugin.key: plugin.settings for plugin in plugins.all},
         "lost": [plugin.key for plugin in plugins.all if plugin.failures["state_dict"]],
     }
 
@@ -59,20 +59,13 @@ def _state(plugins: Plugins, plugin: Plugin) -> Any:
     return plugins.call(plugin, "state_dict", consume=plain)
 
 
-def _settings(plugin: Plugin) -> str:
-    """What tells one of several of a class from the others: it was made with, but when it is due."""
-    own = getattr(plugin.implementation, "__dict__", {})
-    given = {key: text_of(value) for key, value in own.items() if not (key.startswith("_") or key == "schedule")}
-    return re.sub(r"0x[0-9a-f]+", "", str(given))
-
-
 def _paired(state: Mapping[str, Any], plugins: Plugins) -> dict[str, str]:
     """By key the one in the checkpoint: of several of a name those made alike, wherever they stand in the list.
 
-    Where none of a name is made alike (what a plugin holds may change), as many as there were go on in their order.
+    Where none of a name is made alike, as many as there were go on in their order.
     """
     name, pairs = re.compile(r"-\d+$"), {key: key for key in keys(plugins.all)}
-    now, before = {plugin.key: _settings(plugin) for plugin in plugins.all}, dict(state.get("settings", {}))
+    now, before = {plugin.key: plugin.settings for plugin in plugins.all}, dict(state.get("settings", {}))
     for kind in {name.sub("", key) for key in (*now, *before)}:
         mine, theirs = ([key for key in made if name.sub("", key) == kind] for made in (now, before))
         if not theirs or len(mine) == len(theirs) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from ..schedule import Schedule
 
 __all__ = [
     "CheckedSchedule", "HOOKS", "NEEDS", "OnError", "Plugin", "PluginManager", "has_hooks", "invoke", "keys", "log",
-    "text_of", "unmet_need",
+    "settings_of", "text_of", "unmet_need",
 ]  # fmt: skip
 
 OnError = Literal["log", "raise"]
@@ -30,6 +31,13 @@ MAX_TEXT = 1000
 def invoke(hook: pluggy.HookImpl, **arguments: Any) -> Any:
     """Call a hook with the arguments it takes."""
     return hook.function(*(arguments[name] for name in hook.argnames))
+
+
+def settings_of(item: object) -> str:
+    """The public attributes of a plugin in words, without its schedule and addresses."""
+    own = getattr(item, "__dict__", {})
+    given = {key: text_of(value) for key, value in own.items() if not (key.startswith("_") or key == "schedule")}
+    return re.sub(r"0x[0-9a-f]+", "", str(given))
 
 
 def text_of(item: object) -> str:
@@ -54,6 +62,8 @@ class Plugin:
     """Its name with its distribution, for messages."""
     version: str
     implementation: Any
+    settings: str = ""
+    """What it was made with, in words, but when it is due: tells several of a class apart."""
     hooks: dict[str, pluggy.HookImpl] = field(default_factory=dict)
     schedule: Schedule | None = None
     due: int | None = None
