@@ -25,9 +25,19 @@ from torch.optim import Optimizer
 from ..probe import Probe
 
 __all__ = [
-    "BYTES", "CONTAINERS", "GENERATORS", "LEAVES", "MOST", "all_modules", "cells_of", "is_object", "items_of",
-    "kept_types", "of_classes", "parts_of",
-]  # fmt: skip
+    "BYTES",
+    "CONTAINERS",
+    "GENERATORS",
+    "LEAVES",
+    "MOST",
+    "all_modules",
+    "cells_of",
+    "is_object",
+    "items_of",
+    "kept_types",
+    "of_classes",
+    "parts_of",
+]
 
 
 def all_modules(model: nn.Module) -> dict[str, nn.Module]:

@@ -28,7 +28,7 @@ from .held import (
     kept_types,
     of_classes,
     parts_of,
-)  # fmt: skip
+)
 from .training import keep_tensors
 from .undo import Undo
 

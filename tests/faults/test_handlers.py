@@ -30,23 +30,28 @@ def handler():
 
 
 class Signalled(nn.ReLU):
-    """Sends the signal in its ``at``-th call in eval mode, which is never the loop's."""
+    """Sends the signal in its ``at``-th call in eval mode, never the loop's, of those after so many of the loop's."""
 
-    def __init__(self, at):
+    def __init__(self, at, after):
         super().__init__()
-        self.left = at
+        self.left, LOOP[:] = at, [after]
 
     def forward(self, x):
-        if not self.training:
+        LOOP[0] -= self.training
+        if not self.training and LOOP[0] <= 0:
             self.left -= 1
             if self.left == 0:
                 signal.raise_signal(signal.SIGUSR1)
         return super().forward(x)
 
 
-def train(probes, at, sinks=(), steps=4, **settings):
+LOOP = [0]
+"""Calls of the loop that are to come before."""
+
+
+def train(probes, at, sinks=(), steps=4, after=0, **settings):
     torch.manual_seed(0)
-    act = Signalled(at)
+    act = Signalled(at, after)
     model = nn.Sequential(nn.Linear(6, 16), act, nn.Linear(16, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     x, y = torch.randn(32, 6), torch.arange(32) % 3
@@ -63,10 +68,11 @@ NAMES = ["layers", "fourier", "tangent_kernel", "curvature", "representation", "
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("at", [1, 2, 3, 5, 8])
-def test_it_reaches_the_loop_from_a_forward_of_a_probe(name, at):
+@pytest.mark.parametrize("after", [0, 3])  # at the first turn, and at a later one
+def test_it_reaches_the_loop_from_a_forward_of_a_probe(name, at, after):
     probe = load(name)
     try:
-        left = train([probe(every(1))], at)
+        left = train([probe(every(1))], at, after=after)
     except Preempted:
         return
     assert left > 0 and at > 1  # so many calls were not made, or else it was lost
