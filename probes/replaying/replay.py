@@ -85,7 +85,8 @@ def replay(
 
     Raises:
         ValueError: If there is no checkpoint, one cannot be read or says no step, two are of one step, one does not fit
-            the model or holds different parameters that do, there is no batch, or a probe must see every update.
+            the model or holds different parameters that do, there is no batch for a probe that needs one, or a probe
+            must see every update.
         FileNotFoundError: If a checkpoint is not there.
         FileExistsError: If ``log_dir`` is a file.
     """
@@ -105,12 +106,12 @@ def replay(
     if found is not None:
         kept = {name: Batch(part["args"], part["kwargs"], part["targets"]) for name, part in found["batches"].items()}
         given = {**kept, **given}
-    if not given:
-        raise ValueError(
-            "There is no batch to measure on, since the checkpoints hold no state of the probes. Pass batches=, such "
-            "as {'train': (inputs, targets)}."
-        )
     chosen = _made(probes)
+    if not given and (needing := [type(probe).__name__ for probe in chosen if getattr(probe, "needs", None)]):
+        raise ValueError(
+            f"There is no batch to measure on for {', '.join(needing)}, since the checkpoints hold no state of the "
+            f"probes. Pass batches=, such as {{'train': (inputs, targets)}}."
+        )
     steps = sorted(by_step)
     first = read_checkpoint(by_step[steps[0]])
     module = _loaded(model, first, by_step[steps[0]])

@@ -211,6 +211,17 @@ def test_random_numbers_and_the_given_probes_are_left_alone(trained, tmp_path):
         assert vars(probe).keys() == then.keys() and probe.schedule is then["schedule"]
 
 
+def test_what_needs_no_batch_is_measured_without_one(trained, tmp_path):
+    make = Located(f"{trained / 'script.py'}:make_model")
+    replayed = replay([trained / "a.pt"], make, ["spectral_norm"], log_dir=tmp_path / "run")
+    model = make()
+    load_into(model, read_checkpoint(trained / "a.pt").weights, trained / "a.pt")
+    norms = [torch.linalg.matrix_norm(model[index].weight.double(), 2).item() for index in (0, 3)]
+    found = open_run(tmp_path / "run")["spectral_norm/weight"]["value"]
+    assert found.sel(layer=["0", "3"]).values[0] == pytest.approx(norms, rel=1e-5)
+    assert not replayed.problems
+
+
 def refuse(match, error, *arguments, **settings):
     with pytest.raises(error, match=match):
         replay(*arguments, **settings)
