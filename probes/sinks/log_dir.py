@@ -72,7 +72,7 @@ def _writable(place: Callable[[], Path], asked: Path) -> Path:
         free = shutil.disk_usage(log_dir).free
         if free < RESERVE:
             raise OSError(f"only {free / 2**20:.0f} MiB are free, and {RESERVE / 2**20:.0f} are kept free")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # of a name that cannot be written in the encoding of the system
         raise OSError(f"`log_dir` {str(asked)!r} cannot be written: {error}. Pass another log_dir.") from error
     return log_dir
 
@@ -89,8 +89,11 @@ def _beside(asked: Path) -> Path:
 
 
 def _stem(asked: Path) -> str:
-    """Its name, or the beginning of one that is too long for a file system."""
-    return asked.name if len(os.fsencode(asked.name)) < LONGEST else asked.name[: LONGEST // 4]
+    """Its name, or what a file system can hold of it: the beginning of one that is too long."""
+    try:
+        return asked.name if len(os.fsencode(asked.name)) < LONGEST else asked.name[: LONGEST // 4]
+    except UnicodeError:
+        return asked.name.encode("ascii", "ignore").decode()[: LONGEST // 4] or "run"
 
 
 def _fresh_directory(parent: Path) -> Path:
