@@ -113,7 +113,7 @@ def find(name: str) -> type[Probe] | Probe:
         >>> find("probes.probe:Probe").__name__
         'Probe'
     """
-    if ":" not in name:
+    if ":" not in name and not name.endswith(".py"):
         return load(name)
     found = locate(name)
     if not (isinstance(found, Probe) or (isinstance(found, type) and issubclass(found, Probe))):

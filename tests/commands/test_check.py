@@ -46,6 +46,7 @@ def test_check_of_a_module_in_this_directory_fails_with_1_and_tells_machines(tmp
     ("name", "message"),
     [
         ("nothing", "No probe is named 'nothing'. Installed probes: "),
+        ("mine.py", "must be file.py:name"),
         ("nowhere_at_all:Probe", "No module named 'nowhere_at_all'"),
         ("probes.probe:Schedule", "must be a subclass of probes.Probe"),
         ("probes.probe:nothing", "probes.probe has no 'nothing'"),
