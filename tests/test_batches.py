@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from probes.batches import Batch, as_batch
+from probes.batches import Batch, as_batch, tensors
 
 
 def test_a_large_tensor_is_sampled_with_its_targets():
@@ -114,3 +114,8 @@ class Empty(Dataset):
 def test_as_batch_rejects(data, error, message):
     with pytest.raises(error, match=message):
         as_batch(data, name="test")
+
+
+def test_a_packed_sequence_is_looked_into():
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.ones(2, 3, 4), torch.tensor([3, 2]), batch_first=True)
+    assert [list(leaf.shape) for leaf in tensors(packed)] == [[5, 4], [3]]

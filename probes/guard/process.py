@@ -146,6 +146,13 @@ def _set_mkldnn(state: bool) -> None:
 
 def _set_filters(state: list[Any]) -> None:
     warnings.filters[:] = state  # type: ignore[index]
+    with warnings.catch_warnings():  # which tells Python: what was shown under other filters may be an error now
+        pass
+
+
+def _exchange(old: list[Any], new: list[Any]) -> None:
+    if warnings.filters == old:  # or else others have set theirs
+        warnings.filters[:] = new  # type: ignore[index]
 
 
 def _handlers() -> dict[signal.Signals, Any]:
@@ -220,6 +227,7 @@ SETTINGS = (
     Setting("warning filters", lambda: list(warnings.filters), _set_filters),
     Setting("garbage collection", _collection, _set_collection),
     Setting("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    Setting("switch interval", sys.getswitchinterval, sys.setswitchinterval),
     Setting("working directory", _directory, _set_directory),
     Setting("tracing", lambda: (sys.gettrace(), sys.getprofile()), _set_tracing),
     Setting("signal handlers", _handlers, _set_handlers, _handler_names),
@@ -237,10 +245,14 @@ def _undo_of(setting: Setting) -> Undo:
     return lambda: None if setting.get() == before else setting.put(before)
 
 
-def soften() -> None:
+def soften(undo: list[Undo]) -> None:
     """Ask less of a measurement than the script may ask of itself to find its own faults; :data:`SETTINGS` are kept."""
-    if not strict and any(entry[0] == "error" for entry in warnings.filters):
-        _set_filters([("default", *entry[1:]) if entry[0] == "error" else entry for entry in warnings.filters])
+    before = list(warnings.filters)
+    if not strict and any(entry[0] == "error" for entry in before):
+        # Ignored, not shown: of what is shown Python keeps a note, and asks that before the filters ever after.
+        softer = [("ignore", *entry[1:]) if entry[0] == "error" else entry for entry in before]
+        undo.append(lambda: _exchange(softer, before))
+        _exchange(before, softer)
     for kind, how in np.geterr().items():
         if how == "raise":
             np.seterr(**{kind: "warn"})  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ class unnoticed:
         self._versions = [(f"parameter {name!r}", parameter, _version(parameter)) for name, parameter in named]
         self._sums = checksums(parameters)
         keep_settings(undo)
-        soften()
+        soften(undo)
         keep_compiler(undo)
         keep_parametrizations(undo)
         keep_random_states(undo)

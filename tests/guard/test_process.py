@@ -127,10 +127,26 @@ CARELESS = {
     "warning filters": lambda: warnings.simplefilter("ignore"),
     "garbage collection": lambda: (gc.set_threshold(1, 1, 1), gc.freeze()),
     "recursion limit": lambda: sys.setrecursionlimit(sys.getrecursionlimit() + 1),
+    "switch interval": lambda: sys.setswitchinterval(2 * sys.getswitchinterval()),
     "working directory": lambda: os.chdir(tempfile.gettempdir()),
     "tracing": lambda: sys.setprofile(lambda *_: None),
     "signal handlers": lambda: signal.signal(signal.SIGUSR1, lambda *_: None),
 }
+
+
+@pytest.mark.parametrize("careless", [lambda: None, lambda: warnings.simplefilter("default")])
+def test_a_warning_of_a_measurement_is_still_an_error_in_the_loop(careless, monkeypatch):
+    def warn():
+        warnings.warn("of the forward", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(process, "strict", False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with unnoticed(nn.Linear(2, 1)):
+            careless()
+            warn()
+        with pytest.raises(UserWarning, match="of the forward"):
+            warn()
 
 
 def test_every_setting_has_a_careless_probe():
