@@ -42,7 +42,7 @@ PRESETS = {
     ),
     "quick": Preset(Settings(sigmas=(0.3, 0.5, 0.9)), seeds=(0, 1, 2), duration="5 min"),
     "paper": Preset(
-        Settings(sigmas=tuple(round(0.1 * k, 1) for k in range(1, 10)), steps=20_000), seeds=(0, 1, 2), duration="2 h"
+        Settings(sigmas=tuple(round(0.1 * k, 1) for k in range(1, 10)), steps=20_000), seeds=(0, 1, 2), duration="3 h"
     ),
 }
 
@@ -194,6 +194,8 @@ EXPERIMENT = Experiment(
     departures=(
         "The thesis says that I(X; f(X) + sigma e) depends on sigma alone. It does not: f(X) of another f has another "
         "law, and with it another information. What holds exactly, and is judged, is that I(X; Y) = I(f(X); Y) for "
-        "each f; the truth is known by quadrature. Sigmas, network and training are not stated."
+        "each f; the truth is known by quadrature. Sigmas, network and training are not stated. With all nine sigmas one of "
+        "27 cells fails: x³ at 0.1, where MINE that is given X, and must form the cube itself, stays 0.01 to 0.17 nats "
+        "below the truth, and 0.02 to 0.11 below what it finds given f(X)."
     ),
 )
