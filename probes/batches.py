@@ -244,7 +244,8 @@ def _map(tree: Any, function: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _map(item, function) for key, item in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)._make(_map(item, function) for item in tree)  # without what a class of its own asks for
+        make: Any = type(tree)
+        return make._make(_map(item, function) for item in tree)  # without what a class of its own asks for
     if isinstance(tree, tuple | list):
         return type(tree)(_map(item, function) for item in tree)
     return tree

@@ -276,7 +276,7 @@ def test_an_unwritable_log_dir_is_refused(model, tmp_path):
 
 
 def test_a_log_dir_that_the_system_cannot_spell_is_replaced(model, optimizer, tmp_path, caplog):
-    with ProbeManager(model, [Norm()], None, ["hdf5"], tmp_path / "run\ud800").attach(optimizer) as manager:  # as é in ASCII
+    with ProbeManager(model, [Norm()], None, ["hdf5"], tmp_path / "run\ud800").attach(optimizer) as manager:
         run_steps(model, optimizer, 1)
     assert manager.run.log_dir == tmp_path / "run_2" and "norm" in open_run(tmp_path / "run_2")
     assert "cannot be written: 'utf-8' codec" in caplog.text and "Traceback" not in caplog.text

@@ -194,8 +194,8 @@ EXPERIMENT = Experiment(
     departures=(
         "The thesis says that I(X; f(X) + sigma e) depends on sigma alone. It does not: f(X) of another f has another "
         "law, and with it another information. What holds exactly, and is judged, is that I(X; Y) = I(f(X); Y) for "
-        "each f; the truth is known by quadrature. Sigmas, network and training are not stated. With all nine sigmas one of "
-        "27 cells fails: x³ at 0.1, where MINE that is given X, and must form the cube itself, stays 0.01 to 0.17 nats "
-        "below the truth, and 0.02 to 0.11 below what it finds given f(X)."
+        "each f; the truth is known by quadrature. Sigmas, network and training are not stated. With all nine sigmas "
+        "one of 27 cells fails: x³ at 0.1, where MINE that is given X, and must form the cube itself, stays 0.01 to "
+        "0.17 nats below the truth, and 0.02 to 0.11 below what it finds given f(X)."
     ),
 )

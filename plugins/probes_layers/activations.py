@@ -161,7 +161,8 @@ def activations(model: nn.Module, call: Callable[[], Any], n: int | None = None)
     """What the layers of a model give while it is called, by name, in the order of the calls.
 
     A layer is a module with parameters of its own, or an activation: a module, or a function called within one, which
-    is named after that (``features.relu``).
+    is named after that (``features.relu``). One activation that is called after several layers is several: ``relu``,
+    ``relu-2`` and so on, in the order of the first calls.
 
     Args:
         model: The model.
@@ -191,6 +192,10 @@ class _Watch(TorchFunctionMode):
         """Modules that are being called, and how often functions were in each; None in an activation."""
         self._examples = examples
         self._units = Units()
+        self._before = ""
+        """The layer with parameters that was called last."""
+        self._places: dict[str, list[str]] = {}
+        """Of each activation module, after which layers it was called: at each place its units are others."""
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
@@ -222,9 +227,19 @@ class _Watch(TorchFunctionMode):
             # What a stranger returns in a dict is no activation, as the random parameters of an augmentation.
             activates = package.startswith("torch.") or isinstance(result, Tensor)
             if own or (leaf and activates):
-                self._take(name, module, _bounds(kind, *given), result, gated=not (own and package in LINEAR))
+                called = name if own else self._placed(name)
+                self._take(called, module, _bounds(kind, *given), result, gated=not (own and package in LINEAR))
+            if own:
+                self._before = name
 
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def _placed(self, name: str) -> str:
+        places = self._places.setdefault(name, [])
+        if self._before not in places:
+            places.append(self._before)
+        number = places.index(self._before) + 1
+        return name if number == 1 else f"{name}-{number}"
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -33,7 +33,8 @@ class LayerStatistics(Probe):
 
     A gradient is the one the optimizer is given: accumulated over micro-batches, unscaled and clipped. An update is the
     difference of the weights, exactly. Of several optimizers that share a step, each layer's is the last one that was
-    over; where a layer was not updated since the step before, it is NaN.
+    over; where a layer was not updated since the step before, it is NaN, and 0 where no optimizer is known to hold it:
+    none has stepped yet, or none does.
 
     Yields, by layer in the order of depth, where a layer is a module with parameters of its own:
         ``layers/weight_norm`` and ``layers/weight_rms``; of the last update ``layers/gradient_norm``,
@@ -134,6 +135,8 @@ class LayerStatistics(Probe):
             self._watch.before(rest, only_update=another, owned=False)
         if groups and all("lr" in group for group in groups):
             rates = [group["lr"] for group in groups]
+            there = {_name(run, other) for other in run.optimizers}
+            self._rates = {name: rate for name, rate in self._rates.items() if name in there}
             self._rates[_name(run, optimizer)] = [r.clone() if isinstance(r, Tensor) else r for r in rates]
 
     def _take_up(self, parameters: list[tuple[str, nn.Parameter, str]]) -> None:
@@ -220,9 +223,10 @@ class LayerStatistics(Probe):
         order = {layer: index for index, layer in enumerate(self._layers)}
         sums = torch.zeros(2, len(order) + 1, dtype=torch.float64, device="cpu")
         if parameters:
-            columns = torch.tensor([order.get(layer, len(order)) for *_, layer in parameters])
+            columns = torch.tensor([order.get(layer, len(order)) for *_, layer in parameters], device="cpu")
             sums[0].index_add_(0, columns, torch.stack([square_sum(p).cpu() for _, p, _ in parameters]))
-            sums[1].index_add_(0, columns, torch.tensor([float(p.numel()) for _, p, _ in parameters]).double())
+            counts = torch.tensor([p.numel() for _, p, _ in parameters], dtype=torch.float64, device="cpu")
+            sums[1].index_add_(0, columns, counts)
         return sums
 
     def _weights(self, sums: Tensor) -> Iterator[Measurement]:
@@ -299,6 +303,11 @@ class LayerStatistics(Probe):
         ):
             if layers:
                 notes.append(f"{which}: {', '.join(layers[:5])}{', ...' if len(layers) > 5 else ''}.")
+        more = {name: len(rates) - self._groups.get(name, len(rates)) for name, rates in self._rates.items()}
+        if later := [f"{count} of {name}" for name, count in more.items() if count > 0]:
+            notes.append(
+                f"Parameter groups that came later, and whose learning rates are not recorded: {', '.join(later)}."
+            )
         missing = [self._names.get(id(parameter), "") for parameter in self._watch.without_gradient(step)]
         if missing:
             notes.append(

@@ -152,7 +152,7 @@ def _set_filters(state: list[Any]) -> None:
 
 def _exchange(old: list[Any], new: list[Any]) -> None:
     if warnings.filters == old:  # or else others have set theirs
-        warnings.filters[:] = new  # type: ignore[index]
+        warnings.filters[:] = new
 
 
 def _handlers() -> dict[signal.Signals, Any]:

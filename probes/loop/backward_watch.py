@@ -19,19 +19,14 @@ from torch.compiler import is_dynamo_compiling
 
 from ..guard.handlers import suppressed
 from ..guard.modes import unseen_by_modes
-from .frames import current_frames
+from .frames import backward_call, gradient_scale, within_backward
+from .gradients import Seen, is_zero
+from .sharding import whole
 
-__all__ = ["BackwardWatch", "GradientHook", "backward_call", "compiles_backward", "same", "trained"]
+__all__ = ["BackwardWatch", "GradientHook", "compiles_backward", "same", "trained"]
 
-BACKWARD = torch.autograd.backward.__code__
-"""What ``Tensor.backward`` calls, too."""
-SCALED_STEP = torch.amp.GradScaler.step.__code__
 MANY = 1000
 """Calls of ``backward()`` for one update, at most; of one with more the loss is not known."""
-NONE: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)
-"""No gradient, and its version."""
-DEPTH = 40
-"""Frames between a gradient scaler and the hooks of the optimizer, at most."""
 
 
 class GradientHook:
@@ -68,6 +63,7 @@ class BackwardWatch:
 
     Args:
         busy: Whether a call of ``backward()`` is not the loop's.
+        apart: Whether there are gradients of calls that no hook was told of.
 
     Example:
         >>> model, watch = nn.Linear(2, 1), BackwardWatch()
@@ -78,8 +74,8 @@ class BackwardWatch:
         >>> watch.end()
     """
 
-    def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
-        self._busy = busy
+    def __init__(self, busy: Callable[[], bool] = lambda: False, apart: Callable[[], bool] = lambda: False) -> None:
+        self._busy, self._apart = busy, apart
         self._mine: dict[int, nn.Parameter] = {}
         """All parameters of the model, by identity."""
         self._handles: dict[int, torch.utils.hooks.RemovableHandle] = {}
@@ -89,8 +85,8 @@ class BackwardWatch:
         self._held: dict[int, list[int]] = {}
         """The numbers of those that the gradient of each parameter holds."""
         self._last: weakref.ref[Tensor] | None = None  # what backward() was called on: seen with every parameter
-        self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        """That of each parameter as it was last, and its version."""
+        self._gradients: dict[int, Seen] = {}
+        """That of each parameter as it was last."""
         self._discarded: set[int] = set()
         """The parameters of which a gradient was emptied, and not used in an update."""
         self._updated: set[int] = set()  # the parameters of the update that is being made
@@ -144,7 +140,7 @@ class BackwardWatch:
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         self._hook(parameters)
         frame = sys._getframe(1)  # not its own, which would hold itself, and all that has called it
-        if _backward(frame) is not None:  # the step is made as soon as a gradient is there, by a hook before ours
+        if within_backward(frame) is not None:  # the step is made as soon as a gradient is there, by a hook before ours
             for parameter in parameters:
                 self.look(parameter, frame)
         updated = self._mine.keys() & map(id, parameters)
@@ -156,7 +152,7 @@ class BackwardWatch:
             self._found, self._again = [0], True
         scale = getattr(optimizer, "grad_scale", None)
         if scale is None:
-            scale = _scale(frame)
+            scale = gradient_scale(frame)
         if scale is not None:
             self._scale = scale.detach().clone()
 
@@ -201,7 +197,8 @@ class BackwardWatch:
             with unseen_by_modes():
                 self._clear(parameter)
                 self._count += 1
-                self._losses[self._count] = _objective(roots, weights) if len(self._losses) < MANY else None
+                known = len(self._losses) < MANY and not self._apart()
+                self._losses[self._count] = _objective(roots, weights) if known else None
             if self._closure and not self._again:
                 self._found = self._found or self._holding(self._updated)
                 self._found.append(self._count)
@@ -210,14 +207,18 @@ class BackwardWatch:
             held.append(self._count)
             with torch._C.DisableTorchFunctionSubclass():
                 if (gradient := parameter.grad) is not None:
-                    self._gradients[id(parameter)] = weakref.ref(gradient), gradient._version
+                    self._gradients[id(parameter)] = Seen(gradient)
 
     def _clear(self, arrived: Tensor) -> None:
         """Another call has begun, and this gradient is there first: of the others it is seen which were emptied."""
         with torch._C.DisableTorchFunctionSubclass():
             own, others = id(arrived), [key for key in self._held if key != id(arrived)]
             empty = {key for key in others if self._is_empty(key)}
-            verdicts = {key in empty for key in others if self._held[key] == self._held.get(own)}
+            voters = [key for key in others if self._held[key] == self._held.get(own)]
+            # Zeroed through .data, which does not tell: one that is not zero settles it, a small one soonest.
+            if voters and not empty and all(is_zero(p.grad) for p in self._smallest_first(voters)):
+                empty.update(voters)
+            verdicts = {key in empty for key in voters}
             # Where those that held the same do not agree: its own says less, for DDP may put another in its place.
             if verdicts == {True} or (len(verdicts) != 1 and self._is_new(arrived, alone=not others)):
                 empty.add(own)
@@ -226,35 +227,46 @@ class BackwardWatch:
             self._used(empty)
             self._discarded |= lost
 
+    def _smallest_first(self, keys: Iterable[int]) -> list[nn.Parameter]:
+        return sorted((self._mine[key] for key in keys), key=lambda parameter: parameter.numel())
+
     def _is_new(self, arrived: Tensor, alone: bool) -> bool:
         """Whether a gradient that has arrived was empty before, as far as it can tell by itself."""
-        gradient, (last, version) = arrived.grad, self._gradients.get(id(arrived), NONE)
-        return gradient is None or last() is not gradient or (alone and gradient._version > version + 1)
+        gradient, last = arrived.grad, self._gradients.get(id(arrived))
+        if gradient is None or last is None or not last.is_same(gradient):
+            return True
+        return alone and last.changes(gradient) > 1
 
     def _is_other(self, key: int) -> bool:
         """Whether a gradient is another tensor than its last loss arrived in, and not because of DDP."""
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         with torch._C.DisableTorchFunctionSubclass():
-            return alone and self._mine[key].grad is not self._gradients.get(key, NONE)[0]()
+            gradient, last = self._mine[key].grad, self._gradients.get(key)
+            return alone and not (gradient is not None and last is not None and last.is_same(gradient))
 
     def _is_empty(self, key: int) -> bool:
         """Whether the gradient of a parameter was set to None, or to zeros, since its last loss arrived."""
-        gradient, (last, version) = self._mine[key].grad, self._gradients.get(key, NONE)
+        gradient, last = self._mine[key].grad, self._gradients.get(key)
         if gradient is None:
             return True
         # Its numbers are read only where something has changed them: zeros, or what scales or clips.
-        changed = last() is gradient and gradient._version != version
-        return changed and type(gradient) is Tensor and gradient.layout is torch.strided and not bool(gradient.any())
+        changed = last is not None and (not last.is_same(gradient) or last.changes(gradient) != 0)
+        return changed and is_zero(gradient)
 
 
 def _several(given: Any) -> tuple[Any, ...]:
     return (given,) if isinstance(given, Tensor) else tuple(given or ())
 
 
-def _objective(roots: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
-    """What ``backward()`` of these differentiates, the sum of each with its weights; in single precision at least."""
+def _objective(roots: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor | None:
+    """What ``backward()`` of these differentiates, the sum of each with its weights; in single precision at least.
+
+    None where no rank holds it in whole.
+    """
     terms = []
-    for root, weight in zip(roots, weights, strict=True):
+    for root, weight in zip(map(whole, roots), map(whole, weights), strict=True):
+        if root is None:
+            return None
         value = root.detach().to(torch.promote_types(root.dtype, torch.float32))
         terms.append((value if weight is None else value * weight.detach()).sum())
     return torch.stack(terms).sum() if len(terms) > 1 else terms[0].clone()
@@ -264,37 +276,3 @@ def compiles_backward() -> bool:
     """Whether backward passes are compiled: a hook would be part of their graphs."""
     dynamo: Any = sys.modules.get("torch._dynamo")
     return dynamo is not None and bool(getattr(dynamo.config, "compiled_autograd", False))
-
-
-def backward_call(frame: FrameType) -> FrameType | None:
-    """The call of ``backward`` within which a gradient arrives in this frame, if it is one.
-
-    The outermost: what is checkpointed, and enters autograd again, calls it within. The gradients of an accelerator
-    arrive on another thread than the call's.
-    """
-    found = _backward(frame)
-    if found is not None:
-        return found
-    others = [call for other in current_frames().values() if (call := _backward(other)) is not None]
-    return others[0] if len(others) == 1 else None
-
-
-def _backward(frame: FrameType | None) -> FrameType | None:
-    found = None
-    while frame is not None:
-        if frame.f_code is BACKWARD:
-            found = frame
-        frame = frame.f_back
-    return found
-
-
-def _scale(frame: FrameType | None) -> Tensor | None:
-    """The factor of the gradient scaler within whose ``step`` this is."""
-    for _ in range(DEPTH):
-        if frame is None:
-            return None
-        if frame.f_code is SCALED_STEP:
-            scale: Tensor | None = getattr(frame.f_locals.get("self"), "_scale", None)
-            return scale
-        frame = frame.f_back
-    return None

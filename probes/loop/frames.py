@@ -1,4 +1,4 @@
-"""What every thread of the process is doing."""
+"""Within which calls of torch something happens, on this thread or on others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ import gc
 import sys
 from types import FrameType
 
-__all__ = ["current_frames"]
+import torch
+from torch import Tensor
+
+__all__ = ["backward_call", "current_frames", "gradient_scale", "within_backward"]
+
+BACKWARD = torch.autograd.backward.__code__
+"""What ``Tensor.backward`` calls, too."""
+SCALED_STEP = torch.amp.GradScaler.step.__code__
+DEPTH = 40
+"""Frames between a gradient scaler and the hooks of the optimizer, at most."""
 
 
 def current_frames() -> dict[int, FrameType]:
@@ -27,3 +36,38 @@ def current_frames() -> dict[int, FrameType]:
     finally:
         if collecting:
             gc.enable()
+
+
+def backward_call(frame: FrameType) -> FrameType | None:
+    """The call of ``backward`` within which a gradient arrives in this frame, if it is one.
+
+    The outermost: what is checkpointed, and enters autograd again, calls it within. The gradients of an accelerator
+    arrive on another thread than the call's.
+    """
+    found = within_backward(frame)
+    if found is not None:
+        return found
+    others = [call for other in current_frames().values() if (call := within_backward(other)) is not None]
+    return others[0] if len(others) == 1 else None
+
+
+def within_backward(frame: FrameType | None) -> FrameType | None:
+    """The outermost call of ``backward`` that a frame is within."""
+    found = None
+    while frame is not None:
+        if frame.f_code is BACKWARD:
+            found = frame
+        frame = frame.f_back
+    return found
+
+
+def gradient_scale(frame: FrameType | None) -> Tensor | None:
+    """The factor of the gradient scaler within whose ``step`` this is."""
+    for _ in range(DEPTH):
+        if frame is None:
+            return None
+        if frame.f_code is SCALED_STEP:
+            scale: Tensor | None = getattr(frame.f_locals.get("self"), "_scale", None)
+            return scale
+        frame = frame.f_back
+    return None

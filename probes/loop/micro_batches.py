@@ -19,7 +19,8 @@ from ..batches import MicroBatches
 from ..guard.handlers import raised_by_handler
 from ..guard.modes import unseen_by_modes
 from ..precision import to_float64
-from .backward_watch import GradientHook, backward_call, compiles_backward, same, trained
+from .backward_watch import GradientHook, compiles_backward, same, trained
+from .frames import backward_call
 from .wrappers import wrappers
 
 __all__ = ["MicroBatchWatch"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 __all__ = [
-    "PlainCopy", "distributed", "in_parts", "is_sharded", "local_part", "only_parts", "ranks", "refusal", "shards",
-    "unshared",
+    "PlainCopy", "accumulates", "distributed", "in_parts", "is_sharded", "local_part", "only_parts", "ranks", "refusal",
+    "shards", "unshared", "whole",
 ]  # fmt: skip
 
 _NOT_COPIED = ("__composable_api_state_key", "_is_fsdp_managed_module", "_fsdp_use_orig_params", "_compiled_call_impl")
@@ -69,9 +69,35 @@ def is_partial(tensor: Any) -> bool:
     return any(place.is_partial() for place in getattr(tensor, "placements", ()))
 
 
+def whole(tensor: Any) -> Any:
+    """A tensor as this rank holds it; None if that is a part of it only, which nobody is asked to complete."""
+    if not hasattr(tensor, "to_local"):
+        return tensor
+    return tensor.detach().to_local() if all(place.is_replicate() for place in tensor.placements) else None
+
+
 def in_parts(model: nn.Module) -> bool:
     """Whether no rank holds the model in whole, so that a look at its parameters may be a collective."""
     return any(True for _ in distributed(model)) or bool(refusal(model, model))
+
+
+def accumulates(model: nn.Module) -> bool:
+    """Whether modules under ``fully_shard`` hold gradients of passes after which they were not to be reduced.
+
+    Nobody is told of such a pass. What it leaves is looked for while another arrives, at the first module whose
+    gradients are reduced: those of the others are not there yet, or are left.
+    """
+    for module in model.modules() if _fully_sharded(model) else ():
+        state: Any = getattr(module, "_get_fsdp_state", lambda: None)()
+        groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+        for group in groups:
+            for each in getattr(group, "fsdp_params", ()):
+                gradient = getattr(getattr(each, "_unsharded_param", None), "grad", None)
+                if gradient is not None or getattr(each, "unsharded_accumulated_grad", None) is not None:
+                    return True
+            if getattr(group, "_partial_reduce_output", None) is not None:
+                return True
+    return False
 
 
 def ranks(model: nn.Module) -> list[int]:

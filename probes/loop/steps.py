@@ -50,7 +50,7 @@ class StepCounter:
             may not have been resolved yet. ``0`` for always.
         before_step: Called before every update that is looked at (:meth:`look_before`), nested and skipped ones too,
             with the optimizer and whether its gradients are still to come, of a closure.
-        new: Called with every optimizer that is counted for the first time.
+        new: Called with every optimizer that is counted for the first time, and those whose parameters it takes over.
         notice: Called with what a user should know of another optimizer.
         fault: Called with the exception when an optimizer cannot be looked at; what it does not raise ends the count.
 
@@ -66,7 +66,7 @@ class StepCounter:
         on_step: Callable[[int], None],
         due: Callable[[], int],
         before_step: Callable[[Optimizer, bool], None] | None = None,
-        new: Callable[[Optimizer], None] = lambda optimizer: None,
+        new: Callable[[Optimizer, list[Optimizer]], None] = lambda optimizer, replaced: None,
         notice: Callable[[str], None] = lambda message: None,
         fault: Callable[[Exception], None] = lambda error: None,
     ) -> None:
@@ -78,7 +78,7 @@ class StepCounter:
         self.plain_closures = False
         """Whether closures are known to be called at the weights as they are."""
         self._model = weakref.ref(model)
-        self._given = list(optimizers)
+        self._given = [weakref.ref(optimizer) for optimizer in optimizers]
         self._new, self._notice, self._fault = new, notice, fault
         self._before_first, self._on_step, self._due = before_first, on_step, due
         self._before_step, self._looks_before = before_step, before_step is not None
@@ -152,7 +152,7 @@ class StepCounter:
         return True
 
     def _watched(self, optimizer: Optimizer) -> bool:
-        if any(optimizer is given for given in self._given):
+        if any(optimizer is given() for given in self._given):
             return True
         if not self._holds(optimizer):
             return False
@@ -174,11 +174,11 @@ class StepCounter:
         if optimizer in self._noticed:
             return False
         self._noticed.add(optimizer)
-        held = {id(p) for given in self._given for group in given.param_groups for p in group["params"]}
-        mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        before = [given for reference in self._given if (given := reference()) is not None]
+        held, mine = set[int]().union(*map(_held_by, before)), _held_by(optimizer)
         model, name = self._model(), type(optimizer).__name__
-        old = ", ".join(type(given).__name__ for given in self._given)
-        if held.isdisjoint(mine) and any(shares_parameters(given, model) for given in self._given):
+        old = ", ".join(type(given).__name__ for given in before) or "the optimizer"
+        if held.isdisjoint(mine) and any(shares_parameters(given, model) for given in before):
             self._notice(
                 f"{name} updates parameters of the model too, but was not given to attach(), which names {old}: its "
                 f"updates are not counted as steps. Pass all of them, attach([first, second]), or none, attach()."
@@ -187,7 +187,7 @@ class StepCounter:
         self._notice(
             f"{name} updates parameters of the model now, as {old} did that attach() was given: its steps count."
         )
-        self._given.append(optimizer)
+        self._given.append(weakref.ref(optimizer))
         return True
 
     def _before(self, optimizer: Optimizer, call: Call) -> Call | None:
@@ -220,7 +220,7 @@ class StepCounter:
                 PRE.leave()
         self._begun = True
         if known is None:
-            parameters = frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
+            parameters = _held_by(optimizer)
             if self._round and not any(shares_parameters(other, self._model()) for other in self._known):
                 self._round = []  # those are of parameters that were replaced: this is no part of their step
             known = self._known[optimizer] = _Known(next(self._ranks), parameters)
@@ -247,8 +247,14 @@ class StepCounter:
             self._on_step(self.step)
 
     def _announce(self, optimizer: Optimizer) -> None:
+        mine, model = _held_by(optimizer), self._model()
+        others = [] if self._nested() else list(self._announced)  # or else one steps just now, and this one within
+        replaced = [e for e in others if not (mine.isdisjoint(_held_by(e)) and shares_parameters(e, model))]
+        for other in replaced:
+            self._announced.discard(other)
+            self._known.pop(other, None)
         self._announced.add(optimizer)
-        self._new(optimizer)
+        self._new(optimizer, replaced)
 
     def _count(self, known: _Known) -> None:
         if (
@@ -272,6 +278,11 @@ class StepCounter:
                 own = False
             frame = frame.f_back  # type: ignore[assignment]
         return False
+
+
+def _held_by(optimizer: Optimizer) -> frozenset[int]:
+    """The ids of the parameters of an optimizer."""
+    return frozenset(id(p) for group in optimizer.param_groups for p in group["params"])
 
 
 class _Known(NamedTuple):

@@ -268,10 +268,11 @@ class Attached:
         message = f"A step of an optimizer could not be counted; nothing more is measured. {text_of(error)}"
         self.plugins.record("fault", None, message, "".join(traceback.format_exception(error)))
 
-    def _stepped(self, optimizer: Optimizer) -> None:
-        """Take an optimizer that has made its first step among those of the run."""
-        if all(optimizer is not known for known in self.run.optimizers):
-            self.run.optimizers = [*self.run.optimizers, optimizer]
+    def _stepped(self, optimizer: Optimizer, replaced: list[Optimizer]) -> None:
+        """Take an optimizer that makes its first step among those of the run, in the place of one it replaces."""
+        known, gone = self.run.optimizers, {id(optimizer), *map(id, replaced)}
+        place = next((index for index, each in enumerate(known) if id(each) in gone), len(known))
+        self.run.optimizers = [*known[:place], optimizer, *(each for each in known[place:] if id(each) not in gone)]
 
     def _missed(self) -> str:
         """What is waited for, while no step has come."""

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from ..loop.backward_watch import BackwardWatch
 from ..loop.micro_batches import MicroBatchWatch
-from ..loop.sharding import is_sharded
+from ..loop.sharding import accumulates, is_sharded
 from ..run import Run
 from .calls import Plugins
 from .plugins import Plugin
@@ -36,7 +36,7 @@ class Watching:
         """Has :meth:`before` called before every update, or no more."""
         self.called = run.model
         """The model as the loop calls it."""
-        self._backward = BackwardWatch(lambda: turns.busy)
+        self._backward = BackwardWatch(lambda: turns.busy, lambda: accumulates(run.model))
         self._micro_batches = MicroBatchWatch(lambda: turns.busy)
 
     @property

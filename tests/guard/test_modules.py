@@ -393,3 +393,12 @@ def test_a_buffer_that_repeats_its_elements_is_as_before():
     with unnoticed(model):
         model.scale[0].fill_(5)
     assert model.scale.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_a_forward_that_the_script_has_replaced_is_the_one_that_is_measured():
+    layer = nn.Linear(2, 2)
+    layer._original_forward = layer.forward
+    layer.forward = lambda x: 3 * layer._original_forward(x)
+    expected = layer(torch.ones(1, 2))
+    with unnoticed(layer):
+        assert torch.equal(layer(torch.ones(1, 2)), expected)

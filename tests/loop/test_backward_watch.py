@@ -10,6 +10,7 @@ from torch import nn
 
 from probes.loop import backward_watch
 from probes.loop.backward_watch import BackwardWatch
+from probes.loop.sharding import whole
 
 
 class Loop:
@@ -57,6 +58,62 @@ def test_micro_batches_are_added_up(loop, to_none, known):
             loop.both.step()
         assert sum(losses) == loop.seen()
         loop.both.zero_grad(to_none)
+
+
+@pytest.mark.parametrize("how", ["zero_", "fill_", "data", "new"])
+def test_a_loss_whose_gradients_were_zeroed_behind_their_backs_does_not_count(loop, how):
+    loop.backward()
+    for parameter in loop.model.parameters():
+        if how == "data":
+            parameter.grad.data = torch.zeros_like(parameter)
+        elif how == "new":
+            parameter.grad = torch.zeros_like(parameter)
+        else:
+            getattr(parameter.grad.data, how)(*[0] * (how == "fill_"))
+    last = loop.backward()
+    loop.both.step()
+    assert last == loop.seen()
+
+
+def test_a_gradient_that_is_zero_of_itself_does_not_hide_a_loss(loop):
+    with torch.no_grad():
+        loop.second.weight.zero_()  # no gradient for the first layer
+    losses = [loop.backward(), loop.backward()]
+    loop.both.step()
+    assert sum(losses) == loop.seen()
+
+
+@pytest.mark.parametrize("what", ["gradients there", "micro-batches"])
+def test_a_model_whose_tensors_are_swapped_is_converted(loop, what):
+    try:
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        loop.backward()
+        if what == "micro-batches":
+            loop.backward()
+        loop.model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    assert all(parameter.grad.dtype == torch.float64 for parameter in loop.model.parameters())
+
+
+def test_a_loss_of_which_no_rank_holds_all_is_not_known():
+    class Parts(torch.Tensor):
+        """As a DTensor."""
+
+        placements: tuple
+
+        def to_local(self):
+            return self.as_subclass(torch.Tensor)
+
+    class Place:
+        def __init__(self, replicate):
+            self.is_replicate = lambda: replicate
+
+    for replicate in (True, False):
+        loss = torch.tensor(3.0).as_subclass(Parts)
+        loss.placements = (Place(replicate),)
+        found = whole(loss)
+        assert (found is None) is not replicate and (not replicate or float(found) == 3)
 
 
 def test_several_losses_of_one_call_count_once_each(loop):

@@ -498,8 +498,9 @@ def test_a_closure_after_a_backward_pass_is_not_waited_for(given):
 def noticed(model, optimizers=()):
     seen, notices, new = [], [], []
     counter = StepCounter(
-        model, list(optimizers), lambda: None, seen.append, lambda: 0, new=new.append, notice=notices.append
-    )
+        model, list(optimizers), lambda: None, seen.append, lambda: 0, notice=notices.append,
+        new=lambda optimizer, replaced: new.append(optimizer),
+    )  # fmt: skip
     return counter, seen, notices, new
 
 
@@ -523,6 +524,53 @@ def test_an_optimizer_that_takes_over_from_a_given_one_is_counted_and_told(chang
     stepped(model, second, 3)
     assert seen == [1, 2, 3, 4, 5] and new == [first, second]
     assert len(notices) == 1 and notices[0].startswith("Adam updates parameters of the model now, as SGD did")
+    counter.remove()
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("assigned", [False, True])
+@pytest.mark.parametrize("looks", [False, True])
+def test_one_that_is_replaced_is_named_and_let_go_of(assigned, given, looks):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    seen, new = [], []
+    optimizer = torch.optim.Adam(model.parameters())
+    counter = StepCounter(
+        model, [optimizer] if given else [], lambda: None, seen.append, lambda: 0,
+        (lambda optimizer, closure: None) if looks else None,
+        new=lambda optimizer, replaced: new.append((id(optimizer), [*map(id, replaced)])),
+    )  # fmt: skip
+    ids, references = [], []
+    for _ in range(3):
+        ids.append(id(optimizer))
+        references.append(weakref.ref(optimizer))
+        stepped(model, optimizer, 2)
+        if assigned:
+            model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+        optimizer = torch.optim.Adam(model.parameters())
+    gc.collect()
+    assert seen == [1, 2, 3, 4, 5, 6] and new[0] == (ids[0], []) and [mine for mine, _ in new] == ids
+    assert not any(reference() for reference in references)
+    counter.remove()
+
+
+def test_one_that_steps_within_another_does_not_replace_it():
+    class Outer(torch.optim.SGD):
+        def step(self, closure=None):
+            inner.step()
+            super().step()
+
+    model = nn.Linear(2, 1)
+    inner, outer = torch.optim.SGD(model.parameters(), lr=0.1), Outer(model.parameters(), lr=0.1)
+    new = []
+    counter = StepCounter(
+        model, [], lambda: None, lambda step: None, lambda: 0, lambda optimizer, closure: None,
+        new=lambda optimizer, replaced: new.append((optimizer, replaced)),
+    )  # fmt: skip
+    stepped(model, outer, 3)
+    assert new == [(outer, []), (inner, [])] and counter.step == 3
+    stepped(model, inner)
+    stepped(model, outer)
+    assert new[2:] == [] and counter.step == 5
     counter.remove()
 
 

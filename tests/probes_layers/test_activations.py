@@ -294,3 +294,57 @@ def test_of_activations_that_are_not_a_number_nothing_is_known():
     values = torch.tensor([[0.0, 1.0], [0.0, math.nan]])
     found = summary(nn.Sequential(Fixed(values), nn.ReLU()), "1")
     assert all(map(math.isnan, found.values())), found
+
+
+class Shared(nn.Module):
+    """One activation after two layers, as a residual block has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.relu = nn.Linear(2, 4), nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.second(self.relu(self.first(x))))
+
+
+def test_one_activation_after_several_layers_is_several():
+    model = Shared()
+    nn.init.constant_(model.first.bias, -100.0)
+    nn.init.ones_(model.second.bias)
+    nn.init.zeros_(model.second.weight)
+    seen, _ = activations(model, lambda: model(torch.randn(8, 2)))
+    assert list(seen) == ["first", "relu", "second", "relu-2"]
+    assert summarize([seen["relu"], seen["relu-2"]])[:, 5].tolist() == [1.0, 0.0]
+
+
+def test_one_activation_of_a_cell_that_is_called_again_and_again_is_one():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.relu = nn.Linear(2, 2, bias=False), nn.ReLU()
+
+        def forward(self, x):
+            for _ in range(3):
+                x = self.relu(self.cell(x))
+            return x
+
+    model = Recurrent()
+    with torch.no_grad():
+        model.cell.weight.copy_(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
+    seen, _ = activations(model, lambda: model(torch.tensor([[0.0, 5.0]])))
+    assert list(seen) == ["cell", "relu"] and seen["relu"].count == 6
+    assert summarize([seen["relu"]])[0, 5] == 0.5  # the first is alive at the first call, the second never
+
+
+def test_what_is_packed_is_looked_at():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.GRU(2, 3, batch_first=True), nn.Linear(3, 1)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(x, [3, 2], batch_first=True)
+            return self.head(self.cell(packed)[1][0])
+
+    seen, _ = activations(model := Packed(), lambda: model(torch.randn(2, 3, 2)), 2)
+    assert list(seen) == ["cell", "head"]

@@ -471,6 +471,51 @@ def test_two_of_two_batches_fit_beside_each_other():
     assert {"layers/activation_rms/other", "layers/activation_rms/train"} <= set(names)
 
 
+def test_the_rate_of_an_optimizer_that_was_replaced_is_recorded_no_more():
+    memory, model = Memory(), network()
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach():
+        for phase in range(3):
+            kind = (torch.optim.SGD, torch.optim.SGD, torch.optim.Adam)[phase]
+            optimizer = kind(model.parameters(), lr=0.1 / 10**phase)
+            for step in range(2):
+                optimizer.zero_grad()
+                F.cross_entropy(model(batch(step)[0]), batch(step)[1]).backward()
+                optimizer.step()
+    rates = [(row.step, row.name, *row.value.tolist()) for row in memory.rows if "_rate" in row.name]
+    sgd, adam = "loop/learning_rate/SGD", "loop/learning_rate/Adam"
+    assert [each[:2] for each in rates] == [(1, sgd), (2, sgd), (3, sgd), (4, sgd), (5, adam), (6, adam)]
+    assert [each[2] for each in rates] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_parameter_groups_that_come_later_are_named():
+    memory, model = Memory(), network()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach() as manager:
+        for step in range(4):
+            if step == 2:
+                optimizer.add_param_group({"params": model[4].parameters()})
+            optimizer.zero_grad()
+            F.cross_entropy(model(batch(step)[0]), batch(step)[1]).backward()
+            optimizer.step()
+        report = manager.report()
+    assert "whose learning rates are not recorded: 1 of SGD." in report
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_what_is_counted_does_not_depend_on_the_default_dtype(dtype):
+    memory, model = Memory(), nn.Linear(300, 301)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProbeManager(model, [LayerStatistics(every(1))], sinks=[memory], overhead=None).attach():
+        try:
+            torch.set_default_dtype(dtype)
+            model(torch.ones(2, 300, dtype=torch.float32)).square().mean().backward()
+            optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    rows, count = memory.at(1), 301 * 301
+    assert rows["layers/weight_rms"].value == pytest.approx(rows["layers/weight_norm"].value / math.sqrt(count))
+
+
 def test_the_total_of_weights_that_are_not_a_number_is_none():
     model, memory = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), Memory()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -130,6 +130,15 @@ def noise():
     return seen
 
 
+def accumulate(model, optimizer, inputs, targets, each):
+    """An update of two micro-batches, whose gradients are reduced after each, or after the last alone."""
+    optimizer.zero_grad()
+    for count, (x, y) in enumerate(zip(inputs.chunk(2), targets.chunk(2), strict=True)):
+        model.set_requires_gradient_sync(each or count == 1)
+        nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
 def fsdp():
     """Sharded, with probes on all ranks, on rank 0 alone, and none; beside the same training as DDP."""
     mixed = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
@@ -138,6 +147,9 @@ def fsdp():
     seen["budget"] = train([*all_probes(), *of_updates()], wrap=shard(), flat=True, overhead=0.05)
     seen["mixed"] = train(all_probes(), wrap=shard(mixed), flat=True)
     seen["ddp"] = train([*all_probes(), *of_updates()], flat=True)
+    for name in ("each", "last"):
+        update = functools.partial(accumulate, each=name == "each")
+        seen[f"accumulated {name}"] = train([LayerStatistics(every(1))], wrap=shard(), flat=True, update=update)
     rare = {"fsdp": Looks(every(9)), "ddp": Looks(every(9))}
     for name, probe in rare.items():
         wrap = shard() if name == "fsdp" else DistributedDataParallel
