@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,17 +63,30 @@ def _put(tensor: Tensor, copy: Tensor) -> None:
 
 
 def shorten_embeddings(modules: Iterable[nn.Module]) -> None:
-    """Give embeddings with a ``max_norm`` the vectors that they would shorten in place, in their forward, in a copy.
+    """Have embeddings with a ``max_norm`` shorten a copy of the vectors that they would shorten in place.
 
-    :func:`keep_parameters` and ``keep_modules`` put back what was there.
+    Of a forward of the script's own, and of a bag, all vectors are shorter meanwhile. :func:`keep_parameters` and
+    ``keep_modules`` put back what was there.
     """
     for module in modules:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-            weight = module.weight.data
-            norms = torch.linalg.vector_norm(weight, module.norm_type, dim=1, keepdim=True)
-            shorter = weight * (module.max_norm / (norms + 1e-7))
-            module.weight.data = torch.where(norms > module.max_norm, shorter, weight)
+            plain = type(module).forward is nn.Embedding.forward and "forward" not in vars(module)
+            if plain and isinstance(module, nn.Embedding):
+                vars(module)["forward"] = partial(_embedded, module, module.max_norm)
+            else:
+                module.weight.data = _shorter(module.weight.data, module.max_norm, module.norm_type)
             module.max_norm = None
+
+
+def _embedded(module: nn.Embedding, max_norm: float, input: Tensor) -> Tensor:  # as the keyword of its forward
+    vectors = nn.Embedding.forward(module, input)
+    # Differentiated as torch does, at the shorter vectors: that they were shortened is no part of the function.
+    return _shorter(vectors.detach(), max_norm, module.norm_type) + (vectors - vectors.detach())
+
+
+def _shorter(vectors: Tensor, max_norm: float, norm_type: float) -> Tensor:
+    norms = torch.linalg.vector_norm(vectors, norm_type, dim=-1, keepdim=True)
+    return torch.where(norms > max_norm, vectors * (max_norm / (norms + 1e-7)), vectors)
 
 
 _HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")

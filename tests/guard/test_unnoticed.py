@@ -66,9 +66,12 @@ def test_embeddings_that_shorten_their_vectors_do_so_in_a_copy(kind):
     before, place, version = weight.detach().clone(), weight.data_ptr(), weight._version
     with unnoticed(model):
         seen = model(tokens)
+        assert torch.equal(weight, before) or kind is nn.EmbeddingBag  # what is measured of it is what it holds
+        derivative = torch.autograd.grad(seen.sum(), weight)[0]
     assert torch.equal(weight, before) and (weight.data_ptr(), weight._version) == (place, version)
     assert model[0].max_norm == 0.5
     torch.testing.assert_close(seen, model(tokens), rtol=1e-6, atol=0)
+    assert torch.equal(derivative, torch.autograd.grad(model(tokens).sum(), weight)[0])
     assert not torch.equal(weight, before)  # as training would have it
 
 
