@@ -93,8 +93,14 @@ def of_layers(coordinates: Mapping[Any, NDArray[Any]]) -> list[Any]:
 
 
 def with_class(name: str, classes: Mapping[str, str]) -> str:
-    """The name of a layer after the class of its module, where that is known."""
-    kind = classes.get(name, classes.get(name.removesuffix(".weight"), ""))
+    """The name of a layer after the class of its module, where that is known.
+
+    Example:
+        >>> with_class("relu-2", {"relu": "ReLU"})  # where it is called the second time
+        'ReLU relu-2'
+    """
+    names = name, name.removesuffix(".weight"), re.sub(r"-\d+$", "", name)
+    kind = next((classes[known] for known in names if known in classes), "")
     return f"{kind} {name}" if kind else name
 
 

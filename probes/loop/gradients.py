@@ -46,7 +46,8 @@ class Seen:
 
 def _strided(gradient: Any) -> Tensor | None:
     part = getattr(gradient, "_local_tensor", gradient)  # of a DTensor
-    return part if part.layout is torch.strided and not part.is_nested else None
+    # Other subclasses, and other devices' tensors, may have no memory that can be asked for.
+    return part if type(part) is Tensor and part.layout is torch.strided and torch._C._has_storage(part) else None
 
 
 def is_zero(gradient: Tensor | None) -> bool:

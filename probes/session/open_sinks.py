@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from ..measurement import storable
 from ..run import Run
 from ..sinks.log_dir import LogDirTaken, choose
 from .calls import Plugins
@@ -65,7 +66,7 @@ def open_sinks(plugins: Plugins, run: Run, settings: Settings, resumed: Mapping[
         run.log_dir, failed = asked, {sink.key: error for sink in sinks} if settings.sinks is None else failed
     else:
         if why:
-            plugins.record("warning", None, f"Results go to {run.log_dir}, not to {asked}: {why}")
+            plugins.record("warning", None, f"Results go to {run.log_dir}, not to {storable(str(asked))}: {why}")
     if run.resumed_from is not None:
         run.earlier = functools.partial(_earlier, run.log_dir)
     for sink in sinks:
