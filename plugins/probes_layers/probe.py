@@ -91,6 +91,8 @@ class LayerStatistics(Probe):
         """Those of which a quantity is that others do not have."""
         self._rates: dict[str, list[Any]] = {}
         """By optimizer, the learning rates of its parameter groups."""
+        self._owners: dict[str, set[str]] = {}
+        """By optimizer, the names of the parameters that it held then."""
         self._groups: dict[str, int] = {}
         """How many there were at first."""
         self._watch, self._sharded = UpdateWatch(), False
@@ -134,10 +136,14 @@ class LayerStatistics(Probe):
             rest = [p for name, p, _ in parameters if p.requires_grad and id(p) not in mine and name not in self._held]
             self._watch.before(rest, only_update=another, owned=False)
         if groups and all("lr" in group for group in groups):
-            rates = [group["lr"] for group in groups]
-            there = {_name(run, other) for other in run.optimizers}
-            self._rates = {name: rate for name, rate in self._rates.items() if name in there}
-            self._rates[_name(run, optimizer)] = [r.clone() if isinstance(r, Tensor) else r for r in rates]
+            rates = [rate.clone() if isinstance(rate := group["lr"], Tensor) else rate for group in groups]
+            self._take_rates(_name(run, optimizer), {name for name, p, _ in parameters if id(p) in mine}, rates)
+
+    def _take_rates(self, optimizer: str, names: set[str], rates: list[Any]) -> None:
+        replaced = [other for other, theirs in self._owners.items() if not names.isdisjoint(theirs)]  # also by a resume
+        for other in replaced:
+            self._rates.pop(other, None), self._owners.pop(other)
+        self._rates[optimizer], self._owners[optimizer] = rates, names
 
     def _take_up(self, parameters: list[tuple[str, nn.Parameter, str]]) -> None:
         for name, parameter, _ in parameters if self._resumed else ():
@@ -340,6 +346,7 @@ class LayerStatistics(Probe):
             "layers": list(self._layers), "trained": list(self._trained), "active": list(self._active),
             "some": dict(self._some), "groups": dict(self._groups),
             "rates": {name: [float(rate) for rate in rates] for name, rates in self._rates.items()},
+            "owners": {name: sorted(held) for name, held in self._owners.items()},
             "held": sorted(self._held), "updates": updates,
         }  # fmt: skip
 
@@ -348,6 +355,7 @@ class LayerStatistics(Probe):
         self._layers, self._trained = list(state["layers"]), list(state["trained"])
         self._active, self._some = list(state["active"]), dict(state["some"])
         self._rates, self._groups = dict(state["rates"]), dict(state["groups"])
+        self._owners = {name: set(held) for name, held in state.get("owners", {}).items()}
         self._held, self._resumed = set(state["held"]), dict(state["updates"])
 
 
