@@ -242,7 +242,7 @@ class BackwardWatch:
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         with torch._C.DisableTorchFunctionSubclass():
             gradient, last = self._mine[key].grad, self._gradients.get(key)
-            return alone and not (gradient is not None and last is not None and last.is_same(gradient))
+            return alone and gradient is not None and (last is None or not last.is_same(gradient))
 
     def _is_empty(self, key: int) -> bool:
         """Whether the gradient of a parameter was set to None, or to zeros, since its last loss arrived."""

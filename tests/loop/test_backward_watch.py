@@ -75,6 +75,15 @@ def test_a_loss_whose_gradients_were_zeroed_behind_their_backs_does_not_count(lo
     assert last == loop.seen()
 
 
+def test_a_parameter_without_a_gradient_does_not_hide_the_loss_that_follows_a_discarded_one(loop):
+    loop.backward()
+    loop.model.zero_grad()
+    loss = loop.second(torch.randn(4, 3)).square().mean()  # the first layer has no part in it
+    loss.backward()
+    loop.both.step()
+    assert loss.item() == loop.seen()
+
+
 def test_a_gradient_that_is_zero_of_itself_does_not_hide_a_loss(loop):
     with torch.no_grad():
         loop.second.weight.zero_()  # no gradient for the first layer
