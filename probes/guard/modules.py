@@ -136,7 +136,8 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
         if before.get("training"):  # a compiled part has none of its own
             own["training"] = False
         # Accelerate's autocast is a part of the forward; of one that the script has put there it is the function.
-        if getattr(before.get("forward"), "__module__", "").startswith("accelerate.") and "_original_forward" in before:
+        of_accelerate = str(getattr(before.get("forward"), "__module__", "")).startswith("accelerate.")
+        if of_accelerate and "_original_forward" in before:
             own["forward"] = before["_original_forward"]
         for name in ("_backward_hooks", "_backward_pre_hooks"):  # none of the function: they are training's
             if before.get(name):

@@ -84,13 +84,15 @@ def in_parts(model: nn.Module) -> bool:
 def accumulates(model: nn.Module) -> bool:
     """Whether modules under ``fully_shard`` hold gradients of passes after which they were not to be reduced.
 
-    Nobody is told of such a pass. What it leaves is looked for while another arrives, at the first module whose
-    gradients are reduced: those of the others are not there yet, or are left.
+    Nobody is told of such a pass. What it leaves is looked for while another arrives, in modules that it has not come
+    to yet.
     """
     for module in model.modules() if _fully_sharded(model) else ():
         state: Any = getattr(module, "_get_fsdp_state", lambda: None)()
         groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
         for group in groups:
+            if getattr(getattr(group, "_training_state", None), "name", "") != "IDLE":
+                continue
             for each in getattr(group, "fsdp_params", ()):
                 gradient = getattr(getattr(each, "_unsharded_param", None), "grad", None)
                 if gradient is not None or getattr(each, "unsharded_accumulated_grad", None) is not None:

@@ -402,3 +402,6 @@ def test_a_forward_that_the_script_has_replaced_is_the_one_that_is_measured():
     expected = layer(torch.ones(1, 2))
     with unnoticed(layer):
         assert torch.equal(layer(torch.ones(1, 2)), expected)
+    layer.forward = torch.relu  # which is of no module
+    with unnoticed(layer):
+        assert torch.equal(layer(-torch.ones(1, 2)), torch.zeros(1, 2))

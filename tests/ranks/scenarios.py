@@ -149,7 +149,8 @@ def fsdp():
     seen["ddp"] = train([*all_probes(), *of_updates()], flat=True)
     for name in ("each", "last"):
         update = functools.partial(accumulate, each=name == "each")
-        seen[f"accumulated {name}"] = train([LayerStatistics(every(1))], wrap=shard(), flat=True, update=update)
+        for kind, wrap in (("", shard()), (" but the head", shard(head=False))):
+            seen[f"accumulated {name}{kind}"] = train([LayerStatistics(every(1))], wrap=wrap, flat=True, update=update)
     rare = {"fsdp": Looks(every(9)), "ddp": Looks(every(9))}
     for name, probe in rare.items():
         wrap = shard() if name == "fsdp" else DistributedDataParallel

@@ -155,15 +155,15 @@ class Tied(nn.Module):
         return self.head(self.norm(self.decoder(self.encoder(x).tanh()))) * self.scale + 0.01 * self.calls
 
 
-def shard(policy=None, mesh=None):
-    """fully_shard, layer by layer."""
+def shard(policy=None, mesh=None, head=True):
+    """fully_shard, layer by layer; the head with the others or with the whole."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     def wrap(model):
         arguments = {} if policy is None else {"mp_policy": MixedPrecisionPolicy(**policy)}
         if mesh is not None:
             arguments["mesh"] = mesh
-        for layer in model.children():
+        for layer in list(model.children())[: None if head else -1]:
             if next(layer.parameters(), None) is not None:
                 fully_shard(layer, **arguments)
         return fully_shard(model, **arguments)
