@@ -1,7 +1,7 @@
 """What the loop shows of its data: the inputs and targets of the first training batch, kept to measure on.
 
 Nothing is asked of the user. Inputs come from a forward pre-hook on the object that the loop calls. Targets come from
-the loss, or else from the keyword arguments of that call (``labels``): between the first training forward and the first
+the loss, or else from an argument of that call (``labels``): between the first training forward and the first
 optimizer step, a torch function mode watches what the loop compares the model's output with. The mode calls everything
 as it is, is never active within the model's own forward, leaves as soon as anything is compiled, and is gone after the
 first step, as are the forward hooks. What cannot be told to be the targets is not taken for them: labels of the model's
@@ -163,7 +163,7 @@ class FirstBatch:
         if (found := self._watch.targets()) is not None:
             targets, self.loss, self.criterion = found
         elif self._named is not None and not self._watch.candidates:
-            targets, self.loss = self._named.of(batch.kwargs), self._named.words
+            targets, self.loss = self._named.of(batch), self._named.words
         else:
             return
         self.batch = batch.with_targets(targets)
@@ -232,7 +232,7 @@ class FirstBatch:
         except Exception as error:
             self._refuse(error)
             return
-        self._named = NamedTargets.find(kwargs, rows, outputs, result)
+        self._named = NamedTargets.find(module, args, kwargs, rows, outputs, result)
         self.batch = batch
         self._watch.look_at(outputs, rows, self._n)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..batches import Batch, tensors
 from ..picking import returned
 from .loss_watch import is_target
+from .wrappers import unwrap_model
 
 __all__ = ["IGNORED", "NamedTargets", "places_moved"]
 
@@ -24,17 +27,32 @@ class NamedTargets(NamedTuple):
 
     argument: str
     places: int = 0
+    position: int | None = None
+    """Which of the positional arguments it was; None of a keyword argument."""
 
     @classmethod
-    def find(cls, kwargs: Mapping[str, Any], rows: int, outputs: Sequence[Tensor], result: Any) -> NamedTargets | None:
+    def find(
+        cls,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        rows: int,
+        outputs: Sequence[Tensor],
+        result: Any,
+    ) -> NamedTargets | None:
         """What a model of so many samples was given, as it has compared it; None where that is not known."""
-        name = next((name for name in NAMES if is_target(kwargs.get(name), rows)), "")
-        places = places_moved(kwargs[name], outputs, result, kwargs.get("num_items_in_batch")) if name else None
-        return None if places is None else cls(name, places)
+        positions = {name: position for position, name in enumerate(_names(model)[: len(args)])}
+        named = {name: args[position] for name, position in positions.items()} | dict(kwargs)
+        name = next((name for name in NAMES if is_target(named.get(name), rows)), "")
+        if not name:
+            return None
+        others = [leaf for leaf in tensors((args, kwargs)) if leaf is not named[name]]
+        places = places_moved(named[name], outputs, result, named.get("num_items_in_batch"), others)
+        return None if places is None else cls(name, places, None if name in kwargs else positions[name])
 
-    def of(self, kwargs: Mapping[str, Any]) -> Tensor:
+    def of(self, batch: Batch) -> Tensor:
         """The targets of some samples, for outputs at the same places; what is missing at the end is ignored."""
-        labels: Tensor = kwargs[self.argument]
+        labels: Tensor = batch.kwargs[self.argument] if self.position is None else batch.args[self.position]
         if not self.places:
             return labels
         labels = labels.long()
@@ -46,19 +64,33 @@ class NamedTargets(NamedTuple):
         return f"the argument {self.argument!r} of the model{', moved by one place as in its loss' * self.places}"
 
 
+def _names(model: nn.Module) -> list[str]:
+    """The names of a model's arguments that can be given by position, as far as it names them."""
+    try:
+        arguments = inspect.signature(unwrap_model(model).forward).parameters.values()
+    except (TypeError, ValueError):  # what has no signature
+        return []
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return [argument.name for argument in arguments if argument.kind in kinds]
+
+
 @torch.no_grad()
-def places_moved(labels: Any, outputs: Sequence[Tensor], result: Any, items: Any = None) -> int | None:
+def places_moved(
+    labels: Any, outputs: Sequence[Tensor], result: Any, items: Any = None, inputs: Sequence[Tensor] = ()
+) -> int | None:
     """By how many places the model moves the labels of a sequence before it compares: 0, or 1; None if by neither.
 
-    That one is taken with which alone the mean cross-entropy is the loss that the model returns: it may be both, of a
-    head of zeros or in half precision. Also 0 where nothing can be compared: labels that are no classes of a sequence,
-    or no loss among what the model returns. Labels that are no classes are ignored.
+    That one is taken with which alone the mean cross-entropy is the loss that the model returns. It may be both, of a
+    head of zeros or in half precision: then 0, where the labels are the inputs moved by one place already. Also 0 of
+    labels that are no classes of a sequence. None where no loss is among what the model returns: what is called a label
+    may be a condition, as of a generator. Labels that are no classes are ignored.
 
     Args:
         labels: As the model was given them.
         outputs: What it has computed for each sample.
         result: All that it has returned.
         items: The number of labels that its loss is divided by, where it was told one.
+        inputs: The other tensors that it was given.
 
     Cost: as the loss itself, one sample at a time.
 
@@ -68,14 +100,19 @@ def places_moved(labels: Any, outputs: Sequence[Tensor], result: Any, items: Any
         >>> places_moved(labels, [logits], (loss, logits))
         1
     """
-    losses = [item for item in returned(result) if item.numel() == 1 and item.is_floating_point()]
+    # DataParallel returns the losses of its parts.
+    scalars = [item for item in returned(result) if item.numel() == 1 or (item.ndim == 1 and len(item) != len(labels))]
+    losses = [item.mean() for item in scalars if item.requires_grad]
+    if not losses:
+        return None
     rows = [item for item in outputs if item.ndim == 3 and len(item) == len(labels)]
-    if labels.ndim != 2 or labels.is_floating_point() or not rows or not losses:
+    if labels.ndim != 2 or labels.is_floating_point() or not rows:
         return 0
     fitting = [item.detach() for item in rows if item.shape[:2] == labels.shape]
     if not fitting:  # fewer outputs than labels
         return None
-    logits, labels = fitting[0], labels.to(rows[0].device).long()
+    logits, given = fitting[0], labels
+    labels = labels.to(rows[0].device).long()
     counted, known = (labels >= 0) & (labels < logits.shape[2]), labels.clamp(0, logits.shape[2] - 1)
     scale = torch.stack([row.float().logsumexp(1) for row in logits])
     number = int(items) if isinstance(items, int) or (isinstance(items, Tensor) and items.numel() == 1) else 0
@@ -88,4 +125,6 @@ def places_moved(labels: Any, outputs: Sequence[Tensor], result: Any, items: Any
             means = [float(each.sum()) / count for count in (len(each), number) if count]
             if any(math.isclose(mean, float(loss), rel_tol=digits) for mean in means):
                 found.add(places)
+    if len(found) == 2 and any(item.shape == given.shape and given[:, :-1].equal(item[:, 1:]) for item in inputs):
+        return 0
     return found.pop() if len(found) == 1 else None

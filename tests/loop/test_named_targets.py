@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from probes import Probe, ProbeManager
+from probes import Batch, Probe, ProbeManager
 from probes.loop.named_targets import IGNORED, NamedTargets, places_moved
 
 
@@ -69,15 +69,39 @@ def test_other_labels_are_ignored_and_small_integers_have_room():
     logits = Language(1)(tokens)["logits"]
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     assert places_moved(labels.where(labels >= 0, -1), [logits], [loss, logits]) == 1
-    assert NamedTargets("labels", 1).of({"labels": tokens.to(torch.uint8)})[:, -1].eq(IGNORED).all()
+    small = tokens.to(torch.uint8)
+    for named, batch in (
+        (NamedTargets("labels", 1), Batch((tokens,), {"labels": small})),
+        (NamedTargets("labels", 1, 1), Batch((tokens, small))),
+    ):
+        expected = torch.cat([tokens[:, 1:], torch.full((7, 1), IGNORED)], 1)
+        assert torch.equal(named.of(batch), expected)
     assert places_moved(labels, [logits[:, :-1]], [loss, logits[:, :-1]]) is None  # fewer outputs than labels
     assert places_moved(labels, [logits], [loss, logits], items=torch.ones(3)) == 1
+
+
+def test_labels_moved_by_one_place_already_are_not_moved_again():
+    sentence = torch.randint(9, (7, 7), generator=torch.Generator().manual_seed(0))
+    tokens, labels = sentence[:, :-1], sentence[:, 1:].contiguous()
+    model = Language(0)
+    nn.init.zeros_(model.head.weight), nn.init.zeros_(model.head.bias)
+    result = model(tokens, labels)
+    assert places_moved(labels, [result["logits"]], result, inputs=[torch.ones(7), tokens]) == 0
+    assert places_moved(labels, [result["logits"]], result, inputs=[torch.ones(7), labels]) is None
+
+
+def test_the_losses_of_several_parts_are_averaged():
+    tokens, labels = sentences()
+    logits = Language(1)(tokens)["logits"]
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    assert places_moved(labels, [logits], [torch.stack([loss - 0.25, loss + 0.25]), logits]) == 1
 
 
 def test_where_nothing_can_be_compared_labels_are_as_they_are():
     tokens, labels = sentences()
     logits = Language(1)(tokens)["logits"]
-    assert places_moved(labels, [logits], {"logits": logits}) == 0  # no loss
+    assert places_moved(labels, [logits], {"logits": logits}) is None  # no loss: they may be a condition
+    assert places_moved(labels[:, 0], [logits[:, 0]], [logits[:, 0, 0], logits[:, 0]]) is None  # a number a sample
     assert places_moved(labels[:, 0], [logits[:, 0]], [logits.mean(), logits]) == 0  # no sequence
     assert places_moved(labels.float(), [logits], [logits.mean(), logits]) == 0  # no classes
 
@@ -88,13 +112,18 @@ class Keeps(Probe):
         return []
 
 
+@pytest.mark.parametrize("by_position", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize(("places", "aside"), [(0, 0.0), (1, 0.0), (1, 0.1)])
-def test_targets_are_those_of_the_loss_or_none(places, aside, tmp_path):
+def test_targets_are_those_of_the_loss_or_none(places, aside, by_position, wrapped, tmp_path):
     tokens, labels = sentences()
     model, probe = Language(places, aside), Keeps()
+    if wrapped:
+        model = nn.DataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     manager = ProbeManager(model, [probe], log_dir=tmp_path, overhead=None).attach()
-    model(tokens, labels=labels)["loss"].backward()
+    result = model(tokens, labels) if by_position else model(tokens, labels=labels)
+    result["loss"].backward()
     optimizer.step()
     report = manager.report()
     manager.detach()
@@ -104,3 +133,25 @@ def test_targets_are_those_of_the_loss_or_none(places, aside, tmp_path):
     moved = torch.cat([labels[:, 1:], torch.full((7, 1), IGNORED)], 1) if places else labels
     assert torch.equal(probe.batch.targets, moved)
     assert ("moved by one place as in its loss" in report) == bool(places)
+
+
+class Generator(nn.Module):
+    """Samples of the classes that it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes, self.body = nn.Embedding(4, 3), nn.Linear(5, 6)
+
+    def forward(self, noise, labels):
+        return self.body(torch.cat([noise, self.classes(labels)], 1))
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_the_condition_of_a_generator_is_no_target(by_position, tmp_path):
+    model, probe, noise, labels = Generator(), Keeps(), torch.randn(7, 2), torch.randint(4, (7,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    manager = ProbeManager(model, [probe], log_dir=tmp_path, overhead=None).attach()
+    (model(noise, labels) if by_position else model(noise, labels=labels)).sigmoid().log().mean().backward()
+    optimizer.step()
+    manager.detach()
+    assert probe.batch.n == 7 and probe.batch.targets is None
