@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["IGNORED", "Batch", "MicroBatches", "as_batch", "seeded", "tensors", "versions"]
+__all__ = ["IGNORED", "Batch", "MicroBatches", "as_batch", "ignoring", "seeded", "tensors", "versions"]
 
 IGNORED = -100
 """The label of samples that are to count for nothing, as losses of torch have it."""
@@ -114,10 +114,7 @@ class Batch:
 
     def ignoring(self, label: int) -> Batch:
         """The same samples with -100, which losses of torch ignore, in place of a label."""
-        if label == IGNORED or self.targets is None or self.targets.is_floating_point() or self.targets.is_complex():
-            return self
-        targets = self.targets if self.targets.dtype.is_signed else self.targets.long()
-        return self.with_targets(targets.masked_fill(targets == label, IGNORED))
+        return self if self.targets is None else self.with_targets(ignoring(self.targets, label))
 
     def shapes(self) -> str:
         """The shapes of its arguments, and which of them have not one row for each sample."""
@@ -256,6 +253,14 @@ def tensors(tree: Any) -> list[Tensor]:
     found: list[Tensor] = []
     _map(tree, found.append)
     return found
+
+
+def ignoring(targets: Tensor, label: int) -> Tensor:
+    """Class labels with -100, which losses of torch ignore, in place of one of them; other targets as they are."""
+    if label == IGNORED or targets.is_floating_point() or targets.is_complex():
+        return targets
+    signed = targets if targets.dtype.is_signed else targets.long()
+    return signed.masked_fill(signed == label, IGNORED)
 
 
 def versions(tree: Any) -> list[int]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from ..batches import IGNORED
 
-__all__ = ["Called", "Criterion"]
+__all__ = ["PRODUCTS", "Called", "Criterion"]
 
 OWNERS: dict[str, Any] = {"functional": torch.nn.functional, "Tensor": Tensor, "torch": torch}
 _QUOTIENTS: set[Any] = {Tensor.div, Tensor.__truediv__, torch.div, Tensor.div_, Tensor.__itruediv__}
-_PRODUCTS: set[Any] = {Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul, Tensor.mul_, Tensor.__imul__}
+PRODUCTS: set[Any] = {Tensor.mul, Tensor.__mul__, Tensor.__rmul__, torch.mul, Tensor.mul_, Tensor.__imul__}
 SCALES = torch.amp.GradScaler.scale.__code__
 DEPTH = 10
 """Frames between a gradient scaler and a torch function that it calls, at most."""
@@ -75,10 +75,10 @@ class Criterion:
 
     def follow(self, function: Callable[..., Any], args: Sequence[Any], result: Any) -> None:
         """See whether a call gives a multiple of the loss, as for accumulated batches or by a gradient scaler."""
-        if function in _QUOTIENTS | _PRODUCTS and len(args) == 2 and (known := self._factor(args[0])) is not None:
+        if function in _QUOTIENTS | PRODUCTS and len(args) == 2 and (known := self._factor(args[0])) is not None:
             if type(args[1]) in (int, float):
                 self.gave(result, known / args[1] if function in _QUOTIENTS else known * args[1])
-            elif function in _PRODUCTS and _within(SCALES):
+            elif function in PRODUCTS and _within(SCALES):
                 self.gave(result, known)
 
     def differentiated(self, loss: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..batches import tensors
+from ..batches import IGNORED, ignoring, tensors
 from ..guard.handlers import suppressed
 from ..guard.modes import unseen_by_modes
 from ..picking import returned
-from .criterion import OUTPUT, TARGETS, Called, Criterion
-from .mode_stack import push, remove
+from .criterion import OUTPUT, PRODUCTS, TARGETS, Called, Criterion
+from .mode_stack import before_compilations, push, remove
 
 __all__ = ["LossWatch", "is_target"]
 
@@ -48,6 +47,7 @@ _VIEWS = {
 }  # fmt: skip
 _ESCAPES = {Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__, Tensor.__float__, Tensor.__int__}
 _ENTRANCES = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy}
+_GATHER = {Tensor.gather, torch.gather}
 MANY = 2000
 """Tensors that are remembered as computed, before those that are gone are forgotten."""
 
@@ -55,10 +55,11 @@ MANY = 2000
 class LossWatch(TorchFunctionMode):
     """Sees what the loop compares the output with: in functional losses, loss modules too, and ``output - targets``.
 
-    What was computed from an output, detached or not, is no target: the largest logit that is taken off, a prediction
-    that another one is to agree with, labels that are the model's own. Nor is what is taken off before the rest is
-    compared with something else (noise, an offset), or is the same everywhere, unless nothing else is compared with.
-    Where several are left, none is taken, unless one alone holds classes.
+    Also in a cross-entropy that is written out: the probabilities by which a ``log_softmax`` is multiplied, or the
+    classes that are picked from it. What was computed from an output, detached or not, is no target: the largest logit
+    that is taken off, a prediction that another one is to agree with, labels that are the model's own. Nor is what is
+    taken off before the rest is compared with something else (noise, an offset), or is the same everywhere, unless
+    nothing else is compared with. Where several are left, none is taken, unless one alone holds classes.
     """
 
     def __init__(self) -> None:
@@ -100,16 +101,16 @@ class LossWatch(TorchFunctionMode):
 
     def begin(self) -> None:
         """Begin, or go on, to look at what this thread calls; under every other mode."""
-        if not (self._blind or self.pushed) and _compilations(self._compiles, add=True):
+        if not (self._blind or self.pushed) and before_compilations(self._compiles, add=True):
             self.pushed = push(self)
             if not self.pushed:
-                _compilations(self._compiles, add=False)
+                before_compilations(self._compiles, add=False)
 
     def remove(self) -> None:
         """Leave this thread's stack; ``pushed`` stays if it is not there: on another's, or in use by a call above."""
         self.pushed = self.pushed and not remove(self)
         if not self.pushed:
-            _compilations(self._compiles, add=False)
+            before_compilations(self._compiles, add=False)
 
     def stop(self) -> None:
         """Look no more."""
@@ -202,11 +203,18 @@ class LossWatch(TorchFunctionMode):
         own, (number, before) = self._own(args, kwargs)
         if own is None:
             return None
-        given = [*args, *kwargs.values()]
-        other = kwargs.get("target", next((item for item in given if self._known(item) is None), None))
+        others = (item for item in tensors((args, kwargs)) if self._known(item) is None)
+        other = kwargs.get("target", next(others, None))
+        if before and before[-1].name == "log_softmax" and (func in PRODUCTS or func in _GATHER):
+            self._written_out(func, own, other, number)
+            return None
         count = len(self.candidates)
         looked_at = self._is_looked_at(func, own, other, number)
-        if len(self.candidates) > count and before is not None and isinstance(other, Tensor) and _compares(func):
+        if len(self.candidates) == count or not isinstance(other, Tensor):
+            return number if looked_at else None
+        kept, *rest = self.candidates[-1]
+        self.candidates[-1] = (ignoring(kept, kwargs.get("ignore_index", IGNORED)), *rest)
+        if before is not None and _compares(func):
             call = Called.of(func, args, kwargs, {id(own): OUTPUT, id(other): TARGETS})
             flat = self._flattened(func, other, self._shapes[number])
             if call is not None:
@@ -245,6 +253,20 @@ class LossWatch(TorchFunctionMode):
         self.candidates.append((kept, f"output - targets ({name})" if difference else name, number, None))
         return difference
 
+    @unseen_by_modes()
+    def _written_out(self, func: Callable[..., Any], own: Tensor, other: Any, number: int) -> None:
+        """Look for the targets of a cross-entropy: by what a logarithm is multiplied, or which classes are picked."""
+        if not is_target(other, self._rows) or self._is_computed(other):
+            return
+        found: Tensor | None = None
+        if func in _GATHER:
+            found = other.squeeze(-1) if other.shape == (*own.shape[:-1], 1) else None
+        elif other.shape == own.shape:
+            found = next((signed.to(own.dtype) for signed in (other, -other) if _probabilities(signed)), None)
+        if found is not None:
+            words = f"cross-entropy, written out ({getattr(func, '__name__', '')})"
+            self.candidates.append((found[: self._n].detach().clone(), words, number, None))
+
     def _flattened(self, func: Callable[..., Any], other: Tensor, shape: tuple[int, ...]) -> bool:
         """Whether these are the targets of all positions of all sequences in one row, as for a language model."""
         return _compares(func) and len(shape) == 3 and other.shape == (shape[0] * shape[1],)
@@ -267,21 +289,11 @@ def _constant(candidate: Tensor) -> bool:
     return candidate.is_floating_point() and candidate.numel() > 1 and bool((candidate == candidate.flatten()[0]).all())
 
 
+def _probabilities(candidate: Tensor) -> bool:
+    """Whether each row is a distribution."""
+    return bool((candidate >= 0).all()) and bool(((candidate.float().sum(-1) - 1).abs() < 1e-2).all())
+
+
 def _in_place(func: Callable[..., Any]) -> bool:
     name = getattr(func, "__name__", "")
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
-
-
-def _compilations(callback: Callable[[Any], None], add: bool) -> bool:
-    """Be called, or no more, before Dynamo compiles; whether that is possible, where it is loaded at all."""
-    dynamo: Any = sys.modules.get("torch._dynamo")
-    if dynamo is None:
-        return True
-    callbacks = getattr(getattr(dynamo, "callback_handler", None), "start_callbacks", None)
-    if not isinstance(callbacks, list):
-        return False
-    if add:
-        callbacks.append(callback)
-    elif callback in callbacks:
-        callbacks.remove(callback)
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
-__all__ = ["push", "remove"]
+__all__ = ["before_compilations", "push", "remove"]
 
 # Torch offers no public way to look at, or to reorder, the modes of a thread.
 _modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
@@ -46,4 +47,19 @@ def remove(mode: TorchFunctionMode) -> bool:
         others.append(top)
     for other in reversed(others):
         _put(other)
+    return True
+
+
+def before_compilations(callback: Callable[[Any], None], add: bool) -> bool:
+    """Be called, or no more, before Dynamo compiles; whether that is possible, where it is loaded at all."""
+    dynamo: Any = sys.modules.get("torch._dynamo")
+    if dynamo is None:
+        return True
+    callbacks = getattr(getattr(dynamo, "callback_handler", None), "start_callbacks", None)
+    if not isinstance(callbacks, list):
+        return False
+    if add:
+        callbacks.append(callback)
+    elif callback in callbacks:
+        callbacks.remove(callback)
     return True

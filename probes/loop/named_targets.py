@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,10 @@ IGNORED = -100
 class NamedTargets(NamedTuple):
     """The argument, and by how many places a model moves the labels of a sequence."""
 
-    argument: str
+    name: str
+    path: tuple[Any, ...]
+    """The name or the position of the argument; then, if that is a dict of several, the name in it."""
     places: int = 0
-    position: int | None = None
-    """Which of the positional arguments it was; None of a keyword argument."""
 
     @classmethod
     def find(
@@ -41,18 +42,20 @@ class NamedTargets(NamedTuple):
         result: Any,
     ) -> NamedTargets | None:
         """What a model of so many samples was given, as it has compared it; None where that is not known."""
-        positions = {name: position for position, name in enumerate(_names(model)[: len(args)])}
-        named = {name: args[position] for name, position in positions.items()} | dict(kwargs)
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        paths = {name: (key, name) for key, item in given.items() if isinstance(item, Mapping) for name in item}
+        paths |= {name: (key,) for key, name in enumerate(_names(model)[: len(args)])} | {key: (key,) for key in kwargs}
+        named = {name: _at(given, path) for name, path in paths.items()}
         name = next((name for name in NAMES if is_target(named.get(name), rows)), "")
         if not name:
             return None
         others = [leaf for leaf in tensors((args, kwargs)) if leaf is not named[name]]
         places = places_moved(named[name], outputs, result, named.get("num_items_in_batch"), others)
-        return None if places is None else cls(name, places, None if name in kwargs else positions[name])
+        return None if places is None else cls(name, paths[name], places)
 
     def of(self, batch: Batch) -> Tensor:
         """The targets of some samples, for outputs at the same places; what is missing at the end is ignored."""
-        labels: Tensor = batch.kwargs[self.argument] if self.position is None else batch.args[self.position]
+        labels: Tensor = _at({**dict(enumerate(batch.args)), **batch.kwargs}, self.path)
         if not self.places:
             return labels
         labels = labels.long()
@@ -61,7 +64,12 @@ class NamedTargets(NamedTuple):
     @property
     def words(self) -> str:
         """In which argument they were seen."""
-        return f"the argument {self.argument!r} of the model{', moved by one place as in its loss' * self.places}"
+        return f"the argument {self.name!r} of the model{', moved by one place as in its loss' * self.places}"
+
+
+def _at(given: Any, path: tuple[Any, ...]) -> Any:
+    """What lies in nested dicts."""
+    return functools.reduce(lambda item, key: item[key], path, given)
 
 
 def _names(model: nn.Module) -> list[str]:

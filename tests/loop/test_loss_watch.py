@@ -9,6 +9,9 @@ from loop.watched import X, Y, attached, net, train
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+SOFT = 0.9 * F.one_hot(Y, 3) + 0.1 * F.one_hot(Y.flip(0), 3)
+SKIPPED = torch.cat([torch.tensor([7]), Y[1:]])
+
 
 @pytest.mark.parametrize(
     ("loss", "targets"),
@@ -21,6 +24,14 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
         (lambda out: F.binary_cross_entropy_with_logits(out[:, 1], (Y > 0).float()), (Y > 0).float()),
         (lambda out: ((out[:, 0] - Y.float()) ** 2).mean(), Y.float()),
         (lambda out: (Y.float() - out[:, 0]).abs().mean(), Y.float()),
+        (lambda out: -F.log_softmax(out, dim=-1).gather(dim=-1, index=Y[:, None]).squeeze(1).mean(), Y),
+        (lambda out: -torch.gather(out.log_softmax(1), 1, Y[:, None]).mean(), Y),
+        (lambda out: torch.sum(-SOFT * F.log_softmax(out, dim=-1), dim=-1).mean(), SOFT),
+        (lambda out: -(F.log_softmax(out, 1) * F.one_hot(Y, 3)).sum(1).mean(), F.one_hot(Y, 3).float()),
+        (
+            lambda out: F.cross_entropy(out, SKIPPED, ignore_index=7) + out.square().mean(),
+            SKIPPED.where(SKIPPED < 7, -100),
+        ),
         (lambda out: F.smooth_l1_loss(out.squeeze(), Y.float()[:, None].expand(6, 3)), Y.float()[:, None].expand(6, 3)),
     ],
 )
@@ -97,6 +108,13 @@ NOISE, OFFSET, OTHER = torch.randn(6, 3), torch.randn(6, 1), Y.roll(1)
         (lambda model: lambda out: F.mse_loss(out, torch.stack([out.detach().argmax(1)] * 3, 1).float()), False),
         (lambda model: lambda out: F.mse_loss(out, out.detach()) + F.cross_entropy(out, Y), True),
         (lambda model: lambda out: (out - out.detach()).sum() + F.cross_entropy(out.log_softmax(1), Y), True),
+        (lambda model: lambda out: (out.log_softmax(1) * torch.ones(6, 3)).sum(), False),
+        (lambda model: lambda out: (out.log_softmax(1) * out.softmax(1)).sum() + F.cross_entropy(out, Y), True),
+        (lambda model: lambda out: (out.log_softmax(1) * (1 + SOFT)).sum(), False),
+        (
+            lambda model: lambda out: -out.log_softmax(1).gather(1, out.detach().softmax(1).multinomial(1)).mean(),
+            False,
+        ),
         (agreement, False),
         (pseudo_labels, False),
     ],

@@ -71,8 +71,9 @@ def test_other_labels_are_ignored_and_small_integers_have_room():
     assert places_moved(labels.where(labels >= 0, -1), [logits], [loss, logits]) == 1
     small = tokens.to(torch.uint8)
     for named, batch in (
-        (NamedTargets("labels", 1), Batch((tokens,), {"labels": small})),
-        (NamedTargets("labels", 1, 1), Batch((tokens, small))),
+        (NamedTargets("labels", ("labels",), 1), Batch((tokens,), {"labels": small})),
+        (NamedTargets("labels", (1,), 1), Batch((tokens, small))),
+        (NamedTargets("labels", (0, "labels"), 1), Batch(({"tokens": tokens, "labels": small},))),
     ):
         expected = torch.cat([tokens[:, 1:], torch.full((7, 1), IGNORED)], 1)
         assert torch.equal(named.of(batch), expected)
@@ -112,18 +113,27 @@ class Keeps(Probe):
         return []
 
 
-@pytest.mark.parametrize("by_position", [False, True])
+class OfDict(Language):
+    def forward(self, batch):
+        return super().forward(batch["tokens"], batch["labels"])
+
+
+@pytest.mark.parametrize("given", ["by name", "by position", "in a dict"])
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize(("places", "aside"), [(0, 0.0), (1, 0.0), (1, 0.1)])
-def test_targets_are_those_of_the_loss_or_none(places, aside, by_position, wrapped, tmp_path):
+def test_targets_are_those_of_the_loss_or_none(places, aside, given, wrapped, tmp_path):
     tokens, labels = sentences()
-    model, probe = Language(places, aside), Keeps()
+    model, probe = (OfDict if given == "in a dict" else Language)(places, aside), Keeps()
     if wrapped:
         model = nn.DataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     manager = ProbeManager(model, [probe], log_dir=tmp_path, overhead=None).attach()
-    result = model(tokens, labels) if by_position else model(tokens, labels=labels)
-    result["loss"].backward()
+    calls = {
+        "by name": lambda: model(tokens, labels=labels),
+        "by position": lambda: model(tokens, labels),
+        "in a dict": lambda: model({"tokens": tokens, "labels": labels}),
+    }
+    calls[given]()["loss"].backward()
     optimizer.step()
     report = manager.report()
     manager.detach()
