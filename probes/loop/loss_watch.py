@@ -1,8 +1,4 @@
-"""Seeing the targets in the loss: a torch function mode that is on between a forward and what follows it.
-
-A mode is on a stack that belongs to the thread, and a user's own modes may begin and end at any time. Ours is therefore
-put under all others, and taken out from wherever it then is.
-"""
+"""Seeing the targets in the loss: a torch function mode that is on between a forward and what follows it."""
 
 from __future__ import annotations
 
@@ -14,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ..batches import IGNORED, ignoring, tensors
 from ..guard.handlers import suppressed
 from ..guard.modes import unseen_by_modes
 from ..picking import returned
 from .criterion import OUTPUT, PRODUCTS, TARGETS, Called, Criterion
-from .mode_stack import before_compilations, push, remove
+from .mode_stack import BottomMode
 
 __all__ = ["LossWatch", "is_target"]
 
@@ -52,7 +47,7 @@ MANY = 2000
 """Tensors that are remembered as computed, before those that are gone are forgotten."""
 
 
-class LossWatch(TorchFunctionMode):
+class LossWatch(BottomMode):
     """Sees what the loop compares the output with: in functional losses, loss modules too, and ``output - targets``.
 
     Also in a cross-entropy that is written out: the probabilities by which a ``log_softmax`` is multiplied, or the
@@ -67,9 +62,6 @@ class LossWatch(TorchFunctionMode):
         self.candidates: list[tuple[Tensor, str, int, Criterion | None]] = []
         """Copies of what may be the targets, as the loop may write over it, the function in which it was seen, the
         number of the output that it was compared with, and the loss if it is that function's."""
-        self.pushed = False
-        """Whether it may be on a thread's stack still."""
-        self._blind = False
         self._rows = self._n = self._losses = 0
         self._shapes: list[tuple[int, ...]] = []
         self._outputs: list[tuple[weakref.ref[Tensor], int, list[Called] | None]] = []
@@ -99,31 +91,11 @@ class LossWatch(TorchFunctionMode):
         for item in returned(result):
             self._computed[id(item)] = weakref.ref(item)
 
-    def begin(self) -> None:
-        """Begin, or go on, to look at what this thread calls; under every other mode."""
-        if not (self._blind or self.pushed) and before_compilations(self._compiles, add=True):
-            self.pushed = push(self)
-            if not self.pushed:
-                before_compilations(self._compiles, add=False)
-
-    def remove(self) -> None:
-        """Leave this thread's stack; ``pushed`` stays if it is not there: on another's, or in use by a call above."""
-        self.pushed = self.pushed and not remove(self)
-        if not self.pushed:
-            before_compilations(self._compiles, add=False)
-
     def stop(self) -> None:
         """Look no more."""
-        self._blind = True
-        self.remove()
+        super().stop()
         # To what a module converts nothing may refer weakly: torch would refuse to swap it.
         self._computed, self._outputs, self._residuals = {}, [], []
-
-    def _compiles(self, *_: object) -> None:
-        # Dynamo would trace this mode into the user's graph, and compile again when it is gone.
-        self._blind = True
-        if self.pushed:
-            self.pushed = not remove(self)
 
     @property
     def compared(self) -> int | None:
@@ -154,7 +126,7 @@ class LossWatch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._blind:
+        if self.stopped:
             return func(*args, **kwargs)
         computed, number, path = False, None, None
         before = len(self.candidates)
@@ -212,8 +184,8 @@ class LossWatch(TorchFunctionMode):
         looked_at = self._is_looked_at(func, own, other, number)
         if len(self.candidates) == count or not isinstance(other, Tensor):
             return number if looked_at else None
-        kept, *rest = self.candidates[-1]
-        self.candidates[-1] = (ignoring(kept, kwargs.get("ignore_index", IGNORED)), *rest)
+        kept, where, *_ = self.candidates[-1]
+        self.candidates[-1] = ignoring(kept, kwargs.get("ignore_index", IGNORED)), where, number, None
         if before is not None and _compares(func):
             call = Called.of(func, args, kwargs, {id(own): OUTPUT, id(other): TARGETS})
             flat = self._flattened(func, other, self._shapes[number])

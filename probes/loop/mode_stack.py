@@ -1,8 +1,12 @@
-"""The torch function modes of a thread: a mode of ours under all others, and taken out from wherever it is."""
+"""A torch function mode of ours on a thread's stack: under all others, and taken out from wherever it is.
+
+The stack belongs to the thread, and a script's own modes may begin and end at any time.
+"""
 
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,35 +14,102 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
 
-__all__ = ["before_compilations", "push", "remove"]
+__all__ = ["BottomMode"]
 
 # Torch offers no public way to look at, or to reorder, the modes of a thread.
 _modes: Callable[[], list[Any]] = torch.overrides._get_current_function_mode_stack
 _pop: Callable[[], Any] = torch.overrides._pop_mode
 _put: Callable[[Any], None] = torch.overrides._push_mode
-_VERSION = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
-def push(mode: TorchFunctionMode) -> bool:
-    """Put a mode under every other mode, so that a user's mode that ends meanwhile pops itself and not ours.
+class BottomMode(TorchFunctionMode):
+    """A mode that sees what a thread calls of torch, and changes none of it.
 
-    Returns:
-        False where that cannot be.
+    It leaves before Dynamo compiles. Modules of attention that take another path under any mode, with other roundings,
+    are told that there is none.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pushed = False
+        """Whether it may be on a thread's stack still."""
+        self.stopped = False
+
+    def begin(self) -> None:
+        """Begin, or go on, to look at what this thread calls; under every other mode."""
+        if not (self.stopped or self.pushed) and _before_compilations(self._compiles, add=True):
+            _hide(self)
+            _push(self)
+            self.pushed = True
+
+    def remove(self) -> None:
+        """Leave this thread's stack; ``pushed`` stays if it is not there: on another's, or in use by a call above."""
+        self.pushed = self.pushed and not _remove(self)
+        if not self.pushed:
+            _before_compilations(self._compiles, add=False)
+            _reveal(self)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self.stopped = True
+        self.remove()
+
+    def _compiles(self, *_: object) -> None:
+        # Dynamo would trace this mode into the user's graph, and compile again when it is gone.
+        self.stopped = True
+        self.remove()
+
+
+_hidden: weakref.WeakSet[BottomMode] = weakref.WeakSet()
+_overridden: Callable[[Any], bool] = torch.overrides.has_torch_function
+
+
+def _has_torch_function(tensors: Any) -> bool:
+    """What ``torch.overrides.has_torch_function`` says when none of ours is on."""
+    ours = [mode for mode in _modes() if isinstance(mode, BottomMode)]
+    try:
+        for mode in ours:
+            _remove(mode)
+        return _overridden(tensors)
+    finally:
+        for mode in ours:
+            mode.pushed = not mode.stopped  # it may have been on another thread
+            if mode.pushed:
+                _push(mode)
+            else:
+                mode.remove()
+
+
+torch.jit._builtins._register_builtin(_has_torch_function, "aten::has_torch_function")
+
+
+def _hide(mode: BottomMode) -> None:
+    global _overridden
+    _hidden.add(mode)
+    if torch.overrides.has_torch_function is not _has_torch_function:
+        _overridden = torch.overrides.has_torch_function
+        torch.overrides.has_torch_function = _has_torch_function  # type: ignore[assignment]
+
+
+def _reveal(mode: BottomMode) -> None:
+    _hidden.discard(mode)
+    if not _hidden and torch.overrides.has_torch_function is _has_torch_function:
+        torch.overrides.has_torch_function = _overridden  # type: ignore[assignment]
+
+
+def _push(mode: TorchFunctionMode) -> None:
+    """Put a mode under every other mode, so that a user's mode that ends meanwhile pops itself and not ours."""
     modes = _modes()
-    # Torch keeps the default device at the very bottom, and insists on finding it there (from 2.6; before, it is popped
-    # from the top like any other mode). `with torch.device(...)` is another: it pushes and pops without entering.
+    # Torch keeps the default device at the very bottom, and insists on finding it there. `with torch.device(...)`
+    # is another: it pushes and pops without entering.
     keep = int(bool(modes) and isinstance(modes[0], DeviceContext) and hasattr(modes[0], "old_device"))
-    if keep and _VERSION < (2, 6):
-        return False
     others = [_pop() for _ in modes[keep:]]
     _put(mode)
     for other in reversed(others):
         _put(other)
-    return True
 
 
-def remove(mode: TorchFunctionMode) -> bool:
+def _remove(mode: TorchFunctionMode) -> bool:
     """Take a mode out of this thread's stack, wherever it is; whether it was there."""
     if not any(other is mode for other in _modes()):
         return False
@@ -50,7 +121,7 @@ def remove(mode: TorchFunctionMode) -> bool:
     return True
 
 
-def before_compilations(callback: Callable[[Any], None], add: bool) -> bool:
+def _before_compilations(callback: Callable[[Any], None], add: bool) -> bool:
     """Be called, or no more, before Dynamo compiles; whether that is possible, where it is loaded at all."""
     dynamo: Any = sys.modules.get("torch._dynamo")
     if dynamo is None:

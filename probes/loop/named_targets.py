@@ -43,6 +43,7 @@ class NamedTargets(NamedTuple):
     ) -> NamedTargets | None:
         """What a model of so many samples was given, as it has compared it; None where that is not known."""
         given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        paths: dict[Any, tuple[Any, ...]]
         paths = {name: (key, name) for key, item in given.items() if isinstance(item, Mapping) for name in item}
         paths |= {name: (key,) for key, name in enumerate(_names(model)[: len(args)])} | {key: (key,) for key in kwargs}
         named = {name: _at(given, path) for name, path in paths.items()}

@@ -9,6 +9,7 @@ from loop.watched import X, Y, attached, net, train
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
+HAS_TORCH_FUNCTION = torch.overrides.has_torch_function
 SOFT = 0.9 * F.one_hot(Y, 3) + 0.1 * F.one_hot(Y.flip(0), 3)
 SKIPPED = torch.cat([torch.tensor([7]), Y[1:]])
 
@@ -327,4 +328,61 @@ def test_an_output_that_is_gone_when_its_view_is_compared_is_known_by_its_shape(
     F.cross_entropy(model(ids).reshape(-1, 7), ids.reshape(-1)).backward()  # nobody keeps what the model has returned
     optimizer.step()
     assert torch.equal(manager.run.batches["train"].targets, ids)
+    manager.detach()
+
+
+def test_a_transformer_in_eval_mode_computes_as_without_the_watch(monkeypatch):
+    called, fast = [], torch._transformer_encoder_layer_fwd
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *args: called.append(1) or fast(*args))
+    teacher = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2).eval()
+    model = net()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    out = model(X)
+    with torch.no_grad():
+        teacher(X[:, None])
+        assert called == [1, 1]
+        with pytest.raises(RuntimeError):
+            teacher(X[:, None, :3])  # of another size
+    assert len(_get_current_function_mode_stack()) == 1  # it looks again
+    F.cross_entropy(out, Y).backward()
+    optimizer.step()
+    assert torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
+    assert torch.overrides.has_torch_function is HAS_TORCH_FUNCTION
+
+
+def test_what_an_encoder_makes_of_an_output_is_no_target():
+    teacher = nn.TransformerEncoderLayer(3, 1, 8, batch_first=True).eval()
+    model = net()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    out = model(X)
+    with torch.no_grad():
+        made = teacher(out.detach()[:, None])[:, 0]
+    F.mse_loss(out, made).backward()
+    optimizer.step()
+    assert manager.run.batches["train"].targets is None
+    manager.detach()
+
+
+def test_a_watch_on_another_thread_changes_nothing_there_and_leaves():
+    model, encoder = net(), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    manager = attached(model)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(model, X).result()
+        assert len(pool.submit(_get_current_function_mode_stack).result()) == 1
+        manager.detach()
+        pool.submit(encoder, X[:, None]).result()
+        assert pool.submit(_get_current_function_mode_stack).result() == []
+    assert torch.overrides.has_torch_function is HAS_TORCH_FUNCTION
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_attention_is_scripted_while_the_loss_is_watched():
+    model, encoder = net(), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    manager = attached(model)
+    model(X)
+    scripted = torch.jit.script(encoder)
+    assert torch.equal(scripted(X[:, None]), encoder(X[:, None]))
     manager.detach()
