@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-__all__ = ["IGNORED", "Batch", "MicroBatches", "as_batch", "ignoring", "seeded", "tensors", "versions"]
+__all__ = [
+    "IGNORED", "Batch", "MicroBatches", "as_batch", "ignoring", "mapped", "others", "seeded", "tensors", "versions",
+]  # fmt: skip
 
 IGNORED = -100
 """The label of samples that are to count for nothing, as losses of torch have it."""
@@ -73,40 +75,35 @@ class Batch:
                 return leaf
             return leaf[:1].expand(len(inputs), *leaf.shape[1:]) if samples is None else leaf[samples.to(leaf.device)]
 
-        args, kwargs = _map((self.args, self.kwargs), exchange)
+        args, kwargs = mapped((self.args, self.kwargs), exchange)
         return Batch(args, kwargs)
 
     def first(self, n: int) -> Batch:
         """The first ``n`` samples."""
-        if n >= self.n:
-            return self
-        args, kwargs, targets = _map(
-            (self.args, self.kwargs, self.targets), lambda leaf: _taken(leaf, slice(n)) if self._rows(leaf) else leaf
-        )
-        return Batch(args, kwargs, targets)
+        return self if n >= self.n else self._part(slice(n))
 
     def select(self, index: Tensor) -> Batch:
         """The samples of the given indices."""
-        args, kwargs, targets = _map(
-            (self.args, self.kwargs, self.targets),
-            lambda leaf: _taken(leaf, index.to(leaf.device)) if self._rows(leaf) else leaf,
-        )
-        return Batch(args, kwargs, targets)
+        return self._part(index)
+
+    def _part(self, rows: Tensor | slice) -> Batch:
+        given = self.args, self.kwargs, self.targets
+        return Batch(*mapped(given, lambda leaf: _taken(leaf, rows) if self._rows(leaf) else leaf))
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        args, kwargs, targets = _map((self.args, self.kwargs, self.targets), lambda leaf: leaf.to(device))
-        return Batch(args, kwargs, targets)
+        return Batch(*mapped((self.args, self.kwargs, self.targets), lambda leaf: leaf.to(device)))
 
     def converted(self, old: torch.dtype, new: torch.dtype) -> Batch:
         """The batch with its arguments of one dtype in another."""
-        args, kwargs = _map((self.args, self.kwargs), lambda leaf: leaf.to(new) if leaf.dtype == old else leaf)
+        args, kwargs = mapped((self.args, self.kwargs), lambda leaf: leaf.to(new) if leaf.dtype == old else leaf)
         return replace(self, args=args, kwargs=kwargs)
 
     def clone(self) -> Batch:
         """A copy that the loop cannot change, cut from any graph."""
-        args, kwargs, targets = _map((self.args, self.kwargs, self.targets), lambda leaf: leaf.detach().clone())
-        return Batch(args, kwargs, targets)
+        given = self.args, self.kwargs, self.targets
+        arrays = lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf  # noqa: E731
+        return Batch(*mapped(given, lambda leaf: leaf.detach().clone(), arrays))
 
     def with_targets(self, targets: Tensor | None) -> Batch:
         """The same samples with other targets."""
@@ -155,7 +152,7 @@ def as_batch(data: Any, n: int = 100, seed: int = 0, name: str = "batch") -> Bat
         torch.Size([10, 3])
     """
     if isinstance(data, Batch):
-        return data
+        return data.clone()
     if isinstance(data, DataLoader):
         return _from_dataset(data.dataset, data.collate_fn, n, seed, name)
     if isinstance(data, Dataset):
@@ -228,30 +225,37 @@ def _map_arrays(data: Any) -> Any:
 
 def _taken(leaf: Tensor, rows: Tensor | slice) -> Tensor:
     if leaf.layout not in (torch.sparse_coo, torch.sparse_csr):
-        return leaf[rows]
+        return leaf[rows if isinstance(rows, slice) else rows.to(leaf.device)]
     index = torch.arange(len(leaf), device=leaf.device)[rows]
     taken = leaf.to_sparse(layout=torch.sparse_coo).index_select(0, index)  # the one way of sparse tensors
     return taken.to_sparse(layout=leaf.layout)
 
 
-def _map(tree: Any, function: Any) -> Any:
-    """``function`` of every tensor of nested tuples, lists and dicts; everything else as it is."""
+def mapped(tree: Any, function: Callable[[Tensor], Any], other: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
+    """``function`` of every tensor of nested tuples, lists and dicts, and ``other`` of everything else."""
     if isinstance(tree, Tensor):
         return function(tree)
     if isinstance(tree, Mapping):
-        return {key: _map(item, function) for key, item in tree.items()}
+        return {key: mapped(item, function, other) for key, item in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         make: Any = type(tree)
-        return make._make(_map(item, function) for item in tree)  # without what a class of its own asks for
+        return make._make(mapped(item, function, other) for item in tree)  # without what a class of its own asks for
     if isinstance(tree, tuple | list):
-        return type(tree)(_map(item, function) for item in tree)
-    return tree
+        return type(tree)(mapped(item, function, other) for item in tree)
+    return other(tree)
 
 
 def tensors(tree: Any) -> list[Tensor]:
     """The tensors of nested tuples, lists and dicts, in order."""
     found: list[Tensor] = []
-    _map(tree, found.append)
+    mapped(tree, found.append)
+    return found
+
+
+def others(tree: Any) -> list[Any]:
+    """What those hold that is no tensor: generators, arrays, objects of a script's own."""
+    found: list[Any] = []
+    mapped(tree, lambda leaf: leaf, found.append)
     return found
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from .batches import IGNORED, Batch, MicroBatches, versions
+from .batches import IGNORED, Batch, MicroBatches, others, versions
 from .measurement import CannotMeasure, first_line
 from .names import named_modules
 from .outputs import check_rows, why_not_a_function
@@ -122,10 +122,8 @@ class Run:
 
     def end(self) -> list[tuple[float, list[str]]]:
         """Called after a step's measurements: forget what was shared; returns its costs in seconds and who used it."""
-        shares = [(seconds, users) for seconds, users in self._shares.values() if len(users) > 1]
-        self._cache.clear()
-        self._shares.clear()
-        return shares
+        shares, self._cache, self._shares = self._shares.values(), {}, {}
+        return [(seconds, users) for seconds, users in shares if len(users) > 1]
 
     def affords(self, seconds: float) -> bool:
         """Whether work that a sink may leave out, and that takes so long, fits the budget now.
@@ -152,6 +150,11 @@ class Run:
     def device(self) -> torch.device:
         """The device of the first parameter that holds numbers."""
         return next((p.device for p in self.model.parameters() if p.device.type != "meta"), torch.device("meta"))
+
+    @property
+    def given(self) -> list[Any]:
+        """What the model is called with that is no tensor."""
+        return others([(batch.args, batch.kwargs) for batch in (*self.batches.values(), self.shown) if batch])
 
     @property
     def layers(self) -> dict[str, nn.Module]:
@@ -228,10 +231,7 @@ class Run:
         return torch.func.functional_call(self.model, dict(parameters), batch.args, dict(batch.kwargs))
 
     def evaluate(self, batch: str) -> Tensor:
-        """The model's output on the batch of that name, without gradients, computed once a step.
-
-        Returns:
-            Shape ``(n, c)`` or ``(n,)``; shared between probes: do not change it in place.
+        """The output, ``(n, c)`` or ``(n,)``, on the batch of that name, without gradients: computed once a step.
 
         Raises:
             CannotMeasure: If the model cannot be called with that batch, or returns no output that can be used.
@@ -288,8 +288,7 @@ class Run:
             self._cache[key] = compute()
             self._shares[key] = (self._clock() - start, [])
             self._versions[key] = versions(self._cache[key])
-        users = self._shares[key][1]
-        if self._probe not in users:
+        if self._probe not in (users := self._shares[key][1]):
             users.append(self._probe)
         return self._cache[key]  # type: ignore[no-any-return]
 

@@ -34,7 +34,7 @@ def fit_batches(run: Run, whole: Sequence[str] | set[str], limit: float) -> dict
         if name in whole or batch.n <= LEAST_SAMPLES or each == math.inf:
             continue
         looked[name] = ""
-        guard = unnoticed(run.model, run.optimizers)
+        guard = unnoticed(run.model, run.optimizers, run.given)
         try:
             with guard:
                 seconds = run.sample_seconds(name)

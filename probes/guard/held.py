@@ -9,7 +9,7 @@ import random
 import sys
 import sysconfig
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Thread
@@ -40,12 +40,12 @@ __all__ = [
 ]
 
 
-def all_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model by name, and those that it does not register, whose names begin with ``(``."""
+def all_modules(model: nn.Module, given: Sequence[Any] = ()) -> dict[str, nn.Module]:
+    """The modules of a model by name, and those that it does not register or is given, whose names begin with ``(``."""
     modules = dict(model.named_modules())
     seen = {id(module) for module in modules.values()}
-    is_kept = kept_types(modules.values())
-    waiting: list[Any] = [module.__dict__ for module in modules.values()]
+    is_kept = kept_types(modules.values(), given)
+    waiting: list[Any] = [*(module.__dict__ for module in modules.values()), list(given)]
     while waiting and len(seen) < MOST:
         for item in list(parts_of(waiting.pop())):
             kind = type(item)
@@ -147,11 +147,12 @@ def _is_full(cell: CellType) -> bool:
     return True
 
 
-def kept_types(modules: Iterable[nn.Module]) -> Callable[[type], bool]:
+def kept_types(modules: Iterable[nn.Module], given: Iterable[Any] = ()) -> Callable[[type], bool]:
     """Whether what is of a type is kept: also objects of a class that a package of the model's own classes defines, or
-    code that is not installed: a helper in another file of the script's."""
+    of those of what it is given, or code that is not installed: a helper in another file of the script's."""
     known = dict.fromkeys(_KEPT, True)
-    own = {type(module).__module__.partition(".")[0] for module in modules} - {"torch", "builtins"}
+    own = {type(module).__module__.partition(".")[0] for module in modules} - {"torch"}
+    own = (own | {type(item).__module__.partition(".")[0] for item in given}) - {"builtins"}
 
     def is_kept(kind: type) -> bool:
         if kind not in known:

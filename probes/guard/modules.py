@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import CellType, FunctionType
 from typing import Any
@@ -46,7 +46,9 @@ def keep_parametrizations(undo: list[Undo]) -> None:
     parametrize._cache_enabled, parametrize._cache = 0, {}
 
 
-def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
+def keep_modules(
+    undo: list[Undo], modules: Mapping[str, nn.Module], given: Sequence[Any] = ()
+) -> list[tuple[str, Tensor]]:
     """Keep the attributes of every module, and what is in those that are plain containers, tensors, arrays, generators.
 
     Hooks, parameters and modes are among them, and what a forward leaves in its module: counts, losses, caches.
@@ -67,13 +69,14 @@ def keep_modules(undo: list[Undo], modules: Mapping[str, nn.Module]) -> list[tup
     seen: set[int] = set()
     objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
     cells: list[tuple[CellType, Any]] = []
-    is_kept = kept_types(modules.values())
+    is_kept = kept_types(modules.values(), given)
     waiting = [
         (f"{name}.{key}" if name else key, value)
         for name, _, before in attributes
         for key, value in before.items()
         if is_kept(type(value))
     ]
+    waiting += [("of a batch", item) for item in given if is_kept(type(item))]
     counts = of_classes(modules.values())
     waiting += [(f"{kind.__name__}.{name}", value) for kind, name, value in counts if is_kept(type(value))]
     while waiting and len(seen) < MOST:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .fingerprint import checksums
+from .given import keep_given
 from .held import all_modules
 from .modes import keep_modes, keep_saved_tensors_hooks
 from .modules import keep_modules, keep_parametrizations
@@ -57,14 +59,15 @@ class unnoticed:
     Args:
         model: The model.
         optimizers: Its optimizers, as far as they are known.
+        given: What it is called with that is no tensor, or what else is read within: that is kept as what it holds is.
 
     Raises:
         ModelChanged: If a parameter, a state of an optimizer, or what else is not copied, was changed in place: that is
             detected, not undone.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = ()) -> None:
-        self._model, self._optimizers = model, optimizers
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer] = (), given: Sequence[Any] = ()) -> None:
+        self._model, self._optimizers, self._given = model, optimizers, given
         self._undo: list[Undo] = []
         self._parameters: list[nn.Parameter] = []
         self._versions: list[tuple[str, Tensor, int | None]] = []
@@ -125,7 +128,7 @@ class unnoticed:
         keep_compiler(undo)
         keep_parametrizations(undo)
         keep_random_states(undo)
-        modules = all_modules(model)
+        modules = all_modules(model, self._given)
         hidden = [
             parameter
             for name, module in modules.items()
@@ -136,7 +139,9 @@ class unnoticed:
         keep_buffers(undo, modules.values())
         states = keep_optimizers(undo, self._optimizers)
         self._versions += [(name, tensor, _version(tensor)) for name, tensor in states]
-        self._versions += [(name, tensor, _version(tensor)) for name, tensor in keep_modules(undo, modules)]
+        kept = keep_modules(undo, modules, self._given)
+        self._versions += [(name, tensor, _version(tensor)) for name, tensor in kept]
+        keep_given(undo, model)
         keep_parameters(undo, [*parameters, *hidden])
         shorten_embeddings(modules.values())
         for device in {"cpu", *(parameter.device.type for parameter in parameters[:1])}:

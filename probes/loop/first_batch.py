@@ -4,8 +4,8 @@ Nothing is asked of the user. Inputs come from a forward pre-hook on the object 
 the loss, or else from an argument of that call (``labels``): between the first training forward and the first
 optimizer step, a torch function mode watches what the loop compares the model's output with. The mode calls everything
 as it is, is never active within the model's own forward, leaves as soon as anything is compiled, and is gone after the
-first step, as are the forward hooks. What cannot be told to be the targets is not taken for them: labels of the model's
-own making, several that differ, noise. Not seen is what leaves torch and comes back, and what another module computes.
+first step, as are the forward hooks. What may be none is not taken for the targets: labels of the model's own making,
+several that differ, noise. Not seen is what leaves torch and comes back, and what another module computes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..batches import Batch, tensors
+from ..batches import Batch, mapped, tensors
 from ..guard.modes import unseen_by_modes
 from ..guard.process import random_states_kept
 from ..measurement import CannotMeasure
@@ -36,6 +36,7 @@ __all__ = ["FirstBatch"]
 
 FRESH_CALLS, CALLS = 20, 1000
 """Of the model in training, with no gradient there and in all, after which a step is missed."""
+NOTHING: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
 EVALUATIONS = 20
 """Forwards without gradients of a model in eval mode, after which it is not looked at what is done with the outputs."""
 
@@ -64,24 +65,22 @@ class FirstBatch:
         self.batch: Batch | None = None
         self.wanted, self.calls = wanted, 0
         """How often the model was called in training before the first step."""
-        self._waiting, self._fresh = waiting, 0
         self.shown: Batch | None = None
         """The arguments of a call whose output cannot be used."""
+        self.unusable: Exception | None = None
+        """Why no call can be used so far: a later one may."""
         self.loss = ""
         """The function in which the targets were seen, in words; empty when they were not."""
         self.criterion: Criterion | None = None
         self.output = output
         """What picks the output: of several, where none was asked for, the one that the loss compares."""
         self._entries: list[Entry] = []
-        self._refusal: Exception | None = None
-        """Why the output cannot be used, if the loss does not compare another one."""
-        self._n, self._problem, self.paused = n, problem, paused
-        self._args: tuple[Any, ...] = ()
-        self._kwargs: dict[str, Any] = {}
-        self._watch = LossWatch()
+        self._refusal: Exception | None = None  # if the loss does not compare another output
+        self._n, self._problem, self._waiting, self.paused = n, problem, waiting, paused
+        self._kept = self._given = NOTHING
         self._named: NamedTargets | None = None
         """The argument by which the model was given its targets."""
-        self._evaluations, self._decided, self._called = 0, False, False
+        self._watch, self._fresh, self._evaluations, self._decided, self._called = LossWatch(), 0, 0, False, False
         self.done = False
         """Whether the first step is over."""
         self._handles: list[RemovableHandle | CompiledCall] = []
@@ -113,11 +112,14 @@ class FirstBatch:
         """Look no further: the first step is done."""
         self.done = True
         self._decide()
+        if self.batch is None and self.unusable is not None:
+            self.wanted = False
+            self._problem(self.unusable)
         # A multiple of the loss is trained; unless there were as many batches as it was divided by.
         factor = getattr(self.criterion, "factor", None) or 1
         if not (math.isclose(factor, 1) or math.isclose(factor * self.calls, 1)):
             self.criterion = None
-        self._args, self._kwargs = (), {}
+        self._kept = self._given = NOTHING
         # Hooks that were never called stay until close(): torch.compile would compile again if they went.
         if self._called and not self._watch.pushed:
             self.close()
@@ -138,7 +140,7 @@ class FirstBatch:
         if called is not None:
             reveal(called, held=_MARK)
         self._watch.stop()
-        self._args, self._kwargs = (), {}
+        self._kept = self._given = NOTHING
 
     @property
     def _incomplete(self) -> bool:
@@ -181,23 +183,23 @@ class FirstBatch:
                 waiting(self.calls)
                 self._watch.stop()  # steps may never come, and looking takes time
 
-    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._count(module)
         self._called = True
         self._watch.remove()  # never under the model's forward
         if self.batch is not None and not self._incomplete:
             self._decide()  # of the first of several forwards that has a loss
         if self._incomplete and torch.is_grad_enabled():
-            # Before the forward: it may change its inputs in place.
-            try:
+            try:  # before the forward: it may change its inputs in place
                 if any(torch._C._functorch.is_functorch_wrapped_tensor(leaf) for leaf in tensors((args, kwargs))):
                     raise CannotMeasure(
                         "The loop calls the model within torch.func (vmap, grad), where inputs cannot be kept. Pass "
                         "batches={'train': (inputs, targets)}, as the model takes them outside of it."
                     )
-                self._args, self._kwargs = _first_rows((args, kwargs), self._n)
+                self._kept = _first_rows((args, kwargs), self._n)
+                self._given = mapped((args, kwargs), lambda leaf: leaf)  # it may take entries out of its dicts, too
             except Exception as error:
-                self._problem(error)
-                self.wanted = False
+                self._kept, self.unusable = NOTHING, error
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if not self._incomplete:
@@ -207,8 +209,9 @@ class FirstBatch:
         self._evaluations += evaluates
         if not evaluates or self._evaluations <= EVALUATIONS:
             self._watch.begin()
-        if torch.is_grad_enabled() and (self._args or self._kwargs):
-            self._take(module, args, kwargs, result)
+        if torch.is_grad_enabled() and any(self._kept):
+            self._take(module, *self._given, result)
+        self._given = NOTHING
 
     @unseen_by_modes()
     def _take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
@@ -217,7 +220,7 @@ class FirstBatch:
                 picked(self.output, result)
                 return
         try:
-            batch = Batch(self._args, self._kwargs)
+            batch = Batch(*self._kept)
             rows = next((len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim), 0)
             several = [] if self.output is not pick_output or isinstance(result, Tensor) else entries(result)
             usable = [(entry, item) for entry, item in several if item.requires_grad and item.shape[:1] == (rows,)]
@@ -251,9 +254,8 @@ class FirstBatch:
     def _refuse(self, error: Exception) -> None:
         """There is no first batch, but a call to look at."""
         with suppress(Exception):  # of a call without a tensor
-            self.shown = Batch(self._args, self._kwargs)
-        self.batch, self.wanted = None, False
-        self._problem(error)
+            self.shown = Batch(*self._kept)
+        self.batch, self.unusable = None, error
 
 
 _MARK = object()
@@ -277,13 +279,11 @@ class _Hook(ForwardHook):
             # What the model is given, and what it returns, may be of the user's own making, and draw as it is read.
             with random_states_kept() if owner._incomplete else nullcontext():
                 if self.method == "_before":
-                    owner._count(module)
-                    owner._before(args, kwargs)
+                    owner._before(module, args, kwargs)
                 else:
                     owner._after(module, args, kwargs, result)
         except Exception as error:  # none of the loop's
-            owner.wanted = False
-            owner._problem(error)
+            owner._kept, owner.unusable = NOTHING, error
 
     def __deepcopy__(self, memo: object) -> _Hook:
         return _Hook(None, self.method)

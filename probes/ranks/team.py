@@ -147,7 +147,7 @@ class Team:
             parts += self._fill(self._whole)
         except Lost as error:
             return self._give_up(str(error))
-        model, guard = self._run.model, unnoticed(self._run.model)
+        model, guard = self._run.model, unnoticed(self._run.model, given=self._run.given)
         try:
             self._run.model = model if self._whole is None else self._whole.model
             with guard:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from ..batches import Batch, as_batch
 from ..budget.governor import Governor
@@ -251,7 +252,7 @@ class Attached:
         if (first is None or first.done) and not final:
             return
         if first is not None and not first.done:
-            if first.wanted and first.batch is None and not final:
+            if first.wanted and first.batch is None and first.unusable is None and not final:
                 return  # the optimizer runs the forward itself (a closure): it will be there after the step
             first.finish()
             if first.batch is not None:
@@ -285,14 +286,12 @@ class Attached:
 
 
 def read_batches(settings: Settings, run: Run) -> dict[str, Batch]:
-    """The batches that were given.
-
-    Raises:
-        TypeError, ValueError: If one is none.
-    """
-    guard = unnoticed(run.model)
+    """The batches that were given; TypeError or ValueError if one is none."""
+    given = settings.batches or {}
+    # They may have a generator of their own, or open a file that workers are not to share.
+    guard = unnoticed(run.model, given=[data for data in given.values() if isinstance(data, Dataset | DataLoader)])
     try:
         with guard:
-            return {name: as_batch(data, seed=run.seed, name=name) for name, data in (settings.batches or {}).items()}
+            return {name: as_batch(data, seed=run.seed, name=name) for name, data in given.items()}
     finally:
         guard.restore()

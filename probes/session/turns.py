@@ -146,7 +146,7 @@ class Turns:
                 if isinstance(items, Generator):
                     items.close()  # what it does in the end, it does inside the guard
 
-        guard = unnoticed(self.run.model, self.run.optimizers)
+        guard = unnoticed(self.run.model, self.run.optimizers, self.run.given)
         self.busy = True
         try:
             self.plugins.call(plugin, "measure", within=self._kept(guard), consume=consume_all, run=self.run, step=step)

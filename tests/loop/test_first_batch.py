@@ -372,3 +372,26 @@ def test_a_batch_that_draws_as_it_is_read_is_read_by_nobody_else(tmp_path):
         manager.detach()
         drawn.append([torch.get_rng_state(), *(p.detach().clone() for p in model.parameters())])
     assert all(map(torch.equal, *drawn))
+
+
+class Odd(nn.Module):
+    """May be asked for other things than its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x, mode="fit"):
+        if isinstance(x, str):
+            return torch.zeros(1)
+        return self.body(x).mean() if mode == "init" else self.body(x)
+
+
+@pytest.mark.parametrize("first", [lambda m: m(X, mode="init"), lambda m: m("size"), lambda m: None], ids=str)
+def test_an_odd_call_before_the_loop_is_not_the_last_that_is_looked_at(first):
+    model = Odd()
+    manager = attached(model)
+    first(model)
+    train(model, lambda out: F.cross_entropy(out, Y), X)
+    assert torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
