@@ -11,8 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "inner_products", "matmul_precision", "set_matmul_precision", "square_sum", "to_float64"]
+__all__ = [
+    "UNITS", "full_precision", "inner_products", "matmul_precision", "rounding", "set_matmul_precision", "square_sum",
+    "to_float64",
+]  # fmt: skip
 
+UNITS = 64
+"""Of rounding, that a sum may be wrong by."""
 PIECE = 128
 """Products that are added to one another in their own precision. Of millions the sum is wrong by 1e-5 to 1e-3, mostly
 too small: what PyTorch divides by its norm, in float32 on a CPU, is longer than 1."""
@@ -33,6 +38,19 @@ def to_float64(tensor: Tensor) -> Tensor:
     """
     there = tensor.cpu() if tensor.device.type == "mps" else tensor
     return there.to(torch.complex128) if tensor.is_complex() else there.double()
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The part of a norm that may be rounding, where it is left of sums of numbers of a dtype that cancel.
+
+    Numbers of half precision are summed in float32, and rounded once.
+
+    Example:
+        >>> rounding(torch.bfloat16), rounding(torch.float32) < 1e-5, rounding(torch.int64) < 1e-13
+        (0.0078125, True, True)
+    """
+    own = dtype if dtype.is_floating_point else torch.float64
+    return max(UNITS * torch.finfo(torch.promote_types(own, torch.float32)).eps, torch.finfo(own).eps)
 
 
 def _owners() -> list[Any]:

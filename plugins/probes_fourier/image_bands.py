@@ -64,7 +64,7 @@ def low_pass(images: Tensor, radius: float) -> Tensor:
         radius: r, in cycles per pixel. At 0 only the mean of each channel is left, from 0.708 on everything.
 
     Returns:
-        In the unit of ``images``, of their shape. Half precision is computed in float32.
+        In the unit of ``images``, of their shape. Half precision is computed in float32; integers become that.
 
     Cost: two FFTs.
 
@@ -77,12 +77,12 @@ def low_pass(images: Tensor, radius: float) -> Tensor:
         Yin et al., "A Fourier perspective on model robustness in computer vision", NeurIPS 2019, section 3 (there with
         squares instead of discs).
     """
-    wide = images.float() if images.dtype in (torch.float16, torch.bfloat16) else images
+    wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
     height, width = images.shape[-2:]
     # The 1e-9 keeps a frequency that is the radius, but for rounding, inside.
     kept = (image_radii(height, width)[:, : width // 2 + 1] <= radius + 1e-9).to(wide.device)
     passed: Tensor = torch.fft.irfft2(torch.fft.rfft2(wide) * kept, s=(height, width))
-    return passed.to(images.dtype)
+    return passed.to(images.dtype) if images.is_floating_point() else passed
 
 
 def high_pass(images: Tensor, radius: float) -> Tensor:

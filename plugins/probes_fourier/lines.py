@@ -80,6 +80,7 @@ def line_spectrum(
         )
     k = torch.arange(1, num_points // 2 + 1, device="cpu") if periods is None else torch.as_tensor(periods)
     k = k.to(torch.float64)
+    inputs = inputs if inputs.is_floating_point() else inputs.to(torch.get_default_dtype())
     shape = inputs.shape[1:]
     chosen = torch.randint(len(inputs), (num_lines,), generator=generator, device="cpu")
     directions = torch.randn(num_lines, math.prod(shape), dtype=torch.float64, generator=generator, device="cpu")

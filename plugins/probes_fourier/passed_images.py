@@ -11,13 +11,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from probes.batches import Batch
+from probes.precision import rounding
 
 from .image_bands import check_images, high_pass, low_pass, outputs_of
 
 __all__ = ["PassedImages", "Targets", "passed_images"]
-
-ROUNDING = 64
-"""Roundings up to which outputs are taken to be the same for all images."""
 
 
 class PassedImages(NamedTuple):
@@ -117,7 +115,7 @@ def passed_images(
                 f"`targets` must have the shape of the outputs, {tuple(own.shape)}, got {tuple(targets.shape)}."
             )
     deviations = own - own.mean(0)
-    constant = deviations.norm() <= ROUNDING * torch.finfo(own.dtype).eps * own.norm()
+    constant = deviations.norm() <= rounding(own.dtype) * own.norm()
     variance = torch.where(constant, torch.nan, deviations.square().sum(1).mean())
     changes, losses, hits = [], [], []
     for band in (low_pass, high_pass):

@@ -63,6 +63,7 @@ def spectral_centroid(power: Tensor, frequencies: Tensor | Sequence[float]) -> T
         >>> spectral_centroid(torch.tensor([3.0, 1.0]), [10, 20]).item()
         12.5
     """
+    power = power if power.is_floating_point() else power.double()
     k = torch.as_tensor(frequencies).to(power)
     return (power * k).sum(-1) / power.sum(-1)
 
@@ -84,6 +85,7 @@ def power_below(power: Tensor, frequencies: Tensor | Sequence[float], cutoff: fl
         >>> power_below(torch.tensor([3.0, 1.0]), [10, 20], cutoff=10).item()
         0.75
     """
+    power = power if power.is_floating_point() else power.double()
     k = torch.as_tensor(frequencies).to(power)
     return (power * (k <= cutoff)).sum(-1) / power.sum(-1)
 

@@ -150,11 +150,12 @@ def output_entropy(logits: Tensor) -> Tensor:
         logits: Shape ``(..., c)``.
 
     Example:
-        >>> output_entropy(torch.tensor([[0.0, 0.0], [0.0, 100.0]])).item()  # half of log 2
+        >>> output_entropy(torch.tensor([[0.0, 0.0], [0.0, -torch.inf]])).item()  # half of log 2
         0.346573...
     """
     log = F.log_softmax(logits.double() if logits.device.type != "mps" else logits.float(), -1)
-    return -(log.exp() * log).sum(-1).mean()
+    each: Tensor = torch.special.entr(log.exp())
+    return each.sum(-1).mean()
 
 
 def activations(model: nn.Module, call: Callable[[], Any], n: int | None = None) -> tuple[dict[str, Activation], Any]:

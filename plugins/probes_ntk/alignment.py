@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from probes import CannotMeasure
-from probes.precision import to_float64
+from probes.precision import rounding, to_float64
 
-from .centering import ROUNDING, Centering, as_matrix, center, center_targets, center_where
+from .centering import Centering, as_matrix, center, center_targets, center_where
 
 __all__ = ["alignment", "centered_alignment", "cka", "debiased_cka", "label_matrix"]
 
@@ -113,8 +113,7 @@ def centered_labels(labels: Tensor, dtype: torch.dtype, centering: Centering, wh
         where: Which of them there are, shape ``(c, n)``; all by default.
     """
     y = center_targets(labels, centering) if where is None else center_where(labels, centering, where)
-    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
-    centered: Tensor = y * (y.norm() > ROUNDING * eps * labels.norm())
+    centered: Tensor = y * (y.norm() > rounding(dtype) * labels.norm())
     return centered
 
 
@@ -209,9 +208,9 @@ def debiased_cka(kernel: Tensor, other: Tensor) -> Tensor:
 
 def _rounding(kernel: Tensor, dtype: torch.dtype) -> Tensor:
     """What of its unbiased HSIC with itself rounding may be."""
-    eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
     n, off = len(kernel), kernel - kernel.diag().diag()
-    return ROUNDING * eps * off.square().sum() / (n * (n - 3))
+    # Of its entries, whose centred square it is, and of its own sums in float64.
+    return (rounding(dtype) ** 2 + rounding(torch.float64)) * off.square().sum() / (n * (n - 3))
 
 
 def _unbiased_hsic(one: Tensor, two: Tensor) -> Tensor:

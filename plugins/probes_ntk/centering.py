@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from probes import CannotMeasure
-from probes.precision import to_float64
+from probes.precision import rounding, to_float64
 
 __all__ = ["Centering", "as_blocks", "as_matrix", "center", "center_targets", "center_where"]
 
 Centering = Literal["none", "outputs", "all"]
-
-ROUNDING = 64
-"""What centring leaves of equal rows is below so many units of rounding of the kernel."""
 
 
 def center(kernel: Tensor, how: Centering) -> Tensor:
@@ -62,8 +59,7 @@ def center(kernel: Tensor, how: Centering) -> Tensor:
     if how == "none":
         return blocks
     rows, columns = ((1,), (3,)) if how == "outputs" else ((0, 1), (2, 3))
-    rounding = ROUNDING * (torch.finfo(kernel.dtype).eps if kernel.is_floating_point() else 0.0)
-    least = rounding * blocks.norm()
+    least = rounding(kernel.dtype) * blocks.norm()
     means = blocks.mean(rows, keepdim=True)
     # In its place where it is a copy: of thousands of rows each pass over new memory takes longer than the sums.
     centered = blocks.sub_(means) if blocks.data_ptr() != kernel.data_ptr() else blocks - means

@@ -47,7 +47,8 @@ class SpectralDensity(NamedTuple):
         r"""Share of the trace in the largest k eigenvalues, :math:`T_k`; see :func:`~probes_ntk.trace_ratio`.
 
         The standard error has the spread over the vectors, by Student's t, two fifths of what spreading the points out
-        makes of it at most near by, and what the largest eigenvalues may be off by.
+        makes of it at most near by, what was added for the points that are missed, and what the largest eigenvalues may
+        be off by.
         ``benchmarks/spectrum_estimate.py`` counts how often +-1.96 of it covers.
 
         Args:
@@ -85,7 +86,8 @@ class SpectralDensity(NamedTuple):
         scatter = spread(values) if len(values) > 1 else 0.0  # one: the eigenvalues themselves
         many, few = (0.0, 0.0) if self.refined is None else (read(curve)[0] for curve in self.refined._curves())
         value = sum(values) / len(values) + many - few
-        return Estimate(min(max(value, 0.0), most), math.hypot(scatter, share * sum(gaps) / len(gaps)))
+        error = math.hypot(scatter, share * sum(gaps) / len(gaps), many - few)
+        return Estimate(min(max(value, 0.0), most), error)
 
     def _curves(self) -> list[_Curve]:
         return [_Curve(*each) for each in zip(self.eigenvalues, self.counts, strict=True)]

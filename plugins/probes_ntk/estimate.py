@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from probes import CannotMeasure
 from probes.batches import seeded
+from probes.precision import UNITS
 
 from .alignment import centered_labels, label_matrix
-from .centering import ROUNDING, Centering
+from .centering import Centering
 from .density import Estimate, SpectralDensity, spread
 from .engine import diagonal_of
 from .lanczos import EPSILON, bracket, entropic, gauss, krylov, lanczos, moments, tridiagonal
@@ -166,7 +167,7 @@ def _estimate(
         whole, traces = _traces(kernel, centering, memory, layers)
         trace = sum(traces.values())
     trace_error = torch.finfo(kernel.precision).eps * whole
-    if trace <= ROUNDING * trace_error < math.inf:
+    if trace <= UNITS * trace_error < math.inf:
         trace = 0.0
     size = kernel.shape[0]
     if not (math.isfinite(trace) and trace > 0):
@@ -210,7 +211,7 @@ def _estimate(
     if labels is not None:  # Y^T K Y / (|K| |Y|^2) <= 1, and the same for what is estimated
         value = float(kernel.features_norm(labels)) / scale / math.sqrt(total) / float(labels.square().sum())
         aligned = Estimate(min(value, 1.0), value * square_error / total / 2)
-    slack = top.residuals.square() / top.values + trace_error / trace * top.values
+    slack = top.slack + trace_error / trace * top.values
     density = _density(top.values, sampled.points, float(rest), size, scale)._replace(slack=slack.cpu() * scale)
     if usual:
         refined = _density(top.values, [top.left, _fewer(*top.left)], float(rest), size, scale)
@@ -243,6 +244,8 @@ class _Largest(NamedTuple):
     """Shape ``(k,)``."""
     vectors: Tensor
     """Rows, ascending. Shape ``(k, nc)``."""
+    slack: Tensor
+    """How far the values may be off: r^2 / gap, or r where others are nearer than r (Parlett, theorem 11.7.1)."""
     settled: Tensor
     """Those of the vectors that are known well."""
     left: tuple[Tensor, Tensor]
@@ -260,7 +263,10 @@ def _largest(times: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> _L
     found = vectors[:, kept].T @ basis
     settled = found[(residuals <= SETTLED * values)[kept]]
     left = values[~kept].clamp_min(0), vectors[0, ~kept].square()
-    return _Largest(values[kept].flip(0), residuals[kept].flip(0), found, settled, left, noise, len(diagonal))
+    apart = torch.cat([values.diff(), values.new_full((1,), torch.inf)])
+    gaps = torch.minimum(apart, apart.roll(1))
+    slack = torch.minimum(residuals, residuals.square() / gaps)[kept].flip(0)
+    return _Largest(values[kept].flip(0), residuals[kept].flip(0), found, slack, settled, left, noise, len(diagonal))
 
 
 class _Sampled(NamedTuple):

@@ -255,8 +255,8 @@ class KernelMotion(TangentKernel):
             return similar
         packed = _packed(centered / norm)
         similar[:] = 1
-        place = 0 if step <= 0 or not kept else min(KEPT - 1, int(math.log2(step)) + 1)
-        for each in range(1, place + 1) if place else [0]:
+        place = 0 if step <= 0 else min(KEPT - 1, int(math.log2(step)) + 1)
+        for each in range(1 if kept else 0, place + 1):
             kept.setdefault(each, packed)
         now = packed.double()
         for index, other in kept.items():

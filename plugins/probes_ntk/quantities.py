@@ -13,9 +13,10 @@ from torch import Tensor
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes.measurement import Axis, Measurement
+from probes.precision import rounding
 
 from .alignment import centered_alignment, centered_labels
-from .centering import ROUNDING, Centering, as_blocks, center, center_where
+from .centering import Centering, as_blocks, center, center_where
 from .choice import Choice, labels_of
 from .engine import TangentGram
 from .spectrum import effective_rank, eigenfunctions, eigenvalues, trace_ratio
@@ -152,10 +153,9 @@ class Labels:
         """Alignment with a kernel, which is centred already where ``centered`` is given; NaN where undefined."""
         if self.labelled is not None:
             # Of the labelled rows alone, so that the means of features and of labels are over the same ones.
-            size, eps = kernel.norm(), torch.finfo(kernel.dtype).eps
             half = center_where(as_blocks(kernel), centering, self.labelled)
             centered = center_where(half.permute(2, 3, 0, 1), centering, self.labelled)
-            centered = centered * (centered.norm() > ROUNDING * eps * size)
+            centered = centered * (centered.norm() > rounding(kernel.dtype) * kernel.norm())
         centered = center(kernel, centering) if centered is None else centered
         y = centered_labels(self.matrix, self.dtype, centering, self.labelled).to(centered.device)
         return centered_alignment(centered, y).cpu()

@@ -60,8 +60,8 @@ def hidden_outputs(
             with time first (:class:`~probes.outputs.ExampleAxis`): of its first call, and of several outputs the first.
 
     Returns:
-        The last :class:`~torch.nn.Linear` that was called with ``(n, d)`` and gave a tensor of the shape ``(n, c)`` of
-        the output, c of at least 2; None where there is none.
+        The :class:`~torch.nn.Linear` that was called with ``(n, d)`` and gave the output ``(n, c)``, c of at least 2,
+        as it is or before a (log-)softmax; None where there is none.
 
     Example:
         >>> net, seen = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3)), []
@@ -70,7 +70,7 @@ def hidden_outputs(
         (['0', '1'], torch.Size([5, 4]))
     """
     axis = ExampleAxis(model, n)
-    modules, done, heads = dict(named_modules(model)), set[str](), list[tuple[nn.Linear, Tensor, torch.Size]]()
+    modules, done, heads = dict(named_modules(model)), set[str](), list[tuple[nn.Linear, Tensor, Tensor]]()
 
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -84,7 +84,7 @@ def hidden_outputs(
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         given = args[0] if args else None
         if isinstance(given, Tensor) and isinstance(output, Tensor) and given.ndim == 2 and len(given) == n:
-            heads[:] = [(module, given.detach().clone(), output.shape)]  # type: ignore[list-item]
+            heads.append((module, given.detach().clone(), output.detach().clone()))  # type: ignore[arg-type]
 
     handles = []
     try:
@@ -95,14 +95,23 @@ def hidden_outputs(
                 handles.append(module.register_forward_hook(keep))
         with torch.no_grad():
             output = call()
-            for module, given, shape in heads:
-                if output.ndim == 2 and shape == output.shape and shape[1] > 1:
+            for module, given, scores in reversed(heads):
+                if output.ndim == 2 and output.shape[1] > 1 and _gives(scores, output):
                     bias = None if module.bias is None else to_float64(module.bias.detach())
                     return Head(to_float64(given), to_float64(module.weight.detach()), bias)
     finally:
         for handle in handles:
             handle.remove()
     return None
+
+
+def _gives(scores: Tensor, output: Tensor) -> bool:
+    """Whether an output is these scores, or their (log-)softmax."""
+    same = scores.shape == output.shape
+    return same and any(
+        torch.allclose(made.to(output.dtype), output, equal_nan=True)
+        for made in (scores, scores.log_softmax(1), scores.softmax(1))
+    )
 
 
 def _has_matrix(module: nn.Module) -> bool:

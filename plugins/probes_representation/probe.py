@@ -272,7 +272,7 @@ class Representation(Probe):
 
     def _collapse(self, head: Head | None, labels: Labels) -> Iterator[Measurement]:
         if head is None:
-            self._notes.append("no neural collapse: the model does not end in a Linear with an output for each class")
+            self._notes.append("no neural collapse: the output is not that of a Linear with one for each class")
             return
         values, why = collapse(head, labels)
         if why:

@@ -67,6 +67,9 @@ def test_filters_keep_shape_dtype_and_channels():
     assert passed.shape == images.shape and passed.dtype == torch.bfloat16
     alone = low_pass(images[1, 2], 0.3)
     assert torch.equal(passed[1, 2], alone)
+    whole = (normal(6, 8) * 50 + 100).to(torch.uint8)
+    for keep in (low_pass, high_pass):  # integers would be cut, and wrap around
+        torch.testing.assert_close(keep(whole, 0.3), keep(whole.float(), 0.3))
 
 
 def test_radii_are_the_lengths_of_the_frequencies_and_rings_hold_every_bin_once():

@@ -75,3 +75,10 @@ def test_settings_are_refused():
     assert math.isnan(
         line_spectrum(lambda x: x, normal(2, 1), 1.0, num_lines=1, generator=generator()).standard_error[0]
     )
+
+
+def test_lines_through_integers_are_those_through_the_same_numbers():
+    inputs = torch.tensor([[3, 200], [7, 0]], dtype=torch.uint8)
+    wave = lambda x: torch.sin(3 * x)  # noqa: E731
+    found, expected = (line_spectrum(wave, each, 2.0, generator=generator()) for each in (inputs, inputs.float()))
+    assert torch.equal(found.amplitude, expected.amplitude) and found.amplitude.max() > 0.1

@@ -40,3 +40,9 @@ def test_half_amplitude_steps_are_the_first_ones_and_stay_when_the_amplitude_fal
 def test_half_amplitude_steps_follow_the_level():
     amplitudes = torch.tensor([[0.1], [0.6], [0.95]])
     assert half_amplitude_steps([1, 2, 3], amplitudes, level=0.9).tolist() == [3]
+
+
+def test_power_that_is_counted_in_integers_is_no_other():
+    power, k = torch.tensor([[3, 1], [1, 3]]), [0.5, 1.5]
+    assert spectral_centroid(power, k).tolist() == [0.75, 1.25]
+    assert power_below(power, k, 0.75).tolist() == [0.75, 0.25]

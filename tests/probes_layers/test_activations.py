@@ -271,6 +271,9 @@ def test_nothing_stays_at_the_model():
 def test_entropy_of_what_is_uniform_is_the_logarithm():
     assert float(output_entropy(torch.zeros(4, 10))) == pytest.approx(math.log(10))
     assert float(output_entropy(torch.eye(3) * 1000)) == pytest.approx(0)
+    masked = torch.tensor([[0.0, 0.0, -math.inf], [-1e5, 0.0, 0.0]])
+    assert float(output_entropy(masked)) == pytest.approx(math.log(2))
+    assert float(output_entropy(masked.half())) == pytest.approx(math.log(2))
 
 
 class Outputs(nn.Module):

@@ -138,3 +138,38 @@ def test_a_constant_kernel_has_no_debiased_cka(n, scale):
 def test_targets_that_are_not_finite_are_named():
     with pytest.raises(ValueError, match="`targets` must be finite"):
         alignment(torch.eye(3), torch.tensor([1.0, torch.nan, 2.0]), "outputs")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_targets_of_half_precision_that_differ_are_not_alike(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(30, 4, generator=generator, dtype=torch.float64)
+    targets = (2 + 0.5 * torch.randn(30, generator=generator)).to(dtype)
+    expected = alignment(x @ x.T, targets.double(), "outputs")
+    assert alignment(x @ x.T, targets, "outputs").item() == pytest.approx(expected.item(), rel=1e-12)
+    labels = torch.ones(40, dtype=dtype)
+    labels[:2] = -1
+    assert alignment(torch.eye(40), labels, "outputs") > 0
+    with pytest.raises(ValueError, match="all alike"):
+        alignment(torch.eye(40), torch.full((40,), 0.1, dtype=dtype), "outputs")
+
+
+@pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 1e-4), (torch.float16, 0.05), (torch.bfloat16, 0.3)])
+@pytest.mark.parametrize("mean", [0, 3])
+def test_kernels_of_features_far_from_zero_are_compared(mean, dtype, rel):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 10, generator=generator, dtype=torch.float64) + mean
+    y = x + 0.5 * torch.randn(40, 10, generator=generator, dtype=torch.float64)
+    one, two = x @ x.T, y @ y.T
+    expected = debiased_cka(one, two).item()
+    assert debiased_cka(one.to(dtype), two.to(dtype)).item() == pytest.approx(expected, rel=rel)
+    expected = cka(one, two, "outputs").item()
+    assert cka(one.to(dtype), two.to(dtype), "outputs").item() == pytest.approx(expected, rel=rel)
+
+
+def test_what_is_left_of_a_kernel_far_from_zero_is_compared_in_single_precision():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 10, generator=generator, dtype=torch.float64)
+    one, two = (x + 20) @ (x + 20).T, (x.abs() + 20) @ (x.abs() + 20).T
+    expected = debiased_cka(one, two).item()
+    assert debiased_cka(one.float(), two.float()).item() == pytest.approx(expected, abs=1e-3)

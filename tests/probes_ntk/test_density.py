@@ -115,3 +115,18 @@ def test_what_cannot_be_is_named():
             found.density.trace_ratio(k)
     with pytest.raises(ValueError, match="nan"):
         found.density.above(math.nan)
+
+
+@pytest.mark.parametrize("k", [5, 7, 10, 12])
+def test_the_interval_covers_where_some_of_the_largest_are_found_and_others_not(k):
+    torch.manual_seed(0)
+    x, model = torch.randn(50, 20), nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 10))
+    every = eigenvalues(center(tangent_kernel(model.double(), x.double()).kernel, "outputs"))
+    exact = trace_ratio(every, k).item()
+    model.float()
+    covered = 0
+    for seed in range(20):
+        found = estimate_spectrum(model, x, centering="outputs", generator=torch.Generator().manual_seed(seed))
+        value, error = found.density.trace_ratio(k)
+        covered += abs(value - exact) <= 1.96 * error
+    assert covered >= 18

@@ -281,3 +281,16 @@ def test_in_half_precision_an_update_is_no_rounding(dtype, rate, tmp_path):
     np.testing.assert_allclose(run["ntk_motion/update/train"]["value"].values, made, rtol=1e-4, atol=1e-12)
     errors = run["ntk_motion/update_error/train"]["value"].values
     assert np.isnan(errors).all() if rate == 0 else (errors < 0.1).all()
+
+
+def test_a_first_turn_after_the_start_stands_for_the_places_before_it():
+    scene, probe, past = Followed(), KernelMotion(), {}
+    for step in (5, 8, 20):
+        scene.train(step - max(past, default=0))
+        found, past[step] = scene.measured(probe, step)["cka"], scene.kernel()
+        kept = {**dict.fromkeys(range(4), 5), 4: 8, 5: 20}  # from steps 0, 1, 2, 4; 8; 16 on
+        expected = [
+            cka(past[step], past[kept[place]], "outputs").item() if kept.get(place, 99) <= step else 1
+            for place in range(20)
+        ]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

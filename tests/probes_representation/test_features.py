@@ -134,6 +134,32 @@ def test_a_model_that_does_not_end_in_a_linear_layer_has_no_head():
     assert hidden_outputs(single, lambda: single(torch.randn(5, 2)), 5, [], print) is None
 
 
+class Heads(nn.Module):
+    """Two heads, of which the second is called last."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.body, self.main, self.other, self.end = nn.Linear(2, 4), nn.Linear(4, 3), nn.Linear(4, 3), end
+
+    def forward(self, x):
+        h = self.body(x).tanh()
+        return self.end(self.main(h)), self.other(h)
+
+
+@pytest.mark.parametrize("end", [nn.Identity(), nn.LogSoftmax(1), nn.Softmax(1)], ids=str)
+def test_the_head_is_that_which_gives_the_output(end):
+    model, x = Heads(end), torch.randn(5, 2)
+    head = hidden_outputs(model, lambda: model(x)[0], 5, [], print)
+    assert torch.equal(head.weight, model.main.weight.detach().double())
+    assert torch.equal(head.features, model.body(x).tanh().detach().double())
+
+
+@pytest.mark.parametrize("end", [torch.neg, lambda scores: 2 * scores, torch.relu])
+def test_an_output_that_is_made_of_a_head_otherwise_has_none(end):
+    model = Heads(end)
+    assert hidden_outputs(model, lambda: model(torch.randn(5, 2))[0], 5, [], print) is None
+
+
 def test_no_hook_survives_an_error():
     model = Net()
     with pytest.raises(RuntimeError):
