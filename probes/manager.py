@@ -22,10 +22,10 @@ from .ranks.team import Team
 from .run import Run
 from .session import checkpoint
 from .session.lifetime import OTHER_RANK, Inactive, copied, failure, in_ranks, why_inactive
-from .session.opening import Attached, read_batches
+from .session.opening import Attached
 from .session.plugins import OnError, log, text_of
 from .session.session import Session
-from .session.settings import Settings, watchers
+from .session.settings import Settings, read_batches, watchers
 
 __all__ = ["ProbeManager"]
 

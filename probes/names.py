@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-__all__ = ["as_file", "named_modules", "plain_name"]
+__all__ = ["as_file", "named_modules", "own_parameters", "plain_name"]
 
 LONGEST = 255
 """Bytes of the name of a file."""
@@ -55,3 +55,13 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if COMPILED not in module._modules:
             yield plain_name(name), module
+
+
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a module registers itself, by name, also where its class has another ``parameters()``.
+
+    Example:
+        >>> list(own_parameters(nn.Linear(2, 1))), own_parameters(nn.Sequential(nn.Linear(2, 1)))
+        (['weight', 'bias'], {})
+    """
+    return dict(nn.Module.named_parameters(module, recurse=False))

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from .batches import IGNORED, Batch, MicroBatches, others, versions
 from .measurement import CannotMeasure, first_line
-from .names import named_modules
+from .names import named_modules, own_parameters
 from .outputs import check_rows, why_not_a_function
 from .picking import picked, where_picked
 
@@ -160,7 +160,7 @@ class Run:
     def layers(self) -> dict[str, nn.Module]:
         """The modules that hold parameters of their own, by name, in the order of registration."""
         named = ((name or type(module).__name__, module) for name, module in named_modules(self.model))
-        return {name: part for name, part in named if next(iter(part.parameters(recurse=False)), None) is not None}
+        return {name: part for name, part in named if own_parameters(part)}
 
     @property
     def generator(self) -> torch.Generator:

@@ -1,6 +1,7 @@
 import gc
 import logging
 import os
+import threading
 import time
 
 import pytest
@@ -153,6 +154,87 @@ def test_nothing_is_left_after_an_exception_in_the_users_loop(model, optimizer, 
 
     with xarray.open_datatree(tmp_path / "run.h5", engine="h5netcdf") as tree:  # closed: plain readers open it
         assert tree["norm/weight"].sizes["step"] == 4
+
+
+@pytest.mark.parametrize("where", ["a probe", "a forward hook"])
+def test_a_detach_while_a_probe_measures_is_made_when_it_has(where, model, optimizer, tmp_path):
+    """As a signal handler of a cluster does."""
+
+    class Detaches(Probe):
+        def measure(self, run, step):
+            if step == 2 and where == "a probe":
+                manager.detach()
+            yield Measurement("detaches/x", float(run.model(torch.ones(1, *shape)).detach().sum()))
+
+    shape = (next(module for module in model.modules() if isinstance(module, nn.Linear)).in_features,)
+    manager = ProbeManager(model, [Norm(every(1)), Detaches(every(1)), "layers"], log_dir=tmp_path, overhead=None)
+    if where == "a forward hook":
+        left = [manager.detach]
+        model.register_forward_hook(lambda *_: left.pop()() if manager.run.step == 2 and left else None)
+    manager.attach(optimizer)
+    run_steps(model, optimizer, 4)
+    assert manager.run.step == 2 and "internal error" not in manager.report()
+    assert open_run(tmp_path)["norm/weight"]["step"].values.tolist() == [0, 1, 2]
+    assert open_run(tmp_path)["events"]["kind"].values.tolist()[-1] == "detach"
+    assert not any("probes" in key for key in vars(model))
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+    assert not any("probes" in thread.name for thread in threading.enumerate())
+    with manager.attach(optimizer):
+        run_steps(model, optimizer, 1)
+    assert open_run(tmp_path)["norm/weight"]["step"].values.tolist() == [0, 1, 2, 3]
+
+
+class OwnParameters(nn.Module):
+    """Whose `parameters()` takes no argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+
+    def parameters(self):
+        return list(self.body.parameters())
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_a_class_may_have_a_parameters_of_its_own(tmp_path, caplog):
+    model = nn.Sequential(OwnParameters(), nn.ReLU(), nn.Linear(3, 2))
+    for watched in (model, model[0]):
+        manager = ProbeManager(watched, log_dir=tmp_path / type(watched).__name__, overhead=None)
+        with manager.attach():
+            optimizer = torch.optim.SGD([*model[0].parameters(), *model[2].parameters()], 0.1)
+            watched(torch.randn(5, 4)).sum().backward()
+            optimizer.step()
+        assert "Not running" not in manager.report() and "failed 1" not in manager.report()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_report_that_cannot_be_made_does_not_stop_the_script(model, optimizer, tmp_path, monkeypatch, caplog):
+    manager = ProbeManager(model, [Norm(every(1))], log_dir=tmp_path).attach(optimizer)
+    run_steps(model, optimizer, 2)
+    monkeypatch.setattr("probes.session.opening.report", lambda *_, **__: 1 / 0)
+    manager.detach()
+    assert "its files are closed" in caplog.text
+    assert open_run(tmp_path)["norm/weight"].sizes["step"] == 3
+
+
+def test_a_relative_log_dir_is_where_the_manager_was_made(model, optimizer, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    manager = ProbeManager(model, [Norm(every(1))], log_dir="run", overhead=None)
+    for place in (tmp_path, tmp_path / "other"):
+        monkeypatch.chdir(place)
+        with manager.attach(optimizer):
+            run_steps(model, optimizer, 1)
+    assert open_run(tmp_path / "run")["norm/weight"]["step"].values.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("deadline", [1e300, float("inf")])
+def test_a_deadline_may_be_never(deadline, model, optimizer, tmp_path, caplog):
+    with ProbeManager(model, [Norm(every(1))], log_dir=tmp_path, deadline=deadline).attach(optimizer):
+        run_steps(model, optimizer, 1)
+        assert [thread.is_alive() for thread in threading.enumerate() if thread.name == "probes-watchdog"] == [True]
 
 
 def test_a_manager_can_attach_again_after_detach(model, optimizer, tmp_path):

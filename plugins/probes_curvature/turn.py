@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probes.batches import Batch
 from probes.measurement import Axis, Measurement, first_line
+from probes.names import own_parameters
 from probes.run import Run
 from probes_ntk import Estimate
 
@@ -249,7 +250,7 @@ class Turn(NamedTuple):
         values, errors = [math.nan] * len(axis), [math.nan] * len(axis)
         for index, layer in enumerate(axis):
             module = self.run.layers.get(layer)
-            own = () if module is None else module.parameters(recurse=False)
+            own = () if module is None else own_parameters(module).values()
             chosen = [name for parameter in own if (name := names.get(id(parameter), "")) in trained]
             if chosen:
                 part = self.probe.objective_of(self.run, self.batch, loss, chosen)

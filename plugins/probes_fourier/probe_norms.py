@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from probes.batches import Batch
 from probes.measurement import Axis, Measurement, first_line
-from probes.names import named_modules, plain_name
+from probes.names import named_modules, own_parameters, plain_name
 from probes.precision import to_float64
 from probes.probe import Probe
 from probes.run import Run
@@ -166,7 +166,7 @@ class SpectralNorm(Probe):
             except Exception as error:
                 found.failures[layer] = f"{layer} ({type(module).__name__}: {first_line(error).rstrip('.')})"
                 continue
-            own = dict(module.named_parameters(recurse=False))
+            own = own_parameters(module)
             for name, (weight, result) in every.items():
                 key = id(own[weight]) if weight in own and not convolution else None
                 if key in first:
@@ -234,7 +234,7 @@ def _name(model: nn.Module, layer: str, module: nn.Module, weight: str, count: i
 
 
 def _is_searched(module: nn.Module) -> bool:
-    own = list(module.parameters(recurse=False))
+    own = list(own_parameters(module).values())
     large = any(p.ndim in (2, 3) and min(p.shape[-2:]) > DIRECT for p in own if not is_lazy(p))
     return isinstance(module, nn.modules.conv._ConvNd) or may_be_affine(module) or large
 

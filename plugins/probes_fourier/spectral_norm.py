@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probes import CannotMeasure
+from probes.names import own_parameters
 from probes.precision import PIECE, to_float64
 
 from .lipschitz import is_torchs
@@ -268,9 +269,7 @@ def module_spectral_norm(
     if isinstance(module, _CONVOLUTIONS):
         return {"weight": _convolution_norm(module, input_shape, starts.get("weight"), tol, seconds)}
     if isinstance(module, _MATRICES):
-        matrices = (
-            {"weight": module.weight} if hasattr(module, "weight") else dict(module.named_parameters(recurse=False))
-        )
+        matrices = {"weight": module.weight} if hasattr(module, "weight") else own_parameters(module)
         return {
             name: _matrix_norm(matrix, starts.get(name), tol, seconds)
             for name, matrix in matrices.items()
@@ -289,7 +288,7 @@ def own_matrices(module: nn.Module) -> dict[str, nn.Parameter]:
         return {}
     return {
         name: parameter
-        for name, parameter in module.named_parameters(recurse=False)
+        for name, parameter in own_parameters(module).items()
         if not is_lazy(parameter)
         and (parameter.is_floating_point() or parameter.is_complex())
         and parameter.ndim in (2, 3)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from probes.batches import tensors
-from probes.names import named_modules
+from probes.names import named_modules, own_parameters
 from probes.outputs import ExampleAxis
 from probes.precision import to_float64
 
@@ -211,7 +211,7 @@ class _Watch(TorchFunctionMode):
 
     def _hooked(self, name: str, module: nn.Module) -> list[Any]:
         kind, package = type(module).__name__.lower(), type(module).__module__
-        own = next(module.parameters(recurse=False), None) is not None
+        own = bool(own_parameters(module))
         passive = package.startswith("torch.nn.modules.") and package.rpartition(".")[2] in PASSIVE
         leaf = next(module.children(), None) is None and not passive and kind != "identity"
         given = [getattr(module, bound, None) for bound in GIVEN]

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Axis, CannotMeasure, Measurement
-from probes.names import named_modules
+from probes.names import named_modules, own_parameters
 from probes.outputs import ExampleAxis, differ
 from probes.probe import Probe
 from probes.run import Run
@@ -342,7 +342,7 @@ def _too_few(found: str) -> str:
 def _has_matrix(module: nn.Module) -> bool:
     if isinstance(module, parametrize.ParametrizationList):  # what it returns is the weight of the module that has it
         return False
-    own = list(module.parameters(recurse=False))
+    own = list(own_parameters(module).values())
     if parametrize.is_parametrized(module):
         own += [parameter for weight in module.parametrizations.values() for parameter in weight.parameters()]  # type: ignore[operator]
     return any(parameter.ndim >= 2 for parameter in own)

@@ -132,10 +132,12 @@ def make_plan(call: Call, memory: float, kernel: bool, layers: bool) -> Plan:
                 break
             block //= 2
     if not found:
+        more = memory > _WORKSPACE
         raise CannotMeasure(
             f"`memory` of {memory / 1e9:.3g} GB is too little: the kernel of n = {call.rows} examples and c = {c} "
-            f"outputs, with its parts, takes {fixed / 1e9:.3g} GB, and the gradients of {sides} examples "
-            f"{need / 1e9:.3g} GB. Pass memory={1.1 * (fixed + need):.3g} or more, or take fewer examples or outputs."
+            f"outputs, with its parts, takes {(fixed - _WORKSPACE) / 1e9:.3g} GB, the gradients of {sides} examples "
+            f"{need / 1e9:.3g} GB, and products of them {_WORKSPACE / 1e9:.3g} GB whatever their number. Pass "
+            f"memory={1.1 * (fixed + need):.3g} or more" + (", or take fewer examples or outputs." if more else ".")
         )
     _, block, chunk, segments, again = min(found, key=lambda each: each[0])
     wanted = purpose(call, memory, kernel, layers)

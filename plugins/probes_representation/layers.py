@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from probes.names import named_modules
+from probes.names import named_modules, own_parameters
 from probes.outputs import ExampleAxis
 from probes.precision import to_float64
 
@@ -117,7 +117,7 @@ def _gives(scores: Tensor, output: Tensor) -> bool:
 def _has_matrix(module: nn.Module) -> bool:
     if isinstance(module, parametrize.ParametrizationList):  # what it gives is the weight of another module
         return False
-    own = list(module.parameters(recurse=False))
+    own = list(own_parameters(module).values())
     if parametrize.is_parametrized(module):
         weights = module.parametrizations.values()  # type: ignore[operator]
         own += [parameter for weight in weights for parameter in weight.parameters()]

@@ -117,7 +117,7 @@ def main() -> None:
         ] = 0.0,
         as_json: Annotated[bool, as_json_] = False,
     ) -> None:
-        """Where two runs differ, stream by stream, at the steps that both have; exits with 1 if they do."""
+        """Where values of two runs differ, stream by stream; exits with 1 if they do, or steps are in one run alone."""
         from ..reading import open_run
         from .comparison import compare as compared
         from .terminal import differences

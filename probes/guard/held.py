@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Thread
 from types import CellType, FunctionType, MappingProxyType, MethodType, SimpleNamespace
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -32,7 +32,9 @@ __all__ = [
     "MOST",
     "all_modules",
     "cells_of",
+    "PLUGINS",
     "is_object",
+    "is_of_script",
     "items_of",
     "kept_types",
     "of_classes",
@@ -135,7 +137,7 @@ def is_object(value: Any) -> bool:
 
 def cells_of(function: FunctionType) -> list[CellType]:
     """Where a function of the script keeps what it closes over; libraries have caches there."""
-    cells = function.__closure__ or () if _is_of_script(function.__module__) else ()
+    cells = function.__closure__ or () if is_of_script(function.__module__) else ()
     return [cell for cell in cells if _is_full(cell)]
 
 
@@ -157,9 +159,10 @@ def kept_types(modules: Iterable[nn.Module], given: Iterable[Any] = ()) -> Calla
     def is_kept(kind: type) -> bool:
         if kind not in known:
             known[kind] = issubclass(kind, np.ndarray | tuple) or (
-                (kind.__module__.partition(".")[0] in own or _is_of_script(kind.__module__))
+                (kind.__module__.partition(".")[0] in own or is_of_script(kind.__module__))
                 and getattr(kind, "__dictoffset__", 0) != 0
                 and not issubclass(kind, nn.Module | Tensor | Optimizer | Probe | type)
+                and kind not in PLUGINS
             )
         return known[kind]
 
@@ -168,13 +171,17 @@ def kept_types(modules: Iterable[nn.Module], given: Iterable[Any] = ()) -> Calla
 
 def of_classes(modules: Iterable[nn.Module]) -> list[tuple[type, str, Any]]:
     """The attributes of the script's own classes of modules that hold data: counts, caches, tables."""
-    kinds = {kind for module in modules for kind in type(module).__mro__ if _is_of_script(kind.__module__)}
+    kinds = {kind for module in modules for kind in type(module).__mro__ if is_of_script(kind.__module__)}
     return [
         (kind, name, value)
         for kind in kinds
         for name, value in kind.__dict__.items()
         if not name.startswith("__") and (value is None or type(value) in _NUMBERS or type(value) in _KEPT)
     ]
+
+
+PLUGINS: WeakSet[type] = WeakSet()
+"""Of what kinds probes and sinks are: what they keep is theirs, also where the model refers to them."""
 
 
 _NUMBERS = {bool, int, float, complex, str}
@@ -191,7 +198,7 @@ _WORKERS = {"threading", "queue", "_queue", "multiprocessing", "concurrent"}
 
 
 @lru_cache(maxsize=4096)
-def _is_of_script(name: str) -> bool:
+def is_of_script(name: str) -> bool:
     """Whether a module by this name is no installed one, nor of ours."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None or name.startswith(("torch.", "probes")):

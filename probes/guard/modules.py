@@ -24,6 +24,7 @@ from .held import (
     MOST,
     cells_of,
     is_object,
+    is_of_script,
     items_of,
     kept_types,
     of_classes,
@@ -67,7 +68,7 @@ def keep_modules(
     arrays: list[tuple[NDArray[Any], NDArray[Any]]] = []
     large: list[tuple[str, Tensor]] = []
     seen: set[int] = set()
-    objects: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    objects: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
     cells: list[tuple[CellType, Any]] = []
     is_kept = kept_types(modules.values(), given)
     waiting = [
@@ -103,16 +104,21 @@ def keep_modules(
             containers.append(value)
         elif type(value) is FunctionType:
             cells += [(cell, cell.cell_contents) for cell in cells_of(value)]
+            if is_of_script(value.__module__):
+                objects.append((value, value.__dict__, dict(value.__dict__)))
         elif is_object(value):
             if isinstance(value, dict | list | set | deque):
                 containers.append(value)
-            objects.append((value.__dict__, dict(value.__dict__)))
+            objects.append((value, value.__dict__, dict(value.__dict__)))
     # Most of them are tables of hooks, and empty.
     empty = [value for value in containers if not value]
     contents = [(value, value.copy()) for value in containers if value]
 
     def restore() -> None:
-        for own, before in itertools.chain((pair[1:] for pair in attributes), objects):
+        for item, own, _ in objects:
+            if item.__dict__ is not own:
+                object.__setattr__(item, "__dict__", own)
+        for _, own, before in itertools.chain(attributes, objects):
             if own.keys() != before.keys() or any(map(operator.is_not, own.values(), before.values())):
                 own.clear()
                 own.update(before)

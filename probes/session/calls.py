@@ -17,6 +17,7 @@ from typing import Any
 from .. import hookspecs
 from ..budget.governor import Governor
 from ..guard.handlers import handlers_pass, raised_by_handler
+from ..guard.held import PLUGINS
 from ..guard.process import random_states_kept
 from ..guard.unnoticed import ModelChanged
 from ..measurement import CannotMeasure
@@ -77,6 +78,7 @@ class Plugins:
         """Register a probe or sink; a misspelt hook is reported and left out."""
         kind = f"{type(implementation).__module__}.{type(implementation).__qualname__}"
         plugin = Plugin(kind, kind, "", implementation)
+        PLUGINS.add(type(implementation))
         try:
             named = label(implementation)
             plugin = Plugin(self._new_key(implementation), *named, implementation, settings_of(implementation))

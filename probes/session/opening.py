@@ -8,13 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
 
-from ..batches import Batch, as_batch
+from ..batches import Batch
 from ..budget.governor import Governor
 from ..guard.modes import unseen_by_modes
 from ..guard.undo import within_guard
-from ..guard.unnoticed import unnoticed
 from ..loop.first_batch import FirstBatch
 from ..loop.steps import StepCounter
 from ..run import Run
@@ -22,13 +20,13 @@ from . import checkpoint
 from .calls import Plugins
 from .lifetime import Lifetime, beside_others
 from .open_sinks import open_sinks
-from .plugins import text_of
+from .plugins import log, text_of
 from .report import begun, ended, found, report, say
 from .session import Session, Together
 from .settings import Settings
 from .turns import Turns
 
-__all__ = ["Attached", "read_batches"]
+__all__ = ["Attached"]
 
 
 class Attached:
@@ -159,6 +157,8 @@ class Attached:
         self._end(keep_state=True)
 
     def _end(self, keep_state: bool) -> None:
+        if self.session.turns.later(lambda: self._end(keep_state)):
+            return  # a signal handler, or a forward hook of the script's, while a probe measures
         if self._first is not None:
             self._first.close()  # it leaves a mode of ours
         self._close(keep_state)
@@ -183,11 +183,15 @@ class Attached:
                 if self._lifetime is not None:
                     self._lifetime.end(self)
                 self.run.resumed_from = None
-        self._last_report = self._report()
-        if not (self.settings.silent or self.session.abandoned):
-            say(ended(self.session))
-        self._first = None
-        self.session.release()
+        try:
+            self._last_report = self._report()
+            if not (self.settings.silent or self.session.abandoned):
+                say(ended(self.session))
+        except Exception:  # of a model that is not what it was
+            log.exception("The report of the run could not be made; its files are closed.")
+        finally:
+            self._first = None
+            self.session.release()
 
     def forked(self) -> None:
         """In a forked child (a loader's worker) nothing is done: the files are the parent's."""
@@ -283,15 +287,3 @@ class Attached:
             f". Steps are counted in step() of the torch optimizers that hold parameters of the model: pass yours, "
             f"attach(optimizer), or call manager.step() after each update that no torch optimizer makes."
         )
-
-
-def read_batches(settings: Settings, run: Run) -> dict[str, Batch]:
-    """The batches that were given; TypeError or ValueError if one is none."""
-    given = settings.batches or {}
-    # They may have a generator of their own, or open a file that workers are not to share.
-    guard = unnoticed(run.model, given=[data for data in given.values() if isinstance(data, Dataset | DataLoader)])
-    try:
-        with guard:
-            return {name: as_batch(data, seed=run.seed, name=name) for name, data in given.items()}
-    finally:
-        guard.restore()

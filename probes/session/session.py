@@ -167,14 +167,14 @@ class Session:
 
     def _work(self, step: int) -> None:
         """Let those measure whose turn can be afforded, and the sinks write what they measured."""
-        with self.governor.charged_to_core():
+        with self.turns.at_work(), self.governor.charged_to_core():
             self.governor.allot(step, keys(self.turns.preparing(step)))
             spent, taken = {**self.governor.spent, **self.watching.spent}, list[Turn]()
             self.run.end()  # an interrupt may have kept it from being done
             try:
                 if self.team is None:
                     for plugin in self.turns.waiting(step):
-                        if plugin.has_seen(step) and self.governor.affords(plugin.key):
+                        if self.turns.leave is None and plugin.has_seen(step) and self.governor.affords(plugin.key):
                             taken.append(self.turns.take(plugin, step))
                 elif self.team.gathers(step) and not self.team.gather(step, taken):
                     self.team = None

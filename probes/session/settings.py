@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, Dataset
 
+from ..batches import Batch, as_batch
 from ..budget.governor import HEAD_START, Governor
 from ..guard.process import random_states_kept
+from ..guard.unnoticed import unnoticed
 from ..measurement import NAME
 from ..picking import pick_output
 from ..probe import Probe
@@ -26,7 +29,7 @@ from .discovery import DEFAULT_SINKS, BrokenPlugin, default_names, load, rivals
 from .plugins import OnError, Plugin, has_hooks, text_of
 from .watchdog import DEADLINE
 
-__all__ = ["Settings", "Watcher", "check_batches", "watchers"]
+__all__ = ["Settings", "Watcher", "check_batches", "read_batches", "watchers"]
 
 _BATCHES_ARE = "What is measured on goes to batches={'train': (inputs, targets)}."
 
@@ -75,7 +78,11 @@ class Settings:
         _check_list("probes", self.probes)
         _check_list("sinks", self.sinks)
         try:
-            self.directory = None if place is None else Path(place).expanduser()
+            # Absolute, as the loop may change its directory, and attach again; unless there is none to be in.
+            given = Path("") if place is None else Path(place).expanduser()
+            with suppress(OSError):
+                given = given.absolute()
+            self.directory = None if place is None else given
         except RuntimeError as error:
             raise ValueError(f"`log_dir` must be a path, got {place!r}: {error}") from None
         self.problems: list[str] = []
@@ -209,3 +216,19 @@ def _check_list(argument: str, given: Any) -> None:
     if isinstance(given, Mapping | Tensor | DataLoader | Dataset):
         advice = f" {_BATCHES_ARE}"
     raise TypeError(f"`{argument}` must be a list of {argument} or names, got {type(given).__name__}.{advice}")
+
+
+def read_batches(settings: Settings, run: Run) -> dict[str, Batch]:
+    """The batches that were given.
+
+    Raises:
+        TypeError, ValueError: If one is none.
+    """
+    given = settings.batches or {}
+    # They may have a generator of their own, or open a file that workers are not to share.
+    guard = unnoticed(run.model, given=[data for data in given.values() if isinstance(data, Dataset | DataLoader)])
+    try:
+        with guard:
+            return {name: as_batch(data, seed=run.seed, name=name) for name, data in given.items()}
+    finally:
+        guard.restore()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,10 @@ class Turns:
         """Whether the batches are known: after the first update they are, or will not be."""
         self.busy = False
         """Whether a probe is measuring: the model's forward is then not the loop's."""
+        self.leave: Callable[[], None] | None = None
+        """The end of the run, when it comes while this is at work."""
+        self._thread = 0
+        """The thread that is at work."""
         self._blocked = ""
         """What keeps the loop's first batch from being used."""
         self._unattached: list[Plugin] = []
@@ -106,6 +111,24 @@ class Turns:
         if not self.arranged and any(map(is_lazy, trained or self.run.model.parameters())):
             return False  # a forward of ours would draw the initial weights, in the loop's stead
         return self.arranged or not getattr(plugin.implementation, "needs", None) or bool(self.run.batches)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The turns of a step, one after the other, and what is done with them."""
+        self._thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._thread = 0
+            leave, self.leave = self.leave, None
+            if leave is not None:
+                leave()
+
+    def later(self, leave: Callable[[], None]) -> bool:
+        """Call this when the work is over that this thread is at, as in a signal handler; False if it is at none."""
+        if self._thread == threading.get_ident():
+            self.leave = leave
+        return self.leave is leave
 
     def take(self, plugin: Plugin, step: int) -> Turn:
         """Let a probe measure, and take what it yields."""

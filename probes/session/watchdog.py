@@ -74,7 +74,7 @@ class Watchdog:
 
 def _watch(watchdog: weakref.ref[Watchdog], over: threading.Event, deadline: float) -> None:
     told = None
-    while not over.wait(deadline / 4) and (looking := watchdog()) is not None:
+    while not over.wait(min(deadline / 4, threading.TIMEOUT_MAX)) and (looking := watchdog()) is not None:
         call = looking._call
         del looking
         if call is None or call is told:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from probes import Batch, Probe, ProbeManager, every
+from probes import Batch, Probe, ProbeManager, every, hookimpl
 
 
 class Outputs(Probe):
@@ -182,3 +182,45 @@ def test_a_data_set_is_read_and_as_it_was(as_loader, tmp_path):
         return next(iter(loader))[0]
 
     assert torch.equal(rows(True), rows(False))
+
+
+class Counts:
+    """A probe that is no Probe, and is reached from the model."""
+
+    name = "counts"
+
+    def __init__(self):
+        self.schedule, self.calls = every(1), 0
+
+    @hookimpl
+    def measure(self, run, step):
+        self.calls += 1
+        return []
+
+
+def test_what_a_probe_keeps_is_its_own_where_the_model_refers_to_it(tmp_path):
+    model, probe = Net(), Counts()
+    model.probe = probe
+    train(model, lambda model: model(torch.randn(5, 4)), True, tmp_path, probe)
+    assert probe.calls == 4
+
+
+class Attributes(nn.Module):
+    """Keeps what it has counted as an attribute of a function, or in another dict of an object."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.memory = nn.Linear(4, 3), Memory()
+
+    def forward(self, x):
+        Attributes.forward.calls = getattr(Attributes.forward, "calls", 0) + 1
+        self.memory.__dict__ = {"mean": self.memory.mean + 1}
+        return self.body(x + self.memory.mean) * Attributes.forward.calls
+
+
+def test_attributes_of_functions_and_replaced_dicts_are_put_back(tmp_path):
+    def weights(watched):
+        Attributes.forward.__dict__.clear()
+        return train(Attributes(), lambda model: model(torch.randn(5, 4)), watched, tmp_path)[0]
+
+    assert torch.equal(weights(True), weights(False))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...names import named_modules
+from ...names import named_modules, own_parameters
 from ...run import Run
 
 __all__ = ["git_state", "provenance"]
@@ -45,7 +45,7 @@ def _modules(model: nn.Module) -> dict[str, list[str]]:
     """By class, the names of the modules that streams name: those with parameters of their own or without children."""
     found: dict[str, list[str]] = {}
     for name, module in named_modules(model):
-        if next(module.parameters(recurse=False), None) is not None or next(module.children(), None) is None:
+        if own_parameters(module) or next(module.children(), None) is None:
             found.setdefault(type(module).__name__, []).append(name)
     return found
 
