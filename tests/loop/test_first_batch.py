@@ -387,7 +387,7 @@ class Odd(nn.Module):
         return self.body(x).mean() if mode == "init" else self.body(x)
 
 
-@pytest.mark.parametrize("first", [lambda m: m(X, mode="init"), lambda m: m("size"), lambda m: None], ids=str)
+@pytest.mark.parametrize("first", [lambda m: m(X, mode="init"), lambda m: m("size"), lambda m: None], ids=["mode", "text", "none"])
 def test_an_odd_call_before_the_loop_is_not_the_last_that_is_looked_at(first):
     model = Odd()
     manager = attached(model)
