@@ -15,7 +15,7 @@ from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
 from .names import named_modules
 
-__all__ = ["ExampleAxis", "differ", "why_not_a_function", "check_rows"]
+__all__ = ["ExampleAxis", "check_rows", "differ", "why_not_a_function"]
 
 Forward = Callable[[Batch], Tensor]
 
@@ -225,12 +225,17 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
     return ""
 
 
-def check_rows(output: Tensor, n: int, model: nn.Module | None = None) -> None:
-    """Refuse an output that has not one row for each sample.
+def check_rows(output: Tensor, n: int, model: nn.Module | None = None, trained: str = "") -> None:
+    """Refuse an output that has not one row for each sample; nor, if ``trained`` says what it is, a gradient.
 
     Raises:
         CannotMeasure: If so, with what to pass.
     """
+    if trained and not output.requires_grad:
+        raise CannotMeasure(
+            f"{trained} something that has no gradient. Pass output=, a function that returns a tensor that the model "
+            f"computed, as it is: not detached, rounded, or an argmax."
+        )
     if output.shape[:1] == (n,):
         return
     if output.ndim == 0:

@@ -49,8 +49,9 @@ def rounding(dtype: torch.dtype) -> float:
         >>> rounding(torch.bfloat16), rounding(torch.float32) < 1e-5, rounding(torch.int64) < 1e-13
         (0.0078125, True, True)
     """
-    own = dtype if dtype.is_floating_point else torch.float64
-    return max(UNITS * torch.finfo(torch.promote_types(own, torch.float32)).eps, torch.finfo(own).eps)
+    own = dtype if dtype.is_floating_point or dtype.is_complex else torch.float64
+    summed = torch.float64 if own in (torch.float64, torch.complex128) else torch.float32
+    return max(UNITS * torch.finfo(summed).eps, torch.finfo(own).eps)
 
 
 def _owners() -> list[Any]:

@@ -219,7 +219,7 @@ def test_a_report_that_cannot_be_made_does_not_stop_the_script(model, optimizer,
     assert open_run(tmp_path)["norm/weight"].sizes["step"] == 3
 
 
-def test_a_relative_log_dir_is_where_the_manager_was_made(model, optimizer, tmp_path, monkeypatch):
+def test_a_run_that_is_attached_again_goes_on_in_its_directory(model, optimizer, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
     manager = ProbeManager(model, [Norm(every(1))], log_dir="run", overhead=None)

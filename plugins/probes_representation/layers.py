@@ -70,7 +70,7 @@ def hidden_outputs(
         (['0', '1'], torch.Size([5, 4]))
     """
     axis = ExampleAxis(model, n)
-    modules, done, heads = dict(named_modules(model)), set[str](), list[tuple[nn.Linear, Tensor, Tensor]]()
+    modules, done, heads = dict(named_modules(model)), set[str](), dict[nn.Linear, tuple[Tensor, Tensor]]()
 
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:
@@ -84,7 +84,8 @@ def hidden_outputs(
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         given = args[0] if args else None
         if isinstance(given, Tensor) and isinstance(output, Tensor) and given.ndim == 2 and len(given) == n:
-            heads.append((module, given.detach().clone(), output.detach().clone()))  # type: ignore[arg-type]
+            heads.pop(module, None)  # type: ignore[call-overload]
+            heads[module] = given.detach().clone(), output.detach().clone()  # type: ignore[index]
 
     handles = []
     try:
@@ -95,7 +96,7 @@ def hidden_outputs(
                 handles.append(module.register_forward_hook(keep))
         with torch.no_grad():
             output = call()
-            for module, given, scores in reversed(heads):
+            for module, (given, scores) in reversed(heads.items()):
                 if output.ndim == 2 and output.shape[1] > 1 and _gives(scores, output):
                     bias = None if module.bias is None else to_float64(module.bias.detach())
                     return Head(to_float64(given), to_float64(module.weight.detach()), bias)

@@ -28,6 +28,7 @@ from ..outputs import check_rows
 from ..picking import Entry, entries, pick_output, picked, returned, where_picked
 from .compiled_call import COMPILED, CompiledCall
 from .criterion import Criterion
+from .frames import bare, call_raised, nested
 from .hidden import ForwardHook, hide, reveal
 from .loss_watch import LossWatch
 from .named_targets import NamedTargets
@@ -106,7 +107,7 @@ class FirstBatch:
             )
             return
         self._handles.append(called.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
-        self._handles.append(called.register_forward_hook(after, with_kwargs=True))
+        self._handles.append(called.register_forward_hook(after, with_kwargs=True, always_call=True))
 
     def finish(self) -> None:
         """Look no further: the first step is done."""
@@ -115,6 +116,7 @@ class FirstBatch:
         if self.batch is None and self.unusable is not None:
             self.wanted = False
             self._problem(self.unusable)
+        self.unusable = self._refusal = None
         # A multiple of the loss is trained; unless there were as many batches as it was divided by.
         factor = getattr(self.criterion, "factor", None) or 1
         if not (math.isclose(factor, 1) or math.isclose(factor * self.calls, 1)):
@@ -199,10 +201,11 @@ class FirstBatch:
                 self._kept = _first_rows((args, kwargs), self._n)
                 self._given = mapped((args, kwargs), lambda leaf: leaf)  # it may take entries out of its dicts, too
             except Exception as error:
-                self._kept, self.unusable = NOTHING, error
+                self._kept, self.unusable = NOTHING, bare(error)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        if not self._incomplete:
+        if not self._incomplete or call_raised():
+            self._kept = self._given = NOTHING
             return
         self._watch.computed(result)
         evaluates = not (torch.is_grad_enabled() or module.training or self._watch.looks())
@@ -224,32 +227,24 @@ class FirstBatch:
             rows = next((len(leaf) for leaf in tensors((args, kwargs)) if leaf.ndim), 0)
             several = [] if self.output is not pick_output or isinstance(result, Tensor) else entries(result)
             usable = [(entry, item) for entry, item in several if item.requires_grad and item.shape[:1] == (rows,)]
-            self._entries, self._refusal = [entry for entry, _ in usable], None
+            refusal = None
             try:
-                outputs = [self._usable(result, rows, module)]
+                outputs = [picked(self.output, result)]
+                words = "output= picks" if self.output is not pick_output else f"{where_picked(result)} is"
+                check_rows(outputs[0], rows, module, trained=words)
             except Exception as error:
                 if not usable:
                     raise
-                self._refusal = error
+                refusal = bare(error)
             outputs = [item for _, item in usable] or outputs
         except Exception as error:
-            self._refuse(error)
+            if self.batch is None:  # or else there is an earlier call that can be used
+                self._refuse(bare(error))
             return
+        self._entries, self._refusal = [entry for entry, _ in usable], refusal
         self._named = NamedTargets.find(module, args, kwargs, rows, outputs, result)
         self.batch = batch
         self._watch.look_at(outputs, rows, self._n)
-
-    def _usable(self, result: Any, rows: int, module: nn.Module) -> Tensor:
-        """The output, if it can be measured."""
-        output = picked(self.output, result)
-        if not output.requires_grad:
-            what = "output= picks" if self.output is not pick_output else f"{where_picked(result)} is"
-            raise CannotMeasure(
-                f"{what} something that has no gradient. Pass output=, a function that returns a tensor that the model "
-                f"computed, as it is: not detached, rounded, or an argmax."
-            )
-        check_rows(output, rows, module)
-        return output
 
     def _refuse(self, error: Exception) -> None:
         """There is no first batch, but a call to look at."""
@@ -273,7 +268,7 @@ class _Hook(ForwardHook):
         owner = self.owner()
         if owner is not None and owner.done:
             owner.leave()
-        if owner is None or owner.done or owner.paused():
+        if owner is None or owner.done or owner.paused() or nested(module):
             return
         try:
             # What the model is given, and what it returns, may be of the user's own making, and draw as it is read.
@@ -283,7 +278,7 @@ class _Hook(ForwardHook):
                 else:
                     owner._after(module, args, kwargs, result)
         except Exception as error:  # none of the loop's
-            owner._kept, owner.unusable = NOTHING, error
+            owner._kept, owner.unusable = NOTHING, bare(error)
 
     def __deepcopy__(self, memo: object) -> _Hook:
         return _Hook(None, self.method)

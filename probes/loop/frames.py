@@ -7,12 +7,16 @@ import sys
 from types import FrameType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["backward_call", "current_frames", "gradient_scale", "within_backward"]
+__all__ = [
+    "backward_call", "bare", "call_raised", "current_frames", "gradient_scale", "nested", "within_backward",
+]  # fmt: skip
 
 BACKWARD = torch.autograd.backward.__code__
 """What ``Tensor.backward`` calls, too."""
+CALL = nn.Module._call_impl.__code__
+"""What calls a forward, and its hooks."""
 SCALED_STEP = torch.amp.GradScaler.step.__code__
 DEPTH = 40
 """Frames between a gradient scaler and the hooks of the optimizer, at most."""
@@ -71,3 +75,24 @@ def gradient_scale(frame: FrameType | None) -> Tensor | None:
             return scale
         frame = frame.f_back
     return None
+
+
+def nested(module: nn.Module) -> bool:
+    """Whether what runs is a call of a module from within another call of it."""
+    frame, count = sys._getframe(1), 0
+    while frame is not None and count < 2:
+        count += frame.f_code is CALL and frame.f_locals.get("self") is module
+        frame = frame.f_back  # type: ignore[assignment]
+    return count > 1
+
+
+def call_raised() -> bool:
+    """Whether the forward hook that runs is called because the forward has raised."""
+    trace = getattr(sys.exc_info()[1], "__traceback__", None)
+    return trace is not None and trace.tb_frame.f_code is CALL
+
+
+def bare(error: Exception) -> Exception:
+    """An exception that is kept, without the frames that it came through, and all that they hold."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

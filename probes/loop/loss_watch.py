@@ -43,6 +43,11 @@ _VIEWS = {
 _ESCAPES = {Tensor.numpy, Tensor.tolist, Tensor.item, Tensor.__array__, Tensor.__float__, Tensor.__int__}
 _ENTRANCES = {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy}
 _GATHER = {Tensor.gather, torch.gather}
+_REPLACED = {
+    Tensor.clamp, torch.clamp, Tensor.clamp_min, torch.clamp_min, Tensor.where, torch.where, Tensor.masked_fill,
+    torch.masked_fill,
+}  # fmt: skip
+"""What takes other numbers in the place of labels, such as 0 for those that are to count for nothing."""
 MANY = 2000
 """Tensors that are remembered as computed, before those that are gone are forgotten."""
 
@@ -128,6 +133,7 @@ class LossWatch(BottomMode):
         kwargs = kwargs or {}
         if self.stopped:
             return func(*args, **kwargs)
+        self.prepare()
         computed, number, path = False, None, None
         before = len(self.candidates)
         with suppressed():  # a strange argument; the call itself must go on
@@ -140,6 +146,7 @@ class LossWatch(BottomMode):
             self._escaped |= computed and func in _ESCAPES
             computed |= self._escaped and func in _ENTRANCES
         result = func(*args, **kwargs)
+        computed |= func in _REPLACED and isinstance(result, Tensor) and not result.is_floating_point()
         if computed:
             with suppressed():
                 self._follow(func, args, result, before)
@@ -228,13 +235,14 @@ class LossWatch(BottomMode):
     @unseen_by_modes()
     def _written_out(self, func: Callable[..., Any], own: Tensor, other: Any, number: int) -> None:
         """Look for the targets of a cross-entropy: by what a logarithm is multiplied, or which classes are picked."""
-        if not is_target(other, self._rows) or self._is_computed(other):
-            return
+        if not is_target(other, self._rows) or self._is_computed(other) or self._escaped:
+            return  # actions that were drawn from the output may come back as numbers
         found: Tensor | None = None
         if func in _GATHER:
             found = other.squeeze(-1) if other.shape == (*own.shape[:-1], 1) else None
         elif other.shape == own.shape:
-            found = next((signed.to(own.dtype) for signed in (other, -other) if _probabilities(signed)), None)
+            signs = (other, -other) if other.dtype.is_signed else (other,)
+            found = next((signed.to(own.dtype) for signed in signs if _probabilities(signed)), None)
         if found is not None:
             words = f"cross-entropy, written out ({getattr(func, '__name__', '')})"
             self.candidates.append((found[: self._n].detach().clone(), words, number, None))

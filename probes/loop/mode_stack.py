@@ -26,7 +26,7 @@ class BottomMode(TorchFunctionMode):
     """A mode that sees what a thread calls of torch, and changes none of it.
 
     It leaves before Dynamo compiles. Modules of attention that take another path under any mode, with other roundings,
-    are told that there is none.
+    are told that there is none; not before Dynamo is loaded, which looks at what they ask when it compiles them.
     """
 
     def __init__(self) -> None:
@@ -34,18 +34,27 @@ class BottomMode(TorchFunctionMode):
         self.pushed = False
         """Whether it may be on a thread's stack still."""
         self.stopped = False
+        self._ready = False
+        """Whether it leaves before Dynamo compiles."""
 
     def begin(self) -> None:
         """Begin, or go on, to look at what this thread calls; under every other mode."""
-        if not (self.stopped or self.pushed) and _before_compilations(self._compiles, add=True):
-            _hide(self)
+        if not (self.stopped or self.pushed) and (self.prepare() or "torch._dynamo" not in sys.modules):
             _push(self)
             self.pushed = True
+
+    def prepare(self) -> bool:
+        """Called as long as it is on, as Dynamo may be loaded meanwhile; whether it is, and can be waited for."""
+        if not self._ready and _before_compilations(self._compiles, add=True):
+            self._ready = True
+            _hide(self)
+        return self._ready
 
     def remove(self) -> None:
         """Leave this thread's stack; ``pushed`` stays if it is not there: on another's, or in use by a call above."""
         self.pushed = self.pushed and not _remove(self)
         if not self.pushed:
+            self._ready = False
             _before_compilations(self._compiles, add=False)
             _reveal(self)
 
@@ -58,43 +67,56 @@ class BottomMode(TorchFunctionMode):
         # Dynamo would trace this mode into the user's graph, and compile again when it is gone.
         self.stopped = True
         self.remove()
+        _reveal(self)  # also where it is on another thread
 
 
 _hidden: weakref.WeakSet[BottomMode] = weakref.WeakSet()
-_overridden: Callable[[Any], bool] = torch.overrides.has_torch_function
+_made: dict[int, tuple[Any, Any]] = {}
+"""What stands for each function that was found, kept as long as TorchScript knows it by its id."""
 
 
-def _has_torch_function(tensors: Any) -> bool:
+def _unseen(function: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """What ``torch.overrides.has_torch_function`` says when none of ours is on."""
-    ours = [mode for mode in _modes() if isinstance(mode, BottomMode)]
-    try:
-        for mode in ours:
-            _remove(mode)
-        return _overridden(tensors)
-    finally:
-        for mode in ours:
-            mode.pushed = not mode.stopped  # it may have been on another thread
-            if mode.pushed:
-                _push(mode)
-            else:
-                mode.remove()
+
+    def has_torch_function(tensors: Any) -> bool:
+        ours = [mode for mode in _modes() if isinstance(mode, BottomMode)]
+        try:
+            for mode in ours:
+                _remove(mode)
+            return function(tensors)
+        finally:
+            for mode in ours:
+                mode.pushed = not mode.stopped  # it may have been on another thread
+                if mode.pushed:
+                    _push(mode)
+                else:
+                    mode.remove()
+
+    torch.jit._builtins._register_builtin(has_torch_function, "aten::has_torch_function")
+    return has_torch_function
 
 
-torch.jit._builtins._register_builtin(_has_torch_function, "aten::has_torch_function")
+def _is_ours() -> bool:
+    return any(ours is torch.overrides.has_torch_function for _, ours in _made.values())
 
 
 def _hide(mode: BottomMode) -> None:
-    global _overridden
     _hidden.add(mode)
-    if torch.overrides.has_torch_function is not _has_torch_function:
-        _overridden = torch.overrides.has_torch_function
-        torch.overrides.has_torch_function = _has_torch_function  # type: ignore[assignment]
+    if not _is_ours():
+        there = torch.overrides.has_torch_function
+        _, ours = _made.setdefault(id(there), (there, None))
+        if ours is None:
+            ours = _unseen(there)
+            _made[id(there)] = there, ours
+        torch.overrides.has_torch_function = ours
 
 
 def _reveal(mode: BottomMode) -> None:
     _hidden.discard(mode)
-    if not _hidden and torch.overrides.has_torch_function is _has_torch_function:
-        torch.overrides.has_torch_function = _overridden  # type: ignore[assignment]
+    for there, ours in () if _hidden else list(_made.values()):
+        if torch.overrides.has_torch_function is ours:
+            torch.overrides.has_torch_function = there
+            return
 
 
 def _push(mode: TorchFunctionMode) -> None:
@@ -122,10 +144,8 @@ def _remove(mode: TorchFunctionMode) -> bool:
 
 
 def _before_compilations(callback: Callable[[Any], None], add: bool) -> bool:
-    """Be called, or no more, before Dynamo compiles; whether that is possible, where it is loaded at all."""
+    """Be called, or no more, before Dynamo compiles; whether it is loaded, and that is possible."""
     dynamo: Any = sys.modules.get("torch._dynamo")
-    if dynamo is None:
-        return True
     callbacks = getattr(getattr(dynamo, "callback_handler", None), "start_callbacks", None)
     if not isinstance(callbacks, list):
         return False

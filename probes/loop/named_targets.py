@@ -47,7 +47,8 @@ class NamedTargets(NamedTuple):
         paths = {name: (key, name) for key, item in given.items() if isinstance(item, Mapping) for name in item}
         paths |= {name: (key,) for key, name in enumerate(_names(model)[: len(args)])} | {key: (key,) for key in kwargs}
         named = {name: _at(given, path) for name, path in paths.items()}
-        name = next((name for name in NAMES if is_target(named.get(name), rows)), "")
+        fit = (name for name in NAMES if is_target(named.get(name), rows) and named[name].dtype is not torch.bool)
+        name = next(fit, "")
         if not name:
             return None
         others = [leaf for leaf in tensors((args, kwargs)) if leaf is not named[name]]
@@ -57,6 +58,8 @@ class NamedTargets(NamedTuple):
     def of(self, batch: Batch) -> Tensor:
         """The targets of some samples, for outputs at the same places; what is missing at the end is ignored."""
         labels: Tensor = _at({**dict(enumerate(batch.args)), **batch.kwargs}, self.path)
+        if labels.ndim == 2 and labels.dtype.is_signed and not labels.is_floating_point():
+            labels = labels.long().masked_fill(labels < 0, IGNORED)  # which was seen to count for nothing
         if not self.places:
             return labels
         labels = labels.long()
@@ -111,7 +114,8 @@ def places_moved(
     """
     # DataParallel returns the losses of its parts.
     scalars = [item for item in returned(result) if item.numel() == 1 or (item.ndim == 1 and len(item) != len(labels))]
-    losses = [item.mean() for item in scalars if item.requires_grad]
+    outputs_of = [id(item) for item in outputs]
+    losses = [item.mean() for item in scalars if item.grad_fn is not None and id(item) not in outputs_of]
     if not losses:
         return None
     rows = [item for item in outputs if item.ndim == 3 and len(item) == len(labels)]

@@ -52,9 +52,11 @@ def open_sinks(plugins: Plugins, run: Run, settings: Settings, resumed: Mapping[
                 failed[sink.key] = error
 
     before = Path(resumed["log_dir"]) if resumed is not None else run.log_dir if run.step else None
-    asked = settings.directory or before or Path("runs")
+    # Attached again it goes on where it was: the loop may have changed its directory meanwhile.
+    given = settings.directory if resumed is not None or before is None else before
+    asked = given or before or Path("runs")
     try:
-        _, why = choose(settings.directory, before, begin, strict=strict)
+        _, why = choose(given, before, begin, strict=strict)
     except (OSError, LogDirTaken) as error:
         if strict:
             raise

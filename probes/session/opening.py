@@ -148,8 +148,8 @@ class Attached:
 
     def __del__(self) -> None:
         """The model has gone, and all that held the run with it: there is nothing more to come."""
-        if self._lifetime is not None and not self.ended:
-            with suppress(Exception):
+        with suppress(Exception):  # of one that an interrupt has left unmade, too
+            if self._lifetime is not None and not self.ended:
                 self._end(keep_state=False)
 
     def detach(self) -> None:
@@ -158,7 +158,11 @@ class Attached:
 
     def _end(self, keep_state: bool) -> None:
         if self.session.turns.later(lambda: self._end(keep_state)):
-            return  # a signal handler, or a forward hook of the script's, while a probe measures
+            # A signal handler, or a forward hook of the script's, while a probe measures: the process may end with it.
+            if self.session.turns.busy:
+                with suppress(Exception):
+                    self.session.accounts.flush()
+            return
         if self._first is not None:
             self._first.close()  # it leaves a mode of ours
         self._close(keep_state)

@@ -50,22 +50,20 @@ class Session:
         self.run, self.plugins, self._arrange = run, plugins, arrange
         self.governor = plugins.governor
         self._wall = self.governor.wall
-        self.turns, self.accounts = Turns(run, plugins), Accounts(run, plugins)
-        self.whole = set(whole)
+        self.turns, self.accounts, self.whole = Turns(run, plugins), Accounts(run, plugins), set(whole)
         self.missed: Callable[[], str] | None = None
         """Says what is waited for while no step has come."""
         self.team: Together | None = None
         """The other ranks, where they hold the model together."""
         self.abandoned = False
         """Whether not even the files are closed: the run has not begun, or is another process's."""
-        self._silent = self._begun = False
+        self._silent = self._begun = self.by_hand = False
         self._apart = False
         """Whether a forward pass would wait for other ranks, which do not take part."""
         self._inexact = False
         """Whether this step was counted without asking the accelerator which updates it has skipped."""
         self._next_due, self._wake_at = math.inf, math.inf
         self.watching = Watching(run, plugins, self.turns)
-        self.by_hand = False
         plugins.bind(run)
         governor = self.governor
         run.bind(governor.affords_extra, plugins.skip, lambda: governor.first_turn_limit, governor.clock)
@@ -101,7 +99,7 @@ class Session:
                     self._apart = True
                     self.turns.refuse(self.turns.probes, reason)
                 self._arrange()  # it leaves a mode of ours
-            with handlers_pass(), unseen_by_modes():
+            with handlers_pass(), unseen_by_modes(), self.turns.at_work():
                 with self.governor.charged_to_core():
                     self._fit_batches()
                     if self.team is not None and not self._begun and not self.team.set_up():
@@ -136,7 +134,7 @@ class Session:
                     self._next_due = step
             due = step >= self._next_due or (not self._inexact and self._wall() >= self._wake_at)
             if due or self.watching.probes:
-                with unseen_by_modes():
+                with unseen_by_modes(), self.turns.at_work():
                     if self.watching.probes:
                         self.watching.after(step)
                     if due:
@@ -160,7 +158,8 @@ class Session:
     def _fit_batches(self) -> None:
         if self._apart or self.run.batches.keys() <= self.whole or in_parts(self.run.model):
             return  # a forward pass would wait for other ranks
-        looked = fit_batches(self.run, self.whole, self.governor.first_turn_limit)
+        with self.turns.at_work():
+            looked = fit_batches(self.run, self.whole, self.governor.first_turn_limit)
         self.whole |= looked.keys()
         for message in filter(None, looked.values()):
             self.plugins.record("warning", None, message)
@@ -291,6 +290,7 @@ class Session:
     def release(self) -> None:
         """All is over: what refers to this one is let go, or the model would stay until Python looks for cycles."""
         self._arrange, self.missed, self.watching.look_before = (lambda **_: None), None, lambda wanted: None
+        self._next_due, self._wake_at, self.watching.probes = math.inf, math.inf, []  # in the middle of a step, too
         self.plugins.release()
         self.run.bind()
 

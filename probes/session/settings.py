@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,11 +77,7 @@ class Settings:
         _check_list("probes", self.probes)
         _check_list("sinks", self.sinks)
         try:
-            # Absolute, as the loop may change its directory, and attach again; unless there is none to be in.
-            given = Path("") if place is None else Path(place).expanduser()
-            with suppress(OSError):
-                given = given.absolute()
-            self.directory = None if place is None else given
+            self.directory = None if place is None else Path(place).expanduser()
         except RuntimeError as error:
             raise ValueError(f"`log_dir` must be a path, got {place!r}: {error}") from None
         self.problems: list[str] = []

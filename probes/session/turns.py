@@ -115,6 +115,9 @@ class Turns:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """The turns of a step, one after the other, and what is done with them."""
+        if self._thread == threading.get_ident():
+            yield
+            return
         self._thread = threading.get_ident()
         try:
             yield

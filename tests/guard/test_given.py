@@ -1,5 +1,8 @@
 """What a model is called with is as it was after a measurement, and the same at the next one."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -224,3 +227,58 @@ def test_attributes_of_functions_and_replaced_dicts_are_put_back(tmp_path):
         return train(Attributes(), lambda model: model(torch.randn(5, 4)), watched, tmp_path)[0]
 
     assert torch.equal(weights(True), weights(False))
+
+
+class Clears(nn.Module):
+    """Puts zeros in the place of NaN, of which there are none in the first samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+
+    def forward(self, x):
+        missing = x.isnan()
+        if missing.any():
+            x[missing] = 0
+        return self.body(x)
+
+
+class Parts(Outputs):
+    """Calls the model with two samples first, and with all after that."""
+
+    def measure(self, run, step):
+        with torch.no_grad():
+            run.forward(run.batch("train").first(2))
+        return super().measure(run, step)
+
+
+def test_what_a_model_does_to_its_inputs_is_looked_at_for_all_samples(tmp_path):
+    x, probe = torch.randn(5, 4), Parts()
+    x[4, 0] = torch.nan
+    _, report = train(Clears(), lambda model: model(x.clone()), True, tmp_path, probe)
+    assert len(probe.seen) == 8 and "changed" not in report
+
+
+class Saves(Probe):
+    def __init__(self):
+        super().__init__(every(1))
+        self.copies = []
+
+    def measure(self, run, step):
+        with torch.no_grad():
+            run.forward(run.batch("train"))
+            self.copies += [pickle.loads(pickle.dumps(run.model)), copy.deepcopy(run.model)]
+        return []
+
+
+def test_a_probe_may_save_and_copy_the_model(tmp_path):
+    model, probe, x = InPlace(None), Saves(), torch.randn(5, 4)
+    train(model, lambda model: model(x.clone()), True, tmp_path, probe)
+    assert len(probe.copies) == 8
+    with torch.no_grad():
+        assert torch.equal(probe.copies[-1](x.clone()), probe.copies[-2](x.clone()))
+
+
+class InPlace(Net):
+    def forward(self, x):
+        return self.body(x.clamp_(min=0))

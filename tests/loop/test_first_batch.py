@@ -387,11 +387,80 @@ class Odd(nn.Module):
         return self.body(x).mean() if mode == "init" else self.body(x)
 
 
-@pytest.mark.parametrize("first", [lambda m: m(X, mode="init"), lambda m: m("size"), lambda m: None], ids=["mode", "text", "none"])
+@pytest.mark.parametrize("first", [{"x": X, "mode": "init"}, {"x": "size"}, None], ids=["mode", "text", "none"])
 def test_an_odd_call_before_the_loop_is_not_the_last_that_is_looked_at(first):
     model = Odd()
     manager = attached(model)
-    first(model)
+    first and model(**first)
     train(model, lambda out: F.cross_entropy(out, Y), X)
     assert torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
+
+
+def test_what_a_refused_call_has_computed_is_let_go():
+    model = Odd()
+    manager = attached(model)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        x = X.clone()
+        out = model(x, mode="init")
+        kept = weakref.ref(x), weakref.ref(out)
+        del x, out
+        assert kept[0]() is None and kept[1]() is None
+        train(model, lambda out: F.cross_entropy(out, Y), X)
+        manager.detach()
+        gone = weakref.ref(model)
+        del model, manager
+        assert gone() is None
+    finally:
+        collecting and gc.enable()
+
+
+def test_inputs_of_a_forward_that_raised_are_let_go():
+    model = net()
+    manager = attached(model)
+    x = torch.zeros(6, 5)
+    kept = weakref.ref(x)
+    with pytest.raises(RuntimeError):
+        model(x)
+    del x
+    gc.collect()
+    assert kept() is None
+    train(model, lambda out: F.cross_entropy(out, Y), X)
+    assert torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
+
+
+def test_a_call_that_can_be_used_is_kept_beside_one_that_cannot():
+    model = Odd()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    out = model(X)
+    (model(X, mode="init").square() + F.cross_entropy(out, Y)).backward()
+    optimizer.step()
+    assert torch.equal(manager.run.batches["train"].targets, Y)
+    manager.detach()
+
+
+class Teaches(nn.Module):
+    """Calls itself, on other inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x, once=False):
+        if once:
+            return self.body(x)
+        with torch.no_grad():
+            noise = self(x[:3] + 1, once=True)
+        return self.body(x) + 0 * noise.sum()
+
+
+def test_of_a_model_that_calls_itself_the_outer_call_is_kept():
+    model = Teaches()
+    manager = attached(model)
+    train(model, lambda out: F.cross_entropy(out, Y), X)
+    assert manager.run.batches["train"].n == 6 and torch.equal(manager.run.batches["train"].targets, Y)
     manager.detach()

@@ -386,3 +386,61 @@ def test_attention_is_scripted_while_the_loss_is_watched():
     scripted = torch.jit.script(encoder)
     assert torch.equal(scripted(X[:, None]), encoder(X[:, None]))
     manager.detach()
+
+
+def test_a_script_may_have_a_has_torch_function_of_its_own(monkeypatch):
+    model, asked = net(), []
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    manager = attached(model)
+    model(X)
+    there = torch.overrides.has_torch_function
+    assert there is not HAS_TORCH_FUNCTION
+
+    def counting(tensors):
+        asked.append(1)
+        return there(tensors)
+
+    monkeypatch.setattr(torch.overrides, "has_torch_function", counting)
+    train(model, lambda out: (encoder(X[:, None]), F.cross_entropy(out, Y))[1], X)
+    encoder(X[:, None])
+    assert asked and torch.overrides.has_torch_function is counting
+    manager.detach()
+
+
+def test_actions_that_come_back_as_numbers_are_no_targets():
+    model = net()
+    manager = attached(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch.no_grad():
+        actions = [model(row[None]).softmax(1).multinomial(1).item() for row in X]
+    (-model(X).log_softmax(1).gather(1, torch.LongTensor(actions)[:, None])).mean().backward()
+    optimizer.step()
+    assert manager.run.batches["train"].targets is None
+    manager.detach()
+
+
+@pytest.mark.parametrize(
+    "fill", [lambda y: y.clamp(min=0), lambda y: torch.where(y < 0, 0, y), lambda y: y.masked_fill(y < 0, 0)]
+)
+@pytest.mark.parametrize("written_out", [False, True])
+def test_labels_that_take_the_place_of_missing_ones_are_no_targets(fill, written_out):
+    missing = torch.cat([torch.tensor([-1]), Y[1:]])
+
+    def loss(out):
+        labels = fill(missing)
+        picked = -out.log_softmax(1).gather(1, labels[:, None])[:, 0]
+        return ((picked if written_out else F.cross_entropy(out, labels, reduction="none")) * (missing >= 0)).sum()
+
+    model = net()
+    manager = attached(model)
+    train(model, loss, X)
+    assert manager.run.batches["train"].targets is None
+    manager.detach()
+
+
+def test_one_hot_labels_of_booleans_are_seen():
+    model = net()
+    manager = attached(model)
+    train(model, lambda out: -(out.log_softmax(1) * (Y[:, None] == torch.arange(3))).sum(1).mean(), X)
+    assert torch.equal(manager.run.batches["train"].targets, F.one_hot(Y, 3).float())
+    manager.detach()

@@ -165,3 +165,21 @@ def test_the_condition_of_a_generator_is_no_target(by_position, tmp_path):
     optimizer.step()
     manager.detach()
     assert probe.batch.n == 7 and probe.batch.targets is None
+
+
+def test_labels_below_zero_count_for_nothing_as_in_the_loss():
+    tokens, labels = sentences(ignored=True)
+    labels = labels.where(labels >= 0, -1)
+    found = NamedTargets("labels", ("labels",)).of(Batch((tokens,), {"labels": labels}))
+    assert torch.equal(found, labels.where(labels >= 0, IGNORED))
+
+
+@pytest.mark.parametrize("what", ["a parameter", "an output of one sample"])
+def test_a_number_that_is_no_loss_is_none(what):
+    tokens, labels = sentences()
+    logits = Language(1)(tokens)["logits"]
+    if what == "a parameter":
+        assert places_moved(labels, [logits], [logits, nn.Parameter(torch.ones(()))]) is None
+    else:
+        score = nn.Linear(2, 1)(torch.ones(1, 2))
+        assert places_moved(torch.ones(1), [score], score) is None
