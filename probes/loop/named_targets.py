@@ -107,7 +107,7 @@ def places_moved(
     Cost: as the loss itself, one sample at a time.
 
     Example:
-        >>> logits, labels = torch.randn(4, 6, 9), torch.randint(9, (4, 6))
+        >>> logits, labels = torch.randn(4, 6, 9, requires_grad=True), torch.randint(9, (4, 6))
         >>> loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         >>> places_moved(labels, [logits], (loss, logits))
         1
