@@ -30,6 +30,8 @@ class NamedTargets(NamedTuple):
     path: tuple[Any, ...]
     """The name or the position of the argument; then, if that is a dict of several, the name in it."""
     places: int = 0
+    classes: bool = True
+    """Whether they are classes at the places of sequences, of which those below zero count for nothing."""
 
     @classmethod
     def find(
@@ -53,13 +55,13 @@ class NamedTargets(NamedTuple):
             return None
         others = [leaf for leaf in tensors((args, kwargs)) if leaf is not named[name]]
         places = places_moved(named[name], outputs, result, named.get("num_items_in_batch"), others)
-        return None if places is None else cls(name, paths[name], places)
+        return None if places is None else cls(name, paths[name], places, any(item.ndim == 3 for item in outputs))
 
     def of(self, batch: Batch) -> Tensor:
         """The targets of some samples, for outputs at the same places; what is missing at the end is ignored."""
         labels: Tensor = _at({**dict(enumerate(batch.args)), **batch.kwargs}, self.path)
-        if labels.ndim == 2 and labels.dtype.is_signed and not labels.is_floating_point():
-            labels = labels.long().masked_fill(labels < 0, IGNORED)  # which was seen to count for nothing
+        if self.classes and labels.ndim == 2 and labels.dtype.is_signed and not labels.is_floating_point():
+            labels = labels.long().masked_fill(labels < 0, IGNORED)
         if not self.places:
             return labels
         labels = labels.long()

@@ -172,6 +172,8 @@ def test_labels_below_zero_count_for_nothing_as_in_the_loss():
     labels = labels.where(labels >= 0, -1)
     found = NamedTargets("labels", ("labels",)).of(Batch((tokens,), {"labels": labels}))
     assert torch.equal(found, labels.where(labels >= 0, IGNORED))
+    numbers = NamedTargets("labels", ("labels",), classes=False).of(Batch((tokens,), {"labels": labels}))
+    assert torch.equal(numbers, labels)
 
 
 @pytest.mark.parametrize("what", ["a parameter", "an output of one sample"])
