@@ -12,9 +12,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from probes import Measurement, Probe, ProbeManager, every, hookimpl, log_spaced, open_run
 from probes_complexity import Capacity, PathComplexity, fisher_rao_norm, sharpness
-from probes_fourier import FourierSpectrum, KernelSpectrum, RadialSpectrum
+from probes_fourier import (
+    FourierSpectrum,
+    KernelSpectrum,
+    RadialSpectrum,
+    fourier_coefficients,
+    half_amplitude_steps,
+    segment_samples,
+)
 from probes_mine import MutualInformation, mutual_information
-from probes_ntk import TangentKernel, alignment, center, effective_rank, eigenvalues, tangent_kernel
+from probes_ntk import TangentKernel, alignment, center, effective_rank, eigenvalues, label_matrix, tangent_kernel
+from probes_representation import class_means
 
 INPUTS, TARGETS = torch.randn(8, 2), torch.randint(3, (8,))
 DATA = TensorDataset(INPUTS, TARGETS)
@@ -432,6 +440,14 @@ KERNEL = tangent_kernel(network(), INPUTS)
         (lambda: effective_rank(torch.eye(3)), r"Pass eigenvalues\(kernel\)"),
         (lambda: tangent_kernel(network(), (INPUTS, TARGETS)), "pass the inputs alone, without the targets"),
         (lambda: mutual_information(torch.randn(50), torch.randn(50), seed="a"), "`seed` must be an integer, got 'a'"),
+        (lambda: half_amplitude_steps([0, 1], torch.ones(3, 2)), r"one row for each of the steps.* got shape \(3, 2\)"),
+        (lambda: half_amplitude_steps([], torch.ones(0, 2)), "one row for each of the steps, at least one"),
+        (lambda: fourier_coefficients(torch.empty(2, 0), [0]), "`values` must have shape .*, one point at least"),
+        (lambda: fourier_coefficients(torch.tensor(1.0), [0]), r"one point at least, got \(\)"),
+        (lambda: segment_samples(1, 5, seed=0), "`n` must be at least 2 samples"),
+        (lambda: class_means(torch.empty(0, 3), torch.empty(0).long()), r"one row at least, got \(0, 3\)"),
+        (lambda: label_matrix(torch.empty(0).long(), 3), r"one label for each example, got shape \(0,\)"),
+        (lambda: label_matrix(torch.tensor(1), 3), r"one label for each example, got shape \(\)"),
     ],
 )
 def test_a_wrong_call_of_a_function_is_told_in_one_line(call, message):

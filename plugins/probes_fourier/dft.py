@@ -61,8 +61,8 @@ def fourier_coefficients(
 
     Raises:
         TypeError: If ``values`` are not real floating-point numbers.
-        ValueError: If a frequency is negative or above N/2, where it could not be told from a lower one, or the window
-            is unknown.
+        ValueError: If a frequency is negative or above N/2, where it could not be told from a lower one, the window is
+            unknown, or there is no point.
 
     Cost: one FFT for integer frequencies, else N K multiplications for each function.
 
@@ -76,6 +76,8 @@ def fourier_coefficients(
     """
     if not values.is_floating_point():
         raise TypeError(f"`values` must be real floating-point numbers, got {values.dtype}.")
+    if not values.ndim or not values.shape[-1]:
+        raise ValueError(f"`values` must have shape (..., N), one point at least, got {tuple(values.shape)}.")
     num_points = values.shape[-1]
     k = _checked_frequencies(frequencies, num_points)
     f = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
@@ -199,6 +201,8 @@ def segment_samples(n: int, num_segments: int, seed: int) -> tuple[Tensor, Tenso
         >>> bool((first != second).all()), int(first.max())
         (True, 2)
     """
+    if n < 2:
+        raise ValueError(f"`n` must be at least 2 samples: a segment joins two different ones, got {n}.")
     generator = torch.Generator().manual_seed(seed)
     first = torch.randint(n, (num_segments,), generator=generator)
     return first, (first + torch.randint(1, n, (num_segments,), generator=generator)) % n

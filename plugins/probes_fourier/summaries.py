@@ -103,6 +103,9 @@ def half_amplitude_steps(steps: Tensor | Sequence[int], amplitudes: Tensor, leve
     Returns:
         In optimizer steps, float64; infinite if the level was never reached. Shape ``(K,)``.
 
+    Raises:
+        ValueError: If there is not one row of amplitudes for each step, or none at all.
+
     Example:
         >>> half_amplitude_steps([0, 10, 20], torch.tensor([[0.1, 0.0], [0.6, 0.2], [0.4, 0.3]])).tolist()
         [10.0, inf]
@@ -111,6 +114,11 @@ def half_amplitude_steps(steps: Tensor | Sequence[int], amplitudes: Tensor, leve
         Baratin (2021), figure 3.1: the order in which frequencies are learned.
     """
     t = torch.as_tensor(steps, device=amplitudes.device).double()
+    if t.ndim != 1 or not len(t) or amplitudes.shape[:1] != t.shape:
+        raise ValueError(
+            f"`amplitudes` must have one row for each of the steps, at least one, got shape {tuple(amplitudes.shape)} "
+            f"for steps of shape {tuple(t.shape)}."
+        )
     reached = amplitudes >= level
     first = t[reached.to(torch.int8).argmax(0)]
     return torch.where(reached.any(0), first, torch.full_like(first, torch.inf))

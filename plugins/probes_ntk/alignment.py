@@ -36,6 +36,8 @@ def label_matrix(targets: Tensor, c: int) -> Tensor:
     """
     if not isinstance(targets, Tensor):
         raise TypeError(f"`targets` must be a tensor of labels or numbers, got {type(targets).__name__}.")
+    if not targets.ndim or not targets.numel():
+        raise CannotMeasure(f"`targets` must hold one label for each example, got shape {tuple(targets.shape)}.")
     n = len(targets)
     flat = targets.detach().reshape(n, -1)
     if flat.shape[1] == c:
@@ -46,7 +48,7 @@ def label_matrix(targets: Tensor, c: int) -> Tensor:
             f"{tuple(targets.shape)}, {targets.dtype}."
         )
     labels = flat[:, 0].long()
-    if n and not (int(labels.min()) >= 0 and int(labels.max()) < c):
+    if not (int(labels.min()) >= 0 and int(labels.max()) < c):
         raise CannotMeasure(
             f"`targets` must be class labels from 0 to {c - 1}, for {c} outputs; got labels from {int(labels.min())} "
             f"to {int(labels.max())}. Leave out samples to be ignored."

@@ -113,5 +113,5 @@ def residual_shares(functions: Tensor, residual: Tensor, ks: Sequence[int]) -> T
     vector = to_float64(residual).flatten()
     parts = (to_float64(functions).flatten(1) @ vector).square().cumsum(0)
     whole = vector.square().sum()
-    index = torch.tensor([k - 1 for k in ks], device=parts.device)
+    index = torch.tensor([k - 1 for k in ks], dtype=torch.long, device=parts.device)
     return parts[index] / whole if whole > 0 else torch.full((len(ks),), math.nan, dtype=torch.float64)

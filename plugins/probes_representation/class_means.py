@@ -49,7 +49,7 @@ def class_means(features: Tensor, labels: Tensor) -> ClassMeans:
         In the unit of the features.
 
     Raises:
-        ValueError: If there is not one label for each example.
+        ValueError: If there is not one label for each example, or no example.
 
     Example:
         >>> found = class_means(torch.tensor([[1.0], [3.0], [6.0]]), torch.tensor([4, 4, 7]))
@@ -60,6 +60,8 @@ def class_means(features: Tensor, labels: Tensor) -> ClassMeans:
         Papyan, Han & Donoho, "Prevalence of neural collapse during the terminal phase of deep learning training",
         PNAS 117, 2020, section "Formalizing the main observations" (notation).
     """
+    if features.ndim != 2 or not len(features):
+        raise ValueError(f"`features` must have shape (n, d), one row at least, got {tuple(features.shape)}.")
     if labels.shape != features.shape[:1]:
         raise ValueError(
             f"`labels` must hold one class for each of the {len(features)} examples, got shape {tuple(labels.shape)}."

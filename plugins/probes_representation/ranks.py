@@ -47,7 +47,7 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
         eigenvalues: Of a covariance, not negative, any unit. Shape ``(k,)``.
 
     Returns:
-        Dimensionless, scalar; NaN where all are zero.
+        Dimensionless, scalar, float64; NaN where all are zero.
 
     Example:
         >>> participation_ratio(torch.tensor([2.0, 2.0, 0.0])).item()
@@ -56,7 +56,8 @@ def participation_ratio(eigenvalues: Tensor) -> Tensor:
     Reference:
         Gao et al., "A theory of multineuronal dimensionality, dynamics and measurement", bioRxiv 2017 (214262).
     """
-    return eigenvalues.sum().square() / eigenvalues.square().sum()
+    values = to_float64(eigenvalues)
+    return values.sum().square() / values.square().sum()
 
 
 def stable_rank(eigenvalues: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ def stable_rank(eigenvalues: Tensor) -> Tensor:
         eigenvalues: Of a covariance, not negative, any unit. Shape ``(k,)``.
 
     Returns:
-        Dimensionless, scalar; NaN where all are zero.
+        Dimensionless, scalar, float64; NaN where all are zero.
 
     Example:
         >>> stable_rank(torch.tensor([4.0, 2.0])).item()
@@ -80,7 +81,8 @@ def stable_rank(eigenvalues: Tensor) -> Tensor:
         Rudelson and Vershynin, "Sampling from large matrices: an approach through geometric functional analysis",
         Journal of the ACM 54, 2007, section 1.
     """
-    return eigenvalues.sum() / eigenvalues.amax()
+    values = to_float64(eigenvalues)
+    return values.sum() / values.amax()
 
 
 def rankme(features: Tensor) -> Tensor:

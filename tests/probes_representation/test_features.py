@@ -89,6 +89,8 @@ def test_ranks_match_numpy():
     entropy = -sum(share * math.log(share) for share in shares)
     assert float(effective_rank(values)) == pytest.approx(math.exp(entropy))
     assert float(participation_ratio(values)) == pytest.approx(1 / sum(share**2 for share in shares))
+    tiny = torch.full((4,), 1e-30)  # whose squares are no float32
+    assert float(participation_ratio(tiny)) == pytest.approx(4) == float(stable_rank(tiny))
     assert float(stable_rank(values)) == pytest.approx(1 / max(shares))
     assert float(stable_rank(values)) < float(participation_ratio(values)) < float(effective_rank(values)) < 9
     singular = np.linalg.svd(rows.numpy())[1]
