@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Thread
-from types import CellType, FunctionType, MappingProxyType, MethodType, SimpleNamespace
+from types import CellType, FunctionType, MappingProxyType, MemberDescriptorType, MethodType, SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
@@ -39,6 +39,7 @@ __all__ = [
     "kept_types",
     "of_classes",
     "parts_of",
+    "slots_of",
 ]
 
 
@@ -127,7 +128,18 @@ def parts_of(value: Any) -> Iterable[Any]:
         return (*(cell.cell_contents for cell in cells_of(value)), *given)
     if kind in CONTAINERS or isinstance(value, tuple | MappingProxyType):
         return items_of(value) if len(value) <= MANY else ()
-    return value.__dict__.values() if is_object(value) else ()
+    return _attributes(value) if is_object(value) else ()
+
+
+def _attributes(value: Any) -> Iterable[Any]:
+    slots = (getattr(value, slot.__name__, None) for slot in slots_of(type(value)))
+    return itertools.chain(getattr(value, "__dict__", {}).values(), slots)
+
+
+def slots_of(kind: type) -> tuple[MemberDescriptorType, ...]:
+    """Where objects of a class with ``__slots__`` keep what is not in their ``__dict__``."""
+    own = [of.__dict__.values() for of in kind.__mro__ if "__slots__" in of.__dict__]
+    return tuple(value for values in own for value in values if isinstance(value, MemberDescriptorType))
 
 
 def is_object(value: Any) -> bool:
@@ -160,7 +172,7 @@ def kept_types(modules: Iterable[nn.Module], given: Iterable[Any] = ()) -> Calla
         if kind not in known:
             known[kind] = issubclass(kind, np.ndarray | tuple) or (
                 (kind.__module__.partition(".")[0] in own or is_of_script(kind.__module__))
-                and getattr(kind, "__dictoffset__", 0) != 0
+                and (getattr(kind, "__dictoffset__", 0) != 0 or bool(slots_of(kind)))
                 and not issubclass(kind, nn.Module | Tensor | Optimizer | Probe | type)
                 and kind not in PLUGINS
             )
@@ -189,7 +201,7 @@ _NUMBERS = {bool, int, float, complex, str}
 
 def _is_fed(value: Any) -> bool:
     """Whether another thread or process may change it meanwhile, as that of a loader that works ahead: it is let be."""
-    held = {type(part).__module__.partition(".")[0] for part in value.__dict__.values()}
+    held = {type(part).__module__.partition(".")[0] for part in _attributes(value)}
     return isinstance(value, Thread) or not held.isdisjoint(_WORKERS)
 
 

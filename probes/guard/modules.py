@@ -7,7 +7,7 @@ import operator
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MemberDescriptorType
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from .held import (
     kept_types,
     of_classes,
     parts_of,
+    slots_of,
 )
 from .training import keep_tensors
 from .undo import Undo
@@ -70,6 +71,7 @@ def keep_modules(
     seen: set[int] = set()
     objects: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
     cells: list[tuple[CellType, Any]] = []
+    slots = [(slot, module, _in(slot, module)) for module in modules.values() for slot in slots_of(type(module))]
     is_kept = kept_types(modules.values(), given)
     waiting = [
         (f"{name}.{key}" if name else key, value)
@@ -77,6 +79,7 @@ def keep_modules(
         for key, value in before.items()
         if is_kept(type(value))
     ]
+    waiting += [(slot.__name__, value) for slot, _, value in slots if is_kept(type(value))]
     waiting += [("of a batch", item) for item in given if is_kept(type(item))]
     counts = of_classes(modules.values())
     waiting += [(f"{kind.__name__}.{name}", value) for kind, name, value in counts if is_kept(type(value))]
@@ -109,7 +112,9 @@ def keep_modules(
         elif is_object(value):
             if isinstance(value, dict | list | set | deque):
                 containers.append(value)
-            objects.append((value, value.__dict__, dict(value.__dict__)))
+            slots += [(slot, value, _in(slot, value)) for slot in slots_of(type(value))]
+            if hasattr(value, "__dict__"):
+                objects.append((value, value.__dict__, dict(value.__dict__)))
     # Most of them are tables of hooks, and empty.
     empty = [value for value in containers if not value]
     contents = [(value, value.copy()) for value in containers if value]
@@ -122,6 +127,9 @@ def keep_modules(
             if own.keys() != before.keys() or any(map(operator.is_not, own.values(), before.values())):
                 own.clear()
                 own.update(before)
+        for slot, item, value in slots:
+            if _in(slot, item) is not value:
+                slot.__delete__(item) if value is _MISSING else slot.__set__(item, value)
         for kind, name, value in counts:
             if kind.__dict__.get(name) is not value:
                 setattr(kind, name, value)
@@ -152,6 +160,16 @@ def keep_modules(
             if before.get(name):
                 own[name] = type(before[name])()
     return large
+
+
+_MISSING = object()
+
+
+def _in(slot: MemberDescriptorType, item: Any) -> Any:
+    try:
+        return slot.__get__(item)
+    except AttributeError:
+        return _MISSING
 
 
 LARGE = 4 * 2**20

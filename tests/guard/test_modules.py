@@ -11,6 +11,7 @@ import threading
 import types
 import warnings
 import weakref
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -182,6 +183,32 @@ class Count:
         self.n += 1
 
 
+@dataclass(slots=True)
+class Slotted:
+    n: int = 0
+    seen: list = field(default_factory=list)
+
+    def add(self):
+        self.n += 1
+        self.seen.append(self.n)
+
+
+@dataclass(slots=True)
+class WithMore(Slotted):
+    more: object = None
+
+
+class Late:
+    __slots__ = ("__dict__", "n")
+
+    def add(self):
+        self.n, self.other = getattr(self, "n", 0) + 1, 1
+
+
+class SlottedLinear(nn.Linear):
+    __slots__ = ("calls",)
+
+
 KEPT = Count()
 KINDS = {
     "a namespace": (lambda: types.SimpleNamespace(n=0), lambda s: vars(s).update(n=s.n + 1), lambda s: s.n),
@@ -194,6 +221,10 @@ KINDS = {
     "an array of another class": (lambda: np.zeros(1).view(np.recarray), lambda s: s.__iadd__(1), lambda s: s[0]),
     "a named tuple": (lambda: Pair([0], None), lambda s: s.one.append(1), lambda s: len(s.one) - 1),
     "a method of an object": (lambda: Count().add, lambda s: s(), lambda s: s.__self__.n),
+    "an object with slots": (Slotted, lambda s: s.add(), lambda s: s.n + len(s.seen) - (s.n > 0)),
+    "slots of its base": (WithMore, lambda s: s.add(), lambda s: s.n + len(s.seen) - (s.n > 0)),
+    "an object in a slot": (lambda: WithMore(more=Count()), lambda s: s.more.add(), lambda s: s.more.n),
+    "a slot that is empty": (Late, lambda s: s.add(), lambda s: max(len(vars(s)), int(hasattr(s, "n")))),
     "a weak dictionary": (lambda: weakref.WeakValueDictionary(), lambda s: s.update(n=KEPT), lambda s: len(s)),
     "a parameter in a list": (lambda: [nn.Parameter(torch.zeros(1))], lambda s: s[0].data.add_(1), lambda s: s[0]),
 }  # fmt: skip
@@ -208,6 +239,16 @@ def test_a_count_that_a_forward_keeps_is_as_before(kind):
         count(model.state)
         assert read(model.state) == 1
     assert read(model.state) == 0
+
+
+def test_a_slot_of_a_module_is_as_before():
+    model = SlottedLinear(2, 2)
+    model.calls = 1
+    empty = SlottedLinear(2, 2)
+    with unnoticed(nn.Sequential(model, empty)):
+        model.calls += 1
+        empty.calls = 1
+    assert model.calls == 1 and not hasattr(empty, "calls")
 
 
 GROWS = {
