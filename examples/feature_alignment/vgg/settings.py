@@ -49,7 +49,7 @@ PRESETS = {
         least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0,), duration="800 h"),
-    "large": Preset(Settings(width=16, num_test=1000, steps=3000), seeds=(10, 11, 12), duration="3 h", least_seeds=3),
+    "large": Preset(Settings(width=16, num_test=1000, steps=3000), seeds=(10, 11, 12), duration="5 h", least_seeds=3),
 }
 
 
