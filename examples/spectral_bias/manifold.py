@@ -182,5 +182,8 @@ EXPERIMENT = Experiment(
     judge=judge,
     draw=draw,
     departures="The learning rate is the 3e-4 of the authors' code. The thesis draws other points z in each run; as in "
-    "the code the points stay and the phases are drawn anew, which is what the expectation is over.",
+    "the code the points stay and the phases are drawn anew, which is what the expectation is over. At full size "
+    "`large` fails by one seed of three: the difference between the most petals and none is 0.28 there, 0.56 and 0.45 "
+    "in the others, where the criterion, measured at the size of `quick`, asks for 0.4. Above zero it is "
+    "in every seed.",
 )
