@@ -292,6 +292,62 @@ def test_rows_of_other_samples_than_the_stream_says_are_told_once(model, tmp_pat
     assert len([row for row in sink.rows if row.name == "a/b"]) == 5
 
 
+class Stepper(Probe):
+    """A probe that makes an update of the model, and takes it back."""
+
+    name = "stepper"
+
+    def measure(self, run, step):
+        before = [parameter.detach().clone() for parameter in run.model.parameters()]
+        optimizer = torch.optim.SGD(run.model.parameters(), lr=1.0)
+        run.model(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+        for parameter, values in zip(run.model.parameters(), before, strict=True):
+            parameter.data.copy_(values)
+        yield Measurement("stepper/one", 1.0)
+
+
+@pytest.mark.parametrize("loop", ["given", "found", "closure", "by hand"])
+def test_an_update_that_a_probe_makes_is_no_step(loop):
+    model = torch.nn.Linear(3, 3)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sink = Memory()
+    probes = [Stepper(every(1)), Norm(every(1))]
+    manager = ProbeManager(model, probes, sinks=[sink], overhead=None)
+
+    def backward():
+        optimizer.zero_grad()
+        loss = model(torch.ones(4, 3)).square().mean()
+        loss.backward()
+        return loss
+
+    with manager.attach(optimizer if loop == "given" else None):
+        for _ in range(3):
+            if loop == "closure":
+                optimizer.step(backward)
+                continue
+            backward()
+            if loop == "by hand":
+                with torch.no_grad():
+                    for parameter in model.parameters():
+                        parameter -= 0.1 * parameter.grad
+                manager.step()
+            else:
+                optimizer.step()
+        assert manager.run.step == 3
+        assert manager.run.optimizers == ([] if loop == "by hand" else [optimizer])
+        assert "it changed the model" in manager.report()
+    assert sink.steps("norm/weight") == ([1, 2, 3] if loop == "by hand" else [0, 1, 2, 3])
+    assert not [event.message for event in sink.events if "its steps count" in event.message]
+    trained = model.weight.detach().clone()
+    model.load_state_dict(start)
+    for _ in range(3):
+        backward()
+        optimizer.step()
+    assert trained.equal(model.weight)
+
+
 @dataclass
 class Equal(Probe):
     """A probe that is equal to another of the same settings."""
