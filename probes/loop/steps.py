@@ -90,8 +90,7 @@ class StepCounter:
         """Those that have made the present step."""
         self._begun = False
         self._verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
-        self._announced: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._noticed: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._announced, self._noticed = weakref.WeakSet[Optimizer](), weakref.WeakSet[Optimizer]()
         self._uncertain: list[tuple[_Known, Tensor | None]] = []
         """The latest updates, from one on that may have been skipped, with what tells whether it was."""
         self._certain: tuple[int, list[_Known]] = (0, [])
@@ -151,8 +150,11 @@ class StepCounter:
         self._on_step(self.step)
         return True
 
+    def _is_given(self, optimizer: Optimizer) -> bool:
+        return any(optimizer is given() for given in self._given)
+
     def _watched(self, optimizer: Optimizer) -> bool:
-        if any(optimizer is given() for given in self._given):
+        if self._is_given(optimizer):
             return True
         if not self._holds(optimizer):
             return False
@@ -160,9 +162,7 @@ class StepCounter:
 
     def _holds(self, optimizer: Optimizer) -> bool:
         """Whether it holds a parameter of the model; of one that does not, looked at again: either may be changed."""
-        verdict = self._verdicts.get(optimizer)
-        if verdict is None:
-            verdict = self._verdicts[optimizer] = _Verdict()
+        verdict = self._verdicts.setdefault(optimizer, _Verdict())
         if not verdict.holds:
             verdict.looks += 1
             if verdict.looks <= 10 or verdict.looks % 10 == 0:
@@ -171,7 +171,7 @@ class StepCounter:
 
     def _takes_over(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer that was not given continues the work of one that was; either way it is told."""
-        if optimizer in self._noticed:
+        if optimizer in self._noticed or self._nested(self._is_given):  # a part of one that was given
             return False
         self._noticed.add(optimizer)
         before = [given for reference in self._given if (given := reference()) is not None]
@@ -266,14 +266,14 @@ class StepCounter:
         else:
             self.step, self._round = self.step + 1, [known]
 
-    def _nested(self) -> bool:
+    def _nested(self, watched: Callable[[Optimizer], bool] | None = None) -> bool:
         """Whether this call comes from within another ``step`` of a watched optimizer."""
         frame, own = sys._getframe(3), True  # of the step, or within it
         while frame is not None:
             if frame.f_code is STEP:
                 # The first is this call itself. To look at what is in a frame takes longer than all the rest.
                 args = None if own else frame.f_locals.get("args")
-                if args and isinstance(args[0], Optimizer) and self._watched(args[0]):
+                if args and isinstance(args[0], Optimizer) and (watched or self._watched)(args[0]):
                     return True
                 own = False
             frame = frame.f_back  # type: ignore[assignment]

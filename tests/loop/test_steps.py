@@ -117,6 +117,27 @@ def test_a_nested_super_step_counts_once(given):
     assert watch.seen == [1, 2, 3]
 
 
+def test_a_part_of_an_optimizer_that_was_given_is_not_told_of():
+    class Sharpness(torch.optim.Optimizer):
+        def __init__(self, parameters):
+            super().__init__(parameters, {"lr": 0.1})
+            self.base = torch.optim.SGD(self.param_groups, lr=0.1)
+
+        def step(self, closure=None):
+            self.base.step()
+
+    model, seen, told = nn.Linear(2, 1), [], []
+    optimizer = Sharpness(model.parameters())
+    counter = StepCounter(model, [optimizer], lambda: None, seen.append, lambda: 0, notice=told.append)
+    for _ in range(3):
+        backward(model)
+        optimizer.step()
+    assert seen == [1, 2, 3] and not told
+    optimizer.base.step()
+    assert seen == [1, 2, 3, 4] and len(told) == 1 and "its steps count" in told[0]
+    counter.remove()
+
+
 def test_counting_goes_on_after_an_exception_inside_a_nested_step():
     class Failing(torch.optim.SGD):
         fail = True

@@ -322,19 +322,22 @@ def test_an_update_that_a_probe_makes_is_no_step(loop):
         loss.backward()
         return loss
 
+    def update():
+        if loop == "closure":
+            optimizer.step(backward)
+            return
+        backward()
+        if loop != "by hand":
+            optimizer.step()
+            return
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+        manager.step()
+
     with manager.attach(optimizer if loop == "given" else None):
         for _ in range(3):
-            if loop == "closure":
-                optimizer.step(backward)
-                continue
-            backward()
-            if loop == "by hand":
-                with torch.no_grad():
-                    for parameter in model.parameters():
-                        parameter -= 0.1 * parameter.grad
-                manager.step()
-            else:
-                optimizer.step()
+            update()
         assert manager.run.step == 3
         assert manager.run.optimizers == ([] if loop == "by hand" else [optimizer])
         assert "it changed the model" in manager.report()
@@ -343,8 +346,7 @@ def test_an_update_that_a_probe_makes_is_no_step(loop):
     trained = model.weight.detach().clone()
     model.load_state_dict(start)
     for _ in range(3):
-        backward()
-        optimizer.step()
+        update()
     assert trained.equal(model.weight)
 
 
