@@ -196,6 +196,9 @@ def _checked_frequencies(frequencies: Tensor | Sequence[float], num_points: int)
 def segment_samples(n: int, num_segments: int, seed: int) -> tuple[Tensor, Tensor]:
     """Pairs of different samples, drawn from a seed: where segments begin and end. Shapes ``(num_segments,)``.
 
+    Raises:
+        ValueError: If there are fewer than two samples.
+
     Example:
         >>> first, second = segment_samples(3, 100, seed=0)
         >>> bool((first != second).all()), int(first.max())

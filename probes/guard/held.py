@@ -29,10 +29,13 @@ __all__ = [
     "CONTAINERS",
     "GENERATORS",
     "LEAVES",
+    "MISSING",
     "MOST",
     "all_modules",
     "cells_of",
     "PLUGINS",
+    "has_dict",
+    "in_slot",
     "is_object",
     "is_of_script",
     "items_of",
@@ -132,14 +135,31 @@ def parts_of(value: Any) -> Iterable[Any]:
 
 
 def _attributes(value: Any) -> Iterable[Any]:
-    slots = (getattr(value, slot.__name__, None) for slot in slots_of(type(value)))
-    return itertools.chain(getattr(value, "__dict__", {}).values(), slots)
+    slots = (in_slot(slot, value) for slot in slots_of(type(value)))
+    return itertools.chain(value.__dict__.values() if has_dict(type(value)) else (), slots)
+
+
+def has_dict(kind: type) -> bool:
+    """Whether objects of a class have a ``__dict__``; the object itself may answer anything."""
+    return getattr(kind, "__dictoffset__", 0) != 0
 
 
 def slots_of(kind: type) -> tuple[MemberDescriptorType, ...]:
     """Where objects of a class with ``__slots__`` keep what is not in their ``__dict__``."""
     own = [of.__dict__.values() for of in kind.__mro__ if "__slots__" in of.__dict__]
     return tuple(value for values in own for value in values if isinstance(value, MemberDescriptorType))
+
+
+MISSING = object()
+"""In place of what a slot holds that is empty."""
+
+
+def in_slot(slot: MemberDescriptorType, value: Any) -> Any:
+    """What is in a slot of an object."""
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return MISSING
 
 
 def is_object(value: Any) -> bool:
@@ -172,7 +192,7 @@ def kept_types(modules: Iterable[nn.Module], given: Iterable[Any] = ()) -> Calla
         if kind not in known:
             known[kind] = issubclass(kind, np.ndarray | tuple) or (
                 (kind.__module__.partition(".")[0] in own or is_of_script(kind.__module__))
-                and (getattr(kind, "__dictoffset__", 0) != 0 or bool(slots_of(kind)))
+                and (has_dict(kind) or bool(slots_of(kind)))
                 and not issubclass(kind, nn.Module | Tensor | Optimizer | Probe | type)
                 and kind not in PLUGINS
             )

@@ -7,7 +7,7 @@ import operator
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import CellType, FunctionType, MemberDescriptorType
+from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,11 @@ from .held import (
     CONTAINERS,
     GENERATORS,
     LEAVES,
+    MISSING,
     MOST,
     cells_of,
+    has_dict,
+    in_slot,
     is_object,
     is_of_script,
     items_of,
@@ -71,7 +74,7 @@ def keep_modules(
     seen: set[int] = set()
     objects: list[tuple[Any, dict[str, Any], dict[str, Any]]] = []
     cells: list[tuple[CellType, Any]] = []
-    slots = [(slot, module, _in(slot, module)) for module in modules.values() for slot in slots_of(type(module))]
+    slots = [(slot, module, in_slot(slot, module)) for module in modules.values() for slot in slots_of(type(module))]
     is_kept = kept_types(modules.values(), given)
     waiting = [
         (f"{name}.{key}" if name else key, value)
@@ -112,8 +115,8 @@ def keep_modules(
         elif is_object(value):
             if isinstance(value, dict | list | set | deque):
                 containers.append(value)
-            slots += [(slot, value, _in(slot, value)) for slot in slots_of(type(value))]
-            if hasattr(value, "__dict__"):
+            slots += [(slot, value, in_slot(slot, value)) for slot in slots_of(type(value))]
+            if has_dict(type(value)):
                 objects.append((value, value.__dict__, dict(value.__dict__)))
     # Most of them are tables of hooks, and empty.
     empty = [value for value in containers if not value]
@@ -128,8 +131,8 @@ def keep_modules(
                 own.clear()
                 own.update(before)
         for slot, item, value in slots:
-            if _in(slot, item) is not value:
-                slot.__delete__(item) if value is _MISSING else slot.__set__(item, value)
+            if in_slot(slot, item) is not value:
+                slot.__delete__(item) if value is MISSING else slot.__set__(item, value)
         for kind, name, value in counts:
             if kind.__dict__.get(name) is not value:
                 setattr(kind, name, value)
@@ -160,16 +163,6 @@ def keep_modules(
             if before.get(name):
                 own[name] = type(before[name])()
     return large
-
-
-_MISSING = object()
-
-
-def _in(slot: MemberDescriptorType, item: Any) -> Any:
-    try:
-        return slot.__get__(item)
-    except AttributeError:
-        return _MISSING
 
 
 LARGE = 4 * 2**20

@@ -205,6 +205,19 @@ class Late:
         self.n, self.other = getattr(self, "n", 0) + 1, 1
 
 
+class Answers:
+    __slots__ = ("empty", "n")
+
+    def __init__(self):
+        self.n = 0
+
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+    def add(self):
+        self.n += 1
+
+
 class SlottedLinear(nn.Linear):
     __slots__ = ("calls",)
 
@@ -225,6 +238,7 @@ KINDS = {
     "slots of its base": (WithMore, lambda s: s.add(), lambda s: s.n + len(s.seen) - (s.n > 0)),
     "an object in a slot": (lambda: WithMore(more=Count()), lambda s: s.more.add(), lambda s: s.more.n),
     "a slot that is empty": (Late, lambda s: s.add(), lambda s: max(len(vars(s)), int(hasattr(s, "n")))),
+    "an object that answers anything": (Answers, lambda s: s.add(), lambda s: s.n),
     "a weak dictionary": (lambda: weakref.WeakValueDictionary(), lambda s: s.update(n=KEPT), lambda s: len(s)),
     "a parameter in a list": (lambda: [nn.Parameter(torch.zeros(1))], lambda s: s[0].data.add_(1), lambda s: s[0]),
 }  # fmt: skip
