@@ -48,4 +48,4 @@ def keep_others_out(undo: list[Undo]) -> None:
 
 def within_guard() -> bool:
     """Whether this thread is within a guard: what calls a model now is a probe of some manager, not the loop."""
-    return bool(_inside) and _inside.get("guard", (0, None))[0] == threading.get_ident()
+    return _inside.get("guard", (0, None))[0] == threading.get_ident()

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.hooks import RemovableHandle
 
-from ..guard.undo import Undo, keep_others_out, undo_all, within_guard
+from ..guard.undo import Undo, keep_others_out, undo_all
 from .frames import current_frames
 
 __all__ = ["POST", "PRE", "STEP", "Call", "StepHook", "begin", "closure_of", "forget", "stepping", "with_closure"]
@@ -39,7 +39,7 @@ class StepHook:
     """What torch calls at the steps of all optimizers: one hook for all counters, which it holds weakly.
 
     They come and go while other threads step, which a table that torch is going through does not survive. It returns
-    nothing but a call with another closure. An update that a probe makes while it measures is none of the loop's.
+    nothing but a call with another closure.
     """
 
     def __init__(self, table: dict[int, Any], method: str) -> None:
@@ -82,12 +82,10 @@ class StepHook:
         if is_dynamo_compiling() or callable(_compiling()):
             _outside_the_graph(self.call, optimizer)
             return None
-        if within_guard():
-            return None
         changed = None
         for reference in list(self._counters.values()):  # as in `call`: of what runs after every step each call counts
             counter = reference()
-            if counter is None or counter.closed:
+            if counter is None or counter.closed or counter.busy():
                 continue
             try:
                 changed = getattr(counter, self._method)(optimizer, (args, kwargs)) or changed
@@ -98,10 +96,8 @@ class StepHook:
         return changed
 
     def call(self, optimizer: Optimizer) -> None:
-        if within_guard():
-            return
         for reference in list(self._counters.values()):
-            if (counter := reference()) is not None and not counter.closed:
+            if (counter := reference()) is not None and not (counter.closed or counter.busy()):
                 counter.compiled = True
                 try:
                     getattr(counter, self._method)(optimizer, ((), {}))

@@ -77,18 +77,18 @@ class StepCounter:
         """Whether a step is compiled: the hooks that are there are part of its graph, and stay."""
         self.plain_closures = False
         """Whether closures are known to be called at the weights as they are."""
-        self._model = weakref.ref(model)
-        self._given = [weakref.ref(optimizer) for optimizer in optimizers]
+        self.busy: Callable[[], bool] = lambda: False
+        """Whether an update that comes now is a probe's, made while it measures, and not the loop's."""
+        self._model, self._given = weakref.ref(model), [weakref.ref(optimizer) for optimizer in optimizers]
         self._new, self._notice, self._fault = new, notice, fault
         self._before_first, self._on_step, self._due = before_first, on_step, due
         self._before_step, self._looks_before = before_step, before_step is not None
         self._known: weakref.WeakKeyDictionary[Optimizer, _Known] = weakref.WeakKeyDictionary()
         self._last: tuple[Callable[[], Optimizer | None], _Known | None] = (lambda: None), None
         """The one that stepped last."""
-        self._ranks = itertools.count()
         self._round: list[_Known] = []
         """Those that have made the present step."""
-        self._begun = False
+        self._begun, self._ranks = False, itertools.count()
         self._verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
         self._announced, self._noticed = weakref.WeakSet[Optimizer](), weakref.WeakSet[Optimizer]()
         self._uncertain: list[tuple[_Known, Tensor | None]] = []

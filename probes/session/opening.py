@@ -123,7 +123,7 @@ class Attached:
         )
         session.watching.look_before = self._counter.look_before
         self._counter.look_before(session.watching.looks_before)
-        self._counter.plain_closures = plain_closures
+        self._counter.plain_closures, self._counter.busy = plain_closures, lambda: session.turns.busy
         self._counter.resume(run.step)
         if team is not None:
             with suppress(Exception):  # of a backend without a store
