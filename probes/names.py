@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
-__all__ = ["as_file", "named_modules", "own_parameters", "plain_name"]
+__all__ = ["as_file", "hookable_modules", "named_modules", "own_parameters", "plain_name"]
 
 LONGEST = 255
 """Bytes of the name of a file."""
@@ -55,6 +56,16 @@ def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if COMPILED not in module._modules:
             yield plain_name(name), module
+
+
+def hookable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Those of :func:`named_modules` that forward hooks can be put on: none that TorchScript has compiled.
+
+    Example:
+        >>> [name for name, _ in hookable_modules(nn.Sequential(nn.Linear(2, 1)))]
+        ['', '0']
+    """
+    return (item for item in named_modules(model) if not isinstance(item[1], torch.jit.ScriptModule))
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

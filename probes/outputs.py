@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .batches import Batch, tensors
 from .measurement import CannotMeasure, first_line
-from .names import named_modules
+from .names import hookable_modules
 
 __all__ = ["ExampleAxis", "check_rows", "differ", "why_not_a_function"]
 
@@ -198,7 +198,7 @@ def _first_mixing(model: nn.Module, forward: Forward, batch: Batch, piece: Tenso
 
         return hook
 
-    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in named_modules(model)}
+    names = {module: f"{name or 'the model'} ({type(module).__name__})" for name, module in hookable_modules(model)}
     sequence_first = {
         name: type(part).__name__
         for module, name in names.items()

@@ -58,6 +58,21 @@ def test_a_compiled_module_is_named_once_and_its_wrapper_is_not():
     assert [plain_name(name) for name, _ in model.named_parameters()] == [name for name, _ in plain.named_parameters()]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("probe", PROBES)
+def test_what_is_beside_a_part_that_torchscript_has_compiled_is_measured(probe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scripted = Parts(compiled=False)
+    scripted.first = torch.jit.script(scripted.first)
+    streams, texts = measured(scripted, probe)
+    if probe == "layers":
+        assert "layers/activation_rms/train" in streams and ["alone", "Parts.relu", "last"] in texts
+    elif probe in ("representation", "mutual_information"):
+        assert streams == measured(Parts(compiled=False), probe)[0] and ["alone", "last"] in texts
+    else:
+        assert streams
+
+
 def test_the_file_names_modules_as_the_streams_do():
     compiled, plain = (ProbeManager(Parts(compiled), quiet=True).run for compiled in (True, False))
     one, two = (json.loads(provenance(run)["modules_json"]) for run in (compiled, plain))

@@ -219,6 +219,10 @@ def recorded(model: nn.Module) -> Iterator[list[Use]]:
     handles = []
     try:
         for name, module in named_modules(model):
+            if isinstance(module, torch.jit.ScriptModule):
+                raise NotDefined(
+                    f"`model` has a module that TorchScript has compiled ({name!r}): it cannot be followed."
+                )
             if next(module.children(), None) is None or isinstance(module, (nn.Linear, _ConvNd)):
                 handles.append(module.register_forward_hook(note(name), with_kwargs=True))
         yield uses

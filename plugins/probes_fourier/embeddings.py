@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from probes.batches import Batch, tensors
 from probes.measurement import CannotMeasure
-from probes.names import named_modules
+from probes.names import hookable_modules, named_modules
 
 __all__ = ["Embeddings"]
 
@@ -63,7 +63,7 @@ class Embeddings:
             part = output.detach().movedim(samples, 0).reshape(batch.n, -1)
             parts.append(part.to(torch.promote_types(part.dtype, torch.float32)))
 
-        handles = [module.register_forward_hook(note, with_kwargs=True) for module in model.modules()]
+        handles = [module.register_forward_hook(note, with_kwargs=True) for _, module in hookable_modules(model)]
         try:
             with torch.no_grad():
                 model(*batch.args, **batch.kwargs)

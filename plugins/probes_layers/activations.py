@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from probes.batches import tensors
-from probes.names import named_modules, own_parameters
+from probes.names import hookable_modules, own_parameters
 from probes.outputs import ExampleAxis
 from probes.precision import to_float64
 
@@ -202,7 +202,7 @@ class _Watch(TorchFunctionMode):
     def on(self, model: nn.Module) -> Iterator[None]:
         handles = []
         try:
-            for name, module in named_modules(model):
+            for name, module in hookable_modules(model):
                 handles += self._hooked(name or type(model).__name__, module)
             yield
         finally:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Axis, CannotMeasure, Measurement
-from probes.names import named_modules, own_parameters
+from probes.names import hookable_modules, own_parameters
 from probes.outputs import ExampleAxis, differ
 from probes.probe import Probe
 from probes.run import Run
@@ -219,7 +219,7 @@ class MutualInformation(Probe):
 
     def _activations(self, run: Run, batch: Batch, batch_name: str, limit: float) -> dict[str, Layer]:
         """What is to be known of each layer, in order of execution; the activations of one at a time are held."""
-        modules = dict(named_modules(run.model))
+        modules = dict(hookable_modules(run.model))
         unknown = [layer for layer in self.layers or [] if layer not in modules]
         if unknown:
             raise CannotMeasure(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from probes.names import named_modules, own_parameters
+from probes.names import hookable_modules, own_parameters
 from probes.outputs import ExampleAxis
 from probes.precision import to_float64
 
@@ -38,7 +38,7 @@ def with_weights(model: nn.Module) -> list[str]:
         >>> with_weights(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 1)))
         ['0', '3']
     """
-    return [name for name, module in named_modules(model) if _has_matrix(module)]
+    return [name for name, module in hookable_modules(model) if _has_matrix(module)]
 
 
 def hidden_outputs(
@@ -70,7 +70,7 @@ def hidden_outputs(
         (['0', '1'], torch.Size([5, 4]))
     """
     axis = ExampleAxis(model, n)
-    modules, done, heads = dict(named_modules(model)), set[str](), dict[nn.Linear, tuple[Tensor, Tensor]]()
+    modules, done, heads = dict(hookable_modules(model)), set[str](), dict[nn.Linear, tuple[Tensor, Tensor]]()
 
     def hook(name: str) -> Any:
         def after(module: nn.Module, args: Any, output: Any) -> None:

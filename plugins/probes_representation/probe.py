@@ -14,7 +14,7 @@ from torch import Tensor
 from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Axis, CannotMeasure, Measurement
-from probes.names import named_modules
+from probes.names import hookable_modules
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule, at
@@ -166,7 +166,7 @@ class Representation(Probe):
             run.left_out(f"{'; '.join(dict.fromkeys(self._notes))}.")
 
     def _chosen(self, run: Run) -> list[str]:
-        modules = dict(named_modules(run.model))
+        modules = dict(hookable_modules(run.model))
         unknown = [name for name in self.layers or [] if name not in modules]
         if unknown:
             raise CannotMeasure(

@@ -201,6 +201,14 @@ def test_layers_without_a_known_matrix_are_refused(model, shape, message):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_part_that_torchscript_has_compiled_is_refused():
+    chain = nn.Sequential(nn.Linear(3, 3), torch.jit.script(nn.Linear(3, 3))).eval()
+    with pytest.raises(NotDefined, match=r"TorchScript has compiled \('1'\)"):
+        operator_norms(chain, torch.zeros(2, 3), chain=True)
+    assert not chain[0]._forward_hooks
+
+
 def test_refused():
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout())
     with pytest.raises(ValueError, match=r"batch normalisation in training mode \('1'\)"):
