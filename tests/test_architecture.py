@@ -125,3 +125,11 @@ def test_rooms_and_files_stay_small():
     longest = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in CORE.items()}
     assert widest <= 16
     assert {module: lines for module, lines in longest.items() if lines > 300} == {}
+
+
+def test_files_of_experiments_can_be_read_as_their_sections_are():
+    written = {
+        path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "examples").glob("*/**/*.py")
+    }
+    frame = ROOT / "examples" / "frame"
+    assert {path: lines for path, lines in written.items() if lines > 200 and frame not in path.parents} == {}

@@ -96,8 +96,7 @@ def train(settings: Settings, task: Task) -> None:
                 seed=task.seed,
                 optimizer=lambda parameters: torch.optim.Adam(parameters, lr=settings.learning_rate),
             )
-            part = task.part(f"{name}, sigma {sigma:g}, {label}")
-            part.resume(mine=mine)
+            (part := task.part(f"{name}, sigma {sigma:g}, {label}")).resume(mine=mine)
             for step in part.steps(settings.steps):
                 x, y = pairs(name, sigma, settings.batch_size, _generator(task.seed, name, sigma, 1 + step))
                 mine.update(side(x).to(task.device), y.to(task.device))
