@@ -62,6 +62,8 @@ def written(folder):
             position += 32768 - position % 32768
             continue
         size, kind = struct.unpack("<HB", data[position + 4 : position + 7])
+        if position + 7 + size > len(data):  # the process is writing it
+            return
         part += data[position + 7 : position + 7 + size]
         position += 7 + size
         if kind in (1, 4):  # whole, or the last part
