@@ -137,6 +137,22 @@ def test_of_a_compiled_model_they_are_those_of_the_model():
     torch.testing.assert_close(found.values, hessian_eigenvalues(model, *given).values, rtol=0, atol=0)
 
 
+def test_a_model_that_answers_to_every_name_is_not_taken_for_a_compiled_one():
+    class Answering(nn.Sequential):
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return "something"
+
+    torch.manual_seed(0)
+    plain, given = nn.Linear(3, 2), (F.mse_loss, torch.randn(10, 3), torch.randn(10, 2))
+    model = Answering()
+    model._modules["0"] = plain
+    expected = hessian_eigenvalues(plain, *given).values
+    torch.testing.assert_close(hessian_eigenvalues(model, *given).values, expected, rtol=0, atol=0)
+
+
 def test_a_loss_with_tensors_of_another_precision_is_refused():
     loss = nn.CrossEntropyLoss(weight=torch.ones(2).bfloat16())
     with pytest.raises(CannotMeasure, match=r"does not take outputs of torch\.float32, .* Pass loss="):
