@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ class Settings:
     width: int = 512
     num_points: int = 30
     amplitude: float = 0.1
-    """Standard deviation of the targets, white noise: small, so that the kernel moves little."""
+    """Of the residual along each mode, of either sign: small, so that the kernel moves little."""
     rates: tuple[float, ...] = (0.3, 0.1, 0.03, 0.01, 0.003)
     """Learning rates, in units of one over the largest eigenvalue of the kernel over n."""
     steps: int = 400
@@ -38,7 +39,7 @@ class Settings:
 
 PRESETS = {
     "smoke": Preset(Settings(width=16, num_points=8, steps=20, modes=4), seeds=(0,), duration="1 s", judged=False),
-    "quick": Preset(Settings(), seeds=(10, 11, 12, 13, 14), duration="15 s", least_seeds=3),
+    "quick": Preset(Settings(), seeds=(30, 31, 32, 33, 34), duration="15 s", least_seeds=3),
     "paper": Preset(Settings(width=2048, steps=4000), seeds=tuple(range(10)), duration="1 h", least_seeds=3),
 }
 
@@ -56,11 +57,14 @@ def measure(settings: Settings, seed: int) -> Mapping[str, ArrayLike]:
     model = MLP(2, settings.width, 3, 1).double()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x = 2 * torch.rand(n, 2, dtype=torch.float64) - 1
-    y = settings.amplitude * torch.randn(n, dtype=torch.float64)
     kernel = tangent_kernel(model, x).kernel.reshape(n, n)
     with torch.no_grad():
         output = model(x)[:, 0]
-    largest = float(torch.linalg.eigvalsh(kernel)[-1]) / n
+    eigenvalues, modes = torch.linalg.eigh(kernel)
+    largest = float(eigenvalues[-1]) / n
+    # A mode that the residual hardly has would show what the others put into it as the kernel moves.
+    signs = 2.0 * torch.randint(2, (n,)) - 1
+    y = output + settings.amplitude * modes @ signs.double()
     errors: list[float] = []
     other: list[float] = []
     for rate in settings.rates:
@@ -82,8 +86,7 @@ def measure(settings: Settings, seed: int) -> Mapping[str, ArrayLike]:
             residuals.append(update.functions[: settings.modes, 0] @ (model(x)[:, 0] - y))
         step(model, x, y, settings.rate / largest)
     shrunk = torch.stack(residuals).abs() / residuals[0].abs()  # (T, modes)
-    reached = shrunk < np.exp(-1)
-    first = torch.where(reached.any(0), reached.double().argmax(0).double(), torch.inf)
+    first = torch.tensor([crossing(mode) for mode in shrunk.log().T.tolist()])
     # The speed of a mode is already eta lambda / n.
     expected = time_constants(update.speeds[: settings.modes] / n, 1.0)
     return {
@@ -93,6 +96,14 @@ def measure(settings: Settings, seed: int) -> Mapping[str, ArrayLike]:
         "measured": first.numpy(),
         "expected": expected.numpy(),
     }
+
+
+def crossing(logarithms: Sequence[float]) -> float:
+    """When a residual has shrunk by e, between two steps too; infinity if it has not."""
+    for index, (before, after) in enumerate(pairwise(logarithms)):
+        if after < -1:
+            return index + (1 + before) / (before - after)
+    return np.inf
 
 
 def judge(settings: Settings, seeds: Sequence[Mapping[str, Array]]) -> list[Finding]:
@@ -166,8 +177,9 @@ EXPERIMENT = Experiment(
     departures=(
         "The thesis proves the statements and measures none. Prop. B.5 is about linear regression, where it holds "
         "exactly; here its time constants are asked of a wide network, whose kernel moves. The thesis prints the "
-        "inverse of the time constant. The difference at one step is not smooth in the learning rate, for examples "
-        "cross kinks of the network: in one of the development seeds 200 to 209 it hardly shrinks, at 3e-4. A "
-        "criterion of its slope in the rate, set before on six of these, failed on one of the seeds 0 to 4."
+        "inverse of the time constant. The residual before training has the same size along each mode, of drawn signs: "
+        "with targets of white noise a mode that it hardly has is moved by the others, and two of the seeds 20 to 24 "
+        "failed. The difference at one step is not smooth in the learning rate, for examples cross kinks of the "
+        "network: in one of the development seeds 200 to 209 it hardly shrinks, at 3e-4."
     ),
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from examples.complexity.dynamics import EXPERIMENT, PRESETS
+from examples.complexity.dynamics import EXPERIMENT, PRESETS, crossing
 
 SETTINGS = PRESETS["quick"].settings
 RATES = np.array(SETTINGS.rates)
@@ -25,3 +25,12 @@ STEPS = np.array([1.5, 5, 9, 20, 40, 70, 110, 150])
 def test_modes_are_learned_at_the_rates_of_their_eigenvalues(errors, other, measured, verdicts):
     seed = {"errors": errors, "other": np.full(5, other), "measured": measured, "expected": STEPS}
     assert [finding.passed for finding in EXPERIMENT.judge(SETTINGS, [seed])] == verdicts
+
+
+@pytest.mark.parametrize("constant", [0.4, 3.0, 17.3])
+def test_a_residual_that_decays_as_exp_of_t_over_tau_has_shrunk_by_e_at_tau(constant):
+    assert abs(crossing([-t / constant for t in range(40)]) - constant) < 1e-9
+
+
+def test_a_residual_that_does_not_shrink_so_far_never_has():
+    assert crossing([0.0, -0.9, -0.99]) == np.inf
