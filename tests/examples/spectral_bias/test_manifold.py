@@ -11,7 +11,7 @@ FREQUENCIES = np.array(SETTINGS.frequencies)
 
 def learning(high: float, error: float, low: float = 0.9) -> Learning:
     amplitude = np.where(FREQUENCIES >= 60, high, low) * np.ones((2, 1)) * [[0.0], [1.0]]
-    return Learning(FREQUENCIES, np.array([0, 1000]), amplitude, np.array([5.0, error]))
+    return Learning(FREQUENCIES, np.array([0, 1000]), amplitude, np.array([error, error]))
 
 
 def seed(circle: Learning, flower: Learning) -> dict[int, Learning]:
@@ -38,6 +38,12 @@ def test_more_petals_must_help_high_frequencies_and_the_error(found, verdict):
 def test_a_reversed_frequency_axis_fails():
     reversed_axis = [Learning(one.frequencies, one.steps, one.amplitude[:, ::-1], one.loss) for one in (CIRCLE, FLOWER)]
     assert judge(SETTINGS, [seed(*reversed_axis)])[0].passed is False
+
+
+def test_a_loss_that_leaps_at_one_step_counts_as_those_beside_it():
+    loss = np.r_[np.full(10, 5.0), np.full(9, 1.0), 3.0, 0.1]
+    found = Learning(FREQUENCIES, np.arange(0, 1050, 50), np.ones((21, len(FREQUENCIES))), loss)
+    assert found.loss_until(950) == 1.0
 
 
 def test_every_seed_must_pass():
