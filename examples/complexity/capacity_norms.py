@@ -36,7 +36,7 @@ PRESETS = {
         duration="2 s",
         judged=False,
     ),
-    "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 min"),
+    "quick": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 min", least_seeds=3),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="4 min"),
 }
 

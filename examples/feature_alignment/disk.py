@@ -41,7 +41,7 @@ PRESETS = {
         duration="5 s",
         judged=False,
     ),
-    "quick": Preset(Settings(grid=26), seeds=(0, 1, 2), duration="2 min"),
+    "quick": Preset(Settings(grid=26), seeds=(0, 1, 2), duration="2 min", least_seeds=3),
     "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="15 min"),
 }
 

@@ -43,7 +43,10 @@ PRESETS = {
         judged=False,
     ),
     "quick": Preset(
-        Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=300), seeds=(0, 1, 2), duration="2 min"
+        Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=300),
+        seeds=(0, 1, 2),
+        duration="2 min",
+        least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0,), duration="1 h"),
 }

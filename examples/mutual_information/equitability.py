@@ -40,7 +40,7 @@ PRESETS = {
     "smoke": Preset(
         Settings(sigmas=(0.5,), hidden=(8,), steps=20, num_test=200), seeds=(0,), duration="2 s", judged=False
     ),
-    "quick": Preset(Settings(sigmas=(0.3, 0.5, 0.9)), seeds=(0, 1, 2), duration="5 min"),
+    "quick": Preset(Settings(sigmas=(0.3, 0.5, 0.9)), seeds=(0, 1, 2), duration="5 min", least_seeds=3),
     "paper": Preset(
         Settings(sigmas=tuple(round(0.1 * k, 1) for k in range(1, 10)), steps=20_000), seeds=(0, 1, 2), duration="3 h"
     ),

@@ -45,7 +45,9 @@ PRESETS = {
         duration="2 s",
         judged=False,
     ),
-    "quick": Preset(Settings(correlations={1: (0.0, 0.5, 0.9), 20: (0.2, 0.5)}), seeds=(0, 1, 2), duration="8 min"),
+    "quick": Preset(
+        Settings(correlations={1: (0.0, 0.5, 0.9), 20: (0.2, 0.5)}), seeds=(0, 1, 2), duration="8 min", least_seeds=3
+    ),
     "paper": Preset(
         Settings(correlations={1: GRID, 20: GRID}, steps=20_000, num_neighbors=10_000), seeds=(0, 1, 2), duration="2 h"
     ),

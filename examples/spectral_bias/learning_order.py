@@ -60,7 +60,7 @@ PRESETS = {
             measure_every=25,
             least_concordance=14 / 15,
         ),
-        seeds=(0, 1, 2, 3, 4),
+        seeds=(20, 21, 22, 23, 24),
         duration="2 min",
         least_seeds=3,
     ),
@@ -161,6 +161,8 @@ EXPERIMENT = Experiment(
         "another number at each restart, where the largest singular values are 8.8 to 22.2. The axis of the published "
         "figure, up to 600, is of that; that the norms grow is confirmed. Order is judged by the pairs of frequencies "
         "that can be told apart when training ends, for some are never reached. `quick` has fewer frequencies, points "
-        "and units."
+        "and units. Its criteria were set on seeds 0 to 6, which all meet them; of the fresh ones two of five fail at "
+        "increasing amplitudes, where one learns too few frequencies to tell 10 pairs apart, and one has one pair of "
+        "14 the other way round."
     ),
 )

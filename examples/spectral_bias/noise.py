@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -63,7 +62,6 @@ PRESETS = {
         duration="5 s",
         judged=False,
     ),
-    # With 600 samples it fails (ratios 1.45, 1.39, 2.00, seeds 0 to 2); with 1500 they are 2.53, 2.90 (seeds 210, 211).
     "quick": Preset(
         Settings(
             num_train=1500,
@@ -74,6 +72,7 @@ PRESETS = {
         ),
         seeds=(0, 1, 2),
         duration="8 min",
+        least_seeds=3,
     ),
     "paper": Preset(
         Settings(fitting=Fitting(learning_rate=1e-4, steps=5000, measure_every=10)), seeds=(0,), duration="5 h"
@@ -172,8 +171,7 @@ def draw(settings: Settings, seeds: Sequence[dict[Noise, Curves]], folder: Path)
     for part, number in (("validation", "3.4"), ("train", "A.2")):
         path = folder / f"fig_{number.lower().replace('.', '_')}.png"
         title = f"{'training' if part == 'train' else part} error ({of_seeds(len(seeds), spread=True)})"
-        look: dict[str, Any] = {"boxed": False, "sharex": True, "sharey": True}
-        with figure(path, 2, 2, title=title, size=(9, 6.4), **look) as (picture, axes):
+        with figure(path, 2, 2, title=title, size=(9, 6.4), boxed=False, sharex=True, sharey=True) as (picture, axes):
             for axis, (letter, noises) in zip(axes.flat, settings.panels.items(), strict=True):
                 shown = [(0.0, 0.0), *noises]
                 for noise, color in zip(shown, shades(len(shown), 0.9), strict=True):
@@ -196,5 +194,6 @@ EXPERIMENT = Experiment(
     draw=draw,
     departures="The noise is sin(2 pi k |x|) with k in cycles, as in the authors' code; the text says sin(k |x|). The "
     "targets are -1 and 1 for threes and eights, as in the code; the text says 0 and 1. The learning rate is the "
-    "code's 1e-4. The panels' frequencies and amplitudes are not stated; ours begin and end with the code's.",
+    "code's 1e-4. The panels' frequencies and amplitudes are not stated; ours begin and end with the code's. With "
+    "600 samples `quick` failed (1.45, 1.39, 2.00, the same seeds), with 1,500 the ratios of two others are 2.5, 2.9.",
 )

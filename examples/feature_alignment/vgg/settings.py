@@ -44,12 +44,17 @@ PRESETS = {
     ),
     "quick": Preset(
         Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=320),
-        seeds=(0, 1, 2, 3, 4),
-        duration="30 min",
+        seeds=(10, 11, 12),
+        duration="25 min",
         least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=(0,), duration="800 h"),
-    "large": Preset(Settings(width=16, num_test=1000, steps=3000), seeds=(10, 11, 12), duration="5 h", least_seeds=3),
+    "large": Preset(
+        Settings(width=16, num_test=1000, num_kernel=64, steps=2000),
+        seeds=(10, 11, 12),
+        duration="4 h",
+        least_seeds=3,
+    ),
 }
 
 

@@ -92,6 +92,9 @@ EXPERIMENT = Experiment(
         "[-1, 1]. Nor does it say on how many scales of five its MS-SSIM is: 28 by 28 pixels have room for two, the "
         "14 by 14 of the preset `quick` for one. Published differences of it are of a hundredth: it is judged by "
         "the difference of ALI + MINE and ALI over its standard error, not by its value. All three are judged against "
-        "ALI alone; ALICE, which is trained to reconstruct, is reported where a preset trains it."
+        "ALI alone; ALICE, which is trained to reconstruct, is reported where a preset trains it. `quick` was trained "
+        "four times longer than at first, when the two were alike: now the accuracy of ALI + MINE is 8.4 points "
+        "higher, where the criterion asks for 10 and the thesis has 50. Errors of 14 by 14 pixels are smaller than "
+        "those of 28 by 28, and both reconstruct less well than what was published."
     ),
 )

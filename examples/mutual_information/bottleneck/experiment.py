@@ -85,6 +85,9 @@ EXPERIMENT = Experiment(
         "The thesis refers to Alemi et al. (2016) for all but the statistics network; weight of the information, "
         "number of its updates and its learning rate are not stated. `quick` trains some epochs of 200, where the "
         "published differences of 0.1 to 0.3 points of error are below the binomial noise of 10,000 test images: only "
-        "that codes hold less information at nearly the same error is judged."
+        "that codes hold less information at nearly the same error is judged. A fresh MINE reads less information in "
+        "all three encoders, of the propagated one in seven seeds of ten of `large`; of the Gaussian encoder bounds "
+        "without a critic confirm that, of the two others they hardly move (lower by 0.3 % at most, and 0.8 %), so "
+        "that what a critic can read has fallen, and the information itself need not have."
     ),
 )

@@ -56,6 +56,7 @@ PRESETS = {
         ),
         seeds=(0, 1, 2),
         duration="15 min",
+        least_seeds=3,
     ),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="470 h"),
 }

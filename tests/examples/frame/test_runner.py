@@ -66,12 +66,7 @@ def test_list_names_every_experiment_with_figure_and_presets(columns):
         assert all(f"{preset}: {held.duration}" in printed for preset, held in experiment.presets.items())
 
 
-LONG = ("feature_alignment", "feature_alignment_architectures", "feature_alignment_difficult", "complexity_channels")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in EXPERIMENTS]
-)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_three_presets_and_a_smoke_run_that_judges_nothing(name, plain_board, tmp_path):
     presets = list(runner.experiment(name).presets)
     assert presets[:3] == ["smoke", "quick", "paper"] and presets[3:] in ([], ["large"])
