@@ -10,6 +10,7 @@ from torch import nn
 from probes import ProbeManager
 from probes.names import named_modules, plain_name
 from probes.sinks.hdf5.provenance import provenance
+from probes_representation import Representation
 
 PROBES = ["layers", "spectral_norm", "tangent_kernel", "complexity", "capacity", "representation", "mutual_information"]
 
@@ -71,6 +72,18 @@ def test_what_is_beside_a_part_that_torchscript_has_compiled_is_measured(probe, 
         assert streams == measured(Parts(compiled=False), probe)[0] and ["alone", "last"] in texts
     else:
         assert streams
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_layer_that_torchscript_has_compiled_is_refused_when_named():
+    model = Parts(compiled=False)
+    model.first = torch.jit.script(model.first)
+    manager = ProbeManager(model, [Representation(layers=["first"])], sinks=[Memory()], overhead=None, quiet=True)
+    with manager.attach():
+        for _ in range(2):
+            model(torch.randn(40, 4)).sum().backward()
+            manager.step()
+        assert "none compiled by TorchScript, got 'first'. It has: alone, last." in manager.report()
 
 
 def test_the_file_names_modules_as_the_streams_do():

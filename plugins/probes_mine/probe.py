@@ -223,8 +223,8 @@ class MutualInformation(Probe):
         unknown = [layer for layer in self.layers or [] if layer not in modules]
         if unknown:
             raise CannotMeasure(
-                f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}. It has: "
-                f"{', '.join(name for name in modules if name)}."
+                f"`layers` must be names of modules of the model, none compiled by TorchScript, got "
+                f"{', '.join(map(repr, unknown))}. It has: {', '.join(name for name in modules if name)}."
             )
         turn = self._turns.get(batch_name)
         chosen = self.layers or [name for name, module in modules.items() if _has_matrix(module)]

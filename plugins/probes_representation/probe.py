@@ -170,8 +170,8 @@ class Representation(Probe):
         unknown = [name for name in self.layers or [] if name not in modules]
         if unknown:
             raise CannotMeasure(
-                f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}. It has: "
-                f"{', '.join(name for name in modules if name)}."
+                f"`layers` must be names of modules of the model, none compiled by TorchScript, got "
+                f"{', '.join(map(repr, unknown))}. It has: {', '.join(name for name in modules if name)}."
             )
         if self._names:
             return [name for name in self._names if name in modules]
