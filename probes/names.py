@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
 
-__all__ = ["as_file", "hookable_modules", "named_modules", "own_parameters", "plain_name"]
+from .measurement import CannotMeasure
+
+__all__ = ["as_file", "check_layers", "hookable_modules", "named_modules", "own_parameters", "plain_name"]
 
 LONGEST = 255
 """Bytes of the name of a file."""
@@ -66,6 +68,25 @@ def hookable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         ['', '0']
     """
     return (item for item in named_modules(model) if not isinstance(item[1], torch.jit.ScriptModule))
+
+
+def check_layers(layers: Iterable[str], modules: Mapping[str, nn.Module]) -> None:
+    """Refuse names of layers that are none of these :func:`hookable_modules`.
+
+    Raises:
+        CannotMeasure: If there is one, with those that there are.
+
+    Example:
+        >>> check_layers(["last"], {"": nn.Identity(), "first": nn.Identity()})
+        Traceback (most recent call last):
+            ...
+        probes.measurement.CannotMeasure: `layers` must be names of modules of the model, got 'last'. It has: first.
+    """
+    if unknown := [name for name in layers if name not in modules]:
+        raise CannotMeasure(
+            f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}. It has: "
+            f"{', '.join(name for name in modules if name)}."
+        )
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -13,7 +13,8 @@ CORE = {
     for path in (ROOT / "probes").rglob("*.py")
 }
 FLOORS = [
-    {"batches", "measurement", "names", "schedule", "precision"},
+    {"batches", "measurement", "schedule", "precision"},
+    {"names"},
     {"outputs", "picking"},
     {"run"},
     {"probe", "hookspecs"},

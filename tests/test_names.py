@@ -83,7 +83,7 @@ def test_a_layer_that_torchscript_has_compiled_is_refused_when_named():
         for _ in range(2):
             model(torch.randn(40, 4)).sum().backward()
             manager.step()
-        assert "none compiled by TorchScript, got 'first'. It has: alone, last." in manager.report()
+        assert "must be names of modules of the model, got 'first'. It has: alone, last." in manager.report()
 
 
 def test_the_file_names_modules_as_the_streams_do():

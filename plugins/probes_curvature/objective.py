@@ -73,7 +73,8 @@ class Objective:
         memory: float = MEMORY,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        call = Call.of(getattr(model, "_modules", {}).get(COMPILED, model), inputs, output)
+        inside = model._modules[COMPILED] if COMPILED in getattr(model, "_modules", ()) else None
+        call = Call.of(model if inside is None else inside, inputs, output)
         hooks = [hook for leaf in model.parameters() for hook in (leaf._backward_hooks or {}).values()]
         # Hooks of the user's may change gradients: other tensors with the same numbers have none.
         hooked = any(not type(hook).__module__.startswith("probes.") for hook in hooks)

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Axis, CannotMeasure, Measurement
-from probes.names import hookable_modules, own_parameters
+from probes.names import check_layers, hookable_modules, own_parameters
 from probes.outputs import ExampleAxis, differ
 from probes.probe import Probe
 from probes.run import Run
@@ -220,12 +220,7 @@ class MutualInformation(Probe):
     def _activations(self, run: Run, batch: Batch, batch_name: str, limit: float) -> dict[str, Layer]:
         """What is to be known of each layer, in order of execution; the activations of one at a time are held."""
         modules = dict(hookable_modules(run.model))
-        unknown = [layer for layer in self.layers or [] if layer not in modules]
-        if unknown:
-            raise CannotMeasure(
-                f"`layers` must be names of modules of the model, none compiled by TorchScript, got "
-                f"{', '.join(map(repr, unknown))}. It has: {', '.join(name for name in modules if name)}."
-            )
+        check_layers(self.layers or [], modules)
         turn = self._turns.get(batch_name)
         chosen = self.layers or [name for name, module in modules.items() if _has_matrix(module)]
         if turn is not None:

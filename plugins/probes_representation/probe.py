@@ -14,7 +14,7 @@ from torch import Tensor
 from probes.batches import Batch
 from probes.budget.clock import OwnTime
 from probes.measurement import Axis, CannotMeasure, Measurement
-from probes.names import hookable_modules
+from probes.names import check_layers, hookable_modules
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule, at
@@ -167,12 +167,7 @@ class Representation(Probe):
 
     def _chosen(self, run: Run) -> list[str]:
         modules = dict(hookable_modules(run.model))
-        unknown = [name for name in self.layers or [] if name not in modules]
-        if unknown:
-            raise CannotMeasure(
-                f"`layers` must be names of modules of the model, none compiled by TorchScript, got "
-                f"{', '.join(map(repr, unknown))}. It has: {', '.join(name for name in modules if name)}."
-            )
+        check_layers(self.layers or [], modules)
         if self._names:
             return [name for name in self._names if name in modules]
         return self.layers or with_weights(run.model)
