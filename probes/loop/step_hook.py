@@ -47,9 +47,6 @@ class StepHook:
         self._id = RemovableHandle(table).id
         self._counters: dict[int, weakref.ref[Any]] = {}
 
-    def __contains__(self, counter: object) -> bool:
-        return id(counter) in self._counters
-
     @property
     def free(self) -> bool:
         """Whether a counter can be added, also in a step that is over: torch has the hook, or is not going through its
@@ -85,7 +82,7 @@ class StepHook:
         changed = None
         for reference in list(self._counters.values()):  # as in `call`: of what runs after every step each call counts
             counter = reference()
-            if counter is None or counter.closed or counter.busy():
+            if counter is None or counter.closed or counter.work.busy:
                 continue
             try:
                 changed = getattr(counter, self._method)(optimizer, (args, kwargs)) or changed
@@ -97,7 +94,7 @@ class StepHook:
 
     def call(self, optimizer: Optimizer) -> None:
         for reference in list(self._counters.values()):
-            if (counter := reference()) is not None and not (counter.closed or counter.busy()):
+            if (counter := reference()) is not None and not (counter.closed or counter.work.busy):
                 counter.compiled = True
                 try:
                     getattr(counter, self._method)(optimizer, ((), {}))

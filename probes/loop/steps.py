@@ -21,7 +21,8 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +78,8 @@ class StepCounter:
         """Whether a step is compiled: the hooks that are there are part of its graph, and stay."""
         self.plain_closures = False
         """Whether closures are known to be called at the weights as they are."""
-        self.busy: Callable[[], bool] = lambda: False
-        """Whether an update that comes now is a probe's, made while it measures, and not the loop's."""
+        self.work: Any = SimpleNamespace(busy=False)
+        """While it is ``busy``, an update is that of a probe that measures, and not the loop's."""
         self._model, self._given = weakref.ref(model), [weakref.ref(optimizer) for optimizer in optimizers]
         self._new, self._notice, self._fault = new, notice, fault
         self._before_first, self._on_step, self._due = before_first, on_step, due
@@ -88,7 +89,7 @@ class StepCounter:
         """The one that stepped last."""
         self._round: list[_Known] = []
         """Those that have made the present step."""
-        self._begun, self._ranks = False, itertools.count()
+        self._begun, self._ranks, self._called_before = False, itertools.count(), True
         self._verdicts: weakref.WeakKeyDictionary[Optimizer, _Verdict] = weakref.WeakKeyDictionary()
         self._announced, self._noticed = weakref.WeakSet[Optimizer](), weakref.WeakSet[Optimizer]()
         self._uncertain: list[tuple[_Known, Tensor | None]] = []
@@ -105,8 +106,9 @@ class StepCounter:
         Called within a step, or between two.
         """
         self._looks_before = wanted
-        if wanted and not self.closed and self not in PRE and PRE.free:
+        if wanted and not (self.closed or self._called_before) and PRE.free:
             PRE.add(self)
+            self._called_before = True
 
     def remove(self) -> None:
         """Count no more, and remove every step hook: those that torch is going through, when it is next possible."""
@@ -117,10 +119,6 @@ class StepCounter:
         """An optimizer could not be looked at: count no more, unless that is to be raised."""
         self._fault(error)
         self.remove()
-
-    def resume(self, step: int) -> None:
-        """Go on counting from a checkpoint's step."""
-        self.step = step
 
     def resolve(self) -> int:
         """The exact step: asks the accelerator which updates it has skipped, if any may have been."""
@@ -214,8 +212,9 @@ class StepCounter:
             known = self._known.get(optimizer)
         if (known is None and not self._watched(optimizer)) or self._nested():
             return
-        if self in PRE and not (self._looks_before or self.compiled):
+        if self._called_before and not (self._looks_before or self.compiled):
             PRE.discard(id(self))
+            self._called_before = False
             if PRE.idle and not stepping(own=1):  # here and not in _before: torch is going through them there
                 PRE.leave()
         self._begun = True

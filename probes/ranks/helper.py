@@ -122,7 +122,7 @@ class Helper:
             return
         self._run.seed, self._run.run_id = note["seed"], note["run_id"]
         self._run.step = self._step = self._first = note["step"]
-        self._counter.resume(note["step"])
+        self._counter.step = note["step"]
         self._gather(self._step)
 
     def _take_part(self, step: int) -> None:

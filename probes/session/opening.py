@@ -123,8 +123,8 @@ class Attached:
         )
         session.watching.look_before = self._counter.look_before
         self._counter.look_before(session.watching.looks_before)
-        self._counter.plain_closures, self._counter.busy = plain_closures, lambda: session.turns.busy
-        self._counter.resume(run.step)
+        self._counter.plain_closures, self._counter.work = plain_closures, session.turns
+        self._counter.step = run.step
         if team is not None:
             with suppress(Exception):  # of a backend without a store
                 session.team = team(session.turns)

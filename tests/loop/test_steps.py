@@ -231,7 +231,7 @@ def test_resumed_counting_goes_on():
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch = Watch(model)
-    watch.counter.resume(41)
+    watch.counter.step = 41
     backward(model)
     optimizer.step()
     assert watch.seen == [42]
