@@ -45,7 +45,7 @@ PRESETS = {
         duration="90 min",
         least_seeds=3,
     ),
-    "paper": Preset(Settings(), seeds=(0,), duration="200 h"),
+    "paper": Preset(Settings(), seeds=(0, 1, 2), duration="600 h", least_seeds=3),
 }
 
 

@@ -156,14 +156,15 @@ def draw_panels(
     panels: Mapping[str, tuple[Sequence[float], Sequence[int]]], seeds: Sequence[Curves], path: Path
 ) -> None:
     """Every measure over its value at the left end: geometric mean of the seeds, and a standard deviation about it."""
-    title = f"complexity and the generalization gap ({of_seeds(len(seeds), 'geometric mean of')})"
-    size = (9, 6) if len(panels) > 1 else (6.5, 6.5)
+    title = f"complexity and generalization gap ({of_seeds(len(seeds), 'geometric mean of')})"
+    size = (9, 6) if len(panels) > 1 else (7, 6.5)
     with figure(path, 1, len(panels), title=title, size=size, sharey=True, squeeze=False) as (picture, axes):
         styles: dict[str, dict[str, Any]] = {
             "gap": {"color": "black", "linewidth": 3, "label": "generalization gap"},
             "path complexity C": {"color": "C3", "linewidth": 2.2},
         }
         for axis, (label, (positions, chosen)) in zip(axes[0], panels.items(), strict=True):
+            logarithmic, side = positions[0] > 0, 0.006 * (positions[-1] - positions[0])
             for index, measure in enumerate(["gap", *MEASURES]):
                 values = np.array([seed[measure][chosen] for seed in seeds])
                 if not np.isfinite(values).all() or (values <= 0).any():
@@ -172,8 +173,10 @@ def draw_panels(
                 style = {"color": f"C{index + 2}", "linewidth": 1.2, "label": measure} | styles.get(measure, {})
                 mean, factor = np.exp(logs.mean(0)), np.exp(deviation(logs))
                 around = np.stack([mean - mean / factor, mean * factor - mean])
-                axis.errorbar(positions, mean, around, marker=".", capsize=2, **style)
-            if positions[0] > 0:
+                beside = index - len(MEASURES) / 2  # or the bars hide each other
+                places = np.array(positions) * 1.015**beside if logarithmic else np.array(positions) + side * beside
+                axis.errorbar(places, mean, around, marker=".", capsize=2, **style)
+            if logarithmic:
                 axis.set_xscale("log", base=2)
                 axis.set_xticks(positions, [f"{position:g}" for position in positions])
                 axis.minorticks_off()

@@ -66,7 +66,7 @@ PRESETS = {
         duration="7 min",
         least_seeds=3,
     ),
-    "paper": Preset(Settings(), seeds=(0, 1, 2), duration="12 h"),
+    "paper": Preset(Settings(), seeds=(0, 1, 2), duration="12 h", least_seeds=3),
     "large": Preset(
         Settings(
             num_images=5000,
@@ -136,8 +136,8 @@ def draw(settings: Settings, seeds: Sequence[Curves], folder: Path) -> None:
     widths = [names.index(f"width {width}, 0% random labels") for width in settings.widths]
     noisy = [names.index(f"width {settings.noisy_width}, {share:.0%} random labels") for share in settings.noise]
     panels = {
-        "hidden units": (settings.widths, widths),
-        f"share of random labels, {settings.noisy_width} hidden units": (settings.noise, noisy),
+        "(left) hidden units": (settings.widths, widths),
+        f"(centre) share of random labels, {settings.noisy_width} hidden units": (settings.noise, noisy),
     }
     draw_panels(panels, seeds, folder / "fig_4_6.png")
 

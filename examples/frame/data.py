@@ -2,7 +2,7 @@
 
 Images are float32 in [0, 1] (grey value / 255, nothing else is normalized), channels first; labels are int64.
 A data folder is looked at first, the argument ``root`` or the environment variable ``PROBES_DATA``. It may hold
-``mnist.npz``, ``fashion_mnist.npz`` and ``cifar10.npz`` in the layout that Keras made a convention:
+``mnist.npz``, ``fashion_mnist.npz``, ``kmnist.npz`` and ``cifar10.npz`` in the layout that Keras made a convention:
 
 ==========================  =====  =========================================================
 ``x_train``, ``x_test``     uint8  (N, 28, 28), for CIFAR-10 (N, 32, 32, 3)
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["cifar10", "fashion_mnist", "mnist", "mnist_subset"]
+__all__ = ["cifar10", "fashion_mnist", "kmnist", "mnist", "mnist_subset"]
 
 Array = NDArray[Any]
 
@@ -54,6 +54,13 @@ def fashion_mnist(
 ) -> tuple[Tensor, Tensor]:
     """Pictures of clothes, in the size and number of MNIST; arguments, shapes and errors as for :func:`mnist`."""
     return _tensors("fashion_mnist", "FashionMNIST", (28, 28), root, train, n, seed)
+
+
+def kmnist(
+    root: str | Path | None = None, *, train: bool = True, n: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Cursive characters of Japan, as many and as large as MNIST; arguments, shapes and errors as for :func:`mnist`."""
+    return _tensors("kmnist", "KMNIST", (28, 28), root, train, n, seed)
 
 
 def cifar10(

@@ -158,9 +158,9 @@ def draw(settings: Settings, seeds: Sequence[dict[str, dict[float, Learning]]], 
             title(row, value): np.mean([seed[row][value].magnitude for seed in seeds], axis=0)
             for value in seeds[0][row]
         }
-        figure_of, look = f"spectrum by {words} ({of_seeds(len(seeds))})", {"xlabel": "frequency (cycles)"}
+        figure_of, across = f"spectrum by {words} ({of_seeds(len(seeds))})", "frequency (cycles)"
         k, path = np.arange(n // 2 + 1), folder / f"fig_a_{panel}.png"
-        heat_maps(path, figure_of, mean, k, steps, 1 / n, "magnitude", **look)
+        heat_maps(path, figure_of, mean, k, steps, 1 / n, "magnitude", xlabel=across)
     values = {title("clip", value): learnt.values for value, learnt in seeds[0]["clip"].items()}
     x = np.arange(n) / n
     figure_of = "prediction by largest weight (first seed)"

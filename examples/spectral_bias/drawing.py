@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ..frame.criteria import Array
 from ..frame.figures import figure
 
-__all__ = ["arranged", "band", "heat_map", "heat_maps", "listed", "of_seeds", "panel_title", "plain"]
+__all__ = ["arranged", "band", "heat_map", "heat_maps", "listed", "of_seeds", "panel_title", "plain", "points"]
 
 
 def listed(values: Iterable[float], form: str = ".2f") -> str:
@@ -84,6 +85,13 @@ def heat_map(axis: Any, x: Any, y: Any, values: Array, low: float | None, high: 
     return axis.pcolormesh(x, y, values, vmin=low, vmax=high, **look)
 
 
+def points(axis: Any, published: Iterable[tuple[float, float, float]], high: float) -> None:
+    """Draw values of the thesis (x, y, value) on a heat map: diamonds have the map's colour if both agree."""
+    x, y, values = zip(*published, strict=True)
+    look: dict[str, Any] = {"cmap": "viridis", "marker": "D", "s": 45, "edgecolors": "white", "zorder": 3}
+    axis.scatter(x, y, c=values, vmin=0, vmax=high, clip_on=False, **look)
+
+
 def arranged(count: int) -> tuple[int, int]:
     """Rows and columns of so many panels: up to three in a row, four in two rows.
 
@@ -96,7 +104,16 @@ def arranged(count: int) -> tuple[int, int]:
 
 
 def heat_maps(
-    path: Path, title: str, panels: Mapping[str, Array], x: Any, steps: Array, high: float, label: str, **axes_of: Any
+    path: Path,
+    title: str,
+    panels: Mapping[str, Array],
+    x: Any,
+    steps: Array,
+    high: float,
+    label: str,
+    *,
+    published: Mapping[str, Sequence[tuple[float, float, float]]] = MappingProxyType({}),
+    **axes_of: Any,
 ) -> None:
     """Draw heat maps in the thesis' order, training upwards, and one colour bar from 0 to ``high``.
 
@@ -104,6 +121,7 @@ def heat_maps(
         panels: By title. Shape ``(T, K)`` each.
         x: Positions to the right. Shape ``(K,)``.
         label: Of the colour bar.
+        published: Position, step and value of points of the thesis, by title of the panel; see :func:`points`.
         axes_of: Properties of all axes, such as ``xlabel``.
     """
     rows, columns = arranged(len(panels))
@@ -113,6 +131,8 @@ def heat_maps(
         for axis, (name, values) in zip(axes.flat, panels.items(), strict=False):
             image = heat_map(axis, x, steps, values, 0, high)
             axis.set(title=name, ylabel="training step", ylim=(steps[0], steps[-1]), **axes_of)
+            if name in published:
+                points(axis, published[name], high)
             axis.label_outer()
         for axis in axes.flat[len(panels) :]:
             axis.remove()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..frame.figures import figure, shades
-from .drawing import heat_map, of_seeds, plain
+from .drawing import heat_map, of_seeds, plain, points
 from .results import PANEL, Fit
 
 __all__ = ["draw"]
@@ -34,6 +34,8 @@ def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
             half = np.median([fit.half for fit in fits], axis=0)
             reached = np.isfinite(half)
             heat.plot(np.flatnonzero(reached), half[reached], "o", mfc="none", mec="white", clip_on=False)
+            if kind == "equal" and first.published:
+                points(heat, first.published, 1)
             heat.set(ylabel="training step", ylim=(first.steps[0], first.steps[-1]))
             heat.set_title(f"({panel[3]}) {kind} amplitudes")
             for layer, (name, color) in enumerate(zip(first.layers, shades(len(first.layers), 0.9), strict=True)):
@@ -51,7 +53,9 @@ def _amplitudes_and_norms(seeds: Sequence[dict[str, Fit]], path: Path) -> None:
         handles, labels = axes[0, 1].get_legend_handles_labels()
         picture.legend(handles, labels, loc="outside right center", fontsize=9, title="layer")
         bar = picture.colorbar(image, ax=axes[:, 0], extend="max", aspect=40, pad=0.02)
-        bar.set_label("amplitude / target amplitude (○: half of it reached, median)")
+        bar.set_label(
+            f"amplitude / target amplitude (○: half of it reached, median{'; ◇: published' * bool(first.published)})"
+        )
 
 
 def _learnt_function(fit: Fit, path: Path) -> None:

@@ -64,7 +64,7 @@ PRESETS = {
         duration="2 min",
         least_seeds=3,
     ),
-    "paper": Preset(Settings(), seeds=tuple(range(10)), duration="2-3 h"),
+    "paper": Preset(Settings(), seeds=tuple(range(10)), duration="2-3 h", least_seeds=3),
 }
 
 
@@ -163,6 +163,7 @@ EXPERIMENT = Experiment(
         "that can be told apart when training ends, for some are never reached. `quick` has fewer frequencies, points "
         "and units. Its criteria were set on seeds 0 to 6, which all meet them; of the fresh ones two of five fail at "
         "increasing amplitudes, where one learns too few frequencies to tell 10 pairs apart, and one has one pair of "
-        "14 the other way round."
+        "14 the other way round. The share of the pairs that `paper` asks for was set on its seed 0, with 5 of 45 the "
+        "other way round."
     ),
 )

@@ -48,7 +48,7 @@ PRESETS = {
         duration="25 min",
         least_seeds=3,
     ),
-    "paper": Preset(Settings(), seeds=(0,), duration="800 h"),
+    "paper": Preset(Settings(), seeds=(0, 1, 2), duration="2400 h", least_seeds=3),
     "large": Preset(
         Settings(width=16, num_test=1000, num_kernel=64, steps=2000),
         seeds=(10, 11, 12),

@@ -23,9 +23,12 @@ PRESETS = {
         judged=False,
     ),
     "quick": Preset(
-        Settings(steps={"spiral": 2500, "25 Gaussians": 1500}), seeds=(0, 1, 2, 3, 4), duration="16 min", least_seeds=5
+        Settings(steps={"spiral": 2500, "25 Gaussians": 1500}),
+        seeds=(20, 21, 22, 23, 24),
+        duration="16 min",
+        least_seeds=5,
     ),
-    "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="30 min"),
+    "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="30 min", least_seeds=5),
 }
 
 EXPERIMENT = Experiment(
@@ -44,5 +47,5 @@ EXPERIMENT = Experiment(
     "the modes is reported beside that control. After the 2,500 and 1,500 steps of `quick`, of 5,000, they do not yet: "
     "GAN+MINE fills the square, where the GAN leaves parts of it out. At full size, `paper`, Fig. 5.4 is not "
     "reproduced: GAN+MINE finds 22 to 24 of the 25 modes and shares its samples unevenly among them, as the GAN does. "
-    "The weights were chosen on seeds 0 to 4, which are those that are judged.",
+    "The weights were chosen on seeds 0 to 4, those that `paper` is judged on; `quick` is on others.",
 )

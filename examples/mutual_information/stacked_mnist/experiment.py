@@ -54,11 +54,11 @@ PRESETS = {
             num_test=2600,
             classifier_steps=2400,
         ),
-        seeds=(0, 1, 2),
+        seeds=(20, 21, 22),
         duration="15 min",
         least_seeds=3,
     ),
-    "paper": Preset(Settings(), seeds=tuple(range(10)), duration="470 h"),
+    "paper": Preset(Settings(), seeds=tuple(range(10)), duration="470 h", least_seeds=3),
 }
 
 
@@ -163,6 +163,8 @@ EXPERIMENT = Experiment(
     departures=(
         "All published numbers but MINE's are copied from other papers. Weight of the information and training of the "
         "critic are not stated. Table C.1 lists no batch normalization, which the code that the thesis refers to has. "
-        "`quick` has two channels of 14 by 14 pixels, 100 modes, and an eighth of the channels."
+        "`quick` has two channels of 14 by 14 pixels, 100 modes, and an eighth of the channels. The last step was "
+        "judged at first, on seeds 0 to 2: the curves cross several times, so the last third of training is judged "
+        "now, on other seeds."
     ),
 )

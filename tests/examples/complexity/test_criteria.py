@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from examples.complexity import capacity_norms, channels, gap, supernat, widths
+from probes_complexity import multiclass_bound, optimal_rescaling
 
 
 def verdicts(findings):
@@ -13,7 +15,7 @@ def verdicts(findings):
 def regression(descent=(1.0, 0.03, 0.5), stretched=(1.0, 0.03, 0.08)):
     return {
         method: np.array(descent if method in ("gradient descent", "trace") else stretched)
-        for method in supernat.METHODS
+        for method in (*supernat.METHODS, supernat.UNSCALED)
     }
 
 
@@ -29,7 +31,7 @@ def test_supernat(changed, expected):
     assert verdicts(supernat.judge(supernat.Settings(), [regression(**changed)] * 3)) == expected
 
 
-def scatter(bound=5.0, optimal=0.4, growing=True, single=5.0, shuffled=(80.0, 0.8)):
+def scatter(bound=5.0, optimal=0.4, growing=True, again=5.0, shuffled=(80.0, 0.8)):
     count = len(capacity_norms.Settings().scalings)
     spread = np.linspace(1, 9, count) ** 2 if growing else np.linspace(9, 1, count)
     points = np.array([[-1.0, -1.0], [1.0, 1.0]])
@@ -38,7 +40,7 @@ def scatter(bound=5.0, optimal=0.4, growing=True, single=5.0, shuffled=(80.0, 0.
         np.full((count, 2), bound),
         np.full((count, 2), optimal),
         points[None] * np.stack([np.ones(count), spread], 1)[:, None],
-        np.full(2, single),
+        np.full((2, len(capacity_norms.AGAIN)), again),
         np.array([shuffled, shuffled]),
     )
 
@@ -47,10 +49,10 @@ def scatter(bound=5.0, optimal=0.4, growing=True, single=5.0, shuffled=(80.0, 0.
     ("changed", "expected"),
     [
         ({}, [True] * 5),
-        ({"bound": 1.5, "single": 1.5}, [False, True, True, True, True]),
+        ({"bound": 1.5, "again": 1.5}, [False, True, True, True, True]),
         ({"shuffled": (5.0, 0.4)}, [False, False, True, True, True]),  # labels do not enter
-        ({"bound": 80.0, "single": 80.0, "optimal": 0.8}, [False, False, True, True, True]),  # labels are shuffled
-        ({"single": 5.3}, [True, True, False, True, True]),
+        ({"bound": 80.0, "again": 80.0, "optimal": 0.8}, [False, False, True, True, True]),  # labels are shuffled
+        ({"again": 5.3}, [True, True, False, True, True]),
         ({"growing": False}, [True, True, True, False, False]),
     ],
 )
@@ -112,3 +114,12 @@ def test_complexity_of_channels():
     assert right.passed is False  # of two networks every measure follows the gap, or none
     seed["loss"][1] = 1.0
     assert not channels.judge(settings, [seed])[0].passed
+
+
+def test_eq_60_of_two_outputs_is_a_constant_times_that_of_one():
+    features, labels = torch.randn(6, 9, dtype=torch.float64), torch.tensor([1.0, -1, 1, 1, -1, 1]).double()
+    w = torch.linalg.pinv(features) @ labels
+    two, both = torch.cat([w, -w]) / 2, torch.block_diag(features, features)  # outputs of 1/2 and -1/2: margin 1
+    bound = multiclass_bound(two.norm(), both.square().sum(), 6, c=2, margin=1)
+    assert float(bound) == pytest.approx(2**1.5 * capacity_norms.bound(features, labels, 1e-12))
+    assert float(bound) == pytest.approx(2**1.5 * float(optimal_rescaling(features, labels).bound_before))

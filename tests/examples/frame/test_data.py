@@ -6,13 +6,14 @@ import pytest
 import torch
 from torchvision import datasets
 
-from examples.frame.data import cifar10, fashion_mnist, mnist, mnist_subset
+from examples.frame.data import cifar10, fashion_mnist, kmnist, mnist, mnist_subset
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Ten images a set whose grey values say which image they are."""
-    for name, shape in {"mnist": (28, 28), "fashion_mnist": (28, 28), "cifar10": (32, 32, 3)}.items():
+    grey = dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), (28, 28))
+    for name, shape in {**grey, "cifar10": (32, 32, 3)}.items():
         x = np.arange(10, dtype=np.uint8).reshape(-1, *[1] * len(shape)) * np.ones(shape, np.uint8)
         y = np.arange(10, dtype=np.uint8)
         labels = y[:, None] if name == "cifar10" else y  # Keras' CIFAR-10 has a column of labels
@@ -20,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("load", [mnist, fashion_mnist])
+@pytest.mark.parametrize("load", [mnist, fashion_mnist, kmnist])
 def test_grey_images_are_floats_in_one_channel(load, folder):
     images, labels = load(folder)
     assert images.shape == (10, 1, 28, 28) and images.dtype == torch.float32

@@ -10,15 +10,16 @@ from examples.frame.task import Task
 from examples.mutual_information.classifier import Classifier
 from examples.mutual_information.stacked_mnist.coverage import kl_to_uniform, modes
 from examples.mutual_information.stacked_mnist.experiment import PRESETS, adversaries, digits
-from examples.mutual_information.stacked_mnist.results import Results, Training, judge, mosaic
+from examples.mutual_information.stacked_mnist.results import Results, Training, judge, late, mosaic
 from examples.mutual_information.stacked_mnist.settings import METHODS
 
 
 def result(plain=(90, 0.8), mine=(100, 0.1), accuracy=0.98):
     rows = zip(METHODS, (plain, mine), strict=True)
-    samples, steps = np.zeros((4, 2, 6, 6)), np.array([0.0, 10.0])
+    samples, steps = np.zeros((4, 2, 6, 6)), np.arange(6.0)
     trained = {
-        method: Training(steps, np.array([1, count]), np.array([4.6, kl]), samples) for method, (count, kl) in rows
+        method: Training(steps, np.array([1] * 4 + [count] * 2), np.array([4.6] * 4 + [kl] * 2), samples)
+        for method, (count, kl) in rows
     }
     return Results(accuracy, samples, trained, np.array([1.0, 0.5]))
 
@@ -39,10 +40,11 @@ def test_judge(seeds, expected):
     assert [finding.passed for finding in findings] == [*expected, None]
 
 
-def test_the_last_step_is_judged():
+def test_the_last_third_of_training_is_judged():
+    assert [late(np.array(values)) for values in ([0, 0, 0, 0, 1, 3], [0, 2], [5], [0, 0, 2, 4])] == [2, 2, 5, 3]
     falling = result()
-    last = {method: Training(t.steps, t.modes[::-1], t.kl, t.samples) for method, t in falling.trained.items()}
-    assert "1.0 (1.0)" in judge(PRESETS["quick"].settings, [Results(1.0, falling.real, last, np.ones(1))])[0].measured
+    early = {method: Training(t.steps, t.modes[::-1], t.kl, t.samples) for method, t in falling.trained.items()}
+    assert "1.0 (1.0)" in judge(PRESETS["quick"].settings, [Results(1.0, falling.real, early, np.ones(1))])[0].measured
 
 
 def test_kl_of_a_histogram_matches_its_definition():
