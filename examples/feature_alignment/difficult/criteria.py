@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...frame.criteria import Array, Finding
-from .settings import KINDS, Settings
+from .settings import KINDS, OTHERS, Settings
 
 __all__ = ["judge"]
 
@@ -42,7 +42,7 @@ def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> l
             all(passed),
             {"ratio": ratio, "easy": easy, "reached": reached["random"], "passed": passed},
         ),
-        _clothes(seeds, reached["clothes"]),
+        _others(OTHERS[settings.others], seeds, reached["others"]),
         _depths(
             "Fig. B.7: highest ratio easy / difficult by depth",
             "reaches a higher value with depth",
@@ -64,14 +64,14 @@ def judge(settings: Settings, seeds: Sequence[dict[str, dict[str, Array]]]) -> l
     ]
 
 
-def _clothes(seeds: Sequence[dict[str, dict[str, Array]]], reached: list[dict[str, float]]) -> Finding:
+def _others(name: str, seeds: Sequence[dict[str, dict[str, Array]]], reached: list[dict[str, float]]) -> Finding:
     """Structured difficult examples are learned as well, but later and less."""
     highest = {
-        batch: [float(seed["clothes"][f"ntk/alignment/{batch}"].max()) for seed in seeds]
+        batch: [float(seed["others"][f"ntk/alignment/{batch}"].max()) for seed in seeds]
         for batch in ("easy", "difficult")
     }
     rise = [
-        high / float(seed["clothes"]["ntk/alignment/difficult"][0])
+        high / float(seed["others"]["ntk/alignment/difficult"][0])
         for high, seed in zip(highest["difficult"], seeds, strict=True)
     ]
     passed = [
@@ -79,12 +79,12 @@ def _clothes(seeds: Sequence[dict[str, dict[str, Array]]], reached: list[dict[st
         for first, times, easy, difficult in zip(reached, rise, *highest.values(), strict=True)
     ]
     return Finding(
-        "Fig. 4.4, right: alignment of digits and of clothes",
+        f"Fig. 4.4, right: alignment of digits and of {name}",
         "rises later on the difficult ones (KMNIST there), and less",
         f"0.1 reached at {_reached(reached)}\nhighest {_list(highest['easy'])} easy, {_list(highest['difficult'])} "
         f"difficult, which is {_list(rise)} times its start",
-        "0.1 reached by both, by clothes after twice the steps; highest on digits; on clothes >= 3 x its start; every "
-        "seed",
+        f"0.1 reached by both, by {name} after twice the steps; highest on digits; on {name} >= 3 x its start; every "
+        f"seed",
         all(passed),
         {"reached": reached, "highest": highest, "rise": rise, "passed": passed},
     )

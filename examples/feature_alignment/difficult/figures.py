@@ -8,7 +8,7 @@ from typing import Any
 
 from ...frame.figures import WIDEST, figure
 from ..drawing import Run, band, of_seeds
-from .settings import KINDS, Settings
+from .settings import KINDS, OTHERS, Settings
 
 __all__ = ["draw"]
 
@@ -19,7 +19,8 @@ def draw(settings: Settings, seeds: Sequence[dict[str, Run]], folder: Path) -> N
     look: dict[str, Any] = {"boxed": False, "sharex": True, "sharey": True, "squeeze": False}
     title = f"easy and difficult examples ({of_seeds(len(seeds))})"
     with figure(folder / "fig_4_4.png", 1, len(KINDS), title=title, size=(8.6, 3.9), **look) as (picture, axes):
-        for axis, (kind, words) in zip(axes[0], KINDS.items(), strict=True):
+        shown = "digits with random labels", f"{OTHERS[settings.others]} ({settings.others}) among digits"
+        for axis, kind, words in zip(axes[0], KINDS, shown, strict=True):
             runs = [seed[kind] for seed in seeds]
             for batch, color in COLORS.items():
                 band(axis, runs[0]["step"], [run[f"ntk/alignment/{batch}"] for run in runs], color, batch)

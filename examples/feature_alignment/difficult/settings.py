@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from ...frame.experiment import Preset
 
-__all__ = ["KINDS", "PRESETS", "Settings", "parts"]
+__all__ = ["KINDS", "OTHERS", "PRESETS", "Settings", "parts"]
 
-KINDS = {"random": "digits with random labels", "clothes": "clothes (Fashion-MNIST) among digits"}
+KINDS = ("random", "others")
+"""What the difficult examples are: digits with random labels, or images of another kind."""
+OTHERS = {"fashion_mnist": "clothes", "kmnist": "characters"}
+"""What the other images show, by data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,7 @@ class Settings:
 
     num_easy: int = 10_000
     num_difficult: int = 1000
+    others: str = "fashion_mnist"
     num_kernel: int = 100
     steps: int = 20_000
     width: int = 80
@@ -49,6 +53,7 @@ PRESETS = {
         Settings(steps=1200, depths=(3, 6, 9), depths_steps=2000), seeds=(0, 1, 2), duration="8 min", least_seeds=3
     ),
     "paper": Preset(Settings(), seeds=(0, 1, 2, 3, 4), duration="2 h", least_seeds=3),
+    "kmnist": Preset(Settings(others="kmnist"), seeds=(0, 1, 2, 3, 4), duration="2 h", least_seeds=3),
 }
 
 

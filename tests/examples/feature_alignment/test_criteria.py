@@ -1,11 +1,14 @@
 """The criteria of chapter 4 pass on results as published and fail on others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from examples.feature_alignment import architectures, disk, frequencies, perturbation
 from examples.feature_alignment.difficult import criteria as difficult_criteria
+from examples.feature_alignment.difficult import experiment
 from examples.feature_alignment.difficult import settings as difficult
 from examples.feature_alignment.difficult.experiment import sets
 from examples.feature_alignment.vgg import criteria as vgg_criteria
@@ -85,7 +88,7 @@ def difficult_seed(
     easy=(0.02, 0.11, 0.12, 0.13, 0.14, 0.15, 0.2),
     hard=LATE,
     digits=(0.02, 0.11, 0.12, 0.13, 0.15, 0.17, 0.18),
-    clothes=(0.02, 0.03, 0.06, 0.1, 0.11, 0.12, 0.13),
+    others=(0.02, 0.03, 0.06, 0.1, 0.11, 0.12, 0.13),
     order=1,
 ):
     settings = difficult.PRESETS["quick"].settings
@@ -95,7 +98,7 @@ def difficult_seed(
         aligned((0.02, 0.03, 0.06, 0.12, 0.15, 0.18, 0.2), LATE),
     ]
     depths = {f"depth {depth}": run for depth, run in zip(settings.depths, by_depth[::order], strict=True)}
-    return {"random": aligned(easy, hard), "clothes": aligned(digits, clothes)} | depths
+    return {"random": aligned(easy, hard), "others": aligned(digits, others)} | depths
 
 
 @pytest.mark.parametrize(
@@ -104,10 +107,10 @@ def difficult_seed(
         ([], {}),
         ([0], {"easy": (0.02, 0.03, 0.04, 0.05, 0.08, 0.09, 0.2)}),
         ([0], {"hard": (0.02, 0.02, 0.02, 0.02, 0.05, 0.05, 0.1)}),
-        ([1], {"clothes": LATE}),  # as with random labels: no structure is found
-        ([1], {"clothes": (0.02, 0.11, 0.12, 0.12, 0.12, 0.12, 0.12)}),  # as fast as the easy ones
-        ([1], {"clothes": (0.02, 0.03, 0.06, 0.1, 0.13, 0.17, 0.19)}),  # higher than the easy ones
-        ([1], {"clothes": (0.06, 0.06, 0.06, 0.1, 0.11, 0.12, 0.13)}),  # aligned before it is trained
+        ([1], {"others": LATE}),  # as with random labels: no structure is found
+        ([1], {"others": (0.02, 0.11, 0.12, 0.12, 0.12, 0.12, 0.12)}),  # as fast as the easy ones
+        ([1], {"others": (0.02, 0.03, 0.06, 0.1, 0.13, 0.17, 0.19)}),  # higher than the easy ones
+        ([1], {"others": (0.06, 0.06, 0.06, 0.1, 0.11, 0.12, 0.13)}),  # aligned before it is trained
         ([2, 3], {"order": -1}),  # depths exchanged
     ],
 )
@@ -159,7 +162,7 @@ def test_frequencies_judge_the_order_of_the_waves_and_the_network_without_biases
         amplitudes, without = np.zeros((50, 26)), np.zeros((50, 26))
         amplitudes[np.arange(50), order] = 1
         without[np.arange(50), flat] = 1
-        return frequencies.Waves(amplitudes, without, np.ones(50), np.ones(50), np.eye(50))
+        return frequencies.Waves(amplitudes, without, np.ones(50), np.ones(50), np.ones(50), np.eye(50))
 
     rising, falling = np.arange(50) // 2, 25 - np.arange(50) // 2
     settings = frequencies.Settings()
@@ -226,6 +229,20 @@ def test_white_noise_in_place_of_tangent_features_fails():
         "shape": np.array([outputs, parameters]),
     }
     assert verdicts(perturbation.judge(perturbation.Settings(), [seed])) == [False, False]
+
+
+@pytest.mark.parametrize("others", difficult.OTHERS)
+def test_the_other_images_are_those_of_the_data_set_that_is_named(others, tmp_path, monkeypatch):
+    """A stand-in of each data set: one grey value."""
+    for value, name in enumerate(["mnist", *difficult.OTHERS], 1):
+        x, y = np.full((2200, 28, 28), 50 * value, np.uint8), np.arange(2200) % 10
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    monkeypatch.setenv("PROBES_DATA", str(tmp_path))
+    monkeypatch.setattr(experiment, "standardized", lambda images, of: images)
+    settings = difficult.Settings(num_easy=2100, num_difficult=100, others=others)
+    easy, hard = (255 * part.images for part in sets(settings, "others", seed=0))
+    assert (easy == 50).all() and (hard == {"fashion_mnist": 100, "kmnist": 150}[others]).all()
+    assert difficult.PRESETS["kmnist"].settings == replace(difficult.PRESETS["paper"].settings, others="kmnist")
 
 
 def test_difficult_samples_are_apart_from_the_easy_ones():
