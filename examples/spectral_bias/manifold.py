@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +64,15 @@ PRESETS = {
         duration="12 h",
     ),
 }
-PRESETS["large"] = replace(PRESETS["paper"], seeds=(0, 1, 2), duration="4 h", least_seeds=3)
+PRESETS["large"] = Preset(
+    Settings(judged_step=3000, fitting=Fitting(steps=10_000, measure_every=100)),
+    seeds=(0, 1, 2),
+    duration="45 min",
+    least_seeds=3,
+)
+
+PUBLISHED = ((100, 1000, 0.8), (200, 2000, 0.5), (200, 10_000, 0.75))
+"""Cycles, step and about what amplitude then, with 10 petals at the thesis' setting: read off its figure."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +155,10 @@ def judge(settings: Settings, seeds: Sequence[dict[int, Learning]]) -> list[Find
 
 
 def draw(settings: Settings, seeds: Sequence[dict[int, Learning]], folder: Path) -> None:
-    published = PRESETS["paper"].settings.petals
-    mean = {
-        panel_title(f"L = {petals}", petals, published): np.mean([seed[petals].amplitude for seed in seeds], axis=0)
-        for petals in settings.petals
-    }
+    titles = {L: panel_title(f"L = {L}", L, PRESETS["paper"].settings.petals) for L in settings.petals}
+    mean = {title: np.mean([seed[L].amplitude for seed in seeds], axis=0) for L, title in titles.items()}
+    known = [(settings.frequencies.index(k), step, value) for k, step, value in PUBLISHED if k in settings.frequencies]
+    known = known if settings.num_points == PRESETS["paper"].settings.num_points else []
     ticks = {"xticks": np.arange(len(settings.frequencies))[1::2], "xticklabels": settings.frequencies[1::2]}
     heat_maps(
         folder / "fig_3_8.png",
@@ -160,7 +167,8 @@ def draw(settings: Settings, seeds: Sequence[dict[int, Learning]], folder: Path)
         np.arange(len(settings.frequencies)),
         seeds[0][settings.petals[0]].steps,
         1,
-        "amplitude / target amplitude",
+        "amplitude / target amplitude" + " (◇: published)" * bool(known),
+        published={titles[10]: known} if known else {},
         xlabel="frequency (cycles)",
         **ticks,
     )
@@ -179,10 +187,14 @@ EXPERIMENT = Experiment(
     read=read,
     judge=judge,
     draw=draw,
-    departures="The learning rate is the 3e-4 of the authors' code. The thesis draws other points z in each run; as in "
-    "the code the points stay and the phases are drawn anew, which is what the expectation is over. At full size "
-    "`large` fails by one seed of three: the difference between the most petals and none is 0.28 there, 0.56 and 0.45 "
-    "in the others, where the criterion, measured at the size of `quick`, asks for 0.4. Above zero it is in "
-    "every seed. Its error is that of step 3000; since seed 20 of `quick` failed at a step where the loss was thrice "
-    "that of the steps beside it, the median of ten measurements is judged.",
+    departures=(
+        "The learning rate is the 3e-4 of the authors' code. The thesis draws other points z in each run; as in the "
+        "code the points stay and the phases are drawn anew, which is what the expectation is over. At full size "
+        "`large` fails by one seed of three: there the difference between the most petals and none is 0.28, 0.56 and "
+        "0.45 in the others, and the ratio of the errors 0.52, 0.32 and 0.36, where the criteria, set at the size of "
+        "`quick`, ask for 0.4 and 0.5. Every seed has the published order. `large` ends at step 10,000, as the "
+        "authors' code and the published figure do, where the text says 50,000. The error was once that of a single "
+        "step; since seed 20 of `quick` failed at a step where the loss was thrice that of the steps beside it, the "
+        "median of ten measurements is judged, and `quick` on other seeds."
+    ),
 )
