@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .measurement import CannotMeasure
 
-__all__ = ["as_file", "check_layers", "hookable_modules", "named_modules", "own_parameters", "plain_name"]
+__all__ = ["as_file", "call_at", "check_layers", "hookable_modules", "named_modules", "own_parameters", "plain_name"]
 
 LONGEST = 255
 """Bytes of the name of a file."""
@@ -87,6 +88,30 @@ def check_layers(layers: Iterable[str], modules: Mapping[str, nn.Module]) -> Non
             f"`layers` must be names of modules of the model, got {', '.join(map(repr, unknown))}. It has: "
             f"{', '.join(name for name in modules if name)}."
         )
+
+
+def call_at(
+    module: nn.Module, tensors: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> Any:
+    """``torch.func.functional_call``, also of a module that stands in several places, or in itself.
+
+    Torch leaves the given tensors in the first, and asks for a ``named_parameters()`` as torch's own.
+
+    Args:
+        tensors: In place of parameters and buffers, by name; one that has several names is given by any of them.
+
+    Example:
+        >>> call_at(nn.Linear(1, 1, bias=False), {"weight": torch.full((1, 1), 3.0)}, (torch.ones(1, 1),), {}).item()
+        3.0
+    """
+    names: dict[int, list[str]] = {}
+    for prefix, part in nn.Module.named_modules(module):
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                names.setdefault(id(tensor), []).append(f"{prefix}.{name}".removeprefix("."))
+    same = {name: several for several in names.values() if len(several) > 1 for name in several}
+    every = {other: tensor for name, tensor in tensors.items() for other in same.get(name, ())} | dict(tensors)
+    return torch.func.functional_call(module, every, args, kwargs, tie_weights=False)
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from .batches import IGNORED, Batch, MicroBatches, others, versions
 from .measurement import CannotMeasure, first_line
-from .names import named_modules, own_parameters
+from .names import call_at, named_modules, own_parameters
 from .outputs import check_rows, why_not_a_function
 from .picking import picked, where_picked
 
@@ -228,7 +228,7 @@ class Run:
     def _call(self, batch: Batch, parameters: Mapping[str, Tensor] | None) -> Any:
         if parameters is None:
             return self.model(*batch.args, **batch.kwargs)
-        return torch.func.functional_call(self.model, dict(parameters), batch.args, dict(batch.kwargs))
+        return call_at(self.model, parameters, batch.args, dict(batch.kwargs))
 
     def evaluate(self, batch: str) -> Tensor:
         """The output, ``(n, c)`` or ``(n,)``, on the batch of that name, without gradients: computed once a step.

@@ -19,7 +19,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from probes.batches import Batch
-from probes.names import named_modules
+from probes.names import call_at, named_modules
 from probes_fourier import AFFINE, is_chain
 
 __all__ = [
@@ -59,7 +59,7 @@ class Affine:
         bias = self.module.bias
         if isinstance(bias, Tensor):
             state["bias"] = torch.zeros_like(bias, dtype=weight.dtype)
-        output: Tensor = torch.func.functional_call(self.module, state, (x[None],))
+        output: Tensor = call_at(self.module, state, (x[None],))
         return output[0]
 
     def row_norms(self, weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _Av
 from torch.utils._pytree import tree_map_only
 
 from probes.batches import Batch
-from probes.names import named_modules
+from probes.names import call_at, named_modules
 from probes.picking import pick_output
 from probes.precision import to_float64
 from probes_fourier import is_torchs
@@ -104,7 +104,7 @@ def path_norm(
     with torch.no_grad(), ExitStack() as hooks:
         tensors = _powers(model, uses, p, max_pool, hooks)
         exact = tree_map_only(Tensor, lambda leaf: to_float64(leaf) if leaf.is_floating_point() else leaf, _parts(ones))
-        result = torch.func.functional_call(model, tensors, *exact)
+        result = call_at(model, tensors, *exact)
         return (output or pick_output)(result).sum().pow(1 / p)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from probes.names import call_at
+
 from .spectral_norm import OperatorNorm, operator_spectral_norm, own_matrices
 
 __all__ = ["affine_spectral_norm", "may_be_affine"]
@@ -55,7 +57,7 @@ def affine_spectral_norm(
     state = {name: p.detach().to(dtype) for name, p in module.named_parameters() if p.is_floating_point()}
 
     def function(x: Tensor) -> Tensor:
-        output: Tensor = torch.func.functional_call(module, state, x)
+        output: Tensor = call_at(module, state, (x,))
         return output
 
     shape = tuple(input_shape)

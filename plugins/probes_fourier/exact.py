@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.measurement import CannotMeasure
+from probes.names import call_at
 from probes.precision import to_float64
 
 from .linearity import KinkFound, Observer
@@ -37,7 +38,7 @@ def double(model: nn.Module) -> Callable[..., Tensor]:
 
     def function(*args: object, **kwargs: object) -> Tensor:
         with float64_or_reason():
-            output: Tensor = torch.func.functional_call(model, state, args, kwargs)
+            output: Tensor = call_at(model, state, args, kwargs)
         return output
 
     return function

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from probes import CannotMeasure
-from probes.names import own_parameters
+from probes.names import call_at, own_parameters
 from probes.precision import PIECE, to_float64
 
 from .lipschitz import is_torchs
@@ -340,7 +340,7 @@ def _convolution_norm(
         state["weight"] = state["weight"] / scale
 
     def forward(x: Tensor) -> Tensor:
-        output: Tensor = torch.func.functional_call(module, state, x[None])
+        output: Tensor = call_at(module, state, (x[None],))
         return output
 
     if vector is not None and vector.shape != tuple(input_shape):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probes.measurement import Measurement
+from probes.names import call_at
 from probes.probe import Probe
 from probes.run import Run
 from probes.schedule import Schedule, every
@@ -123,7 +124,7 @@ class MutualInformationRegularizer(Probe):
         training = network.training
         network.eval()
         try:
-            joint, marginal = (torch.func.functional_call(network, frozen, (x, side)).flatten() for side in (z, other))
+            joint, marginal = (call_at(network, frozen, (x, side)).flatten() for side in (z, other))
         finally:
             network.train(training)
         value = donsker_varadhan_bound(joint, marginal)

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map, tree_map_only
 from probes import CannotMeasure
 from probes.batches import Batch
 from probes.measurement import first_line
-from probes.names import named_modules
+from probes.names import call_at, named_modules
 from probes.picking import pick_output, picked
 
 __all__ = ["Call"]
@@ -172,7 +172,7 @@ class Call:
                     )
                 parameters = dict(self.model.named_parameters())
                 own = {name: t if name in parameters else t.clone() for name, t in self.tensors.items()}
-                result = torch.func.functional_call(self.model, own, batch.args, dict(batch.kwargs))
+                result = call_at(self.model, own, batch.args, dict(batch.kwargs))
             else:
                 result = self._called(batch)
             return picked(self.output, result)

@@ -44,6 +44,29 @@ def test_backward_matches_appendix_c_1_1_written_out(mode, scale):
     assert other.weight.grad is None and all(p.grad is None for p in regularizer.mine.network.parameters())
 
 
+class Twice(nn.Module):
+    """A critic whose hidden layer stands in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 1)
+        self.hidden = nn.Sequential(self.first, nn.Tanh(), self.first)
+
+    def forward(self, x, z):
+        return self.last(torch.tanh(self.hidden(torch.cat([x, z], 1))))
+
+
+def test_a_critic_whose_layer_stands_in_two_places_learns_on():
+    critic, (x, z) = Twice(), (torch.randn(16, 2), torch.randn(16, 3))
+    regularizer, own = MutualInformationRegularizer(critic), list(critic.parameters())
+    before = [parameter.clone() for parameter in own]
+    for _ in range(2):
+        regularizer.information(x, z)
+        regularizer.update(x, z)
+    assert all(one is other for one, other in zip(critic.parameters(), own, strict=True))
+    assert not any(torch.equal(parameter, old) for parameter, old in zip(own, before, strict=True))
+
+
 def test_backward_adds_to_gradients_that_are_there():
     regularizer, generator, c = make()
     parameters = list(generator.parameters())
