@@ -44,11 +44,11 @@ PRESETS = {
     ),
     "quick": Preset(
         Settings(width=8, num_images=10_000, num_test=1000, num_kernel=40, steps=300),
-        seeds=(0, 1, 2),
+        seeds=(20, 21, 22),
         duration="2 min",
         least_seeds=3,
     ),
-    "paper": Preset(Settings(), seeds=(0,), duration="1 h"),
+    "paper": Preset(Settings(), seeds=(0, 1, 2), duration="3 h", least_seeds=3),
 }
 
 

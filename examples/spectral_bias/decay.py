@@ -42,7 +42,7 @@ PRESETS = {
     "smoke": Preset(
         Settings(width=8, depth=3, first=32, octaves=2, num_parameters=1), seeds=(0,), duration="1 s", judged=False
     ),
-    "quick": Preset(Settings(), seeds=tuple(range(10)), duration="5 s", least_seeds=5),
+    "quick": Preset(Settings(), seeds=tuple(range(20, 30)), duration="5 s", least_seeds=5),
     "paper": Preset(
         Settings(width=256, depth=6, first=512, num_parameters=20),
         seeds=tuple(range(20)),

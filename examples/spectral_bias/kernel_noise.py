@@ -41,12 +41,15 @@ PRESETS = {
     ),
     "quick": Preset(
         Settings(num_train=600, fitting=Fitting(learning_rate=1e-4, steps=700, measure_every=5)),
-        seeds=(0, 1, 2),
+        seeds=(20, 21, 22),
         duration="1 min",
         least_seeds=3,
     ),
     "paper": Preset(
-        Settings(fitting=Fitting(learning_rate=1e-4, steps=5000, measure_every=5)), seeds=(0,), duration="10 min"
+        Settings(fitting=Fitting(learning_rate=1e-4, steps=5000, measure_every=5)),
+        seeds=(0, 1, 2),
+        duration="30 min",
+        least_seeds=3,
     ),
 }
 

@@ -66,7 +66,7 @@ PRESETS = {
             frequency=75,
             network=Fitting(width=128, learning_rate=1e-3, steps=3000, measure_every=500),
         ),
-        seeds=(0, 1, 2),
+        seeds=(20, 21, 22),
         duration="1 min",
         least_seeds=2,
     ),

@@ -62,7 +62,7 @@ PRESETS = {
             shown_frequency=75,
             shown=Fitting(width=128, learning_rate=1e-3, steps=1500, measure_every=100),
         ),
-        seeds=(0, 1, 2),
+        seeds=(20, 21, 22),
         duration="2 min",
         least_seeds=2,
     ),

@@ -35,7 +35,7 @@ PRESETS = {
     "smoke": Preset(
         Settings(width=16, depth=3, num_points=64, frequencies=(1, 2, 4, 8)), seeds=(0,), duration="1 s", judged=False
     ),
-    "quick": Preset(Settings(), seeds=tuple(range(10)), duration="5 s", least_seeds=5),
+    "quick": Preset(Settings(), seeds=tuple(range(20, 30)), duration="5 s", least_seeds=5),
     "paper": Preset(
         Settings(num_points=800, frequencies=(1, 2, 4, 8, 16, 32, 64, 128)),
         seeds=tuple(range(20)),
