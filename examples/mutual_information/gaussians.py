@@ -46,10 +46,13 @@ PRESETS = {
         judged=False,
     ),
     "quick": Preset(
-        Settings(correlations={1: (0.0, 0.5, 0.9), 20: (0.2, 0.5)}), seeds=(0, 1, 2), duration="8 min", least_seeds=3
+        Settings(correlations={1: (0.0, 0.5, 0.9), 20: (0.2, 0.5)}), seeds=(20, 21, 22), duration="8 min", least_seeds=3
     ),
     "paper": Preset(
-        Settings(correlations={1: GRID, 20: GRID}, steps=20_000, num_neighbors=10_000), seeds=(0, 1, 2), duration="2 h"
+        Settings(correlations={1: GRID, 20: GRID}, steps=20_000, num_neighbors=10_000),
+        seeds=(0, 1, 2),
+        duration="2 h",
+        least_seeds=3,
     ),
 }
 
@@ -114,7 +117,7 @@ def judge(settings: Settings, seeds: Sequence[Results]) -> list[Finding]:
             limit = 0.03 if rho == 0 else 0.05 if abs(rho) <= 0.5 else 0.08
             criterion = f"|MINE - truth| <= {limit}, all seeds but one fifth"
             passed = enough([abs(value - truth) <= limit for value in values["MINE"]])
-        elif 0.2 <= abs(rho) <= 0.5:
+        elif abs(rho) >= 0.2:  # below, MINE's own error is as large as what there is
             criterion = "MINE within 0.65 to 1.05 of the truth and over twice KSG, all seeds but one fifth"
             pair = zip(values["MINE"], values["KSG"], strict=True)
             passed = enough([0.65 * truth <= mine <= 1.05 * truth and mine > 2 * near for mine, near in pair])
@@ -156,27 +159,21 @@ def draw(settings: Settings, seeds: Sequence[Results], folder: Path) -> None:
             line = np.linspace(min(-0.1, *grid), max(0.1, *grid), 201)
             truth = [float(gaussian_mutual_information(torch.full((d,), rho))) for rho in line]
             axis.plot(line, truth, "k", label="truth; in 1 + 1 also MINE as published" if d == 1 else "truth")
-            for index, method in enumerate(METHODS):
+            for index, (method, marker) in enumerate(zip(METHODS, "o^s", strict=True)):
                 values = np.array([[seed[f"{d}, {rho:g}"][method] for rho in grid] for seed in seeds])
-                axis.errorbar(
-                    grid,
-                    values.mean(0),
-                    deviation(values),
-                    marker="o",
-                    capsize=2,
-                    color=f"C{index}",
-                    label=method,
-                    linestyle="none",
-                    markersize=5,
-                )
+                look: dict[str, Any] = {"color": f"C{index}", "mfc": "none", "linestyle": "none", "markersize": 5}
+                beside = np.array(grid) + (index - 1) * 0.01 * (line[-1] - line[0])  # or they hide each other
+                axis.errorbar(beside, values.mean(0), deviation(values), marker=marker, label=method, **look)
             axis.set(xlabel="correlation", ylabel="mutual information (nats)", title=f"{d} + {d} dimensions")
+            axis.locator_params(axis="x", nbins=5)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         picture.legend(handles, labels, loc="outside lower center", ncols=2 * len(dims), frameon=False)
 
 
 EXPERIMENT = Experiment(
     figures=("5.1",),
-    summary="MINE is near the mutual information of Gaussians in 20 dimensions, where nearest neighbours are not.",
+    summary="MINE is near the mutual information of Gaussians in 20 dimensions where nearest neighbours are not, up to "
+    "about 3 nats.",
     presets=PRESETS,
     train=train,
     read=read,
@@ -185,6 +182,7 @@ EXPERIMENT = Experiment(
     departures="Network, batch, steps, learning rates and correlations are not stated. MINE is told on fresh pairs "
     "after its training: on those it is trained on it reads tens of nats too much where there are 10. The figure shows "
     "MINE-f as looser than MINE; at correlations of 0.5 in 20 dimensions it was not, and the two stand side by side "
-    "without a verdict. Nor is there one above 3 nats, where training is not stable: at full size MINE reads 4.0 to "
-    "5.0 of 6.7 nats, and 0 of 17 and of 39, below KSG, above which the figure has it.",
+    "without a verdict. Above 3 nats, which `quick` leaves out, the figure is not reproduced: at full size MINE reads "
+    "4.0 to 5.0 of 6.7 nats, and 0 of 17 and of 39, below KSG, above which the figure has it. No lower bound from n "
+    "pairs can be sure of more than about log n nats (McAllester and Stratos, 2020).",
 )
