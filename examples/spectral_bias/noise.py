@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -50,6 +50,8 @@ class Settings:
         return list(dict.fromkeys([(0.0, 0.0), *(noise for panel in self.panels.values() for noise in panel)]))
 
 
+SLOW = Fitting(learning_rate=1e-4, steps=5000, measure_every=10)
+
 PRESETS = {
     "smoke": Preset(
         Settings(
@@ -68,15 +70,13 @@ PRESETS = {
             num_validation=1000,
             frequencies=(0.05, 0.2, 1.0),
             amplitudes=(0.5, 1.0),
-            fitting=Fitting(learning_rate=1e-4, steps=400, measure_every=10),
+            fitting=replace(SLOW, steps=400),
         ),
-        seeds=(0, 1, 2),
+        seeds=(20, 21, 22),
         duration="8 min",
         least_seeds=3,
     ),
-    "paper": Preset(
-        Settings(fitting=Fitting(learning_rate=1e-4, steps=5000, measure_every=10)), seeds=(0,), duration="5 h"
-    ),
+    "paper": Preset(Settings(fitting=SLOW), seeds=(0, 1, 2), duration="15 h", least_seeds=3),
 }
 
 
@@ -195,5 +195,5 @@ EXPERIMENT = Experiment(
     departures="The noise is sin(2 pi k |x|) with k in cycles, as in the authors' code; the text says sin(k |x|). The "
     "targets are -1 and 1 for threes and eights, as in the code; the text says 0 and 1. The learning rate is the "
     "code's 1e-4. The panels' frequencies and amplitudes are not stated; ours begin and end with the code's. With "
-    "600 samples `quick` failed (1.45, 1.39, 2.00, the same seeds), with 1,500 the ratios of two others are 2.5, 2.9.",
+    "600 samples `quick` failed on seeds 0 to 2, by which its 1,500 were chosen; it is judged on others.",
 )
