@@ -16,12 +16,12 @@ from examples.frame.gallery import gallery, kept
 from examples.frame.report import plain
 
 QUICK = {
-    "spectral_bias": ("kernel_frequencies", "decay", "rates", "paths", "polytopes", "volume"),
-    "feature_alignment": ("frequencies",),
+    "spectral_bias": ("kernel_frequencies", "decay", "rates", "paths", "polytopes", "volume", "robustness"),
+    "feature_alignment": ("frequencies", "disk"),
     "complexity": ("dynamics", "bounds"),
     "supernat": (),
     "capacity_norms": (),
-    "mutual_information": ("gradient_bias",),
+    "mutual_information": ("gradient_bias", "equitability"),
 }
 """Experiments of each family whose quick preset takes at most some minutes."""
 NAMES = [f"{family}_{name}" if name else family for family, names in QUICK.items() for name in names or [""]]

@@ -37,7 +37,7 @@ PRESETS = {
             critic_steps=3,
             fresh_steps=600,
         ),
-        seeds=(0,),
+        seeds=(20,),
         duration="15 min",
     ),
     "paper": Preset(Settings(), seeds=tuple(range(10)), duration="14 days"),
