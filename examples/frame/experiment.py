@@ -42,7 +42,8 @@ class Experiment(Generic[S, R]):
     """What of the thesis it reproduces, as in "3.4", "A.13", "T5.2" (a table), "Thm 3.3", "eq. 15"."""
     summary: str
     presets: Mapping[str, Preset[S]]
-    """``smoke``, ``quick``, ``paper``; where that takes days, some have ``large``: two hours on two cores."""
+    """``smoke``, ``quick``, ``paper``; where that takes days, some have ``large``: two hours on two cores; one is
+    of another data set, ``kmnist``."""
     train: Callable[[S, Task], None]
     """Trains the networks of one seed with probes attached."""
     read: Callable[[S, Path, int], R]

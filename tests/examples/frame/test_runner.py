@@ -69,7 +69,7 @@ def test_list_names_every_experiment_with_figure_and_presets(columns):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_three_presets_and_a_smoke_run_that_judges_nothing(name, plain_board, tmp_path):
     presets = list(runner.experiment(name).presets)
-    assert presets[:3] == ["smoke", "quick", "paper"] and presets[3:] in ([], ["large"])
+    assert presets[:3] == ["smoke", "quick", "paper"] and presets[3:] in ([], ["large"], ["kmnist"])
     result = CliRunner().invoke(app, ["run", name, "--preset", "smoke", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "not judged" in result.output and "too short to judge" in result.output
